@@ -1,0 +1,44 @@
+# Every target works on a new machine with Python >= 3.10, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+BUNDLE := bundles/otoscopy_chain_classification
+
+.PHONY: help install demo test test-slow lint format clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv and install the package with what its tests need
+
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its report (under five minutes)
+	rm -rf $(DEMO)
+	$(BIN)/python -m monai_weckd phantom --kind otoscopy --out $(DEMO)/data --items 240 --seed 0
+	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
+		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output
+	$(BIN)/python -m monai_weckd show --output_dir $(DEMO)/output
+
+test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## Run the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

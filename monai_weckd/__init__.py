@@ -1,0 +1,31 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "__version__"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"ChainPlan": "plan", "StagePlan": "plan", "plan_chain": "plan", "LabelOracle": "oracle"}
+_MODULES = ("bundle", "data", "engines", "features", "handlers", "losses", "metrics", "transforms", "visualize")
+
+
+def __getattr__(name: str) -> Any:
+    """Import sub-packages when they are first used (PEP 562): planning needs neither torch nor MONAI."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,216 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.oracle import LabelOracle, is_labeled
+from monai_weckd.plan import ChainPlan, PlanError, plan_chain
+from monai_weckd.plan_checks import SPLITS, group_of
+from monai_weckd.splits import divide_epochs
+
+__all__ = ["main"]
+
+SCARCE = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command of ``python -m monai_weckd``.
+
+    Args:
+        argv: the arguments, default None: those of the process.
+
+    Returns:
+        The exit code: 0, 1 after an error that standard error tells in one line, 2 for wrong usage.
+
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        args.run(args)
+    except PlanError as error:
+        sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m monai_weckd",
+        description="Chain distillation for medical image classification from few labels.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"monai_weckd {importlib.metadata.version('monai_weckd')}"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_plan(commands)
+    _add_phantom(commands)
+    return parser
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="show who sees what when, and what it costs in labels and steps",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_plan)
+    add = parser.add_argument
+    add(
+        "--dataset_dir",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder with manifest.csv, or with one folder for each class",
+    )
+    add("--num_stages", type=int, default=3, help="number of stages")
+    add("--label_fraction", type=float, default=0.1, help="size of a shard, of the labeled training items")
+    add("--policy", default="disjoint", help="labels of a stage: disjoint, cumulative or shared")
+    add("--shard_by", default="item", help="draw shards from single items (item) or whole groups (group)")
+    add("--no_stratify", action="store_true", help="draw shards without reading the other training labels")
+    add("--val_fraction", type=float, default=0.15, help="expected fraction of groups in validation")
+    add("--test_fraction", type=float, default=0.25, help="expected fraction of groups in the test split")
+    add("--seed", type=int, default=0, help="seed of splits and shards")
+    add("--max_epochs", type=int, default=30, help="epochs of the whole chain")
+    add("--iterations_per_epoch", type=int, default=50, help="optimizer steps in an epoch")
+    add("--batch_size", type=int, default=16, help="labeled images in a batch")
+    add("--output", type=Path, default=argparse.SUPPRESS, help="write the plan to this JSON file")
+
+
+def _add_phantom(commands: Any) -> None:
+    parser = commands.add_parser("phantom", help="make a small synthetic data set", allow_abbrev=False)
+    parser.set_defaults(run=_phantom)
+    parser.add_argument("--kind", required=True, help="what to imitate")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--items", type=int, default=240, help="number of images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: %(default)s)")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    datalist = load_datalist(args.dataset_dir)
+    plan = plan_chain(
+        datalist.items,
+        classes=datalist.classes,
+        num_stages=args.num_stages,
+        label_fraction=args.label_fraction,
+        policy=args.policy,
+        shard_by=args.shard_by,
+        stratify=not args.no_stratify,
+        val_fraction=args.val_fraction,
+        test_fraction=args.test_fraction,
+        seed=args.seed,
+    )
+    splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, args)
+    print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
+    print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool", "epochs", "steps", "passes"], stages))
+    print("", *_budget(plan, datalist), *_scarce(plan, splits), sep="\n")
+    if "output" in args:
+        args.output.write_text(plan.to_json(), encoding="utf-8")
+        print(f"plan {plan.digest[:12]} written to {args.output}")
+
+
+def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
+    oracle = LabelOracle(datalist.items)
+    for split in SPLITS:
+        items = plan.select(datalist.items, split)
+        # the classes of the training items are known only where the plan has read them
+        shown = split != "train" or plan.stratify
+        labeled = [item["id"] for item in items if is_labeled(item)]
+        counts = _class_counts(oracle, plan, labeled) if shown else ["-"] * len(plan.classes)
+        yield [split, len(items), len({group_of(item) for item in items}), len(labeled), *counts]
+
+
+def _stage_rows(plan: ChainPlan, datalist: Datalist, args: argparse.Namespace) -> list[list[Any]]:
+    for name in ("iterations_per_epoch", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {getattr(args, name)}. Raise it.")
+    oracle = LabelOracle(datalist.items)
+    groups = {item["id"]: group_of(item) for item in datalist.items}
+    rows = []
+    for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.num_stages), strict=True):
+        steps = epochs * args.iterations_per_epoch
+        rows.append(
+            [
+                stage.stage,
+                len(stage.labelled),
+                len(stage.new),
+                len({groups[key] for key in stage.labelled}),
+                *_class_counts(oracle, plan, stage.labelled),
+                len(plan.pool(stage.stage)),
+                epochs,
+                steps,
+                f"{steps * args.batch_size / len(stage.labelled):.1f}",
+            ]
+        )
+    return rows
+
+
+def _class_counts(oracle: LabelOracle, plan: ChainPlan, ids: Iterable[str]) -> list[int]:
+    counts = Counter(oracle.reveal(ids, purpose="test").values())
+    return [counts[index] for index in range(len(plan.classes))]
+
+
+def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Yield a line for each class that validation or test has too few of to measure anything."""
+    for split, _, _, _, *counts in splits:
+        for name, count in zip(plan.classes, counts, strict=True):
+            if split != "train" and count < SCARCE:
+                yield f"note: {split} has only {count} of {name!r}; pass another --seed or a larger --{split}_fraction"
+
+
+def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
+    budget = plan.label_budget
+    total = sum(budget.values())
+    lines = [
+        f"label budget: {total} of {sum(map(is_labeled, datalist.items))} labels "
+        f"= {budget['train']} for training + {budget['val']} for validation",
+        f"test: {len(plan.test)} labels, used for the final figures only",
+    ]
+    if plan.stratify:
+        lines.append(
+            "stratification: reads the labels of all training items to draw the shards; --no_stratify reads none"
+        )
+    if plan.unused:
+        lines.append(f"unused: {len(plan.unused)} unlabeled items in validation and test")
+    return lines
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _phantom(args: argparse.Namespace) -> None:
+    from monai_weckd.data.phantoms import make_phantom
+
+    make_phantom(args.kind, args.out, items=args.items, seed=args.seed)
+    print("These images are synthetic: they show that the software runs and prove nothing about patients.")
+    print(f"Next: python -m monai_weckd plan --dataset_dir {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .datalist import Datalist, load_datalist
+from .verify import verify_images
+
+if TYPE_CHECKING:
+    from .stage import StageBatchSampler, StageDataset
+
+__all__ = ["Datalist", "StageBatchSampler", "StageDataset", "load_datalist", "verify_images"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used (PEP 562): reading a data list does not."""
+    if name in ("StageBatchSampler", "StageDataset"):
+        from . import stage
+
+        return getattr(stage, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

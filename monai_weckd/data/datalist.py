@@ -1,0 +1,244 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from monai_weckd.utils import UNLABELED, nearest
+
+__all__ = ["Datalist", "image_files", "load_datalist"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", ".dcm")
+SPLITS = ("train", "val", "test")
+
+
+class Datalist(NamedTuple):
+    """The items of a data set, before any image is opened.
+
+    Args:
+        items: one dictionary for each item with ``image`` (absolute path), ``label`` (index into ``classes``, or
+            ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
+        classes: class names in the order of their indices.
+        skipped: ids that :py:func:`monai_weckd.data.verify.verify_images` left out.
+
+    """
+
+    items: list[dict[str, Any]]
+    classes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+
+class _Row(NamedTuple):
+    """One line of a manifest, or one file of a class folder; ``place`` is where an error says it comes from."""
+
+    place: str
+    file: str
+    label: str
+    group: str = ""
+    split: str = ""
+
+
+def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> Datalist:
+    """List the items of a folder with a ``manifest.csv``, or of a folder with one folder for each class.
+
+    ``manifest.csv`` has the columns ``file,label[,group][,split]``; others are ignored. ``file`` is an image, or the
+    folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled, an empty group that the item
+    is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is its own
+    group**: where a patient may have several images, write a manifest, or the patient will leak between the splits.
+    No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
+
+    Args:
+        dataset_dir: the folder.
+        classes: class names in the order of their indices, default None: all labels found, sorted by name.
+
+    Raises:
+        ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
+
+    Example::
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("ill/a.png", "well/b.png"):
+        ...         path = PurePath(folder, name)
+        ...         os.mkdir(path.parent)
+        ...         open(path, "wb").close()
+        ...     items, names, _ = load_datalist(folder)
+        >>> names, [(item["id"], item["label"]) for item in items]
+        (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
+
+    """
+    root = os.path.abspath(dataset_dir)
+    if not os.path.isdir(root):
+        raise ValueError(
+            f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. "
+            "Pass the folder that holds manifest.csv or the class folders."
+        )
+    manifest = os.path.join(root, "manifest.csv")
+    rows = _read_manifest(manifest) if os.path.isfile(manifest) else _read_folders(root)
+    if not rows:
+        raise ValueError(
+            f"dataset_dir: expected images, got none in {root!r}. "
+            "Add rows to manifest.csv, or images to <class>/ folders."
+        )
+    names = _class_names(rows, classes, root)
+    items = [_item(row, names, root) for row in rows]
+    _check_ids(items, rows)
+    _check_groups(items, rows)
+    return Datalist(items, tuple(names))
+
+
+def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the paths of all images below a folder, sorted; hidden files, DICOMDIR and other files are passed over.
+
+    Args:
+        folder: the folder to search, with its subfolders.
+
+    """
+    for here, subfolders, files in os.walk(folder):
+        # sorted in place: os.walk goes on in this order, which would be the file system's otherwise
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            path = os.path.join(here, name)
+            if not name.startswith(".") and name != "DICOMDIR" and _is_image(path):
+                yield path
+
+
+def _is_image(path: str) -> bool:
+    if path.lower().endswith(SUFFIXES):
+        return True
+    suffix = os.path.splitext(path)[1]
+    # DICOM files are often named by their UID, whose last number looks like a suffix
+    if suffix and not suffix[1:].isdigit():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _read_folders(root: str) -> list[_Row]:
+    rows = []
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    for label in folders:
+        files = [os.path.relpath(path, root) for path in image_files(os.path.join(root, label))]
+        if not files:
+            raise ValueError(
+                f"dataset_dir: expected images in every class folder, got none in {os.path.join(root, label)!r}. "
+                f"Add images ({' '.join(SUFFIXES)}) or remove the folder."
+            )
+        rows += [_Row(file, file, label) for file in files]
+    return rows
+
+
+def _read_manifest(manifest: str) -> list[_Row]:
+    try:
+        # utf-8-sig drops the byte order mark that spreadsheets write
+        with open(manifest, newline="", encoding="utf-8-sig") as stream:
+            # strict: a quote that is never closed would swallow the rest of the file
+            reader = csv.reader(stream, strict=True)
+            columns = _columns([name.strip() for name in next(reader, [])], manifest)
+            return [_row(fields, columns, f"{manifest}, row {reader.line_num}") for fields in reader if any(fields)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{manifest}: expected UTF-8 text, got {error.reason}. Save it as CSV UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{manifest}, row {reader.line_num}: expected comma-separated values, got {error}. Correct the row."
+        ) from error
+
+
+def _columns(header: list[str], manifest: str) -> list[str]:
+    for name in ("file", "label"):
+        if name not in header:
+            near = difflib.get_close_matches(name, header, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{manifest}, row 1: expected a column {name!r}, got {len(header)} others, the nearest {near}. "
+                "Rename or add it, and separate columns by commas."
+            )
+    for name in ("file", "label", "group", "split"):
+        if header.count(name) > 1:
+            raise ValueError(f"{manifest}, row 1: expected one column {name!r}, got {header.count(name)}. Rename one.")
+    return header
+
+
+def _row(fields: list[str], columns: list[str], place: str) -> _Row:
+    if any(fields[len(columns) :]):
+        raise ValueError(
+            f"{place}: expected {len(columns)} fields, got {len(fields)}. Put values that contain a comma in quotes."
+        )
+    values = {name: value.strip() for name, value in zip(columns, fields, strict=False)}
+    row = _Row(place, *(values.get(name, "") for name in ("file", "label", "group", "split")))
+    if row.split and row.split not in SPLITS:
+        raise ValueError(f"{place}: expected a split of {SPLITS}, got {row.split!r}. {nearest(row.split, SPLITS)}")
+    return row
+
+
+def _class_names(rows: list[_Row], classes: Sequence[str] | None, root: str) -> list[str]:
+    found = sorted({row.label for row in rows if row.label})
+    names = found if classes is None else list(classes)
+    if len(names) < 2:
+        where = f"labels in {root!r}" if classes is None else "classes"
+        raise ValueError(f"{where}: expected two classes or more, got {names}. Add labeled images of another class.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"classes: expected distinct names, got {names}. Remove the repeated name.")
+    for row in rows:
+        if row.label and row.label not in names:
+            raise ValueError(
+                f"{row.place}: expected one of the {len(names)} classes, got {row.label!r}. {nearest(row.label, names)}"
+            )
+    return names
+
+
+def _item(row: _Row, names: list[str], root: str) -> dict[str, Any]:
+    key = PurePath(os.path.normpath(row.file)).as_posix()
+    if "\0" in row.file or key in (".", "..") or key.startswith("../") or os.path.isabs(key):
+        raise ValueError(
+            f"{row.place}: expected a path inside {root!r}, got {row.file!r}. Write it relative to the folder."
+        )
+    path = os.path.join(root, key)
+    if not os.path.exists(path):
+        raise ValueError(
+            f"{row.place}: expected an existing file, got {row.file!r}. Correct the path or remove the row."
+        )
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{row.place}: expected a readable file, got {row.file!r}. Change its permissions.")
+    if os.path.isdir(path) and not any(entry.is_file() for entry in os.scandir(path)):
+        raise ValueError(
+            f"{row.place}: expected a folder with files, got {row.file!r}. Add the images or remove the row."
+        )
+    label = names.index(row.label) if row.label else UNLABELED
+    item = {"image": path, "label": label, "group": row.group or key, "id": key}
+    return {**item, "split": row.split} if row.split else item
+
+
+def _check_ids(items: list[dict[str, Any]], rows: list[_Row]) -> None:
+    first: dict[str, _Row] = {}
+    for item, row in zip(items, rows, strict=True):
+        if item["id"] in first:
+            other = first[item["id"]].place.rpartition(", ")[2]
+            raise ValueError(
+                f"{row.place}: expected each file once, got {item['id']!r} as in {other}. Remove one of the rows."
+            )
+        first[item["id"]] = row
+
+
+def _check_groups(items: list[dict[str, Any]], rows: list[_Row]) -> None:
+    first: dict[str, _Row] = {}
+    for item, row in zip(items, rows, strict=True):
+        other = first.setdefault(item["group"], row)
+        if other.split != row.split:
+            raise ValueError(
+                f"{row.place}: expected group {item['group']!r} in split {other.split!r} as in "
+                f"{other.place.rpartition(', ')[2]}, got {row.split!r}. Put the whole group into one split."
+            )

@@ -1,0 +1,49 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydicom.errors import InvalidDicomError
+
+__all__ = ["DicomReadError", "named_errors"]
+
+
+class DicomReadError(ValueError):
+    """A DICOM input cannot be given as an image; the message is one line that names the file."""
+
+
+@contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Turn what a malformed file makes a parser raise into one :py:class:`DicomReadError`; not to be nested.
+
+    Args:
+        name: the file that is being read, the first word of the message.
+
+    Raises:
+        DicomReadError: When the body raises an exception of any kind.
+    """
+    try:
+        yield
+    except DicomReadError as error:
+        raise DicomReadError(f"{name}: {error}") from error
+    except InvalidDicomError as error:
+        raise DicomReadError(f"{name}: expected a DICOM file, got one without the 'DICM' prefix.") from error
+    except OSError as error:
+        raise DicomReadError(f"{name}: cannot be read ({error.strerror or error}).") from error
+    except BaseException as error:  # a parser fed with damaged bytes may raise anything
+        # pylibjpeg's RLE decoder is written in Rust; its panic is not derived from Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from error

@@ -1,0 +1,151 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMicroscopyImageStorage
+
+from monai_weckd.data.dicom_codestream import check_deflated
+from monai_weckd.data.dicom_errors import DicomReadError
+
+__all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom"]
+
+# The whole of what is read. Names, numbers and dates of patients are not in the list, so they are never in memory.
+_KEYWORDS = (
+    "SOPClassUID",
+    "Modality",
+    "SeriesInstanceUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenter",
+    "WindowWidth",
+    *(f"{color}PaletteColorLookupTableDescriptor" for color in ("Red", "Green", "Blue")),
+    *(f"{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
+    *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+)
+_TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
+
+# Objects that hold pixels but no picture to classify, and what they hold instead.
+_NOT_A_PICTURE = {
+    SegmentationStorage: "a mask",
+    UID("1.2.840.10008.5.1.4.1.1.66.7"): "a mask",  # Label Map Segmentation, newer than pydicom's dictionary
+    RTDoseStorage: "a dose grid",
+    VLWholeSlideMicroscopyImageStorage: "tiles of a slide: use monai.data.WSIReader",
+}
+
+
+def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> Dataset:
+    """Read the elements of one file that make up an image, and no others.
+
+    Args:
+        name: path of the file.
+        tags: further elements to keep.
+        pixels: ``False`` stops before the pixel data.
+    """
+    with Path(name).open("rb") as file:
+        check_deflated(file)
+        return dcmread(file, specific_tags=[*_TAGS, *tags], stop_before_pixels=not pixels)
+
+
+def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> None:
+    """Refuse what is not a picture, and sizes beyond ``max_pixels``, before anything is decoded.
+
+    Args:
+        dataset: what :py:func:`read_dicom` gave, pixels included.
+        max_pixels: most samples (rows x columns x frames x channels) that may be claimed.
+        slices: how many such files make up the image. Defaults to 1.
+
+    Raises:
+        DicomReadError: When the object is no picture (no pixels, a mask, a dose, slide tiles), or too large.
+    """
+    sop_class = UID(dataset.get("SOPClassUID") or "")
+    kind = sop_class.name.removesuffix(" Storage") or "unknown"
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise DicomReadError(f"expected an image, got a DICOM object without pixels ({kind}). Leave it out.")
+    if sop_class in _NOT_A_PICTURE:
+        raise DicomReadError(f"expected an image, got {_NOT_A_PICTURE[sop_class]} ({kind}). Leave it out.")
+    if dataset.get("BitsAllocated") == 1:
+        raise DicomReadError(f"expected an image, got a mask of 1 bit per pixel ({kind}). Leave it out.")
+    rows, columns, frames, samples = (
+        int(dataset.get(keyword) or 1) for keyword in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
+    )
+    if rows * columns * frames * samples * slices > max_pixels:
+        size = f"{columns} x {rows} pixels x {frames * slices} frames x {samples} samples"
+        raise DicomReadError(f"the header claims {size}, more than max_pixels={max_pixels}. Raise it if that is right.")
+
+
+def frame_module(dataset: Dataset, frame: int, sequence: str) -> Dataset:
+    """Return where a frame keeps a module: its own functional group, the shared one, or else the top level.
+
+    Args:
+        dataset: a single-frame or multi-frame image.
+        frame: index of the frame, from 0.
+        sequence: the functional group, e.g. ``"PlanePositionSequence"``.
+    """
+    for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        items = dataset.get(groups) or ()
+        module = items[index].get(sequence) if index < len(items) else None
+        if module:
+            return module[0]
+    return dataset
+
+
+def numbers(module: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    """Return the values of a numeric element as float64, or ``None`` if it is absent or empty.
+
+    Args:
+        module: where the element is kept.
+        keyword: name of the element.
+        count: how many values there must be.
+
+    Raises:
+        DicomReadError: When there are more or fewer values, or one is not finite.
+    """
+    value = module.get(keyword)
+    if value is None or (isinstance(value, Sequence) and len(value) == 0):
+        return None
+    values = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise DicomReadError(f"{keyword}: expected {count} finite number(s), got {value}. Repair the header.")
+    return values

@@ -1,0 +1,184 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, get_decoder
+
+from monai_weckd.data.dicom_codestream import check_codestreams
+from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom_header import frame_module, numbers
+
+__all__ = ["Window", "picture_frames"]
+
+Window = str | tuple[float, float] | None
+
+
+def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
+    """Decode an image into what it means: modality values or RGB, bright where the body or the scene is bright.
+
+    Grey values are stored values after the modality table or rescale (PS3.3 C.11.1), each frame with its own;
+    MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255.
+
+    Args:
+        dataset: what :py:func:`~monai_weckd.data.dicom_header.read_dicom` gave.
+        window: ``None`` keeps modality values, ``"dicom"`` applies the window or VOI table of the header, and
+            ``(center, width)`` that window, all to 0..1. Grey images only. Defaults to ``None``.
+
+    Returns:
+        One array ``(rows, columns)`` or ``(rows, columns, 3)`` for each frame, as stored, or float.
+
+    Raises:
+        DicomReadError: When no decoder is installed, the color model is not known, or ``window`` does not fit.
+    """
+    frames, info = _decode(dataset)
+    photometric = info["photometric_interpretation"]
+    if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
+        inverted = photometric == "MONOCHROME1"
+        return [_grey_frame(stored, dataset, k, info, window, inverted) for k, stored in enumerate(frames)]
+    if window is not None:
+        raise DicomReadError(f"window: expected a grey image, got {photometric}. Pass window=None.")
+    if photometric == "PALETTE COLOR" and frames.ndim == 3:
+        return list(_palette_colors(frames, dataset))
+    if photometric == "RGB" and frames.ndim == 4:
+        return list(frames)
+    raise DicomReadError(
+        f"PhotometricInterpretation: expected grey, palette, RGB or YBR, got {photometric}. Convert it."
+    )
+
+
+def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the stored values ``(frames, rows, columns[, 3])``, YBR as RGB, and how they are to be read."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise DicomReadError("expected a transfer syntax in the file's meta header, got none. Repair the file.")
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise DicomReadError(f'no decoder for {syntax.name} is installed. Run: pip install "monai-weckd[dicom]"')
+    check_codestreams(dataset)
+    frames, info = decoder.as_array(dataset, allow_excess_frames=False)
+    return (frames[None] if info["number_of_frames"] == 1 else frames), info
+
+
+def _grey_frame(
+    stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str, Any], window: Window, inverted: bool
+) -> np.ndarray:
+    """Apply modality, window and polarity, in the order of PS3.4 N.2, to one frame."""
+    values = _modality_values(stored, dataset, frame)
+    if window is not None:
+        values = _window_values(values, dataset, frame, window)
+        return 1.0 - values if inverted else values
+    if not inverted:
+        return values
+    # mirrored within the range that the stored bits can hold, so that a series stays consistent
+    bits, signed = info["bits_stored"], info["pixel_representation"]
+    darkest = -(2.0 ** (bits - 1)) if signed else 0.0
+    ends = _modality_values(np.array([darkest, darkest + 2.0**bits - 1.0]), dataset, frame)
+    return float(ends[0]) + float(ends[1]) - values
+
+
+def _modality_values(stored: np.ndarray, dataset: Dataset, frame: int) -> np.ndarray:
+    """Apply the modality table, or rescale slope and intercept, of one frame (PS3.3 C.11.1)."""
+    if dataset.get("ModalityLUTSequence"):
+        entries, first, _ = _table(dataset.ModalityLUTSequence[0], dataset)
+        return _look_up(stored, entries, first)
+    module = frame_module(dataset, frame, "PixelValueTransformationSequence")
+    slope, intercept = (numbers(module, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    scale, offset = (1.0 if slope is None else float(slope[0])), (0.0 if intercept is None else float(intercept[0]))
+    if scale == 0.0:
+        raise DicomReadError("RescaleSlope: expected a number other than 0, got 0. Repair the header.")
+    if scale == 1.0 and offset == 0.0:
+        return stored
+    # 16 stored bits fit into float32; more would be rounded before they are scaled
+    values = stored.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
+    values *= scale
+    values += offset
+    return values
+
+
+def _window_values(values: np.ndarray, dataset: Dataset, frame: int, window: Window) -> np.ndarray:
+    """Apply a window or VOI table (PS3.3 C.11.2) to modality values, and give it in 0..1."""
+    if isinstance(window, tuple):
+        return _ramp(values, *window)
+    module = frame_module(dataset, frame, "FrameVOILUTSequence")
+    if module.get("VOILUTSequence"):
+        entries, first, bits = _table(module.VOILUTSequence[0], dataset)
+        return _look_up(values, entries, first) / (2.0**bits - 1.0)
+    centers, widths = (np.atleast_1d(module.get(keyword) or ()) for keyword in ("WindowCenter", "WindowWidth"))
+    if not (len(centers) and len(widths)):
+        raise DicomReadError("window: expected a window in the header, got none. Pass window=(center, width) or None.")
+    center, width = float(centers[0]), float(widths[0])  # the first of several views is the default one
+    function = str(module.get("VOILUTFunction") or "LINEAR")
+    if function == "LINEAR" and width >= 1:
+        return _ramp(values, center - 0.5, width - 1.0)
+    if function == "LINEAR_EXACT" and width > 0:
+        return _ramp(values, center, width)
+    if function == "SIGMOID" and width > 0:
+        return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
+    raise DicomReadError(f"window: expected a valid one in the header, got {function} of width {width}. Pass another.")
+
+
+def _ramp(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Map ``center -+ width / 2`` to 0..1 and clip; no width is a step (PS3.3 C.11.2.1.2)."""
+    if width == 0:
+        return (values > center).astype(np.float32)
+    return np.clip((values.astype(np.float64) - center) / width + 0.5, 0.0, 1.0)
+
+
+def _palette_colors(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Look palette indices up (PS3.3 C.7.6.3.1.5) and return RGB in 0..255.
+
+    Entries of 16 bits lose their low byte, which pads the high one: the same picture saved as RGB is equal.
+    """
+    if "RedPaletteColorLookupTableData" not in dataset:
+        colors = apply_color_lut(stored, dataset)[..., :3]
+        return colors >> 8 if colors.dtype.itemsize == 2 else colors
+    tables = []
+    for color in ("Red", "Green", "Blue"):
+        size, first, _ = _descriptor(dataset[f"{color}PaletteColorLookupTableDescriptor"].value)
+        tables.append(_entries(dataset[f"{color}PaletteColorLookupTableData"].value, size, dataset))
+    shift = 8 if max(int(entries.max()) for entries in tables) > 255 else 0
+    return np.stack([_look_up(stored, entries >> shift, first) for entries in tables], axis=-1)
+
+
+def _table(item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int, int]:
+    """Return the entries of a modality or VOI table, the value its first entry stands for, and its bits."""
+    size, first, bits = _descriptor(item.LUTDescriptor)
+    return _entries(item.LUTData, size, dataset), first, bits
+
+
+def _descriptor(values: Any) -> tuple[int, int, int]:
+    """Return number of entries (0 means 65536), first value mapped, and bits (PS3.3 C.11.1.1)."""
+    size, first, bits = (int(value) for value in values)
+    return size or 65536, first, bits
+
+
+def _entries(data: Any, size: int, dataset: Dataset) -> np.ndarray:
+    """Return table entries that came as numbers or as 16-bit words, one or two entries to a word."""
+    if isinstance(data, bytes):
+        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        words = np.frombuffer(data, dtype="<u2" if little else ">u2").astype("<u2")
+        entries = words if len(words) >= size else words.view(np.uint8)
+    else:
+        entries = np.atleast_1d(np.asarray(data, dtype=np.uint16))
+    if len(entries) < size:
+        raise DicomReadError(f"lookup table: expected {size} entries, got {len(entries)}. Repair the header.")
+    return entries[:size]
+
+
+def _look_up(values: np.ndarray, entries: np.ndarray, first: int) -> np.ndarray:
+    """Return ``entries[values - first]``; values beyond an end take the entry at that end."""
+    index = np.rint(values).astype(np.int64) - first
+    return entries[np.clip(index, 0, len(entries) - 1)]

@@ -1,0 +1,85 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.misc import is_dicom
+
+from monai_weckd.data.dicom_errors import DicomReadError, named_errors
+from monai_weckd.data.dicom_header import read_dicom
+
+__all__ = ["read_series"]
+
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+def read_series(
+    paths: Sequence[str], series_uid: str | None = None, *, tags: Sequence[int] = ()
+) -> list[tuple[str, Dataset]]:
+    """Read the files of one series, in no order; each file once, or its header twice where ``series_uid`` selects.
+
+    Args:
+        paths: one file, one folder, or the files of a series. In a folder, what is not a DICOM image is ignored.
+        series_uid: the series to read. Defaults to ``None``: there must be only one.
+        tags: further elements to read. Defaults to none.
+
+    Returns:
+        File names and data sets, at least one.
+
+    Raises:
+        DicomReadError: When a file cannot be read, there are several series, not the one named, or none.
+    """
+    if len(paths) == 1 and Path(paths[0]).is_dir():
+        with named_errors(paths[0]):
+            names, is_folder = _files_in(Path(paths[0])), True
+    else:
+        names, is_folder = list(paths), False
+    series = _by_series(names, tags=tags, pixels=series_uid is None, pictures_only=is_folder)
+    if not series:
+        raise DicomReadError(f"{', '.join(paths)}: expected DICOM images, got none (sub-folders are not searched).")
+    if series_uid is not None:
+        if series_uid not in series:
+            raise DicomReadError(f"{paths[0]}: expected series {series_uid}, got {_summary(series)}. Pass one of them.")
+        chosen = [name for name, _ in series[series_uid]]
+        series = _by_series(chosen, tags=tags, pixels=True, pictures_only=False)
+    if len(series) > 1:
+        raise DicomReadError(f"{paths[0]}: expected one series, got {_summary(series)}. Pass series_uid= one of them.")
+    return next(iter(series.values()))
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Return the files of a folder that are DICOM by suffix or prefix; hidden files are not part of a series."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [str(path) for path in files if path.suffix.lower() in _SUFFIXES or is_dicom(path)]
+
+
+def _by_series(
+    names: Sequence[str], *, tags: Sequence[int], pixels: bool, pictures_only: bool
+) -> dict[str, list[tuple[str, Dataset]]]:
+    """Read files and group them by series; once there are two series, only headers are read, for the message."""
+    series: dict[str, list[tuple[str, Dataset]]] = {}
+    for name in names:
+        with named_errors(name):
+            dataset = read_dicom(name, tags=tags, pixels=pixels and len(series) < 2)
+            uid = str(dataset.get("SeriesInstanceUID") or "")
+        if "Rows" in dataset or not pictures_only:  # reports, plans and DICOMDIR have no rows
+            series.setdefault(uid, []).append((name, dataset))
+    return series
+
+
+def _summary(series: dict[str, list[tuple[str, Dataset]]]) -> str:
+    """Describe series for a message: number, then UID, first file and file count of each."""
+    parts = (f"{uid or 'no UID'} ({Path(files[0][0]).name}, {len(files)} files)" for uid, files in series.items())
+    return f"{len(series)}: {'; '.join(parts)}"

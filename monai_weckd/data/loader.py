@@ -1,0 +1,103 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from monai_weckd.data.stage import StageBatchSampler, StageDataset
+
+__all__ = ["stage_loader", "training_items"]
+
+
+def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
+    """
+    Return the data list behind a training loader, with the ``id`` and ``group`` that a plan needs.
+
+    An item that brings no ``id`` is known by its image path, one that brings no ``group`` is a group of its own.
+
+    Args:
+        loader: a ``DataLoader`` whose dataset keeps its data list in ``data``, as MONAI's datasets do.
+
+    Raises:
+        TypeError: When there is no such list of dictionaries.
+
+    """
+    data = getattr(getattr(loader, "dataset", None), "data", None)
+    if not isinstance(loader, DataLoader) or not isinstance(data, Sequence) or not all(isinstance(i, dict) for i in data):
+        raise TypeError(
+            f"train_data_loader: expected a DataLoader over a MONAI dataset of dictionaries, got {type(loader).__name__}. "
+            "Use monai.data.Dataset or CacheDataset, whose `data` is the list of items."
+        )
+    items = []
+    for item in data:
+        key = str(item.get("id", item["image"]))
+        items.append({**item, "id": key, "group": str(item.get("group") or key)})
+    return items
+
+
+def stage_loader(
+    template: DataLoader,
+    *,
+    labels: Mapping[int, int],
+    pool: Sequence[int],
+    pool_ratio: int,
+    num_batches: int,
+    seed: int,
+    stage: int,
+) -> DataLoader:
+    """
+    Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
+
+    Args:
+        template: the trainer's own loader; ``batch_size`` counts the labelled items on each rank.
+        labels: the revealed labels by dataset index.
+        pool: dataset indices that come without their labels.
+        pool_ratio: pool items for each labelled item.
+        num_batches: number of batches in the stage.
+        seed: seed of the chain.
+        stage: stage number, from 1.
+
+    Raises:
+        ValueError: When the template has no ``batch_size``.
+
+    """
+    if template.batch_size is None:
+        raise ValueError("train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler.")
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    sampler = StageBatchSampler(
+        sorted(labels),
+        pool,
+        batch_size=template.batch_size * world_size,
+        pool_ratio=pool_ratio,
+        num_batches=num_batches,
+        seed=seed,
+        stage=stage,
+        rank=rank,
+        world_size=world_size,
+    )
+    return DataLoader(
+        StageDataset(template.dataset, labels),
+        batch_sampler=sampler,
+        num_workers=template.num_workers,
+        collate_fn=template.collate_fn,
+        pin_memory=template.pin_memory,
+        timeout=template.timeout,
+        multiprocessing_context=template.multiprocessing_context,
+        prefetch_factor=template.prefetch_factor,
+        # a loader draws its workers' base seed when it is iterated: keep it off torch's global generator
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -1,0 +1,123 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from monai_weckd.data.phantoms.head import Head, head_signal
+
+__all__ = ["BRAIN_FINDINGS", "Slice", "scan_slice", "scan_volume"]
+
+BRAIN_FINDINGS = ("no_tumor", "glioma", "meningioma")
+
+_EDGE, _VOLUME = 128, (40, 48, 40)
+_VOXEL = (4.2, 4.4, 5.0)
+# how the axes of a volume run against right, front and up
+_FLIPS = {"RAS": (1, 1, 1), "LAS": (-1, 1, 1), "LPS": (-1, -1, 1)}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """
+    One slice of a series and where it lies.
+
+    Args:
+        pixels: uint16 of shape (rows, columns).
+        position: center of the first pixel in mm, in the patient's frame of DICOM (left, back, up).
+        orientation: direction of the columns' index (along a row), then of the rows' index.
+        spacing: of the pixels in mm, rows and columns.
+        thickness: in mm; slices touch.
+    """
+
+    pixels: np.ndarray
+    position: np.ndarray
+    orientation: np.ndarray
+    spacing: float
+    thickness: float
+
+
+def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generator, index: int) -> Slice:
+    """
+    Scan one slice of a synthetic head; the slices of a patient lie about the lesion, or about where it would be.
+
+    Args:
+        finding: one of ``BRAIN_FINDINGS``.
+        group: what the patient's slices share: head, pose, geometry and gain.
+        item: the noise of this slice.
+        index: place of the slice in the series, from 0.
+    """
+    head = Head.draw(finding, group)
+    frame, shift = _pose(group)
+    tilt = _turn(group.uniform(-0.2, 0.2), 0)
+    spacing, thickness = group.uniform(1.45, 1.75), head.lesion.radius * group.uniform(0.17, 0.24)
+    middle = frame @ head.lesion.center + shift
+    # the outermost of five slices lie half a radius from the middle of the lesion, so that each of them shows it
+    height = (tilt.T @ middle)[2] + thickness * (index - 2) + group.uniform(-1.0, 1.0)
+    axis = (np.arange(_EDGE) - 0.5 * (_EDGE - 1)) * spacing
+    column, row = np.meshgrid(-axis, -axis)
+    corner = tilt @ np.array([-axis[0], -axis[0], height])
+    points = np.stack([column, row, np.full_like(column, height)], axis=-1) @ tilt.T
+    pixels = _receive(head_signal((points - shift) @ frame, head), group, item)
+    to_lps = np.array([-1.0, -1.0, 1.0])
+    orientation = np.concatenate([to_lps * -tilt[:, 0], to_lps * -tilt[:, 1]])
+    return Slice(pixels, to_lps * corner, orientation, spacing, thickness)
+
+
+def scan_volume(finding: str, group: np.random.Generator, item: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Scan a synthetic head as a volume.
+
+    Args:
+        finding: one of ``BRAIN_FINDINGS``.
+        group: what the patient's volumes share: head and gain.
+        item: pose, orientation and noise of this volume.
+
+    Returns:
+        int16 array of shape (40, 48, 40), and its affine to right, front and up in mm: voxels of 4.2 x 4.4 x 5.0 mm,
+        turned by some degrees, with axes that run as RAS, LAS or LPS.
+    """
+    head = Head.draw(finding, group)
+    frame, shift = _pose(item)
+    flip = np.array(_FLIPS[str(item.choice(list(_FLIPS)))], dtype=float)
+    affine = np.eye(4)
+    oblique = _turn(item.uniform(-0.12, 0.12), 0) @ _turn(item.uniform(-0.12, 0.12), 2)
+    affine[:3, :3] = oblique * (flip * _VOXEL)
+    affine[:3, 3] = item.uniform(-6.0, 6.0, 3) - affine[:3, :3] @ ((np.array(_VOLUME) - 1) / 2)
+    index = np.moveaxis(np.indices(_VOLUME), 0, -1)
+    points = index @ affine[:3, :3].T + affine[:3, 3]
+    voxels = _receive(head_signal((points - shift) @ frame, head), group, item)
+    return voxels.astype(np.int16), affine
+
+
+def _turn(angle: float, axis: int) -> np.ndarray:
+    """Return the rotation by an angle in radians about one axis."""
+    i, j = [k for k in range(3) if k != axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def _pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return how a head lies in the scanner: rotation and shift in mm."""
+    x, y, z = rng.normal(0.0, 0.08, 3)
+    return _turn(x, 0) @ _turn(y, 1) @ _turn(z, 2), rng.normal(0.0, 4.0, 3)
+
+
+def _receive(signal: np.ndarray, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:
+    """Add the noise of a magnitude image and an arbitrary gain, which makes mean intensity meaningless."""
+    sigma = group.uniform(0.02, 0.06)
+    noise = item.normal(0.0, sigma, (2, *signal.shape))
+    gain = 500.0 * np.exp(group.normal(0.0, 0.35) + item.normal(0.0, 0.05))
+    return np.round(np.hypot(signal + noise[0], noise[1]) * gain).clip(0, 32767).astype(np.uint16)

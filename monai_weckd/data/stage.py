@@ -1,0 +1,151 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.transforms import Randomizable
+from monai.utils import CommonKeys
+from torch.utils.data import Dataset, Sampler
+
+from monai_weckd.utils import UNLABELED
+
+__all__ = ["StageBatchSampler", "StageDataset"]
+
+# the two independent streams of a stage: which items come, and how each is augmented
+_ORDER, _VIEW = 0, 1
+
+
+class StageBatchSampler(Sampler[list[tuple[int, int]]]):
+    """
+    Draw the batches of one stage as a pure function of seed, stage and iteration.
+
+    Every index comes once per pass over the shard, passes follow each other without regard to epochs, so that a
+    shard smaller than a batch is repeated and ``epoch_length`` can stay constant over the chain. Each batch is a list of
+    ``(index, view seed)`` pairs for :py:class:`StageDataset`. No generator is kept: batch ``i`` is the same whether
+    the sampler began at 0 or at ``i``, in this process or in a loader's worker.
+
+    Args:
+        labelled: dataset indices whose labels the stage trains on.
+        pool: dataset indices that come without their labels.
+        batch_size: number of labelled items in a batch, over all ranks.
+        pool_ratio: number of pool items for each labelled item in a batch, default 0.
+        num_batches: number of batches in the stage.
+        seed: seed of the chain.
+        stage: stage number, from 1.
+        start: first batch to give, when a stage goes on from the middle, default 0.
+        rank: this process's place among ``world_size``; it gets every ``world_size``-th item of the batch.
+        world_size: number of processes that share a batch, default 1.
+
+    Raises:
+        ValueError: When ``labelled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
+        ValueError: When ``batch_size`` is smaller than ``world_size``.
+
+    Example::
+
+        >>> sampler = StageBatchSampler([4, 5, 6], batch_size=2, num_batches=3, seed=0, stage=1)
+        >>> [len(batch) for batch in sampler]
+        [2, 2, 2]
+        >>> tail = StageBatchSampler([4, 5, 6], batch_size=2, num_batches=3, seed=0, stage=1, start=2)
+        >>> list(sampler)[2:] == list(tail)
+        True
+
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[int],
+        pool: Sequence[int] = (),
+        *,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        stage: int,
+        pool_ratio: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if len(labelled) == 0:
+            raise ValueError("labelled: expected at least one item, got none. Raise label_fraction.")
+        if pool_ratio > 0 and len(pool) == 0:
+            raise ValueError(f"pool_ratio: expected 0 where the pool is empty, got {pool_ratio}. Pass pool_ratio=0.")
+        if batch_size < world_size:
+            raise ValueError(
+                f"batch_size: expected at least one item for each of {world_size} processes, got {batch_size}. Raise it."
+            )
+        self.labelled = np.asarray(labelled)
+        self.pool = np.asarray(pool)
+        self.batch_size = batch_size
+        self.pool_ratio = pool_ratio
+        self.num_batches = num_batches
+        self.seed = seed
+        self.stage = stage
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.num_batches - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for iteration in range(self.start, self.num_batches):
+            indices = self._draw(self.labelled, iteration, self.batch_size, stream=0)
+            if self.pool_ratio:
+                drawn = self._draw(self.pool, iteration, self.batch_size * self.pool_ratio, stream=1)
+                indices = np.concatenate([indices, drawn])
+            views = self._generator(_VIEW, iteration).integers(2**32, size=len(indices))
+            batch = list(zip(indices.tolist(), views.tolist(), strict=True))
+            yield batch[self.rank :: self.world_size]
+
+    def _draw(self, indices: np.ndarray, iteration: int, count: int, *, stream: int) -> np.ndarray:
+        """Take ``count`` entries of the endless row of shuffled passes over ``indices``."""
+        first, size = iteration * count, len(indices)
+        passes = range(first // size, (first + count - 1) // size + 1)
+        row = np.concatenate([self._generator(_ORDER, stream, p).permutation(indices) for p in passes])
+        offset = first - passes[0] * size
+        return row[offset : offset + count]
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.stage, *key])
+
+
+class StageDataset(Dataset):
+    """
+    Show a dataset as one stage may see it: with the revealed labels and no other.
+
+    Whatever label the wrapped dataset carries is replaced, by the revealed one or by ``UNLABELED``; the random
+    transforms of the wrapped dataset are seeded for each item by the sampler's view seed.
+
+    Args:
+        dataset: a map-style dataset of dictionaries; its ``transform``, if any, is seeded for each item.
+        labels: the revealed labels by dataset index.
+        label_key: key of the label in an item, default "label".
+
+    """
+
+    def __init__(self, dataset: Any, labels: Mapping[int, int], *, label_key: str = CommonKeys.LABEL) -> None:
+        self.dataset = dataset
+        self.labels = dict(labels)
+        self.label_key = str(label_key)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        index, view = key
+        transform = getattr(self.dataset, "transform", None)
+        if isinstance(transform, Randomizable):
+            transform.set_random_state(seed=view)
+        return {**self.dataset[index], self.label_key: self.labels.get(index, UNLABELED)}

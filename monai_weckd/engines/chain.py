@@ -1,0 +1,133 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.engines import Evaluator
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from monai_weckd.engines.distillation import DistillationTrainer, SupervisedOptions
+from monai_weckd.engines.walker import ChainEvents, ChainOptions, StageRecord, StageWalker, Stateful
+from monai_weckd.losses import DistillationLoss
+from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan import ChainPlan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ChainDistillationTrainer"]
+
+
+class ChainDistillationTrainer(DistillationTrainer):
+    """
+    Train a chain of students, each under the last accepted one, in one run.
+
+    ``max_epochs`` counts the epochs of the whole chain and ``epoch_length`` is constant, so that epoch numbers,
+    curves, validation intervals and checkpoints mean what they mean in any MONAI training. At a stage's start the
+    labels of its shard are revealed, ``network`` gets its starting weights, the optimizer and everything in ``fresh``
+    begin afresh. At its end the best weights of the stage come back, the gate accepts or rejects them, and a frozen
+    copy of an accepted student is the next teacher. After the run ``network`` is the last accepted student.
+    ``ChainEvents.STAGE_STARTED`` and ``STAGE_COMPLETED`` mark the stages; ``engine.state`` holds ``stage``,
+    ``stage_epoch`` and ``stage_epochs``. After WeCKD, arXiv 2510.14668.
+
+    Args:
+        device: where to run.
+        max_epochs: epochs of the whole chain.
+        plan: who sees what when. If the loader's dataset holds other items than ``plan.train``, as when another
+            program has replaced them, the stages are planned anew from these.
+        train_data_loader: a loader over all training items, from whose dataset each stage's batches are drawn;
+            the labels in it reach no batch unless the plan reveals them.
+        network: the student; the same object in all stages.
+        optimizer: the student's optimizer.
+        loss_function: task, distillation and attention loss and their weights.
+        evaluator: validation; whenever it has run, its key metric tells whether these are the stage's best weights.
+        stage_epochs: epochs of each stage, default None: shared evenly.
+        init: where a student starts from: "teacher" or "initial" weights.
+        accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
+        pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
+        fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
+        student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
+        teacher_layer: module path of the teacher's features, default ``student_layer``.
+        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
+
+    Raises:
+        ValueError: When the epochs cannot be shared among the stages, or an option is unknown.
+        ValueError: When ``accept`` is "improves" and there is no ``evaluator``.
+        TypeError: When the loader's dataset is not a list of dictionaries.
+
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        *,
+        plan: ChainPlan,
+        train_data_loader: Iterable | DataLoader,
+        network: torch.nn.Module,
+        optimizer: Optimizer,
+        loss_function: DistillationLoss,
+        evaluator: Evaluator | None = None,
+        stage_epochs: Sequence[int] | None = None,
+        init: str = "teacher",
+        accept: str = "improves",
+        pool_ratio: int = 0,
+        fresh: Sequence[Stateful] = (),
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        **options: Unpack[SupervisedOptions],
+    ) -> None:
+        self.walker = StageWalker(
+            plan,
+            ChainOptions(
+                stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
+                init=init,
+                accept=accept,
+                pool_ratio=pool_ratio,
+            ),
+            evaluator=evaluator,
+            fresh=fresh,
+        )
+        events: list[Any] = [ChainEvents, *(options.pop("event_names", None) or [])]
+        handlers = [self.walker, *(options.pop("train_handlers", None) or [])]
+        super().__init__(
+            device,
+            max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            student_layer=student_layer,
+            teacher_layer=teacher_layer,
+            event_names=events,
+            train_handlers=handlers,
+            **options,
+        )
+
+    @property
+    def plan(self) -> ChainPlan:
+        """The plan in force."""
+        return self.walker.plan
+
+    @property
+    def oracle(self) -> LabelOracle | None:
+        """The door through which this run's labels came, with its ledger; None before the run."""
+        return self.walker.oracle
+
+    @property
+    def records(self) -> tuple[StageRecord, ...]:
+        """What each stage did, so far."""
+        return tuple(self.walker.records)

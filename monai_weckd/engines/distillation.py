@@ -1,0 +1,130 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+from ignite.engine import EventEnum
+from ignite.metrics import Metric
+from monai.engines import SupervisedTrainer
+from monai.inferers import Inferer
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from monai_weckd.engines.distiller import DistillationEvents, Distiller
+from monai_weckd.losses import DistillationLoss
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["DistillationTrainer", "SupervisedOptions"]
+
+
+class SupervisedOptions(TypedDict, total=False):
+    """What the trainers hand on to :py:class:`monai.engines.SupervisedTrainer` as it is; see there."""
+
+    epoch_length: int | None
+    non_blocking: bool
+    prepare_batch: Callable
+    iteration_update: Callable | None
+    inferer: Inferer | None
+    postprocessing: Callable | None
+    key_train_metric: dict[str, Metric] | None
+    additional_metrics: dict[str, Metric] | None
+    metric_cmp_fn: Callable
+    train_handlers: Sequence | None
+    amp: bool
+    event_names: list[str | EventEnum | type[EventEnum]] | None
+    event_to_attr: dict | None
+    decollate: bool
+    optim_set_to_none: bool
+    to_kwargs: dict | None
+    amp_kwargs: dict | None
+    compile: bool
+    compile_kwargs: dict | None
+    accumulation_steps: int
+
+
+class DistillationTrainer(SupervisedTrainer):
+    """
+    Train one student under one frozen teacher.
+
+    A :py:class:`monai.engines.SupervisedTrainer` in everything but the loss: after the student's forward the teacher
+    sees the same view of the same batch, then ``DistillationEvents.TEACHER_COMPLETED`` fires, and the loss is
+    that of :py:class:`monai_weckd.losses.DistillationLoss`. ``engine.state.output`` holds, next to MONAI's keys, those
+    of :py:class:`monai_weckd.engines.DistillationKeys`; they are there without a teacher too, as zeros, so that a
+    handler that logs them never misses one. Knowledge distillation after Hinton et al., arXiv 1503.02531.
+
+    Args:
+        device: where to run.
+        max_epochs: number of epochs.
+        train_data_loader: batches with ``image`` and ``label``; the label ``-1`` means unlabelled.
+        network: the student.
+        optimizer: the student's optimizer.
+        loss_function: task, distillation and attention loss and their weights.
+        teacher: the frozen network to learn from, default None: supervised training. It is put in eval mode on
+            ``device``, gets no gradient, and is never wrapped or saved.
+        student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
+        teacher_layer: module path of the teacher's features, default ``student_layer``.
+        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
+
+    Raises:
+        TypeError: When ``loss_function`` is not a ``DistillationLoss``.
+
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        *,
+        train_data_loader: Iterable | DataLoader,
+        network: torch.nn.Module,
+        optimizer: Optimizer,
+        loss_function: DistillationLoss,
+        teacher: torch.nn.Module | None = None,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        **options: Unpack[SupervisedOptions],
+    ) -> None:
+        if not isinstance(loss_function, DistillationLoss):
+            raise TypeError(
+                f"loss_function: expected a DistillationLoss, got {type(loss_function).__name__}. "
+                "Pass DistillationLoss(task_loss=...)."
+            )
+        events: list[Any] = [DistillationEvents, *(options.pop("event_names", None) or [])]
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            event_names=events,
+            **options,
+        )
+        self.distiller = Distiller(
+            self, loss_function, teacher=teacher, student_layer=student_layer, teacher_layer=teacher_layer
+        )
+        self.loss_function = self.distiller
+        self.prepare_batch = self.distiller.remember(self.prepare_batch)
+
+    @property
+    def teacher(self) -> torch.nn.Module | None:
+        """The frozen network to learn from, or None."""
+        return self.distiller.teacher
+
+    @teacher.setter
+    def teacher(self, teacher: torch.nn.Module | None) -> None:
+        self.distiller.teacher = teacher

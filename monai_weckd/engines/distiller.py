@@ -1,0 +1,175 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import EventEnum
+from monai.utils import CommonKeys
+
+from monai_weckd.engines.utils import fingerprint
+from monai_weckd.features import FeatureHook, unwrap
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+
+    from monai_weckd.losses import DistillationLoss
+
+__all__ = ["DistillationEvents", "DistillationKeys", "Distiller"]
+
+
+class DistillationEvents(EventEnum):
+    """Events that distillation adds to an iteration."""
+
+    TEACHER_COMPLETED = "teacher_completed"
+
+
+class DistillationKeys:
+    """Keys that distillation adds to ``engine.state.output``."""
+
+    TEACHER_PRED = "teacher_pred"
+    TASK_LOSS = "task_loss"
+    DISTILLATION_LOSS = "distillation_loss"
+    ATTENTION_LOSS = "attention_loss"
+
+
+class Distiller:
+    """
+    The loss function of a trainer whose network learns from a teacher as well as from labels.
+
+    Put in the place of a trainer's loss function, it asks the teacher about the very batch that the student has
+    just seen, through the trainer's own inferer, and leaves each part of the loss in ``engine.state.output`` under
+    the names of :py:class:`DistillationKeys`. Without a teacher it is the task loss and nothing else.
+
+    Args:
+        engine: the trainer; its ``prepare_batch`` must pass through :py:meth:`remember`.
+        loss_function: how the parts are computed and weighed.
+        teacher: the network to learn from, or None for a stage without one.
+        student_layer: module path of the student's features for the attention loss.
+        teacher_layer: module path of the teacher's features, default ``student_layer``.
+
+    Raises:
+        ValueError: When ``loss_function.attention_weight`` is above 0 and there is no ``student_layer``.
+        ValueError: When ``teacher`` is the trained network itself.
+
+    """
+
+    def __init__(
+        self,
+        engine: SupervisedTrainer,
+        loss_function: DistillationLoss,
+        *,
+        teacher: torch.nn.Module | None = None,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+    ) -> None:
+        if loss_function.attention_weight > 0 and student_layer is None:
+            raise ValueError(
+                f"student_layer: expected a module path for attention_weight={loss_function.attention_weight}, got None. "
+                "Name the layer, for example 'layer4', or pass attention_weight=0."
+            )
+        self.engine = engine
+        self.criterion = loss_function
+        self.teacher_layer = teacher_layer or student_layer
+        use_attention = loss_function.attention_weight > 0 and student_layer is not None
+        self.student_hook = FeatureHook(engine.network, student_layer) if use_attention else None
+        self.teacher_hook: FeatureHook | None = None
+        self._call: tuple[tuple, dict] = ((), {})
+        self._teacher: torch.nn.Module | None = None
+        self._fingerprint: str | None = None
+        self.teacher = teacher
+
+    @property
+    def teacher(self) -> torch.nn.Module | None:
+        """The network to learn from: in eval mode, without gradients."""
+        return self._teacher
+
+    @teacher.setter
+    def teacher(self, teacher: torch.nn.Module | None) -> None:
+        if teacher is not None and unwrap(teacher) is unwrap(self.engine.network):
+            raise ValueError(
+                "teacher: expected another object than the trained network, got the network itself. "
+                "Pass monai_weckd.engines.freeze(network)."
+            )
+        if self.teacher_hook is not None:
+            self.teacher_hook.remove()
+        self._teacher = teacher
+        self._fingerprint = None
+        self.teacher_hook = None
+        if teacher is not None:
+            teacher.to(self.engine.state.device).eval().requires_grad_(False)
+            self._fingerprint = fingerprint(teacher)
+            if self.student_hook is not None:
+                self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
+
+    def check_teacher(self) -> None:
+        """
+        Make sure that the teacher is what it was when it was set.
+
+        Raises:
+            RuntimeError: When a parameter or a buffer of the teacher has changed.
+
+        """
+        if self._teacher is not None and fingerprint(self._teacher) != self._fingerprint:
+            raise RuntimeError(
+                "teacher: expected unchanged parameters and buffers, got others than at the stage's start. "
+                "Look for code that trains it or leaves its BatchNorm in train mode."
+            )
+
+    def remember(self, prepare_batch: Callable) -> Callable:
+        """Wrap ``prepare_batch`` so that the teacher is called with the same extra arguments as the student."""
+
+        def prepare(*args: Any, **kwargs: Any) -> Any:
+            batch = prepare_batch(*args, **kwargs)
+            self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
+            return batch
+
+        return prepare
+
+    def __call__(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """
+        Compute the loss of the current iteration.
+
+        Args:
+            pred: the student's logits, (B, C).
+            target: the labels, (B,), ``UNLABELED`` where there is none.
+
+        """
+        parts = self.criterion.components(pred, target, *self._teach())
+        self._clear()
+        output, zero = self.engine.state.output, pred.new_zeros((), dtype=torch.float32)
+        for key in (DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS):
+            output[key] = parts[key].detach() if key in parts else zero
+        return self.criterion.total(parts)
+
+    def _teach(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Return the teacher's logits, the student's features and the teacher's features, None where not used."""
+        teacher, engine = self._teacher, self.engine
+        if teacher is None:
+            return None, None, None
+        if teacher.training:
+            teacher.eval()
+        args, kwargs = self._call
+        with torch.no_grad():
+            logits = engine.inferer(engine.state.output[CommonKeys.IMAGE], teacher, *args, **kwargs)
+        engine.state.output[DistillationKeys.TEACHER_PRED] = logits
+        engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
+        if self.student_hook is None or self.teacher_hook is None:
+            return logits, None, None
+        return logits, self.student_hook.features, self.teacher_hook.features
+
+    def _clear(self) -> None:
+        for hook in (self.student_hook, self.teacher_hook):
+            if hook is not None:
+                hook.clear()

@@ -1,0 +1,47 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+from copy import deepcopy
+
+import torch
+
+from monai_weckd.features import unwrap
+
+__all__ = ["fingerprint", "freeze"]
+
+
+def freeze(network: torch.nn.Module) -> torch.nn.Module:
+    """
+    Return a teacher: a copy of ``network`` in eval mode, without gradients and without wrappers.
+
+    Args:
+        network: the network to copy, also inside DistributedDataParallel or ``torch.compile``.
+
+    """
+    return deepcopy(unwrap(network)).eval().requires_grad_(False)
+
+
+def fingerprint(network: torch.nn.Module) -> str:
+    """
+    Return a SHA-256 digest of every parameter and buffer of a network.
+
+    Args:
+        network: any module; its tensors may be on any device and of any type.
+
+    """
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

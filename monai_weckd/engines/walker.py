@@ -1,0 +1,306 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import EventEnum, Events
+from monai.engines import IterationEvents
+from monai.utils import CommonKeys
+
+from monai_weckd.data.loader import stage_loader, training_items
+from monai_weckd.engines.utils import freeze
+from monai_weckd.features import unwrap
+from monai_weckd.oracle import LabelOracle, is_labeled
+from monai_weckd.splits import divide_epochs
+from monai_weckd.utils import nearest
+
+if TYPE_CHECKING:
+    from monai.engines import Evaluator
+
+    from monai_weckd.engines.distillation import DistillationTrainer
+    from monai_weckd.plan import ChainPlan
+
+__all__ = ["ChainEvents", "ChainOptions", "Stateful", "StageRecord", "StageWalker"]
+
+logger = logging.getLogger(__name__)
+
+
+class ChainEvents(EventEnum):
+    """Events that mark the stages of a chain."""
+
+    STAGE_STARTED = "stage_started"
+    STAGE_COMPLETED = "stage_completed"
+
+
+class Stateful(Protocol):
+    """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """
+    What one stage did.
+
+    Args:
+        stage: stage number, from 1.
+        teacher: stage number of the teacher, None for a stage without one.
+        labelled: number of labels trained on.
+        groups: number of groups that these labels come from.
+        pool: number of training items seen, if at all, without their labels.
+        epochs: number of epochs run.
+        best_epoch: epoch of the stage, from 1, whose weights were kept.
+        seconds: wall time of the stage, validation included.
+        metric: name of the metric that the gate compares.
+        value: the metric of the kept weights, None without an evaluator.
+        previous: the metric of the teacher that stood before, None where there was none.
+        accepted: whether the student became the teacher of the stages after it.
+
+    """
+
+    stage: int
+    teacher: int | None
+    labelled: int
+    groups: int
+    pool: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+    metric: str | None
+    value: float | None
+    previous: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """
+    How a chain walks from stage to stage.
+
+    Args:
+        stage_epochs: epochs of each stage, default None: ``max_epochs`` shared evenly.
+        init: weights that the next student starts from: "teacher" (the last accepted student's) or "initial" (those
+            that the network had before the first stage).
+        accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
+            takes every stage.
+        pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
+
+    Raises:
+        ValueError: When ``init`` or ``accept`` is unknown, or ``pool_ratio`` is negative.
+
+    """
+
+    stage_epochs: tuple[int, ...] | None = None
+    init: str = "teacher"
+    accept: str = "improves"
+    pool_ratio: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid in (("init", ("teacher", "initial")), ("accept", ("improves", "always"))):
+            value = getattr(self, name)
+            if value not in valid:
+                raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+        if self.pool_ratio < 0:
+            raise ValueError(f"pool_ratio: expected 0 or more, got {self.pool_ratio}. Pass 0 to leave the pool out.")
+
+
+class StageWalker:
+    """
+    Walk a trainer through the stages of a plan, inside one run.
+
+    All work between two stages happens at the start of an epoch, or of ``Events.COMPLETED`` for the last stage,
+    before any other handler: whoever listens to an epoch's end still sees the network as that epoch left it, and a
+    checkpoint saver at the run's end saves the last accepted student.
+
+    Args:
+        plan: who sees what when; re-derived if the trainer's dataset holds other items than the plan's.
+        options: how to go from stage to stage.
+        evaluator: measures each student on validation; its key metric chooses the best weights and feeds the gate.
+        fresh: objects that begin each stage as they began the first, such as the learning rate scheduler.
+
+    """
+
+    def __init__(
+        self,
+        plan: ChainPlan,
+        options: ChainOptions,
+        *,
+        evaluator: Evaluator | None = None,
+        fresh: Sequence[Stateful] = (),
+    ) -> None:
+        if evaluator is None and options.accept == "improves":
+            raise ValueError(
+                "evaluator: expected one for accept='improves', got None. Pass the validation evaluator, or accept='always'."
+            )
+        self.plan = plan
+        self.options = options
+        self.evaluator = evaluator
+        self.fresh = list(fresh)
+        self.records: list[StageRecord] = []
+        self.oracle: LabelOracle | None = None
+        self.items: list[dict[str, Any]] = []
+        self.accepted: StageRecord | None = None
+
+    def attach(self, engine: DistillationTrainer) -> None:
+        """Register the walk's steps; the first handler to attach is the first to run."""
+        # the data and the plan are checked here, before the first image is opened
+        items = training_items(engine.data_loader)
+        if {item["id"] for item in items} != set(self.plan.train):
+            self.plan = self.plan.replan(items)
+        self.items = items
+        self.epochs = divide_epochs(engine.state.max_epochs, self.plan.num_stages, self.options.stage_epochs)
+        engine.add_event_handler(Events.STARTED, self._begin_chain)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
+        engine.add_event_handler(Events.COMPLETED, self._end_chain)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)
+
+    def _begin_chain(self, engine: DistillationTrainer) -> None:
+        self.oracle = LabelOracle(self.items)
+        if self.plan.stratify:
+            # the plan was drawn class by class, which has read these labels: the ledger says so
+            known = [item["id"] for item in self.items if is_labeled(item)]
+            self.oracle.reveal(known, purpose="stratification")
+        self.records, self.accepted = [], None
+        self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
+        self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
+        self.initial = deepcopy(unwrap(engine.network).state_dict())
+        engine.teacher = None
+        engine.state.stage = 0
+
+    def _begin_epoch(self, engine: DistillationTrainer) -> None:
+        stage, stage_epoch = self._locate(engine.state.epoch)
+        if stage_epoch == 1:
+            if engine.state.stage:
+                self._end_stage(engine)
+            self._begin_stage(engine, stage)
+        engine.state.stage_epoch = stage_epoch
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        # dropout draws from torch's own generator: make it, too, a function of the place in the chain
+        place = np.random.SeedSequence([self.plan.seed, stage, stage_epoch, rank])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+
+    def _locate(self, epoch: int) -> tuple[int, int]:
+        """Return the stage, and the epoch within it, of an epoch of the run (all from 1)."""
+        for stage, count in enumerate(self.epochs, start=1):
+            if epoch <= count:
+                return stage, epoch
+            epoch -= count
+        raise ValueError(
+            f"max_epochs: expected {sum(self.epochs)} as when the chain began, got more. Build a new trainer to go on."
+        )
+
+    def _begin_stage(self, engine: DistillationTrainer, stage: int) -> None:
+        part, state = self.plan.stages[stage - 1], engine.state
+        if self.oracle is None:
+            raise RuntimeError("oracle: expected a chain that has begun, got None. Start it by trainer.run().")
+        labels = self.oracle.reveal(part.labelled, purpose="shard", stage=stage)
+        place = {item["id"]: index for index, item in enumerate(self.items)}
+        loader = stage_loader(
+            engine.data_loader,
+            labels={place[key]: label for key, label in labels.items()},
+            pool=[place[key] for key in self.plan.pool(stage)],
+            # there is nobody to guide on the pool in a stage without a teacher
+            pool_ratio=self.options.pool_ratio if self.accepted else 0,
+            num_batches=self.epochs[stage - 1] * state.epoch_length,
+            seed=self.plan.seed,
+            stage=stage,
+        )
+        for part_, beginning in zip(self.stateful, self.beginnings, strict=True):
+            part_.load_state_dict(deepcopy(beginning))
+        if engine.teacher is None or self.options.init == "initial":
+            unwrap(engine.network).load_state_dict(self.initial)
+        else:
+            unwrap(engine.network).load_state_dict(engine.teacher.state_dict())
+        engine.set_data(loader)
+        state.stage, state.stage_epochs = stage, self.epochs[stage - 1]
+        self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
+        self.began = time.perf_counter()
+        engine.fire_event(ChainEvents.STAGE_STARTED)
+
+    def _check_loss(self, engine: DistillationTrainer) -> None:
+        loss = float(engine.state.output[CommonKeys.LOSS].detach())
+        if not math.isfinite(loss):
+            good = f"stage {self.accepted.stage}" if self.accepted else "none"
+            raise FloatingPointError(
+                f"loss: expected a finite number, got {loss} in stage {engine.state.stage}, epoch {engine.state.stage_epoch}, "
+                f"iteration {engine.state.iteration}. Lower the learning rate; last good checkpoint: {good}."
+            )
+
+    def _measure(self, evaluator: Evaluator, engine: DistillationTrainer) -> None:
+        """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
+        if not engine.state.stage:
+            return
+        value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
+            weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
+            self.best = (value, engine.state.stage_epoch, weights)
+
+    def _end_stage(self, engine: DistillationTrainer) -> None:
+        engine.distiller.check_teacher()
+        if self.best is None and self.evaluator is not None:
+            self.evaluator.run()
+        value, best_epoch = None, engine.state.stage_epoch
+        if self.best is not None:
+            value, best_epoch, weights = self.best
+            unwrap(engine.network).load_state_dict(weights)
+        record = self._record(engine, value, best_epoch)
+        self.records.append(record)
+        if record.accepted:
+            self.accepted = record
+        engine.fire_event(ChainEvents.STAGE_COMPLETED)
+        logger.info("stage %d %s: %s", record.stage, "accepted" if record.accepted else "rejected", record)
+        if record.accepted:
+            engine.teacher = freeze(engine.network)
+
+    def _record(self, engine: DistillationTrainer, value: float | None, best_epoch: int) -> StageRecord:
+        stage, last = engine.state.stage, self.accepted
+        previous = last.value if last else None
+        accepted = self.options.accept == "always" or previous is None or value is None
+        if not accepted and self.evaluator is not None:
+            accepted = not self.evaluator.metric_cmp_fn(previous, value)
+        ids = set(self.plan.stages[stage - 1].labelled)
+        return StageRecord(
+            stage=stage,
+            teacher=last.stage if last else None,
+            labelled=len(ids),
+            groups=len({item["group"] for item in self.items if item["id"] in ids}),
+            pool=len(self.plan.pool(stage)),
+            epochs=engine.state.stage_epoch,
+            best_epoch=best_epoch,
+            seconds=time.perf_counter() - self.began,
+            metric=self.evaluator.state.key_metric_name if self.evaluator is not None else None,
+            value=value,
+            previous=previous,
+            accepted=accepted,
+        )
+
+    def _end_chain(self, engine: DistillationTrainer) -> None:
+        if engine.state.stage:
+            self._end_stage(engine)
+            engine.state.stage = 0
+        if engine.teacher is not None:
+            unwrap(engine.network).load_state_dict(engine.teacher.state_dict())

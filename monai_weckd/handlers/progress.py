@@ -1,0 +1,66 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys, optional_import
+
+tqdm, _ = optional_import("tqdm", name="tqdm")
+
+__all__ = ["ChainProgressBar"]
+
+
+class ChainProgressBar:
+    """
+    Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
+
+    Silent where standard error is not a terminal. Needs ``tqdm``.
+
+    Args:
+        evaluator: validation engine whose key metric is shown, default None.
+
+    """
+
+    def __init__(self, evaluator: Engine | None = None) -> None:
+        self.evaluator = evaluator
+        self.bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        state = engine.state
+        # disable=None: tqdm's own way to stay quiet where there is no terminal
+        self.bar = tqdm(total=state.max_epochs * state.epoch_length, initial=state.iteration, disable=None, unit="step")
+
+    def _step(self, engine: Engine) -> None:
+        state = engine.state
+        self.bar.set_description(f"stage {state.stage} epoch {state.stage_epoch}/{state.stage_epochs}", refresh=False)
+        output = state.output[0] if isinstance(state.output, list) else state.output
+        shown = {"loss": f"{float(output[CommonKeys.LOSS].detach()):.3f}"}
+        if self.evaluator is not None and self.evaluator.state.metrics:
+            name = self.evaluator.state.key_metric_name
+            shown[name] = f"{self.evaluator.state.metrics[name]:.3f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def _close(self, engine: Engine) -> None:
+        self.bar.close()

@@ -1,0 +1,251 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines import Evaluator
+from monai.utils import CommonKeys
+from torch.utils.data import DataLoader
+
+from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.engines.walker import ChainEvents
+from monai_weckd.features import unwrap
+from monai_weckd.metrics import classification_metrics
+from monai_weckd.oracle import LabelOracle
+
+if TYPE_CHECKING:
+    from monai_weckd.engines import ChainDistillationTrainer
+
+__all__ = ["ChainRecorder", "predict_probabilities", "write_atomically"]
+
+_LOSSES = (
+    CommonKeys.LOSS,
+    DistillationKeys.TASK_LOSS,
+    DistillationKeys.DISTILLATION_LOSS,
+    DistillationKeys.ATTENTION_LOSS,
+)
+
+
+def predict_probabilities(
+    network: torch.nn.Module, loader: DataLoader, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
+
+    Args:
+        network: the classifier; its train or eval mode is put back.
+        loader: batches with ``image`` and ``label``.
+        device: where the network is.
+
+    """
+    training = network.training
+    network.eval()
+    probabilities, labels = [], []
+    with torch.inference_mode():
+        for batch in loader:
+            logits = network(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device))
+            probabilities.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
+            labels.append(np.asarray(batch[CommonKeys.LABEL]).reshape(-1))
+    network.train(training)
+    return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """
+    Write a text file so that a reader finds the old or the new one, never a part.
+
+    Args:
+        path: the file.
+        text: its content.
+
+    """
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+class ChainRecorder:
+    """
+    Write down what a chain did: plan, students, metrics, learning curves and predictions.
+
+    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start; ``stage_k/model.pt``, ``chain.json`` and
+    ``history.json`` as stages end; ``model.pt`` (the last accepted student, a plain ``state_dict``) and
+    ``predictions.csv`` at the end. List it last among the trainer's handlers, so that an epoch's validation is over
+    when the epoch is written down. Does nothing on other ranks than 0.
+
+    Args:
+        output_dir: an existing folder.
+        evaluator: the trainer's validation engine, whose metrics go into the curves.
+        val_data_loader: validation items in fixed order, labels as integers.
+        test_data_loader: test items likewise, for figures only; default None: no test figures.
+        settings: what else to write down in ``chain.json``, such as the learning rate.
+
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        evaluator: Evaluator,
+        *,
+        val_data_loader: DataLoader,
+        test_data_loader: DataLoader | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.evaluator = evaluator
+        self.loaders = {"val": val_data_loader, "test": test_data_loader}
+        self.settings = dict(settings or {})
+
+    def attach(self, engine: ChainDistillationTrainer) -> None:
+        """
+        Args:
+            engine: the chain's trainer.
+
+        """
+        if engine.state.rank > 0:
+            return
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_losses)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._end_stage)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _begin(self, engine: ChainDistillationTrainer) -> None:
+        self.stages: list[dict[str, Any]] = []
+        self.epochs: list[dict[str, Any]] = []
+        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
+        # in the form that monai.data.load_decathlon_datalist reads, for an evaluation without this package
+        lists = {
+            key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]  # type: ignore[attr-defined]
+            for key, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"]))
+            if loader is not None
+        }
+        write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
+
+    def _begin_epoch(self, engine: ChainDistillationTrainer) -> None:
+        self.sums, self.count, self.began = dict.fromkeys(_LOSSES, 0.0), 0, time.perf_counter()
+
+    def _add_losses(self, engine: ChainDistillationTrainer) -> None:
+        output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+        for key in _LOSSES:
+            self.sums[key] += float(output[key].detach())
+        self.count += 1
+
+    def _end_epoch(self, engine: ChainDistillationTrainer) -> None:
+        state, guided = engine.state, engine.teacher is not None
+        means: dict[str, float | None] = {str(key): total / self.count for key, total in self.sums.items()}
+        if not guided:
+            means[DistillationKeys.DISTILLATION_LOSS] = means[DistillationKeys.ATTENTION_LOSS] = None
+        validated = self.evaluator.state.epoch == state.epoch
+        self.epochs.append(
+            {
+                "epoch": state.epoch,
+                "stage": state.stage,
+                "stage_epoch": state.stage_epoch,
+                **means,
+                "temperature": engine.distiller.criterion.temperature if guided else None,
+                "learning_rate": engine.optimizer.param_groups[0]["lr"],
+                "val": {k: float(v) for k, v in self.evaluator.state.metrics.items()} if validated else None,
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
+
+    def _end_stage(self, engine: ChainDistillationTrainer) -> None:
+        record = engine.records[-1]
+        checkpoint = Path(f"stage_{record.stage}") / "model.pt"
+        (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
+        self._save(engine, self.output_dir / checkpoint)
+        self.stages.append(
+            {
+                "stage": record.stage,
+                "teacher": record.teacher,
+                "labelled": record.labelled,
+                "groups": record.groups,
+                "pool": record.pool,
+                "epochs": record.epochs,
+                "best_epoch": record.best_epoch,
+                "seconds": round(record.seconds, 3),
+                **{split: self._measure(engine, split) for split in self.loaders},
+                "accepted": record.accepted,
+                "gate": {"metric": record.metric, "value": record.value, "previous": record.previous},
+                "checkpoint": checkpoint.as_posix(),
+            }
+        )
+        self._write(engine)
+
+    def _end(self, engine: ChainDistillationTrainer) -> None:
+        self._save(engine, self.output_dir / "model.pt")
+        self._write(engine)
+        rows = [["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in engine.plan.classes)]]
+        for split in self.loaders:
+            rows += self._rows(engine, split)
+        with open(self.output_dir / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    def _write(self, engine: ChainDistillationTrainer) -> None:
+        accepted = [stage for stage in self.stages if stage["accepted"]]
+        budget = engine.plan.label_budget
+        chain = {
+            "format": 1,
+            "classes": list(engine.plan.classes),
+            "seed": engine.plan.seed,
+            "label_budget": {"train": budget["train"], "val": budget["val"]},
+            "ledger": self._ledger(engine),
+            "settings": self.settings,
+            "stages": self.stages,
+            "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
+        }
+        write_atomically(self.output_dir / "chain.json", json.dumps(chain, indent=4) + "\n")
+        write_atomically(self.output_dir / "history.json", json.dumps({"epochs": self.epochs}, indent=1) + "\n")
+
+    def _ledger(self, engine: ChainDistillationTrainer) -> list[dict[str, Any]]:
+        lines = engine.oracle.to_dicts() if engine.oracle else []
+        for purpose, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"])):
+            if loader is not None:
+                oracle = LabelOracle(loader.dataset.data)  # type: ignore[attr-defined]
+                oracle.reveal([item["id"] for item in loader.dataset.data], purpose=purpose)  # type: ignore[attr-defined]
+                lines += oracle.to_dicts()
+        return lines
+
+    def _save(self, engine: ChainDistillationTrainer, path: Path) -> None:
+        part = path.with_name(path.name + ".part")
+        torch.save(unwrap(engine.network).state_dict(), part)
+        os.replace(part, path)
+
+    def _measure(self, engine: ChainDistillationTrainer, split: str) -> dict[str, float] | None:
+        loader = self.loaders[split]
+        if loader is None:
+            return None
+        return classification_metrics(*predict_probabilities(engine.network, loader, engine.state.device))
+
+    def _rows(self, engine: ChainDistillationTrainer, split: str) -> Sequence[list[Any]]:
+        loader = self.loaders[split]
+        if loader is None:
+            return []
+        names = engine.plan.classes
+        probabilities, labels = predict_probabilities(engine.network, loader, engine.state.device)
+        items = loader.dataset.data  # type: ignore[attr-defined]
+        return [
+            [item["id"], item["group"], split, names[int(label)], names[int(row.argmax())], *map(float, row)]
+            for item, row, label in zip(items, probabilities, labels, strict=True)
+        ]

@@ -1,0 +1,55 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from ignite.engine import Engine, Events
+
+from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+
+__all__ = ["TemperatureHandler"]
+
+
+class TemperatureHandler:
+    """
+    Anneal the temperature of a distillation loss over the epochs of a stage, or of a run without stages.
+
+    Sets ``loss_function.temperature`` at the start of each epoch and leaves it in ``engine.state.temperature`` for
+    handlers that log state attributes.
+
+    Args:
+        loss_function: the loss whose temperature is set.
+        schedule: temperature by progress; 0 is the stage's first epoch, 1 its last.
+
+    """
+
+    def __init__(self, loss_function: DistillationLoss, schedule: TemperatureSchedule) -> None:
+        self.loss_function = loss_function
+        self.schedule = schedule
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        epoch = getattr(engine.state, "stage_epoch", engine.state.epoch)
+        epochs = getattr(engine.state, "stage_epochs", engine.state.max_epochs)
+        progress = (epoch - 1) / (epochs - 1) if epochs > 1 else 0.0
+        self.loss_function.temperature = engine.state.temperature = self.schedule(progress)

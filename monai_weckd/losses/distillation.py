@@ -1,0 +1,296 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from monai.utils import LossReduction
+from torch.nn.modules.loss import _Loss
+
+from monai_weckd.losses.attention import as_float, attention_transfer_loss, reduce_items
+from monai_weckd.losses.temperature import check_temperature
+from monai_weckd.utils import UNLABELED
+
+__all__ = ["DistillationLoss", "distillation_loss"]
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    multilabel: bool = False,
+    reduction: LossReduction | str = "mean",
+) -> torch.Tensor:
+    """Return how far the student's predictions are from the teacher's, both softened by a temperature.
+
+    ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, summed over the classes, after Hinton et al.,
+    "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531. The factor ``T^2`` keeps the
+    gradients comparable when the temperature changes. For ``multilabel`` every class is a Bernoulli variable of its
+    own, ``sigmoid(logit / T)``; the divergences are summed over the classes as well. Where the logits have spatial
+    dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
+
+    Args:
+        student_logits: logits of the student, (B, C[, spatial dimensions]), of any floating point type.
+        teacher_logits: logits of the teacher, of the same shape.
+        temperature: positive number T by which both logits are divided. Defaults to 1.0.
+        multilabel: whether an item may be of several classes at once (sigmoid), or is of exactly one (softmax).
+            Defaults to False.
+        reduction: ``"mean"`` or ``"sum"`` over the items, or ``"none"`` for one loss per item. Defaults to ``"mean"``.
+
+    Returns:
+        The loss in single precision or better, also under autocast; (B,) for ``"none"``, else a scalar.
+
+    Raises:
+        ValueError: When the shapes differ, or are not (B, C[, spatial dimensions]).
+        ValueError: When there is a single class and ``multilabel`` is False: its softmax is 1 whatever the logit.
+        ValueError: When ``temperature`` is not a positive finite number.
+        ValueError: When ``reduction`` is unknown.
+
+    Example::
+
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+        >>> distillation_loss(student, teacher, temperature=4.0)
+        tensor(1.7751)
+        >>> distillation_loss(teacher, teacher, temperature=4.0)
+        tensor(0.)
+
+    """
+    check_temperature(temperature)
+    _check_logits(student_logits, teacher_logits, multilabel=multilabel)
+    student = as_float(student_logits) / temperature
+    teacher = as_float(teacher_logits).detach() / temperature
+    if multilabel:
+        # log(1 - sigmoid(x)) = logsigmoid(-x): both tails stay finite for logits of any size
+        divergence = _divergence(F.logsigmoid(student), F.logsigmoid(teacher))
+        divergence = divergence + _divergence(F.logsigmoid(-student), F.logsigmoid(-teacher))
+    else:
+        divergence = _divergence(F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1))
+    per_item = divergence.sum(dim=1).flatten(1).mean(dim=1) if divergence.ndim > 2 else divergence.sum(dim=1)
+    return reduce_items(temperature**2 * per_item, reduction)
+
+
+class DistillationLoss(_Loss):
+    """Combine what the labels say with what the teacher says.
+
+    ``(1 - weight) * task + weight * distillation + attention_weight * attention``; without a teacher the task loss
+    alone, to which ``weight`` does not apply. The task loss is taken over the labelled items only, the other two over
+    all items. An item is unlabelled where its target, or for ``multilabel`` its whole row of targets, is -1.
+
+    ``weight``, ``attention_weight`` and ``temperature`` are plain attributes, which a handler may set between epochs.
+
+    Args:
+        task_loss: callable ``(logits, target) -> loss`` for the labelled items, whose targets it is given as they came
+            out of the data loader. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with
+            logits; the latter is a mean over the classes, as in PyTorch, whereas the distillation loss is a sum.
+        weight: share of the distillation loss, 0.0 to 1.0. Defaults to 0.5.
+        temperature: positive number by which logits are divided, see :py:func:`distillation_loss`. Defaults to 4.0.
+        attention_weight: factor of the attention loss, 0.0 or more, see :py:func:`attention_transfer_loss`.
+            Defaults to 0.0.
+        class_weights: C positive factors for the default task loss: with cross entropy PyTorch's weighted mean over
+            the items, for ``multilabel`` the factor of each class's term. Defaults to None, all classes alike.
+        multilabel: whether an item may be of several classes at once. Defaults to False.
+
+    Raises:
+        ValueError: When a number is out of its range.
+        ValueError: When both ``task_loss`` and ``class_weights`` are given.
+
+    Example::
+
+        >>> loss_function = DistillationLoss(weight=0.5, temperature=1.0)
+        >>> student, teacher = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [4.0, 0.0]])
+        >>> target = torch.tensor([1, -1])  # the second item has no label
+        >>> loss_function.components(student, target, teacher)
+        {'task_loss': tensor(0.6931), 'distillation_loss': tensor(0.6031)}
+        >>> loss_function(student, target, teacher)
+        tensor(0.6481)
+        >>> loss_function(student, target)
+        tensor(0.6931)
+
+    """
+
+    class_weights: torch.Tensor | None
+
+    def __init__(
+        self,
+        *,
+        task_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        weight: float = 0.5,
+        temperature: float = 4.0,
+        attention_weight: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        multilabel: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight: expected a number from 0 to 1, got {weight}. 1 ignores the labels.")
+        check_temperature(temperature)
+        if not 0 <= attention_weight < math.inf:
+            raise ValueError(
+                f"attention_weight: expected a finite number from 0 up, got {attention_weight}. 0 switches it off."
+            )
+        if task_loss is not None and class_weights is not None:
+            raise ValueError(
+                "class_weights: expected None beside a task_loss, got both. Give the weights to the task_loss itself."
+            )
+        if class_weights is not None and not all(0 < value < math.inf for value in class_weights):
+            raise ValueError(
+                f"class_weights: expected a positive finite number per class, got {list(class_weights)}. "
+                "A class of weight 0 could not be learnt."
+            )
+        self.task_loss = task_loss
+        self.weight = weight
+        self.temperature = temperature
+        self.attention_weight = attention_weight
+        self.multilabel = multilabel
+        # configuration, not state: it is no part of a checkpoint
+        weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self,
+        student_logits: torch.Tensor,
+        target: torch.Tensor,
+        teacher_logits: torch.Tensor | None = None,
+        student_features: torch.Tensor | None = None,
+        teacher_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the total of :py:meth:`components`, whose arguments it takes.
+
+        Args:
+            student_logits: logits of the student, (B, C).
+            target: labels, -1 where there is none.
+            teacher_logits: logits of the teacher, (B, C).
+            student_features: features of the student for the attention loss.
+            teacher_features: features of the teacher for the attention loss.
+
+        """
+        return self.total(self.components(student_logits, target, teacher_logits, student_features, teacher_features))
+
+    def components(
+        self,
+        student_logits: torch.Tensor,
+        target: torch.Tensor,
+        teacher_logits: torch.Tensor | None = None,
+        student_features: torch.Tensor | None = None,
+        teacher_features: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the losses by name, each a scalar and not yet weighed.
+
+        Args:
+            student_logits: logits of the student, (B, C).
+            target: class numbers, (B,) or (B, 1), of any type; for ``multilabel`` 0 or 1 per class, (B, C). -1 marks
+                what has no label.
+            teacher_logits: logits of the teacher, (B, C). Defaults to None, no teacher.
+            student_features: features of the student, (B, C, spatial dimensions). Defaults to None, no attention loss.
+            teacher_features: features of the teacher, given when ``student_features`` are.
+
+        Returns:
+            ``"task_loss"``, ``"distillation_loss"`` where there are teacher logits, and ``"attention_loss"`` where
+            there are features.
+
+        Raises:
+            ValueError: When a shape is not as above, or only one of the two features is given.
+            ValueError: When a labelled row of a multi-label target holds -1.
+
+        """
+        if (student_features is None) != (teacher_features is None):
+            missing = "student_features" if student_features is None else "teacher_features"
+            raise ValueError(f"{missing}: expected the features of both networks or of none, got None. Pass both.")
+        losses = {"task_loss": self._task(as_float(student_logits), target)}
+        if teacher_logits is not None:
+            losses["distillation_loss"] = distillation_loss(
+                student_logits, teacher_logits, temperature=self.temperature, multilabel=self.multilabel
+            )
+        if student_features is not None and teacher_features is not None:
+            losses["attention_loss"] = attention_transfer_loss(student_features, teacher_features)
+        return losses
+
+    def total(self, components: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weighted sum of the losses.
+
+        Args:
+            components: what :py:meth:`components` returned.
+
+        """
+        total = components["task_loss"]
+        if "distillation_loss" in components:
+            total = (1 - self.weight) * total + self.weight * components["distillation_loss"]
+        if "attention_loss" in components:
+            total = total + self.attention_weight * components["attention_loss"]
+        return total
+
+    def _task(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the task loss over the labelled items, 0 where there are none."""
+        target = target.as_subclass(torch.Tensor)
+        _check_target(logits, target, multilabel=self.multilabel)
+        labelled = (target.flatten(1) if target.ndim > 1 else target[:, None]).ne(UNLABELED).any(dim=1)
+        logits, target = logits[labelled], target[labelled]
+        if not len(target):
+            # the mean over no item would be NaN; the sum over no item is 0 and still has a (zero) gradient
+            return logits.sum()
+        if self.task_loss is not None:
+            return self.task_loss(logits, target).mean()
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        if self.multilabel:
+            _check_rows(target)
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
+        # unlabelled items are gone; naming them here keeps PyTorch from skipping its own default of -100 in silence
+        return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
+
+
+def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor) -> torch.Tensor:
+    """Return the terms of KL(teacher || student) from log-probabilities."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+
+
+def _check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, multilabel: bool) -> None:
+    """Raise a ValueError when no distillation loss is defined for these logits."""
+    shape = tuple(student_logits.shape)
+    if len(shape) < 2:
+        raise ValueError(
+            f"student_logits: expected the shape (B, C[, spatial]), got {shape}. Keep the batch dimension."
+        )
+    if tuple(teacher_logits.shape) != shape:
+        raise ValueError(
+            f"teacher_logits: expected the student's shape {shape}, got {tuple(teacher_logits.shape)}. "
+            "Use networks with the same classes on the same batch."
+        )
+    if shape[1] < 2 and not multilabel:
+        raise ValueError(
+            "student_logits: expected 2 classes or more, got 1. Pass multilabel=True for a sigmoid output."
+        )
+
+
+def _check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: bool) -> None:
+    """Raise a ValueError when logits and target are not those of a classifier."""
+    if logits.ndim != 2:
+        raise ValueError(f"student_logits: expected the shape (B, C), got {tuple(logits.shape)}. Use a classifier.")
+    items, classes = logits.shape
+    expected = [(items, classes)] if multilabel else [(items,), (items, 1)]
+    if tuple(target.shape) not in expected:
+        raise ValueError(
+            f"target: expected the shape {' or '.join(map(str, expected))} with multilabel={multilabel}, "
+            f"got {tuple(target.shape)}. Pass class numbers, or a column per class and multilabel=True."
+        )
+
+
+def _check_rows(target: torch.Tensor) -> None:
+    """Raise a ValueError when a labelled row is labelled in part."""
+    if target.lt(0).any():
+        raise ValueError(
+            f"target: expected 0 to 1 for every class of a labelled row, got {target.min().item()}. "
+            "Put -1 in the whole row to mark it unlabelled."
+        )

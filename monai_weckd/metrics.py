@@ -1,0 +1,278 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "ReliabilityBin",
+    "bootstrap_intervals",
+    "classification_metrics",
+    "confusion_counts",
+    "reliability_bins",
+]
+
+_WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One bin of a reliability diagram that holds at least one item.
+
+    Args:
+        lower: lower edge of the bin, exclusive (the first bin includes 0).
+        upper: upper edge of the bin, inclusive.
+        count: number of items whose top probability lies in the bin.
+        confidence: mean top probability of these items.
+        accuracy: fraction of these items whose predicted class is right.
+    """
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def classification_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float | None]:
+    """Measure a classifier's probabilities against the true classes.
+
+    A class without an item in ``labels`` has neither recall nor AUC; the macro averages run over the classes that are
+    present. They agree with scikit-learn's ``balanced_accuracy_score``, ``f1_score(average="macro")`` over the classes
+    present, and ``roc_auc_score(multi_class="ovr", average="macro")``. The calibration error is that of
+    Guo et al. (ICML 2017, eq. 3) with 15 bins.
+
+    Args:
+        probabilities: class probabilities, shape (N, C) with C >= 2; each row sums to 1.
+        labels: class indices in 0..C-1, shape (N,).
+
+    Returns:
+        Python floats under ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``macro_auc`` and ``ece``.
+        ``macro_auc`` is None when ``labels`` holds a single class: there is nothing to rank it against.
+
+    Raises:
+        TypeError: When ``labels`` does not hold integers.
+        ValueError: When a shape, a probability or a label is out of range.
+
+    Example:
+        >>> metrics = classification_metrics([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]], [0, 1, 1, 1])
+        >>> {name: round(value, 3) for name, value in metrics.items()}
+        {'accuracy': 0.75, 'balanced_accuracy': 0.833, 'macro_f1': 0.733, 'macro_auc': 1.0, 'ece': 0.35}
+    """
+    return _metrics(*_checked(probabilities, labels))
+
+
+def confusion_counts(labels: ArrayLike, predicted: ArrayLike, *, num_classes: int) -> np.ndarray:
+    """Count how often each true class (row) was given each predicted class (column).
+
+    Args:
+        labels: true class indices, shape (N,).
+        predicted: predicted class indices, shape (N,).
+        num_classes: number of classes C.
+
+    Returns:
+        Integer counts, shape (C, C).
+
+    Raises:
+        TypeError: When ``labels`` or ``predicted`` does not hold integers.
+        ValueError: When the lengths differ or an index is outside 0..C-1.
+
+    Example:
+        >>> confusion_counts([0, 0, 1], [0, 1, 1], num_classes=2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    truth = _class_indices(labels, name="labels", num_classes=num_classes)
+    guess = _class_indices(predicted, name="predicted", num_classes=num_classes)
+    if truth.shape != guess.shape:
+        raise ValueError(
+            f"predicted: expected one class for each of the {len(truth)} labels, got {len(guess)}. Pass equal lengths."
+        )
+    return np.bincount(truth * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> list[ReliabilityBin]:
+    """Compare top probabilities with accuracies in bins of equal width; bins without an item are left out.
+
+    Args:
+        probabilities: class probabilities, shape (N, C) with C >= 2; each row sums to 1.
+        labels: class indices in 0..C-1, shape (N,).
+        num_bins: number of bins over 0..1. Defaults to 15.
+
+    Returns:
+        The bins that hold items, from the lowest probability to the highest.
+
+    Raises:
+        TypeError: When ``labels`` does not hold integers.
+        ValueError: When ``num_bins`` is less than 1, or a shape, a probability or a label is out of range.
+
+    Example:
+        >>> reliability_bins([[0.75, 0.25], [0.0, 1.0]], [0, 0], num_bins=2)
+        [ReliabilityBin(lower=0.5, upper=1.0, count=2, confidence=0.875, accuracy=0.5)]
+    """
+    if num_bins < 1:
+        raise ValueError(f"num_bins: expected an integer of at least 1, got {num_bins}. The usual choice is 15.")
+    return _reliability(*_checked(probabilities, labels), num_bins=num_bins)
+
+
+def bootstrap_intervals(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float] | None]:
+    """Estimate percentile bootstrap intervals of the metrics by drawing groups with replacement.
+
+    Items of one group (patient, ear, smear) are alike, so drawing single items would make the intervals too narrow
+    (Field and Welsh, J. R. Statist. Soc. B 69, 2007). A class that a resample misses drops out of its macro averages.
+    ``ece`` has no interval: the binned error grows with the noise of a sample, a resample adds more of it, and the
+    percentiles would lie too high.
+
+    Args:
+        probabilities: class probabilities, shape (N, C) with C >= 2; each row sums to 1.
+        labels: class indices in 0..C-1, shape (N,).
+        groups: the group of each item, length N. Defaults to each item alone.
+        level: coverage that is asked for, between 0 and 1. Defaults to 0.95.
+        num_resamples: number of bootstrap resamples. Defaults to 1000.
+        seed: seed of the draw. Defaults to 0.
+
+    Returns:
+        Lower and upper limit under the keys of :func:`classification_metrics`, without ``ece``. A value is None when
+        there are fewer than two groups or no resample defines the metric.
+
+    Raises:
+        TypeError: When ``labels`` does not hold integers.
+        ValueError: When a shape, a probability, a label, ``level`` or ``num_resamples`` is out of range.
+
+    Example:
+        >>> intervals = bootstrap_intervals([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]], [0, 1, 1, 1])
+        >>> intervals["accuracy"]
+        (0.25, 1.0)
+    """
+    array, truth = _checked(probabilities, labels)
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a fraction between 0 and 1, got {level}. The usual choice is 0.95.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples: expected an integer of at least 1, got {num_resamples}. Use 1000 or more.")
+    names = list(range(len(truth))) if groups is None else list(groups)
+    if len(names) != len(truth):
+        raise ValueError(
+            f"groups: expected one group for each of the {len(truth)} items, got {len(names)}. Pass equal lengths."
+        )
+    _, membership = np.unique(names, return_inverse=True)
+    members = [np.flatnonzero(membership == group) for group in range(membership.max() + 1)]
+    if len(members) < 2:
+        return dict.fromkeys(_WITH_INTERVAL)
+    rng = np.random.default_rng(seed)
+    resampled = []
+    for _ in range(num_resamples):
+        index = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
+        resampled.append(_metrics(array[index], truth[index]))
+    return {name: _percentiles([metrics[name] for metrics in resampled], level=level) for name in _WITH_INTERVAL}
+
+
+def _percentiles(values: list[float | None], *, level: float) -> tuple[float, float] | None:
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None
+    lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def _metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    num_classes = probabilities.shape[1]
+    counts = confusion_counts(labels, probabilities.argmax(1), num_classes=num_classes)
+    right, truth = counts.diagonal(), counts.sum(1)
+    present = truth > 0
+    bins = _reliability(probabilities, labels, num_bins=15)
+    return {
+        "accuracy": float(right.sum() / len(labels)),
+        "balanced_accuracy": float((right[present] / truth[present]).mean()),
+        "macro_f1": float((2 * right[present] / (truth + counts.sum(0))[present]).mean()),
+        "macro_auc": _macro_auc(probabilities, labels, classes=np.flatnonzero(present)),
+        "ece": float(sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(labels)),
+    }
+
+
+def _macro_auc(probabilities: np.ndarray, labels: np.ndarray, *, classes: np.ndarray) -> float | None:
+    if len(classes) < 2:
+        return None
+    return float(np.mean([_auc(probabilities[:, index], labels == index) for index in classes]))
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    # The Mann-Whitney form: tied scores share the mean of their ranks.
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    num_positive = int(positive.sum())
+    rank_sum = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
+    return float(rank_sum / (num_positive * (len(scores) - num_positive)))
+
+
+def _reliability(probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int) -> list[ReliabilityBin]:
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    edges = np.linspace(0, 1, num_bins + 1)
+    # Clipped because a float32 softmax may exceed 1 by a rounding error.
+    positions = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, num_bins - 1)
+    return [
+        ReliabilityBin(
+            lower=float(edges[position]),
+            upper=float(edges[position + 1]),
+            count=int((positions == position).sum()),
+            confidence=float(confidence[positions == position].mean()),
+            accuracy=float(correct[positions == position].mean()),
+        )
+        for position in np.unique(positions)
+    ]
+
+
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    array = np.asarray(probabilities, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 2:
+        raise ValueError(
+            f"probabilities: expected shape (N, C) with N >= 1 and C >= 2, got {array.shape}. Pass one row per item."
+        )
+    # Half precision sums to 1 within about 0.01 only; logits miss it by far more. The negation also catches NaN.
+    if not (array.min() >= 0 and np.abs(array.sum(1) - 1).max() <= 0.01):
+        raise ValueError(
+            f"probabilities: expected rows in 0..1 that sum to 1, got values from {array.min():.4g} to"
+            f" {array.max():.4g} and row sums from {array.sum(1).min():.4g} to {array.sum(1).max():.4g}."
+            " Apply a softmax to the network's output."
+        )
+    truth = _class_indices(labels, name="labels", num_classes=array.shape[1])
+    if len(truth) != len(array):
+        raise ValueError(
+            f"labels: expected one label for each of the {len(array)} rows of probabilities, got {len(truth)}."
+            " Pass equal lengths."
+        )
+    return array, truth
+
+
+def _class_indices(values: ArrayLike, *, name: str, num_classes: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected shape (N,), got {array.shape}. Pass class indices, not one-hot vectors.")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected integer class indices, got dtype {array.dtype}. Convert them first.")
+    if len(array) and not (array.min() >= 0 and array.max() < num_classes):
+        raise ValueError(
+            f"{name}: expected class indices in 0..{num_classes - 1}, got {array.min()}..{array.max()}."
+            " Leave items without a label out."
+        )
+    return array.astype(np.int64)

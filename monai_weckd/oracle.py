@@ -1,0 +1,163 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from monai_weckd.utils import UNLABELED
+
+__all__ = ["LabelOracle", "LedgerEntry", "index_items", "is_labeled"]
+
+# what is read here is not part of the label budget: stratifying a plan, and the final figures on the test split
+UNCOUNTED = ("stratification", "test")
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One line of the ledger: whose labels were revealed, and what for.
+
+    Args:
+        purpose: what the labels are for, such as "shard", "validation", "test" or "stratification".
+        stage: stage number, from 1, or None.
+        labels: number of labels.
+        digest: SHA-256 of the sorted ids, one a line, in hexadecimal.
+
+    """
+
+    purpose: str
+    stage: int | None
+    labels: int
+    digest: str
+
+
+class LabelOracle:
+    """Reveal labels, and keep the ledger that is the label budget.
+
+    It is the only door: losses, samplers, selections and metrics see the labels that came through here and no others.
+    In a retrospective run it reads the data list; in MONAI Label a person answers, by setting ``label`` in the item:
+    it is read when it is revealed, not before.
+
+    Args:
+        items: dictionaries with ``id`` and ``label``, where ``UNLABELED``, None or no label means unlabeled.
+
+    Raises:
+        ValueError: When an item has no ``id``, or two items have the same.
+
+    Example::
+
+        >>> oracle = LabelOracle([{"id": "a", "label": 1}, {"id": "b", "label": 0}])
+        >>> oracle.reveal(["b"], purpose="shard", stage=1)
+        {'b': 0}
+        >>> oracle.budget, oracle.ledger[0].labels
+        (1, 1)
+
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
+        self._items = index_items(items)
+        self._revealed: set[str] = set()
+        self._counted: set[str] = set()
+        # a dictionary keeps the order, and one line for a question asked again
+        self._ledger: dict[LedgerEntry, None] = {}
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """What was revealed, in order; asking the same again adds no line."""
+        return tuple(self._ledger)
+
+    @property
+    def budget(self) -> int:
+        """The label budget so far: distinct items revealed for anything but stratification and the test figures."""
+        return len(self._counted)
+
+    @property
+    def revealed(self) -> frozenset[str]:
+        """Ids of all items whose label was revealed, for any purpose."""
+        return frozenset(self._revealed)
+
+    def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, int]:
+        """Return the labels of some items, by id.
+
+        Args:
+            ids: ids of the items.
+            purpose: what the labels are for; "stratification" and "test" are not part of the budget.
+            stage: stage number, from 1, default None.
+
+        Raises:
+            ValueError: When an id is unknown, or its item has no label that is a class index.
+
+        """
+        labels = {key: self._label(key) for key in ids}
+        digest = hashlib.sha256("\n".join(sorted(labels)).encode(errors="surrogateescape")).hexdigest()
+        self._ledger[LedgerEntry(purpose, stage, len(labels), digest)] = None
+        self._revealed.update(labels)
+        if purpose not in UNCOUNTED:
+            self._counted.update(labels)
+        return labels
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the ledger as dictionaries, ready for JSON."""
+        return [asdict(entry) for entry in self._ledger]
+
+    def _label(self, key: str) -> int:
+        item = self._items.get(key)
+        if item is None:
+            raise ValueError(
+                f"ids: expected ids of the items, got {key!r}. Use the plan that was made from these items."
+            )
+        if not is_labeled(item):
+            raise ValueError(f"ids: expected labeled items, got {key!r} without a label. Label it, or plan without it.")
+        label = item["label"]
+        if not hasattr(label, "__index__"):
+            raise ValueError(f"label: expected a class index, got {label!r} for {key!r}. Index the class names.")
+        return int(label)
+
+
+def index_items(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return items by their id.
+
+    Args:
+        items: dictionaries with ``id``.
+
+    Raises:
+        ValueError: When an item has no ``id``, or two items have the same.
+
+    """
+    index: dict[str, Mapping[str, Any]] = {}
+    for item in items:
+        if "id" not in item:
+            raise ValueError(
+                f"items: expected an 'id' in every item, got the keys {sorted(item)}. Use the items of load_datalist."
+            )
+        if item["id"] in index:
+            raise ValueError(f"items: expected distinct ids, got {item['id']!r} twice. Remove one of the items.")
+        index[item["id"]] = item
+    return index
+
+
+def is_labeled(item: Mapping[str, Any]) -> bool:
+    """Tell whether an item has a label, without reading which.
+
+    Args:
+        item: dictionary with ``label``.
+
+    Example::
+
+        >>> is_labeled({"id": "a", "label": 0}), is_labeled({"id": "b", "label": UNLABELED})
+        (True, False)
+
+    """
+    label = item.get("label")
+    return label is not None and label != UNLABELED

@@ -1,0 +1,181 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from monai_weckd.oracle import LabelOracle, index_items, is_labeled
+
+if TYPE_CHECKING:
+    from monai_weckd.plan import ChainPlan
+
+__all__ = ["PlanError", "check_plan", "class_problems", "group_of", "split_problems", "stage_problems"]
+
+SPLITS = ("train", "val", "test")
+
+
+class PlanError(ValueError):
+    """A plan that cannot be kept.
+
+    Args:
+        problems: what is wrong, one line each; the message is the first, with the number of the others.
+
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        others = f" ({len(problems) - 1} more, see `problems`)" if len(problems) > 1 else ""
+        super().__init__(problems[0] + others)
+
+
+def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Verify a plan from outside: no group in two splits, the shards as promised, every class wherever it must be.
+
+    Of the training items only the labels of the shards are read.
+
+    Args:
+        plan: the plan.
+        items: the items that it was made from.
+
+    Returns:
+        What is wrong, one line each; empty if the plan is good.
+
+    """
+    index = index_items(items)
+    ids = {key for part in (plan.val, plan.test, *(stage.labelled for stage in plan.stages)) for key in part}
+    usable = [key for key in ids if key in index and is_labeled(index[key])]
+    labels = LabelOracle(list(index.values())).reveal(usable, purpose="test")
+    return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
+
+
+def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is wrong with the splits of a plan.
+
+    Args:
+        plan: a plan, with or without stages.
+        index: items by id.
+        labels: revealed labels by id, those of validation and test at least.
+
+    """
+    yield from _group_problems(plan, index)
+    for split in SPLITS:
+        ids = getattr(plan, split)
+        if len(set(ids)) < len(ids):
+            yield f"{split}: expected distinct ids, got {len(ids) - len(set(ids))} repeated. Make the plan anew."
+        if unknown := [key for key in ids if key not in index]:
+            yield (
+                f"{split}: expected ids of the items, got {len(unknown)} unknown, first {unknown[0]!r}. "
+                "Use the items that the plan was made from."
+            )
+        if not ids:
+            yield (
+                f"{split}: expected at least one item, got none. "
+                "Pass another seed or other fractions, or give every item a split."
+            )
+        elif split != "train":
+            remedy = f"Pass another seed, a larger {split}_fraction, or give every item a split."
+            yield from class_problems(plan, split, {key: labels.get(key) for key in ids}, remedy)
+
+
+def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is wrong with the stages of a plan.
+
+    Args:
+        plan: a plan.
+        index: items by id, those of the shards at least.
+        labels: revealed labels by id, those of the shards at least.
+
+    """
+    numbers = [stage.stage for stage in plan.stages]
+    if numbers != list(range(1, plan.num_stages + 1)):
+        yield f"stages: expected the numbers 1 to {plan.num_stages}, got {numbers}. Make the plan anew."
+    yield from _policy_problems(plan)
+    yield from _shard_problems(plan, index)
+    for stage in plan.stages:
+        remedy = "Pass a larger label_fraction, stratify=True, or another seed."
+        yield from class_problems(
+            plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labelled}, remedy
+        )
+
+
+def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None], remedy: str) -> Iterator[str]:
+    """Yield what is wrong with the labels of one split or stage: not an index of a class, or a class without any.
+
+    Args:
+        plan: a plan.
+        place: the split or stage.
+        labels: its labels by id, None where there is none.
+        remedy: what to do if a class is missing.
+
+    """
+    count = len(plan.classes)
+    for key, label in labels.items():
+        if label is None or not 0 <= label < count:
+            yield f"{place}: expected class indices below {count}, got {label} for {key!r}. Pass all classes."
+            return
+    found = set(labels.values())
+    if missing := [name for i, name in enumerate(plan.classes) if i not in found]:
+        yield f"{place}: expected labels of every class, got none of {missing} among {len(labels)}. {remedy}"
+
+
+def group_of(item: Mapping[str, Any]) -> str:
+    """Return the group of an item; one that names none is a group of its own.
+
+    Args:
+        item: dictionary with ``id`` and, where it is known, ``group``.
+
+    """
+    return str(item.get("group") or item["id"])
+
+
+def _group_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    home: dict[str, str] = {}
+    parted: dict[str, str] = {}
+    for split in SPLITS:
+        for group in {group_of(index[key]) for key in getattr(plan, split) if key in index}:
+            if home.setdefault(group, split) != split:
+                parted[group] = split
+    if parted:
+        first = min(parted)
+        yield (
+            f"group: expected each in one split, got {len(parted)} parted, first {first!r} in {home[first]} and "
+            f"{parted[first]}. Give all items of a group the same split."
+        )
+
+
+def _policy_problems(plan: ChainPlan) -> Iterator[str]:
+    train, brought = set(plan.train), set[str]()
+    for stage in plan.stages:
+        if plan.policy == "shared" and stage.stage > 1 and stage.new:
+            yield f"stage {stage.stage}: expected no new labels (shared), got {len(stage.new)}. Make the plan anew."
+        brought |= set(stage.new)
+        expected = set(stage.new) if plan.policy == "disjoint" else brought
+        if set(stage.labelled) != expected:
+            yield (
+                f"stage {stage.stage}: expected the {len(expected)} labels of policy {plan.policy!r}, "
+                f"got {len(set(stage.labelled) ^ expected)} too many or too few. Make the plan anew."
+            )
+        if strange := set(stage.labelled) - train:
+            yield f"stage {stage.stage}: expected training items, got {min(strange)!r}. Make the plan anew."
+
+
+def _shard_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    home: dict[str, int] = {}
+    for stage in plan.stages:
+        known = {key for key in stage.new if key in index}
+        units = {group_of(index[key]) for key in known} if plan.shard_by == "group" else known
+        if twice := sorted(unit for unit in units if home.setdefault(unit, stage.stage) != stage.stage):
+            yield (
+                f"stage {stage.stage}: expected each {plan.shard_by} in one shard, got {len(twice)} in two, "
+                f"first {twice[0]!r} as in stage {home[twice[0]]}. Make the plan anew."
+            )

@@ -1,0 +1,188 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "hash_fraction"]
+
+
+def hash_fraction(seed: int, purpose: str, key: str) -> float:
+    """Map a key to a uniform number in [0, 1) that depends on nothing but the arguments.
+
+    Args:
+        seed: seed of the plan.
+        purpose: keeps the draws of different purposes independent.
+        key: what is drawn for, such as a group.
+
+    Example::
+
+        >>> round(hash_fraction(0, "split", "patient 1"), 6)
+        0.719824
+
+    """
+    # 53 bits: all that a double holds, so that the largest value stays below 1
+    return (int.from_bytes(_digest(seed, purpose, key)[:8], "big") >> 11) * 2.0**-53
+
+
+def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
+    """Assign a group to "train", "val" or "test", whatever other groups there are.
+
+    That adding a group must move no other means that the assignment is the same in every set that holds the group, so
+    in the set of this group alone: it is a function of the group alone. It can know no counts, therefore the
+    proportions, class by class, hold in expectation and not exactly.
+
+    Args:
+        group: items that must not part: patient, ear, smear.
+        seed: seed of the plan.
+        val_fraction: expected fraction of groups in "val".
+        test_fraction: expected fraction of groups in "test".
+
+    Example::
+
+        >>> assign_split("patient 1", seed=0, val_fraction=0.15, test_fraction=0.25)
+        'train'
+
+    """
+    u = hash_fraction(seed, "split", group)
+    if u < test_fraction:
+        return "test"
+    return "val" if u < test_fraction + val_fraction else "train"
+
+
+def apportion(total: int, counts: Sequence[int]) -> list[int]:
+    """Divide a number of places among classes in proportion to their counts, by largest remainder (Hamilton's method).
+
+    A class that has items gets one place at least, if there are as many places as such classes; the class with the most
+    places gives it.
+
+    Args:
+        total: number of places; no more than there are items are given.
+        counts: number of items of each class.
+
+    Example::
+
+        >>> apportion(10, [50, 30, 20]), apportion(5, [97, 2, 1])
+        ([5, 3, 2], [3, 1, 1])
+
+    """
+    whole = sum(counts)
+    total = min(total, whole)
+    if total == 0:
+        return [0] * len(counts)
+    # integers throughout: a remainder in floating point would depend on how it was computed
+    quotas = [total * count // whole for count in counts]
+    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * counts[i] % whole))
+    for i in by_remainder[: total - sum(quotas)]:
+        quotas[i] += 1
+    if total >= sum(count > 0 for count in counts):
+        for i, count in enumerate(counts):
+            if count and not quotas[i]:
+                quotas[quotas.index(max(quotas))] -= 1
+                quotas[i] = 1
+    return quotas
+
+
+def draw_shards(
+    units: Mapping[str, Sequence[str]],
+    labels: Mapping[str, int] | None = None,
+    *,
+    num_shards: int,
+    size: int,
+    seed: int,
+) -> list[tuple[str, ...]]:
+    """Draw disjoint shards in the order of a hash, in the proportions of the classes where the labels are given.
+
+    Each shard is a stratified draw of what the shards before it have left; a unit counts for the class that most of its
+    items have. Units are taken until a class has its quota: single items meet it exactly, groups may exceed it.
+
+    Args:
+        units: what is drawn as a whole, by its key: the ids of a group, or a single id.
+        labels: labels by id for a stratified draw, default None: no label is read.
+        num_shards: number of shards.
+        size: number of ids in a shard.
+        seed: seed of the plan.
+
+    Example::
+
+        >>> draw_shards({key: [key] for key in "abcdef"}, num_shards=2, size=2, seed=0)
+        [('a', 'b'), ('e', 'f')]
+
+    """
+    strata: dict[int, deque[Sequence[str]]] = {}
+    for key in sorted(units, key=lambda key: _digest(seed, "shard", key)):
+        stratum = 0 if labels is None else _majority(labels[i] for i in units[key])
+        strata.setdefault(stratum, deque()).append(units[key])
+    queues = [strata[stratum] for stratum in sorted(strata)]
+    remaining = [sum(map(len, queue)) for queue in queues]
+    shards = []
+    for _ in range(num_shards):
+        shard: list[str] = []
+        for i, quota in enumerate(apportion(size, remaining)):
+            taken = _take(queues[i], quota)
+            remaining[i] -= len(taken)
+            shard += taken
+        shards.append(tuple(sorted(shard)))
+    return shards
+
+
+def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Share the epochs of a run among the stages, evenly or as listed; the last stages get what does not divide.
+
+    Args:
+        max_epochs: epochs of the whole run.
+        num_stages: number of stages.
+        stage_epochs: epochs of each stage, default None.
+
+    Raises:
+        ValueError: When there are fewer epochs than stages, or ``stage_epochs`` does not add up.
+
+    Example::
+
+        >>> divide_epochs(11, 3)
+        (3, 4, 4)
+
+    """
+    if stage_epochs is None:
+        if max_epochs < num_stages:
+            raise ValueError(
+                f"max_epochs: expected at least one for each of {num_stages} stages, got {max_epochs}. Raise it."
+            )
+        share, rest = divmod(max_epochs, num_stages)
+        return tuple(share + (stage >= num_stages - rest) for stage in range(num_stages))
+    if len(stage_epochs) != num_stages or sum(stage_epochs) != max_epochs or min(stage_epochs) < 1:
+        raise ValueError(
+            f"stage_epochs: expected {num_stages} positive numbers that add up to max_epochs={max_epochs}, "
+            f"got {list(stage_epochs)}. Change the one or the other."
+        )
+    return tuple(stage_epochs)
+
+
+def _take(queue: deque[Sequence[str]], quota: int) -> list[str]:
+    taken: list[str] = []
+    while queue and len(taken) < quota:
+        taken += queue.popleft()
+    return taken
+
+
+def _majority(labels: Iterable[int]) -> int:
+    counts = Counter(labels)
+    # of classes equally common, the first
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _digest(*parts: Any) -> bytes:
+    # a file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()

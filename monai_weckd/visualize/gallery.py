@@ -1,0 +1,184 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset
+from monai.utils import convert_to_tensor
+from monai.visualize import GradCAM, default_upsampler
+from PIL import Image
+
+from monai_weckd.features import unwrap
+from monai_weckd.utils import nearest
+
+__all__ = ["confident_errors", "save_error_gallery"]
+
+_PANEL = 360  # pixels of the longer side of a panel
+_HEAT_COLOR = np.array([230, 97, 0])
+
+
+def confident_errors(rows: Sequence[Mapping[str, Any]], *, limit: int = 9) -> list[int]:
+    """Find the wrong predictions on the test split in which the network was most confident.
+
+    Args:
+        rows: rows of ``predictions.csv`` by column name; the values may be text, as ``csv.DictReader`` reads them.
+        limit: greatest number of errors. Defaults to 9.
+
+    Returns:
+        Positions in ``rows``, from the most confident error down; equal probabilities keep the order of ``rows``.
+
+    Raises:
+        ValueError: When ``limit`` is negative.
+
+    Example:
+        >>> row = {"split": "test", "label": "cat", "predicted": "dog", "probability_dog": 0.7}
+        >>> confident_errors([row, {**row, "probability_dog": 0.9}, {**row, "predicted": "cat"}])
+        [1, 0]
+    """
+    if limit < 0:
+        raise ValueError(f"limit: expected a number of at least 0, got {limit}. The default is 9.")
+    wrong = [i for i, row in enumerate(rows) if row["split"] == "test" and row["label"] != row["predicted"]]
+    return sorted(wrong, key=lambda position: -_probability(rows[position]))[:limit]
+
+
+def save_error_gallery(
+    network: torch.nn.Module,
+    dataset: Dataset,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    target_layer: str,
+    output_dir: str | Path,
+    limit: int = 9,
+) -> Path:
+    """Save the most confidently wrong test images with the Grad-CAM of the predicted class.
+
+    Each PNG shows the image and, beside it, the same image in gray under its heat map (Selvaraju et al., ICCV 2017).
+    A volume shows its middle slice along the last axis. The maps are computed on a copy; ``network`` stays untouched.
+
+    Args:
+        network: classifier that made the predictions; it returns logits of shape (1, C) for one image.
+        dataset: items aligned with ``rows``, each with a channel-first "image" of shape (C, W, H) or (C, W, H, D).
+        rows: rows of ``predictions.csv`` by column name. The order of their ``probability_<class>`` columns is the
+            order of the network's outputs.
+        target_layer: name of the module whose output is weighted, usually the last one with spatial axes.
+        output_dir: folder of the run; the files go to its sub-folder ``errors``.
+        limit: greatest number of images. Defaults to 9.
+
+    Returns:
+        The path of ``errors/errors.json``, which :func:`write_report` reads.
+
+    Raises:
+        ValueError: When ``dataset`` and ``rows`` differ in length, ``target_layer`` is not a module of ``network`` or
+            has no spatial axes, an image is not 2-D or 3-D, or ``network`` does not give an image the probability of
+            its row.
+    """
+    if len(dataset) != len(rows):
+        raise ValueError(
+            f"dataset: expected one item for each of the {len(rows)} rows, got {len(dataset)}."
+            " Pass the data set that was predicted, unshuffled."
+        )
+    explainer = _explainer(network, target_layer)
+    folder = Path(output_dir) / "errors"
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, position in enumerate(confident_errors(rows, limit=limit), start=1):
+        row, file = rows[position], f"{number:02d}.png"
+        image = convert_to_tensor(dataset[position]["image"], dtype=torch.float32, track_meta=False)
+        heat = _heat_map(explainer, image, row)
+        Image.fromarray(_side_by_side(image.cpu().numpy(), heat)).save(folder / file)
+        entry = {key: row[key] for key in ("id", "label", "predicted")}
+        entries.append({**entry, "probability": _probability(row), "file": file})
+    path = folder / "errors.json"
+    content = {"format": 1, "target_layer": target_layer, "errors": entries}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _probability(row: Mapping[str, Any]) -> float:
+    return float(row[f"probability_{row['predicted']}"])
+
+
+def _explainer(network: torch.nn.Module, target_layer: str) -> GradCAM:
+    network = unwrap(network)
+    names = [name for name, _ in network.named_modules() if name]
+    if target_layer not in names:
+        raise ValueError(
+            f"target_layer: expected the name of a module of the network, got {target_layer!r}."
+            f" {nearest(target_layer, names)}"
+        )
+    # A copy, because GradCAM leaves its hooks and gradients behind and sets every module to the root's mode.
+    copy = deepcopy(network).requires_grad_(False).eval()
+    for module in copy.modules():
+        # An in-place activation after the target layer would overwrite the output that the backward hook holds.
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return GradCAM(copy, target_layer)
+
+
+def _heat_map(explainer: GradCAM, image: torch.Tensor, row: Mapping[str, Any]) -> np.ndarray:
+    if image.ndim not in (3, 4):
+        raise ValueError(
+            f"dataset: expected images of shape (C, W, H) or (C, W, H, D), got {tuple(image.shape)} for {row['id']!r}."
+            " Add a channel axis or take one time point."
+        )
+    network = explainer.nn_module.get_wrapped_net()
+    # The gradients flow from the image, so the parameters need none.
+    batch = image[None].to(next(network.parameters()).device).requires_grad_()
+    index = [key for key in row if key.startswith("probability_")].index(f"probability_{row['predicted']}")
+    with torch.no_grad():
+        probability = float(torch.softmax(network(batch), 1)[0, index])
+    # A picture of another item would pass unnoticed; 0.05 leaves room for mixed precision.
+    if abs(probability - _probability(row)) > 0.05:
+        raise ValueError(
+            f"dataset: expected for {row['id']!r} the probability {_probability(row):.3f} of its row, got"
+            f" {probability:.3f}. Pass the network and the data set that made the rows, unshuffled."
+        )
+    with torch.enable_grad():
+        heat = explainer.compute_map(batch, class_idx=index)
+    if heat.ndim != batch.ndim:
+        raise ValueError(
+            "target_layer: expected a module whose output has the spatial axes of the image, got output of"
+            f" {heat.ndim - 2} axes. Name a convolutional layer."
+        )
+    heat = default_upsampler(batch.shape[2:])(heat)[0, 0].detach().cpu().numpy()
+    return heat / heat.max() if heat.max() > 0 else heat
+
+
+def _side_by_side(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    spread = image.max() - image.min()
+    image = (image - image.min()) / spread if spread > 0 else np.zeros_like(image)
+    if image.ndim == 4:
+        image, heat = image[..., image.shape[-1] // 2], heat[..., heat.shape[-1] // 2]
+    # MONAI keeps (C, W, H), a picture is (H, W, C); an image that is neither gray nor RGB shows its first channel.
+    picture = np.moveaxis(image if len(image) == 3 else image[:1].repeat(3, 0), 0, -1).swapaxes(0, 1)
+    strength = 0.7 * heat.T[..., None]
+    gray = picture.mean(-1, keepdims=True)
+    panels = [_panel(255 * picture), _panel(255 * gray * (1 - strength) + _HEAT_COLOR * strength)]
+    gap = np.full((panels[0].shape[0], 8, 3), 255, dtype=np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], axis=1)
+
+
+def _panel(picture: np.ndarray) -> np.ndarray:
+    pixels = picture.round().astype(np.uint8)
+    scale = _PANEL / max(pixels.shape)
+    if scale >= 1:
+        # Small images keep square pixels, so that nobody takes interpolation for detail.
+        return pixels.repeat(int(scale), axis=0).repeat(int(scale), axis=1)
+    height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))

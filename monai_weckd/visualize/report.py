@@ -1,0 +1,276 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
+from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["write_report"]
+
+_METRICS = {
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC",
+    "ece": "Calibration error (ECE)",
+}
+_PLAN_KEYS = ("classes", "test", "skipped", "unused")
+_CHAIN_KEYS = ("format", "classes", "seed", "label_budget", "ledger", "settings", "stages", "final")
+_STAGE_KEYS = (
+    *("stage", "teacher", "labelled", "groups", "pool", "epochs", "best_epoch"),
+    *("seconds", "val", "test", "accepted", "gate", "checkpoint"),
+)
+_EPOCH_KEYS = ("epoch", "stage", "stage_epoch", "loss", "distillation_loss", "temperature", "val")
+_ERROR_KEYS = ("id", "label", "predicted", "probability", "file")
+
+
+def write_report(output_dir: str | Path) -> Path:
+    """Write ``report.html``, one self-contained page on a chain run, from the files of its output folder.
+
+    The page opens offline: pictures are inline, and its content security policy forbids it to load anything.
+
+    Args:
+        output_dir: folder with ``plan.json``, ``chain.json``, ``history.json``, ``predictions.csv`` and, where
+            :func:`save_error_gallery` has run, ``errors/errors.json`` with its pictures.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: When a file is missing or corrupt, or the files are not of one run.
+        ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
+    """
+    template = _template()
+    folder = Path(output_dir)
+    plan = _read_json(folder / "plan.json", _PLAN_KEYS)
+    chain = _read_json(folder / "chain.json", _CHAIN_KEYS)
+    _check_chain(chain, plan)
+    epochs = _read_json(folder / "history.json", ("epochs",))["epochs"]
+    for epoch in epochs:
+        _check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
+    rows = _read_test_rows(folder / "predictions.csv", chain["classes"])
+    page = template.render(
+        chain=chain,
+        plan=plan,
+        plan_settings={key: value for key, value in plan.items() if not isinstance(value, list | dict)},
+        final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
+        metric_names=_METRICS,
+        curves=_curves_view(epochs, chain["stages"]),
+        test=_test_view(rows, chain),
+        gallery=_gallery_view(folder / "errors", rows),
+    )
+    path = folder / "report.html"
+    # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def _template() -> Template:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError(
+            "jinja2: expected for the report, got no such package. Install monai-weckd[report]."
+        ) from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number_text, duration=_duration_text, setting=_setting_text)
+    return environment.get_template("report.html.jinja")
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(
+            f"output_dir: expected the file {path.name} in {path.parent}, got none."
+            " Give the output folder of a finished chain run."
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected UTF-8 text, got {error}. Write the file again.") from error
+
+
+def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}: expected JSON, got {error}. Write the file again.") from error
+    _check_keys(content, keys, where=path.name)
+    return content
+
+
+def _check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected an object, got {type(record).__name__}. Write the file again.")
+    missing = [key for key in keys if key not in record]
+    if missing:
+        raise ValueError(f"{where}: expected the key {missing[0]!r}, got none. Write the file again.")
+
+
+def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    if chain["format"] != 1:
+        raise ValueError(
+            f"chain.json: expected format 1, got {chain['format']!r}. Use the version of monai_weckd that wrote it."
+        )
+    if chain["classes"] != plan["classes"]:
+        raise ValueError(
+            f"chain.json: expected the classes of plan.json, {plan['classes']}, got {chain['classes']}."
+            " Keep the files of one run together."
+        )
+    _check_keys(chain["label_budget"], ("train", "val"), where="chain.json: label_budget")
+    _check_keys(chain["final"], ("stage", "test"), where="chain.json: final")
+    for entry in chain["ledger"]:
+        _check_keys(entry, ("purpose", "stage", "labels"), where="chain.json: ledger")
+    for stage in chain["stages"]:
+        _check_keys(stage, _STAGE_KEYS, where="chain.json: stages")
+        _check_keys(stage["gate"], ("metric", "value", "previous"), where="chain.json: gate")
+    numbers = [stage["stage"] for stage in chain["stages"]]
+    if chain["final"]["stage"] not in numbers:
+        raise ValueError(
+            f"chain.json: expected the final stage among {numbers}, got {chain['final']['stage']!r}."
+            " Write the file again."
+        )
+
+
+def _read_test_rows(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"predictions.csv: expected the column {missing[0]!r}, got none. Write the file again.")
+    rows = [row for row in reader if row["split"] == "test"]
+    for row in rows:
+        for column in ("label", "predicted"):
+            if row[column] not in classes:
+                raise ValueError(
+                    f"predictions.csv: expected one of the classes {list(classes)} as {column} of {row['id']!r},"
+                    f" got {row[column]!r}. Write the file again."
+                )
+    return rows
+
+
+def _test_view(rows: Sequence[Mapping[str, str]], chain: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    classes = chain["classes"]
+    labels = [classes.index(row["label"]) for row in rows]
+    predicted = [classes.index(row["predicted"]) for row in rows]
+    groups = [row.get("group") or row["id"] for row in rows]
+    try:
+        probabilities = [[float(row[f"probability_{name}"]) for name in classes] for row in rows]
+        metrics = classification_metrics(probabilities, labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"predictions.csv: {error}") from error
+    _check_final(metrics["accuracy"], chain["final"]["test"])
+    bins = reliability_bins(probabilities, labels)
+    return {
+        "count": len(rows),
+        "groups": len(set(groups)),
+        "metrics": metrics,
+        "intervals": bootstrap_intervals(probabilities, labels, groups=groups),
+        "confusion": _confusion_view(labels, predicted, classes),
+        "reliability": _data_uri(reliability_svg(bins), "svg+xml"),
+        "bins": bins,
+    }
+
+
+def _check_final(accuracy: float | None, recorded: Mapping[str, Any] | None) -> None:
+    # The interval comes from predictions.csv, the figures by stage from chain.json: they must speak of one model.
+    if recorded and accuracy is not None and abs(accuracy - recorded["accuracy"]) > 0.005:
+        raise ValueError(
+            f"predictions.csv: expected the final test accuracy of chain.json, {recorded['accuracy']:.3f}, got"
+            f" {accuracy:.3f}. Keep the files of one run together."
+        )
+
+
+def _confusion_view(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> list[dict[str, Any]]:
+    counts = confusion_counts(labels, predicted, num_classes=len(classes)).tolist()
+    return [
+        {"name": name, "counts": row, "total": sum(row), "recall": row[index] / sum(row) if sum(row) else None}
+        for index, (name, row) in enumerate(zip(classes, counts, strict=True))
+    ]
+
+
+def _curves_view(epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not epochs:
+        return None
+    return {
+        "picture": _data_uri(learning_curves_svg(epochs, stages=stages), "svg+xml"),
+        "epochs": len(epochs),
+        "first_loss": epochs[0]["loss"],
+        "last_loss": epochs[-1]["loss"],
+    }
+
+
+def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return the error pictures, or the reason why there are none."""
+    path = folder / "errors.json"
+    if not path.is_file():
+        return {"absent": "the output folder has no errors/errors.json; save_error_gallery writes it."}
+    gallery = _read_json(path, ("target_layer", "errors"))
+    predictions = {(row["id"], row["label"], row["predicted"]) for row in rows}
+    errors = []
+    for entry in gallery["errors"]:
+        _check_keys(entry, _ERROR_KEYS, where="errors.json: errors")
+        if (entry["id"], entry["label"], entry["predicted"]) not in predictions:
+            return {"absent": f"errors/errors.json is of another run: predictions.csv does not list {entry['id']}."}
+        errors.append({**entry, "picture": _data_uri(_read_picture(folder, entry["file"]), "png")})
+    return {"absent": None, "target_layer": gallery["target_layer"], "errors": errors}
+
+
+def _read_picture(folder: Path, name: str) -> bytes:
+    # A bare name: a path could pull any file of the machine into a page that is passed on.
+    path = folder / Path(name).name
+    content = path.read_bytes() if path.name == name and path.is_file() else b""
+    if not content.startswith(b"\x89PNG"):
+        raise ValueError(
+            f"errors.json: expected the name of a PNG file in {folder}, got {name!r}. Run save_error_gallery again."
+        )
+    return content
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _number_text(value: float | None, digits: int = 3) -> str:
+    return "\N{EN DASH}" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _duration_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _setting_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,62 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
+
+# the smallest chain that still walks through three stages
+SMALL = {"max_epochs": 3, "iterations_per_epoch": 2, "batch_size": 8, "label_fraction": 0.2}
+
+
+def run_python(code, **environment):
+    """Run Python code in a fresh interpreter; returns the finished process with its output as text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+
+
+def run_bundle(bundle, config, *, overlays=(), blocked=False, **overrides):
+    """Run `monai.bundle run` on a bundle's configuration; with blocked=True monai_weckd cannot be imported."""
+    files = [str(bundle / "configs" / f"{name}.json") for name in (config, *overlays)]
+    arguments = {"config_file": files, "bundle_root": str(bundle), **overrides}
+    block = "sys.modules['monai_weckd'] = None" if blocked else ""
+    return run_python(f"import sys; {block}\nfrom monai.bundle import run\nrun(**{arguments!r})")
+
+
+def train(bundle, dataset_dir, output_dir, *, overlays=(), **overrides):
+    """Train a bundle by the command line that the README shows, and return its chain.json."""
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
+    files = [str(bundle / "configs" / f"{name}.json") for name in ("train", *overlays)]
+    options = {
+        "config_file": files[0] if len(files) == 1 else str(files),
+        "bundle_root": bundle,
+        "dataset_dir": dataset_dir,
+    }
+    for key, value in {**options, "output_dir": output_dir, **SMALL, **overrides}.items():
+        command += [f"--{key}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(done.stdout[-3000:] + done.stderr[-6000:])
+    return json.loads((Path(output_dir) / "chain.json").read_text())
+
+
+def last_line(done):
+    """Return the last line of a failed run: the error that a user reads."""
+    assert done.returncode != 0, done.stdout[-2000:]
+    return done.stderr.strip().splitlines()[-1]

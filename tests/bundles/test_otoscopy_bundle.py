@@ -1,0 +1,340 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from bundle_runs import OTOSCOPY, SMALL, last_line, run_bundle, run_python, train
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.data import load_decathlon_datalist
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from monai_weckd.data.phantoms import make_phantom
+
+METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece"}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=96, seed=0)
+
+
+@pytest.fixture(scope="module")
+def output(dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "output"
+    train(OTOSCOPY, dataset, path)
+    return path
+
+
+def load_network(output):
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "inference.json"))
+    parser.read_meta(str(OTOSCOPY / "configs" / "metadata.json"))
+    parser["ckpt_path"] = str(output / "model.pt")
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(output / "model.pt", weights_only=True), strict=True)
+    return network
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_output_dir_holds_what_was_promised(output):
+    names = {path.name for path in output.iterdir()}
+    assert names >= {
+        "plan.json",
+        "chain.json",
+        "history.json",
+        "predictions.csv",
+        "model.pt",
+        "report.html",
+        "tensorboard",
+    }
+    assert all((output / f"stage_{stage}" / "model.pt").exists() for stage in (1, 2, 3))
+    assert not [path for path in output.rglob("*.part")]
+    assert list((output / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_chain_json_says_who_learned_what(output):
+    chain = json.loads((output / "chain.json").read_text())
+    plan = json.loads((output / "plan.json").read_text())
+    assert chain["classes"] == ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
+    assert chain["label_budget"]["val"] == len(plan["val"])
+    assert len(chain["stages"]) == 3
+    for stage, planned in zip(chain["stages"], plan["stages"], strict=True):
+        assert stage["labelled"] == len(planned["labelled"])
+        assert stage["checkpoint"] == f"stage_{stage['stage']}/model.pt"
+        assert set(stage["val"]) == set(stage["test"]) == METRICS
+        assert stage["seconds"] > 0
+        assert isinstance(stage["accepted"], bool)
+    accepted = [stage for stage in chain["stages"] if stage["accepted"]][-1]
+    assert chain["final"] == {"stage": accepted["stage"], "test": accepted["test"]}
+    purposes = [line["purpose"] for line in chain["ledger"]]
+    assert purposes == ["shard", "shard", "shard", "validation", "test"]
+
+
+def test_the_model_is_the_accepted_student_and_its_figures_are_right(output):
+    chain = json.loads((output / "chain.json").read_text())
+    model = torch.load(output / "model.pt", weights_only=True)
+    student = torch.load(output / f"stage_{chain['final']['stage']}" / "model.pt", weights_only=True)
+    assert all(torch.equal(model[key], student[key]) for key in student)
+    load_network(output)
+    with open(output / "predictions.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    labels, predicted = [row["label"] for row in rows], [row["predicted"] for row in rows]
+    assert chain["final"]["test"]["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert chain["final"]["test"]["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+def test_the_gate_compares_the_figures_that_it_reports(output):
+    for stage in json.loads((output / "chain.json").read_text())["stages"]:
+        assert stage["gate"]["metric"] == "val_balanced_accuracy"
+        # ignite's recall adds a tiny number to its denominators
+        assert stage["gate"]["value"] == pytest.approx(stage["val"]["balanced_accuracy"], abs=1e-6)
+
+
+def test_same_command_same_bits_other_seed_other_bits(dataset, output, tmp_path):
+    train(OTOSCOPY, dataset, tmp_path / "again")
+    assert digest(tmp_path / "again" / "model.pt") == digest(output / "model.pt")
+    train(OTOSCOPY, dataset, tmp_path / "other", seed=1)
+    assert digest(tmp_path / "other" / "model.pt") != digest(output / "model.pt")
+
+
+def test_paper_preset_runs(dataset, tmp_path):
+    chain = train(OTOSCOPY, dataset, tmp_path / "paper", overlays=["paper"])
+    assert all(stage["accepted"] for stage in chain["stages"])
+    assert len({stage["labelled"] for stage in chain["stages"]}) == 1
+    assert chain["ledger"][0]["purpose"] == "stratification"
+    history = json.loads((tmp_path / "paper" / "history.json").read_text())["epochs"]
+    assert history[0]["attention_loss"] is None
+    assert history[-1]["attention_loss"] > 0
+
+
+def test_recommended_preset_is_the_default():
+    parser = ConfigParser.load_config_file(str(OTOSCOPY / "configs" / "train.json"))
+    for key, value in ConfigParser.load_config_file(str(OTOSCOPY / "configs" / "recommended.json")).items():
+        assert parser[key] == value
+
+
+@pytest.mark.parametrize("config", ["train", "evaluate", "inference"])
+def test_properties_are_complete(config, dataset, output, tmp_path):
+    workflow = ConfigWorkflow(
+        str(OTOSCOPY / "configs" / f"{config}.json"),
+        workflow_type="train" if config == "train" else "infer",
+        logging_file=False,
+        bundle_root=str(OTOSCOPY),
+        dataset_dir=str(dataset),
+        output_dir=str(tmp_path / "unused" if config == "train" else output),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_inference_needs_no_monai_weckd(dataset, output, tmp_path):
+    path = tmp_path / "out" / "inference.csv"
+    images = tmp_path / "images"
+    shutil.copytree(dataset / "normal", images / "normal")
+    (images / "odd, name.png").write_bytes(next(images.rglob("*.png")).read_bytes())
+    done = run_bundle(
+        OTOSCOPY,
+        "inference",
+        blocked=True,
+        dataset_dir=str(images),
+        ckpt_path=str(output / "model.pt"),
+        predictions_path=str(path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = json.loads((output / "chain.json").read_text())["classes"]
+    assert list(rows[0]) == ["file", "predicted", *(f"probability_{name}" for name in names)]
+    assert {row["file"] for row in rows} == {str(p) for p in images.rglob("*.png")}
+    for row in rows:
+        probabilities = np.array([float(row[f"probability_{name}"]) for name in names])
+        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == names[int(probabilities.argmax())]
+
+
+def test_inference_agrees_with_training(dataset, output, tmp_path):
+    path = tmp_path / "inference.csv"
+    done = run_bundle(
+        OTOSCOPY, "inference", dataset_dir=str(dataset), ckpt_path=str(output / "model.pt"), predictions_path=str(path)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(path, newline="") as file:
+        inferred = {row["file"]: row for row in csv.DictReader(file)}
+    with open(output / "predictions.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            other = inferred[str(dataset / row["id"])]
+            for key in (key for key in row if key.startswith("probability_")):
+                assert float(row[key]) == pytest.approx(float(other[key]), abs=1e-5)
+
+
+def test_evaluation_needs_no_monai_weckd_and_gives_the_same_figures(dataset, output, tmp_path):
+    done = run_bundle(
+        OTOSCOPY,
+        "evaluate",
+        blocked=True,
+        dataset_dir=str(dataset),
+        ckpt_path=str(output / "model.pt"),
+        output_dir=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = dict(line.split(",") for line in (tmp_path / "metrics.csv").read_text().split() if "," in line)
+    expected = json.loads((output / "chain.json").read_text())["final"]["test"]
+    for ours, theirs in (("accuracy",) * 2, ("balanced_accuracy",) * 2, ("macro_auc",) * 2):
+        assert float(figures[theirs]) == pytest.approx(expected[ours], abs=1e-4)
+
+
+def test_datalist_is_monai_s_own_form(dataset, output):
+    items = load_decathlon_datalist(str(output / "datalist.json"), False, "test", str(dataset))
+    assert {item["image"] for item in items} <= {str(path) for path in dataset.rglob("*.png")}
+
+
+def test_metadata_follows_the_schema(shared_data, tmp_path):
+    schema = shared_data("monai_bundle_meta_schema_20240725.json")
+    verify_metadata(
+        str(OTOSCOPY / "configs" / "metadata.json"), filepath=str(shutil.copy(schema, tmp_path / "schema.json"))
+    )
+
+
+def test_network_agrees_with_the_metadata():
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(OTOSCOPY / "configs" / "metadata.json"),
+        config_file=str(OTOSCOPY / "configs" / "inference.json"),
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize("export", [ckpt_export, onnx_export])
+def test_exports(export, output, tmp_path):
+    path = tmp_path / ("model.ts" if export is ckpt_export else "model.onnx")
+    export(
+        "network_def",
+        filepath=str(path),
+        ckpt_file=str(output / "model.pt"),
+        meta_file=str(OTOSCOPY / "configs" / "metadata.json"),
+        config_file=str(OTOSCOPY / "configs" / "inference.json"),
+        **({"input_shape": [1, 3, 64, 64]}),
+    )
+    image = torch.randn(1, 3, 64, 64)
+    expected = load_network(output).eval()(image)
+    if export is ckpt_export:
+        actual = torch.jit.load(str(path)).eval()(image)
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        actual = torch.as_tensor(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_load_gives_the_network(output, tmp_path):
+    bundle = tmp_path / "otoscopy_chain_classification"
+    shutil.copytree(OTOSCOPY, bundle)
+    (bundle / "models").mkdir(exist_ok=True)
+    shutil.copy(output / "model.pt", bundle / "models")
+    code = (
+        "import sys; sys.modules['monai_weckd'] = None\n"
+        "import monai.bundle\n"
+        f"network = monai.bundle.load('otoscopy_chain_classification', bundle_dir={str(tmp_path)!r}, source='local')\n"
+        "print(type(network).__name__)"
+    )
+    done = run_python(code)
+    assert done.stdout.split()[-1] == "ResNet", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("val_intervl", 3, "val_intervl: expected a key that the configuration uses.*Did you mean 'val_interval'"),
+        ("train#datset", 3, "train#datset: expected a key that the configuration uses.*Did you mean 'train#dataset'"),
+        ("shard_policy", "disjont", "policy: expected .*Did you mean 'disjoint'"),
+        ("init", "techer", "init: expected one of .*Did you mean 'teacher'"),
+        ("max_epochs", 2, "max_epochs: expected at least one for each of 3 stages, got 2"),
+        ("label_fraction", 0.001, "label_fraction: expected .*"),
+        ("label_fraction", 0.9, "label_fraction: expected .*|.*labe"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_line(dataset, tmp_path, key, value, message):
+    done = run_bundle(
+        OTOSCOPY, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **{**SMALL, key: value}
+    )
+    line = last_line(done)
+    import re
+
+    assert re.search(message, line), line
+    assert not (tmp_path / "out" / "chain.json").exists()
+
+
+def test_a_used_output_folder_is_refused_unless_overwritten(dataset, output, tmp_path):
+    copy = tmp_path / "output"
+    shutil.copytree(output, copy)
+    (copy / "notes.txt").write_text("mine")
+    options = {"dataset_dir": str(dataset), "output_dir": str(copy), **SMALL}
+    assert "output_dir: expected an empty folder" in last_line(run_bundle(OTOSCOPY, "train", **options))
+    done = run_bundle(OTOSCOPY, "train", overwrite=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def test_a_corrupt_image_is_named_or_skipped_and_listed(dataset, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    victim = sorted((data / "normal").rglob("*.png"))[0]
+    victim.write_bytes(victim.read_bytes()[:500])
+    options = {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), **SMALL}
+    line = last_line(run_bundle(OTOSCOPY, "train", **options))
+    assert str(victim) in line
+    assert "on_bad_item" in line
+    done = run_bundle(OTOSCOPY, "train", on_bad_item="skip", **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["skipped"] == [victim.relative_to(data).as_posix()]
+    assert victim.name in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_bad_data_folders_are_refused_in_one_line(dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(dataset / "normal", tmp_path / "single" / "normal")
+    for folder, message in (("empty", "no image"), ("single", "class"), ("absent", "absent")):
+        done = run_bundle(OTOSCOPY, "train", dataset_dir=str(tmp_path / folder), output_dir=str(tmp_path / "out"))
+        assert message in last_line(done)
+        assert not (tmp_path / "out").exists()
+
+
+def test_nan_loss_stops_with_its_place_and_keeps_the_last_good_student(dataset, tmp_path):
+    out = tmp_path / "out"
+    # the weights blow up in the second stage, once the first has been saved
+    blow_up = "$torch.optim.lr_scheduler.LambdaLR(@optimizer, lambda epoch: 1.0)"
+    options = {"dataset_dir": str(dataset), "output_dir": str(out), **SMALL, "lr_scheduler": blow_up}
+    broken = "$lambda pred, target: torch.nn.functional.cross_entropy(pred, target) * (float('nan') if (@output_dir and __import__('os').path.exists(@output_dir + '/stage_1')) else 1)"
+    done = run_bundle(OTOSCOPY, "train", **{**options, "loss_function#task_loss": broken})
+    line = last_line(done)
+    assert "loss: expected a finite number, got nan in stage 2, epoch 1" in line
+    assert "last good checkpoint: stage 1" in line
+    assert torch.load(out / "stage_1" / "model.pt", weights_only=True)
+    assert not (out / "model.pt").exists()
+
+
+def test_real_images(shared_data, tmp_path):
+    chain = train(OTOSCOPY, shared_data("otoscopy"), tmp_path / "out")
+    assert len(chain["stages"]) == 3
+    load_network(tmp_path / "out")

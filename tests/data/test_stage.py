@@ -1,0 +1,143 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.data import CacheDataset, Dataset
+from monai.transforms import Compose, RandGaussianNoised
+from torch.utils.data import DataLoader
+
+from monai_weckd.data import StageBatchSampler, StageDataset
+from monai_weckd.data.loader import stage_loader, training_items
+
+OPTIONS = {"batch_size": 4, "num_batches": 10, "seed": 0, "stage": 1}
+
+
+def make_data(count=7):
+    return [
+        {"image": torch.full((1, 4, 4), float(i)), "label": i % 2, "id": f"i{i}", "group": f"g{i // 2}"}
+        for i in range(count)
+    ]
+
+
+def test_args_validation():
+    with pytest.raises(ValueError, match="labelled: expected at least one item, got none"):
+        StageBatchSampler([], **OPTIONS)
+    with pytest.raises(ValueError, match="pool_ratio: expected 0 where the pool is empty, got 2"):
+        StageBatchSampler([1], pool_ratio=2, **OPTIONS)
+    with pytest.raises(ValueError, match="batch_size: expected at least one item for each of 8 processes, got 4"):
+        StageBatchSampler([1], world_size=8, **OPTIONS)
+    with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
+        training_items([1, 2])
+    with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
+        training_items(DataLoader(torch.zeros(3)))
+    loader = DataLoader(Dataset(make_data()), batch_sampler=[[0], [1]])
+    with pytest.raises(ValueError, match="train_data_loader: expected a batch_size, got None"):
+        stage_loader(loader, labels={0: 1}, pool=[], pool_ratio=0, num_batches=1, seed=0, stage=1)
+
+
+def test_items_without_id_or_group_are_known_by_their_image():
+    items = training_items(
+        DataLoader(Dataset([{"image": "a.png", "label": 1}, {"image": "b.png", "id": 3, "group": ""}]))
+    )
+    assert [(item["id"], item["group"]) for item in items] == [("a.png", "a.png"), ("3", "3")]
+
+
+@given(
+    size=st.integers(1, 30), batch_size=st.integers(1, 16), num_batches=st.integers(1, 20), seed=st.integers(0, 2**32)
+)
+def test_every_item_comes_once_per_pass(size, batch_size, num_batches, seed):
+    sampler = StageBatchSampler(range(size), batch_size=batch_size, num_batches=num_batches, seed=seed, stage=1)
+    drawn = [index for batch in sampler for index, _ in batch]
+    assert len(drawn) == batch_size * num_batches
+    for start in range(0, len(drawn) - size + 1, size):
+        assert Counter(drawn[start : start + size]) == Counter(range(size))
+
+
+@given(start=st.integers(0, 10), pool_ratio=st.integers(0, 2))
+def test_a_batch_does_not_depend_on_where_the_sampler_began(start, pool_ratio):
+    options = {**OPTIONS, "pool_ratio": pool_ratio}
+    whole = list(StageBatchSampler([1, 2, 3], range(10, 17), **options))
+    tail = StageBatchSampler([1, 2, 3], range(10, 17), start=start, **options)
+    assert list(tail) == whole[start:]
+    assert len(tail) == len(whole[start:])
+
+
+def test_seed_and_stage_change_order_and_views():
+    base = list(StageBatchSampler(range(50), **OPTIONS))
+    for change in ({"seed": 1}, {"stage": 2}):
+        other = list(StageBatchSampler(range(50), **{**OPTIONS, **change}))
+        assert [[i for i, _ in batch] for batch in base] != [[i for i, _ in batch] for batch in other]
+        assert not {view for batch in base for _, view in batch} & {view for batch in other for _, view in batch}
+
+
+def test_ranks_share_a_batch_without_loss_or_repetition():
+    whole = list(StageBatchSampler(range(9), range(20, 40), pool_ratio=1, **OPTIONS))
+    parts = [
+        list(StageBatchSampler(range(9), range(20, 40), pool_ratio=1, rank=r, world_size=2, **OPTIONS)) for r in (0, 1)
+    ]
+    for batch, even, odd in zip(whole, *parts, strict=True):
+        assert sorted(even + odd) == sorted(batch)
+        assert len(even) == len(odd)
+
+
+def test_pool_items_come_from_the_pool():
+    for batch in StageBatchSampler([0, 1], [5, 6, 7], pool_ratio=2, **OPTIONS):
+        indices = [index for index, _ in batch]
+        assert set(indices[:4]) <= {0, 1}
+        assert set(indices[4:]) <= {5, 6, 7}
+        assert len(indices) == 12
+
+
+def test_labels_come_from_the_oracle_alone():
+    dataset = StageDataset(Dataset(make_data()), {0: 1, 3: 0})
+    assert [dataset[(index, 0)]["label"] for index in range(7)] == [1, -1, -1, 0, -1, -1, -1]
+
+
+@pytest.mark.parametrize("kind", [Dataset, CacheDataset])
+def test_a_view_is_a_function_of_its_seed(kind):
+    transform = Compose([RandGaussianNoised("image", prob=1.0)])
+    options = {"progress": False} if kind is CacheDataset else {}
+    dataset = StageDataset(kind(make_data(), transform, **options), {})
+    first = dataset[(2, 7)]["image"]
+    dataset[(3, 8)]
+    assert torch.equal(first, dataset[(2, 7)]["image"])
+    assert not torch.equal(first, dataset[(2, 9)]["image"])
+
+
+def test_workers_give_the_batches_of_a_single_process():
+    transform = Compose([RandGaussianNoised("image", prob=1.0)])
+    stage = {"labels": {0: 1, 1: 0, 2: 1}, "pool": [4, 5], "pool_ratio": 1, "num_batches": 5, "seed": 3, "stage": 1}
+    alone, helped = (
+        [(batch["image"], batch["label"]) for batch in stage_loader(loader, **stage)]
+        for loader in (DataLoader(Dataset(make_data(), transform), batch_size=3, num_workers=n) for n in (0, 2))
+    )
+    for (image, label), (other_image, other_label) in zip(alone, helped, strict=True):
+        assert torch.equal(image, other_image)
+        assert torch.equal(label, other_label)
+    assert alone[0][1].tolist()[3:] == [-1, -1, -1]
+
+
+def test_drawing_leaves_the_global_generators_alone():
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = (np.random.get_state()[1].copy(), torch.get_rng_state())
+    loader = DataLoader(Dataset(make_data()), batch_size=2)
+    list(stage_loader(loader, labels={0: 1, 1: 0}, pool=[], pool_ratio=0, num_batches=4, seed=0, stage=1))
+    assert (np.random.get_state()[1] == before[0]).all()
+    assert torch.equal(torch.get_rng_state(), before[1])

@@ -1,0 +1,171 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileDataset, FileMetaDataset
+
+from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.verify import verify_images
+
+RNG = np.random.default_rng(0)
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    PIL.Image.fromarray(RNG.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def volume(path: Path) -> Path:
+    nibabel.save(nibabel.Nifti1Image(RNG.normal(size=(16, 16, 16)).astype(np.float32), np.eye(4)), path)
+    return path
+
+
+def dicom(path: Path, *, pixels: bytes | None = bytes(8 * 8 * 2)) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data.SOPClassUID, data.SOPInstanceUID, data.Modality = pydicom.uid.CTImageStorage, "1.2.3", "CT"
+    data.Rows = data.Columns = 8
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 16, 16, 15
+    data.PixelRepresentation, data.PhotometricInterpretation = 0, "MONOCHROME2"
+    if pixels is not None:
+        data.PixelData = pixels
+        data["PixelData"].VR = "OW"
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def as_list(*paths: Path) -> Datalist:
+    return Datalist(
+        [{"image": str(path), "id": path.name, "label": 0, "group": path.name} for path in paths], ("x", "y")
+    )
+
+
+def test_argument_validation():
+    with pytest.raises(ValueError, match=r"on_bad_item: expected one of .*, got 'skipp'. Did you mean 'skip'\?"):
+        verify_images(as_list(), on_bad_item="skipp")
+
+
+def test_good_items_come_back_as_they_were(tmp_path):
+    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+    paths = [picture(tmp_path / f"a{suffix}") for suffix in suffixes]
+    paths += [
+        volume(tmp_path / "b.nii"),
+        volume(tmp_path / "c.nii.gz"),
+        dicom(tmp_path / "d.dcm"),
+        dicom(tmp_path / "e"),
+    ]
+    dicom(tmp_path / "series" / "1.dcm")
+    dicom(tmp_path / "series" / "2")
+    (tmp_path / "series" / "notes.txt").write_text("not an image")
+    datalist = as_list(*paths, tmp_path / "series")
+    assert verify_images(datalist) == datalist
+
+
+def bad_items(root: Path) -> dict[str, tuple[Path, str]]:
+    text = root / "text.png"
+    text.write_text("no image")
+    (root / "none").mkdir()
+    broken_series = root / "series"
+    dicom(broken_series / "1.dcm")
+    cut(dicom(broken_series / "2.dcm"))
+    return {
+        "cut_png": (cut(picture(root / "cut.png")), "OSError: .*"),
+        "cut_jpeg": (cut(picture(root / "cut.jpg")), "OSError: .*[Tt]runcated"),
+        "cut_tiff": (cut(picture(root / "cut.tif")), ".*Error: "),
+        "no_picture": (text, "UnidentifiedImageError: cannot identify image file"),
+        "cut_nifti": (cut(volume(root / "cut.nii")), ".*: Expected 16384 bytes"),
+        "cut_gzip": (cut(volume(root / "cut.nii.gz")), "EOFError: Compressed file ended"),
+        "no_pixels": (dicom(root / "plan.dcm", pixels=None), r"ValueError: a DICOM file without pixel data \(CT\)"),
+        "few_pixels": (
+            dicom(root / "few.dcm", pixels=bytes(100)),
+            "ValueError: pixel data of 100 bytes, its header tells 128",
+        ),
+        "no_dicom": (picture(root / "x.png").rename(root / "x.dcm"), "InvalidDicomError: File is missing DICOM"),
+        "empty_folder": (root / "none", "ValueError: a folder without images"),
+        "broken_series": (broken_series, ".*"),
+    }
+
+
+CASES = (
+    *("cut_png", "cut_jpeg", "cut_tiff", "no_picture", "cut_nifti", "cut_gzip", "no_pixels", "few_pixels", "no_dicom"),
+    *("empty_folder", "broken_series"),
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_item(tmp_path, case):
+    path, reason = bad_items(tmp_path)[case]
+    datalist = as_list(picture(tmp_path / "good.png"), path, picture(tmp_path / "late.png"))
+    with pytest.raises(
+        ValueError, match=rf"^image: .* got 1 .* first '{path.name}': {reason}.*Repair or remove"
+    ) as error:
+        verify_images(datalist)
+    assert "on_bad_item='skip'" in str(error.value)
+    assert "\n" not in str(error.value)
+    kept = verify_images(datalist, on_bad_item="skip")
+    assert [item["id"] for item in kept.items] == ["good.png", "late.png"]
+    assert kept.skipped == (path.name,)
+
+
+def test_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+    path = picture(tmp_path / "bomb.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"'bomb.png': DecompressionBombError: Image size"):
+        verify_images(as_list(path))
+
+
+def test_skip_warns_once_with_all_names(tmp_path, caplog):
+    bad = [cut(picture(tmp_path / f"bad{i}.png")) for i in range(3)]
+    datalist = as_list(*bad, picture(tmp_path / "good.png"))._replace(skipped=("earlier",))
+    with caplog.at_level(logging.WARNING, logger="monai_weckd"):
+        kept = verify_images(datalist, on_bad_item="skip")
+    assert kept.skipped == ("earlier", "bad0.png", "bad1.png", "bad2.png")
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("monai_weckd")]
+    assert message == "left out 3 unreadable items, repair or remove them: bad0.png, bad1.png, bad2.png"
+
+
+def test_compressed_dicom_is_not_measured_by_its_length(tmp_path):
+    path = Path(get_testdata_file("MR_small_RLE.dcm"))
+    assert verify_images(as_list(path)).skipped == ()
+
+
+def test_real_set(shared_data):
+    folder = shared_data("hippocampus_mri_3d") / "images"
+    datalist = as_list(*sorted(folder.glob("*.nii.gz"))[:20])
+    assert verify_images(datalist) == datalist
+
+
+def test_real_dicom_variety(shared_data):
+    datalist = as_list(*sorted((shared_data("dicom_variety") / "files").iterdir()))
+    kept = verify_images(datalist, on_bad_item="skip")
+    assert {"rtplan.dcm"} <= set(kept.skipped)
+    assert "CT_small.dcm" in {item["id"] for item in kept.items}
+    assert len(kept.items) + len(kept.skipped) == 56

@@ -1,0 +1,371 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+
+import pytest
+import torch
+from chain_setup import make_chain, make_evaluator, make_items, make_network
+from ignite.engine import Events
+from monai.data import CacheDataset, Dataset
+from monai.handlers import LrScheduleHandler
+from torch.utils.data import DataLoader
+
+from monai_weckd import plan_chain
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, fingerprint
+from monai_weckd.losses import DistillationLoss
+
+
+def final_weights(**options):
+    trainer = make_chain(**options)
+    trainer.run()
+    return fingerprint(trainer.network)
+
+
+def test_args_validation():
+    with pytest.raises(ValueError, match=r"init: expected one of .*, got 'techer'. Did you mean 'teacher'"):
+        make_chain(init="techer")
+    with pytest.raises(ValueError, match=r"accept: expected one of .*, got 'never'. Valid: 'improves', 'always'"):
+        make_chain(accept="never")
+    with pytest.raises(ValueError, match="pool_ratio: expected 0 or more, got -1"):
+        make_chain(pool_ratio=-1)
+    with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
+        make_chain(validate=False)
+    with pytest.raises(ValueError, match="max_epochs: expected at least one for each of 3 stages, got 2"):
+        make_chain(max_epochs=2)
+    with pytest.raises(ValueError, match=r"stage_epochs: expected 3 positive numbers that add up to max_epochs=6"):
+        make_chain(stage_epochs=[1, 2, 4])
+
+
+def test_no_image_is_opened_before_the_options_are_checked():
+    class Closed(Dataset):
+        def __getitem__(self, index):
+            raise AssertionError("an image was opened")
+
+    items = make_items()
+    plan = plan_chain(items)
+    network = make_network()
+    with pytest.raises(ValueError, match="max_epochs"):
+        ChainDistillationTrainer(
+            "cpu",
+            1,
+            plan=plan,
+            train_data_loader=DataLoader(Closed(plan.select(items, "train")), batch_size=4),
+            network=network,
+            optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+            loss_function=DistillationLoss(),
+            accept="always",
+        )
+
+
+def test_stages_walk_in_order_inside_one_run():
+    seen = []
+    trainer = make_chain(max_epochs=7)
+    trainer.add_event_handler(
+        ChainEvents.STAGE_STARTED, lambda e: seen.append(("start", e.state.stage, e.state.epoch, e.teacher is not None))
+    )
+    trainer.add_event_handler(
+        ChainEvents.STAGE_COMPLETED, lambda e: seen.append(("end", e.state.stage, e.records[-1].epochs))
+    )
+    trainer.run()
+    assert seen == [
+        ("start", 1, 1, False),
+        ("end", 1, 2),
+        ("start", 2, 3, True),
+        ("end", 2, 2),
+        ("start", 3, 5, True),
+        ("end", 3, 3),
+    ]
+    assert trainer.state.epoch == 7
+    assert trainer.state.iteration == 7 * 4
+
+
+def test_the_chain_learns():
+    trainer = make_chain(max_epochs=30)
+    trainer.run()
+    evaluator = make_evaluator(trainer.network, trainer.plan.select(make_items(), "test"))
+    evaluator.run()
+    assert evaluator.state.metrics["val_accuracy"] > 0.8
+    assert [record.teacher for record in trainer.records] == [
+        None,
+        1,
+        trainer.records[1].stage if trainer.records[1].accepted else 1,
+    ]
+
+
+def test_each_stage_trains_on_the_labels_of_its_plan_and_no_others():
+    items = make_items()
+    for index, item in enumerate(items):
+        item["image"][0, 0, 0] = index  # a tag, to know the item by in a batch
+    seen = {1: set(), 2: set(), 3: set()}
+
+    def look(engine):
+        assert (engine.state.batch["label"] >= 0).all()
+        seen[engine.state.stage] |= {items[round(float(tag))]["id"] for tag in engine.state.batch["image"][:, 0, 0, 0]}
+
+    trainer = make_chain(items=items, policy="disjoint", epoch_length=20, noise=0.0, learning_rate=1e-6)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
+    trainer.run()
+    assert [seen[stage.stage] for stage in trainer.plan.stages] == [
+        set(stage.labelled) for stage in trainer.plan.stages
+    ]
+
+
+def test_pool_images_come_without_labels_and_only_under_a_teacher():
+    counts = {1: set(), 2: set(), 3: set()}
+    trainer = make_chain(pool_ratio=2)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: counts[e.state.stage].add((len(e.state.batch["label"]), int((e.state.batch["label"] == -1).sum()))),
+    )
+    trainer.run()
+    assert counts == {1: {(8, 0)}, 2: {(24, 16)}, 3: {(24, 16)}}
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    assert final_weights() == final_weights()
+    assert final_weights() != final_weights(seed=1)
+
+
+def test_workers_give_the_same_bits():
+    assert final_weights(num_workers=2, pool_ratio=1) == final_weights(num_workers=0, pool_ratio=1)
+
+
+def test_hidden_generator_state_changes_nothing():
+    def disturb(engine):
+        torch.rand(3)
+        random.random()
+
+    trainer = make_chain()
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, disturb)
+    trainer.run()
+    assert fingerprint(trainer.network) == final_weights()
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+@pytest.mark.parametrize("pool_ratio", [0, 1])
+def test_withheld_labels_change_no_bit(stratify, pool_ratio):
+    items = make_items()
+    plan = plan_chain(items, policy="cumulative", stratify=stratify)
+    revealed = {key for stage in plan.stages for key in stage.labelled} | set(plan.val)
+    withheld = [item for item in items if item["id"] not in revealed]
+    labels = [item["label"] for item in withheld]
+    random.Random(0).shuffle(labels)
+    shuffled = deepcopy(items)
+    by_id = {item["id"]: item for item in shuffled}
+    for item, label in zip(withheld, labels, strict=True):
+        by_id[item["id"]]["label"] = label
+    assert any(a["label"] != b["label"] for a, b in zip(items, shuffled, strict=True))
+    first = final_weights(items=items, plan=plan, pool_ratio=pool_ratio)
+    assert first == final_weights(items=shuffled, plan=plan, pool_ratio=pool_ratio)
+
+    # the test can fail: a revealed label does change the weights
+    key = plan.stages[0].labelled[0]
+    by_id[key]["label"] = (by_id[key]["label"] + 1) % 3
+    assert first != final_weights(items=shuffled, plan=plan, pool_ratio=pool_ratio)
+
+
+def test_optimizer_and_scheduler_begin_afresh():
+    rates, momenta = [], []
+    trainer = make_chain(scheduler=True, handlers=[lambda fresh: LrScheduleHandler(fresh[0], print_lr=False)])
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: rates.append(e.optimizer.param_groups[0]["lr"]))
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, lambda e: momenta.append(len(e.optimizer.state)))
+    trainer.run()
+    assert rates == pytest.approx([0.025, 0.0125] * 3)
+    assert momenta == [0, 0, 0]
+
+
+@pytest.mark.parametrize("init", ["teacher", "initial"])
+def test_init_decides_where_a_student_starts(init):
+    begin, initial = [], make_network()
+    trainer = make_chain(init=init, accept="always")
+    expected = []
+
+    def compare(engine):
+        source = engine.teacher if init == "teacher" and engine.teacher is not None else initial
+        expected.append(fingerprint(source))
+        begin.append(fingerprint(engine.network))
+
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, compare)
+    trainer.run()
+    assert begin == expected
+    assert len(set(begin)) == (3 if init == "teacher" else 1)
+
+
+class Script:
+    """A key metric that says what the test wants, validation by validation."""
+
+    def __init__(self, trainer, values):
+        self.values = iter(values)
+        self.weights = []
+        evaluator = trainer.walker.evaluator
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.set, trainer)
+
+    def set(self, evaluator, trainer):
+        evaluator.state.metrics["val_accuracy"] = next(self.values)
+        self.weights.append(fingerprint(trainer.network))
+
+
+def test_best_weights_of_the_stage_come_back_latest_of_equals():
+    trainer = make_chain(max_epochs=9)
+    script = Script(trainer, [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.8, 0.9, 0.9])
+    ends = []
+    trainer.add_event_handler(ChainEvents.STAGE_COMPLETED, lambda e: ends.append(fingerprint(e.network)))
+    trainer.run()
+    assert [record.best_epoch for record in trainer.records] == [2, 2, 3]
+    assert ends == [script.weights[1], script.weights[4], script.weights[8]]
+    assert [record.value for record in trainer.records] == [0.7, 0.8, 0.9]
+
+
+def test_gate_rejects_a_stage_that_is_worse_than_its_teacher():
+    trainer = make_chain(max_epochs=6)
+    script = Script(trainer, [0.6, 0.7, 0.5, 0.6, 0.7, 0.1])
+    trainer.run()
+    assert [record.accepted for record in trainer.records] == [True, False, True]
+    assert [record.teacher for record in trainer.records] == [None, 1, 1]
+    assert [record.previous for record in trainer.records] == [None, 0.7, 0.7]
+    assert fingerprint(trainer.network) == script.weights[4]
+
+
+def test_a_rejected_last_stage_leaves_the_accepted_student():
+    trainer = make_chain(max_epochs=3)
+    script = Script(trainer, [0.6, 0.7, 0.1])
+    trainer.run()
+    assert fingerprint(trainer.network) == script.weights[1]
+
+
+def test_accept_always_takes_every_stage():
+    trainer = make_chain(max_epochs=3, accept="always")
+    script = Script(trainer, [0.6, 0.5, 0.1])
+    trainer.run()
+    assert [record.accepted for record in trainer.records] == [True] * 3
+    assert fingerprint(trainer.network) == script.weights[2]
+
+
+def test_without_validation_the_last_weights_count():
+    trainer = make_chain(max_epochs=3, accept="always", validate=False)
+    trainer.run()
+    assert [record.value for record in trainer.records] == [None] * 3
+
+
+def test_a_stage_without_a_validation_is_measured_at_its_end():
+    trainer = make_chain(max_epochs=3, interval=10)
+    trainer.run()
+    assert [record.best_epoch for record in trainer.records] == [1, 1, 1]
+    assert all(record.value is not None for record in trainer.records)
+
+
+def test_teacher_is_another_object_and_does_not_change():
+    teachers = []
+
+    def look(engine):
+        if engine.teacher is not None:
+            assert engine.teacher is not engine.network
+            teachers.append((engine.state.stage, fingerprint(engine.teacher), engine.teacher.training))
+
+    trainer = make_chain(accept="always")
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
+    trainer.run()
+    assert len({print_ for stage, print_, _ in teachers if stage == 2}) == 1
+    assert len({print_ for _, print_, _ in teachers}) == 2
+    assert not any(training for *_, training in teachers)
+
+
+def test_a_tampered_teacher_stops_the_chain():
+    trainer = make_chain(accept="always")
+
+    def tamper(engine):
+        if engine.teacher is not None:
+            engine.teacher[1].running_mean += 1
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, tamper)
+    with pytest.raises(RuntimeError, match="teacher: expected unchanged parameters and buffers"):
+        trainer.run()
+
+
+def test_nan_loss_stops_with_its_place():
+    trainer = make_chain(learning_rate=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"loss: expected a finite number, got (nan|inf) in stage 1, epoch 1, iteration \d"
+    ):
+        trainer.run()
+
+
+def test_a_replaced_data_list_is_planned_anew():
+    items = make_items()
+    plan = plan_chain(items)
+    others = [{"image": item["image"], "label": item["label"]} for item in make_items(30, 1, seed=9)]
+    for index, item in enumerate(others):
+        item["id"] = f"new{index}"
+    network = make_network()
+    trainer = ChainDistillationTrainer(
+        "cpu",
+        3,
+        plan=plan,
+        train_data_loader=DataLoader(Dataset(others), batch_size=4),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=DistillationLoss(),
+        accept="always",
+        epoch_length=2,
+    )
+    trainer.run()
+    assert set(trainer.plan.train) == {item["id"] for item in others}
+    assert [record.labelled for record in trainer.records] == [3, 3, 3]
+
+
+def test_a_cache_dataset_gives_the_same_bits_as_a_plain_one():
+    plain = make_chain()
+    cached = make_chain()
+    dataset = cached.data_loader.dataset
+    cached.data_loader = DataLoader(CacheDataset(dataset.data, dataset.transform, progress=False), batch_size=8)
+    plain.run()
+    cached.run()
+    assert fingerprint(plain.network) == fingerprint(cached.network)
+
+
+def test_ledger_is_the_label_budget():
+    trainer = make_chain(stratify=False)
+    trainer.run()
+    assert [(entry.purpose, entry.stage) for entry in trainer.oracle.ledger] == [
+        ("shard", 1),
+        ("shard", 2),
+        ("shard", 3),
+    ]
+    assert trainer.oracle.budget == trainer.plan.label_budget["train"]
+    stratified = make_chain(stratify=True)
+    stratified.run()
+    assert stratified.oracle.ledger[0].purpose == "stratification"
+    assert stratified.oracle.budget == stratified.plan.label_budget["train"]
+
+
+def test_attention_is_passed_on_from_a_named_layer():
+    losses = []
+    trainer = make_chain(
+        loss_function=DistillationLoss(attention_weight=1.0), student_layer="2", accept="always", max_epochs=3
+    )
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda e: losses.append((e.state.stage, float(e.state.output["attention_loss"])))
+    )
+    trainer.run()
+    assert all(value == 0 for stage, value in losses if stage == 1)
+    assert all(value > 0 for stage, value in losses if stage == 2)
+
+
+def test_the_saved_student_is_a_plain_state_dict():
+    trainer = make_chain(
+        loss_function=DistillationLoss(attention_weight=1.0), student_layer="2", accept="always", max_epochs=3
+    )
+    trainer.run()
+    assert list(trainer.network.state_dict()) == list(make_network().state_dict())

@@ -1,0 +1,284 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import IterationEvents, SupervisedTrainer
+from monai.handlers import StatsHandler, from_engine
+from monai.utils import CommonKeys
+from torch.nn import functional
+
+from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer, fingerprint, freeze
+from monai_weckd.losses import DistillationLoss, attention_transfer_loss, distillation_loss
+
+
+def make_network(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    )
+
+
+def make_batches(count=4, size=6):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "image": torch.randn(size, 3, 8, 8, generator=generator),
+            "label": torch.randint(0, 3, (size,), generator=generator),
+        }
+        for _ in range(count)
+    ]
+
+
+def make_trainer(kind=DistillationTrainer, *, network=None, loss_function=None, max_epochs=2, **options):
+    network = network or make_network()
+    loss_function = loss_function or DistillationLoss(weight=0.3, temperature=2.0)
+    return kind(
+        "cpu",
+        max_epochs,
+        train_data_loader=make_batches(),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        loss_function=loss_function,
+        **options,
+    )
+
+
+def test_args_validation():
+    with pytest.raises(TypeError, match="loss_function: expected a DistillationLoss, got CrossEntropyLoss"):
+        make_trainer(loss_function=torch.nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match="student_layer: expected a module path for attention_weight=1"):
+        make_trainer(loss_function=DistillationLoss(attention_weight=1.0))
+    network = make_network()
+    with pytest.raises(ValueError, match="teacher: expected another object than the trained network"):
+        make_trainer(network=network, teacher=network)
+    with pytest.raises(ValueError, match=r"path: expected a module of Sequential, got '9'"):
+        make_trainer(loss_function=DistillationLoss(attention_weight=1.0), student_layer="9")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'acumulation_steps'"):
+        make_trainer(acumulation_steps=2)
+
+
+def test_without_teacher_equals_supervised_trainer():
+    ours, stock = make_network(), make_network()
+    make_trainer(network=ours).run()
+    make_trainer(SupervisedTrainer, network=stock, loss_function=torch.nn.CrossEntropyLoss()).run()
+    assert fingerprint(ours) == fingerprint(stock)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize("decollate", [True, False])
+def test_steps_equal_a_hand_written_loop(accumulation_steps, decollate):
+    teacher = make_network(5)
+    network = make_network()
+    make_trainer(
+        network=network, teacher=teacher, accumulation_steps=accumulation_steps, decollate=decollate, max_epochs=1
+    ).run()
+
+    expected = make_network().train()
+    frozen = deepcopy(make_network(5)).eval()
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    for step, batch in enumerate(make_batches()):
+        logits = expected(batch["image"])
+        with torch.no_grad():
+            target = functional.softmax(frozen(batch["image"]) / 2, dim=1)
+        kl = functional.kl_div(functional.log_softmax(logits / 2, dim=1), target, reduction="batchmean") * 4
+        loss = 0.7 * functional.cross_entropy(logits, batch["label"]) + 0.3 * kl
+        (loss / accumulation_steps).backward()
+        if (step + 1) % accumulation_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_left_in_train_mode_does_not_change():
+    teacher = make_network(5).train()
+    before = fingerprint(teacher)
+    trainer = make_trainer(teacher=teacher)
+    # somebody's code switches it back in the middle of the run
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: teacher.train())
+    trainer.run()
+    assert fingerprint(teacher) == before
+    assert not teacher.training
+    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    trainer.distiller.check_teacher()
+    teacher[1].running_mean += 1
+    with pytest.raises(RuntimeError, match="teacher: expected unchanged parameters and buffers"):
+        trainer.distiller.check_teacher()
+
+
+def test_the_guard_would_see_a_batch_norm_teacher_that_learns():
+    teacher = make_network(5).train()
+    before = fingerprint(teacher)
+    teacher(make_batches(1)[0]["image"])
+    assert fingerprint(teacher) != before
+
+
+def test_events_come_in_monai_order():
+    seen = []
+    trainer = make_trainer(teacher=make_network(5), max_epochs=1)
+    events = [
+        *IterationEvents,
+        DistillationEvents.TEACHER_COMPLETED,
+        Events.ITERATION_STARTED,
+        Events.ITERATION_COMPLETED,
+    ]
+    for event in events:
+        trainer.add_event_handler(event, lambda engine, event=event: seen.append(event.name))
+    trainer.run()
+    assert seen[: len(seen) // 4] == [
+        "ITERATION_STARTED",
+        "FORWARD_COMPLETED",
+        "TEACHER_COMPLETED",
+        "LOSS_COMPLETED",
+        "BACKWARD_COMPLETED",
+        "MODEL_COMPLETED",
+        "ITERATION_COMPLETED",
+    ]
+
+
+def test_a_handler_from_a_configuration_may_listen_to_the_teacher():
+    class Listener:
+        count = 0
+
+        def attach(self, engine):
+            engine.add_event_handler(DistillationEvents.TEACHER_COMPLETED, self)
+
+        def __call__(self, engine):
+            self.count += 1
+
+    listener = Listener()
+    make_trainer(teacher=make_network(5), max_epochs=1, train_handlers=[listener]).run()
+    assert listener.count == 4
+
+
+def test_output_holds_the_parts_of_the_loss():
+    loss_function = DistillationLoss(weight=0.3, temperature=2.0, attention_weight=0.5)
+    teacher = make_network(5)
+    seen = {}
+
+    def keep(engine):
+        seen.update(engine.state.output)
+
+    trainer = make_trainer(
+        teacher=teacher, loss_function=loss_function, student_layer="0", decollate=False, max_epochs=1, epoch_length=1
+    )
+    student = deepcopy(trainer.network)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, keep)
+    trainer.run()
+    image, label = make_batches()[0].values()
+    student_logits, teacher_logits = student(image), teacher(image)
+    torch.testing.assert_close(seen[DistillationKeys.TEACHER_PRED], teacher_logits)
+    torch.testing.assert_close(
+        seen[DistillationKeys.TASK_LOSS], functional.cross_entropy(student_logits, label).detach()
+    )
+    kd = distillation_loss(student_logits, teacher_logits, temperature=2.0).detach()
+    at = attention_transfer_loss(student[0](image), teacher[0](image)).detach()
+    torch.testing.assert_close(seen[DistillationKeys.DISTILLATION_LOSS], kd)
+    torch.testing.assert_close(seen[DistillationKeys.ATTENTION_LOSS], at)
+    total = 0.7 * seen[DistillationKeys.TASK_LOSS] + 0.3 * kd + 0.5 * at
+    torch.testing.assert_close(seen[CommonKeys.LOSS].detach(), total)
+
+
+@pytest.mark.parametrize("decollate", [True, False])
+def test_losses_can_be_logged_with_and_without_a_teacher(decollate, caplog):
+    keys = [DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS]
+    for teacher in (None, make_network(5)):
+        logged = []
+        stats = StatsHandler(
+            epoch_log=False,
+            iteration_print_logger=lambda engine, log=logged: log.append(
+                from_engine(keys, first=True)(engine.state.output)
+            ),
+        )
+        make_trainer(teacher=teacher, decollate=decollate, train_handlers=[stats], max_epochs=1).run()
+        assert len(logged) == 4
+        assert (float(logged[0][1]) > 0) == (teacher is not None)
+
+
+def test_prepare_batch_with_extra_arguments_reaches_the_teacher():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make_network()
+            self.seen = []
+
+        def forward(self, image, scale, *, shift):
+            self.seen.append((scale, shift))
+            return self.inner(image * scale + shift)
+
+    teacher, network = Scaled(), Scaled()
+
+    def prepare(batch, device, non_blocking, **kwargs):
+        return batch["image"], batch["label"], (2.0,), {"shift": 1.0}
+
+    make_trainer(network=network, teacher=teacher, prepare_batch=prepare, max_epochs=1).run()
+    assert teacher.seen == network.seen == [(2.0, 1.0)] * 4
+
+
+def test_teacher_and_student_see_the_same_view():
+    views = {"student": [], "teacher": []}
+    network, teacher = make_network(), make_network(5)
+    network.register_forward_pre_hook(lambda module, inputs: views["student"].append(inputs[0].clone()))
+    teacher.register_forward_pre_hook(lambda module, inputs: views["teacher"].append(inputs[0].clone()))
+    make_trainer(network=network, teacher=teacher, max_epochs=1).run()
+    assert len(views["student"]) == 4
+    assert all(torch.equal(s, t) for s, t in zip(views["student"], views["teacher"], strict=True))
+
+
+def test_compile_gives_the_same_weights():
+    options = {"teacher": make_network(5), "max_epochs": 1}
+    plain, compiled = make_network(), make_network()
+    make_trainer(network=plain, **options).run()
+    make_trainer(network=compiled, compile=True, compile_kwargs={"backend": "eager"}, **options).run()
+    for ours, theirs in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_amp_on_a_cpu_still_trains():
+    network = make_network()
+    before = fingerprint(network)
+    with pytest.warns(UserWarning, match="CUDA"):
+        make_trainer(network=network, teacher=make_network(5), amp=True, max_epochs=1).run()
+    assert fingerprint(network) != before
+
+
+def test_unlabelled_items_are_guided_by_the_teacher_alone():
+    network, teacher = make_network(), make_network(5)
+    batches = [{**batch, "label": torch.full_like(batch["label"], -1)} for batch in make_batches()]
+    trainer = make_trainer(network=network, teacher=teacher, max_epochs=1)
+    trainer.data_loader = batches
+    before = fingerprint(network)
+    trainer.run()
+    assert fingerprint(network) != before
+    assert float(from_engine([DistillationKeys.TASK_LOSS], first=True)(trainer.state.output)) == 0
+
+
+def test_freeze_copies_without_wrappers():
+    network = make_network().train()
+    teacher = freeze(torch.nn.DataParallel(network))
+    assert type(teacher) is torch.nn.Sequential
+    assert teacher is not network
+    assert not teacher.training
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert fingerprint(teacher) == fingerprint(network)

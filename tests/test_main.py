@@ -1,0 +1,197 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from monai_weckd.__main__ import main
+from monai_weckd.data.datalist import load_datalist
+from monai_weckd.plan import ChainPlan, check_plan, plan_chain
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Return a folder of 120 empty files: 60 patients of two classes, the last ten files unlabeled."""
+    lines = ["file,label,group"]
+    for i in range(120):
+        name = f"i{i:03}.png"
+        (tmp_path / name).touch()
+        lines.append(f"{name},{'' if i >= 110 else ('ill', 'well')[i % 2]},p{i // 2}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+
+
+def test_no_arguments_print_help(capsys):
+    assert main([]) == 2
+    assert "plan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["plan"], "the following arguments are required: --dataset_dir"),
+        (["plam"], "invalid choice: 'plam'"),
+        (["plan", "--dataset_dir", ".", "--sed", "1"], "unrecognized arguments: --sed"),
+        (["plan", "--dataset_dir", ".", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["phantom"], "the following arguments are required: --kind, --out"),
+    ],
+)
+def test_wrong_usage(capsys, argv, message):
+    with pytest.raises(SystemExit) as error:
+        main(argv)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "comulative"], "error: policy: expected one of"),
+        (["--max_epochs", "2"], "error: max_epochs: expected at least one for each of 3 stages, got 2."),
+        (["--batch_size", "0"], "error: batch_size: expected an integer of at least 1, got 0."),
+        (["--iterations_per_epoch", "0"], "error: iterations_per_epoch: expected an integer of at least 1, got 0."),
+        (["--label_fraction", "0.001"], "error: label_fraction: expected a label of each of 2 classes"),
+        (
+            ["--dataset_dir", "/no/such/folder"],
+            "error: dataset_dir: expected an existing folder, got '/no/such/folder'.",
+        ),
+        (["--output", "/no/such/folder/plan.json"], "error: [Errno 2] No such file or directory"),
+    ],
+)
+def test_errors_are_one_line_without_traceback(capsys, dataset, options, message):
+    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_all_problems_are_listed(capsys, dataset):
+    options = ["--val_fraction", "0.000001", "--test_fraction", "0.000001"]
+    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in error] == [
+        "error: val: expected at least one item",
+        "error: test: expected at least one item",
+    ]
+
+
+@pytest.mark.parametrize("policy", ["disjoint", "cumulative", "shared"])
+def test_the_table_is_the_plan(capsys, dataset, policy):
+    output = dataset / "plan.json"
+    options = ["--policy", policy, "--seed", "3", "--label_fraction", "0.2", "--max_epochs", "11", "--batch_size", "4"]
+    options += ["--iterations_per_epoch", "7", "--output", str(output)]
+    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
+    out = capsys.readouterr().out
+    items, classes, _ = load_datalist(dataset)
+    plan = plan_chain(items, classes=classes, policy=policy, seed=3, label_fraction=0.2)
+    assert ChainPlan.from_json(output.read_text()) == plan
+    assert check_plan(plan, items) == []
+    assert plan.digest[:12] in out
+
+    table = rows(out)
+    by_id = {item["id"]: item for item in items}
+
+    def counts(ids):
+        labels = [by_id[key]["label"] for key in ids]
+        return [str(labels.count(0)), str(labels.count(1))]
+
+    for split in ("train", "val", "test"):
+        ids = getattr(plan, split)
+        labeled = sum(by_id[key]["label"] >= 0 for key in ids)
+        groups = len({by_id[key]["group"] for key in ids})
+        assert table[split] == [*map(str, (len(ids), groups, labeled)), *counts(ids)]
+    for stage, epochs in zip(plan.stages, (3, 4, 4), strict=True):
+        groups = len({by_id[key]["group"] for key in stage.labelled})
+        passes = f"{epochs * 7 * 4 / len(stage.labelled):.1f}"
+        assert table[str(stage.stage)] == [
+            *map(str, (len(stage.labelled), len(stage.new), groups)),
+            *counts(stage.labelled),
+            *map(str, (len(plan.pool(stage.stage)), epochs, epochs * 7)),
+            passes,
+        ]
+    budget = plan.label_budget
+    assert f"label budget: {sum(budget.values())} of 110 labels = {budget['train']} for training" in out
+    assert f"test: {len(plan.test)} labels, used for the final figures only" in out
+
+
+def test_columns_are_aligned(capsys, dataset):
+    main(["plan", "--dataset_dir", str(dataset)])
+    first, second, *_ = capsys.readouterr().out.split("\n\n")
+    for table in (first, second):
+        assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_unstratified_plan_shows_no_withheld_label(capsys, dataset):
+    assert main(["plan", "--dataset_dir", str(dataset), "--no_stratify", "--label_fraction", "0.3"]) == 0
+    out = capsys.readouterr().out
+    assert rows(out)["train"][-2:] == ["-", "-"]
+    assert "stratification" not in out
+
+
+def test_scarce_classes_and_unused_items_are_told(capsys, dataset):
+    assert main(["plan", "--dataset_dir", str(dataset), "--val_fraction", "0.04", "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    count = rows(out)["val"][-1]
+    assert int(count) < 5
+    assert f"note: val has only {count} of 'well'; pass another --seed or a larger --val_fraction" in out
+    assert "unused: 2 unlabeled items in validation and test" in out
+
+
+def test_phantom(capsys, monkeypatch, tmp_path):
+    calls = []
+    module = types.SimpleNamespace(make_phantom=lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setitem(sys.modules, "monai_weckd.data.phantoms", module)
+    out = str(tmp_path / "p")
+    assert main(["phantom", "--kind", "blood_smear", "--out", out, "--items", "12", "--seed", "5"]) == 0
+    assert calls == [(("blood_smear", out), {"items": 12, "seed": 5})]
+    text = capsys.readouterr().out
+    assert "synthetic" in text
+    assert "prove nothing about patients" in text
+    assert text.endswith(f"Next: python -m monai_weckd plan --dataset_dir {out}\n")
+
+
+def test_as_a_program_without_torch(dataset):
+    # planning starts at once: neither torch nor MONAI is imported
+    code = (
+        "import sys; from monai_weckd.__main__ import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'monai', 'numpy'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    command = [sys.executable, "-c", code, "plan", "--dataset_dir", str(dataset)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_module_and_version(dataset):
+    run = subprocess.run([sys.executable, "-m", "monai_weckd", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("monai_weckd 0.")
+    run = subprocess.run(
+        [sys.executable, "-m", "monai_weckd", "plan", "--dataset_dir", "/no"], capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("name", ["otoscopy", "blood_smear"])
+def test_real_sets(capsys, shared_data, tmp_path, name):
+    output = tmp_path / "plan.json"
+    assert main(["plan", "--dataset_dir", str(shared_data(name)), "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["num_stages"] == 3
+    assert set(rows(capsys.readouterr().out)) >= {"train", "val", "test", "1", "2", "3"}

@@ -1,0 +1,109 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from monai_weckd.oracle import LabelOracle, LedgerEntry, index_items, is_labeled
+from monai_weckd.utils import UNLABELED
+
+ITEMS = [{"id": "a", "label": 0}, {"id": "b", "label": 1}, {"id": "c", "label": UNLABELED}, {"id": "d"}]
+
+
+def test_items_validation():
+    with pytest.raises(ValueError, match=r"items: expected an 'id' in every item, got the keys \['image', 'label'\]"):
+        LabelOracle([{"label": 0, "image": "a.png"}])
+    with pytest.raises(ValueError, match=r"items: expected distinct ids, got 'a' twice. Remove one"):
+        LabelOracle([*ITEMS, {"id": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("x", r"ids: expected ids of the items, got 'x'. Use the plan"),
+        ("c", r"ids: expected labeled items, got 'c' without a label. Label it"),
+        ("d", r"ids: expected labeled items, got 'd' without a label. Label it"),
+        ("e", r"label: expected a class index, got 'benign' for 'e'. Index the class names"),
+    ],
+)
+def test_refused_ids_leave_no_trace(key, message):
+    oracle = LabelOracle([*ITEMS, {"id": "e", "label": "benign"}])
+    with pytest.raises(ValueError, match=message):
+        oracle.reveal(["a", key], purpose="shard")
+    assert oracle.ledger == ()
+    assert oracle.revealed == frozenset()
+
+
+def test_reveal_keeps_the_order_of_the_ids():
+    assert list(LabelOracle(ITEMS).reveal(["b", "a"], purpose="shard").items()) == [("b", 1), ("a", 0)]
+
+
+def test_ledger():
+    oracle = LabelOracle(ITEMS)
+    oracle.reveal(["b", "a"], purpose="shard", stage=1)
+    digest = hashlib.sha256(b"a\nb").hexdigest()
+    assert oracle.ledger == (LedgerEntry("shard", 1, 2, digest),)
+    # the same labels for the same purpose: the same line, in whatever order they are asked for
+    oracle.reveal(["a", "b"], purpose="shard", stage=1)
+    assert len(oracle.ledger) == 1
+    oracle.reveal(["a"], purpose="shard", stage=2)
+    assert [entry["labels"] for entry in oracle.to_dicts()] == [2, 1]
+    assert json.loads(json.dumps(oracle.to_dicts()))[0] == {
+        "purpose": "shard",
+        "stage": 1,
+        "labels": 2,
+        "digest": digest,
+    }
+
+
+def test_budget_counts_each_item_once_and_neither_stratification_nor_test():
+    oracle = LabelOracle([{"id": str(i), "label": i % 2} for i in range(10)])
+    oracle.reveal(["0", "1", "2", "3"], purpose="stratification")
+    oracle.reveal(["8", "9"], purpose="test")
+    assert oracle.budget == 0
+    oracle.reveal(["0", "1"], purpose="shard", stage=1)
+    oracle.reveal(["1", "4"], purpose="shard", stage=2)
+    oracle.reveal(["5"], purpose="validation")
+    assert oracle.budget == 4
+    assert oracle.revealed == set("01234589")
+
+
+def test_a_label_is_read_when_it_is_revealed():
+    item = {"id": "a", "label": UNLABELED}
+    oracle = LabelOracle([item])
+    item["label"] = 3
+    assert oracle.reveal("a", purpose="shard") == {"a": 3}
+
+
+@pytest.mark.parametrize("label", [2, np.int64(2), np.uint8(2), True])
+def test_labels_come_as_python_integers(label):
+    (value,) = LabelOracle([{"id": "a", "label": label}]).reveal(["a"], purpose="shard").values()
+    assert type(value) is int
+    assert value == int(label)
+
+
+def test_is_labeled():
+    assert [is_labeled(item) for item in [*ITEMS, {"id": "e", "label": None}]] == [True, True, False, False, False]
+
+
+def test_index_items():
+    assert list(index_items(iter(ITEMS))) == ["a", "b", "c", "d"]
+
+
+def test_ids_that_are_no_utf8():
+    # a Latin-1 file name as os.walk gives it under a UTF-8 locale
+    name = b"k\xe4se.png".decode(errors="surrogateescape")
+    assert LabelOracle([{"id": name, "label": 0}]).reveal([name], purpose="shard") == {name: 0}

@@ -1,0 +1,526 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from monai.data import Dataset
+from PIL import Image
+from scipy import stats
+
+from monai_weckd.metrics import bootstrap_intervals, classification_metrics
+from monai_weckd.visualize import figures
+from monai_weckd.visualize.gallery import save_error_gallery
+from monai_weckd.visualize.report import write_report
+
+HOSTILE = '<b>&"x'
+CLASSES = ("normal", HOSTILE, "earwax $plug$")
+SECTIONS = [
+    "What was trained on what",
+    "Results",
+    "Learning curves",
+    "Confusion matrix",
+    "Calibration",
+    "Most confident errors",
+    "Cost",
+    "Settings",
+    "How to read this page, and its limits",
+]
+
+
+def make_predictions(classes, num_test):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(classes), num_test + 10)
+    probabilities = rng.dirichlet(np.ones(len(classes)), num_test + 10)
+    probabilities = 0.5 * probabilities + 0.5 * np.eye(len(classes))[labels]
+    return [
+        {
+            "id": f"{classes[label]}/{number}.png",
+            "group": f"patient{number // 2}",
+            "split": "val" if number < 10 else "test",
+            "label": classes[label],
+            "predicted": classes[row.argmax()],
+            **{f"probability_{name}": value for name, value in zip(classes, row, strict=True)},
+        }
+        for number, (label, row) in enumerate(zip(labels, probabilities, strict=True))
+    ]
+
+
+def test_arrays(rows, classes):
+    rows = [row for row in rows if row["split"] == "test"]
+    probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
+    return probabilities, np.array([classes.index(row["label"]) for row in rows])
+
+
+test_arrays.__test__ = False
+
+
+def make_stage(stage, metrics, *, accepted):
+    return {
+        "stage": stage,
+        "teacher": None if stage == 1 else 1,
+        "labelled": 31 * stage,
+        "groups": 20 * stage,
+        "pool": 300 - 31 * stage,
+        "epochs": 4,
+        "best_epoch": 3,
+        "seconds": 61.5 * stage,
+        "val": {**metrics, "balanced_accuracy": 0.6 + 0.01 * stage, "macro_auc": None},
+        "test": metrics,
+        "accepted": accepted,
+        "gate": {"metric": "val_balanced_accuracy", "value": 0.7, "previous": None if stage == 1 else 0.65},
+        "checkpoint": f"stage_{stage}/model.pt",
+    }
+
+
+def make_epoch(epoch):
+    stage, stage_epoch = 1 + (epoch - 1) // 4, 1 + (epoch - 1) % 4
+    return {
+        "epoch": epoch,
+        "stage": stage,
+        "stage_epoch": stage_epoch,
+        "loss": 2.0 / epoch,
+        "task_loss": 1.0 / epoch,
+        "distillation_loss": None if stage == 1 else 0.5 / epoch,
+        "attention_loss": None if stage == 1 else 0.1 / epoch,
+        "temperature": None if stage == 1 else 5.0 - stage_epoch,
+        "learning_rate": 0.001,
+        "val": {"val_balanced_accuracy": 0.05 * epoch, "val_accuracy": 0.06 * epoch} if epoch % 2 else None,
+        "seconds": 1.0,
+    }
+
+
+class Run:
+    """The content of an output folder, to be changed by a test and written."""
+
+    def __init__(self, folder, *, classes=CLASSES, num_test=40):
+        self.folder = folder
+        self.classes = list(classes)
+        self.rows = make_predictions(self.classes, num_test)
+        metrics = classification_metrics(*test_arrays(self.rows, self.classes)) if num_test else None
+        self.plan = {
+            "format": 1,
+            "classes": self.classes,
+            "seed": 7,
+            "policy": "cumulative",
+            "train": ["a"] * 93,
+            "val": ["b"] * 10,
+            "test": ["c"] * num_test,
+            "stages": [],
+            "skipped": [f"scan_{HOSTILE}.dcm"],
+            "unused": ["u1", "u2"],
+            "digest": "abc123",
+        }
+        self.chain = {
+            "format": 1,
+            "classes": self.classes,
+            "seed": 7,
+            "label_budget": {"train": 93, "val": 10},
+            "ledger": [
+                {"purpose": "shard", "stage": 1, "labels": 31},
+                {"purpose": "validation", "stage": None, "labels": 10},
+            ],
+            "settings": {"temperature": [4.0, 1.0], "<script>key": "<script>alert(1)</script>"},
+            "stages": [make_stage(stage, metrics, accepted=stage != 2) for stage in (1, 2, 3)],
+            "final": {"stage": 3, "test": metrics},
+        }
+        self.history = {"epochs": [make_epoch(epoch) for epoch in range(1, 13)]}
+
+    def write(self):
+        for name in ("plan", "chain", "history"):
+            (self.folder / f"{name}.json").write_text(json.dumps(getattr(self, name)), encoding="utf-8")
+        with (self.folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else self.columns())
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return self.folder
+
+    def columns(self):
+        return ["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in self.classes)]
+
+    def page(self):
+        return write_report(self.write()).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+class Reader(HTMLParser):
+    """Collect what a page shows; fail where an element is not closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.texts, self.headings = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+@pytest.mark.parametrize("name", ["plan.json", "chain.json", "history.json", "predictions.csv"])
+def test_a_missing_file_is_named(run, name):
+    (run.write() / name).unlink()
+    with pytest.raises(
+        ValueError, match=f"output_dir: expected the file {name} in .*, got none. Give the output folder"
+    ):
+        write_report(run.folder)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "chain.json", "history.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"classes": [', "expected JSON, got Expecting value"),
+        (b"[1]", "expected an object, got list"),
+        (b"{}", "expected the key '.*', got none"),
+        (b"\xff\xfe", "expected UTF-8 text, got 'utf-8' codec"),
+    ],
+)
+def test_a_corrupt_file_is_named(run, name, content, message):
+    (run.write() / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{name}: {message}.* Write the file again\.$"):
+        write_report(run.folder)
+
+
+def drop(record, key):
+    del record[key]
+
+
+def set_accuracy(run):
+    run.chain["final"]["test"] = {**run.chain["final"]["test"], "accuracy": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: run.chain.update(format=2), r"chain\.json: expected format 1, got 2\. Use the version"),
+        (lambda run: run.chain.update(classes=["a", "b"]), r"chain\.json: expected the classes of plan\.json"),
+        (
+            lambda run: run.chain["final"].update(stage=9),
+            r"chain\.json: expected the final stage among \[1, 2, 3\], got 9",
+        ),
+        (lambda run: drop(run.chain["stages"][1], "gate"), r"chain\.json: stages: expected the key 'gate', got none"),
+        (lambda run: run.chain["stages"][1].update(gate=None), r"chain\.json: gate: expected an object, got NoneType"),
+        (lambda run: drop(run.chain["label_budget"], "val"), r"chain\.json: label_budget: expected the key 'val'"),
+        (lambda run: drop(run.chain["ledger"][0], "labels"), r"chain\.json: ledger: expected the key 'labels'"),
+        (lambda run: drop(run.chain["final"], "test"), r"chain\.json: final: expected the key 'test'"),
+        (lambda run: drop(run.history["epochs"][3], "temperature"), r"history\.json: epochs: expected the key 'temp"),
+        (
+            lambda run: [drop(row, "predicted") for row in run.rows],
+            r"predictions\.csv: expected the column 'predicted'",
+        ),
+        (
+            lambda run: [drop(row, "probability_normal") for row in run.rows],
+            r"predictions\.csv: expected the column 'probability_normal', got none",
+        ),
+        (lambda run: run.rows[20].update(label="dog"), r"predictions\.csv: expected one of the classes .* as label of"),
+        (
+            lambda run: run.rows[20].update(predicted=""),
+            r"as predicted of 'normal/20.png', got ''|as predicted of .* got ''",
+        ),
+        (
+            lambda run: run.rows[20].update(probability_normal="?"),
+            r"predictions\.csv: could not convert string to float",
+        ),
+        (
+            lambda run: run.rows[20].update(probability_normal=7),
+            r"predictions\.csv: probabilities: expected rows in 0..1",
+        ),
+        (set_accuracy, r"predictions\.csv: expected the final test accuracy of chain\.json, 0\.100, got 0\."),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(run, change, message):
+    change(run)
+    with pytest.raises(ValueError, match=message):
+        run.page()
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_a_missing_package_names_the_extra(run, monkeypatch, package):
+    run.write()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ImportError, match=rf"^{package}: expected for the report, got no such package. Install monai-weckd"
+    ):
+        write_report(run.folder)
+
+
+def test_the_page_loads_nothing(run):
+    page = run.page()
+    reader = Reader(page)
+    names = {tag for tag, _ in reader.tags}
+    assert not names & {"script", "link", "iframe", "object", "svg", "form", "a"}
+    assert all(attrs["src"].startswith("data:image/") for tag, attrs in reader.tags if tag == "img")
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "http" not in re.sub(r'http-equiv|base64,[^"]*', "", page)
+    policy = next(attrs["content"] for _, attrs in reader.tags if "http-equiv" in attrs)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_the_page_has_its_sections_in_order(run):
+    assert Reader(run.page()).headings == SECTIONS
+
+
+def test_the_page_is_accessible(run):
+    reader = Reader(run.page())
+    assert ("html", {"lang": "en"}) in reader.tags
+    assert all(len(attrs["alt"]) > 20 for tag, attrs in reader.tags if tag == "img")
+    ids = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["aria-labelledby"] for tag, attrs in reader.tags if tag == "table"} <= set(ids)
+    assert all("scope" in attrs for tag, attrs in reader.tags if tag == "th")
+
+
+def test_names_from_the_data_are_escaped(run):
+    page = run.page()
+    assert '<b>&"' not in page
+    assert "<script" not in page
+    text = Reader(page).text
+    assert text.count(HOSTILE) >= 4
+    assert f"scan_{HOSTILE}.dcm" in text
+    assert "<script>alert(1)</script>" in text
+
+
+def test_a_file_name_that_is_not_utf8_does_not_break_the_page(run):
+    run.plan["skipped"] = ["scan_\udcff.dcm"]
+    assert r"scan_\udcff.dcm" in run.page()
+
+
+def test_the_page_states_who_saw_what(run):
+    text = Reader(run.page()).text
+    assert "Training labels 93" in text
+    assert "Validation labels 10" in text
+    assert "Test items 40" in text
+    assert "Unused items 2" in text
+    assert "Skipped files 1" in text
+    assert "shard 1 31 validation – 10" in text
+    assert "2 62 40 238" in text  # stage, labeled items, groups, pool
+
+
+def test_results_mark_decisions_and_the_final_model(run):
+    text = Reader(run.page()).text
+    assert "1 accepted 0.700 0.610" in text
+    assert "2 rejected 0.700, before 0.650 0.620" in text
+    assert "3 final accepted 0.700, before 0.650 0.630" in text
+    assert "(validation balanced accuracy)" in text
+    assert "stage_3/model.pt" in text
+
+
+def test_the_interval_is_the_bootstrap_over_groups(run):
+    text = Reader(run.page()).text
+    probabilities, labels = test_arrays(run.rows, run.classes)
+    groups = [row["group"] for row in run.rows if row["split"] == "test"]
+    low, high = bootstrap_intervals(probabilities, labels, groups=groups)["balanced_accuracy"]
+    value = classification_metrics(probabilities, labels)["balanced_accuracy"]
+    assert f"Balanced accuracy {value:.3f} {low:.3f} to {high:.3f}" in text
+    assert "40 test items from 20 groups" in text
+    assert "bootstrap over groups" in text
+    for row in run.rows:
+        del row["group"]
+    alone = bootstrap_intervals(probabilities, labels, groups=[row["id"] for row in run.rows if row["split"] == "test"])
+    low, high = alone["balanced_accuracy"]
+    text = Reader(run.page()).text
+    assert f"Balanced accuracy {value:.3f} {low:.3f} to {high:.3f}" in text
+    assert "bootstrap over items" in text
+
+
+def test_the_confusion_matrix_counts_test_items(run):
+    text = Reader(run.page()).text
+    rows = [row for row in run.rows if row["split"] == "test" and row["label"] == "normal"]
+    counts = [sum(row["predicted"] == name for row in rows) for name in run.classes]
+    assert f"normal {' '.join(map(str, counts))} {len(rows)} {counts[0] / len(rows):.3f}" in text
+
+
+@pytest.mark.parametrize("synthetic", [True, False, None])
+def test_only_phantoms_have_a_banner(run, synthetic):
+    if synthetic is not None:
+        run.chain["settings"]["synthetic"] = synthetic
+    assert ("prove nothing about any medical task" in Reader(run.page()).text) == (synthetic is True)
+
+
+def test_absent_parts_say_why(tmp_path):
+    run = Run(tmp_path, num_test=0)
+    run.rows, run.history["epochs"] = run.rows[:10], []
+    text = Reader(run.page()).text
+    assert text.count("Not available: predictions.csv lists no test item") == 3
+    assert "Not available: history.json lists no epoch" in text
+    assert "Not available: the output folder has no errors/errors.json" in text
+
+
+def test_a_chain_of_one_stage_without_validation_has_a_page(run):
+    stage = {**run.chain["stages"][0], "val": None, "test": None}
+    stage["gate"] = {"metric": None, "value": None, "previous": None}
+    run.chain.update(stages=[stage], final={"stage": 1, "test": None})
+    run.history["epochs"] = [{**epoch, "val": None} for epoch in run.history["epochs"][:4]]
+    text = Reader(run.page()).text
+    assert "in 1 stage:" in text
+    assert "1 final accepted no validation figure – – – – – – – – – –" in text
+
+
+def test_the_same_files_give_the_same_page(run):
+    assert run.page() == run.page()
+
+
+def test_global_state_of_matplotlib_stays(run):
+    before = dict(matplotlib.rcParams)
+    run.page()
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+@pytest.fixture
+def run_with_gallery(tmp_path):
+    """A run whose predictions a tiny network has made, with its gallery."""
+    torch.manual_seed(0)
+    run = Run(tmp_path)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    ).eval()
+    dataset = Dataset([{"image": torch.rand(1, 12, 10)} for _ in run.rows])
+    for item, row in zip(dataset, run.rows, strict=True):
+        with torch.no_grad():
+            probabilities = torch.softmax(network(item["image"][None]), 1)[0].tolist()
+        row.update({f"probability_{name}": value for name, value in zip(run.classes, probabilities, strict=True)})
+        row["predicted"] = run.classes[int(np.argmax(probabilities))]
+    run.chain["final"]["test"] = classification_metrics(*test_arrays(run.rows, run.classes))
+    save_error_gallery(network, dataset, run.rows, target_layer="1", output_dir=tmp_path, limit=3)
+    return run
+
+
+def test_the_gallery_is_on_the_page(run_with_gallery):
+    reader = Reader(run_with_gallery.page())
+    pictures = [attrs for tag, attrs in reader.tags if tag == "img" and "Grad-CAM" in attrs["alt"]]
+    assert len(pictures) == 3
+    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    entries = json.loads((run_with_gallery.folder / "errors" / "errors.json").read_text(encoding="utf-8"))["errors"]
+    for entry, picture in zip(entries, pictures, strict=True):
+        assert entry["id"] in picture["alt"]
+        assert f"Predicted {entry['predicted']} ( {entry['probability']:.3f}" in reader.text.replace("(", "( ")
+
+
+def edit_errors(run, **changes):
+    path = run.folder / "errors" / "errors.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["errors"][0].update(changes)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_gallery_of_another_run_is_not_shown(run_with_gallery):
+    edit_errors(run_with_gallery, id="elsewhere.png")
+    text = Reader(run_with_gallery.page()).text
+    assert "Not available: errors/errors.json is of another run: predictions.csv does not list elsewhere.png" in text
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "gone.png", "text.png", ""])
+def test_only_pictures_of_the_gallery_can_be_shown(run_with_gallery, name):
+    Image.new("RGB", (2, 2)).save(run_with_gallery.folder / "secret.png")
+    (run_with_gallery.folder / "errors" / "text.png").write_text("no picture", encoding="utf-8")
+    edit_errors(run_with_gallery, file=name)
+    with pytest.raises(
+        ValueError, match=rf"errors\.json: expected the name of a PNG file in .*, got '{re.escape(name)}'"
+    ):
+        run_with_gallery.page()
+
+
+def test_a_corrupt_gallery_is_named(run_with_gallery):
+    (run_with_gallery.folder / "errors" / "errors.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^errors\.json: expected JSON"):
+        run_with_gallery.page()
+
+
+def test_a_gallery_without_errors_says_so(run_with_gallery):
+    path = run_with_gallery.folder / "errors" / "errors.json"
+    path.write_text(json.dumps({"target_layer": "1", "errors": []}), encoding="utf-8")
+    assert "No test item was misclassified." in Reader(run_with_gallery.page()).text
+
+
+def capture(monkeypatch, function, *args, **kwargs):
+    kept = []
+    monkeypatch.setattr(figures, "_svg", kept.append)
+    function(*args, **kwargs)
+    return kept[0]
+
+
+def curves(axes, name):
+    """Return the points of the lines from the one with this label up to the next label."""
+    points, found = [], False
+    for line in axes.lines:
+        label = line.get_label()
+        found = label == name or (found and label == "_nolegend_")
+        if found:
+            points += [tuple(map(float, point)) for point in line.get_xydata()]
+    return points
+
+
+def test_learning_curves_draw_the_history(run, monkeypatch):
+    epochs, stages = run.history["epochs"], run.chain["stages"]
+    figure = capture(monkeypatch, figures.learning_curves_svg, epochs, stages=stages)
+    losses, validation, temperature = figure.axes
+    assert curves(losses, "total") == [(epoch["epoch"], epoch["loss"]) for epoch in epochs]
+    assert curves(losses, "distillation") == [(epoch["epoch"], epoch["distillation_loss"]) for epoch in epochs[4:]]
+    expected = [(number, pytest.approx(0.05 * number)) for number in range(1, 13, 2)]
+    assert curves(validation, "balanced accuracy") == expected
+    assert curves(validation, "epoch kept") == [(number, pytest.approx(0.05 * number)) for number in (3, 7, 11)]
+    assert curves(temperature, "temperature") == [(epoch["epoch"], epoch["temperature"]) for epoch in epochs[4:]]
+    assert [text.get_text() for text in losses.texts] == ["stage 1", "stage 2 (rejected)", "stage 3"]
+    boundaries = [line.get_xdata()[0] for line in temperature.lines if line.get_color() == figures._GRAY]
+    assert boundaries == [0.5, 4.5, 8.5]
+    assert temperature.get_xlim() == (0.5, 12.5)
+
+
+def test_pictures_are_svg(run):
+    picture = figures.learning_curves_svg(run.history["epochs"], stages=run.chain["stages"])
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (3, 7), (40, 40)])
+def test_the_interval_of_a_bin_is_that_of_wilson(right, count):
+    expected = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert figures._wilson(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def test_the_package_ships_the_template():
+    assert (Path(figures.__file__).parent / "report.html.jinja").is_file()
