@@ -22,8 +22,7 @@ from typing import Any
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain
-from monai_weckd.plan_checks import SPLITS, group_of
-from monai_weckd.splits import divide_epochs
+from monai_weckd.splits import SPLITS, divide_epochs, group_of
 
 __all__ = ["main"]
 

@@ -25,8 +25,6 @@ __all__ = [
     "reliability_bins",
 ]
 
-_WITH_INTERVAL = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
-
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -72,7 +70,10 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[
         >>> {name: round(value, 3) for name, value in metrics.items()}
         {'accuracy': 0.75, 'balanced_accuracy': 0.833, 'macro_f1': 0.733, 'macro_auc': 1.0, 'ece': 0.35}
     """
-    return _metrics(*_checked(probabilities, labels))
+    array, truth = _checked(probabilities, labels)
+    bins = _reliability(array, truth, num_bins=15)
+    error = sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / len(truth)
+    return {**_hits_and_ranks(array, truth), "ece": float(error)}
 
 
 def confusion_counts(labels: ArrayLike, predicted: ArrayLike, *, num_classes: int) -> np.ndarray:
@@ -100,7 +101,7 @@ def confusion_counts(labels: ArrayLike, predicted: ArrayLike, *, num_classes: in
         raise ValueError(
             f"predicted: expected one class for each of the {len(truth)} labels, got {len(guess)}. Pass equal lengths."
         )
-    return np.bincount(truth * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return _counts(truth, guess, num_classes)
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> list[ReliabilityBin]:
@@ -177,13 +178,13 @@ def bootstrap_intervals(
     _, membership = np.unique(names, return_inverse=True)
     members = [np.flatnonzero(membership == group) for group in range(membership.max() + 1)]
     if len(members) < 2:
-        return dict.fromkeys(_WITH_INTERVAL)
+        return dict.fromkeys(_hits_and_ranks(array, truth))
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in range(num_resamples):
         index = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        resampled.append(_metrics(array[index], truth[index]))
-    return {name: _percentiles([metrics[name] for metrics in resampled], level=level) for name in _WITH_INTERVAL}
+        resampled.append(_hits_and_ranks(array[index], truth[index]))
+    return {name: _percentiles([metrics[name] for metrics in resampled], level=level) for name in resampled[0]}
 
 
 def _percentiles(values: list[float | None], *, level: float) -> tuple[float, float] | None:
@@ -194,19 +195,21 @@ def _percentiles(values: list[float | None], *, level: float) -> tuple[float, fl
     return float(lower), float(upper)
 
 
-def _metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+def _hits_and_ranks(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     num_classes = probabilities.shape[1]
-    counts = confusion_counts(labels, probabilities.argmax(1), num_classes=num_classes)
+    counts = _counts(labels, probabilities.argmax(1), num_classes)
     right, truth = counts.diagonal(), counts.sum(1)
     present = truth > 0
-    bins = _reliability(probabilities, labels, num_bins=15)
     return {
         "accuracy": float(right.sum() / len(labels)),
         "balanced_accuracy": float((right[present] / truth[present]).mean()),
         "macro_f1": float((2 * right[present] / (truth + counts.sum(0))[present]).mean()),
         "macro_auc": _macro_auc(probabilities, labels, classes=np.flatnonzero(present)),
-        "ece": float(sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(labels)),
     }
+
+
+def _counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _macro_auc(probabilities: np.ndarray, labels: np.ndarray, *, classes: np.ndarray) -> float | None:

@@ -18,17 +18,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
-from monai_weckd.plan_checks import (
-    SPLITS,
-    PlanError,
-    check_plan,
-    class_problems,
-    group_of,
-    split_problems,
-    stage_problems,
-)
+from monai_weckd.plan_checks import PlanError, check_plan, class_problems, split_problems, stage_problems
 from monai_weckd.plan_json import ANEW, FORMAT, read_plan_fields
-from monai_weckd.splits import assign_split, draw_shards
+from monai_weckd.splits import SPLITS, assign_split, draw_shards, group_of
 from monai_weckd.utils import nearest
 
 __all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain"]

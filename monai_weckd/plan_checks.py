@@ -15,13 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
+from monai_weckd.splits import SPLITS, group_of
 
 if TYPE_CHECKING:
     from monai_weckd.plan import ChainPlan
 
-__all__ = ["PlanError", "check_plan", "class_problems", "group_of", "split_problems", "stage_problems"]
-
-SPLITS = ("train", "val", "test")
+__all__ = ["PlanError", "check_plan", "class_problems", "split_problems", "stage_problems"]
 
 
 class PlanError(ValueError):
@@ -126,16 +125,6 @@ def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None]
     found = set(labels.values())
     if missing := [name for i, name in enumerate(plan.classes) if i not in found]:
         yield f"{place}: expected labels of every class, got none of {missing} among {len(labels)}. {remedy}"
-
-
-def group_of(item: Mapping[str, Any]) -> str:
-    """Return the group of an item; one that names none is a group of its own.
-
-    Args:
-        item: dictionary with ``id`` and, where it is known, ``group``.
-
-    """
-    return str(item.get("group") or item["id"])
 
 
 def _group_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "hash_fraction"]
+__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "group_of", "hash_fraction"]
+
+SPLITS = ("train", "val", "test")
 
 
 def hash_fraction(seed: int, purpose: str, key: str) -> float:
@@ -93,6 +95,16 @@ def apportion(total: int, counts: Sequence[int]) -> list[int]:
                 quotas[quotas.index(max(quotas))] -= 1
                 quotas[i] = 1
     return quotas
+
+
+def group_of(item: Mapping[str, Any]) -> str:
+    """Return the group of an item; one that names none is a group of its own.
+
+    Args:
+        item: dictionary with ``id`` and, where it is known, ``group``.
+
+    """
+    return str(item.get("group") or item["id"])
 
 
 def draw_shards(

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from monai_weckd.splits import SPLITS
 from monai_weckd.utils import UNLABELED, nearest
 
 __all__ = ["Datalist", "image_files", "load_datalist"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", ".dcm")
-SPLITS = ("train", "val", "test")
 
 
 class Datalist(NamedTuple):

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,9 @@ class DicomReadError(ValueError):
 def named_errors(name: str) -> Iterator[None]:
     """Turn what a malformed file makes a parser raise into one :py:class:`DicomReadError`; not to be nested.
 
+    A parser quotes what it could not parse. In a damaged file that may be the name of the patient, so quotations are
+    left out, and the original exception is not shown as the cause.
+
     Args:
         name: the file that is being read, the first word of the message.
 
@@ -36,14 +40,15 @@ def named_errors(name: str) -> Iterator[None]:
     try:
         yield
     except DicomReadError as error:
-        raise DicomReadError(f"{name}: {error}") from error
-    except InvalidDicomError as error:
-        raise DicomReadError(f"{name}: expected a DICOM file, got one without the 'DICM' prefix.") from error
+        raise DicomReadError(f"{name}: {error}") from None
+    except InvalidDicomError:
+        raise DicomReadError(f"{name}: expected a DICOM file, got one without the 'DICM' prefix.") from None
     except OSError as error:
-        raise DicomReadError(f"{name}: cannot be read ({error.strerror or error}).") from error
+        raise DicomReadError(f"{name}: cannot be read ({error.strerror or 'it ends too early'}).") from None
     except BaseException as error:  # a parser fed with damaged bytes may raise anything
         # pylibjpeg's RLE decoder is written in Rust; its panic is not derived from Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from error
+        reason = re.sub("""['"].*['"]""", "...", " ".join(str(error).split()))[:200]
+        reason = f"{type(error).__name__}: {reason}"
+        raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from None

@@ -68,7 +68,7 @@ def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[np.ndarray, str]:
         spacing = numbers(module, source, 2)
         if spacing is not None:
             if not (spacing > 0).all():
-                raise DicomReadError(f"{source}: expected 2 positive numbers, got {spacing}. Repair the header.")
+                raise DicomReadError(f"{source}: expected 2 positive numbers, got {spacing.tolist()}. Repair it.")
             return spacing[::-1], source  # DICOM gives the distance of rows (along Y) first
     return np.ones(2), ""
 

@@ -23,12 +23,11 @@ from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMic
 from monai_weckd.data.dicom_codestream import check_deflated
 from monai_weckd.data.dicom_errors import DicomReadError
 
-__all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom"]
+__all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
 
 # The whole of what is read. Names, numbers and dates of patients are not in the list, so they are never in memory.
 _KEYWORDS = (
     "SOPClassUID",
-    "Modality",
     "SeriesInstanceUID",
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -88,6 +87,15 @@ def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> D
         return dcmread(file, specific_tags=[*_TAGS, *tags], stop_before_pixels=not pixels)
 
 
+def standard_name(uid: UID) -> str:
+    """Return the name of a class or syntax of the standard, else ``"unknown"``: it may be any text of a damaged header.
+
+    Args:
+        uid: unique identifier.
+    """
+    return uid.name if uid.name != uid else "unknown"
+
+
 def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> None:
     """Refuse what is not a picture, and sizes beyond ``max_pixels``, before anything is decoded.
 
@@ -100,7 +108,7 @@ def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> N
         DicomReadError: When the object is no picture (no pixels, a mask, a dose, slide tiles), or too large.
     """
     sop_class = UID(dataset.get("SOPClassUID") or "")
-    kind = sop_class.name.removesuffix(" Storage") or "unknown"
+    kind = standard_name(sop_class).removesuffix(" Storage")
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise DicomReadError(f"expected an image, got a DICOM object without pixels ({kind}). Leave it out.")
     if sop_class in _NOT_A_PICTURE:
@@ -147,5 +155,5 @@ def numbers(module: Dataset, keyword: str, count: int) -> np.ndarray | None:
         return None
     values = np.atleast_1d(np.asarray(value, dtype=np.float64))
     if values.shape != (count,) or not np.isfinite(values).all():
-        raise DicomReadError(f"{keyword}: expected {count} finite number(s), got {value}. Repair the header.")
+        raise DicomReadError(f"{keyword}: expected {count} finite number(s), got {values.tolist()}. Repair the header.")
     return values

@@ -19,7 +19,7 @@ from pydicom.pixels import apply_color_lut, get_decoder
 
 from monai_weckd.data.dicom_codestream import check_codestreams
 from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_header import frame_module, numbers
+from monai_weckd.data.dicom_header import frame_module, numbers, standard_name
 
 __all__ = ["Window", "picture_frames"]
 
@@ -64,7 +64,10 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise DicomReadError("expected a transfer syntax in the file's meta header, got none. Repair the file.")
-    decoder = get_decoder(syntax)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise DicomReadError(f"expected a still image, got {standard_name(syntax)} data. Convert the file.") from None
     if not decoder.is_available:
         raise DicomReadError(f'no decoder for {syntax.name} is installed. Run: pip install "monai-weckd[dicom]"')
     check_codestreams(dataset)
@@ -127,7 +130,7 @@ def _window_values(values: np.ndarray, dataset: Dataset, frame: int, window: Win
         return _ramp(values, center, width)
     if function == "SIGMOID" and width > 0:
         return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
-    raise DicomReadError(f"window: expected a valid one in the header, got {function} of width {width}. Pass another.")
+    raise DicomReadError("window: expected a valid one in the header, got another. Pass window=(center, width).")
 
 
 def _ramp(values: np.ndarray, center: float, width: float) -> np.ndarray:

@@ -198,7 +198,6 @@ class DicomReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if is_grey else -1,
             "has_geometry": known,
             "spacing_from": source,
-            "modality": str(dataset.get("Modality") or ""),
             "inverted": photometric == "MONOCHROME1",
             **{keyword: str(dataset.get(keyword) or "") for keyword in self.tags},
         }

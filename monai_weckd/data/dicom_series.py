@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
+from pydicom.uid import UID
 
 from monai_weckd.data.dicom_errors import DicomReadError, named_errors
 from monai_weckd.data.dicom_header import read_dicom
@@ -81,5 +82,8 @@ def _by_series(
 
 def _summary(series: dict[str, list[tuple[str, Dataset]]]) -> str:
     """Describe series for a message: number, then UID, first file and file count of each."""
-    parts = (f"{uid or 'no UID'} ({Path(files[0][0]).name}, {len(files)} files)" for uid, files in series.items())
+    parts = []
+    for uid, files in series.items():
+        shown = uid if UID(uid).is_valid else "no valid UID"
+        parts.append(f"{shown} ({Path(files[0][0]).name}, {len(files)} files)")
     return f"{len(series)}: {'; '.join(parts)}"

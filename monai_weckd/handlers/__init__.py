@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from .progress import ChainProgressBar
-from .recorder import ChainRecorder
+from .recorder import ChainRecorder, predict_probabilities
 from .temperature import TemperatureHandler
 
-__all__ = ["ChainProgressBar", "ChainRecorder", "TemperatureHandler"]
+__all__ = ["ChainProgressBar", "ChainRecorder", "TemperatureHandler", "predict_probabilities"]

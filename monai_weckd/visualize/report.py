@@ -70,15 +70,16 @@ def write_report(output_dir: str | Path) -> Path:
     for epoch in epochs:
         _check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
     rows = _read_test_rows(folder / "predictions.csv", chain["classes"])
+    gallery = _gallery_view(folder / "errors", rows)
     page = template.render(
         chain=chain,
         plan=plan,
         plan_settings={key: value for key, value in plan.items() if not isinstance(value, list | dict)},
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
         metric_names=_METRICS,
-        curves=_curves_view(epochs, chain["stages"]),
         test=_test_view(rows, chain),
-        gallery=_gallery_view(folder / "errors", rows),
+        curves=_curves_view(epochs, chain["stages"]),
+        gallery=gallery,
     )
     path = folder / "report.html"
     # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.

@@ -166,7 +166,7 @@ def test_manifest(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "\ufeff"], ids=["plain", "byte_order_mark"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
 def test_manifest_encodings(tmp_path, prefix, end):
-    text = prefix + end.join(["age,file, label ", '7,"a.png",x', "8,b.png, käse", ""])
+    text = prefix + end.join(["file,age, label ", '"a.png",7,x', "b.png,8, käse", ""])
     found = load_datalist(manifest(tmp_path, text))
     assert found.classes == ("käse", "x")
     assert [(item["id"], item["label"]) for item in found.items] == [("a.png", 1), ("b.png", 0)]
@@ -188,8 +188,8 @@ def test_relative_dataset_dir_gives_absolute_paths(tmp_path, monkeypatch):
 
 def test_folders(tmp_path):
     touch(tmp_path, "well/B.JPG", "well/deep/er/a.nii.gz", "ill/c.nii", "ill/notes.txt", "ill/scan.v2", "top.png")
-    touch(tmp_path, "ill/.hidden.png", "ill/DICOMDIR", ".cache/a.png", "well/.trash/x.png", "ill/README")
-    for name in ("ill/IM0001", "ill/1.2.840.10008"):
+    touch(tmp_path, "ill/.hidden.png", ".cache/a.png", "well/.trash/x.png", "ill/README")
+    for name in ("ill/IM0001", "ill/1.2.840.10008", "ill/DICOMDIR"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     found = load_datalist(tmp_path)
     assert found.classes == ("ill", "well")

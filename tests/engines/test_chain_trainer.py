@@ -16,10 +16,9 @@ from copy import deepcopy
 
 import pytest
 import torch
-from chain_setup import make_chain, make_evaluator, make_items, make_network
+from chain_runs import make_chain, make_evaluator, make_items, make_network
 from ignite.engine import Events
 from monai.data import CacheDataset, Dataset
-from monai.handlers import LrScheduleHandler
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
@@ -178,7 +177,7 @@ def test_withheld_labels_change_no_bit(stratify, pool_ratio):
 
 def test_optimizer_and_scheduler_begin_afresh():
     rates, momenta = [], []
-    trainer = make_chain(scheduler=True, handlers=[lambda fresh: LrScheduleHandler(fresh[0], print_lr=False)])
+    trainer = make_chain(scheduler=True)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: rates.append(e.optimizer.param_groups[0]["lr"]))
     trainer.add_event_handler(ChainEvents.STAGE_STARTED, lambda e: momenta.append(len(e.optimizer.state)))
     trainer.run()

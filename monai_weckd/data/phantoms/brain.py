@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_weckd.data.phantoms.head import Head, head_signal
+from monai_weckd.data.phantoms.head import Head, head_pose, head_signal, turn_about
 
 __all__ = ["BRAIN_FINDINGS", "Slice", "scan_slice", "scan_volume"]
 
@@ -58,8 +58,8 @@ def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generat
         index: place of the slice in the series, from 0.
     """
     head = Head.draw(finding, group)
-    frame, shift = _pose(group)
-    tilt = _turn(group.uniform(-0.2, 0.2), 0)
+    frame, shift = head_pose(group)
+    tilt = turn_about(group.uniform(-0.2, 0.2), 0)
     spacing, thickness = group.uniform(1.45, 1.75), head.lesion.radius * group.uniform(0.17, 0.24)
     middle = frame @ head.lesion.center + shift
     # the outermost of five slices lie half a radius from the middle of the lesion, so that each of them shows it
@@ -88,31 +88,16 @@ def scan_volume(finding: str, group: np.random.Generator, item: np.random.Genera
         turned by some degrees, with axes that run as RAS, LAS or LPS.
     """
     head = Head.draw(finding, group)
-    frame, shift = _pose(item)
+    frame, shift = head_pose(item)
     flip = np.array(_FLIPS[str(item.choice(list(_FLIPS)))], dtype=float)
     affine = np.eye(4)
-    oblique = _turn(item.uniform(-0.12, 0.12), 0) @ _turn(item.uniform(-0.12, 0.12), 2)
+    oblique = turn_about(item.uniform(-0.12, 0.12), 0) @ turn_about(item.uniform(-0.12, 0.12), 2)
     affine[:3, :3] = oblique * (flip * _VOXEL)
     affine[:3, 3] = item.uniform(-6.0, 6.0, 3) - affine[:3, :3] @ ((np.array(_VOLUME) - 1) / 2)
     index = np.moveaxis(np.indices(_VOLUME), 0, -1)
     points = index @ affine[:3, :3].T + affine[:3, 3]
     voxels = _receive(head_signal((points - shift) @ frame, head), group, item)
     return voxels.astype(np.int16), affine
-
-
-def _turn(angle: float, axis: int) -> np.ndarray:
-    """Return the rotation by an angle in radians about one axis."""
-    i, j = [k for k in range(3) if k != axis]
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = np.cos(angle)
-    matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
-    return matrix
-
-
-def _pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return how a head lies in the scanner: rotation and shift in mm."""
-    x, y, z = rng.normal(0.0, 0.08, 3)
-    return _turn(x, 0) @ _turn(y, 1) @ _turn(z, 2), rng.normal(0.0, 4.0, 3)
 
 
 def _receive(signal: np.ndarray, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,18 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-__all__ = ["blend", "blur", "fourier_ring", "photograph", "pixel_grid", "ramp", "rough", "segment_distance", "turn"]
+__all__ = [
+    "between",
+    "blend",
+    "blur",
+    "fourier_ring",
+    "photograph",
+    "pixel_grid",
+    "ramp",
+    "rough",
+    "segment_distance",
+    "turn",
+]
 
 
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +46,11 @@ def turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.nda
     """Turn coordinates by an angle in radians."""
     c, s = np.cos(angle), np.sin(angle)
     return c * x + s * y, c * y - s * x
+
+
+def between(angle: np.ndarray, direction: float) -> np.ndarray:
+    """Return the angle between directions, all in radians, from 0 to pi."""
+    return np.abs((angle - direction + np.pi) % (2.0 * np.pi) - np.pi)
 
 
 def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from monai_weckd.data.phantoms.canvas import ramp
 
-__all__ = ["Head", "Lesion", "Waves", "head_signal"]
+__all__ = ["Head", "Lesion", "Waves", "head_pose", "head_signal", "turn_about"]
 
 # semi-axes in mm of the inner table of the skull: left-right, front-back, up-down
 _SKULL = (66.0, 84.0, 68.0)
@@ -123,6 +123,21 @@ class Head:
             bias=Waves(rng, 260.0, count=4),
             infiltrating=bool(rng.random() < 0.35),
         )
+
+
+def turn_about(angle: float, axis: int) -> np.ndarray:
+    """Return the rotation by an angle in radians about one axis."""
+    i, j = [k for k in range(3) if k != axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def head_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return how a head lies in the scanner: a rotation from its frame to the scanner's, then a shift in mm."""
+    x, y, z = rng.normal(0.0, 0.08, 3)
+    return turn_about(x, 0) @ turn_about(y, 1) @ turn_about(z, 2), rng.normal(0.0, 4.0, 3)
 
 
 def head_signal(points: np.ndarray, head: Head) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from monai_weckd.data.phantoms.canvas import (
+    between,
     blend,
     blur,
     fourier_ring,
@@ -139,7 +140,7 @@ def _vessels(
     bend = 0.25 * rough(group, _SIZE, 6)
     alpha = np.zeros_like(r)
     for _ in range(spokes):
-        off = np.abs(np.angle(np.exp(1j * (angle + bend - group.uniform(-np.pi, np.pi))))) * r
+        off = between(angle + bend, group.uniform(-np.pi, np.pi)) * r
         alpha = np.maximum(alpha, ramp(0.035, 0.01, off) * ramp(group.uniform(0.15, 0.6), 0.75, r))
     return blend(scene, _BLOOD, strength * alpha)
 
@@ -154,7 +155,7 @@ def _plaques(
     for _ in range(group.integers(1, 4)):
         middle, width = group.uniform(0.42, 0.72), group.uniform(0.10, 0.24)
         span = group.uniform(0.3, 1.1)
-        off = np.abs(np.angle(np.exp(1j * (angle - group.uniform(-0.6, np.pi + 0.6)))))
+        off = between(angle, group.uniform(-0.6, np.pi + 0.6))
         edge = np.maximum(np.abs(r - middle) / width, off / span) + ragged / width
         alpha = drum * ramp(1.0, 0.82, edge) * group.uniform(0.75, 0.95)
         scene = blend(scene, np.array([1.0, 0.98, 0.93]) * chalk[..., None], alpha)

@@ -11,13 +11,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from ignite.metrics import Accuracy
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
-from monai.handlers import ValidationHandler, from_engine
+from monai.handlers import LrScheduleHandler, ValidationHandler, from_engine
 from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader
 
@@ -87,8 +85,11 @@ def make_chain(
     loader = DataLoader(Dataset(plan.select(items, "train"), transform), batch_size=batch_size, num_workers=num_workers)
     evaluator = make_evaluator(network, plan.select(items, "val")) if validate else None
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
-    build = partial(
-        ChainDistillationTrainer,
+    fresh = [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)] if scheduler else []
+    validation = [ValidationHandler(interval, evaluator)] if validate else []
+    if scheduler:
+        validation.append(LrScheduleHandler(fresh[0], print_lr=False))
+    return ChainDistillationTrainer(
         "cpu",
         max_epochs,
         plan=plan,
@@ -99,12 +100,7 @@ def make_chain(
         epoch_length=epoch_length,
         evaluator=evaluator,
         decollate=False,
+        train_handlers=[*validation, *handlers],
+        fresh=fresh,
         **options,
-    )
-    fresh = []
-    if scheduler:
-        fresh = [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)]
-    validation = [ValidationHandler(interval, evaluator)] if validate else []
-    return build(
-        train_handlers=[*validation, *(make(fresh) if callable(make) else make for make in handlers)], fresh=fresh
     )

@@ -1,0 +1,129 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from chain_runs import make_chain, make_items, make_network
+from monai.data import Dataset
+from sklearn.metrics import accuracy_score
+from torch.utils.data import DataLoader
+
+from monai_weckd import ChainPlan, plan_chain
+from monai_weckd.engines import fingerprint
+from monai_weckd.handlers import ChainRecorder, predict_probabilities
+
+
+def record(output_dir, *, test=True, **options):
+    """Run a small chain that is written down; returns the trainer."""
+    items = make_items()
+    plan = plan_chain(items, classes=("a", "b", "c"), policy="cumulative", stratify=False)
+    loaders = {split: DataLoader(Dataset(plan.select(items, split)), batch_size=7) for split in ("val", "test")}
+    network = make_network()
+    recorder = ChainRecorder(
+        output_dir,
+        None,
+        val_data_loader=loaders["val"],
+        test_data_loader=loaders["test"] if test else None,
+        settings={"learning_rate": 0.05},
+    )
+    trainer = make_chain(items=items, plan=plan, network=network, handlers=[recorder], **options)
+    recorder.evaluator = trainer.walker.evaluator
+    trainer.run()
+    return trainer
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_files_say_what_happened(tmp_path):
+    trainer = record(tmp_path, max_epochs=6)
+    assert ChainPlan.from_json((tmp_path / "plan.json").read_text()) == trainer.plan
+    chain = read(tmp_path / "chain.json")
+    assert [stage["stage"] for stage in chain["stages"]] == [1, 2, 3]
+    assert [stage["best_epoch"] for stage in chain["stages"]] == [r.best_epoch for r in trainer.records]
+    assert chain["label_budget"] == dict(trainer.plan.label_budget)
+    assert chain["settings"] == {"learning_rate": 0.05}
+    assert [line["purpose"] for line in chain["ledger"]] == ["shard"] * 3 + ["validation", "test"]
+    assert sum(stage["accepted"] for stage in chain["stages"]) >= 1
+
+
+def test_curves_hold_each_epoch(tmp_path):
+    trainer = record(tmp_path, max_epochs=6, interval=2)
+    epochs = read(tmp_path / "history.json")["epochs"]
+    assert [(e["epoch"], e["stage"], e["stage_epoch"]) for e in epochs] == [
+        (1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 2), (5, 3, 1), (6, 3, 2)
+    ]  # fmt: skip
+    assert [e["val"] is None for e in epochs] == [True, False] * 3
+    assert all(e["distillation_loss"] is None and e["temperature"] is None for e in epochs[:2])
+    assert all(e["distillation_loss"] > 0 and e["temperature"] == 2.0 for e in epochs[2:])
+    for epoch in epochs[:2]:
+        assert epoch["loss"] == pytest.approx(epoch["task_loss"])
+    for epoch in epochs[2:]:
+        assert epoch["loss"] == pytest.approx(0.5 * epoch["task_loss"] + 0.5 * epoch["distillation_loss"], rel=1e-5)
+    assert trainer.state.epoch == 6
+
+
+def test_students_are_plain_state_dicts(tmp_path):
+    trainer = record(tmp_path, max_epochs=3)
+    network = make_network(1)
+    network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+    assert fingerprint(network) == fingerprint(trainer.network)
+    accepted = [r.stage for r in trainer.records if r.accepted][-1]
+    network.load_state_dict(torch.load(tmp_path / f"stage_{accepted}" / "model.pt", weights_only=True), strict=True)
+    assert fingerprint(network) == fingerprint(trainer.network)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_predictions_are_those_of_the_final_model(tmp_path):
+    record(tmp_path, max_epochs=3)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"val", "test"}
+    test = [row for row in rows if row["split"] == "test"]
+    figures = read(tmp_path / "chain.json")["final"]["test"]
+    assert figures["accuracy"] == pytest.approx(accuracy_score([r["label"] for r in test], [r["predicted"] for r in test]))
+    for row in rows:
+        probabilities = [float(row[f"probability_{name}"]) for name in "abc"]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == "abc"[int(np.argmax(probabilities))]
+
+
+def test_without_a_test_loader_there_are_no_test_figures(tmp_path):
+    record(tmp_path, max_epochs=3, test=False)
+    chain = read(tmp_path / "chain.json")
+    assert [stage["test"] for stage in chain["stages"]] == [None] * 3
+    assert chain["final"]["test"] is None
+
+
+def test_prediction_puts_the_mode_back():
+    network = make_network().train()
+    items = make_items(4, 1)
+    before = fingerprint(network)
+    probabilities, labels = predict_probabilities(network, DataLoader(Dataset(items), batch_size=3), torch.device("cpu"))
+    assert network.training
+    assert fingerprint(network) == before
+    assert probabilities.shape == (4, 3)
+    assert labels.tolist() == [item["label"] for item in items]
+
+
+def test_writing_down_changes_no_bit(tmp_path):
+    items = make_items()
+    plan = plan_chain(items, classes=("a", "b", "c"), policy="cumulative", stratify=False)
+    silent = make_chain(items=items, plan=plan)
+    silent.run()
+    assert fingerprint(record(tmp_path).network) == fingerprint(silent.network)
