@@ -23,7 +23,7 @@ demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its repo
 	$(BIN)/python -m monai_weckd phantom --kind otoscopy --out $(DEMO)/data --items 240 --seed 0
 	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
 		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output
-	$(BIN)/python -m monai_weckd show --output_dir $(DEMO)/output
+	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
 
 test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
 	$(BIN)/python -m pytest -m "not slow"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_plan(commands)
     _add_phantom(commands)
+    _add_report(commands)
     return parser
 
 
@@ -93,8 +95,8 @@ def _add_plan(commands: Any) -> None:
     add("--val_fraction", type=float, default=0.15, help="expected fraction of groups in validation")
     add("--test_fraction", type=float, default=0.25, help="expected fraction of groups in the test split")
     add("--seed", type=int, default=0, help="seed of splits and shards")
-    add("--max_epochs", type=int, default=30, help="epochs of the whole chain")
-    add("--iterations_per_epoch", type=int, default=50, help="optimizer steps in an epoch")
+    add("--max_epochs", type=int, default=36, help="epochs of the whole chain")
+    add("--iterations_per_epoch", type=int, default=20, help="optimizer steps in an epoch")
     add("--batch_size", type=int, default=16, help="labeled images in a batch")
     add("--output", type=Path, default=argparse.SUPPRESS, help="write the plan to this JSON file")
 
@@ -106,6 +108,14 @@ def _add_phantom(commands: Any) -> None:
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--items", type=int, default=240, help="number of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: %(default)s)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report", help="write a run's report again and say what its numbers mean", allow_abbrev=False
+    )
+    parser.set_defaults(run=_report)
+    parser.add_argument("--output_dir", type=Path, required=True, help="output folder of the run")
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -209,6 +219,24 @@ def _phantom(args: argparse.Namespace) -> None:
     make_phantom(args.kind, args.out, items=args.items, seed=args.seed)
     print("These images are synthetic: they show that the software runs and prove nothing about patients.")
     print(f"Next: python -m monai_weckd plan --dataset_dir {args.out}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from monai_weckd.visualize import write_report
+
+    page = write_report(args.output_dir)
+    chain = json.loads((args.output_dir / "chain.json").read_text(encoding="utf-8"))
+    final, budget = chain["final"], chain["label_budget"]
+    print(f"report  {page}")
+    print(f"model   {args.output_dir / 'model.pt'}: stage {final['stage']} of {len(chain['stages'])}, a plain state_dict")
+    print(f"labels  {budget['train']} for training and {budget['val']} for validation")
+    if final["test"]:
+        first, last = (figures["balanced_accuracy"] for figures in (chain["stages"][0]["test"], final["test"]))
+        print(f"test    balanced accuracy {last:.3f} (stage 1 alone: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")
+        print("        that is the mean over the classes of the share recognized, on groups that no stage has seen;")
+        print("        stage 1 had fewer labels and steps, so the difference is not what the chain itself is worth")
+    if chain["settings"].get("synthetic"):
+        print("These images are synthetic: the numbers show that the software runs and prove nothing about patients.")
 
 
 if __name__ == "__main__":

@@ -140,10 +140,10 @@ class DicomReader(ImageReader):
             array = np.ascontiguousarray(np.swapaxes(frames[0], 0, 1), dtype=np.float32)
             plane = image_plane(dataset, 0, "frame 1")
             affine = plane_affine(plane, plane.normal * plane.thickness) if plane else None
-            return array, self._meta(dataset, affine, array.shape[:2])
+            return array, self._meta(dataset, array, affine, rank=2)
         order, affine = self._frame_order(dataset, len(frames))
         volume = _stack(((f"frame {k + 1}", frames[k]) for k in order), len(frames))
-        return volume, self._meta(dataset, affine, volume.shape[:3])
+        return volume, self._meta(dataset, volume, affine, rank=3)
 
     def _frame_order(self, dataset: Dataset, count: int) -> tuple[list[int], np.ndarray | None]:
         """Return the order of frames and their affine; as stored and ``None`` if they are not slices of a volume."""
@@ -165,8 +165,8 @@ class DicomReader(ImageReader):
                 planes.append(self._slice_plane(dataset, name, len(slices)))
         order, step = order_planes(planes, gap_tolerance=self.gap_tolerance)
         volume = _stack((self._slice_frame(*slices[k]) for k in order), len(slices))
-        first = slices[order[0]][1]
-        return volume, self._meta(first, plane_affine(planes[order[0]], step), volume.shape[:3])
+        first, affine = order[0], plane_affine(planes[order[0]], step)
+        return volume, self._meta(slices[first][1], volume, affine, rank=3)
 
     def _slice_plane(self, dataset: Dataset, name: str, count: int) -> ImagePlane:
         """Check that a file can be one slice of a series, and return where it lies."""
@@ -183,22 +183,20 @@ class DicomReader(ImageReader):
         with named_errors(name):
             return name, picture_frames(dataset, self.window)[0]
 
-    def _meta(self, dataset: Dataset, affine: np.ndarray | None, shape: tuple[int, ...]) -> dict[str, Any]:
+    def _meta(self, dataset: Dataset, array: np.ndarray, affine: np.ndarray | None, *, rank: int) -> dict[str, Any]:
         """Return what MONAI needs, what this reader decided, and the elements asked for; nothing else."""
         spacing, source = pixel_spacing(dataset)
-        known = affine is not None
+        has_geometry = affine is not None
         affine = np.diag([*spacing, 1.0, 1.0]) if affine is None else affine
-        photometric = str(dataset.PhotometricInterpretation)
-        is_grey = photometric in ("MONOCHROME1", "MONOCHROME2")
         return {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
-            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if is_grey else -1,
-            "has_geometry": known,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape[:rank]),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if array.ndim == rank else -1,
+            "has_geometry": has_geometry,
             "spacing_from": source,
-            "inverted": photometric == "MONOCHROME1",
+            "inverted": dataset.PhotometricInterpretation == "MONOCHROME1",
             **{keyword: str(dataset.get(keyword) or "") for keyword in self.tags},
         }
 

@@ -15,7 +15,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from monai_weckd.engines.walker import ChainEvents
 from monai_weckd.features import unwrap
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.oracle import LabelOracle
+from monai_weckd.visualize import save_error_gallery
 
 if TYPE_CHECKING:
     from monai_weckd.engines import ChainDistillationTrainer
@@ -97,6 +98,8 @@ class ChainRecorder:
         evaluator: the trainer's validation engine, whose metrics go into the curves.
         val_data_loader: validation items in fixed order, labels as integers.
         test_data_loader: test items likewise, for figures only; default None: no test figures.
+        target_layer: module path whose Grad-CAM is saved for the most confidently wrong test images (in ``errors``),
+            default None: no such pictures.
         settings: what else to write down in ``chain.json``, such as the learning rate.
 
     """
@@ -108,11 +111,13 @@ class ChainRecorder:
         *,
         val_data_loader: DataLoader,
         test_data_loader: DataLoader | None = None,
+        target_layer: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
-        self.loaders = {"val": val_data_loader, "test": test_data_loader}
+        self.loaders: dict[str, Any] = {"val": val_data_loader, "test": test_data_loader}
+        self.target_layer = target_layer
         self.settings = dict(settings or {})
 
     def attach(self, engine: ChainDistillationTrainer) -> None:
@@ -136,7 +141,7 @@ class ChainRecorder:
         write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
         # in the form that monai.data.load_decathlon_datalist reads, for an evaluation without this package
         lists = {
-            key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]  # type: ignore[attr-defined]
+            key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]
             for key, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"]))
             if loader is not None
         }
@@ -152,10 +157,12 @@ class ChainRecorder:
         self.count += 1
 
     def _end_epoch(self, engine: ChainDistillationTrainer) -> None:
-        state, guided = engine.state, engine.teacher is not None
+        state, guided, criterion = engine.state, engine.teacher is not None, engine.distiller.criterion
         means: dict[str, float | None] = {str(key): total / self.count for key, total in self.sums.items()}
         if not guided:
-            means[DistillationKeys.DISTILLATION_LOSS] = means[DistillationKeys.ATTENTION_LOSS] = None
+            means[DistillationKeys.DISTILLATION_LOSS] = None
+        if not guided or criterion.attention_weight == 0:
+            means[DistillationKeys.ATTENTION_LOSS] = None
         validated = self.evaluator.state.epoch == state.epoch
         self.epochs.append(
             {
@@ -163,7 +170,7 @@ class ChainRecorder:
                 "stage": state.stage,
                 "stage_epoch": state.stage_epoch,
                 **means,
-                "temperature": engine.distiller.criterion.temperature if guided else None,
+                "temperature": criterion.temperature if guided else None,
                 "learning_rate": engine.optimizer.param_groups[0]["lr"],
                 "val": {k: float(v) for k, v in self.evaluator.state.metrics.items()} if validated else None,
                 "seconds": time.perf_counter() - self.began,
@@ -196,11 +203,21 @@ class ChainRecorder:
     def _end(self, engine: ChainDistillationTrainer) -> None:
         self._save(engine, self.output_dir / "model.pt")
         self._write(engine)
-        rows = [["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in engine.plan.classes)]]
-        for split in self.loaders:
-            rows += self._rows(engine, split)
+        rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
         with open(self.output_dir / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+            writer = csv.DictWriter(file, list(rows["val"][0]))
+            writer.writeheader()
+            for part in rows.values():
+                writer.writerows(part)
+        test = self.loaders["test"]
+        if self.target_layer is not None and test is not None:
+            save_error_gallery(
+                engine.network,
+                test.dataset,
+                rows["test"],
+                target_layer=self.target_layer,
+                output_dir=self.output_dir,
+            )
 
     def _write(self, engine: ChainDistillationTrainer) -> None:
         accepted = [stage for stage in self.stages if stage["accepted"]]
@@ -222,8 +239,8 @@ class ChainRecorder:
         lines = engine.oracle.to_dicts() if engine.oracle else []
         for purpose, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"])):
             if loader is not None:
-                oracle = LabelOracle(loader.dataset.data)  # type: ignore[attr-defined]
-                oracle.reveal([item["id"] for item in loader.dataset.data], purpose=purpose)  # type: ignore[attr-defined]
+                oracle = LabelOracle(loader.dataset.data)
+                oracle.reveal([item["id"] for item in loader.dataset.data], purpose=purpose)
                 lines += oracle.to_dicts()
         return lines
 
@@ -238,14 +255,17 @@ class ChainRecorder:
             return None
         return classification_metrics(*predict_probabilities(engine.network, loader, engine.state.device))
 
-    def _rows(self, engine: ChainDistillationTrainer, split: str) -> Sequence[list[Any]]:
-        loader = self.loaders[split]
-        if loader is None:
-            return []
+    def _rows(self, engine: ChainDistillationTrainer, split: str) -> list[dict[str, Any]]:
         names = engine.plan.classes
-        probabilities, labels = predict_probabilities(engine.network, loader, engine.state.device)
-        items = loader.dataset.data  # type: ignore[attr-defined]
+        probabilities, labels = predict_probabilities(engine.network, self.loaders[split], engine.state.device)
         return [
-            [item["id"], item["group"], split, names[int(label)], names[int(row.argmax())], *map(float, row)]
-            for item, row, label in zip(items, probabilities, labels, strict=True)
+            {
+                "id": item["id"],
+                "group": item["group"],
+                "split": split,
+                "label": names[int(label)],
+                "predicted": names[int(row.argmax())],
+                **{f"probability_{name}": float(value) for name, value in zip(names, row, strict=True)},
+            }
+            for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)
         ]

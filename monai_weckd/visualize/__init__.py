@@ -10,3 +10,21 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .report import write_report
+
+if TYPE_CHECKING:
+    from .gallery import confident_errors, save_error_gallery
+
+__all__ = ["confident_errors", "save_error_gallery", "write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used (PEP 562): writing a report does not."""
+    if name in ("confident_errors", "save_error_gallery"):
+        from . import gallery
+
+        return getattr(gallery, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
