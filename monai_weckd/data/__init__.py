@@ -11,21 +11,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .datalist import Datalist, load_datalist
 from .verify import verify_images
 
 if TYPE_CHECKING:
+    from .dicom_reader import DicomReader
     from .stage import StageBatchSampler, StageDataset
 
-__all__ = ["Datalist", "StageBatchSampler", "StageDataset", "load_datalist", "verify_images"]
+__all__ = ["Datalist", "DicomReader", "StageBatchSampler", "StageDataset", "load_datalist", "verify_images"]
+
+_HOMES = {"DicomReader": "dicom_reader", "StageBatchSampler": "stage", "StageDataset": "stage"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used (PEP 562): reading a data list does not."""
-    if name in ("StageBatchSampler", "StageDataset"):
-        from . import stage
-
-        return getattr(stage, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name == "phantoms":
+        return importlib.import_module(f"{__name__}.phantoms")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -137,8 +137,9 @@ def _check_steps(planes: Sequence[ImagePlane], gap_tolerance: float) -> None:
     for one, other, gap in zip(planes, planes[1:], gaps, strict=False):
         if gap < _SAME:
             raise DicomReadError(f"{one.name} and {other.name}: share one position. Pass each slice once.")
-    typical = np.argsort(gaps)[(len(gaps) - 1) // 2]  # the lower median: a gap too wide is never the rule
-    length = float(np.linalg.norm(steps[typical]))
+    lengths = np.linalg.norm(steps, axis=1)
+    typical = np.argsort(lengths)[(len(lengths) - 1) // 2]  # the lower median: a step too wide is never the rule
+    length = float(lengths[typical])
     errors = np.linalg.norm(steps - steps[typical], axis=1) / length
     worst = int(errors.argmax())
     if errors[worst] <= gap_tolerance:

@@ -119,17 +119,17 @@ def _window_values(values: np.ndarray, dataset: Dataset, frame: int, window: Win
     if module.get("VOILUTSequence"):
         entries, first, bits = _table(module.VOILUTSequence[0], dataset)
         return _look_up(values, entries, first) / (2.0**bits - 1.0)
-    centers, widths = (np.atleast_1d(module.get(keyword) or ()) for keyword in ("WindowCenter", "WindowWidth"))
-    if not (len(centers) and len(widths)):
+    if module.get("WindowCenter") is None or module.get("WindowWidth") is None:
         raise DicomReadError("window: expected a window in the header, got none. Pass window=(center, width) or None.")
-    center, width = float(centers[0]), float(widths[0])  # the first of several views is the default one
+    # the first of several views is the default one
+    center, width = (float(np.atleast_1d(module[keyword].value)[0]) for keyword in ("WindowCenter", "WindowWidth"))
     function = str(module.get("VOILUTFunction") or "LINEAR")
     if function == "LINEAR" and width >= 1:
         return _ramp(values, center - 0.5, width - 1.0)
     if function == "LINEAR_EXACT" and width > 0:
         return _ramp(values, center, width)
     if function == "SIGMOID" and width > 0:
-        return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
+        return 0.5 + 0.5 * np.tanh(2.0 * (values - center) / width)  # the same curve, which cannot overflow
     raise DicomReadError("window: expected a valid one in the header, got another. Pass window=(center, width).")
 
 

@@ -197,7 +197,7 @@ class DicomReader(ImageReader):
             "has_geometry": has_geometry,
             "spacing_from": source,
             "inverted": dataset.PhotometricInterpretation == "MONOCHROME1",
-            **{keyword: str(dataset.get(keyword) or "") for keyword in self.tags},
+            **{keyword: "" if dataset.get(keyword) is None else str(dataset[keyword].value) for keyword in self.tags},
         }
 
 

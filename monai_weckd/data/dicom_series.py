@@ -19,7 +19,7 @@ from pydicom.misc import is_dicom
 from pydicom.uid import UID
 
 from monai_weckd.data.dicom_errors import DicomReadError, named_errors
-from monai_weckd.data.dicom_header import read_dicom
+from monai_weckd.data.dicom_header import read_dicom, standard_name
 
 __all__ = ["read_series"]
 
@@ -75,9 +75,15 @@ def _by_series(
         with named_errors(name):
             dataset = read_dicom(name, tags=tags, pixels=pixels and len(series) < 2)
             uid = str(dataset.get("SeriesInstanceUID") or "")
-        if "Rows" in dataset or not pictures_only:  # reports, plans and DICOMDIR have no rows
+        if not (pictures_only and _is_other_object(dataset)):
             series.setdefault(uid, []).append((name, dataset))
     return series
+
+
+def _is_other_object(dataset: Dataset) -> bool:
+    """Return whether this is a report, a plan, a DICOMDIR and the like; never so for an image that is damaged."""
+    kind = standard_name(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or UID(""))
+    return "Rows" not in dataset and kind != "unknown" and "Image" not in kind
 
 
 def _summary(series: dict[str, list[tuple[str, Dataset]]]) -> str:

@@ -237,7 +237,8 @@ class DistillationLoss(_Loss):
         target = target.as_subclass(torch.Tensor)
         _check_target(logits, target, multilabel=self.multilabel)
         labelled = (target.flatten(1) if target.ndim > 1 else target[:, None]).ne(UNLABELED).any(dim=1)
-        logits, target = logits[labelled], target[labelled]
+        if not labelled.all():  # half of the cost of this loss, and of no use to a fully labelled batch
+            logits, target = logits[labelled], target[labelled]
         if not len(target):
             # the mean over no item would be NaN; the sum over no item is 0 and still has a (zero) gradient
             return logits.sum()

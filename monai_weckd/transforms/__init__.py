@@ -10,3 +10,7 @@
 # limitations under the License.
 
 from __future__ import annotations
+
+from .load import LoadMedicalImage, LoadMedicalImaged, LoadMedicalImageD, LoadMedicalImageDict
+
+__all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]

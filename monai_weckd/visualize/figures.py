@@ -36,6 +36,7 @@ _LOSSES = (
 _VALIDATION = (
     ("val_balanced_accuracy", "balanced accuracy", _BLUE, "-"),
     ("val_accuracy", "accuracy", _ORANGE, "--"),
+    ("val_macro_auc", "macro AUC", _GREEN, ":"),
 )
 
 
@@ -58,11 +59,13 @@ def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence
         # Without a teacher the temperature acts on nothing.
         guided = [epoch for epoch in epochs if epoch["distillation_loss"] is not None]
         _draw_curves(panels[2], guided, (("temperature", "temperature", _BLACK, "-"),))
-        panels[0].set(ylabel="training loss")
+        panels[0].set(ylabel="training loss", ylim=(0, None))
         panels[1].set(ylabel="validation", ylim=(0, 1.03))
-        panels[2].set(ylabel="temperature", xlabel="epoch of the chain")
-        for axes in panels[:2]:
-            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.04), ncols=4, frameon=False)
+        panels[2].set(ylabel="temperature", ylim=(0, None), xlabel="epoch of the chain")
+        for axes in (axes for axes in panels[:2] if axes.lines):
+            axes.legend(
+                loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4, frameon=False, handlelength=1.6, columnspacing=1.2
+            )
         _mark_stages(panels, epochs, stages)
         figure.align_ylabels()
         return _svg(figure)
@@ -125,16 +128,20 @@ def _draw_curves(axes: Axes, records: Sequence[Mapping[str, Any]], curves: Seque
 
 
 def _draw_best_epochs(axes: Axes, records: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> None:
-    best = {(stage["stage"], stage["best_epoch"]) for stage in stages}
-    key = _VALIDATION[0][0]
-    chosen = [record for record in records if (record["stage"], record["stage_epoch"]) in best and key in record]
-    x, y = [record["epoch"] for record in chosen], [record[key] for record in chosen]
-    axes.plot(x, y, color=_BLUE, marker="o", markerfacecolor="white", linestyle="none", label="epoch kept")
+    # The metric of the gate is also the one that chose the epoch.
+    kept = {(stage["stage"], stage["best_epoch"]): str(stage["gate"]["metric"]) for stage in stages}
+    chosen = [(record, kept.get((record["stage"], record["stage_epoch"]), "")) for record in records]
+    points = [(record["epoch"], record[metric]) for record, metric in chosen if metric in record]
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=_BLACK, marker="o", markerfacecolor="white", linestyle="none", label="epoch kept")
 
 
 def _mark_stages(
     panels: Sequence[Axes], epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rejected = {stage["stage"] for stage in stages if not stage["accepted"]}
     for stage in sorted({epoch["stage"] for epoch in epochs}):
         members = [epoch["epoch"] for epoch in epochs if epoch["stage"] == stage]
@@ -143,11 +150,12 @@ def _mark_stages(
             axes.axvline(start, color=_GRAY, linewidth=0.8)
             if stage in rejected:
                 axes.axvspan(start, end, color="#eeeeee", linewidth=0)
-        name = f"stage {stage} (rejected)" if stage in rejected else f"stage {stage}"
+        name = f"stage {stage}\nrejected" if stage in rejected else f"stage {stage}"
         panels[0].annotate(
             name, ((start + end) / 2, 1.02), xycoords=("data", "axes fraction"), ha="center", va="bottom"
         )
     panels[0].set_xlim(epochs[0]["epoch"] - 0.5, epochs[-1]["epoch"] + 0.5)
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _wilson(fraction: float, count: int) -> tuple[float, float]:

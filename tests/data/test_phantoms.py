@@ -23,12 +23,12 @@ import pydicom
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.data.phantoms.brain import scan_slice
+from monai_weckd.data.phantoms import is_phantom, make_phantom
+from monai_weckd.data.phantoms.brain import VOLUME_RADIUS, scan_slice
 from monai_weckd.data.phantoms.head import Head, head_pose, head_signal
 from monai_weckd.data.phantoms.items import PhantomItem, phantom_items
 
@@ -120,7 +120,7 @@ def test_fewer_items_are_the_beginning_of_more(tmp_path, phantoms, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_manifest_lists_every_image(phantoms, kind):
     rows = manifest(phantoms[kind])
-    assert list(rows[0]) == ["file", "label", "group"]
+    assert list(rows[0]) == ["file", "label", "group", "split"]
     assert all(row["file"].startswith(row["label"] + "/") and "\\" not in row["file"] for row in rows)
     files = {row["file"] for row in rows} | {"manifest.csv", "SOURCE.md"}
     assert files == {p.relative_to(phantoms[kind]).as_posix() for p in phantoms[kind].rglob("*") if p.is_file()}
@@ -195,9 +195,10 @@ def test_one_pixel_statistic_does_not_tell_the_classes(phantoms, kind, statistic
     rows = manifest(phantoms[kind])
     images = [pixels(phantoms[kind] / row["file"]) for row in rows]
     features = np.array([getattr(i.reshape(-1, i.shape[-1]), statistic)(0) for i in images])
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=5000))
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     labels, groups = [row["label"] for row in rows], [row["group"] for row in rows]
-    accuracy = cross_val_score(classifier, features, labels, groups=groups, cv=GroupKFold(5)).mean()
+    accuracy = cross_val_score(classifier, features, labels, groups=groups, cv=folds).mean()
     assert accuracy < 0.70
 
 
@@ -291,7 +292,7 @@ def test_nifti_affine_tells_where_the_anatomy_is(phantoms):
         image = nib.load(folder / row["file"])
         index = np.moveaxis(np.indices(image.shape), 0, -1)
         points = nib.affines.apply_affine(image.affine, index)
-        head = Head.draw(item.label, item.of_group())
+        head = Head.draw(item.label, item.of_group(), radius=VOLUME_RADIUS)
         assert correlation(points, head, head_pose(item.of_item()), np.asarray(image.dataobj)) > 0.97
 
 
@@ -345,3 +346,19 @@ def test_every_slice_of_a_patient_shows_the_tumor():
             scan = scan_slice("meningioma", np.random.default_rng([5, number]), item.of_item(), index)
             normal = np.cross(scan.orientation[:3], scan.orientation[3:])
             assert abs(normal @ (center - scan.position)) < 0.65 * head.lesion.radius
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_have_every_class_and_part_no_group(phantoms, kind):
+    rows = manifest(phantoms[kind])
+    assert len({(row["group"], row["split"]) for row in rows}) == len({row["group"] for row in rows})
+    classes = {row["label"] for row in rows}
+    for split in ("train", "val", "test"):
+        assert {row["label"] for row in rows if row["split"] == split} == classes
+
+
+def test_a_phantom_can_be_told_from_data(phantoms, tmp_path):
+    assert is_phantom(phantoms["otoscopy"])
+    assert not is_phantom(tmp_path)
+    (tmp_path / "SOURCE.md").write_text("# Images of patients")
+    assert not is_phantom(tmp_path)

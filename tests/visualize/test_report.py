@@ -104,9 +104,11 @@ def make_epoch(epoch):
         "task_loss": 1.0 / epoch,
         "distillation_loss": None if stage == 1 else 0.5 / epoch,
         "attention_loss": None if stage == 1 else 0.1 / epoch,
-        "temperature": None if stage == 1 else 5.0 - stage_epoch,
+        "temperature": 5.0 - stage_epoch,
         "learning_rate": 0.001,
-        "val": {"val_balanced_accuracy": 0.05 * epoch, "val_accuracy": 0.06 * epoch} if epoch % 2 else None,
+        "val": {"val_balanced_accuracy": 0.05 * epoch, "val_accuracy": 0.06 * epoch, "val_macro_auc": 0.07 * epoch}
+        if epoch % 2
+        else None,
         "seconds": 1.0,
     }
 
@@ -461,7 +463,7 @@ def test_a_gallery_of_another_run_is_not_shown(run_with_gallery):
     assert "Not available: errors/errors.json is of another run: predictions.csv does not list elsewhere.png" in text
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "gone.png", "text.png", ""])
+@pytest.mark.parametrize("name", ["../secret.png", "../errors/01.png", "gone.png", "text.png", ""])
 def test_only_pictures_of_the_gallery_can_be_shown(run_with_gallery, name):
     Image.new("RGB", (2, 2)).save(run_with_gallery.folder / "secret.png")
     (run_with_gallery.folder / "errors" / "text.png").write_text("no picture", encoding="utf-8")
@@ -512,10 +514,19 @@ def test_learning_curves_draw_the_history(run, monkeypatch):
     assert curves(validation, "balanced accuracy") == expected
     assert curves(validation, "epoch kept") == [(number, pytest.approx(0.05 * number)) for number in (3, 7, 11)]
     assert curves(temperature, "temperature") == [(epoch["epoch"], epoch["temperature"]) for epoch in epochs[4:]]
-    assert [text.get_text() for text in losses.texts] == ["stage 1", "stage 2 (rejected)", "stage 3"]
+    assert [text.get_text() for text in losses.texts] == ["stage 1", "stage 2\nrejected", "stage 3"]
     boundaries = [line.get_xdata()[0] for line in temperature.lines if line.get_color() == figures._GRAY]
     assert boundaries == [0.5, 4.5, 8.5]
     assert temperature.get_xlim() == (0.5, 12.5)
+    assert all(tick == int(tick) for tick in temperature.get_xticks())
+
+
+def test_the_kept_epoch_is_marked_on_the_metric_of_the_gate(run, monkeypatch):
+    stages = run.chain["stages"]
+    for stage in stages:
+        stage["gate"]["metric"] = "val_macro_auc"
+    figure = capture(monkeypatch, figures.learning_curves_svg, run.history["epochs"], stages=stages)
+    assert curves(figure.axes[1], "epoch kept") == [(number, pytest.approx(0.07 * number)) for number in (3, 7, 11)]
 
 
 def test_pictures_are_svg(run):

@@ -11,6 +11,6 @@
 
 from __future__ import annotations
 
-from monai_weckd.data.phantoms.phantom import make_phantom
+from monai_weckd.data.phantoms.phantom import is_phantom, make_phantom
 
-__all__ = ["make_phantom"]
+__all__ = ["is_phantom", "make_phantom"]

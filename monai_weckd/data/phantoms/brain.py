@@ -17,9 +17,11 @@ import numpy as np
 
 from monai_weckd.data.phantoms.head import Head, head_pose, head_signal, turn_about
 
-__all__ = ["BRAIN_FINDINGS", "Slice", "scan_slice", "scan_volume"]
+__all__ = ["BRAIN_FINDINGS", "VOLUME_RADIUS", "Slice", "scan_slice", "scan_volume"]
 
 BRAIN_FINDINGS = ("no_tumor", "glioma", "meningioma")
+# range in mm of the radius of tumors in volumes, whose voxels are three times as wide as a slice's pixels
+VOLUME_RADIUS = (17.0, 27.0)
 
 _EDGE, _VOLUME = 128, (40, 48, 40)
 _VOXEL = (4.2, 4.4, 5.0)
@@ -87,7 +89,7 @@ def scan_volume(finding: str, group: np.random.Generator, item: np.random.Genera
         int16 array of shape (40, 48, 40), and its affine to right, front and up in mm: voxels of 4.2 x 4.4 x 5.0 mm,
         turned by some degrees, with axes that run as RAS, LAS or LPS.
     """
-    head = Head.draw(finding, group)
+    head = Head.draw(finding, group, radius=VOLUME_RADIUS)
     frame, shift = head_pose(item)
     flip = np.array(_FLIPS[str(item.choice(list(_FLIPS)))], dtype=float)
     affine = np.eye(4)

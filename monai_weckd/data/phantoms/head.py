@@ -64,7 +64,7 @@ class Lesion:
     radius: float
 
     @classmethod
-    def draw(cls, kind: str, rng: np.random.Generator) -> Lesion:
+    def draw(cls, kind: str, rng: np.random.Generator, *, radius: tuple[float, float]) -> Lesion:
         """Place a lesion: within the brain for a glioma, at the dura for a meningioma, either for none."""
         inward = kind == "glioma" or (kind == "no_tumor" and rng.random() < 0.5)
         turned = rng.uniform(0.0, 2.0 * np.pi)
@@ -72,7 +72,7 @@ class Lesion:
         reach = rng.uniform(0.42, 0.62) if inward else rng.uniform(0.84, 0.92)
         flat = np.sqrt(reach**2 - min(height, 0.8 * reach) ** 2)
         unit = np.array([flat * np.cos(turned), flat * np.sin(turned), min(height, 0.8 * reach)])
-        return cls(kind, unit * _SKULL, rng.uniform(11.0, 19.0))
+        return cls(kind, unit * _SKULL, rng.uniform(*radius))
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Head:
     infiltrating: bool
 
     @classmethod
-    def draw(cls, kind: str, rng: np.random.Generator) -> Head:
-        """Draw a patient with a kind of tumor, or none."""
+    def draw(cls, kind: str, rng: np.random.Generator, *, radius: tuple[float, float] = (11.0, 19.0)) -> Head:
+        """Draw a patient with a kind of tumor, or none, and a range for its radius in mm."""
         axes = np.array(_SKULL) * rng.normal(1.0, 0.04, 3)
         tissue = np.array([0.95, 0.10, 0.18, 0.46, 0.70, 0.95]) * np.exp(rng.normal(0.0, 0.08, 6))
         side, turned = rng.uniform(-0.1, 0.5), rng.uniform(0.0, 2.0 * np.pi)
@@ -116,7 +116,7 @@ class Head:
             tissue=tissue,
             ventricle=rng.uniform(0.7, 1.5),
             cyst=np.append(at, rng.uniform(9.0, 17.0) * (rng.random() < 0.35)),
-            lesion=Lesion.draw(kind, rng),
+            lesion=Lesion.draw(kind, rng, radius=radius),
             sulci=Waves(rng, 30.0),
             detail=Waves(rng, 14.0, count=8),
             sway=tuple(Waves(rng, 110.0, count=4) for _ in range(3)),

@@ -23,7 +23,10 @@ from monai_weckd.data.phantoms.otoscopy import EAR_FINDINGS, draw_ear
 from monai_weckd.data.phantoms.writers import write_picture, write_slice, write_volume
 from monai_weckd.utils import nearest
 
-__all__ = ["make_phantom"]
+__all__ = ["is_phantom", "make_phantom"]
+
+# what the groups of a class are for, in turn: each split has every class from three groups a class on
+_SPLITS = ("train", "test", "val", "train", "train")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ _RECIPES = {
     "brain_mri_3d": _Recipe(BRAIN_FINDINGS, "patient", (1, 2), "{group}_{place}.nii.gz", _write_brain_volume),
 }
 
+_TITLE = "# A synthetic phantom, not data of patients"
 _SOURCE = """\
-# A synthetic phantom, not data of patients
+{title}
 
 Every image here was drawn by a program. The set shows that software runs from end to end and learns what it is shown.
 It proves nothing about patients: no accuracy reached here says anything about accuracy on real images.
@@ -69,7 +73,7 @@ It proves nothing about patients: no accuracy reached here says anything about a
 - Made by: monai_weckd, `make_phantom({kind!r}, ..., items={items}, seed={seed})`
 - Kind: {kind}, seed {seed}, {items} items in {groups} groups
 - Classes: {classes}
-- `manifest.csv` has file, label and group. Images of a group share more than their class: never split a group.
+- `manifest.csv` has file, label, group and split. Images of a group share more than their class: never split a group.
 """
 
 
@@ -87,7 +91,7 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
             ``blood_smear`` (RGB PNG, 96 x 96: lymphocyte, monocyte, neutrophil, eosinophil),
             ``brain_mri`` (DICOM slices, 128 x 128: no_tumor, glioma, meningioma) or
             ``brain_mri_3d`` (NIfTI volumes, 40 x 48 x 40, the same classes).
-        out: an empty or new folder; gets ``<class>/...``, ``manifest.csv`` (file,label,group) and ``SOURCE.md``.
+        out: an empty or new folder; gets ``<class>/...``, ``manifest.csv`` (file,label,group,split) and ``SOURCE.md``.
         items: number of images, spread evenly over the classes, default 240.
         seed: seed of everything drawn, default 0.
 
@@ -103,11 +107,11 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
         >>> import tempfile
         >>> folder = make_phantom("otoscopy", tempfile.mkdtemp(), items=4)
         >>> print((folder / "manifest.csv").read_text())
-        file,label,group
-        normal/ear_0001_1.png,normal,ear_0001
-        earwax_plug/ear_0002_1.png,earwax_plug,ear_0002
-        myringosclerosis/ear_0003_1.png,myringosclerosis,ear_0003
-        chronic_otitis_media/ear_0004_1.png,chronic_otitis_media,ear_0004
+        file,label,group,split
+        normal/ear_0001_1.png,normal,ear_0001,train
+        earwax_plug/ear_0002_1.png,earwax_plug,ear_0002,train
+        myringosclerosis/ear_0003_1.png,myringosclerosis,ear_0003,train
+        chronic_otitis_media/ear_0004_1.png,chronic_otitis_media,ear_0004,train
 
     """
     out = Path(out)
@@ -119,13 +123,25 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
         path = out / file
         path.parent.mkdir(parents=True, exist_ok=True)
         recipe.write(path, item)
-        rows.append((file, item.label, item.group))
+        rows.append((file, item.label, item.group, _SPLITS[(item.number - 1) // len(recipe.classes) % len(_SPLITS)]))
     with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([("file", "label", "group"), *rows])
+        csv.writer(stream, lineterminator="\n").writerows([("file", "label", "group", "split"), *rows])
     groups = len({row[2] for row in rows})
-    source = _SOURCE.format(kind=kind, items=items, seed=seed, groups=groups, classes=", ".join(recipe.classes))
+    source = _SOURCE.format(title=_TITLE, kind=kind, items=items, seed=seed, groups=groups, classes=", ".join(recipe.classes))
     (out / "SOURCE.md").write_text(source, encoding="utf-8")
     return out
+
+
+def is_phantom(dataset_dir: str | Path) -> bool:
+    """
+    Tell whether a folder was written by :py:func:`make_phantom`.
+
+    Args:
+        dataset_dir: any folder.
+
+    """
+    source = Path(dataset_dir) / "SOURCE.md"
+    return source.is_file() and source.read_text(encoding="utf-8").startswith(_TITLE)
 
 
 def _check(kind: str, out: Path, items: int, seed: int) -> None:

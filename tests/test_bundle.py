@@ -1,0 +1,125 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from monai_weckd.bundle import prepare_output_dir, refuse_unused_keys, show_cause_last, unused_keys
+
+CONFIG = {
+    "imports": ["$import monai_weckd"],
+    "seed": 0,
+    "val_interval": 1,
+    "train": {
+        "dataset": {"_target_": "Dataset", "data": [], "unread": 1},
+        "handlers": [{"_target_": "ValidationHandler", "interval": "@val_interval"}],
+    },
+    "initialize": ["$monai_weckd.bundle.refuse_unused_keys()"],
+    "run": ["$print(@seed, @train#dataset)"],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "unused"),
+    [
+        ("sed", 1, {"sed": "Did you mean 'seed'?"}),
+        ("val_intervl", 1, {"val_intervl": "Did you mean 'val_interval'?"}),
+        ("network_def", {"_target_": "ResNet"}, {}),
+        ("_notes_", "mine", {}),
+        ("_meta_", {"version": "1"}, {}),
+    ],
+)
+def test_a_key_that_nothing_reads_is_found(key, value, unused):
+    assert unused_keys({**CONFIG, key: value}) == unused
+
+
+def test_members_of_a_group_are_looked_at_but_not_those_of_a_component():
+    config = {**CONFIG, "train": {**CONFIG["train"], "datset": {}}}
+    assert unused_keys(config) == {"train#datset": "Did you mean 'train#dataset'?"}
+
+
+def test_a_key_may_be_read_by_a_macro_or_with_either_separator():
+    assert unused_keys({**CONFIG, "size": 1, "depth": {"a": 2}, "copy": "%size", "_b": "@copy + @depth::a"}) == {}
+
+
+def test_a_configuration_with_a_mistyped_key_stops():
+    parser = ConfigParser({**CONFIG, "sed": 1})
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content("initialize#0")
+    assert isinstance(error.value.__cause__, ValueError)
+    assert "sed: expected a key that the configuration uses, got one that nothing reads. Did you mean 'seed'?" in str(
+        error.value.__cause__
+    )
+
+
+def test_a_sound_configuration_passes():
+    ConfigParser(CONFIG).get_parsed_content("initialize#0")
+
+
+def test_called_from_elsewhere_it_says_so():
+    with pytest.raises(RuntimeError, match="refuse_unused_keys: expected to be called from a bundle's configuration"):
+        refuse_unused_keys()
+
+
+def test_the_first_cause_comes_last(monkeypatch, capsys):
+    monkeypatch.setattr("sys.excepthook", None)
+    show_cause_last()
+    import sys
+
+    try:
+        try:
+            raise ValueError("seed: expected a number")
+        except ValueError as inner:
+            raise RuntimeError("Failed to evaluate") from inner
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1] == "ValueError: seed: expected a number"
+    assert "RuntimeError: Failed to evaluate" in lines
+
+
+def test_output_dir_is_made_or_must_be_empty(tmp_path):
+    path = prepare_output_dir(tmp_path / "a" / "b")
+    assert path.is_dir()
+    (path / "x").touch()
+    with pytest.raises(FileExistsError, match=r"output_dir: expected an empty folder, got .*b with 1 entries. .*overwrite"):
+        prepare_output_dir(path)
+    with pytest.raises(FileExistsError, match=r"output_dir: expected an earlier run to overwrite, got .* without plan.json"):
+        prepare_output_dir(path, overwrite=True)
+
+
+def test_overwriting_removes_what_a_chain_wrote_and_nothing_else(tmp_path):
+    for name in ("plan.json", "model.pt", "stage_1/model.pt", "stage_10/model.pt", "tensorboard/events", "notes/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "stages.txt").touch()
+    prepare_output_dir(tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "stages.txt"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(PermissionError, match="output_dir: expected a folder to write to, got .*file"):
+        prepare_output_dir(tmp_path / "file" / "sub")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="which is read-only"):
+        prepare_output_dir(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "bundles").glob("*/configs/*.json")), ids=str)
+def test_bundle_files_are_in_the_model_zoo_s_format(path):
+    text = path.read_text()
+    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"

@@ -1,0 +1,49 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+
+import monai.apps
+import monai.bundle
+import monai.fl.client
+import monai.handlers
+
+import monai_weckd
+
+
+def names(package):
+    """Return the classes and functions that the loaded modules of a package define, as MONAI's component locator sees them."""
+    found = {}
+    for module in [m for name, m in sorted(sys.modules.items()) if name == package or name.startswith(f"{package}.")]:
+        for name, value in inspect.getmembers(module, lambda v: inspect.isclass(v) or inspect.isfunction(v)):
+            if value.__module__.split(".")[0] == package:
+                found[name] = value
+    return found
+
+
+def test_no_name_collides_with_a_name_of_monai():
+    for module in pkgutil.walk_packages(monai_weckd.__path__, "monai_weckd."):
+        importlib.import_module(module.name)
+    ours, theirs = names("monai_weckd"), names("monai")
+    assert {"ChainDistillationTrainer", "DistillationLoss"} <= set(ours)
+    assert {"SupervisedTrainer", "CheckpointSaver"} <= set(theirs)
+    assert not set(ours) & set(theirs)
+
+
+def test_public_names_exist():
+    for module in pkgutil.walk_packages(monai_weckd.__path__, "monai_weckd."):
+        loaded = importlib.import_module(module.name)
+        assert all(hasattr(loaded, name) for name in getattr(loaded, "__all__", ())), module.name
