@@ -25,6 +25,8 @@ __all__ = ["Window", "picture_frames"]
 
 Window = str | tuple[float, float] | None
 
+_LARGEST = 1e20  # slope or intercept, so that 64 stored bits stay finite in float32
+
 
 def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     """Decode an image into what it means: modality values or RGB, bright where the body or the scene is bright.
@@ -100,8 +102,10 @@ def _modality_values(stored: np.ndarray, dataset: Dataset, frame: int) -> np.nda
     module = frame_module(dataset, frame, "PixelValueTransformationSequence")
     slope, intercept = (numbers(module, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept"))
     scale, offset = (1.0 if slope is None else float(slope[0])), (0.0 if intercept is None else float(intercept[0]))
-    if scale == 0.0:
-        raise DicomReadError("RescaleSlope: expected a number other than 0, got 0. Repair the header.")
+    if scale == 0.0 or max(abs(scale), abs(offset)) > _LARGEST:
+        raise DicomReadError(
+            f"rescale: expected a usable slope and intercept, got {scale:g} and {offset:g}. Repair them."
+        )
     if scale == 1.0 and offset == 0.0:
         return stored
     # 16 stored bits fit into float32; more would be rounded before they are scaled

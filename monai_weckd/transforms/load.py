@@ -167,8 +167,9 @@ def _head(path: Path) -> bytes:
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a picture with Pillow, upright, as grey or RGB."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "MPO", "TIFF", "BMP")) as image:
-            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: the rest are previews
+        # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
+        with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
+            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
             ImageOps.exif_transpose(image, in_place=True)
             mode = _CONVERTED_MODES.get(image.mode, image.mode)
             array = np.asarray(image if mode == image.mode else image.convert(mode))

@@ -76,7 +76,8 @@ def save_error_gallery(
         dataset: items aligned with ``rows``, each with a channel-first "image" of shape (C, W, H) or (C, W, H, D).
         rows: rows of ``predictions.csv`` by column name. The order of their ``probability_<class>`` columns is the
             order of the network's outputs.
-        target_layer: name of the module whose output is weighted, usually the last one with spatial axes.
+        target_layer: name of the module whose output is weighted, usually the last block with spatial axes, such as
+            "layer4" of a ResNet. Inside a residual block the sum overwrites the output, which autograd refuses.
         output_dir: folder of the run; the files go to its sub-folder ``errors``.
         limit: greatest number of images. Defaults to 9.
 

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import PATIENT, dicom_dataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
@@ -86,26 +86,26 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def read_or_refuse(path: Path, window=None) -> bool:
     """Return whether the file was read; anything but an image within limits or a clean refusal is a failure."""
-    start = time.perf_counter()
+    start, refusal = time.perf_counter(), ""
     try:
         array, meta = DicomReader(window=window, max_pixels=MAX_PIXELS).get_data([str(path)])
     except DicomReadError as error:
-        assert str(error).startswith(str(path))
-        assert str(error).isprintable()
-        assert len(str(error)) < 600
-        assert not [secret for secret in (*PATIENT.values(), "Doe", "secret") if secret in str(error)]
+        refusal = str(error)
+    assert time.perf_counter() - start < 20
+    if refusal:
+        assert refusal.startswith(str(path))
+        assert refusal.isprintable()  # so it is one line
+        assert len(refusal) < 600
+        assert not [secret for secret in (*PATIENT.values(), "Doe", "secret") if secret in refusal]
         return False
-    finally:
-        assert time.perf_counter() - start < 20
     assert array.dtype == np.float32
     assert 0 < array.size <= MAX_PIXELS
+    assert np.isfinite(array).all()
     assert meta["affine"].shape == (4, 4)
     return True
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(500, id="500"), pytest.param(5000, id="5000", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("count", [pytest.param(500, id="500"), pytest.param(5000, id="5000", marks=pytest.mark.slow)])
 def test_a_damaged_file_is_an_image_or_a_dicom_read_error(tmp_path, seeds, count):
     rng = random.Random(count)
     path = tmp_path / "a.dcm"
@@ -125,31 +125,37 @@ HEADER = {
     "BitsStored": st.integers(0, 65),
     "PixelRepresentation": st.integers(0, 3),
     "PlanarConfiguration": st.integers(0, 3),
-    "PhotometricInterpretation": st.sampled_from(["MONOCHROME1", "RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR", ""]),
+    "PhotometricInterpretation": st.sampled_from(
+        ["MONOCHROME1", "RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR", ""]
+    ),
     "RescaleSlope": st.sampled_from(["0", "1e300", "-1e300", "1e-300", "nan", "inf", "", "1\\2", "-1"]),
     "WindowWidth": st.sampled_from(["0", "-1", "1e300", "", "1\\2"]),
     "PixelSpacing": st.sampled_from(["0\\0", "-1\\1", "nan\\1", "1", "", "1\\1\\1", "1e-300\\1e300"]),
-    "ImageOrientationPatient": st.sampled_from(["0\\0\\0\\0\\0\\0", "1\\0\\0\\1\\0\\0", "", "1\\0\\0", "inf\\0\\0\\0\\1\\0"]),
+    "ImageOrientationPatient": st.sampled_from(
+        ["0\\0\\0\\0\\0\\0", "1\\0\\0\\1\\0\\0", "", "1\\0\\0", "inf\\0\\0\\0\\1\\0"]
+    ),
     "ImagePositionPatient": st.sampled_from(["1e308\\1e308\\1e308", "", "nan\\0\\0", "1\\2"]),
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(elements=st.fixed_dictionaries({}, optional=HEADER), compressed=st.booleans())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    elements=st.sets(st.sampled_from(sorted(HEADER)), max_size=2).flatmap(
+        lambda keywords: st.fixed_dictionaries({keyword: HEADER[keyword] for keyword in sorted(keywords)})
+    ),
+    compressed=st.booleans(),
+)
 def test_a_header_that_lies_is_an_image_or_a_dicom_read_error(tmp_path, elements, compressed):
-    ds = dicom_dataset(np.arange(400, dtype=np.uint16).reshape(20, 20), ImagePositionPatient=[0, 0, 0])
-    ds.WindowCenter, ds.PixelSpacing, ds.ImageOrientationPatient = 5, [1, 1], [1, 0, 0, 0, 1, 0]
+    placed = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    ds = dicom_dataset(np.arange(400, dtype=np.uint16).reshape(20, 20), WindowCenter=5, WindowWidth=9, **placed)
     if compressed:
         ds.compress(RLELossless)
-    for keyword, value in elements.items():
-        if isinstance(value, str) and "\\" in value:
-            value = value.split("\\")
-        try:
-            setattr(ds, keyword, value)
-        except (ValueError, OverflowError):  # not even pydicom writes it
-            return
-    try:
+    with pydicom.config.disable_value_validation():
+        for keyword, value in elements.items():
+            try:
+                setattr(ds, keyword, value.split("\\") if isinstance(value, str) and value else value)
+            except (ValueError, OverflowError):
+                assume(False)  # a value that pydicom does not write
         ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    except (ValueError, OverflowError, AttributeError):
-        return
-    read_or_refuse(tmp_path / "a.dcm", window="dicom")
+    is_read = read_or_refuse(tmp_path / "a.dcm", window="dicom")
+    assert is_read or elements

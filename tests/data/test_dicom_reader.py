@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import tracemalloc
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,10 +29,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import (
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
-    MPEG2MPML,
     RLELossless,
     RTDoseStorage,
     SegmentationStorage,
@@ -69,24 +68,24 @@ def refused(path, **options) -> str:
 
 @pytest.mark.parametrize("window", ["Dicom", (40,), (40, 0), (40, -1), (float("nan"), 1), (1, 2, 3)])
 def test_a_window_is_none_dicom_or_center_and_width(window):
-    with pytest.raises(ValueError, match="window: expected None, 'dicom' or \\(center, width > 0\\), got"):
+    with pytest.raises(ValueError, match=r"window: expected None, 'dicom' or \(center, width > 0\), got"):
         DicomReader(window=window)
 
 
 def test_a_tag_is_a_keyword_and_an_unknown_one_names_the_nearest():
-    with pytest.raises(ValueError, match="tags: expected DICOM keywords, got 'StudyDat'. Pass e.g. 'StudyDate'."):
+    with pytest.raises(ValueError, match=r"tags: expected DICOM keywords, got 'StudyDat'\. Pass e\.g\. 'StudyDate'\."):
         DicomReader(tags=("StudyDat",))
 
 
 def test_limits_are_checked():
-    with pytest.raises(ValueError, match="gap_tolerance: expected a fraction of at least 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"gap_tolerance: expected a fraction of at least 0, got -0\.1"):
         DicomReader(gap_tolerance=-0.1)
     with pytest.raises(ValueError, match="max_pixels: expected at least 1, got 0"):
         DicomReader(max_pixels=0)
 
 
 def test_read_takes_no_options():
-    with pytest.raises(TypeError, match="kwargs: expected none, got \\['force'\\]. Pass options to DicomReader"):
+    with pytest.raises(TypeError, match=r"kwargs: expected none, got \['force'\]\. Pass options to DicomReader"):
         DicomReader().read("a.dcm", force=True)
 
 
@@ -365,7 +364,8 @@ def test_the_affine_of_one_slice(tmp_path):
         ("PixelSpacing", [1], "PixelSpacing: expected 2 finite number\\(s\\), got \\[1.0\\]. Repair the header."),
         ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0], "ImageOrientationPatient: expected 2 orthogonal unit vectors"),
         ("ImagePositionPatient", [1, 2], "ImagePositionPatient: expected 3 finite number"),
-        ("RescaleSlope", 0, "RescaleSlope: expected a number other than 0, got 0"),
+        ("RescaleSlope", 0, "rescale: expected a usable slope and intercept, got 0 and 0. Repair them."),
+        ("RescaleIntercept", 1e30, "rescale: expected a usable slope and intercept, got 1 and 1e\\+30"),
     ],
 )
 def test_malformed_numbers_are_refused(tmp_path, keyword, value, message):
@@ -444,8 +444,14 @@ def test_frames_that_are_not_one_volume_are_refused(tmp_path):
         ({"SOPClassUID": RTDoseStorage}, "expected an image, got a dose grid (RT Dose). Leave it out."),
         ({"SOPClassUID": VLWholeSlideMicroscopyImageStorage}, "got tiles of a slide: use monai.data.WSIReader"),
         ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}, "expected an image, got a mask of 1 bit per pixel"),
-        ({"PhotometricInterpretation": "HSV"}, "PhotometricInterpretation: expected grey, palette, RGB or YBR, got HSV."),
-        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation: expected grey, palette, RGB or YBR, got RGB."),
+        (
+            {"PhotometricInterpretation": "HSV"},
+            "PhotometricInterpretation: expected grey, palette, RGB or YBR, got HSV.",
+        ),
+        (
+            {"PhotometricInterpretation": "RGB"},
+            "PhotometricInterpretation: expected grey, palette, RGB or YBR, got RGB.",
+        ),
         ({"PixelData": b"\0\0"}, "The number of bytes of pixel data is less than expected (2 vs 70 bytes)"),
         ({"Rows": 65535, "Columns": 65535}, "the header claims 65535 x 65535 pixels x 1 frames x 1 samples, more than"),
     ],
@@ -491,7 +497,10 @@ def test_a_film_is_refused(tmp_path):
 def test_a_missing_decoder_names_the_extra(monkeypatch):
     monkeypatch.setattr(dicom_pixels, "get_decoder", Decoder)  # without its plugins
     message = refused(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
-    assert 'no decoder for JPEG-LS Lossless Image Compression is installed. Run: pip install "monai-weckd[dicom]"' in message
+    assert (
+        'no decoder for JPEG-LS Lossless Image Compression is installed. Run: pip install "monai-weckd[dicom]"'
+        in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -549,7 +558,6 @@ def test_a_deflated_file_must_say_where_its_data_begin(tmp_path):
     assert "expected the length of the meta header first, got another element" in refused(path)
     data[132], data[-8:] = 2, b"\0" * 8
     path.write_bytes(data)
-    assert issubclass(zlib.error, Exception)
     assert "cannot be decoded (error: Error" in refused(path)
 
 
@@ -559,7 +567,7 @@ def test_a_deflated_file_must_say_where_its_data_begin(tmp_path):
 def test_load_image_falls_back_to_no_other_reader(tmp_path):
     # stock readers give this mask as an image of 0 and 255
     path = str(SAMPLES / "liver_1frame.dcm")
-    with pytest.raises(DicomReadError, match="got a mask \\(Segmentation\\)"):
+    with pytest.raises(DicomReadError, match=r"got a mask \(Segmentation\)"):
         LoadImage(reader=DicomReader())(path)
     with pytest.raises(DicomReadError, match="No such file"):
         LoadImage(reader=DicomReader())(tmp_path / "absent.dcm")

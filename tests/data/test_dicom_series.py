@@ -231,7 +231,9 @@ def test_uneven_steps_are_an_error_unless_accepted(tmp_path):
     files = write_series(tmp_path, VOLUME, STRAIGHT)
     edited(files[2], ImagePositionPatient=[-90, -80, -40 + 2 * 2.5 + 0.5])
     message = refused(tmp_path)
-    assert "the step between them differs by 20% from the usual 2.5 mm. Pass gap_tolerance=0.21 to accept it." in message
+    assert (
+        "the step between them differs by 20% from the usual 2.5 mm. Pass gap_tolerance=0.21 to accept it." in message
+    )
     np.testing.assert_array_equal(read(tmp_path, gap_tolerance=0.21)[0], VOLUME)
 
 
@@ -262,7 +264,9 @@ def test_a_slice_that_does_not_belong_is_named(tmp_path, elements, message):
 def test_color_and_grey_slices_do_not_mix(tmp_path):
     files = write_series(tmp_path, VOLUME, STRAIGHT)
     pixels = np.zeros((5, 7, 3), np.uint8)
-    keep = {k: pydicom.dcmread(files[2])[k].value for k in ("SeriesInstanceUID", "ImagePositionPatient", "PixelSpacing")}
+    keep = {
+        k: pydicom.dcmread(files[2])[k].value for k in ("SeriesInstanceUID", "ImagePositionPatient", "PixelSpacing")
+    }
     write_dicom(files[2], pixels, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **keep)
     assert "expected slices of one shape, got (7, 5) and (7, 5, 3)" in refused(tmp_path)
 

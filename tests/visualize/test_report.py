@@ -518,7 +518,6 @@ def test_learning_curves_draw_the_history(run, monkeypatch):
     boundaries = [line.get_xdata()[0] for line in temperature.lines if line.get_color() == figures._GRAY]
     assert boundaries == [0.5, 4.5, 8.5]
     assert temperature.get_xlim() == (0.5, 12.5)
-    assert all(tick == int(tick) for tick in temperature.get_xticks())
 
 
 def test_the_kept_epoch_is_marked_on_the_metric_of_the_gate(run, monkeypatch):
@@ -527,6 +526,11 @@ def test_the_kept_epoch_is_marked_on_the_metric_of_the_gate(run, monkeypatch):
         stage["gate"]["metric"] = "val_macro_auc"
     figure = capture(monkeypatch, figures.learning_curves_svg, run.history["epochs"], stages=stages)
     assert curves(figure.axes[1], "epoch kept") == [(number, pytest.approx(0.07 * number)) for number in (3, 7, 11)]
+
+
+def test_two_epochs_have_whole_numbers(run, monkeypatch):
+    figure = capture(monkeypatch, figures.learning_curves_svg, run.history["epochs"][:2], stages=run.chain["stages"])
+    assert all(tick == int(tick) for tick in figure.axes[2].get_xticks())
 
 
 def test_pictures_are_svg(run):

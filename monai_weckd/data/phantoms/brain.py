@@ -21,7 +21,7 @@ __all__ = ["BRAIN_FINDINGS", "VOLUME_RADIUS", "Slice", "scan_slice", "scan_volum
 
 BRAIN_FINDINGS = ("no_tumor", "glioma", "meningioma")
 # range in mm of the radius of tumors in volumes, whose voxels are three times as wide as a slice's pixels
-VOLUME_RADIUS = (17.0, 27.0)
+VOLUME_RADIUS = (20.0, 28.0)
 
 _EDGE, _VOLUME = 128, (40, 48, 40)
 _VOXEL = (4.2, 4.4, 5.0)
@@ -62,10 +62,10 @@ def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generat
     head = Head.draw(finding, group)
     frame, shift = head_pose(group)
     tilt = turn_about(group.uniform(-0.2, 0.2), 0)
-    spacing, thickness = group.uniform(1.45, 1.75), head.lesion.radius * group.uniform(0.17, 0.24)
+    spacing, thickness = group.uniform(1.45, 1.75), head.lesion.radius * group.uniform(0.20, 0.28)
     middle = frame @ head.lesion.center + shift
-    # the outermost of five slices lie half a radius from the middle of the lesion, so that each of them shows it
-    height = (tilt.T @ middle)[2] + thickness * (index - 2) + group.uniform(-1.0, 1.0)
+    # even the outermost of four slices lie within half a radius of the middle of the lesion, so each of them shows it
+    height = (tilt.T @ middle)[2] + thickness * (index - 1.5) + group.uniform(-1.0, 1.0)
     axis = (np.arange(_EDGE) - 0.5 * (_EDGE - 1)) * spacing
     column, row = np.meshgrid(-axis, -axis)
     corner = tilt @ np.array([-axis[0], -axis[0], height])
@@ -104,7 +104,7 @@ def scan_volume(finding: str, group: np.random.Generator, item: np.random.Genera
 
 def _receive(signal: np.ndarray, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:
     """Add the noise of a magnitude image and an arbitrary gain, which makes mean intensity meaningless."""
-    sigma = group.uniform(0.02, 0.06)
+    sigma = group.uniform(0.015, 0.045)
     noise = item.normal(0.0, sigma, (2, *signal.shape))
     gain = 500.0 * np.exp(group.normal(0.0, 0.35) + item.normal(0.0, 0.05))
     return np.round(np.hypot(signal + noise[0], noise[1]) * gain).clip(0, 32767).astype(np.uint16)

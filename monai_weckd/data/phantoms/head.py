@@ -105,7 +105,7 @@ class Head:
     infiltrating: bool
 
     @classmethod
-    def draw(cls, kind: str, rng: np.random.Generator, *, radius: tuple[float, float] = (11.0, 19.0)) -> Head:
+    def draw(cls, kind: str, rng: np.random.Generator, *, radius: tuple[float, float] = (14.0, 22.0)) -> Head:
         """Draw a patient with a kind of tumor, or none, and a range for its radius in mm."""
         axes = np.array(_SKULL) * rng.normal(1.0, 0.04, 3)
         tissue = np.array([0.95, 0.10, 0.18, 0.46, 0.70, 0.95]) * np.exp(rng.normal(0.0, 0.08, 6))
@@ -115,13 +115,13 @@ class Head:
             axes=axes,
             tissue=tissue,
             ventricle=rng.uniform(0.7, 1.5),
-            cyst=np.append(at, rng.uniform(9.0, 17.0) * (rng.random() < 0.35)),
+            cyst=np.append(at, rng.uniform(9.0, 17.0) * (rng.random() < 0.2)),
             lesion=Lesion.draw(kind, rng, radius=radius),
             sulci=Waves(rng, 30.0),
             detail=Waves(rng, 14.0, count=8),
             sway=tuple(Waves(rng, 110.0, count=4) for _ in range(3)),
             bias=Waves(rng, 260.0, count=4),
-            infiltrating=bool(rng.random() < 0.35),
+            infiltrating=bool(rng.random() < 0.3),
         )
 
 

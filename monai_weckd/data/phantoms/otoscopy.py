@@ -153,7 +153,7 @@ def _plaques(
     ragged = 0.10 * rough(group, _SIZE, 8) + 0.05 * rough(group, _SIZE, 20)
     chalk = 0.90 + 0.07 * rough(group, _SIZE, 30) + 0.05 * rough(group, _SIZE, 9)
     for _ in range(group.integers(1, 4)):
-        middle, width = group.uniform(0.42, 0.72), group.uniform(0.10, 0.24)
+        middle, width = group.uniform(0.42, 0.72), group.uniform(0.13, 0.26)
         span = group.uniform(0.3, 1.1)
         off = between(angle, group.uniform(-0.6, np.pi + 0.6))
         edge = np.maximum(np.abs(r - middle) / width, off / span) + ragged / width
@@ -167,15 +167,15 @@ def _inflamed(
 ) -> np.ndarray:
     """Redden and thicken the drum in patches and perforate it, or draw it in to a pocket."""
     patches = ramp(-0.4, 1.2, rough(group, _SIZE, 3))
-    scene = blend(scene, (0.78, 0.46, 0.40), drum * patches * group.uniform(0.3, 0.8))
+    scene = blend(scene, (0.78, 0.46, 0.40), drum * patches * group.uniform(0.4, 0.9))
     scene = blend(scene, blur(scene, group.uniform(1.0, 4.0)), drum)
     scene = blend(scene, _vessels(scene, u, v, group, strength=0.6, spokes=int(group.integers(5, 12))), drum)
-    turned, reach, size = group.uniform(-0.3, np.pi + 0.3), group.uniform(0.05, 0.5), group.uniform(0.20, 0.50)
+    turned, reach, size = group.uniform(-0.3, np.pi + 0.3), group.uniform(0.05, 0.5), group.uniform(0.26, 0.52)
     hu, hv = (u - reach * np.cos(turned)) / size, (v - reach * np.sin(turned)) / size
     edge = np.hypot(hu, hv) * np.exp(fourier_ring(group, np.arctan2(hv, hu), 0.20))
     lamp = group.uniform(-np.pi, np.pi)
     floor = 0.45 + 0.4 * (hu * np.cos(lamp) + hv * np.sin(lamp)) + 0.10 * rough(group, _SIZE, 12)
-    if group.random() < 0.3:
+    if group.random() < 0.25:
         # a retraction pocket: the drum itself, sunk and shaded, without an edge that is cut
         return blend(scene, scene * floor.clip(0.25, 0.9)[..., None], drum * ramp(1.3, 0.7, edge))
     mucosa = np.array([0.62, 0.36, 0.31]) + group.normal(0.0, 0.05, 3)
@@ -204,7 +204,7 @@ def _shadow(scene: np.ndarray, u: np.ndarray, v: np.ndarray, group: np.random.Ge
     """Shade the drum from one side as the bend of the canal does, for any finding."""
     turned = group.uniform(-np.pi, np.pi)
     side = u * np.cos(turned) + v * np.sin(turned) + 0.10 * rough(group, _SIZE, 4)
-    dark = group.uniform(0.0, 0.65) * ramp(0.35, 0.75, side) * ramp(1.35, 1.0, np.hypot(u, v))
+    dark = group.uniform(0.0, 0.5) * ramp(0.35, 0.75, side) * ramp(1.35, 1.0, np.hypot(u, v))
     return scene * (1.0 - dark)[..., None]
 
 
@@ -226,7 +226,7 @@ def _hairs(scene: np.ndarray, group: np.random.Generator, item: np.random.Genera
 def _glare(scene: np.ndarray, item: np.random.Generator) -> np.ndarray:
     """Lay wet reflexes of the lamp anywhere."""
     x, y = pixel_grid(_SIZE)
-    for _ in range(item.integers(1, 5)):
+    for _ in range(item.integers(1, 4)):
         cx, cy = item.normal(0.0, 0.42, 2)
         dx, dy = turn(x - cx, y - cy, item.uniform(0, np.pi))
         spot = np.hypot(dx, dy * item.uniform(1.0, 3.0)) / item.uniform(0.03, 0.13)

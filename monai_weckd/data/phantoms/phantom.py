@@ -59,7 +59,7 @@ def _write_brain_volume(path: Path, item: PhantomItem) -> None:
 _RECIPES = {
     "otoscopy": _Recipe(EAR_FINDINGS, "ear", (2, 5), "{group}_{place}.png", _write_ear),
     "blood_smear": _Recipe(LEUKOCYTES, "smear", (2, 5), "{group}_{place}.png", _write_cell),
-    "brain_mri": _Recipe(BRAIN_FINDINGS, "patient", (3, 5), "{group}/{place:03d}.dcm", _write_brain_slice),
+    "brain_mri": _Recipe(BRAIN_FINDINGS, "patient", (2, 4), "{group}/{place:03d}.dcm", _write_brain_slice),
     "brain_mri_3d": _Recipe(BRAIN_FINDINGS, "patient", (1, 2), "{group}_{place}.nii.gz", _write_brain_volume),
 }
 

@@ -1,0 +1,415 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from dicom_files import write_dicom, write_series
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset, MetaTensor, set_track_meta
+from monai.transforms import EnsureChannelFirst, LoadImage, SaveImage
+from PIL import Image
+from pydicom.pixels import convert_color_space
+
+from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.transforms.load import (
+    LoadMedicalImage,
+    LoadMedicalImageD,
+    LoadMedicalImaged,
+    LoadMedicalImageDict,
+)
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+VOLUME = RNG.integers(0, 4096, (7, 5, 6), dtype=np.uint16)
+AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.9, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1]])
+PLACE = {"affine", "original_affine", "space", "spatial_shape", "has_geometry"}
+KEYS = PLACE | {"filename_or_obj", "original_channel_dim"}
+
+
+def png(path: Path, pixels: np.ndarray, mode=None) -> str:
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path)
+    return str(path)
+
+
+def nifti(path: Path, array: np.ndarray, affine=AFFINE) -> str:
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return str(path)
+
+
+def refused(path, match, **options):
+    with pytest.raises(ValueError, match=match) as caught:
+        LoadMedicalImage(**options)(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()  # so it is one line
+
+
+# arguments and refusals
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4, "3"])
+def test_channels_are_1_3_or_those_of_the_file(channels):
+    with pytest.raises(ValueError, match=r"channels: expected 1, 3 or None, got .*\. Pass one of these\."):
+        LoadMedicalImage(channels)
+
+
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png: expected a file or folder, got nothing there. Correct"):
+        LoadMedicalImage()(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a" + b"\0" * 200, b"the left ear" * 20])
+def test_another_format_is_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    refused(tmp_path / "a.png", "expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format. Convert it.")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "nii", "nii.gz", "dcm"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix.startswith("nii"):
+        nifti(path, VOLUME)
+    elif suffix == "dcm":
+        write_dicom(path, np.zeros((50, 50), np.uint8))
+    else:
+        png(path, RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    refused(path, "cannot be decoded \\(.*\\). Repair the file or leave it out.")
+
+
+def test_several_pages_or_frames_are_refused(tmp_path):
+    pages = [Image.fromarray(GREY + np.uint8(k)) for k in range(3)]
+    for name in ("a.tif", "a.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        refused(tmp_path / name, "expected one picture, got 3 pages or frames. Split it, or save it as NIfTI.")
+
+
+def test_a_color_model_that_is_not_known_is_refused(tmp_path):
+    Image.merge("LAB", [Image.fromarray(GREY)] * 3).save(tmp_path / "a.tif")
+    refused(tmp_path / "a.tif", "expected a grey or RGB picture, got mode LAB. Convert it.")
+
+
+def test_a_dicom_suffix_without_dicom_says_so(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 200)
+    with pytest.raises(DicomReadError, match=r"a\.dcm: expected a DICOM file, got one without the 'DICM' prefix\."):
+        LoadMedicalImage()(tmp_path / "a.dcm")
+
+
+# pictures
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+@pytest.mark.parametrize("pixels", [GREY, COLOR], ids=["grey", "color"])
+def test_a_picture_is_that_of_monai(tmp_path, suffix, pixels):
+    image = LoadMedicalImage()(png(tmp_path / f"a.{suffix}", pixels))
+    expected = LoadImage(reader="PILReader", ensure_channel_first=True)(tmp_path / f"a.{suffix}")
+    assert image.dtype == torch.float32
+    assert image.shape == expected.shape == (3 if pixels.ndim == 3 else 1, 7, 5)
+    assert torch.equal(image.as_tensor(), expected.as_tensor())
+
+
+def palette_of(colors):
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2), mode="P")
+    image.putpalette(np.asarray(colors, np.uint8).ravel().tolist())
+    return image
+
+
+RED_TO_WHITE = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+WITH_ALPHA = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+DEEP = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
+MODES = {
+    "1 bit": ("a.png", Image.fromarray(GREY > 128), 255.0 * (GREY > 128)),
+    "grey and alpha": ("a.png", Image.fromarray(WITH_ALPHA[..., :2], mode="LA"), WITH_ALPHA[..., 0]),
+    "color and alpha": ("a.png", Image.fromarray(WITH_ALPHA), WITH_ALPHA[..., :3]),
+    "palette": ("a.png", palette_of(RED_TO_WHITE), np.reshape(RED_TO_WHITE, (2, 2, 3))),
+    "CMYK": ("a.tif", Image.fromarray(np.full((2, 2, 4), [255, 0, 0, 0], np.uint8), "CMYK"), [[[0, 255, 255]] * 2] * 2),
+    "16 bits, PNG": ("a.png", Image.fromarray(DEEP), DEEP),
+    "16 bits, TIFF": ("a.tif", Image.fromarray(DEEP), DEEP),
+    "16 bits, big endian": ("a.tif", Image.frombytes("I;16B", (7, 5), DEEP.astype(">u2").tobytes()), DEEP),
+    "32 bits": ("a.tif", Image.fromarray(DEEP.astype(np.int32) * 8), DEEP * 8.0),
+    "float": ("a.tif", Image.fromarray(DEEP / np.float32(7)), DEEP / np.float32(7)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*mode.*:DeprecationWarning")
+@pytest.mark.parametrize("case", MODES)
+def test_each_mode_is_grey_or_rgb(tmp_path, case):
+    name, image, expected = MODES[case]
+    image.save(tmp_path / name)
+    array = LoadMedicalImage()(tmp_path / name).numpy()
+    expected = np.asarray(expected, dtype=np.float32)
+    np.testing.assert_array_equal(array, expected.T[None] if expected.ndim == 2 else expected.transpose(2, 1, 0))
+
+
+# what a viewer does with a stored picture, by the EXIF orientation (Exif 2.3, 4.6.4 A)
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("png", {}), ("jpg", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"})]
+)
+def test_a_picture_is_turned_as_viewers_turn_it(tmp_path, orientation, suffix, options):
+    stored = np.zeros((40, 56), np.uint8)
+    stored[:20, :28] = 255  # flat, so that JPEG keeps it
+    stored[20:, :28] = 128
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    array = LoadMedicalImage()(tmp_path / f"a.{suffix}")[0].numpy()
+    assert array.shape == UPRIGHT[orientation](stored).T.shape
+    assert np.abs(array - UPRIGHT[orientation](stored).T).mean() < 3
+
+
+def test_of_a_cameras_mpo_the_main_picture_is_taken(tmp_path):
+    main, preview = np.full((40, 56, 3), 200, np.uint8), np.full((4, 6, 3), 9, np.uint8)
+    Image.fromarray(main).save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(preview)]
+    )
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    np.testing.assert_allclose(LoadMedicalImage()(tmp_path / "a.jpg"), np.full((3, 56, 40), 200), atol=2)
+
+
+# NIfTI
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((7, 5), (1, 7, 5)),
+        ((7, 5, 1), (1, 7, 5)),
+        ((7, 5, 1, 3), (3, 7, 5)),
+        ((7, 5, 1, 1, 3), (3, 7, 5)),
+        ((7, 5, 6), (1, 7, 5, 6)),
+        ((7, 5, 6, 1), (1, 7, 5, 6)),
+        ((7, 5, 6, 4), (4, 7, 5, 6)),
+    ],
+)
+def test_nifti_is_2d_or_3d(tmp_path, shape, expected):
+    array = RNG.random(shape).astype(np.float32)
+    image = LoadMedicalImage()(nifti(tmp_path / "a.nii.gz", array))
+    assert image.shape == expected
+    channels_first = np.moveaxis(array, -1, 0) if expected[0] > 1 else array
+    np.testing.assert_array_equal(image, channels_first.reshape(expected))
+    np.testing.assert_allclose(image.affine, AFFINE)
+    assert image.meta["has_geometry"] is True
+
+
+def test_nifti_is_scaled_and_may_be_color(tmp_path):
+    scaled = nib.Nifti1Image(VOLUME, None)
+    scaled.header.set_slope_inter(2, -1024)
+    nib.save(scaled, tmp_path / "a.nii")
+    image = LoadMedicalImage()(tmp_path / "a.nii")
+    stored = np.asarray(nib.load(tmp_path / "a.nii").dataobj.get_unscaled(), dtype=np.float64)
+    np.testing.assert_allclose(image[0], stored * 2 - 1024)
+    assert image.meta["has_geometry"] is False
+    rgb = np.zeros((7, 5, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for k, name in enumerate("RGB"):
+        rgb[name][..., 0] = COLOR[..., k].T
+    np.testing.assert_array_equal(LoadMedicalImage()(nifti(tmp_path / "b.nii", rgb)), COLOR.transpose(2, 1, 0))
+
+
+def test_nifti_that_is_no_image_is_refused(tmp_path):
+    for name, array, kind in [("a", VOLUME.astype(np.complex64), ".* complex64"), ("b", VOLUME[:, 0, 0], ".* uint16")]:
+        refused(nifti(tmp_path / f"{name}.nii", array), f"expected a real 2-D or 3-D image, got {kind}. Convert it.")
+
+
+# what is in the file decides
+
+
+def test_the_suffix_does_not_decide(tmp_path):
+    write_dicom(tmp_path / "a.png", GREY)
+    write_dicom(tmp_path / "no_suffix", GREY)
+    png(tmp_path / "b.png", GREY)
+    (tmp_path / "b.png").rename(tmp_path / "b.jpg")
+    for name in ("a.png", "no_suffix", "b.jpg"):
+        np.testing.assert_array_equal(LoadMedicalImage()(tmp_path / name)[0], GREY.T)
+
+
+def test_a_folder_is_a_series(tmp_path):
+    write_series(tmp_path, VOLUME, AFFINE)
+    image = LoadMedicalImage()(tmp_path)
+    np.testing.assert_array_equal(image[0], VOLUME)
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    assert image.meta["filename_or_obj"] == str(tmp_path)
+
+
+def test_the_dicom_reader_may_be_ones_own(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", GREY)
+    image = LoadMedicalImage(dicom_reader=DicomReader(window=(100, 50), tags="StudyDate"))(path)
+    np.testing.assert_allclose(image[0], np.clip((GREY.T - 75.0) / 50, 0, 1), atol=1e-6)
+    assert image.meta["StudyDate"] == "20200131"
+
+
+# channels
+
+
+def test_grey_is_repeated_and_color_becomes_luminance(tmp_path):
+    grey, color = png(tmp_path / "a.png", GREY), png(tmp_path / "b.png", COLOR)
+    np.testing.assert_array_equal(LoadMedicalImage(3)(grey), np.stack([GREY.T] * 3))
+    luminance = LoadMedicalImage(1)(color)
+    assert luminance.shape == (1, 7, 5)
+    np.testing.assert_allclose(luminance[0], np.asarray(Image.fromarray(COLOR).convert("L")).T, atol=0.51)
+    for channels, path in ((None, grey), (1, grey), (3, color), (None, color)):
+        assert len(LoadMedicalImage(channels)(path)) == (1 if path == grey else 3)
+
+
+def test_grey_saved_as_color_comes_back_exactly(tmp_path):
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = LoadMedicalImage(1)(png(tmp_path / "a.png", every, "RGB"))
+    np.testing.assert_array_equal(image[0], every.T)
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path):
+    path = nifti(tmp_path / "a.nii", np.zeros((4, 3, 2, 5)))
+    assert LoadMedicalImage()(path).shape == (5, 4, 3, 2)
+    for channels in (1, 3):
+        refused(path, "expected 1 or 3 channels, got 5. Pass channels=None or convert the file.", channels=channels)
+
+
+# the same picture in each format
+
+
+def ybr(pixels):
+    return convert_color_space(pixels, "RGB", "YBR_FULL")
+
+
+def as_palette(path, pixels):
+    colors, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [len(colors), 0, 16]
+        elements[f"{name}PaletteColorLookupTableData"] = (colors[:, k].astype("<u2") << 8).tobytes()
+    return write_dicom(path, index.reshape(pixels.shape[:2]).astype(np.uint8), **elements)
+
+
+SAME_GREY = {
+    "png": lambda folder: png(folder / "a.png", GREY),
+    "tiff": lambda folder: png(folder / "a.tif", GREY),
+    "MONOCHROME2": lambda folder: write_dicom(folder / "a.dcm", GREY),
+    "MONOCHROME1": lambda folder: write_dicom(folder / "a.dcm", 255 - GREY, PhotometricInterpretation="MONOCHROME1"),
+    "rescaled": lambda folder: write_dicom(folder / "a.dcm", GREY + np.uint16(1024), RescaleIntercept="-1024"),
+    "nifti": lambda folder: nifti(folder / "a.nii.gz", GREY.T),
+    "nifti, one slice": lambda folder: nifti(folder / "a.nii.gz", GREY.T[..., None]),
+}
+SAME_COLOR = {
+    "png": (lambda folder: png(folder / "a.png", COLOR), 0),
+    "RGB": (lambda folder: write_dicom(folder / "a.dcm", COLOR), 0),
+    "RGB, planes": (lambda folder: write_dicom(folder / "a.dcm", COLOR, PlanarConfiguration=1), 0),
+    "YBR_FULL": (lambda folder: write_dicom(folder / "a.dcm", ybr(COLOR), PhotometricInterpretation="YBR_FULL"), 2),
+    "PALETTE COLOR": (lambda folder: as_palette(folder / "a.dcm", COLOR), 0),
+    "nifti": (lambda folder: nifti(folder / "a.nii.gz", COLOR.transpose(1, 0, 2)[:, :, None]), 0),
+}
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("form", SAME_GREY)
+def test_the_same_grey_picture_is_the_same_tensor(tmp_path, form, channels):
+    image = LoadMedicalImage(channels)(SAME_GREY[form](tmp_path))
+    assert torch.equal(image.as_tensor(), torch.from_numpy(np.stack([GREY.T] * (channels or 1))).float())
+    assert set(image.meta) >= KEYS
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("form", SAME_COLOR)
+def test_the_same_color_picture_is_the_same_tensor(tmp_path, form, channels):
+    save, rounding = SAME_COLOR[form]
+    expected = COLOR.transpose(2, 1, 0).astype(np.float64)
+    if channels == 1:
+        expected = (0.299 * expected[0] + 0.587 * expected[1] + 0.114 * expected[2])[None]
+    image = LoadMedicalImage(channels)(save(tmp_path))
+    np.testing.assert_allclose(image, expected, rtol=1e-6, atol=rounding)
+    assert image.dtype == torch.float32
+
+
+# in MONAI
+
+
+def test_the_dictionary_form_loads_its_keys(tmp_path):
+    assert LoadMedicalImageD is LoadMedicalImageDict is LoadMedicalImaged
+    path = png(tmp_path / "a.png", GREY)
+    item = {"image": path, "label": 1}
+    out = LoadMedicalImaged("image", 3)(item)
+    assert out["image"].shape == (3, 7, 5)
+    assert (out["label"], item["image"]) == (1, path)
+    assert LoadMedicalImaged(["image", "mask"], allow_missing_keys=True)(item)["image"].shape == (1, 7, 5)
+    with pytest.raises(KeyError, match="mask"):
+        LoadMedicalImaged(["image", "mask"])(item)
+
+
+def test_a_configuration_builds_it_and_it_goes_to_workers(tmp_path):
+    reader = {"_target_": "monai_weckd.data.dicom_reader.DicomReader", "window": "dicom"}
+    target = "monai_weckd.transforms.load.LoadMedicalImaged"
+    config = {"load": {"_target_": target, "keys": "image", "channels": 3, "dicom_reader": reader}}
+    load = pickle.loads(pickle.dumps(ConfigParser(config).get_parsed_content("load")))
+    path = write_dicom(tmp_path / "a.dcm", GREY, WindowCenter=100, WindowWidth=50)
+    image = load({"image": path})["image"]
+    assert image.shape == (3, 7, 5)
+    assert image.max() == 1
+
+
+def test_formats_mix_in_one_batch_whose_meta_is_small(tmp_path):
+    paths = [
+        png(tmp_path / "a.png", GREY),
+        nifti(tmp_path / "a.nii.gz", GREY.T),
+        write_dicom(tmp_path / "a.dcm", GREY, PixelSpacing=[1, 2]),
+    ]
+    assert set(LoadMedicalImage()(paths[0]).meta) == KEYS
+    assert set(LoadMedicalImage()(paths[1]).meta) == KEYS
+    assert set(LoadMedicalImage()(paths[2]).meta) == KEYS | {"inverted", "spacing_from"}
+    items = [{"image": path} for path in paths]
+    batch = next(iter(DataLoader(Dataset(items, LoadMedicalImaged("image")), batch_size=3)))["image"]
+    assert batch.shape == (3, 1, 7, 5)
+    assert set(batch.meta) == KEYS
+    assert batch.meta["filename_or_obj"] == paths
+
+
+def test_what_is_loaded_can_be_saved_and_made_channel_first_again(tmp_path):
+    image = LoadMedicalImage()(png(tmp_path / "a.png", COLOR))
+    assert EnsureChannelFirst()(image).shape == (3, 7, 5)
+    SaveImage(tmp_path, output_ext=".png", separate_folder=False, print_log=False)(image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a_trans.png")), COLOR)
+    write_series(tmp_path / "series", VOLUME, AFFINE)
+    SaveImage(tmp_path, separate_folder=False, print_log=False)(LoadMedicalImage()(tmp_path / "series"))
+    again = LoadMedicalImage()(tmp_path / "series_trans.nii.gz")
+    np.testing.assert_array_equal(again[0], VOLUME)
+    np.testing.assert_allclose(again.affine, AFFINE, atol=1e-5)
+
+
+def test_without_tracked_meta_it_is_a_tensor(tmp_path):
+    path = png(tmp_path / "a.png", GREY)
+    set_track_meta(False)
+    try:
+        image = LoadMedicalImage()(path)
+    finally:
+        set_track_meta(True)
+    assert not isinstance(image, MetaTensor)
+    assert image.shape == (1, 7, 5)
