@@ -228,11 +228,13 @@ def _report(args: argparse.Namespace) -> None:
     chain = json.loads((args.output_dir / "chain.json").read_text(encoding="utf-8"))
     final, budget = chain["final"], chain["label_budget"]
     print(f"report  {page}")
-    print(f"model   {args.output_dir / 'model.pt'}: stage {final['stage']} of {len(chain['stages'])}, a plain state_dict")
+    print(
+        f"model   {args.output_dir / 'model.pt'}: stage {final['stage']} of {len(chain['stages'])}, a plain state_dict"
+    )
     print(f"labels  {budget['train']} for training and {budget['val']} for validation")
     if final["test"]:
         first, last = (figures["balanced_accuracy"] for figures in (chain["stages"][0]["test"], final["test"]))
-        print(f"test    balanced accuracy {last:.3f} (stage 1 alone: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")
+        print(f"test    balanced accuracy {last:.3f} (stage 1: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")
         print("        that is the mean over the classes of the share recognized, on groups that no stage has seen;")
         print("        stage 1 had fewer labels and steps, so the difference is not what the chain itself is worth")
     if chain["settings"].get("synthetic"):

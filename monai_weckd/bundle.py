@@ -23,6 +23,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
+from monai.utils import BundlePropertyConfig
 
 from monai_weckd.utils import nearest
 
@@ -31,7 +32,15 @@ __all__ = ["prepare_output_dir", "refuse_unused_keys", "show_cause_last", "unuse
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 # read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
 _READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "save_execute_config", "displayable_configs"}
-_CHAIN_OUTPUT = ("plan.json", "datalist.json", "chain.json", "history.json", "predictions.csv", "model.pt", "report.html")
+_CHAIN_OUTPUT = (
+    "plan.json",
+    "datalist.json",
+    "chain.json",
+    "history.json",
+    "predictions.csv",
+    "model.pt",
+    "report.html",
+)
 
 
 def _strings(config: Any) -> Iterator[str]:
@@ -47,8 +56,7 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def unused_keys(config: dict[str, Any]) -> dict[str, str]:
-    """
-    Return the keys of a bundle's configuration that nothing reads, each with a hint at the key that was meant.
+    """Return the keys of a bundle's configuration that nothing reads, each with a hint at the key that was meant.
 
     A key is read when a reference (``@key``) or macro (``%key``) names it, when it is one of MONAI's bundle
     properties, or when its name begins with an underscore. The members of a group without ``_target_``, such as
@@ -65,7 +73,7 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
     """
     read = {name for text in _strings(config) for name in _REFERENCE.findall(text)}
     for properties in (TrainProperties, InferProperties):
-        read |= {value["id"] for value in properties.values()}
+        read |= {str(value[BundlePropertyConfig.ID]) for value in properties.values()}
     read = {name.replace("::", "#") for name in read} | _READ_BY_MONAI
     parents = {name.rsplit("#", depth)[0] for name in read for depth in range(1, name.count("#") + 1)}
     known = sorted(read | parents)
@@ -74,13 +82,14 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
         is_group = isinstance(value, dict) and "_target_" not in value and key in parents
         for name in [f"{key}#{member}" for member in value] if is_group else [key]:
             if name not in known and not name.rsplit("#", 1)[-1].startswith("_"):
-                unused[name] = nearest(name, [other for other in known if other in parents or "#" in name or "#" not in other])
+                unused[name] = nearest(
+                    name, [other for other in known if other in parents or "#" in name or "#" not in other]
+                )
     return unused
 
 
 def refuse_unused_keys() -> None:
-    """
-    Stop a bundle run whose configuration holds a key that nothing reads, such as a mistyped override.
+    """Stop a bundle run whose configuration holds a key that nothing reads, such as a mistyped override.
 
     ``monai.bundle`` adds a mistyped override as a new key and goes on. Call this first in ``initialize``. A
     configuration's expressions cannot name the parser that evaluates them, so it is looked up among the callers.
@@ -93,7 +102,9 @@ def refuse_unused_keys() -> None:
     callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
     parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
     if parser is None:
-        raise RuntimeError("refuse_unused_keys: expected to be called from a bundle's configuration, got another caller.")
+        raise RuntimeError(
+            "refuse_unused_keys: expected to be called from a bundle's configuration, got another caller."
+        )
     unused = unused_keys(parser.get())
     if unused:
         key, hint = next(iter(unused.items()))
@@ -101,8 +112,7 @@ def refuse_unused_keys() -> None:
 
 
 def show_cause_last() -> None:
-    """
-    Let an error that stops the program end, after its traceback, with the line that says what to do.
+    """Let an error that stops the program end, after its traceback, with the line that says what to do.
 
     ``monai.bundle`` wraps whatever a configuration's expressions raise, so that the last line of a traceback names an
     expression. This adds one line below it with the first error of the chain. It changes nothing for a program that
@@ -121,8 +131,7 @@ def show_cause_last() -> None:
 
 
 def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False) -> Path:
-    """
-    Make an empty folder for a run, and refuse to mix a run with an earlier one.
+    """Make an empty folder for a run, and refuse to mix a run with an earlier one.
 
     Args:
         output_dir: the folder; made if absent.
@@ -138,9 +147,13 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PermissionError(f"output_dir: expected a folder to write to, got {path} ({error}). Pass another one.") from error
+        raise PermissionError(
+            f"output_dir: expected a folder to write to, got {path} ({error}). Pass another one."
+        ) from error
     if not os.access(path, os.W_OK):
-        raise PermissionError(f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one.")
+        raise PermissionError(
+            f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
+        )
     present = list(path.iterdir())
     if not present:
         return path
@@ -154,6 +167,10 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )
     for entry in present:
-        if entry.name in _CHAIN_OUTPUT or entry.name in ("errors", "tensorboard") or re.fullmatch(r"stage_\d+", entry.name):
+        if (
+            entry.name in _CHAIN_OUTPUT
+            or entry.name in ("errors", "tensorboard")
+            or re.fullmatch(r"stage_\d+", entry.name)
+        ):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return path

@@ -20,8 +20,7 @@ UNLABELED = -1
 
 
 def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
-    """
-    Return a hint with the valid key nearest to a mistyped one, or all of them where none is near.
+    """Return a hint with the valid key nearest to a mistyped one, or all of them where none is near.
 
     Example::
 

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-__all__ = ["PATIENT", "dicom_dataset", "write_dicom", "write_series"]
+from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom_reader import DicomReader
+
+__all__ = ["PATIENT", "dicom_dataset", "read", "refused", "write_dicom", "write_series"]
 
 PATIENT = {
     "PatientName": "Doe^Jane",
@@ -93,3 +97,17 @@ def write_series(folder: Path, volume: np.ndarray, affine: np.ndarray, **element
         }
         files.append(write_dicom(folder / f"{name:03d}.dcm", volume[:, :, k].T, **{**own, **elements}))
     return files
+
+
+def read(path: Any, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return what ``DicomReader(**options)`` reads."""
+    reader = DicomReader(**options)
+    return reader.get_data(reader.read(path))
+
+
+def refused(path: Any, **options: Any) -> str:
+    """Return the message with which ``DicomReader(**options)`` refuses a path."""
+    with pytest.raises(DicomReadError) as caught:
+        read(path, **options)
+    assert str(caught.value).isprintable()  # so it is one line
+    return str(caught.value)

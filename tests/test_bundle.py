@@ -95,14 +95,25 @@ def test_output_dir_is_made_or_must_be_empty(tmp_path):
     path = prepare_output_dir(tmp_path / "a" / "b")
     assert path.is_dir()
     (path / "x").touch()
-    with pytest.raises(FileExistsError, match=r"output_dir: expected an empty folder, got .*b with 1 entries. .*overwrite"):
+    with pytest.raises(
+        FileExistsError, match=r"output_dir: expected an empty folder, got .*b with 1 entries. .*overwrite"
+    ):
         prepare_output_dir(path)
-    with pytest.raises(FileExistsError, match=r"output_dir: expected an earlier run to overwrite, got .* without plan.json"):
+    with pytest.raises(
+        FileExistsError, match=r"output_dir: expected an earlier run to overwrite, got .* without plan.json"
+    ):
         prepare_output_dir(path, overwrite=True)
 
 
 def test_overwriting_removes_what_a_chain_wrote_and_nothing_else(tmp_path):
-    for name in ("plan.json", "model.pt", "stage_1/model.pt", "stage_10/model.pt", "tensorboard/events", "notes/mine.txt"):
+    for name in (
+        "plan.json",
+        "model.pt",
+        "stage_1/model.pt",
+        "stage_10/model.pt",
+        "tensorboard/events",
+        "notes/mine.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "stages.txt").touch()
@@ -112,7 +123,7 @@ def test_overwriting_removes_what_a_chain_wrote_and_nothing_else(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(PermissionError, match="output_dir: expected a folder to write to, got .*file"):
+    with pytest.raises(PermissionError, match=r"output_dir: expected a folder to write to, got .*file"):
         prepare_output_dir(tmp_path / "file" / "sub")
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="which is read-only"):

@@ -213,7 +213,7 @@ def test_report_says_where_things_are_and_what_the_numbers_mean(tmp_path, monkey
     assert str(tmp_path / "report.html") in out
     assert f"{tmp_path / 'model.pt'}: stage 2 of 2" in out
     assert "6 for training and 4 for validation" in out
-    assert "balanced accuracy 0.750 (stage 1 alone: 0.500; chance: 0.500)" in out
+    assert "balanced accuracy 0.750 (stage 1: 0.500; chance: 0.500)" in out
     assert "prove nothing about patients" in out
 
 

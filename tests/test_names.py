@@ -19,13 +19,13 @@ import sys
 import monai.apps
 import monai.bundle
 import monai.fl.client
-import monai.handlers
+import monai.handlers  # noqa: F401
 
 import monai_weckd
 
 
 def names(package):
-    """Return the classes and functions that the loaded modules of a package define, as MONAI's component locator sees them."""
+    """Return the classes and functions that the loaded modules of a package define."""
     found = {}
     for module in [m for name, m in sorted(sys.modules.items()) if name == package or name.startswith(f"{package}.")]:
         for name, value in inspect.getmembers(module, lambda v: inspect.isclass(v) or inspect.isfunction(v)):

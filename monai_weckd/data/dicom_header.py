@@ -25,7 +25,7 @@ from monai_weckd.data.dicom_errors import DicomReadError
 
 __all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
 
-# The whole of what is read. Names, numbers and dates of patients are not in the list, so they are never in memory.
+# The whole of what is kept: no name, number or date of a patient is among it, so none can get out.
 _KEYWORDS = (
     "SOPClassUID",
     "SeriesInstanceUID",

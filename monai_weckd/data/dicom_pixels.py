@@ -31,13 +31,13 @@ _LARGEST = 1e20  # slope or intercept, so that 64 stored bits stay finite in flo
 def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     """Decode an image into what it means: modality values or RGB, bright where the body or the scene is bright.
 
-    Grey values are stored values after the modality table or rescale (PS3.3 C.11.1), each frame with its own;
+    Gray values are stored values after the modality table or rescale (PS3.3 C.11.1), each frame with its own;
     MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255.
 
     Args:
         dataset: what :py:func:`~monai_weckd.data.dicom_header.read_dicom` gave.
         window: ``None`` keeps modality values, ``"dicom"`` applies the window or VOI table of the header, and
-            ``(center, width)`` that window, all to 0..1. Grey images only. Defaults to ``None``.
+            ``(center, width)`` that window, all to 0..1. Gray images only. Defaults to ``None``.
 
     Returns:
         One array ``(rows, columns)`` or ``(rows, columns, 3)`` for each frame, as stored, or float.
@@ -49,15 +49,15 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     photometric = info["photometric_interpretation"]
     if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
         inverted = photometric == "MONOCHROME1"
-        return [_grey_frame(stored, dataset, k, info, window, inverted) for k, stored in enumerate(frames)]
+        return [_gray_frame(stored, dataset, k, info, window, inverted) for k, stored in enumerate(frames)]
     if window is not None:
-        raise DicomReadError(f"window: expected a grey image, got {photometric}. Pass window=None.")
+        raise DicomReadError(f"window: expected a gray image, got {photometric}. Pass window=None.")
     if photometric == "PALETTE COLOR" and frames.ndim == 3:
         return list(_palette_colors(frames, dataset))
     if photometric == "RGB" and frames.ndim == 4:
         return list(frames)
     raise DicomReadError(
-        f"PhotometricInterpretation: expected grey, palette, RGB or YBR, got {photometric}. Convert it."
+        f"PhotometricInterpretation: expected gray, palette, RGB or YBR, got {photometric}. Convert it."
     )
 
 
@@ -73,11 +73,11 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
     if not decoder.is_available:
         raise DicomReadError(f'no decoder for {syntax.name} is installed. Run: pip install "monai-weckd[dicom]"')
     check_codestreams(dataset)
-    frames, info = decoder.as_array(dataset, allow_excess_frames=False)
+    frames, info = decoder.as_array(dataset, allow_excess_frames=False)  # type: ignore[arg-type]
     return (frames[None] if info["number_of_frames"] == 1 else frames), info
 
 
-def _grey_frame(
+def _gray_frame(
     stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str, Any], window: Window, inverted: bool
 ) -> np.ndarray:
     """Apply modality, window and polarity, in the order of PS3.4 N.2, to one frame."""

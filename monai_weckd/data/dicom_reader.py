@@ -49,7 +49,7 @@ class DicomReader(ImageReader):
       ``"PixelSpacing"``, ``"ImagerPixelSpacing"`` (on the detector, so larger than in the patient) or ``""``.
     - Segmentations, doses, slide tiles, 1-bit masks and objects without pixels are refused.
     - In a folder, other files and DICOM objects without pixels are ignored; sub-folders are not searched.
-    - Only the elements that make up an image are read: no name, number or date of a patient gets into memory.
+    - Only the elements that make up an image are read: no name, number or date of a patient is kept.
 
     Errors come from :py:meth:`get_data`: after an error in :py:meth:`read`, :py:class:`monai.transforms.LoadImage`
     would try its other readers.

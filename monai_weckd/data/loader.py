@@ -24,8 +24,7 @@ __all__ = ["stage_loader", "training_items"]
 
 
 def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
-    """
-    Return the data list behind a training loader, with the ``id`` and ``group`` that a plan needs.
+    """Return the data list behind a training loader, with the ``id`` and ``group`` that a plan needs.
 
     An item that brings no ``id`` is known by its image path, one that brings no ``group`` is a group of its own.
 
@@ -37,9 +36,14 @@ def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
 
     """
     data = getattr(getattr(loader, "dataset", None), "data", None)
-    if not isinstance(loader, DataLoader) or not isinstance(data, Sequence) or not all(isinstance(i, dict) for i in data):
+    if (
+        not isinstance(loader, DataLoader)
+        or not isinstance(data, Sequence)
+        or not all(isinstance(i, dict) for i in data)
+    ):
         raise TypeError(
-            f"train_data_loader: expected a DataLoader over a MONAI dataset of dictionaries, got {type(loader).__name__}. "
+            f"train_data_loader: expected a DataLoader over a MONAI dataset of dictionaries, "
+            f"got {type(loader).__name__}. "
             "Use monai.data.Dataset or CacheDataset, whose `data` is the list of items."
         )
     items = []
@@ -50,7 +54,7 @@ def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
 
 
 def stage_loader(
-    template: DataLoader,
+    template: Any,
     *,
     labels: Mapping[int, int],
     pool: Sequence[int],
@@ -59,8 +63,7 @@ def stage_loader(
     seed: int,
     stage: int,
 ) -> DataLoader:
-    """
-    Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
+    """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
 
     Args:
         template: the trainer's own loader; ``batch_size`` counts the labelled items on each rank.
@@ -76,7 +79,9 @@ def stage_loader(
 
     """
     if template.batch_size is None:
-        raise ValueError("train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler.")
+        raise ValueError(
+            "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
+        )
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sampler = StageBatchSampler(
         sorted(labels),

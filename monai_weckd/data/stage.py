@@ -28,12 +28,11 @@ _ORDER, _VIEW = 0, 1
 
 
 class StageBatchSampler(Sampler[list[tuple[int, int]]]):
-    """
-    Draw the batches of one stage as a pure function of seed, stage and iteration.
+    """Draw the batches of one stage as a pure function of seed, stage and iteration.
 
     Every index comes once per pass over the shard, passes follow each other without regard to epochs, so that a
-    shard smaller than a batch is repeated and ``epoch_length`` can stay constant over the chain. Each batch is a list of
-    ``(index, view seed)`` pairs for :py:class:`StageDataset`. No generator is kept: batch ``i`` is the same whether
+    shard smaller than a batch is repeated and ``epoch_length`` can stay constant over the chain. Each batch is a list
+    of ``(index, view seed)`` pairs for :py:class:`StageDataset`. No generator is kept: batch ``i`` is the same whether
     the sampler began at 0 or at ``i``, in this process or in a loader's worker.
 
     Args:
@@ -83,7 +82,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"pool_ratio: expected 0 where the pool is empty, got {pool_ratio}. Pass pool_ratio=0.")
         if batch_size < world_size:
             raise ValueError(
-                f"batch_size: expected at least one item for each of {world_size} processes, got {batch_size}. Raise it."
+                f"batch_size: expected at least one for each of {world_size} processes, got {batch_size}. Raise it."
             )
         self.labelled = np.asarray(labelled)
         self.pool = np.asarray(pool)
@@ -122,8 +121,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class StageDataset(Dataset):
-    """
-    Show a dataset as one stage may see it: with the revealed labels and no other.
+    """Show a dataset as one stage may see it: with the revealed labels and no other.
 
     Whatever label the wrapped dataset carries is replaced, by the revealed one or by ``UNLABELED``; the random
     transforms of the wrapped dataset are seeded for each item by the sampler's view seed.

@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 from .chain import ChainDistillationTrainer
-from .distiller import DistillationEvents, DistillationKeys, Distiller
 from .distillation import DistillationTrainer
+from .distiller import DistillationEvents, DistillationKeys, Distiller
 from .utils import fingerprint, freeze
 from .walker import ChainEvents, ChainOptions, StageRecord, StageWalker
 

@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from ignite.engine import EventEnum
 from monai.engines import Evaluator
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -32,8 +33,7 @@ __all__ = ["ChainDistillationTrainer"]
 
 
 class ChainDistillationTrainer(DistillationTrainer):
-    """
-    Train a chain of students, each under the last accepted one, in one run.
+    """Train a chain of students, each under the last accepted one, in one run.
 
     ``max_epochs`` counts the epochs of the whole chain and ``epoch_length`` is constant, so that epoch numbers,
     curves, validation intervals and checkpoints mean what they mean in any MONAI training. At a stage's start the
@@ -61,6 +61,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        train_handlers: handlers of the training.
+        event_names: further events for the engine to know.
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
 
     Raises:
@@ -88,6 +90,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         fresh: Sequence[Stateful] = (),
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        train_handlers: Sequence | None = None,
+        event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
     ) -> None:
         self.walker = StageWalker(
@@ -101,8 +105,6 @@ class ChainDistillationTrainer(DistillationTrainer):
             evaluator=evaluator,
             fresh=fresh,
         )
-        events: list[Any] = [ChainEvents, *(options.pop("event_names", None) or [])]
-        handlers = [self.walker, *(options.pop("train_handlers", None) or [])]
         super().__init__(
             device,
             max_epochs,
@@ -112,8 +114,9 @@ class ChainDistillationTrainer(DistillationTrainer):
             loss_function=loss_function,
             student_layer=student_layer,
             teacher_layer=teacher_layer,
-            event_names=events,
-            train_handlers=handlers,
+            # the walker attaches first, and so acts first
+            train_handlers=[self.walker, *(train_handlers or [])],
+            event_names=[ChainEvents, *(event_names or [])],
             **options,
         )
 

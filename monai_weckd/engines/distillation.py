@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from ignite.engine import EventEnum
 from ignite.metrics import Metric
 from monai.engines import SupervisedTrainer
 from monai.inferers import Inferer
+from monai.transforms import Transform
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -39,13 +40,11 @@ class SupervisedOptions(TypedDict, total=False):
     prepare_batch: Callable
     iteration_update: Callable | None
     inferer: Inferer | None
-    postprocessing: Callable | None
+    postprocessing: Transform | None
     key_train_metric: dict[str, Metric] | None
     additional_metrics: dict[str, Metric] | None
     metric_cmp_fn: Callable
-    train_handlers: Sequence | None
     amp: bool
-    event_names: list[str | EventEnum | type[EventEnum]] | None
     event_to_attr: dict | None
     decollate: bool
     optim_set_to_none: bool
@@ -57,8 +56,7 @@ class SupervisedOptions(TypedDict, total=False):
 
 
 class DistillationTrainer(SupervisedTrainer):
-    """
-    Train one student under one frozen teacher.
+    """Train one student under one frozen teacher.
 
     A :py:class:`monai.engines.SupervisedTrainer` in everything but the loss: after the student's forward the teacher
     sees the same view of the same batch, then ``DistillationEvents.TEACHER_COMPLETED`` fires, and the loss is
@@ -77,6 +75,8 @@ class DistillationTrainer(SupervisedTrainer):
             ``device``, gets no gradient, and is never wrapped or saved.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        train_handlers: handlers of the training.
+        event_names: further events for the engine to know.
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
 
     Raises:
@@ -96,6 +96,8 @@ class DistillationTrainer(SupervisedTrainer):
         teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        train_handlers: Sequence | None = None,
+        event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
     ) -> None:
         if not isinstance(loss_function, DistillationLoss):
@@ -103,7 +105,6 @@ class DistillationTrainer(SupervisedTrainer):
                 f"loss_function: expected a DistillationLoss, got {type(loss_function).__name__}. "
                 "Pass DistillationLoss(task_loss=...)."
             )
-        events: list[Any] = [DistillationEvents, *(options.pop("event_names", None) or [])]
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -111,7 +112,8 @@ class DistillationTrainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            event_names=events,
+            train_handlers=train_handlers,
+            event_names=[DistillationEvents, *(event_names or [])],
             **options,
         )
         self.distiller = Distiller(

@@ -45,8 +45,7 @@ class DistillationKeys:
 
 
 class Distiller:
-    """
-    The loss function of a trainer whose network learns from a teacher as well as from labels.
+    """The loss function of a trainer whose network learns from a teacher as well as from labels.
 
     Put in the place of a trainer's loss function, it asks the teacher about the very batch that the student has
     just seen, through the trainer's own inferer, and leaves each part of the loss in ``engine.state.output`` under
@@ -76,14 +75,16 @@ class Distiller:
     ) -> None:
         if loss_function.attention_weight > 0 and student_layer is None:
             raise ValueError(
-                f"student_layer: expected a module path for attention_weight={loss_function.attention_weight}, got None. "
+                f"student_layer: expected a module path for attention_weight={loss_function.attention_weight}, "
+                "got None. "
                 "Name the layer, for example 'layer4', or pass attention_weight=0."
             )
         self.engine = engine
         self.criterion = loss_function
         self.teacher_layer = teacher_layer or student_layer
-        use_attention = loss_function.attention_weight > 0 and student_layer is not None
-        self.student_hook = FeatureHook(engine.network, student_layer) if use_attention else None
+        self.student_hook: FeatureHook | None = None
+        if loss_function.attention_weight > 0 and student_layer is not None:
+            self.student_hook = FeatureHook(engine.network, student_layer)
         self.teacher_hook: FeatureHook | None = None
         self._call: tuple[tuple, dict] = ((), {})
         self._teacher: torch.nn.Module | None = None
@@ -114,8 +115,7 @@ class Distiller:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
     def check_teacher(self) -> None:
-        """
-        Make sure that the teacher is what it was when it was set.
+        """Make sure that the teacher is what it was when it was set.
 
         Raises:
             RuntimeError: When a parameter or a buffer of the teacher has changed.
@@ -138,8 +138,7 @@ class Distiller:
         return prepare
 
     def __call__(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """
-        Compute the loss of the current iteration.
+        """Compute the loss of the current iteration.
 
         Args:
             pred: the student's logits, (B, C).

@@ -22,8 +22,7 @@ __all__ = ["fingerprint", "freeze"]
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:
-    """
-    Return a teacher: a copy of ``network`` in eval mode, without gradients and without wrappers.
+    """Return a teacher: a copy of ``network`` in eval mode, without gradients and without wrappers.
 
     Args:
         network: the network to copy, also inside DistributedDataParallel or ``torch.compile``.
@@ -33,8 +32,7 @@ def freeze(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """
-    Return a SHA-256 digest of every parameter and buffer of a network.
+    """Return a SHA-256 digest of every parameter and buffer of a network.
 
     Args:
         network: any module; its tensors may be on any device and of any type.

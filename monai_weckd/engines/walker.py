@@ -54,15 +54,16 @@ class ChainEvents(EventEnum):
 class Stateful(Protocol):
     """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """Return the state to come back to."""
 
-    def load_state_dict(self, state_dict: Any) -> Any: ...
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Come back to a state."""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """
-    What one stage did.
+    """What one stage did.
 
     Args:
         stage: stage number, from 1.
@@ -96,8 +97,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class ChainOptions:
-    """
-    How a chain walks from stage to stage.
+    """How a chain walks from stage to stage.
 
     Args:
         stage_epochs: epochs of each stage, default None: ``max_epochs`` shared evenly.
@@ -127,8 +127,7 @@ class ChainOptions:
 
 
 class StageWalker:
-    """
-    Walk a trainer through the stages of a plan, inside one run.
+    """Walk a trainer through the stages of a plan, inside one run.
 
     All work between two stages happens at the start of an epoch, or of ``Events.COMPLETED`` for the last stage,
     before any other handler: whoever listens to an epoch's end still sees the network as that epoch left it, and a
@@ -152,7 +151,8 @@ class StageWalker:
     ) -> None:
         if evaluator is None and options.accept == "improves":
             raise ValueError(
-                "evaluator: expected one for accept='improves', got None. Pass the validation evaluator, or accept='always'."
+                "evaluator: expected one for accept='improves', got None. "
+                "Pass the validation evaluator, or accept='always'."
             )
         self.plan = plan
         self.options = options
@@ -246,8 +246,9 @@ class StageWalker:
         if not math.isfinite(loss):
             good = f"stage {self.accepted.stage}" if self.accepted else "none"
             raise FloatingPointError(
-                f"loss: expected a finite number, got {loss} in stage {engine.state.stage}, epoch {engine.state.stage_epoch}, "
-                f"iteration {engine.state.iteration}. Lower the learning rate; last good checkpoint: {good}."
+                f"loss: expected a finite number, got {loss} in stage {engine.state.stage}, "
+                f"epoch {engine.state.stage_epoch}, iteration {engine.state.iteration}. "
+                f"Lower the learning rate; last good checkpoint: {good}."
             )
 
     def _measure(self, evaluator: Evaluator, engine: DistillationTrainer) -> None:

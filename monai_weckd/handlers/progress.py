@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import Workflow
 from monai.utils import CommonKeys, optional_import
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
@@ -22,8 +23,7 @@ __all__ = ["ChainProgressBar"]
 
 
 class ChainProgressBar:
-    """
-    Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
+    """Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
 
     Silent where standard error is not a terminal. Needs ``tqdm``.
 
@@ -32,12 +32,13 @@ class ChainProgressBar:
 
     """
 
-    def __init__(self, evaluator: Engine | None = None) -> None:
+    def __init__(self, evaluator: Workflow | None = None) -> None:
         self.evaluator = evaluator
         self.bar: Any = None
 
-    def attach(self, engine: Engine) -> None:
-        """
+    def attach(self, engine: Workflow) -> None:
+        """Register the handler.
+
         Args:
             engine: Ignite Engine, it should be a trainer.
 
@@ -46,12 +47,12 @@ class ChainProgressBar:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._close)
 
-    def _open(self, engine: Engine) -> None:
+    def _open(self, engine: Workflow) -> None:
         state = engine.state
         # disable=None: tqdm's own way to stay quiet where there is no terminal
         self.bar = tqdm(total=state.max_epochs * state.epoch_length, initial=state.iteration, disable=None, unit="step")
 
-    def _step(self, engine: Engine) -> None:
+    def _step(self, engine: Workflow) -> None:
         state = engine.state
         self.bar.set_description(f"stage {state.stage} epoch {state.stage_epoch}/{state.stage_epochs}", refresh=False)
         output = state.output[0] if isinstance(state.output, list) else state.output
@@ -62,5 +63,5 @@ class ChainProgressBar:
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, engine: Workflow) -> None:
         self.bar.close()

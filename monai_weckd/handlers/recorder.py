@@ -49,8 +49,7 @@ _LOSSES = (
 def predict_probabilities(
     network: torch.nn.Module, loader: DataLoader, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
+    """Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
 
     Args:
         network: the classifier; its train or eval mode is put back.
@@ -71,8 +70,7 @@ def predict_probabilities(
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """
-    Write a text file so that a reader finds the old or the new one, never a part.
+    """Write a text file so that a reader finds the old or the new one, never a part.
 
     Args:
         path: the file.
@@ -85,8 +83,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class ChainRecorder:
-    """
-    Write down what a chain did: plan, students, metrics, learning curves and predictions.
+    """Write down what a chain did: plan, students, metrics, learning curves and predictions.
 
     In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start; ``stage_k/model.pt``, ``chain.json`` and
     ``history.json`` as stages end; ``model.pt`` (the last accepted student, a plain ``state_dict``) and
@@ -121,7 +118,8 @@ class ChainRecorder:
         self.settings = dict(settings or {})
 
     def attach(self, engine: ChainDistillationTrainer) -> None:
-        """
+        """Register the handler.
+
         Args:
             engine: the chain's trainer.
 
@@ -249,7 +247,7 @@ class ChainRecorder:
         torch.save(unwrap(engine.network).state_dict(), part)
         os.replace(part, path)
 
-    def _measure(self, engine: ChainDistillationTrainer, split: str) -> dict[str, float] | None:
+    def _measure(self, engine: ChainDistillationTrainer, split: str) -> dict[str, float | None] | None:
         loader = self.loaders[split]
         if loader is None:
             return None

@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import Workflow
 
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
@@ -19,8 +20,7 @@ __all__ = ["TemperatureHandler"]
 
 
 class TemperatureHandler:
-    """
-    Anneal the temperature of a distillation loss over the epochs of a stage, or of a run without stages.
+    """Anneal the temperature of a distillation loss over the epochs of a stage, or of a run without stages.
 
     Sets ``loss_function.temperature`` at the start of each epoch and leaves it in ``engine.state.temperature`` for
     handlers that log state attributes.
@@ -35,16 +35,18 @@ class TemperatureHandler:
         self.loss_function = loss_function
         self.schedule = schedule
 
-    def attach(self, engine: Engine) -> None:
-        """
+    def attach(self, engine: Workflow) -> None:
+        """Register the handler.
+
         Args:
             engine: Ignite Engine, it should be a trainer.
 
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
-        """
+    def __call__(self, engine: Workflow) -> None:
+        """Set the temperature of the epoch that begins.
+
         Args:
             engine: Ignite Engine, it should be a trainer.
 

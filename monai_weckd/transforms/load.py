@@ -51,7 +51,7 @@ class LoadMedicalImage(Transform):
     A 2-D image is ``(C, X, Y)``, a volume ``(C, X, Y, Z)``, with axes, affine and metadata as MONAI's readers give
     them. What is in the file decides, then its suffix: a folder is a DICOM series.
 
-    - PNG, JPEG, TIFF and BMP: stored values (0..255, 0..65535 for 16-bit grey; Pillow reads 16-bit color as
+    - PNG, JPEG, TIFF and BMP: stored values (0..255, 0..65535 for 16-bit gray; Pillow reads 16-bit color as
       8-bit), 1-bit as 0 and 255, palettes and CMYK as RGB, transparency dropped. The picture is turned as its EXIF
       orientation says, which is how those who labeled it saw it. Of a camera's MPO, the main picture is taken;
       other files with several pages or frames are refused.
@@ -63,7 +63,7 @@ class LoadMedicalImage(Transform):
     images of several formats collate into one batch.
 
     Args:
-        channels: 1 turns RGB into luminance (ITU-R BT.601, unrounded), 3 repeats grey. ``None`` (default) keeps
+        channels: 1 turns RGB into luminance (ITU-R BT.601, unrounded), 3 repeats gray. ``None`` (default) keeps
             the channels of the file.
         dicom_reader: reads DICOM files and folders. Defaults to ``None``: ``DicomReader()``.
 
@@ -165,7 +165,7 @@ def _head(path: Path) -> bytes:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read a picture with Pillow, upright, as grey or RGB."""
+    """Read a picture with Pillow, upright, as gray or RGB."""
     try:
         # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
         with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
@@ -178,7 +178,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if pages > 1:
         raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
     if mode not in _PLAIN_MODES:
-        raise ValueError(f"{path}: expected a grey or RGB picture, got mode {mode}. Convert it.")
+        raise ValueError(f"{path}: expected a gray or RGB picture, got mode {mode}. Convert it.")
     affine, channel_dim = np.eye(4), float("nan") if array.ndim == 2 else -1
     return _channel_first(np.swapaxes(array, 0, 1), channel_dim), _meta(affine, has_geometry=False)
 
@@ -226,7 +226,7 @@ def _with_channels(array: np.ndarray, channels: int | None, path: Path) -> np.nd
         return array
     if found == 1:
         return np.repeat(array, 3, axis=0)
-    if found == 3:  # in float64, so that a grey picture saved as RGB comes back exactly
+    if found == 3:  # in float64, so that a gray picture saved as RGB comes back exactly
         return np.tensordot(_LUMINANCE, array.astype(np.float64), axes=1)[None]
     raise ValueError(f"{path}: expected 1 or 3 channels, got {found}. Pass channels=None or convert the file.")
 

@@ -17,6 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from monai.bundle import ConfigWorkflow
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 
@@ -56,7 +59,18 @@ def train(bundle, dataset_dir, output_dir, *, overlays=(), **overrides):
     return json.loads((Path(output_dir) / "chain.json").read_text())
 
 
-def last_line(done):
-    """Return the last line of a failed run: the error that a user reads."""
-    assert done.returncode != 0, done.stdout[-2000:]
-    return done.stderr.strip().splitlines()[-1]
+def refusal(bundle, **overrides):
+    """Run a training in this process that must fail; returns the line that the user reads last."""
+    config = str(bundle / "configs" / "train.json")
+    workflow = ConfigWorkflow(config, workflow_type="train", logging_file=False, bundle_root=str(bundle), **overrides)
+
+    def initialize_and_run():
+        workflow.initialize()
+        workflow.run()
+
+    with pytest.raises(RuntimeError) as error:
+        initialize_and_run()
+    cause = error.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause)

@@ -54,12 +54,12 @@ NAMES = [
 def seeds(tmp_path_factory) -> list[bytes]:
     """Small files of all kinds; those made here have a patient whom no message may quote."""
     folder = tmp_path_factory.mktemp("seeds")
-    grey, color = np.arange(400, dtype=np.uint16).reshape(20, 20), np.ones((9, 9, 3), np.uint8)
+    gray, color = np.arange(400, dtype=np.uint16).reshape(20, 20), np.ones((9, 9, 3), np.uint8)
     placed = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 2]}
     made = [
-        dicom_dataset(grey, RescaleSlope="2", RescaleIntercept="-5", WindowCenter=40, WindowWidth=400, **placed),
+        dicom_dataset(gray, RescaleSlope="2", RescaleIntercept="-5", WindowCenter=40, WindowWidth=400, **placed),
         dicom_dataset(color, syntax=ExplicitVRBigEndian),
-        dicom_dataset(grey, PhotometricInterpretation="MONOCHROME1"),
+        dicom_dataset(gray, PhotometricInterpretation="MONOCHROME1"),
     ]
     made[2].compress(RLELossless)
     for k, ds in enumerate(made):

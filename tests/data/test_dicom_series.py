@@ -18,13 +18,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_files import dicom_dataset, write_dicom, write_series
+from dicom_files import dicom_dataset, read, refused, write_dicom, write_series
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd, SaveImage
 from pydicom.uid import BasicTextSRStorage, MediaStorageDirectoryStorage
 
 from monai_weckd.data import dicom_header
-from monai_weckd.data.dicom_errors import DicomReadError
 from monai_weckd.data.dicom_reader import DicomReader
 
 RNG = np.random.default_rng(0)
@@ -44,18 +43,6 @@ def turned(*, left_handed=False):
 
 
 SAGITTAL = np.array([[0, 0, 3.0, -20], [-0.8, 0, 0, 60], [0, -0.6, 0, 50], [0, 0, 0, 1]])
-
-
-def read(path, **options):
-    reader = DicomReader(**options)
-    return reader.get_data(reader.read(path))
-
-
-def refused(path, **options) -> str:
-    with pytest.raises(DicomReadError) as caught:
-        read(path, **options)
-    assert str(caught.value).isprintable()  # so it is one line
-    return str(caught.value)
 
 
 def saved_as_nifti(path, volume, affine):
@@ -261,7 +248,7 @@ def test_a_slice_that_does_not_belong_is_named(tmp_path, elements, message):
     assert files[2] in found
 
 
-def test_color_and_grey_slices_do_not_mix(tmp_path):
+def test_color_and_gray_slices_do_not_mix(tmp_path):
     files = write_series(tmp_path, VOLUME, STRAIGHT)
     pixels = np.zeros((5, 7, 3), np.uint8)
     keep = {

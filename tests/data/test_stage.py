@@ -40,7 +40,7 @@ def test_args_validation():
         StageBatchSampler([], **OPTIONS)
     with pytest.raises(ValueError, match="pool_ratio: expected 0 where the pool is empty, got 2"):
         StageBatchSampler([1], pool_ratio=2, **OPTIONS)
-    with pytest.raises(ValueError, match="batch_size: expected at least one item for each of 8 processes, got 4"):
+    with pytest.raises(ValueError, match="batch_size: expected at least one for each of 8 processes, got 4"):
         StageBatchSampler([1], world_size=8, **OPTIONS)
     with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
         training_items([1, 2])

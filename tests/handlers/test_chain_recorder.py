@@ -96,7 +96,9 @@ def test_predictions_are_those_of_the_final_model(tmp_path):
     assert {row["split"] for row in rows} == {"val", "test"}
     test = [row for row in rows if row["split"] == "test"]
     figures = read(tmp_path / "chain.json")["final"]["test"]
-    assert figures["accuracy"] == pytest.approx(accuracy_score([r["label"] for r in test], [r["predicted"] for r in test]))
+    assert figures["accuracy"] == pytest.approx(
+        accuracy_score([r["label"] for r in test], [r["predicted"] for r in test])
+    )
     for row in rows:
         probabilities = [float(row[f"probability_{name}"]) for name in "abc"]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
@@ -114,7 +116,9 @@ def test_prediction_puts_the_mode_back():
     network = make_network().train()
     items = make_items(4, 1)
     before = fingerprint(network)
-    probabilities, labels = predict_probabilities(network, DataLoader(Dataset(items), batch_size=3), torch.device("cpu"))
+    probabilities, labels = predict_probabilities(
+        network, DataLoader(Dataset(items), batch_size=3), torch.device("cpu")
+    )
     assert network.training
     assert fingerprint(network) == before
     assert probabilities.shape == (4, 3)

@@ -24,7 +24,9 @@ def terminal(monkeypatch):
     """Let the bar believe that it writes to a terminal; returns what it writes."""
     stream = io.StringIO()
     real = progress.tqdm
-    monkeypatch.setattr(progress, "tqdm", lambda **options: real(**{**options, "disable": False, "file": stream, "mininterval": 0}))
+    monkeypatch.setattr(
+        progress, "tqdm", lambda **options: real(**{**options, "disable": False, "file": stream, "mininterval": 0})
+    )
     return stream
 
 

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
 from ignite.engine import Engine, Events
 from monai.handlers import StatsHandler
@@ -21,7 +24,9 @@ from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
 def run(engine, loss_function, epochs):
     seen = []
-    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append((loss_function.temperature, e.state.temperature)))
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: seen.append((loss_function.temperature, e.state.temperature))
+    )
     engine.run([0], max_epochs=epochs)
     return seen
 
@@ -52,9 +57,13 @@ def test_a_single_epoch_begins_at_the_start():
     assert run(engine, loss_function, 1) == [(4.0, 4.0)]
 
 
-def test_monai_logs_it_as_a_state_attribute(capsys):
+def test_monai_logs_it_as_a_state_attribute():
+    stream = io.StringIO()
+    logger = logging.getLogger("stats_of_temperature")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler(stream))
     engine = Engine(lambda engine, batch: {"loss": 0.0})
     TemperatureHandler(DistillationLoss(), TemperatureSchedule(3.0, 3.0, "constant")).attach(engine)
-    StatsHandler(iteration_log=False, state_attributes=["temperature"]).attach(engine)
+    StatsHandler(iteration_log=False, state_attributes=["temperature"], name=logger.name).attach(engine)
     engine.run([0], max_epochs=1)
-    assert "temperature: 3.0" in capsys.readouterr().out
+    assert "temperature: 3.0" in stream.getvalue()

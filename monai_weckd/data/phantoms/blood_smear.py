@@ -32,8 +32,7 @@ _CYTOPLASM = {"lymphocyte": 0.8, "monocyte": 0.55, "neutrophil": 0.18, "eosinoph
 
 
 def draw_cell(kind: str, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:
-    """
-    Draw a synthetic white blood cell among red cells, as in a stained smear under a microscope.
+    """Draw a synthetic white blood cell among red cells, as in a stained smear under a microscope.
 
     Light is lost by the Beer-Lambert law in each stain, so that what overlaps grows darker.
 

@@ -31,8 +31,7 @@ _FLIPS = {"RAS": (1, 1, 1), "LAS": (-1, 1, 1), "LPS": (-1, -1, 1)}
 
 @dataclass(frozen=True)
 class Slice:
-    """
-    One slice of a series and where it lies.
+    """One slice of a series and where it lies.
 
     Args:
         pixels: uint16 of shape (rows, columns).
@@ -50,8 +49,7 @@ class Slice:
 
 
 def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generator, index: int) -> Slice:
-    """
-    Scan one slice of a synthetic head; the slices of a patient lie about the lesion, or about where it would be.
+    """Scan one slice of a synthetic head; the slices of a patient lie about the lesion, or about where it would be.
 
     Args:
         finding: one of ``BRAIN_FINDINGS``.
@@ -77,8 +75,7 @@ def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generat
 
 
 def scan_volume(finding: str, group: np.random.Generator, item: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Scan a synthetic head as a volume.
+    """Scan a synthetic head as a volume.
 
     Args:
         finding: one of ``BRAIN_FINDINGS``.

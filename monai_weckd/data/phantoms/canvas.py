@@ -31,8 +31,7 @@ __all__ = [
 
 
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Return the x and y coordinates of a square image, both from -1 to 1, y downwards.
+    """Return the x and y coordinates of a square image, both from -1 to 1, y downwards.
 
     Args:
         size: edge of the image in pixels.
@@ -54,8 +53,7 @@ def between(angle: np.ndarray, direction: float) -> np.ndarray:
 
 
 def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
-    """
-    Return the cubic step from 0 at ``low`` to 1 at ``high``; with ``low`` above ``high`` it falls.
+    """Return the cubic step from 0 at ``low`` to 1 at ``high``; with ``low`` above ``high`` it falls.
 
     Example::
 
@@ -68,8 +66,7 @@ def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
 
 
 def rough(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
-    """
-    Return smooth random noise of mean 0 and variance 1 (of the grid it is made from).
+    """Return smooth random noise of mean 0 and variance 1 (of the grid it is made from).
 
     Args:
         rng: source of the noise.
@@ -83,8 +80,7 @@ def rough(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
 
 
 def fourier_ring(rng: np.random.Generator, angle: np.ndarray, amplitude: float, *, orders: int = 5) -> np.ndarray:
-    """
-    Return a random periodic function of an angle, for the outline of something that is not quite round.
+    """Return a random periodic function of an angle, for the outline of something that is not quite round.
 
     Args:
         rng: source of the coefficients.
@@ -102,8 +98,7 @@ def fourier_ring(rng: np.random.Generator, angle: np.ndarray, amplitude: float, 
 def segment_distance(
     x: np.ndarray, y: np.ndarray, start: tuple[float, float], end: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Return the distance to a straight segment and the position along it, 0 at its start and 1 at its end.
+    """Return the distance to a straight segment and the position along it, 0 at its start and 1 at its end.
 
     Args:
         x: x coordinates.
@@ -117,8 +112,7 @@ def segment_distance(
 
 
 def blend(image: np.ndarray, color: np.ndarray | tuple[float, float, float], alpha: np.ndarray) -> np.ndarray:
-    """
-    Lay a color over an RGB image.
+    """Lay a color over an RGB image.
 
     Args:
         image: array of shape (H, W, 3).
@@ -129,8 +123,7 @@ def blend(image: np.ndarray, color: np.ndarray | tuple[float, float, float], alp
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """
-    Smooth the first two axes of an image with a Gaussian.
+    """Smooth the first two axes of an image with a Gaussian.
 
     Args:
         image: array of shape (H, W) or (H, W, C).
@@ -158,8 +151,7 @@ def photograph(
     defocus: tuple[float, float],
     grain: tuple[float, float],
 ) -> np.ndarray:
-    """
-    Take a picture as a camera with automatic exposure and white balance does.
+    """Take a picture as a camera with automatic exposure and white balance does.
 
     The mean brightness within the view depends on the light and on chance, never on what the scene shows; the mean
     color does so only weakly.

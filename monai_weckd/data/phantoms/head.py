@@ -25,8 +25,7 @@ _SCALP, _BONE, _FLUID, _GRAY, _WHITE, _DURA = range(6)
 
 
 class Waves:
-    """
-    A random smooth field over space.
+    """A random smooth field over space.
 
     A sum of plane waves can be asked at any point, so that the slices of a patient show one anatomy.
 
@@ -50,8 +49,7 @@ class Waves:
 
 @dataclass(frozen=True)
 class Lesion:
-    """
-    A tumor, or the place where one would be.
+    """A tumor, or the place where one would be.
 
     Args:
         kind: "no_tumor", "glioma" or "meningioma".
@@ -77,8 +75,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Head:
-    """
-    A synthetic patient: anatomy, contrast of the sequence and lesion.
+    """A synthetic patient: anatomy, contrast of the sequence and lesion.
 
     Args:
         axes: semi-axes of the inner table of the skull in mm.
@@ -141,8 +138,7 @@ def head_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_signal(points: np.ndarray, head: Head) -> np.ndarray:
-    """
-    Return the noiseless MR signal of a head, T1-weighted and after contrast medium.
+    """Return the noiseless MR signal of a head, T1-weighted and after contrast medium.
 
     Args:
         points: positions of shape (..., 3) in mm in the frame of the head.

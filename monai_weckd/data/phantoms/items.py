@@ -25,8 +25,7 @@ _SIZES, _GROUP, _ITEM = 0, 1, 2
 
 @dataclass(frozen=True)
 class PhantomItem:
-    """
-    One image of a phantom, before it is drawn.
+    """One image of a phantom, before it is drawn.
 
     Args:
         kind: kind of the phantom.
@@ -61,8 +60,7 @@ class PhantomItem:
 def phantom_items(
     kind: str, count: int, seed: int, *, classes: tuple[str, ...], group: str, sizes: tuple[int, int]
 ) -> list[PhantomItem]:
-    """
-    List the items of a phantom: classes in turn, and within a class one group after the other.
+    """List the items of a phantom: classes in turn, and within a class one group after the other.
 
     A longer list begins with the shorter one, so that more items never change those there are.
 

@@ -37,8 +37,7 @@ _UMBO = (0.02, 0.12)
 
 
 def draw_ear(finding: str, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:
-    """
-    Draw an otoscopic view of a synthetic ear drum.
+    """Draw an otoscopic view of a synthetic ear drum.
 
     Args:
         finding: one of ``EAR_FINDINGS``.

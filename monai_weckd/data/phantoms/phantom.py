@@ -57,8 +57,8 @@ def _write_brain_volume(path: Path, item: PhantomItem) -> None:
 
 
 _RECIPES = {
-    "otoscopy": _Recipe(EAR_FINDINGS, "ear", (2, 5), "{group}_{place}.png", _write_ear),
-    "blood_smear": _Recipe(LEUKOCYTES, "smear", (2, 5), "{group}_{place}.png", _write_cell),
+    "otoscopy": _Recipe(EAR_FINDINGS, "ear", (2, 4), "{group}_{place}.png", _write_ear),
+    "blood_smear": _Recipe(LEUKOCYTES, "smear", (2, 4), "{group}_{place}.png", _write_cell),
     "brain_mri": _Recipe(BRAIN_FINDINGS, "patient", (2, 4), "{group}/{place:03d}.dcm", _write_brain_slice),
     "brain_mri_3d": _Recipe(BRAIN_FINDINGS, "patient", (1, 2), "{group}_{place}.nii.gz", _write_brain_volume),
 }
@@ -78,8 +78,7 @@ It proves nothing about patients: no accuracy reached here says anything about a
 
 
 def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0) -> Path:
-    """
-    Write a synthetic labelled image set, to try the software without data; it proves nothing about patients.
+    """Write a synthetic labelled image set, to try the software without data; it proves nothing about patients.
 
     Classes differ by structure, while light, pose, color, gain, blur and noise vary alike in all of them. Images of a
     group (an ear, a smear, a patient) share anatomy and light, so that a split within groups leaks. The same arguments
@@ -127,14 +126,15 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
     with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([("file", "label", "group", "split"), *rows])
     groups = len({row[2] for row in rows})
-    source = _SOURCE.format(title=_TITLE, kind=kind, items=items, seed=seed, groups=groups, classes=", ".join(recipe.classes))
+    source = _SOURCE.format(
+        title=_TITLE, kind=kind, items=items, seed=seed, groups=groups, classes=", ".join(recipe.classes)
+    )
     (out / "SOURCE.md").write_text(source, encoding="utf-8")
     return out
 
 
 def is_phantom(dataset_dir: str | Path) -> bool:
-    """
-    Tell whether a folder was written by :py:func:`make_phantom`.
+    """Tell whether a folder was written by :py:func:`make_phantom`.
 
     Args:
         dataset_dir: any folder.

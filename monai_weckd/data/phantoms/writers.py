@@ -32,8 +32,7 @@ _DATE, _TIME = "20000101", "120000"
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """
-    Write an RGB picture as PNG.
+    """Write an RGB picture as PNG.
 
     Args:
         path: file to write.
@@ -43,8 +42,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    """
-    Write a volume as NIfTI, compressed without a time stamp.
+    """Write a volume as NIfTI, compressed without a time stamp.
 
     Args:
         path: file to write, .nii.gz.
@@ -58,8 +56,7 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
 
 
 def write_slice(path: Path, scan: Slice, item: PhantomItem) -> None:
-    """
-    Write a slice as an MR image in DICOM, uncompressed.
+    """Write a slice as an MR image in DICOM, uncompressed.
 
     Args:
         path: file to write.
