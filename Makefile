@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := demo
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow lint format bundles clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ lint: $(STAMP) ## Check style and types
 format: $(STAMP) ## Put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bundles: $(STAMP) ## Write the files that the bundles share from their template
+	$(BIN)/python bundles/build.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

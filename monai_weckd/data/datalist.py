@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.splits import SPLITS
 from monai_weckd.utils import UNLABELED, nearest
 
@@ -30,7 +31,7 @@ class Datalist(NamedTuple):
     """The items of a data set, before any image is opened.
 
     Args:
-        items: one dictionary for each item with ``image`` (absolute path), ``label`` (index into ``classes``, or
+        items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label`` (index into ``classes``, or
             ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
         classes: class names in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify.verify_images` left out.
@@ -53,16 +54,17 @@ class _Row(NamedTuple):
 
 
 def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> Datalist:
-    """List the items of a folder with a ``manifest.csv``, or of a folder with one folder for each class.
+    """List the items of a folder with a ``manifest.csv``, of one with a folder for each class, or of MedMNIST's .npz.
 
     ``manifest.csv`` has the columns ``file,label[,group][,split]``; others are ignored. ``file`` is an image, or the
     folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled, an empty group that the item
     is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is its own
     group**: where a patient may have several images, write a manifest, or the patient will leak between the splits.
-    No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
+    A MedMNIST archive, ``<name>.npz``, brings its own splits: see
+    :py:func:`monai_weckd.data.medmnist.medmnist_items`. No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
 
     Args:
-        dataset_dir: the folder.
+        dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
 
     Raises:
@@ -82,11 +84,12 @@ def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str]
 
     """
     root = os.path.abspath(dataset_dir)
+    if os.path.isfile(root) and root.lower().endswith(".npz"):
+        items, names = medmnist_items(root, classes=classes)
+        return Datalist(items, names)
     if not os.path.isdir(root):
-        raise ValueError(
-            f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. "
-            "Pass the folder that holds manifest.csv or the class folders."
-        )
+        hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
+        raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
     manifest = os.path.join(root, "manifest.csv")
     rows = _read_manifest(manifest) if os.path.isfile(manifest) else _read_folders(root)
     if not rows:
@@ -94,11 +97,11 @@ def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str]
             f"dataset_dir: expected images, got none in {root!r}. "
             "Add rows to manifest.csv, or images to <class>/ folders."
         )
-    names = _class_names(rows, classes, root)
+    names = tuple(_class_names(rows, classes, root))
     items = [_item(row, names, root) for row in rows]
     _check_ids(items, rows)
     _check_groups(items, rows)
-    return Datalist(items, tuple(names))
+    return Datalist(items, names)
 
 
 def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
@@ -200,7 +203,7 @@ def _class_names(rows: list[_Row], classes: Sequence[str] | None, root: str) -> 
     return names
 
 
-def _item(row: _Row, names: list[str], root: str) -> dict[str, Any]:
+def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
     key = PurePath(os.path.normpath(row.file)).as_posix()
     if "\0" in row.file or key in (".", "..") or key.startswith("../") or os.path.isabs(key):
         raise ValueError(

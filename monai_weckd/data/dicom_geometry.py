@@ -136,7 +136,9 @@ def _check_steps(planes: Sequence[ImagePlane], gap_tolerance: float) -> None:
     gaps = steps @ planes[0].normal
     for one, other, gap in zip(planes, planes[1:], gaps, strict=False):
         if gap < _SAME:
-            raise DicomReadError(f"{one.name} and {other.name}: share one position. Pass each slice once.")
+            raise DicomReadError(
+                f"{one.name} and {other.name}: share one position. Pass the slices of one volume, each once."
+            )
     lengths = np.linalg.norm(steps, axis=1)
     typical = np.argsort(lengths)[(len(lengths) - 1) // 2]  # the lower median: a step too wide is never the rule
     length = float(lengths[typical])

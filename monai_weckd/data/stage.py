@@ -44,12 +44,13 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: seed of the chain.
         stage: stage number, from 1.
         start: first batch to give, when a stage goes on from the middle, default 0.
-        rank: this process's place among ``world_size``; it gets every ``world_size``-th item of the batch.
+        rank: this process's place among ``world_size``; it gets every ``world_size``-th item of the batch, and so as
+            many labelled and as many pool items as any other rank: the mean of the ranks' losses is the batch's.
         world_size: number of processes that share a batch, default 1.
 
     Raises:
         ValueError: When ``labelled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
-        ValueError: When ``batch_size`` is smaller than ``world_size``.
+        ValueError: When ``batch_size`` is smaller than ``world_size``, or no multiple of it.
 
     Example::
 
@@ -83,6 +84,11 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         if batch_size < world_size:
             raise ValueError(
                 f"batch_size: expected at least one for each of {world_size} processes, got {batch_size}. Raise it."
+            )
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size: expected a multiple of {world_size}, the number of processes, got {batch_size}. "
+                "Give every process as many items as the others."
             )
         self.labelled = np.asarray(labelled)
         self.pool = np.asarray(pool)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from monai_weckd.data.datalist import Datalist, image_files
+from monai_weckd.data.medmnist import archive_split, check_split
 from monai_weckd.utils import nearest
 
 __all__ = ["verify_images"]
@@ -31,7 +32,8 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     """Decode every image once and stop at, or leave out, the items that cannot be read.
 
     PNG, JPEG, TIFF and BMP are decoded in full, NIfTI is read with its data, of DICOM the data set is read and its
-    pixel data must be there in full length (compressed pixel data are not decompressed). In a folder, each image.
+    pixel data must be there in full length (compressed pixel data are not decompressed). In a folder, each image. Of a
+    MedMNIST archive each split is read once, against its checksum.
 
     Args:
         datalist: what :py:func:`monai_weckd.data.datalist.load_datalist` returns.
@@ -45,8 +47,10 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     if on_bad_item not in _MODES:
         raise ValueError(f"on_bad_item: expected one of {_MODES}, got {on_bad_item!r}. {nearest(on_bad_item, _MODES)}")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        faults = list(pool.map(_fault, (item["image"] for item in datalist.items)))
-    bad = {item["id"]: fault for item, fault in zip(datalist.items, faults, strict=True) if fault}
+        # the images of one split of an archive stand and fall together
+        paths = list(dict.fromkeys(archive_split(item["image"]) for item in datalist.items))
+        faults = dict(zip(paths, pool.map(_fault, paths), strict=True))
+    bad = {item["id"]: fault for item in datalist.items if (fault := faults[archive_split(item["image"])])}
     if not bad:
         return datalist
     if on_bad_item == "error":
@@ -74,6 +78,8 @@ def _read_all(paths: Iterable[str]) -> None:
     path = None
     for path in paths:
         name = path.lower()
+        if check_split(path):
+            continue
         if name.endswith((".nii", ".nii.gz")):
             _read_nifti(path)
         elif name.endswith((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")):

@@ -133,6 +133,8 @@ class StageWalker:
     before any other handler: whoever listens to an epoch's end still sees the network as that epoch left it, and a
     checkpoint saver at the run's end saves the last accepted student.
 
+    With several processes all ranks take the same walk: rank 0's metric decides, and its student is everyone's teacher.
+
     Args:
         plan: who sees what when; re-derived if the trainer's dataset holds other items than the plan's.
         options: how to go from stage to stage.
@@ -179,6 +181,7 @@ class StageWalker:
             self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)
 
     def _begin_chain(self, engine: DistillationTrainer) -> None:
+        _check_same_on_all_ranks(self.plan)
         self.oracle = LabelOracle(self.items)
         if self.plan.stratify:
             # the plan was drawn class by class, which has read these labels: the ledger says so
@@ -255,7 +258,7 @@ class StageWalker:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
-        value = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        value = _of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
         if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
             self.best = (value, engine.state.stage_epoch, weights)
@@ -268,6 +271,7 @@ class StageWalker:
         if self.best is not None:
             value, best_epoch, weights = self.best
             unwrap(engine.network).load_state_dict(weights)
+        _share(unwrap(engine.network))
         record = self._record(engine, value, best_epoch)
         self.records.append(record)
         if record.accepted:
@@ -305,3 +309,31 @@ class StageWalker:
             engine.state.stage = 0
         if engine.teacher is not None:
             unwrap(engine.network).load_state_dict(engine.teacher.state_dict())
+
+
+def _of_rank_0(value: float) -> float:
+    """Return, on every rank, the value that rank 0 passes."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _share(network: torch.nn.Module) -> None:
+    """Give every rank the weights of rank 0: gradients keep parameters alike, but nothing BatchNorm's statistics."""
+    if dist.is_initialized():
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def _check_same_on_all_ranks(plan: ChainPlan) -> None:
+    """Raise a ValueError when another rank has made another plan, as from another copy of the data."""
+    if not dist.is_initialized():
+        return
+    digests: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, plan.digest)
+    if len(set(digests)) > 1:
+        raise ValueError(
+            f"plan: expected the same one on all ranks, got {len(set(digests))} different ones. "
+            "Give every process the same images and settings."
+        )

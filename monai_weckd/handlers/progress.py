@@ -25,7 +25,7 @@ __all__ = ["ChainProgressBar"]
 class ChainProgressBar:
     """Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
 
-    Silent where standard error is not a terminal. Needs ``tqdm``.
+    Silent where standard error is not a terminal, and on other ranks than 0. Needs ``tqdm``.
 
     Args:
         evaluator: validation engine whose key metric is shown, default None.
@@ -43,6 +43,8 @@ class ChainProgressBar:
             engine: Ignite Engine, it should be a trainer.
 
         """
+        if engine.state.rank > 0:
+            return
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._close)

@@ -52,11 +52,13 @@ def predict_probabilities(
     """Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
 
     Args:
-        network: the classifier; its train or eval mode is put back.
+        network: the classifier; its train or eval mode is put back. It is called without its wrappers, of which
+            DistributedDataParallel would wait for the other ranks.
         loader: batches with ``image`` and ``label``.
         device: where the network is.
 
     """
+    network = unwrap(network)
     training = network.training
     network.eval()
     probabilities, labels = [], []

@@ -11,6 +11,16 @@
 
 from __future__ import annotations
 
+from .bias_field import BiasFieldCorrection, BiasFieldCorrectionD, BiasFieldCorrectiond, BiasFieldCorrectionDict
 from .load import LoadMedicalImage, LoadMedicalImageD, LoadMedicalImaged, LoadMedicalImageDict
 
-__all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
+__all__ = [
+    "BiasFieldCorrection",
+    "BiasFieldCorrectionD",
+    "BiasFieldCorrectionDict",
+    "BiasFieldCorrectiond",
+    "LoadMedicalImage",
+    "LoadMedicalImageD",
+    "LoadMedicalImageDict",
+    "LoadMedicalImaged",
+]

@@ -26,6 +26,7 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from PIL import Image, ImageOps
 
 from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.medmnist import read_medmnist
 
 __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
 
@@ -56,6 +57,8 @@ class LoadMedicalImage(Transform):
       orientation says, which is how those who labeled it saw it. Of a camera's MPO, the main picture is taken;
       other files with several pages or frames are refused.
     - NIfTI (``.nii``, ``.nii.gz``): scaled values. One slice, ``(X, Y, 1)``, is 2-D.
+    - MedMNIST: a reference ``<archive>.npz::<split>/<index>`` in the place of a path, see
+      :py:func:`~monai_weckd.data.medmnist.read_medmnist`.
     - DICOM: as :py:class:`~monai_weckd.data.dicom_reader.DicomReader` gives it.
 
     ``meta`` has the same keys for each format (DICOM adds some): ``filename_or_obj``, ``affine``,
@@ -91,16 +94,20 @@ class LoadMedicalImage(Transform):
         """Load one image.
 
         Args:
-            path: a file, or a folder that holds one DICOM series.
+            path: a file, a folder that holds one DICOM series, or a reference into a MedMNIST archive.
 
         Raises:
             FileNotFoundError: When there is nothing at ``path``.
             ValueError: When it is not one image in a known format, is damaged, or its channels do not fit.
         """
         path = Path(path).expanduser()
-        if not path.exists():
+        array = read_medmnist(str(path))
+        if array is not None:
+            meta = _meta(np.eye(4), has_geometry=False)
+        elif path.exists():
+            array, meta = self._read(path)
+        else:
             raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
-        array, meta = self._read(path)
         array = _with_channels(array, self.channels, path)
         meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0

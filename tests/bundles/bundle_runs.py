@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,22 @@ def refusal(bundle, **overrides):
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return str(cause)
+
+
+def torchrun(bundle, dataset_dir, output_dir, *, processes=2, **overrides):
+    """Train a bundle with several processes on this machine; returns the finished launcher."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "monai.bundle", "run"]
+    options = {
+        "config_file": str([str(bundle / "configs" / f"{name}.json") for name in ("train", "multi_gpu_train")]),
+        "bundle_root": bundle,
+        "dataset_dir": dataset_dir,
+        "output_dir": output_dir,
+    }
+    for key, value in {**options, **SMALL, **overrides}.items():
+        command += [f"--{key}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)

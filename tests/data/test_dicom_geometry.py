@@ -54,7 +54,7 @@ PLACED = {
 
 
 def test_the_affine_of_one_slice(tmp_path):
-    _, meta = read(write_dicom(tmp_path / "a.dcm", GRAY, SliceThickness="0", SpacingBetweenSlices="4", **PLACED))
+    _, meta = read(write_dicom(tmp_path / "a.dcm", GRAY, SpacingBetweenSlices="0", SliceThickness="4", **PLACED))
     # columns grow to posterior, rows to inferior, so slices grow to the right: LPS to RAS turns two signs
     expected = [[0, 0, 4, -10], [-0.5, 0, 0, -20], [0, -2, 0, 30], [0, 0, 0, 1]]
     np.testing.assert_allclose(meta["affine"], expected, atol=1e-12)

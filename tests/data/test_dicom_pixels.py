@@ -142,14 +142,27 @@ def test_a_palette_becomes_rgb_in_8_bits(tmp_path, bits, first):
 
 
 def test_a_palette_in_big_endian_has_its_bytes_in_order(tmp_path):
-    colors = RNG.integers(0, 256, (64, 3))
-    # v * 256 would be another color if read in the wrong order, v * 257 would not
-    elements = palette(colors, 16, order=">")
+    colors = RNG.integers(0, 65536, (64, 3), dtype=np.uint16)
+    elements = palette(colors >> 8, 16)
     for k, name in enumerate(("Red", "Green", "Blue")):
-        elements[f"{name}PaletteColorLookupTableData"] = (colors[:, k].astype(np.uint16) * 256).astype(">u2").tobytes()
+        elements[f"{name}PaletteColorLookupTableData"] = colors[:, k].astype(">u2").tobytes()
     index = RNG.integers(0, 64, (5, 7), dtype=np.uint16)
     path = write_dicom(tmp_path / "a.dcm", index, syntax=ExplicitVRBigEndian, **elements)
-    np.testing.assert_array_equal(read(path)[0], colors[index].transpose(1, 0, 2))
+    np.testing.assert_array_equal(read(path)[0], (colors >> 8)[index].transpose(1, 0, 2))
+
+
+def test_a_palette_in_segments_is_expanded(tmp_path):
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        # PS3.3 C.7.9.2: discrete, 2 entries; then linear, 4 entries up to the last one
+        segments = np.array([0, 2, 0, 1000 * k, 1, 4, 1000 * k + 40000], dtype="<u2")
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [6, 0, 16]
+        elements[f"Segmented{name}PaletteColorLookupTableData"] = segments.tobytes()
+    index = np.arange(6, dtype=np.uint8).reshape(3, 2)
+    array, _ = read(write_dicom(tmp_path / "a.dcm", index, **elements))
+    for k in range(3):
+        entries = np.array([0, *(1000 * k + 10000 * np.arange(5))])
+        np.testing.assert_array_equal(array[..., k], (entries[index] >> 8).T)
 
 
 def test_a_palette_of_16_bits_that_uses_only_8_is_not_darkened(tmp_path):

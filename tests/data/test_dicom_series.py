@@ -94,9 +94,10 @@ def test_a_tilted_gantry_gives_a_sheared_affine(tmp_path):
 def test_slices_are_sorted_by_position_whatever_their_order(tmp_path):
     files = write_series(tmp_path, VOLUME, STRAIGHT)
     for paths in (tmp_path, files, files[::-1], RNG.permutation(files).tolist()):
-        array, meta = read(paths)
+        array, meta = read(paths, tags="InstanceNumber")
         np.testing.assert_array_equal(array, VOLUME)
         np.testing.assert_allclose(meta["affine"], STRAIGHT, atol=1e-6)
+        assert meta["InstanceNumber"] == str(pydicom.dcmread(files[0]).InstanceNumber)  # of the first in space
         assert meta["has_geometry"] is True
 
 
@@ -209,7 +210,7 @@ def test_a_slice_that_is_there_twice_is_named(tmp_path):
     copy = tmp_path / "copy.dcm"
     shutil.copy(files[2], copy)
     message = refused(tmp_path)
-    assert "share one position. Pass each slice once." in message
+    assert "share one position. Pass the slices of one volume, each once." in message
     assert files[2] in message
     assert str(copy) in message
 

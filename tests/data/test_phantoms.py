@@ -332,7 +332,7 @@ def test_a_tumor_changes_the_head_where_it_is_and_only_there(kind):
         change = np.abs(head_signal(grid, head) - head_signal(grid, healthy))
         rho = np.linalg.norm(grid - head.lesion.center, axis=-1) / head.lesion.radius
         assert change[rho < 0.9].mean() > 0.1
-        assert change[rho > 4.5].max() < 0.02
+        assert change[rho > 4.5].max() < 0.05
 
 
 def test_every_slice_of_a_patient_shows_the_tumor():

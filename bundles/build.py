@@ -1,0 +1,236 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Write the bundles' files: all follow the otoscopy bundle, but for what is listed here."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+TEMPLATE = ROOT / "otoscopy_chain_classification"
+FILES = ("train", "evaluate", "inference", "metadata", "paper", "recommended", "multi_gpu_train")
+COPIES = ("configs/logging.conf", "LICENSE")
+
+LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
+LOAD_NIFTI = {
+    "_target_": "LoadImaged",
+    "keys": "image",
+    "reader": "NibabelReader",
+    "ensure_channel_first": True,
+}
+LOAD_GRAY = {
+    "_target_": "LoadImaged",
+    "keys": "image",
+    "reader": "$monai.data.PILReader(converter=lambda image: ImageOps.exif_transpose(image).convert('L'))",
+    "ensure_channel_first": True,
+}
+# MR intensities have no unit: each image is scaled by its own foreground
+NORMALIZE = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
+PLAIN = {"_target_": "EnsureTyped", "keys": "image", "track_meta": False}
+VOLUME_GEOMETRY = [
+    {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+    {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing", "mode": "bilinear"},
+    {"_target_": "ResizeWithPadOrCropd", "keys": "image", "spatial_size": "@spatial_size"},
+    NORMALIZE,
+]
+MRI_AUGMENTATION = [
+    {"_target_": "RandFlipd", "keys": "image", "prob": 0.5, "spatial_axis": 0},
+    {
+        "_target_": "RandAffined",
+        "keys": "image",
+        "prob": 1.0,
+        "rotate_range": 0.3,
+        "translate_range": 4,
+        "scale_range": 0.15,
+        "padding_mode": "border",
+    },
+    {"_target_": "RandScaleIntensityd", "keys": "image", "prob": 0.8, "factors": 0.3},
+    {"_target_": "RandShiftIntensityd", "keys": "image", "prob": 0.8, "offsets": 0.2},
+    {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.5, "std": 0.1},
+    PLAIN,
+]
+SERIES = "sorted({str(p.parent) for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
+SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
+
+
+def classes(*names: str) -> dict[str, str]:
+    """Return class names by index, as metadata wants them."""
+    return {str(index): name for index, name in enumerate(names)}
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    """Return the changes to the description of the network's input."""
+    return {f"network_data_format#inputs#image#{key}": value for key, value in changes.items()}
+
+
+# what a bundle has of its own, by file and place in it; "all" goes into train, evaluate and inference
+BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
+    "blood_smear_chain_classification": {
+        "train": {"seed": 0},
+        "metadata": {
+            "name": "Blood smear chain classification",
+            "task": "Classification of peripheral blood cells from few labels",
+            "changelog": {"0.1.0": "First version: a chain of three stages on microscopic images of blood cells."},
+            "description": "A small residual network that sorts microscopic images of single blood cells into eight "
+            "classes, trained by chain distillation: each stage learns from its own labelled shard and from the frozen "
+            "network of the stage before it. Not a medical device.",
+            "data_source": "Peripheral blood cell images (Acevedo et al., Data in Brief 2020)",
+            "image_classes": "RGB image of one cell, any size, resized to 64 x 64, intensities in [-1, 1]",
+            "pred_classes": "one logit for each of eight classes",
+            "references": [
+                "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
+                "arXiv:2510.14668.",
+                "Acevedo A. et al. A dataset of microscopic peripheral blood cell images for development of automatic "
+                "recognition systems. Data in Brief 30:105474 (2020).",
+            ],
+            "network_data_format#outputs#pred#num_channels": 8,
+            "network_data_format#outputs#pred#channel_def": classes(
+                "basophil",
+                "eosinophil",
+                "erythroblast",
+                "ig",
+                "lymphocyte",
+                "monocyte",
+                "neutrophil",
+                "platelet",
+            ),
+            **image(modality="microscopy"),
+        },
+    },
+    "brain_mri_chain_classification": {
+        "all": {"channels": 1},
+        "train": {
+            "seed": 0,
+            "train#deterministic_transforms": [
+                LOAD_ANY,
+                *SLICES,
+                PLAIN,
+            ],
+            "train#random_transforms": MRI_AUGMENTATION,
+        },
+        "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
+        "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
+        "dicom": {
+            "preprocessing#transforms#0": LOAD_ANY,
+            "dataset#data": "$[{'image': str(p)} for p in sorted(pathlib.Path(@dataset_dir).rglob('*.dcm'))]",
+        },
+        "metadata": {
+            "name": "Brain MRI chain classification",
+            "task": "Classification of brain MRI slices from few labels",
+            "changelog": {"0.1.0": "First version: a chain of three stages on slices of brain MRI."},
+            "description": "A small residual network that sorts slices of brain MRI into three tumors and none, "
+            "trained by chain distillation: each stage learns from its own labelled shard and from the frozen network "
+            "of the stage before it. Not a medical device.",
+            "data_source": "Brain Tumor Classification (MRI), Bhuvaji et al., Kaggle 2020",
+            "data_type": "DICOM, PNG, JPEG, TIFF or BMP",
+            "image_classes": "gray slice, any size, resized to 64 x 64, foreground of mean 0 and standard deviation 1",
+            "references": [
+                "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
+                "arXiv:2510.14668.",
+                "Bhuvaji S. et al. Brain Tumor Classification (MRI). Kaggle (2020).",
+            ],
+            "network_data_format#outputs#pred#channel_def": classes("glioma", "meningioma", "no_tumor", "pituitary"),
+            **image(
+                format="magnitude",
+                modality="MR",
+                num_channels=1,
+                value_range=[-10, 10],
+                channel_def={"0": "image"},
+            ),
+        },
+    },
+    "brain_mri_3d_chain_classification": {
+        "all": {
+            "channels": 1,
+            "spatial_size": [40, 56, 40],
+            "spacing": [1.0, 1.0, 1.0],
+            "network_def#spatial_dims": 3,
+            "network_def#block_inplanes": [16, 32, 64, 128],
+        },
+        "train": {
+            "seed": 0,
+            "batch_size": 8,
+            "train#deterministic_transforms": [
+                LOAD_ANY,
+                *VOLUME_GEOMETRY,
+                PLAIN,
+            ],
+            "train#random_transforms": MRI_AUGMENTATION,
+        },
+        "evaluate": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY]},
+        "inference": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY], "suffixes": [".nii", ".nii.gz"]},
+        "dicom": {"preprocessing#transforms#0": LOAD_ANY, "dataset#data": f"$[{{'image': p}} for p in {SERIES}]"},
+        "metadata": {
+            "name": "Brain MRI 3D chain classification",
+            "task": "Classification of brain MRI volumes from few labels",
+            "changelog": {"0.1.0": "First version: a chain of three stages on volumes of brain MRI."},
+            "description": "A small 3-D residual network that sorts MRI volumes of the hippocampus by size, trained by "
+            "chain distillation: each stage learns from its own labelled shard and from the frozen network of the "
+            "stage before it. Not a medical device.",
+            "data_source": "Medical Segmentation Decathlon Task04 (Simpson et al., arXiv:1902.09063)",
+            "data_type": "NIfTI or DICOM series",
+            "image_classes": "volume, resampled to 1 mm and padded or cropped to 40 x 56 x 40, foreground of mean 0 "
+            "and standard deviation 1",
+            "pred_classes": "one logit for each of two classes",
+            "references": [
+                "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
+                "arXiv:2510.14668.",
+                "Simpson A.L. et al. A large annotated medical image dataset for the development and evaluation of "
+                "segmentation algorithms. arXiv:1902.09063 (2019).",
+            ],
+            "network_data_format#outputs#pred#num_channels": 2,
+            "network_data_format#outputs#pred#channel_def": classes("large", "small"),
+            **image(
+                format="magnitude",
+                modality="MR",
+                num_channels=1,
+                spatial_shape=[40, 56, 40],
+                value_range=[-10, 10],
+                channel_def={"0": "image"},
+            ),
+        },
+    },
+}
+
+
+def put(config: dict[str, Any], place: str, value: Any) -> None:
+    """Set the value at a place such as "train#dataset#data"."""
+    *path, last = place.split("#")
+    for key in path:
+        config = config[key]
+    config[last] = deepcopy(value)
+
+
+def build() -> dict[Path, str]:
+    """Return the text of every generated file."""
+    texts = {}
+    for name, changes in BUNDLES.items():
+        for file in FILES:
+            config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
+            shared = changes.get("all", {}) if file in ("train", "evaluate", "inference") else {}
+            for place, value in {**shared, **changes.get(file, {})}.items():
+                put(config, place, value)
+            texts[ROOT / name / "configs" / f"{file}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+        if "dicom" in changes:
+            texts[ROOT / name / "configs" / "dicom.json"] = json.dumps(changes["dicom"], indent=4) + "\n"
+        for file in COPIES:
+            texts[ROOT / name / file] = (TEMPLATE / file).read_text(encoding="utf-8")
+    return texts
+
+
+if __name__ == "__main__":
+    for path, text in build().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

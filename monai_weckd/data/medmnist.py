@@ -1,0 +1,209 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from monai_weckd.data.npz import array_header, check_array, map_array, read_array
+from monai_weckd.splits import SPLITS
+
+__all__ = ["archive_split", "check_split", "download_hint", "medmnist_items", "read_medmnist"]
+
+_REFERENCE = re.compile(r"(?P<archive>.+\.npz)::(?P<split>train|val|test)/(?P<index>\d+)", re.DOTALL | re.IGNORECASE)
+_NAME = re.compile(r"(?P<flag>[a-z]+mnist(3d)?)(_(?P<size>\d+))?(\.npz)?")
+
+
+class _Reference(NamedTuple):
+    """One image of an archive."""
+
+    archive: str
+    split: str
+    index: int
+
+
+def medmnist_items(
+    path: str | os.PathLike[str], *, classes: Sequence[str] | None = None
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """List the items of a MedMNIST archive, with the official splits.
+
+    Such an archive (``bloodmnist.npz``, ``organmnist3d_64.npz``) has the arrays ``<split>_images`` and
+    ``<split>_labels`` for train, val and test: gray images ``(N, Y, X)``, RGB ``(N, Y, X, 3)`` or volumes
+    ``(N, Z, Y, X)``, and one label for each. Nothing tells which images are of one patient: each is its own group.
+    No image is read; an item's ``image`` is a reference, ``<path>::train/12``, which
+    :py:class:`~monai_weckd.transforms.load.LoadMedicalImage` loads.
+
+    Args:
+        path: the archive.
+        classes: names of the labels 0, 1, ..., in this order. Default None: the names that the package ``medmnist``
+            gives, where it is installed and knows the archive by its file name, else "0", "1", ...
+
+    Returns:
+        The items and the class names.
+
+    Raises:
+        ValueError: When the file is not such an archive, or has several labels for an image.
+        ValueError: When ``classes`` does not name every label.
+
+    J. Yang et al., MedMNIST v2, Scientific Data 10:41, 2023.
+
+    """
+    path = os.path.abspath(path)
+    labels = {split: _labels(path, split) for split in SPLITS}
+    names = _class_names(path, 1 + max(max(values, default=0) for values in labels.values()), classes)
+    items = []
+    for split, values in labels.items():
+        width = max(5, len(str(len(values))))  # so that sorting the ids keeps the order of the archive
+        for index, label in enumerate(values):
+            key = f"{split}/{index:0{width}d}"
+            image = f"{path}::{split}/{index}"
+            items.append({"image": image, "label": label, "group": key, "id": key, "split": split})
+    return items, names
+
+
+def read_medmnist(reference: str) -> np.ndarray | None:
+    """Return an image of an archive, ``(C, X, Y)`` or ``(1, X, Y, Z)``, or None for a path that is no reference.
+
+    Axes are those of a picture: X runs along its rows. Of a volume, Z is the archive's first axis, along which MedMNIST
+    shows it slice by slice: slice z of the volume is what that slice would be if it were saved as a picture.
+
+    The archive is mapped into memory, as :py:func:`monai_weckd.data.npz.map_array` tells.
+
+    Args:
+        reference: ``<archive>.npz::<split>/<index>``.
+
+    Raises:
+        FileNotFoundError: When there is no such archive.
+        ValueError: When the archive is damaged, or has no such image.
+
+    """
+    found = _parse(reference)
+    if found is None:
+        return None
+    images = map_array(found.archive, f"{found.split}_images")
+    if found.index >= len(images):
+        raise ValueError(f"{reference}: expected an index below {len(images)}, got {found.index}. Correct it.")
+    image = np.asarray(images[found.index])
+    return image.transpose(2, 1, 0) if _is_rgb(images.shape) else image.T[None]
+
+
+def archive_split(path: str) -> str:
+    """Return what the images of one split of an archive share; a path that is no reference comes back as it is.
+
+    Args:
+        path: path or reference of an image.
+
+    Example::
+
+        >>> archive_split("bloodmnist.npz::train/12"), archive_split("ear.png")
+        ('bloodmnist.npz::train', 'ear.png')
+
+    """
+    found = _parse(path)
+    return path if found is None else f"{found.archive}::{found.split}"
+
+
+def check_split(path: str) -> bool:
+    """Read the images of one split of an archive through, against their checksum; tell whether it is one at all.
+
+    Args:
+        path: what :py:func:`archive_split` returns.
+
+    Raises:
+        ValueError: When they cannot be read.
+
+    """
+    found = _parse(f"{path}/0")
+    if found is not None:
+        check_array(found.archive, f"{found.split}_images")
+    return found is not None
+
+
+def download_hint(name: str | os.PathLike[str]) -> str | None:
+    """Return how to get the MedMNIST archive of a name, or None for a name that is not like theirs.
+
+    Args:
+        name: a name such as ``bloodmnist``, ``organmnist3d_64`` or the path of such an archive.
+
+    """
+    found = _NAME.fullmatch(PurePath(name).name.lower())
+    if found is None:
+        return None
+    flag, size = found["flag"], found["size"]
+    archive = f"{flag}_{size}.npz" if size else f"{flag}.npz"
+    kind = _info(flag).get("python_class")
+    if kind is None:
+        return f"Download {archive} with the package medmnist, and pass its path."
+    options = f"'train', download=True, root='.', size={size or 28}"
+    return f'Run python -c "import medmnist; medmnist.{kind}({options})", and pass the path of {archive}.'
+
+
+def _parse(path: str) -> _Reference | None:
+    found = _REFERENCE.fullmatch(path)
+    return found and _Reference(found["archive"], found["split"], int(found["index"]))
+
+
+def _labels(path: str, split: str) -> list[int]:
+    """Return the labels of one split, one for each of its images."""
+    images, kind = array_header(path, f"{split}_images")
+    labels = read_array(path, f"{split}_labels")
+    if len(images) not in (3, 4) or kind.kind not in "uif":
+        raise ValueError(
+            f"{path}: expected {split}_images (N, Y, X), (N, Y, X, 3) or (N, Z, Y, X), got {images} {kind}. "
+            "Pass an archive of MedMNIST."
+        )
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise ValueError(
+            f"{path}: expected one label for each image, got {labels.shape[1]}. "
+            "Sets with several findings in an image, such as chestmnist, cannot be used."
+        )
+    if labels.size != images[0] or labels.dtype.kind not in "ui" or (labels < 0).any():
+        raise ValueError(
+            f"{path}: expected {images[0]} labels from 0 up in {split}_labels, got {labels.shape} {labels.dtype}. "
+            "Pass an archive of MedMNIST."
+        )
+    return labels.ravel().tolist()
+
+
+def _class_names(path: str, count: int, classes: Sequence[str] | None) -> tuple[str, ...]:
+    names = tuple(_known_names(path) if classes is None else classes)
+    if not names:
+        names = tuple(f"{label:0{len(str(count - 1))}d}" for label in range(count))  # so that sorting keeps the order
+    if len(names) < max(count, 2) or len(set(names)) < len(names):
+        raise ValueError(
+            f"classes: expected a distinct name for each of {max(count, 2)} labels, got {names}. Name each label."
+        )
+    return names
+
+
+def _known_names(path: str) -> tuple[str, ...]:
+    found = _NAME.fullmatch(PurePath(path).name.lower())
+    labels = _info(found["flag"]).get("label", {}) if found else {}
+    return tuple(labels[key] for key in sorted(labels, key=int))
+
+
+def _info(flag: str) -> dict[str, Any]:
+    """Return what the package medmnist tells of a data set; nothing where it is not installed."""
+    try:
+        from medmnist.info import INFO
+    except ImportError:
+        return {}
+    return INFO.get(flag, {})
+
+
+def _is_rgb(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[3] == 3

@@ -1,0 +1,216 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+
+import monai.bundle
+import pytest
+import torch
+from bundle_runs import BUNDLES, run_bundle, train
+from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+
+from monai_weckd.data.phantoms import make_phantom
+
+# the otoscopy bundle, whose files the others are made from, has tests of its own; here is what must hold for all
+REAL = {
+    "otoscopy": "otoscopy",
+    "blood_smear": "blood_smear",
+    "brain_mri": "brain_mri",
+    "brain_mri_3d": "hippocampus_mri_3d",
+}
+KINDS = list(REAL)
+ITEMS = {"otoscopy": 72, "blood_smear": 72, "brain_mri": 60, "brain_mri_3d": 36}
+
+
+def bundle_of(kind):
+    return BUNDLES / f"{kind}_chain_classification"
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms")
+    return {kind: make_phantom(kind, root / kind, items=count) for kind, count in ITEMS.items()}
+
+
+@pytest.fixture(scope="module")
+def outputs(datasets, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for kind in KINDS:
+        train(bundle_of(kind), datasets[kind], root / kind, label_fraction=0.25)
+    return {kind: root / kind for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_on_its_phantom_and_says_so(kind, outputs):
+    chain = json.loads((outputs[kind] / "chain.json").read_text())
+    assert len(chain["stages"]) == 3
+    assert chain["settings"]["synthetic"] is True
+    assert "synthetic" in (outputs[kind] / "report.html").read_text()
+    assert json.loads((outputs[kind] / "errors" / "errors.json").read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, tmp_path):
+    path = tmp_path / "inference.csv"
+    # DICOM is read by this package's reader alone; pictures and NIfTI need no more than MONAI
+    dicom = kind == "brain_mri"
+    done = run_bundle(
+        bundle_of(kind),
+        "inference",
+        overlays=["dicom"] if dicom else [],
+        blocked=not dicom,
+        dataset_dir=str(datasets[kind]),
+        ckpt_path=str(outputs[kind] / "model.pt"),
+        predictions_path=str(path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(path, newline="") as file:
+        inferred = {row["file"]: row for row in csv.DictReader(file)}
+    with open(outputs[kind] / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(inferred) == ITEMS[kind]
+    assert {row["split"] for row in rows} == {"val", "test"}
+    for row in rows:
+        other = inferred[str(datasets[kind] / row["id"])]
+        for key in (key for key in row if key.startswith("probability_")):
+            assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri_3d"])
+def test_evaluation_gives_the_figures_of_training(kind, datasets, outputs, tmp_path):
+    done = run_bundle(
+        bundle_of(kind),
+        "evaluate",
+        blocked=True,
+        dataset_dir=str(datasets[kind]),
+        ckpt_path=str(outputs[kind] / "model.pt"),
+        output_dir=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = dict(line.split(",") for line in (tmp_path / "metrics.csv").read_text().split() if "," in line)
+    expected = json.loads((outputs[kind] / "chain.json").read_text())["final"]["test"]
+    for key in ("accuracy", "balanced_accuracy", "macro_auc"):
+        assert float(figures[key]) == pytest.approx(expected[key], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metadata_follows_the_schema(kind, shared_data, tmp_path):
+    schema = shutil.copy(shared_data("monai_bundle_meta_schema_20240725.json"), tmp_path / "schema.json")
+    meta_file = bundle_of(kind) / "configs" / "metadata.json"
+    verify_metadata(str(meta_file), filepath=str(schema))
+    meta = json.loads(meta_file.read_text())
+    assert meta["version"] in meta["changelog"]
+    assert "monai-weckd" not in meta["required_packages_version"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_network_agrees_with_the_metadata(kind):
+    configs = bundle_of(kind) / "configs"
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize("config", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_properties_are_complete(kind, config, datasets, outputs, tmp_path):
+    workflow = ConfigWorkflow(
+        str(bundle_of(kind) / "configs" / f"{config}.json"),
+        workflow_type="train" if config == "train" else "infer",
+        logging_file=False,
+        bundle_root=str(bundle_of(kind)),
+        dataset_dir=str(datasets[kind]),
+        output_dir=str(tmp_path / "unused" if config == "train" else outputs[kind]),
+        **({"label_fraction": 0.25} if config == "train" else {}),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("export", [ckpt_export, onnx_export])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exports_agree_with_the_network(kind, export, outputs, tmp_path):
+    configs = bundle_of(kind) / "configs"
+    shape = json.loads((configs / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    shape = [1, shape["num_channels"], *shape["spatial_shape"]]
+    path = tmp_path / ("model.ts" if export is ckpt_export else "model.onnx")
+    # where class names come from chain.json beside the checkpoint, as after a training on one's own data
+    export(
+        "network_def",
+        filepath=str(path),
+        ckpt_file=str(outputs[kind] / "model.pt"),
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        input_shape=shape,
+        ckpt_path=str(outputs[kind] / "model.pt"),
+    )
+    image = torch.randn(shape)
+    expected = load(kind, outputs[kind]).eval()(image)
+    if export is ckpt_export:
+        actual = torch.jit.load(str(path)).eval()(image)
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(path))
+        actual = torch.as_tensor(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def load(kind, output):
+    """Build the network as inference.json does, and load the trained student strictly."""
+    workflow = ConfigWorkflow(
+        str(bundle_of(kind) / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        ckpt_path=str(output / "model.pt"),
+        device="cpu",
+    )
+    workflow.initialize()
+    network = workflow.network_def
+    network.load_state_dict(torch.load(output / "model.pt", weights_only=True), strict=True)
+    return network
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bundle_load_gives_the_network(kind, tmp_path):
+    bundle = tmp_path / bundle_of(kind).name
+    shutil.copytree(bundle_of(kind), bundle)
+    (bundle / "models").mkdir(exist_ok=True)
+    workflow = ConfigWorkflow(str(bundle / "configs" / "inference.json"), workflow_type="infer", logging_file=False)
+    workflow.initialize()
+    expected = workflow.network_def.state_dict()
+    torch.save(expected, bundle / "models" / "model.pt")
+    network = monai.bundle.load(bundle.name, bundle_dir=str(tmp_path), source="local", workflow_type="inference")
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_on_real_images(kind, shared_data, tmp_path):
+    options = {"max_epochs": 3, "iterations_per_epoch": 1, "label_fraction": 0.05}
+    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options)
+    assert len(chain["stages"]) == 3
+    assert chain["settings"]["synthetic"] is False
+    load(kind, tmp_path / "out")
+
+
+def test_generated_files_are_current():
+    spec = importlib.util.spec_from_file_location("build", BUNDLES / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    for path, text in build.build().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} is not current: run `make bundles`"
