@@ -32,14 +32,9 @@ __all__ = ["prepare_output_dir", "refuse_unused_keys", "show_cause_last", "unuse
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 # read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
 _READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "save_execute_config", "displayable_configs"}
-_CHAIN_OUTPUT = (
-    "plan.json",
-    "datalist.json",
-    "chain.json",
-    "history.json",
-    "predictions.csv",
-    "model.pt",
-    "report.html",
+_TRACKED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
+_CHAIN_OUTPUT = re.compile(
+    r"(plan|datalist|chain|history)\.json|predictions\.csv|model\.pt|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
 
 
@@ -154,7 +149,8 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         raise PermissionError(
             f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
         )
-    present = list(path.iterdir())
+    # `--tracking` writes down the configuration before anything of it runs
+    present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
     if not present:
         return path
     if not overwrite:
@@ -167,10 +163,6 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )
     for entry in present:
-        if (
-            entry.name in _CHAIN_OUTPUT
-            or entry.name in ("errors", "tensorboard")
-            or re.fullmatch(r"stage_\d+", entry.name)
-        ):
+        if _CHAIN_OUTPUT.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return path

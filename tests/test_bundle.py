@@ -134,3 +134,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
 def test_bundle_files_are_in_the_model_zoo_s_format(path):
     text = path.read_text()
     assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
+
+
+def test_the_configuration_that_tracking_writes_first_is_no_earlier_run(tmp_path):
+    (tmp_path / "config_20261122_101112.json").touch()
+    assert prepare_output_dir(tmp_path) == tmp_path

@@ -200,10 +200,11 @@ def test_bundle_load_gives_the_network(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_trains_on_real_images(kind, shared_data, tmp_path):
+def test_it_trains_on_real_images_tracked_by_mlflow(kind, shared_data, tmp_path):
     options = {"max_epochs": 3, "iterations_per_epoch": 1, "label_fraction": 0.05}
-    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options)
+    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options, tracking="mlflow")
     assert len(chain["stages"]) == 3
+    assert (tmp_path / "out" / "mlruns.db").exists()
     assert chain["settings"]["synthetic"] is False
     load(kind, tmp_path / "out")
 
