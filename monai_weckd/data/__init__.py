@@ -18,12 +18,26 @@ from .datalist import Datalist, load_datalist
 from .verify import verify_images
 
 if TYPE_CHECKING:
+    from .dicom_errors import DicomReadError
     from .dicom_reader import DicomReader
     from .stage import StageBatchSampler, StageDataset
 
-__all__ = ["Datalist", "DicomReader", "StageBatchSampler", "StageDataset", "load_datalist", "verify_images"]
+__all__ = [
+    "Datalist",
+    "DicomReadError",
+    "DicomReader",
+    "StageBatchSampler",
+    "StageDataset",
+    "load_datalist",
+    "verify_images",
+]
 
-_HOMES = {"DicomReader": "dicom_reader", "StageBatchSampler": "stage", "StageDataset": "stage"}
+_HOMES = {
+    "DicomReadError": "dicom_errors",
+    "DicomReader": "dicom_reader",
+    "StageBatchSampler": "stage",
+    "StageDataset": "stage",
+}
 
 
 def __getattr__(name: str) -> Any:

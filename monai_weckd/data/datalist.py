@@ -31,8 +31,8 @@ class Datalist(NamedTuple):
     """The items of a data set, before any image is opened.
 
     Args:
-        items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label`` (index into ``classes``, or
-            ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
+        items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label``
+            (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
         classes: class names in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify.verify_images` left out.
 
@@ -60,8 +60,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str]
     folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled, an empty group that the item
     is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is its own
     group**: where a patient may have several images, write a manifest, or the patient will leak between the splits.
-    A MedMNIST archive, ``<name>.npz``, brings its own splits: see
-    :py:func:`monai_weckd.data.medmnist.medmnist_items`. No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
+    A MedMNIST archive brings its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`.
+    No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.

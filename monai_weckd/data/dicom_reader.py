@@ -70,7 +70,7 @@ class DicomReader(ImageReader):
     Example::
 
         >>> from monai.transforms import LoadImaged
-        >>> from monai_weckd.data.dicom_reader import DicomReader
+        >>> from monai_weckd.data import DicomReader
         >>> load = LoadImaged("image", reader=DicomReader(window=(40, 400)), ensure_channel_first=True)
     """
 

@@ -24,7 +24,7 @@ from monai_weckd.splits import SPLITS
 
 __all__ = ["archive_split", "check_split", "download_hint", "medmnist_items", "read_medmnist"]
 
-_REFERENCE = re.compile(r"(?P<archive>.+\.npz)::(?P<split>train|val|test)/(?P<index>\d+)", re.DOTALL | re.IGNORECASE)
+_REFERENCE = re.compile(r"(?P<archive>.+\.npz)::(?P<split>train|val|test)/(?P<number>\d+)", re.DOTALL | re.IGNORECASE)
 _NAME = re.compile(r"(?P<flag>[a-z]+mnist(3d)?)(_(?P<size>\d+))?(\.npz)?")
 
 
@@ -33,7 +33,7 @@ class _Reference(NamedTuple):
 
     archive: str
     split: str
-    index: int
+    number: int
 
 
 def medmnist_items(
@@ -95,10 +95,10 @@ def read_medmnist(reference: str) -> np.ndarray | None:
     if found is None:
         return None
     images = map_array(found.archive, f"{found.split}_images")
-    if found.index >= len(images):
-        raise ValueError(f"{reference}: expected an index below {len(images)}, got {found.index}. Correct it.")
-    image = np.asarray(images[found.index])
-    return image.transpose(2, 1, 0) if _is_rgb(images.shape) else image.T[None]
+    if found.number >= len(images):
+        raise ValueError(f"{reference}: expected an index below {len(images)}, got {found.number}. Correct it.")
+    image = np.asarray(images[found.number])
+    return image.transpose(2, 0, 1) if _is_rgb(images.shape) else image.T[None]
 
 
 def archive_split(path: str) -> str:
@@ -154,7 +154,7 @@ def download_hint(name: str | os.PathLike[str]) -> str | None:
 
 def _parse(path: str) -> _Reference | None:
     found = _REFERENCE.fullmatch(path)
-    return found and _Reference(found["archive"], found["split"], int(found["index"]))
+    return found and _Reference(found["archive"], found["split"], int(found["number"]))
 
 
 def _labels(path: str, split: str) -> list[int]:

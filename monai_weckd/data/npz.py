@@ -147,13 +147,12 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
     """Return the path of a member's copy, which is made if it is not there yet."""
     # with the checksum in its name, a copy can never be that of another archive
     name = f"{Path(path).stem}.{Path(member.filename).stem}.{member.CRC:08x}.npy"
-    folder = os.path.dirname(path)
-    for place in (folder, _user_folder()):
-        copy = os.path.join(place, name)
-        if os.path.isfile(copy) and os.path.getsize(copy) == member.file_size:
-            return copy
-        if os.access(place, os.W_OK):
-            break
+    place = os.path.dirname(path)
+    if not os.path.isfile(os.path.join(place, name)) and not os.access(place, os.W_OK):
+        place = _user_folder()
+    copy = os.path.join(place, name)
+    if os.path.isfile(copy):
+        return copy
     # under a name of its own until it is complete: other processes may do the same at this moment
     handle, part = tempfile.mkstemp(dir=place, prefix=f".{name}.")
     try:

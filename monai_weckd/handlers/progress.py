@@ -15,7 +15,9 @@ from typing import Any
 
 from ignite.engine import Events
 from monai.engines import Workflow
-from monai.utils import CommonKeys, optional_import
+from monai.utils import optional_import
+
+from monai_weckd.handlers.losses import losses_from_output
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
 
@@ -57,8 +59,7 @@ class ChainProgressBar:
     def _step(self, engine: Workflow) -> None:
         state = engine.state
         self.bar.set_description(f"stage {state.stage} epoch {state.stage_epoch}/{state.stage_epochs}", refresh=False)
-        output = state.output[0] if isinstance(state.output, list) else state.output
-        shown = {"loss": f"{float(output[CommonKeys.LOSS].detach()):.3f}"}
+        shown = {"loss": f"{losses_from_output(state.output)['loss']:.3f}"}
         if self.evaluator is not None and self.evaluator.state.metrics:
             name = self.evaluator.state.key_metric_name
             shown[name] = f"{self.evaluator.state.metrics[name]:.3f}"

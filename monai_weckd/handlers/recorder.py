@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from monai_weckd.engines.distiller import DistillationKeys
 from monai_weckd.engines.walker import ChainEvents
 from monai_weckd.features import unwrap
+from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.oracle import LabelOracle
 from monai_weckd.visualize import save_error_gallery
@@ -37,13 +38,6 @@ if TYPE_CHECKING:
     from monai_weckd.engines import ChainDistillationTrainer
 
 __all__ = ["ChainRecorder", "predict_probabilities", "write_atomically"]
-
-_LOSSES = (
-    CommonKeys.LOSS,
-    DistillationKeys.TASK_LOSS,
-    DistillationKeys.DISTILLATION_LOSS,
-    DistillationKeys.ATTENTION_LOSS,
-)
 
 
 def predict_probabilities(
@@ -148,17 +142,16 @@ class ChainRecorder:
         write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
 
     def _begin_epoch(self, engine: ChainDistillationTrainer) -> None:
-        self.sums, self.count, self.began = dict.fromkeys(_LOSSES, 0.0), 0, time.perf_counter()
+        self.sums, self.count, self.began = dict.fromkeys(LOSS_KEYS, 0.0), 0, time.perf_counter()
 
     def _add_losses(self, engine: ChainDistillationTrainer) -> None:
-        output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
-        for key in _LOSSES:
-            self.sums[key] += float(output[key].detach())
+        for key, value in losses_from_output(engine.state.output).items():
+            self.sums[key] += value
         self.count += 1
 
     def _end_epoch(self, engine: ChainDistillationTrainer) -> None:
         state, guided, criterion = engine.state, engine.teacher is not None, engine.distiller.criterion
-        means: dict[str, float | None] = {str(key): total / self.count for key, total in self.sums.items()}
+        means: dict[str, float | None] = {key: total / self.count for key, total in self.sums.items()}
         if not guided:
             means[DistillationKeys.DISTILLATION_LOSS] = None
         if not guided or criterion.attention_weight == 0:

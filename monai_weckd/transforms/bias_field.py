@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -153,22 +153,28 @@ class BiasFieldCorrection(Transform):
                 "mask: expected voxels above 0 among the samples, got none. Correct the mask or lower shrink_factor."
             )
         image, mask = itk.image_from_array(samples), itk.image_from_array(inside.astype(np.uint8))
-        # disable=None: tqdm's own way to stay quiet where there is no terminal
-        shown = self.progress and _HAS_TQDM
-        bar = tqdm(total=sum(self.num_iterations), desc="N4", leave=False, disable=None) if shown else nullcontext()
-        with _one_thread(), bar:
+        with _one_thread(), self._bar() as advance:
             n4 = itk.N4BiasFieldCorrectionImageFilter[type(image), type(mask), type(image)].New()
             n4.SetInput(image)
             n4.SetMaskImage(mask)
             n4.SetNumberOfFittingLevels(len(self.num_iterations))
             n4.SetMaximumNumberOfIterations(self.num_iterations)
-            if shown:
-                n4.AddObserver(itk.IterationEvent(), bar.update)
+            n4.AddObserver(itk.IterationEvent(), advance)
             n4.Update()
         points = n4.GetLogBiasFieldControlPointLattice()
         # ITK wraps no view of an image of 1-vectors; its first axis is NumPy's last
         shape = tuple(points.GetLargestPossibleRegion().GetSize())
         return np.array([points.GetPixel(index)[0] for index in np.ndindex(shape)]).reshape(shape).T
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[], Any]]:
+        """Yield what to call at each iteration."""
+        if not (self.progress and _HAS_TQDM):
+            yield lambda: None
+            return
+        # disable=None: tqdm's own way to stay quiet where there is no terminal
+        with tqdm(total=sum(self.num_iterations), desc="N4", leave=False, disable=None) as bar:
+            yield bar.update
 
 
 class BiasFieldCorrectiond(MapTransform):

@@ -77,7 +77,7 @@ class LoadMedicalImage(Transform):
 
         >>> import numpy as np, tempfile
         >>> from PIL import Image
-        >>> from monai_weckd.transforms.load import LoadMedicalImage
+        >>> from monai_weckd.transforms import LoadMedicalImage
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(f"{folder}/ear.png")
         ...     LoadMedicalImage(channels=3)(f"{folder}/ear.png").shape
@@ -234,7 +234,7 @@ def _with_channels(array: np.ndarray, channels: int | None, path: Path) -> np.nd
     if found == 1:
         return np.repeat(array, 3, axis=0)
     if found == 3:  # in float64, so that a gray picture saved as RGB comes back exactly
-        return np.tensordot(_LUMINANCE, array.astype(np.float64), axes=1)[None]
+        return np.tensordot(_LUMINANCE, array, axes=1)[None]
     raise ValueError(f"{path}: expected 1 or 3 channels, got {found}. Pass channels=None or convert the file.")
 
 

@@ -33,7 +33,8 @@ from pydicom.uid import (
 )
 
 from monai_weckd.data import dicom_codestream, dicom_pixels
-from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom_errors import DicomReadError, named_errors
+from monai_weckd.data.dicom_header import read_dicom
 from monai_weckd.data.dicom_reader import DicomReader
 
 RNG = np.random.default_rng(0)
@@ -256,6 +257,23 @@ def test_nothing_of_the_patient_gets_out(tmp_path, caplog, recwarn):
         assert not [text for text in texts if secret in text]
     keys = {"affine", "original_affine", "space", "spatial_shape", "original_channel_dim"}
     assert set(read(path)[1]) == keys | {"has_geometry", "spacing_from", "inverted"}
+
+
+def test_what_is_read_has_no_patient(tmp_path):
+    ds = read_dicom(write_dicom(tmp_path / "a.dcm", GRAY))
+    assert "Rows" in ds
+    assert "PixelData" in ds
+    assert not [keyword for keyword in (*PATIENT, "StudyDate", "SOPInstanceUID") if keyword in ds]
+
+
+@pytest.mark.parametrize("name", ["Doe^Jane", "O'Brien^Pat", 'the "Doc"'])
+@pytest.mark.parametrize("quote", ["could not convert to float: {!r}", "invalid value: '{}'.", 'got "{}"'])
+def test_an_error_of_the_parser_loses_its_quotations(name, quote):
+    with pytest.raises(DicomReadError) as caught, named_errors("a.dcm"):
+        raise ValueError(quote.format(name) + "\nfor this element")
+    assert str(caught.value).startswith("a.dcm: cannot be decoded (ValueError: ")
+    assert str(caught.value).endswith("for this element). Repair the file or leave it out.")
+    assert not [part for part in ("Doe", "Jane", "Brien", "Pat", "Doc") if part in str(caught.value)]
 
 
 @pytest.mark.filterwarnings("ignore:.*Invalid value for VR:UserWarning")
