@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := demo
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo test test-slow lint format bundles clean
+.PHONY: help install demo test test-slow lint format bundles models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,15 @@ format: $(STAMP) ## Put the code into the project's style
 
 bundles: $(STAMP) ## Write the files that the bundles share from their template
 	$(BIN)/python bundles/build.py
+
+models: $(STAMP) ## Train each bundle on the real images in DATA=folder, into its models/model.pt
+	test -d "$(DATA)" || { echo "DATA: expected a folder with otoscopy, blood_smear, ..., got '$(DATA)'. Pass DATA=..."; exit 1; }
+	for pair in otoscopy:otoscopy blood_smear:blood_smear brain_mri:brain_mri brain_mri_3d:hippocampus_mri_3d; do \
+		bundle=bundles/$${pair%%:*}_chain_classification && mkdir -p $$bundle/models && \
+		$(BIN)/python -m monai.bundle run --config_file $$bundle/configs/train.json --bundle_root $$bundle \
+			--dataset_dir $(DATA)/$${pair##*:} --output_dir $$bundle/output && \
+		cp $$bundle/output/model.pt $$bundle/models/ || exit 1; \
+	done
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -98,7 +98,7 @@ def read_medmnist(reference: str) -> np.ndarray | None:
     if found.number >= len(images):
         raise ValueError(f"{reference}: expected an index below {len(images)}, got {found.number}. Correct it.")
     image = np.asarray(images[found.number])
-    return image.transpose(2, 0, 1) if _is_rgb(images.shape) else image.T[None]
+    return image.transpose(2, 1, 0) if _is_rgb(images.shape) else image.T[None]
 
 
 def archive_split(path: str) -> str:

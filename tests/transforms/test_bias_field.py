@@ -107,6 +107,19 @@ def test_field_is_evaluated_as_itk_does(shape):
     np.testing.assert_allclose(out, itk.array_from_image(n4.GetOutput()), rtol=1e-4)
 
 
+def test_samples_lie_where_they_were_taken(monkeypatch):
+    # control points on a line make a spline on that line: 0 at the first sample, 2 at the last
+    lattice = np.repeat(np.arange(-1.0, 4.0)[:, None], 5, axis=1)
+    taken = []
+    monkeypatch.setattr(BiasFieldCorrection, "_fit", lambda self, samples, inside: taken.append(samples) or lattice)
+    image = tissues((67, 40))[1][None] + 1
+    field = np.log(image / BiasFieldCorrection()(image))[0]
+    # 67 voxels, every 4th from the second on, are 17 samples; 40 voxels, every 2nd from the first on, are 20
+    assert np.array_equal(taken[0], image[0, 1::4, ::2])
+    expected = np.interp(np.arange(67), np.arange(1, 67, 4), np.linspace(0, 2, 17))
+    np.testing.assert_allclose(field, np.repeat(expected[:, None], 40, axis=1), atol=1e-5)
+
+
 def test_mask_says_where_the_field_is_estimated():
     image = IMAGE.copy()
     left = np.zeros_like(image)
