@@ -17,9 +17,13 @@ import json
 import shutil
 
 import monai.bundle
+import nibabel as nib
+import numpy as np
+import pydicom
 import pytest
 import torch
 from bundle_runs import BUNDLES, run_bundle, train
+from dicom_files import write_series
 from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 
 from monai_weckd.data.phantoms import make_phantom
@@ -43,6 +47,15 @@ def bundle_of(kind):
 def datasets(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantoms")
     return {kind: make_phantom(kind, root / kind, items=count) for kind, count in ITEMS.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def identified(datasets):
+    """Give the DICOM phantom a patient's name and birth date, which must turn up nowhere."""
+    for path in datasets["brain_mri"].rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Doe^Jane", "MRN-4711", "19700102"
+        dataset.save_as(path)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +100,57 @@ def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, 
         other = inferred[str(datasets[kind] / row["id"])]
         for key in (key for key in row if key.startswith("probability_")):
             assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-4)
+
+
+def test_no_output_holds_what_identifies_a_patient(outputs):
+    files = [path for path in outputs["brain_mri"].rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        content = path.read_bytes()
+        assert not [word for word in (b"Jane", b"MRN-4711", b"19700102") if word in content], path
+
+
+def infer(kind, overlays, images, output, path):
+    """Run inference and return the rows of its CSV."""
+    done = run_bundle(
+        bundle_of(kind),
+        "inference",
+        overlays=overlays,
+        dataset_dir=str(images),
+        ckpt_path=str(output / "model.pt"),
+        predictions_path=str(path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_volume_has_the_same_probabilities_as_dicom_series_and_as_nifti(datasets, outputs, tmp_path):
+    volumes = sorted(datasets["brain_mri_3d"].rglob("*.nii.gz"))[:3]
+    for index, path in enumerate(volumes):
+        volume = nib.load(path)
+        write_series(tmp_path / "dicom" / f"{index}", np.asarray(volume.dataobj).astype(np.int16), volume.affine)
+        (tmp_path / "nifti").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "nifti" / f"{index}.nii.gz")
+    output = outputs["brain_mri_3d"]
+    nifti = infer("brain_mri_3d", [], tmp_path / "nifti", output, tmp_path / "nifti.csv")
+    dicom = infer("brain_mri_3d", ["dicom"], tmp_path / "dicom", output, tmp_path / "dicom.csv")
+    assert len(nifti) == len(dicom) == len(volumes)
+    for one, other in zip(nifti, dicom, strict=True):
+        for key in (key for key in one if key.startswith("probability_")):
+            assert float(one[key]) == pytest.approx(float(other[key]), abs=1e-4)
+
+
+def test_a_medmnist_archive_is_a_data_set(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 80), ("val", 16), ("test", 16)):
+        labels = np.arange(count)[:, None] % 2
+        images = rng.integers(0, 100, (count, 28, 28, 3)) + 100 * labels[:, :, None, None]
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels.astype(np.uint8)}
+    np.savez_compressed(tmp_path / "mine.npz", **arrays)
+    chain = train(bundle_of("blood_smear"), tmp_path / "mine.npz", tmp_path / "out")
+    assert chain["label_budget"] == {"train": 48, "val": 16}
 
 
 @pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri_3d"])
