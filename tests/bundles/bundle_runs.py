@@ -25,7 +25,7 @@ BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 
 # the smallest chain that still walks through three stages
-SMALL = {"max_epochs": 3, "iterations_per_epoch": 2, "batch_size": 8, "label_fraction": 0.2}
+SMALL = {"max_epochs": 3, "iterations_per_epoch": 2, "batch_size": 8, "label_fraction": 0.3}
 
 
 def run_python(code, **environment):

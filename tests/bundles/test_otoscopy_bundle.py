@@ -171,7 +171,7 @@ def test_datalist_is_monai_s_own_form(dataset, output):
         ("init", "techer", "init: expected one of .*Did you mean 'teacher'"),
         ("max_epochs", 2, "max_epochs: expected at least one for each of 3 stages, got 2"),
         ("label_fraction", 0.001, "label_fraction: expected "),
-        ("label_fraction", 0.5, "num_stages: expected stages that need 55 labels at most, got 3 x 28"),
+        ("label_fraction", 0.5, r"num_stages: expected stages that need \d+ labels at most, got 3 x \d+"),
         ("dataset_dir", "absent", "dataset_dir: expected an existing folder, got .*absent"),
         ("dataset_dir", "empty", "dataset_dir: expected images, got none in .*empty"),
         ("dataset_dir", "single", "labels in .*single.: expected two classes or more"),
@@ -201,8 +201,8 @@ def test_an_earlier_run_can_be_overwritten(dataset, output, tmp_path):
     copy = tmp_path / "output"
     shutil.copytree(output, copy)
     (copy / "notes.txt").write_text("mine")
-    chain = train(OTOSCOPY, dataset, copy, overwrite=True, seed=3)
-    assert chain["seed"] == 3
+    chain = train(OTOSCOPY, dataset, copy, overwrite=True, seed=1)
+    assert chain["seed"] == 1
     assert (copy / "notes.txt").read_text() == "mine"
 
 
