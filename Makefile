@@ -26,7 +26,7 @@ demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its repo
 	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
 
 test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow

@@ -150,7 +150,7 @@ def test_a_medmnist_archive_is_a_data_set(tmp_path):
         arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels.astype(np.uint8)}
     np.savez_compressed(tmp_path / "mine.npz", **arrays)
     chain = train(bundle_of("blood_smear"), tmp_path / "mine.npz", tmp_path / "out")
-    assert chain["label_budget"] == {"train": 48, "val": 16}
+    assert chain["label_budget"] == {"train": 72, "val": 16}
 
 
 @pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri_3d"])

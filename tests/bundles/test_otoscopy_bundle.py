@@ -23,6 +23,7 @@ import torch
 from bundle_runs import OTOSCOPY, SMALL, refusal, run_bundle, train
 from monai.bundle import ConfigParser
 from monai.data import load_decathlon_datalist
+from monai.networks.nets import EfficientNetBN
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from monai_weckd.data.phantoms import make_phantom
@@ -124,6 +125,14 @@ def test_paper_preset_runs(dataset, tmp_path):
     history = json.loads((tmp_path / "paper" / "history.json").read_text())["epochs"]
     assert history[0]["attention_loss"] is None
     assert history[-1]["attention_loss"] > 0
+
+
+def test_efficientnet_overlay_runs_without_a_network_connection(dataset, tmp_path):
+    options = {"pretrained": False, "spatial_size": [32, 32], "max_epochs": 3, "iterations_per_epoch": 1}
+    train(OTOSCOPY, dataset, tmp_path / "out", overlays=["efficientnet_b0"], **options)
+    weights = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    network = EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=4)
+    network.load_state_dict(weights, strict=True)
 
 
 def test_recommended_preset_is_the_default():
