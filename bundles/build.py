@@ -61,7 +61,8 @@ MRI_AUGMENTATION = [
     {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.5, "std": 0.1},
     PLAIN,
 ]
-SERIES = "sorted({str(p.parent) for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
+# the folder of each series
+SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
 
 
@@ -122,10 +123,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
-        "dicom": {
-            "preprocessing#transforms#0": LOAD_ANY,
-            "dataset#data": "$[{'image': str(p)} for p in sorted(pathlib.Path(@dataset_dir).rglob('*.dcm'))]",
-        },
+        "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
@@ -171,7 +169,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "evaluate": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY]},
         "inference": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY], "suffixes": [".nii", ".nii.gz"]},
-        "dicom": {"preprocessing#transforms#0": LOAD_ANY, "dataset#data": f"$[{{'image': p}} for p in {SERIES}]"},
+        "dicom": {"images": SERIES, "preprocessing#transforms#0": LOAD_ANY},
         "metadata": {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",

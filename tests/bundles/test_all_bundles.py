@@ -153,12 +153,13 @@ def test_a_medmnist_archive_is_a_data_set(tmp_path):
     assert chain["label_budget"] == {"train": 72, "val": 16}
 
 
-@pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri_3d"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_gives_the_figures_of_training(kind, datasets, outputs, tmp_path):
     done = run_bundle(
         bundle_of(kind),
         "evaluate",
-        blocked=True,
+        overlays=["dicom"] if kind == "brain_mri" else [],
+        blocked=kind != "brain_mri",
         dataset_dir=str(datasets[kind]),
         ckpt_path=str(outputs[kind] / "model.pt"),
         output_dir=str(tmp_path),
