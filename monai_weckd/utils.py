@@ -12,8 +12,11 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
+from pathlib import Path
 
-__all__ = ["UNLABELED", "nearest"]
+__all__ = ["UNLABELED", "available_processors", "limit_threads", "nearest"]
 
 # the label of an item whose label nobody has revealed
 UNLABELED = -1
@@ -30,3 +33,39 @@ def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
     """
     match = difflib.get_close_matches(str(key), valid, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Valid: {', '.join(map(repr, valid))}."
+
+
+def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:
+    """Return how many processors this process may use, by its affinity and a container's quota.
+
+    Args:
+        quota: file with the container's quota, ``<microseconds or max> <period>``; it need not exist.
+
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux knows it
+        count = os.cpu_count() or 1
+    path = Path(quota)
+    if path.is_file():
+        allowed, period = path.read_text(encoding="ascii").split()
+        if allowed != "max":
+            count = min(count, max(1, math.floor(int(allowed) / int(period))))
+    return count
+
+
+def limit_threads(most: int = 8) -> int:
+    """Let torch use the processors of this process, but no more than ``most``, and return the number of threads.
+
+    A batch of some dozen small images has no work for more, which only wait for each other. ``OMP_NUM_THREADS``, where
+    it is set, is left in charge. The number changes the order of summation, and so the last bits of a training.
+
+    Args:
+        most: largest number of threads, default 8.
+
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(most, available_processors()))
+    return torch.get_num_threads()

@@ -18,11 +18,13 @@ from .datalist import Datalist, load_datalist
 from .verify import verify_images
 
 if TYPE_CHECKING:
+    from .byte_cache import ByteCacheDataset
     from .dicom_errors import DicomReadError
     from .dicom_reader import DicomReader
     from .stage import StageBatchSampler, StageDataset
 
 __all__ = [
+    "ByteCacheDataset",
     "Datalist",
     "DicomReadError",
     "DicomReader",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ByteCacheDataset": "byte_cache",
     "DicomReadError": "dicom_errors",
     "DicomReader": "dicom_reader",
     "StageBatchSampler": "stage",

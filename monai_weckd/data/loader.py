@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
 
-__all__ = ["stage_loader", "training_items"]
+__all__ = ["as_batch", "stage_loader", "training_items"]
 
 
 def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
@@ -62,6 +63,7 @@ def stage_loader(
     num_batches: int,
     seed: int,
     stage: int,
+    views: int = 0,
 ) -> DataLoader:
     """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
 
@@ -73,6 +75,7 @@ def stage_loader(
         num_batches: number of batches in the stage.
         seed: seed of the chain.
         stage: stage number, from 1.
+        views: how many views of an item there are, default 0: a new one each time.
 
     Raises:
         ValueError: When the template has no ``batch_size``.
@@ -91,6 +94,7 @@ def stage_loader(
         num_batches=num_batches,
         seed=seed,
         stage=stage,
+        views=views,
         rank=rank,
         world_size=world_size,
     )
@@ -98,7 +102,7 @@ def stage_loader(
         StageDataset(template.dataset, labels),
         batch_sampler=sampler,
         num_workers=template.num_workers,
-        collate_fn=template.collate_fn,
+        collate_fn=partial(as_batch, template.collate_fn),
         pin_memory=template.pin_memory,
         timeout=template.timeout,
         multiprocessing_context=template.multiprocessing_context,
@@ -106,3 +110,14 @@ def stage_loader(
         # a loader draws its workers' base seed when it is iterated: keep it off torch's global generator
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def as_batch(collate: Callable, items: Any) -> Any:
+    """Make a batch of what a dataset gave, unless it is one already.
+
+    Args:
+        collate: makes a batch of a list of items.
+        items: such a list, or a batch.
+
+    """
+    return items if isinstance(items, dict) else collate(items)

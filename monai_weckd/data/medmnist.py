@@ -22,13 +22,21 @@ import numpy as np
 from monai_weckd.data.npz import array_header, check_array, map_array, read_array
 from monai_weckd.splits import SPLITS
 
-__all__ = ["archive_split", "check_split", "download_hint", "medmnist_items", "read_medmnist"]
+__all__ = [
+    "Reference",
+    "archive_split",
+    "check_split",
+    "download_hint",
+    "medmnist_items",
+    "parse_reference",
+    "read_medmnist",
+]
 
 _REFERENCE = re.compile(r"(?P<archive>.+\.npz)::(?P<split>train|val|test)/(?P<number>\d+)", re.DOTALL | re.IGNORECASE)
 _NAME = re.compile(r"(?P<flag>[a-z]+mnist(3d)?)(_(?P<size>\d+))?(\.npz)?")
 
 
-class _Reference(NamedTuple):
+class Reference(NamedTuple):
     """One image of an archive."""
 
     archive: str
@@ -91,7 +99,7 @@ def read_medmnist(reference: str) -> np.ndarray | None:
         ValueError: When the archive is damaged, or has no such image.
 
     """
-    found = _parse(reference)
+    found = parse_reference(reference)
     if found is None:
         return None
     images = map_array(found.archive, f"{found.split}_images")
@@ -113,7 +121,7 @@ def archive_split(path: str) -> str:
         ('bloodmnist.npz::train', 'ear.png')
 
     """
-    found = _parse(path)
+    found = parse_reference(path)
     return path if found is None else f"{found.archive}::{found.split}"
 
 
@@ -127,7 +135,7 @@ def check_split(path: str) -> bool:
         ValueError: When they cannot be read.
 
     """
-    found = _parse(f"{path}/0")
+    found = parse_reference(f"{path}/0")
     if found is not None:
         check_array(found.archive, f"{found.split}_images")
     return found is not None
@@ -152,9 +160,15 @@ def download_hint(name: str | os.PathLike[str]) -> str | None:
     return f'Run python -c "import medmnist; medmnist.{kind}({options})", and pass the path of {archive}.'
 
 
-def _parse(path: str) -> _Reference | None:
+def parse_reference(path: str) -> Reference | None:
+    """Return the archive, the split and the number that a reference names, None for any other path.
+
+    Args:
+        path: a path, or ``<archive>.npz::<split>/<index>``.
+
+    """
     found = _REFERENCE.fullmatch(path)
-    return found and _Reference(found["archive"], found["split"], int(found["number"]))
+    return found and Reference(found["archive"], found["split"], int(found["number"]))
 
 
 def _labels(path: str, split: str) -> list[int]:

@@ -15,16 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
+from monai_weckd.data.byte_cache import ByteCacheDataset
+from monai_weckd.draws import derive
 from monai_weckd.utils import UNLABELED
 
-__all__ = ["StageBatchSampler", "StageDataset"]
+__all__ = ["INDEX", "VIEW", "StageBatchSampler", "StageDataset"]
 
-# the two independent streams of a stage: which items come, and how each is augmented
-_ORDER, _VIEW = 0, 1
+# where a batch says which items it holds, and with which seeds they were augmented
+INDEX, VIEW = "index", "view"
 
 
 class StageBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -33,13 +36,16 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
     Every index comes once per pass over the shard, passes follow each other without regard to epochs, so that a
     shard smaller than a batch is repeated and ``epoch_length`` can stay constant over the chain. Each batch is a list
     of ``(index, view seed)`` pairs for :py:class:`StageDataset`. No generator is kept: batch ``i`` is the same whether
-    the sampler began at 0 or at ``i``, in this process or in a loader's worker.
+    the sampler began at 0 or at ``i``, in this process or in a loader's worker. The view seed is a function of seed,
+    stage, index and how often the stage has come to the item.
 
     Args:
         labelled: dataset indices whose labels the stage trains on.
         pool: dataset indices that come without their labels.
         batch_size: number of labelled items in a batch, over all ranks.
         pool_ratio: number of pool items for each labelled item in a batch, default 0.
+        views: how many views of an item there are in a stage, which then return in turn; default 0: a new one each
+            time.
         num_batches: number of batches in the stage.
         seed: seed of the chain.
         stage: stage number, from 1.
@@ -73,6 +79,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         stage: int,
         pool_ratio: int = 0,
+        views: int = 0,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -81,6 +88,8 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError("labelled: expected at least one item, got none. Raise label_fraction.")
         if pool_ratio > 0 and len(pool) == 0:
             raise ValueError(f"pool_ratio: expected 0 where the pool is empty, got {pool_ratio}. Pass pool_ratio=0.")
+        if views < 0:
+            raise ValueError(f"views: expected a number from 0 up, got {views}. 0 gives a new view each time.")
         if batch_size < world_size:
             raise ValueError(
                 f"batch_size: expected at least one for each of {world_size} processes, got {batch_size}. Raise it."
@@ -94,6 +103,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         self.pool = np.asarray(pool)
         self.batch_size = batch_size
         self.pool_ratio = pool_ratio
+        self.views = views
         self.num_batches = num_batches
         self.seed = seed
         self.stage = stage
@@ -106,31 +116,32 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for iteration in range(self.start, self.num_batches):
-            indices = self._draw(self.labelled, iteration, self.batch_size, stream=0)
+            batch = self._draw(self.labelled, iteration, self.batch_size, stream=0)
             if self.pool_ratio:
-                drawn = self._draw(self.pool, iteration, self.batch_size * self.pool_ratio, stream=1)
-                indices = np.concatenate([indices, drawn])
-            views = self._generator(_VIEW, iteration).integers(2**32, size=len(indices))
-            batch = list(zip(indices.tolist(), views.tolist(), strict=True))
+                batch += self._draw(self.pool, iteration, self.batch_size * self.pool_ratio, stream=1)
             yield batch[self.rank :: self.world_size]
 
-    def _draw(self, indices: np.ndarray, iteration: int, count: int, *, stream: int) -> np.ndarray:
-        """Take ``count`` entries of the endless row of shuffled passes over ``indices``."""
+    def _draw(self, indices: np.ndarray, iteration: int, count: int, *, stream: int) -> list[tuple[int, int]]:
+        """Take ``count`` entries of the endless row of shuffled passes over ``indices``, with their view seeds."""
         first, size = iteration * count, len(indices)
-        passes = range(first // size, (first + count - 1) // size + 1)
-        row = np.concatenate([self._generator(_ORDER, stream, p).permutation(indices) for p in passes])
-        offset = first - passes[0] * size
-        return row[offset : offset + count]
+        visits = np.arange(first, first + count) // size
+        row = np.concatenate([self._order(stream, visit, indices) for visit in range(visits[0], visits[-1] + 1)])
+        offset = first - visits[0] * size
+        drawn = row[offset : offset + count]
+        views = derive(self.seed, self.stage, drawn, visits % self.views if self.views else visits)
+        return list(zip(drawn.tolist(), views.tolist(), strict=True))
 
-    def _generator(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.stage, *key])
+    def _order(self, stream: int, visit: int, indices: np.ndarray) -> np.ndarray:
+        return np.random.default_rng([self.seed, self.stage, stream, visit]).permutation(indices)
 
 
 class StageDataset(Dataset):
     """Show a dataset as one stage may see it: with the revealed labels and no other.
 
     Whatever label the wrapped dataset carries is replaced, by the revealed one or by ``UNLABELED``; the random
-    transforms of the wrapped dataset are seeded for each item by the sampler's view seed.
+    transforms of the wrapped dataset are seeded for each item by the sampler's view seed. Next to image and label an
+    item has its ``index`` and its ``view`` seed. Of a :py:class:`~monai_weckd.data.ByteCacheDataset` that leaves
+    nothing to be done for single items, whole batches come at once.
 
     Args:
         dataset: a map-style dataset of dictionaries; its ``transform``, if any, is seeded for each item.
@@ -152,4 +163,18 @@ class StageDataset(Dataset):
         transform = getattr(self.dataset, "transform", None)
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=view)
-        return {**self.dataset[index], self.label_key: self.labels.get(index, UNLABELED)}
+        return {**self.dataset[index], self.label_key: self._label(index), INDEX: index, VIEW: view}
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        if not (isinstance(self.dataset, ByteCacheDataset) and self.dataset.whole_batches):
+            return [self[key] for key in keys]
+        indices, views = zip(*keys, strict=True)
+        return {
+            self.dataset.image_key: self.dataset.gather(indices),
+            self.label_key: torch.tensor([self._label(index) for index in indices]),
+            INDEX: torch.tensor(indices),
+            VIEW: torch.tensor(views),
+        }
+
+    def _label(self, index: int) -> int:
+        return self.labels.get(index, UNLABELED)

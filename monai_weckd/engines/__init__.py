@@ -14,7 +14,9 @@ from __future__ import annotations
 from .chain import ChainDistillationTrainer
 from .distillation import DistillationTrainer
 from .distiller import DistillationEvents, DistillationKeys, Distiller
+from .teacher_cache import TeacherCache
 from .utils import fingerprint, freeze
+from .views import PrepareViews
 from .walker import ChainEvents, ChainOptions, StageRecord, StageWalker
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "DistillationKeys",
     "DistillationTrainer",
     "Distiller",
+    "PrepareViews",
     "StageRecord",
     "StageWalker",
+    "TeacherCache",
     "fingerprint",
     "freeze",
 ]

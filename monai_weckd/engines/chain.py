@@ -58,6 +58,9 @@ class ChainDistillationTrainer(DistillationTrainer):
         init: where a student starts from: "teacher" or "initial" weights.
         accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
         pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
+        views: how many augmented views of an item there are in a stage, which return in turn; default 0: a new one
+            each time.
+        teacher_cache: whether to keep the teacher's outputs, so that it runs once for each view. Default False.
         fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
@@ -67,6 +70,7 @@ class ChainDistillationTrainer(DistillationTrainer):
 
     Raises:
         ValueError: When the epochs cannot be shared among the stages, or an option is unknown.
+        ValueError: When ``teacher_cache`` is on and every view is new.
         ValueError: When ``accept`` is "improves" and there is no ``evaluator``.
         TypeError: When the loader's dataset is not a list of dictionaries.
 
@@ -87,6 +91,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         init: str = "teacher",
         accept: str = "improves",
         pool_ratio: int = 0,
+        views: int = 0,
+        teacher_cache: bool = False,
         fresh: Sequence[Stateful] = (),
         student_layer: str | None = None,
         teacher_layer: str | None = None,
@@ -94,6 +100,11 @@ class ChainDistillationTrainer(DistillationTrainer):
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
     ) -> None:
+        if teacher_cache and views == 0:
+            raise ValueError(
+                "teacher_cache: expected False with views=0, whose views never return, got True. "
+                "Pass the number of views of each item, such as views=8."
+            )
         self.walker = StageWalker(
             plan,
             ChainOptions(
@@ -101,6 +112,7 @@ class ChainDistillationTrainer(DistillationTrainer):
                 init=init,
                 accept=accept,
                 pool_ratio=pool_ratio,
+                views=views,
             ),
             evaluator=evaluator,
             fresh=fresh,
@@ -114,6 +126,7 @@ class ChainDistillationTrainer(DistillationTrainer):
             loss_function=loss_function,
             student_layer=student_layer,
             teacher_layer=teacher_layer,
+            teacher_cache=teacher_cache,
             # the walker attaches first, and so acts first
             train_handlers=[self.walker, *(train_handlers or [])],
             event_names=[ChainEvents, *(event_names or [])],

@@ -75,6 +75,8 @@ class DistillationTrainer(SupervisedTrainer):
             ``device``, gets no gradient, and is never wrapped or saved.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        teacher_cache: whether to keep the teacher's outputs for each item's ``index`` and ``view``, so that it runs
+            once for each; batches must bring both. Default False.
         train_handlers: handlers of the training.
         event_names: further events for the engine to know.
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
@@ -96,6 +98,7 @@ class DistillationTrainer(SupervisedTrainer):
         teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        teacher_cache: bool = False,
         train_handlers: Sequence | None = None,
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
@@ -117,7 +120,12 @@ class DistillationTrainer(SupervisedTrainer):
             **options,
         )
         self.distiller = Distiller(
-            self, loss_function, teacher=teacher, student_layer=student_layer, teacher_layer=teacher_layer
+            self,
+            loss_function,
+            teacher=teacher,
+            student_layer=student_layer,
+            teacher_layer=teacher_layer,
+            teacher_cache=teacher_cache,
         )
         self.loss_function = self.distiller
         self.prepare_batch = self.distiller.remember(self.prepare_batch)

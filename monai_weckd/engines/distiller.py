@@ -11,14 +11,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ignite.engine import EventEnum
+from ignite.engine import EventEnum, Events
 from monai.utils import CommonKeys
 
-from monai_weckd.engines.utils import fingerprint
+from monai_weckd.data.stage import INDEX, VIEW
+from monai_weckd.engines.teacher_cache import TeacherCache
+from monai_weckd.engines.utils import fingerprint, page_out
 from monai_weckd.features import FeatureHook, unwrap
 
 if TYPE_CHECKING:
@@ -36,8 +40,9 @@ class DistillationEvents(EventEnum):
 
 
 class DistillationKeys:
-    """Keys that distillation adds to ``engine.state.output``."""
+    """Keys that distillation adds to ``engine.state.output``, and the one of the teacher's own view in a batch."""
 
+    TEACHER_IMAGE = "teacher_image"
     TEACHER_PRED = "teacher_pred"
     TASK_LOSS = "task_loss"
     DISTILLATION_LOSS = "distillation_loss"
@@ -48,8 +53,9 @@ class Distiller:
     """The loss function of a trainer whose network learns from a teacher as well as from labels.
 
     Put in the place of a trainer's loss function, it asks the teacher about the very batch that the student has
-    just seen, through the trainer's own inferer, and leaves each part of the loss in ``engine.state.output`` under
-    the names of :py:class:`DistillationKeys`. Without a teacher it is the task loss and nothing else.
+    just seen, or about the ``teacher_image`` of the batch where there is one, through the trainer's own inferer, and
+    leaves each part of the loss in ``engine.state.output`` under the names of :py:class:`DistillationKeys`. Without a
+    teacher it is the task loss and nothing else.
 
     Args:
         engine: the trainer; its ``prepare_batch`` must pass through :py:meth:`remember`.
@@ -57,6 +63,9 @@ class Distiller:
         teacher: the network to learn from, or None for a stage without one.
         student_layer: module path of the student's features for the attention loss.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        teacher_cache: whether to keep the teacher's outputs by item and view, of which batches must then bring
+            ``index`` and ``view``. Once an epoch has passed without a question the teacher leaves the memory. Default
+            False.
 
     Raises:
         ValueError: When ``loss_function.attention_weight`` is above 0 and there is no ``student_layer``.
@@ -72,6 +81,7 @@ class Distiller:
         teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        teacher_cache: bool = False,
     ) -> None:
         if loss_function.attention_weight > 0 and student_layer is None:
             raise ValueError(
@@ -86,10 +96,18 @@ class Distiller:
         if loss_function.attention_weight > 0 and student_layer is not None:
             self.student_hook = FeatureHook(engine.network, student_layer)
         self.teacher_hook: FeatureHook | None = None
+        self.teacher_cache = teacher_cache
+        self.cache: TeacherCache | None = None
+        self._folder: tempfile.TemporaryDirectory | None = None
         self._call: tuple[tuple, dict] = ((), {})
+        self._batch: Any = None
+        self._asked = 0
         self._teacher: torch.nn.Module | None = None
         self._fingerprint: str | None = None
         self.teacher = teacher
+        if teacher_cache:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._count_questions)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._page_out)
 
     @property
     def teacher(self) -> torch.nn.Module | None:
@@ -108,9 +126,15 @@ class Distiller:
         self._teacher = teacher
         self._fingerprint = None
         self.teacher_hook = None
+        self.cache = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
         if teacher is not None:
             teacher.to(self.engine.state.device).eval().requires_grad_(False)
             self._fingerprint = fingerprint(teacher)
+            if self.teacher_cache:
+                self.cache = TeacherCache(self._fingerprint)
             if self.student_hook is not None:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
@@ -128,11 +152,12 @@ class Distiller:
             )
 
     def remember(self, prepare_batch: Callable) -> Callable:
-        """Wrap ``prepare_batch`` so that the teacher is called with the same extra arguments as the student."""
+        """Wrap ``prepare_batch`` so that the teacher is asked about the same batch, with the same extra arguments."""
 
-        def prepare(*args: Any, **kwargs: Any) -> Any:
-            batch = prepare_batch(*args, **kwargs)
+        def prepare(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
+            batch = prepare_batch(batchdata, *args, **kwargs)
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
+            self._batch = batchdata
             return batch
 
         return prepare
@@ -159,16 +184,56 @@ class Distiller:
             return None, None, None
         if teacher.training:
             teacher.eval()
-        args, kwargs = self._call
-        with torch.no_grad():
-            logits = engine.inferer(engine.state.output[CommonKeys.IMAGE], teacher, *args, **kwargs)
+        images = engine.state.output[CommonKeys.IMAGE]
+        if isinstance(self._batch, Mapping) and DistillationKeys.TEACHER_IMAGE in self._batch:
+            images = self._batch[DistillationKeys.TEACHER_IMAGE].to(images.device)
+        if self.cache is None:
+            logits, features = self._ask(teacher, images)
+        else:
+            logits, features = self._look_up(teacher, images, self.cache)
         engine.state.output[DistillationKeys.TEACHER_PRED] = logits
         engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
-        if self.student_hook is None or self.teacher_hook is None:
+        if self.student_hook is None:
             return logits, None, None
-        return logits, self.student_hook.features, self.teacher_hook.features
+        return logits, self.student_hook.features, features
+
+    def _ask(self, teacher: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the teacher's logits and features for images."""
+        args, kwargs = self._call
+        with torch.inference_mode():
+            logits = self.engine.inferer(images, teacher, *args, **kwargs)
+        # a copy made out here may be kept for a backward pass, the result of inference mode may not
+        return logits.clone(), None if self.teacher_hook is None else self.teacher_hook.features
+
+    def _look_up(
+        self, teacher: torch.nn.Module, images: torch.Tensor, cache: TeacherCache
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the teacher's logits and features, asking it about what it has not been asked yet."""
+        if any(self._call) or not (isinstance(self._batch, Mapping) and {INDEX, VIEW} <= self._batch.keys()):
+            raise ValueError(
+                "teacher_cache: expected batches of images and labels alone, with the index and the view of each item, "
+                "got others. Pass teacher_cache=False."
+            )
+
+        def ask(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+            # a teacher that has left the memory comes back on the CPU
+            teacher.to(images.device)
+            return self._ask(teacher, images if len(places) == len(images) else images[places.to(images.device)])
+
+        return cache(self._batch[INDEX], self._batch[VIEW], ask)
+
+    def _count_questions(self) -> None:
+        self._asked = 0 if self.cache is None else self.cache.asked
+
+    def _page_out(self) -> None:
+        """Put the teacher out of memory when an epoch has passed without a question to it."""
+        if self._teacher is None or self.cache is None or self._folder is not None or self.cache.asked > self._asked:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="monai_weckd_")
+        page_out(self._teacher, Path(self._folder.name) / "teacher.pt")
 
     def _clear(self) -> None:
+        self._batch = None
         for hook in (self.student_hook, self.teacher_hook):
             if hook is not None:
                 hook.clear()

@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from copy import deepcopy
 
 import torch
 
 from monai_weckd.features import unwrap
 
-__all__ = ["fingerprint", "freeze"]
+__all__ = ["fingerprint", "freeze", "page_out"]
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:
@@ -43,3 +44,16 @@ def fingerprint(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
+    """Move a network's weights out of memory: to a file that they are read from again when they are used.
+
+    Args:
+        network: any module; afterwards its tensors are on the CPU, mapped from the file.
+        path: the file, which must outlive the network's use.
+
+    """
+    torch.save(network.state_dict(), path)
+    weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    network.load_state_dict(weights, assign=True)

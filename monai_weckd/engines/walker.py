@@ -106,9 +106,10 @@ class ChainOptions:
         accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
             takes every stage.
         pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
+        views: how many views of an item there are in a stage, default 0: a new one each time.
 
     Raises:
-        ValueError: When ``init`` or ``accept`` is unknown, or ``pool_ratio`` is negative.
+        ValueError: When ``init`` or ``accept`` is unknown, or ``pool_ratio`` or ``views`` is negative.
 
     """
 
@@ -116,6 +117,7 @@ class ChainOptions:
     init: str = "teacher"
     accept: str = "improves"
     pool_ratio: int = 0
+    views: int = 0
 
     def __post_init__(self) -> None:
         for name, valid in (("init", ("teacher", "initial")), ("accept", ("improves", "always"))):
@@ -124,6 +126,8 @@ class ChainOptions:
                 raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
         if self.pool_ratio < 0:
             raise ValueError(f"pool_ratio: expected 0 or more, got {self.pool_ratio}. Pass 0 to leave the pool out.")
+        if self.views < 0:
+            raise ValueError(f"views: expected 0 or more, got {self.views}. Pass 0 for a new view each time.")
 
 
 class StageWalker:
@@ -231,6 +235,7 @@ class StageWalker:
             num_batches=self.epochs[stage - 1] * state.epoch_length,
             seed=self.plan.seed,
             stage=stage,
+            views=self.options.views,
         )
         for part_, beginning in zip(self.stateful, self.beginnings, strict=True):
             part_.load_state_dict(deepcopy(beginning))

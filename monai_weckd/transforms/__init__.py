@@ -11,10 +11,26 @@
 
 from __future__ import annotations
 
+from .batch import BatchAugment, BatchTransform
+from .batch_intensity import (
+    BatchRandCoarseDropout,
+    BatchRandGaussianNoise,
+    BatchRandScaleIntensity,
+    BatchRandShiftIntensity,
+)
+from .batch_spatial import BatchRandAffine, BatchRandFlip
 from .bias_field import BiasFieldCorrection, BiasFieldCorrectionD, BiasFieldCorrectiond, BiasFieldCorrectionDict
 from .load import LoadMedicalImage, LoadMedicalImageD, LoadMedicalImaged, LoadMedicalImageDict
 
 __all__ = [
+    "BatchAugment",
+    "BatchRandAffine",
+    "BatchRandCoarseDropout",
+    "BatchRandFlip",
+    "BatchRandGaussianNoise",
+    "BatchRandScaleIntensity",
+    "BatchRandShiftIntensity",
+    "BatchTransform",
     "BiasFieldCorrection",
     "BiasFieldCorrectionD",
     "BiasFieldCorrectionDict",

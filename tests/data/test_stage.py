@@ -40,6 +40,8 @@ def test_args_validation():
         StageBatchSampler([], **OPTIONS)
     with pytest.raises(ValueError, match="pool_ratio: expected 0 where the pool is empty, got 2"):
         StageBatchSampler([1], pool_ratio=2, **OPTIONS)
+    with pytest.raises(ValueError, match="views: expected a number from 0 up, got -1"):
+        StageBatchSampler([1], views=-1, **OPTIONS)
     with pytest.raises(ValueError, match="batch_size: expected at least one for each of 8 processes, got 4"):
         StageBatchSampler([1], world_size=8, **OPTIONS)
     with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
@@ -141,3 +143,32 @@ def test_drawing_leaves_the_global_generators_alone():
     list(stage_loader(loader, labels={0: 1, 1: 0}, pool=[], pool_ratio=0, num_batches=4, seed=0, stage=1))
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def views_by_item(**options):
+    sampler = StageBatchSampler([2, 5, 9], [11, 12], **{**OPTIONS, "pool_ratio": 1, "num_batches": 30, **options})
+    found = {}
+    for batch in sampler:
+        for index, view in batch:
+            found.setdefault(index, []).append(view)
+    return found
+
+
+def test_every_visit_has_a_view_of_its_own():
+    found = views_by_item()
+    assert set(found) == {2, 5, 9, 11, 12}
+    everything = [view for views in found.values() for view in views]
+    assert len(set(everything)) == len(everything) == 240
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_fixed_views_return_in_turn(views):
+    for index, seeds in views_by_item(views=views).items():
+        assert len(set(seeds)) == views
+        assert seeds == [seeds[visit % views] for visit in range(len(seeds))]
+        assert set(seeds) == set(views_by_item()[index][:views])
+
+
+def test_views_depend_on_seed_stage_and_item():
+    seen = [tuple(views_by_item(seed=seed, stage=stage, views=1)[2]) for seed in (0, 1) for stage in (1, 2)]
+    assert len(set(seen)) == 4

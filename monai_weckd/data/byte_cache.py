@@ -1,0 +1,211 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, Randomizable
+from monai.utils import CommonKeys
+
+from monai_weckd.data.row_store import RowStore, content_key, describe
+
+__all__ = ["ByteCacheDataset"]
+
+_CHUNK = 256
+
+
+class ByteCacheDataset(Dataset):
+    """Decode every image once and keep it small: one array of bytes for all items, in memory or in a mapped file.
+
+    A :py:class:`monai.data.CacheDataset` in use: the transforms before the first random one run once for each item,
+    the others whenever an item is asked for. It differs in what it keeps. Images go into one array, as 8-bit numbers
+    over ``value_range`` (half a step, ``(high - low) / 510``, is the largest error) or else in half precision; they
+    come out as plain float32 tensors without metadata. :py:meth:`gather` gives a whole batch at once.
+
+    With a ``cache_dir`` the array is a file, mapped into memory, which the next run, a resumed one and the other
+    processes of this one find again: a row's key is a digest of the image's bytes, the folder's name one of the
+    transforms, the ``value_range`` and the versions of MONAI and this package.
+
+    Args:
+        data: items, dictionaries with the path of an image.
+        transform: one transform or several; those that are not random may change nothing but the image.
+        value_range: lowest and highest value to keep as 0 and 255; what lies outside is clipped. Default None: half
+            precision.
+        cache_dir: folder for the array, default None: in memory.
+        memory_mb: largest array to hold in memory, in MiB; more than that needs a ``cache_dir``. Default 2048.
+        num_workers: threads that decode, default 1.
+        image_key: key of the image, default "image".
+
+    Raises:
+        ValueError: When an item comes out in another shape than the first one, or the array is too large.
+        ValueError: When a transform that is not random changes something else than the image.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from monai.transforms import Compose, Lambdad
+        >>> load = Compose([Lambdad("image", lambda size: torch.full((1, 2, 2), float(size)))])
+        >>> dataset = ByteCacheDataset([{"image": 0}, {"image": 255}], load, value_range=(0, 255))
+        >>> dataset[1]["image"].max(), dataset.gather([0, 1]).shape
+        (tensor(255.), torch.Size([2, 1, 2, 2]))
+
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable | Sequence[Callable],
+        *,
+        value_range: tuple[float, float] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        memory_mb: float = 2048,
+        num_workers: int = 1,
+        image_key: str = CommonKeys.IMAGE,
+    ) -> None:
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError(f"value_range: expected (low, high), got {tuple(value_range)}. Pass the images' range.")
+        if len(data) == 0:
+            raise ValueError("data: expected at least one item, got none. Check the split.")
+        if not isinstance(transform, Compose):
+            transform = Compose(transform)
+        steps = transform.flatten().transforms
+        fixed = next((i for i, step in enumerate(steps) if isinstance(step, Randomizable)), len(steps))
+        super().__init__(list(data), Compose(steps[fixed:]))
+        self.load = Compose(steps[:fixed])
+        self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
+        self.image_key = str(image_key)
+        self.num_workers = num_workers
+        first = self._encode(self._decode(self.data[0]))
+        self.store = None if cache_dir is None else self._open(Path(cache_dir), first)
+        if self.store is None:
+            self.rows, self.row_of = self._fill_memory(first, memory_mb)
+        else:
+            self.rows, self.row_of = self._fill_file(self.store)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a mapped file pickles as its whole content: another process maps it for itself
+        return {**vars(self), "rows": self.rows if self.store is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.store is not None:
+            self.rows = self.store.map()
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether :py:meth:`gather` gives all that a batch needs: no transform is left for single items."""
+        return not self.transform.transforms
+
+    def gather(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the images of several items, before any random transform.
+
+        Args:
+            indices: places in ``data``, B of them.
+
+        Returns:
+            (B, C, *spatial dimensions), float32.
+
+        """
+        return self._restore(torch.from_numpy(self.rows[self.row_of[np.asarray(indices)]]))
+
+    def _transform(self, index: int) -> Any:
+        item = {**self.data[index], self.image_key: self.gather([index])[0]}
+        return self.transform(item)
+
+    def _restore(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.value_range is None:
+            return rows.float()
+        low, high = self.value_range
+        return rows.float().mul_((high - low) / 255).add_(low)
+
+    def _encode(self, image: torch.Tensor) -> np.ndarray:
+        if self.value_range is None:
+            return image.half().numpy()
+        low, high = self.value_range
+        return ((image - low) * (255 / (high - low))).round().clamp(0, 255).byte().numpy()
+
+    def _decode(self, item: dict[str, Any]) -> torch.Tensor:
+        result = self.load(dict(item))
+        changed = [key for key, value in item.items() if key != self.image_key and result.get(key) is not value]
+        if changed or result.keys() != item.keys():
+            keys = changed or sorted(map(str, result.keys() ^ item.keys()))
+            raise ValueError(
+                f"transform: expected to change {self.image_key!r} alone, got {', '.join(keys)} changed. "
+                "Move that transform behind the first random one."
+            )
+        image = result[self.image_key].as_subclass(torch.Tensor).detach().cpu().float()
+        if not torch.isfinite(image if self.value_range else image.half()).all():
+            raise ValueError(
+                f"{item[self.image_key]}: expected finite values, below 65,504 without a value_range, got others. "
+                "Scale the image in the transform, pass a value_range or leave the image out."
+            )
+        return image
+
+    def _encoded(self, items: Sequence[dict[str, Any]], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """Yield the items' images, encoded, in their order."""
+
+        def encode(item: dict[str, Any]) -> np.ndarray:
+            row = self._encode(self._decode(item))
+            if row.shape != shape:
+                raise ValueError(
+                    f"{item[self.image_key]}: expected the shape {shape} of the first image, got {row.shape}. "
+                    "Resize the images in the transform."
+                )
+            return row
+
+        if self.num_workers <= 1:
+            yield from map(encode, items)
+            return
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            yield from pool.map(encode, items)
+
+    def _fill_memory(self, first: np.ndarray, memory_mb: float) -> tuple[np.ndarray, np.ndarray]:
+        needed = first.nbytes * len(self.data) / 2**20
+        if needed > memory_mb:
+            raise ValueError(
+                f"memory_mb: expected at least {needed:.0f} for {len(self.data)} images, got {memory_mb:g}. "
+                "Raise it, or pass a cache_dir."
+            )
+        rows = np.empty((len(self.data), *first.shape), dtype=first.dtype)
+        for index, row in enumerate(self._encoded(self.data, first.shape)):
+            rows[index] = row
+        return rows, np.arange(len(self.data))
+
+    def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore:
+        versions = [importlib.metadata.version(name) for name in ("monai", "monai_weckd")]
+        what = json.dumps([describe(self.load), self.image_key, self.value_range, versions])
+        return RowStore(
+            cache_dir / hashlib.blake2b(what.encode(), digest_size=10).hexdigest(), first.shape, first.dtype
+        )
+
+    def _fill_file(self, store: RowStore) -> tuple[np.ndarray, np.ndarray]:
+        archives: dict[str, str] = {}
+        keys = [content_key(item[self.image_key], archives) for item in self.data]
+        with store.lock():
+            known = store.keys()
+            new = {key: item for key, item in zip(keys, self.data, strict=True) if key not in known}
+            encoded, names = self._encoded(list(new.values()), store.shape), iter(new)
+            while chunk := list(islice(encoded, _CHUNK)):
+                store.append(islice(names, len(chunk)), np.stack(chunk))
+        known = store.keys()
+        return store.map(), np.array([known[key] for key in keys])

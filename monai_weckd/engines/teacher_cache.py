@@ -1,0 +1,88 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["TeacherCache"]
+
+
+class TeacherCache:
+    """Keep what one teacher said about an item in a view, and ask it again only about others.
+
+    Rows of two growing tensors, on the device where they are used: 4 C bytes of logits and, with attention transfer,
+    the 4 X Y bytes of the map that the attention loss is made of, next to about 200 bytes of Python's own. A stored
+    output can be found under its own item and view seed alone, so that an item augmented afresh is always asked about.
+
+    Args:
+        teacher: fingerprint of the teacher, see :py:func:`monai_weckd.engines.utils.fingerprint`.
+
+    """
+
+    def __init__(self, teacher: str) -> None:
+        self.teacher = teacher
+        self.asked = 0
+        self._rows: dict[tuple[int, int], int] = {}
+        self._logits: torch.Tensor | None = None
+        self._maps: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __call__(
+        self,
+        indices: torch.Tensor,
+        views: torch.Tensor,
+        ask: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits, (B, C), and features, (B, 1, *spatial dimensions) or None, of a batch.
+
+        The features have one channel, the root of the sum of the channels' squares: their attention map is that of all
+        channels, see :py:func:`monai_weckd.losses.attention_map`.
+
+        Args:
+            indices: which items, (B,).
+            views: their view seeds, (B,).
+            ask: gets places in the batch and gives the teacher's logits and features there.
+
+        """
+        keys = list(zip(indices.tolist(), views.tolist(), strict=True))
+        new = {key: place for place, key in enumerate(keys) if key not in self._rows}
+        if new:
+            self._add(list(new), *ask(torch.tensor(list(new.values()))))
+        if self._logits is None:
+            raise ValueError("indices: expected at least one item, got none. Check the batch.")
+        rows = torch.tensor([self._rows[key] for key in keys], device=self._logits.device)
+        return self._logits[rows], None if self._maps is None else self._maps[rows]
+
+    def _add(self, keys: list[tuple[int, int]], logits: torch.Tensor, features: torch.Tensor | None) -> None:
+        self.asked += len(keys)
+        first = len(self._rows)
+        self._logits = _put(self._logits, first, logits.as_subclass(torch.Tensor).float())
+        if features is not None:
+            squares = features.as_subclass(torch.Tensor).float().square()
+            self._maps = _put(self._maps, first, squares.sum(dim=1, keepdim=True).sqrt())
+        self._rows.update((key, first + number) for number, key in enumerate(keys))
+
+
+def _put(store: torch.Tensor | None, first: int, rows: torch.Tensor) -> torch.Tensor:
+    """Write rows behind the first ones, into a tensor of twice the size where there is no room for them."""
+    needed = first + len(rows)
+    if store is None or len(store) < needed:
+        larger = rows.new_empty(max(needed, 2 * first), *rows.shape[1:])
+        if store is not None:
+            larger[:first] = store[:first]
+        store = larger
+    store[first:needed] = rows
+    return store
