@@ -46,21 +46,21 @@ VOLUME_GEOMETRY = [
     NORMALIZE,
 ]
 MRI_AUGMENTATION = [
-    {"_target_": "RandFlipd", "keys": "image", "prob": 0.5, "spatial_axis": 0},
+    {"_target_": "monai_weckd.transforms.BatchRandFlip", "prob": 0.5, "spatial_axis": 0},
     {
-        "_target_": "RandAffined",
-        "keys": "image",
+        "_target_": "monai_weckd.transforms.BatchRandAffine",
         "prob": 1.0,
         "rotate_range": 0.3,
         "translate_range": 4,
         "scale_range": 0.15,
         "padding_mode": "border",
     },
-    {"_target_": "RandScaleIntensityd", "keys": "image", "prob": 0.8, "factors": 0.3},
-    {"_target_": "RandShiftIntensityd", "keys": "image", "prob": 0.8, "offsets": 0.2},
-    {"_target_": "RandGaussianNoised", "keys": "image", "prob": 0.5, "std": 0.1},
-    PLAIN,
+    {"_target_": "monai_weckd.transforms.BatchRandScaleIntensity", "prob": 0.8, "factors": 0.3},
+    {"_target_": "monai_weckd.transforms.BatchRandShiftIntensity", "prob": 0.8, "offsets": 0.2},
+    {"_target_": "monai_weckd.transforms.BatchRandGaussianNoise", "prob": 0.5, "std": 0.1},
 ]
+# what has no fixed range is kept in half precision
+MRI_TRAIN = {"train#augmentation": MRI_AUGMENTATION, "train#dataset#value_range": None}
 # the folder of each series
 SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
@@ -119,7 +119,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
                 *SLICES,
                 PLAIN,
             ],
-            "train#random_transforms": MRI_AUGMENTATION,
+            **MRI_TRAIN,
         },
         "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
@@ -160,12 +160,13 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "train": {
             "seed": 0,
             "batch_size": 8,
+            "memory_format": "$torch.channels_last_3d",
             "train#deterministic_transforms": [
                 LOAD_ANY,
                 *VOLUME_GEOMETRY,
                 PLAIN,
             ],
-            "train#random_transforms": MRI_AUGMENTATION,
+            **MRI_TRAIN,
         },
         "evaluate": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY]},
         "inference": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY], "suffixes": [".nii", ".nii.gz"]},

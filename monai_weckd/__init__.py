@@ -19,7 +19,19 @@ __all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "__version__"]
 __version__ = "0.1.0"
 
 _HOMES = {"ChainPlan": "plan", "StagePlan": "plan", "plan_chain": "plan", "LabelOracle": "oracle"}
-_MODULES = ("bundle", "data", "engines", "features", "handlers", "losses", "metrics", "transforms", "visualize")
+_MODULES = (
+    "bundle",
+    "data",
+    "engines",
+    "features",
+    "handlers",
+    "inferers",
+    "losses",
+    "metrics",
+    "transforms",
+    "utils",
+    "visualize",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from ignite.engine import EventEnum
@@ -79,7 +79,10 @@ class DistillationTrainer(SupervisedTrainer):
             once for each; batches must bring both. Default False.
         train_handlers: handlers of the training.
         event_names: further events for the engine to know.
-        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
+        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`, of which ``decollate`` is False
+            by default unless there is a ``postprocessing``: taking every batch apart costs more than a small step.
+            Handlers that read ``from_engine("loss", first=True)`` need ``decollate=True``, or
+            :py:func:`monai_weckd.handlers.losses_from_output` instead.
 
     Raises:
         TypeError: When ``loss_function`` is not a ``DistillationLoss``.
@@ -108,6 +111,8 @@ class DistillationTrainer(SupervisedTrainer):
                 f"loss_function: expected a DistillationLoss, got {type(loss_function).__name__}. "
                 "Pass DistillationLoss(task_loss=...)."
             )
+        self._fired: set[Any] = set()
+        options.setdefault("decollate", options.get("postprocessing") is not None)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -138,3 +143,11 @@ class DistillationTrainer(SupervisedTrainer):
     @teacher.setter
     def teacher(self, teacher: torch.nn.Module | None) -> None:
         self.distiller.teacher = teacher
+
+    def fire_event(self, event_name: Any) -> None:
+        """Fire an event, which the base class looks up in the list of all events each time, once for good."""
+        if event_name in self._fired:
+            self._fire_event(event_name)
+        else:
+            super().fire_event(event_name)
+            self._fired.add(event_name)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import EventEnum, Events
+from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from monai_weckd.data.stage import INDEX, VIEW
@@ -102,6 +103,7 @@ class Distiller:
         self._call: tuple[tuple, dict] = ((), {})
         self._batch: Any = None
         self._asked = 0
+        self._zero = torch.zeros((), device=engine.state.device)
         self._teacher: torch.nn.Module | None = None
         self._fingerprint: str | None = None
         self.teacher = teacher
@@ -158,7 +160,8 @@ class Distiller:
             batch = prepare_batch(batchdata, *args, **kwargs)
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
             self._batch = batchdata
-            return batch
+            # metadata has done its work: every operation of a network on a MetaTensor carries it along
+            return tuple(part.as_tensor() if isinstance(part, MetaTensor) else part for part in batch)
 
         return prepare
 
@@ -172,9 +175,9 @@ class Distiller:
         """
         parts = self.criterion.components(pred, target, *self._teach())
         self._clear()
-        output, zero = self.engine.state.output, pred.new_zeros((), dtype=torch.float32)
+        output = self.engine.state.output
         for key in (DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS):
-            output[key] = parts[key].detach() if key in parts else zero
+            output[key] = parts[key].detach() if key in parts else self._zero
         return self.criterion.total(parts)
 
     def _teach(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:

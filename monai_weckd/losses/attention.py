@@ -104,7 +104,7 @@ def as_float(data: torch.Tensor) -> torch.Tensor:
         data: a tensor or MetaTensor; half precision becomes float32, double stays double.
 
     """
-    tensor = data.as_subclass(torch.Tensor)
+    tensor = data if type(data) is torch.Tensor else data.as_subclass(torch.Tensor)
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -119,10 +119,18 @@ def reduce_items(losses: torch.Tensor, reduction: LossReduction | str) -> torch.
         ValueError: When ``reduction`` is none of these.
 
     """
-    if reduction == LossReduction.MEAN:
-        return losses.mean()
-    if reduction == LossReduction.SUM:
-        return losses.sum()
+    check_reduction(reduction)
     if reduction == LossReduction.NONE:
         return losses
-    raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}. Pass one of the three.')
+    return losses.mean() if reduction == LossReduction.MEAN else losses.sum()
+
+
+def check_reduction(reduction: LossReduction | str) -> None:
+    """Raise a ValueError when a reduction is unknown.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    """
+    if reduction not in (LossReduction.MEAN, LossReduction.SUM, LossReduction.NONE):
+        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}. Pass one of the three.')

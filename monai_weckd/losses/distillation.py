@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
-from monai_weckd.losses.attention import as_float, attention_transfer_loss, reduce_items
+from monai_weckd.losses.attention import as_float, attention_transfer_loss, check_reduction
 from monai_weckd.losses.temperature import check_temperature
 from monai_weckd.utils import UNLABELED
 
@@ -70,16 +70,23 @@ def distillation_loss(
     """
     check_temperature(temperature)
     _check_logits(student_logits, teacher_logits, multilabel=multilabel)
+    check_reduction(reduction)
     student = as_float(student_logits) / temperature
     teacher = as_float(teacher_logits).detach() / temperature
+    # one sum over everything, where nobody asks for single items: half of the operations
+    how = "none" if reduction == LossReduction.NONE else "sum"
     if multilabel:
         # log(1 - sigmoid(x)) = logsigmoid(-x): both tails stay finite for logits of any size
-        divergence = _divergence(F.logsigmoid(student), F.logsigmoid(teacher))
-        divergence = divergence + _divergence(F.logsigmoid(-student), F.logsigmoid(-teacher))
+        divergence = _divergence(F.logsigmoid(student), F.logsigmoid(teacher), how)
+        divergence = divergence + _divergence(F.logsigmoid(-student), F.logsigmoid(-teacher), how)
     else:
-        divergence = _divergence(F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1))
-    per_item = divergence.sum(dim=1).flatten(1).mean(dim=1) if divergence.ndim > 2 else divergence.sum(dim=1)
-    return reduce_items(temperature**2 * per_item, reduction)
+        divergence = _divergence(F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), how)
+    positions = math.prod(student.shape[2:])
+    if how == "none":
+        divergence = divergence.flatten(1).sum(dim=1)
+    elif reduction == LossReduction.MEAN:
+        positions *= max(1, len(student))
+    return divergence * (temperature**2 / positions)
 
 
 class DistillationLoss(_Loss):
@@ -236,7 +243,9 @@ class DistillationLoss(_Loss):
         """Return the task loss over the labelled items, 0 where there are none."""
         target = target.as_subclass(torch.Tensor)
         _check_target(logits, target, multilabel=self.multilabel)
-        labelled = (target.flatten(1) if target.ndim > 1 else target[:, None]).ne(UNLABELED).any(dim=1)
+        labelled = target.ne(UNLABELED)
+        if labelled.ndim > 1:
+            labelled = labelled.flatten(1).any(dim=1)
         if not labelled.all():  # half of the cost of this loss, and of no use to a fully labelled batch
             logits, target = logits[labelled], target[labelled]
         if not len(target):
@@ -252,9 +261,9 @@ class DistillationLoss(_Loss):
         return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
 
 
-def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor) -> torch.Tensor:
-    """Return the terms of KL(teacher || student) from log-probabilities."""
-    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, how: str) -> torch.Tensor:
+    """Return the terms of KL(teacher || student) from log-probabilities, or their sum."""
+    return F.kl_div(log_student, log_teacher, reduction=how, log_target=True)
 
 
 def _check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, multilabel: bool) -> None:

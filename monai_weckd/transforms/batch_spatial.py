@@ -105,7 +105,7 @@ class BatchRandAffine(BatchTransform):
         )
         every = len(items) == len(images)
         items = items.to(images.device)
-        moved = resample(
+        moved = resample_affine(
             images if every else images.index_select(0, items), matrix.to(images), padding_mode=self.padding_mode
         )
         return moved if every else images.index_copy(0, items, moved)
@@ -136,7 +136,7 @@ def affine_matrix(*, angles: torch.Tensor, shifts: torch.Tensor, scales: torch.T
     return torch.cat([rotation * scales[:, None, None], rotation @ shifts[:, :, None]], dim=2)
 
 
-def resample(images: torch.Tensor, matrix: torch.Tensor, *, padding_mode: str) -> torch.Tensor:
+def resample_affine(images: torch.Tensor, matrix: torch.Tensor, *, padding_mode: str) -> torch.Tensor:
     """Return linearly resampled images.
 
     Args:

@@ -16,8 +16,10 @@ from copy import deepcopy
 import pytest
 import torch
 from ignite.engine import Events
+from monai.data import MetaTensor
 from monai.engines import IterationEvents, SupervisedTrainer
 from monai.handlers import StatsHandler, from_engine
+from monai.transforms import Compose
 from monai.utils import CommonKeys
 from torch.nn import functional
 
@@ -170,6 +172,30 @@ def test_a_handler_from_a_configuration_may_listen_to_the_teacher():
     assert listener.count == 4
 
 
+def test_batches_are_taken_apart_only_for_a_postprocessing_or_when_asked():
+    for options, kind in (
+        ({}, dict),
+        ({"decollate": True}, list),
+        ({"postprocessing": Compose([])}, list),
+        ({"postprocessing": Compose([]), "decollate": False}, dict),
+    ):
+        trainer = make_trainer(max_epochs=1, **options)
+        trainer.run()
+        assert isinstance(trainer.state.output, kind)
+
+
+def test_the_networks_see_plain_tensors():
+    class Plain(torch.nn.Sequential):
+        def forward(self, x):
+            assert type(x) is torch.Tensor
+            return super().forward(x)
+
+    trainer = make_trainer(network=Plain(*make_network()), teacher=Plain(*make_network(5)), max_epochs=1)
+    trainer.data_loader = [{**batch, "image": MetaTensor(batch["image"])} for batch in make_batches()]
+    trainer.run()
+    assert trainer.state.iteration == 4
+
+
 def test_output_holds_the_parts_of_the_loss():
     loss_function = DistillationLoss(weight=0.3, temperature=2.0, attention_weight=0.5)
     teacher = make_network(5)
@@ -269,7 +295,7 @@ def test_unlabelled_items_are_guided_by_the_teacher_alone():
     before = fingerprint(network)
     trainer.run()
     assert fingerprint(network) != before
-    assert float(from_engine([DistillationKeys.TASK_LOSS], first=True)(trainer.state.output)) == 0
+    assert trainer.state.output[DistillationKeys.TASK_LOSS] == 0
 
 
 def test_freeze_copies_without_wrappers():

@@ -31,7 +31,7 @@ from monai_weckd.transforms import (
     BatchRandScaleIntensity,
     BatchRandShiftIntensity,
 )
-from monai_weckd.transforms.batch_spatial import affine_matrix, resample
+from monai_weckd.transforms.batch_spatial import affine_matrix, resample_affine
 
 EVERY = [
     BatchRandFlip(spatial_axis=(0, 1)),
@@ -126,7 +126,8 @@ def test_the_affine_agrees_with_monai(size, padding_mode):
     angles = torch.rand(4, 1 if dims == 2 else 3, generator=generator) * 4 - 2
     shifts = torch.rand(4, dims, generator=generator) * 6 - 3
     scales = torch.rand(4, generator=generator) * 0.6 + 0.7
-    found = resample(batch, affine_matrix(angles=angles, shifts=shifts, scales=scales), padding_mode=padding_mode)
+    matrix = affine_matrix(angles=angles, shifts=shifts, scales=scales)
+    found = resample_affine(batch, matrix, padding_mode=padding_mode)
     for index in range(4):
         reference = Affine(
             rotate_params=angles[index].tolist() if dims == 3 else angles[index].item(),
@@ -143,7 +144,7 @@ def test_a_quarter_turn_is_a_permutation(size):
     batch = images(1, (size[0], 9, 9, *size[3:]))
     angles = torch.tensor([[math.pi / 2]] if len(size) == 3 else [[0.0, 0.0, math.pi / 2]])
     matrix = affine_matrix(angles=angles, shifts=torch.zeros(1, len(size) - 1), scales=torch.ones(1))
-    assert torch.allclose(resample(batch, matrix, padding_mode="zeros"), batch.rot90(-1, (2, 3)), atol=1e-5)
+    assert torch.allclose(resample_affine(batch, matrix, padding_mode="zeros"), batch.rot90(-1, (2, 3)), atol=1e-5)
 
 
 def test_the_affine_draws_within_its_ranges_and_leaves_the_others_unresampled():

@@ -1,0 +1,146 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["Result", "child", "interleave", "machine", "markdown", "ratio", "slope"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    Args:
+        goal: which goal it belongs to, such as "P1".
+        what: what is compared with what.
+        value: what was measured.
+        limit: the goal, None for a figure that only informs.
+        at_least: whether the value must be at least the limit, or at most.
+        unit: unit of the value, "x" for a ratio.
+        note: how it was measured, or why it falls short.
+
+    """
+
+    goal: str
+    what: str
+    value: float
+    limit: float | None = None
+    at_least: bool = False
+    unit: str = "x"
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return "met", "missed", or nothing where there is no goal."""
+        if self.limit is None:
+            return ""
+        met = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return "met" if met else "missed"
+
+
+def interleave(
+    arms: dict[str, Callable[[], object]],
+    *,
+    rounds: int,
+    repeats: int = 1,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Return the seconds of one call of each arm, for each round; the arms take turns, every other round backwards.
+
+    Args:
+        arms: what to call, by name.
+        rounds: rounds that count.
+        repeats: calls in a row of which the mean is taken.
+        warm_up: rounds before, which do not count.
+        clock: gives seconds; by default those of this process, whatever else the machine does.
+
+    """
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(-warm_up, rounds):
+        for name in list(arms)[:: 1 if number % 2 else -1]:
+            start = clock()
+            for _ in range(repeats):
+                arms[name]()
+            if number >= 0:
+                times[name].append((clock() - start) / repeats)
+    return times
+
+
+def ratio(times: dict[str, list[float]], one: str, *others: str) -> float:
+    """Return the median over the rounds of the time of one arm by the sum of others'."""
+    rivals = zip(*(times[name] for name in others), strict=True)
+    return statistics.median(time / sum(rival) for time, rival in zip(times[one], rivals, strict=True))
+
+
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Return the exponent of a power law between the smallest and the largest size."""
+    return math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
+
+
+def child(module: str, *arguments: object, threads: int = 1) -> dict:
+    """Run a benchmark's module in a fresh interpreter, and return the JSON that it prints last.
+
+    Args:
+        module: a module of this package, run with ``-m``.
+        arguments: its arguments.
+        threads: threads that it may use.
+
+    """
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def machine() -> dict[str, str]:
+    """Return date, processor and versions."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "date": date.today().isoformat(),
+        "processor": f"{os.cpu_count()} cores, {model}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")},
+    }
+
+
+def markdown(results: Sequence[Result], about: dict[str, str]) -> str:
+    """Return the table as it stands in the documentation."""
+    lines = [", ".join(f"{key} {value}" for key, value in about.items()) + ".", ""]
+    lines += ["| goal | what | measured | limit | |", "|---|---|---|---|---|"]
+    for result in results:
+        limit = "" if result.limit is None else f"{'≥' if result.at_least else '≤'} {result.limit:g} {result.unit}"
+        note = f" ({result.note})" if result.note else ""
+        lines.append(
+            f"| {result.goal} | {result.what}{note} | {result.value:.3g} {result.unit} | {limit} | {result.verdict} |"
+        )
+    return "\n".join(lines) + "\n"

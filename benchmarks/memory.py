@@ -1,0 +1,146 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.harness import Result, child, interleave, ratio
+from benchmarks.steps import big_network, distillation_step, make_batch, our_trainer, supervised_step
+from monai_weckd.engines import freeze
+
+__all__ = ["measure"]
+
+ARMS = ("supervised", "hand", "ours", "cached")
+
+
+def status(name: str) -> float:
+    """Return a line of this process's status, in MiB."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"{name}: expected a line of /proc/self/status, got none. Run this on Linux.")
+
+
+def teacher_pages() -> float:
+    """Return how much of a paged-out teacher is resident, in MiB."""
+    total, inside = 0.0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split()[0]:
+            inside = "teacher.pt" in line
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) / 1024
+    return total
+
+
+def run_arm(arm: str, size: int, side: int) -> dict[str, float]:
+    """Train for some steps and return the peak of the resident memory from the third step on, in MiB."""
+    batch, steps = make_batch(size, side), 3
+    network = big_network()
+    if arm in ("supervised", "hand"):
+        step = supervised_step(network) if arm == "supervised" else distillation_step(network, freeze(big_network()))
+
+        def epoch() -> None:
+            for _ in range(steps):
+                step(batch)
+
+    else:
+        trainer = our_trainer(network, batch, steps, teacher=freeze(network), teacher_cache=arm == "cached")
+        trainer.state.max_epochs = 0
+
+        def epoch() -> None:
+            trainer.state.max_epochs += 1
+            trainer.run()
+
+    for _ in range(2):
+        epoch()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    epoch()
+    return {"peak": status("VmHWM"), "teacher": teacher_pages() if arm == "cached" else 0.0}
+
+
+def measure_latency(rounds: int) -> list[Result]:
+    """Compare the final model of a run, loaded from its file, with the plain network, and its traced form."""
+    plain, images = big_network().eval(), torch.randn(1, 3, 64, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        trainer = our_trainer(big_network(), make_batch(4, 32), 2, teacher=freeze(plain))
+        trainer.run()
+        torch.save(trainer.network.state_dict(), path)
+        weights = torch.load(path, weights_only=True)
+        size, needed = path.stat().st_size, sum(tensor.nbytes for tensor in plain.state_dict().values())
+    same = weights.keys() == plain.state_dict().keys()
+    loaded = big_network().eval()
+    loaded.load_state_dict(weights)
+    with torch.inference_mode():
+        traced = torch.jit.freeze(torch.jit.trace(loaded, images))
+        difference = (traced(images) - loaded(images)).abs().max().item()
+        arms = {
+            "plain": lambda: plain(images),
+            "loaded": lambda: loaded(images),
+            "traced": lambda: traced(images),
+        }
+        times = interleave(arms, rounds=rounds, repeats=20)
+    return [
+        Result("P7", "keys of the final file that are not the network's", 0.0 if same else 1.0, 0, unit=""),
+        Result("P7", "bytes of the final file / bytes of the network's weights", size / needed, 1.01),
+        Result("P7", "latency of the final model / plain network, one image", ratio(times, "loaded", "plain"), 1.02),
+        Result("P7", "latency, exported / eager", ratio(times, "traced", "loaded"), 1.0),
+        Result("P7", "exported: largest difference", difference, 1e-5, unit=""),
+    ]
+
+
+def measure(*, quick: bool = False) -> list[Result]:
+    """Measure P7."""
+    if sys.platform != "linux":
+        raise OSError("memory: expected Linux, whose /proc tells the peak, got another system. Leave this part out.")
+    rounds, size, side = (1, 2, 32) if quick else (7, 16, 64)
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for _ in range(rounds):
+        for arm in ARMS:
+            found[arm].append(child("memory", arm, size, side))
+    base = median(run["peak"] for run in found["supervised"])
+    extra = {arm: median(run["peak"] for run in found[arm]) - base for arm in ARMS[1:]}
+    note = f"supervised {base:.0f} MiB, by hand {extra['hand']:+.0f}, ours {extra['ours']:+.0f}"
+    return [
+        Result(
+            "P7",
+            "extra peak memory of a distillation step, ours / by hand",
+            extra["ours"] / extra["hand"],
+            1.1,
+            note=note,
+        ),
+        Result("P7", "extra peak memory with the teacher cache / by hand", extra["cached"] / extra["hand"], 0.1),
+        Result(
+            "P7",
+            "teacher's weights in memory with the cache",
+            median(run["teacher"] for run in found["cached"]),
+            0,
+            unit="MiB",
+        ),
+        *measure_latency(3 if quick else 11),
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Print the peak memory of one arm in MiB, as JSON.")
+    parser.add_argument("arm", choices=ARMS)
+    parser.add_argument("size", type=int)
+    parser.add_argument("side", type=int)
+    args = parser.parse_args()
+    print(json.dumps(run_arm(args.arm, args.size, args.side)))

@@ -1,0 +1,123 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import tracemalloc
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Result, child, slope
+
+__all__ = ["measure"]
+
+PARTS = ("plan", "cache", "sampler")
+SIDE = 8
+
+
+def items(number: int) -> list[dict[str, Any]]:
+    """Return a data list of two items to a group and five classes."""
+    return [
+        {"image": f"/images/{n}.png", "label": n // 2 % 5, "group": f"g{n // 2}", "id": f"{n}.png"}
+        for n in range(number)
+    ]
+
+
+def run_part(part: str, number: int) -> dict[str, float]:
+    """Return the CPU seconds of one part and the peak of the memory that it allocates, in bytes."""
+    found = {"seconds": 0.0, "bytes": 0.0}
+    for traced in (False, True):
+        work = prepare(part, number)
+        if traced:
+            tracemalloc.start()
+        start = time.process_time()
+        kept = work()
+        found["seconds"] = found["seconds"] or time.process_time() - start
+        if traced:
+            found["bytes"] = float(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        del kept
+    return found
+
+
+def prepare(part: str, number: int) -> Any:
+    """Import what a part needs, and return the work to be measured."""
+    if part == "plan":
+        from monai_weckd import plan_chain
+
+        data = items(number)
+        return lambda: plan_chain(data, classes=tuple("abcde"))
+    if part == "sampler":
+        from monai_weckd.data import StageBatchSampler
+
+        labelled, pool = np.arange(number // 10), np.arange(number // 10, number)
+        options = {"batch_size": 16, "pool_ratio": 1, "num_batches": number, "seed": 0, "stage": 1}
+        return lambda: list(islice(StageBatchSampler(labelled, pool, **options), number // 160))
+    from monai.transforms import Lambdad
+
+    from monai_weckd.data import ByteCacheDataset
+
+    image = _image()
+    # nothing is decoded: what is measured is what the cache adds
+    return lambda: ByteCacheDataset(items(number), Lambdad("image", lambda _: image), value_range=(0, 1))
+
+
+def _image() -> Any:
+    import torch
+
+    return torch.zeros(1, SIDE, SIDE)
+
+
+def measure_file(number: int) -> float:
+    """Return bytes of a mapped cache's file for an item, beyond the image's own."""
+    from monai_weckd.data.row_store import RowStore
+
+    with TemporaryDirectory() as folder:
+        store = RowStore(folder, (1, SIDE, SIDE), np.dtype("uint8"))
+        store.append([f"{n:040x}" for n in range(number)], np.zeros((number, 1, SIDE, SIDE), dtype=np.uint8))
+        return sum(path.stat().st_size for path in Path(folder).iterdir()) / number - SIDE * SIDE
+
+
+def measure(*, quick: bool = False) -> list[Result]:
+    """Measure P6: how time and memory grow with the number of items."""
+    sizes = (500, 5_000) if quick else (1_000, 10_000, 100_000)
+    rounds = 1 if quick else 7
+    results = []
+    for part in PARTS:
+        found = {size: [child("scaling", part, size) for _ in range(rounds)] for size in sizes}
+        seconds = [median(run["seconds"] for run in found[size]) for size in sizes]
+        memory = [median(run["bytes"] for run in found[size]) for size in sizes]
+        note = ", ".join(f"{size:,} items {value:.3g} s" for size, value in zip(sizes, seconds, strict=True))
+        results.append(Result("P6", f"{part}: exponent of the time", slope(sizes, seconds), 1.05, unit="", note=note))
+        results.append(Result("P6", f"{part}: exponent of the memory", slope(sizes, memory), 1.05, unit=""))
+        results.append(Result("P6", f"{part}: memory of an item at the peak", memory[-1] / sizes[-1], unit="bytes"))
+        if part == "plan":
+            results.append(Result("P6", f"plan of {sizes[-1]:,} items beyond imports", seconds[-1], 2.0, unit="s"))
+    results.append(
+        Result("P6", "mapped cache: bytes of an item beyond its image", measure_file(sizes[0]), unit="bytes")
+    )
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Print the seconds and the bytes that one part takes, as JSON.")
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("number", type=int)
+    args = parser.parse_args()
+    print(json.dumps(run_part(args.part, args.number)))
