@@ -18,16 +18,33 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
 
+if TYPE_CHECKING:
+    from monai_weckd.forecast import BundleForecast
+
 __all__ = ["main"]
 
 SCARCE = 5
+
+PLAN_DEFAULTS = {
+    "num_stages": 3,
+    "label_fraction": 0.1,
+    "policy": "disjoint",
+    "shard_by": "item",
+    "no_stratify": False,
+    "val_fraction": 0.15,
+    "test_fraction": 0.25,
+    "seed": 0,
+    "max_epochs": 36,
+    "iterations_per_epoch": 20,
+    "batch_size": 16,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,31 +91,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
-        "plan",
-        help="show who sees what when, and what it costs in labels and steps",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        "plan", help="show who sees what when, and what it costs in labels, steps and seconds", allow_abbrev=False
     )
     parser.set_defaults(run=_plan)
-    add = parser.add_argument
-    add(
-        "--dataset_dir",
-        required=True,
-        default=argparse.SUPPRESS,
-        help="folder with manifest.csv, or with one folder for each class",
-    )
-    add("--num_stages", type=int, default=3, help="number of stages")
-    add("--label_fraction", type=float, default=0.1, help="size of a shard, of the labeled training items")
-    add("--policy", default="disjoint", help="labels of a stage: disjoint, cumulative or shared")
-    add("--shard_by", default="item", help="draw shards from single items (item) or whole groups (group)")
-    add("--no_stratify", action="store_true", help="draw shards without reading the other training labels")
-    add("--val_fraction", type=float, default=0.15, help="expected fraction of groups in validation")
-    add("--test_fraction", type=float, default=0.25, help="expected fraction of groups in the test split")
-    add("--seed", type=int, default=0, help="seed of splits and shards")
-    add("--max_epochs", type=int, default=36, help="epochs of the whole chain")
-    add("--iterations_per_epoch", type=int, default=20, help="optimizer steps in an epoch")
-    add("--batch_size", type=int, default=16, help="labeled images in a batch")
-    add("--output", type=Path, default=argparse.SUPPRESS, help="write the plan to this JSON file")
+
+    def add(name: str, **options: Any) -> None:
+        # left out where not given: what a bundle says comes between the command line and the defaults
+        default = f" (default: {PLAN_DEFAULTS[name]})" if PLAN_DEFAULTS.get(name, False) is not False else ""
+        options["help"] += default
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
+
+    add("dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
+    add("bundle", type=Path, help="take what is not given from its train.json, and predict seconds and memory")
+    add("set", action="append", metavar="KEY=VALUE", help="set a value of that configuration; may be repeated")
+    add("num_stages", type=int, help="number of stages")
+    add("label_fraction", type=float, help="size of a shard, of the labeled training items")
+    add("policy", help="labels of a stage: disjoint, cumulative or shared")
+    add("shard_by", help="draw shards from single items (item) or whole groups (group)")
+    add("no_stratify", action="store_true", help="draw shards without reading the other training labels")
+    add("val_fraction", type=float, help="expected fraction of groups in validation")
+    add("test_fraction", type=float, help="expected fraction of groups in the test split")
+    add("seed", type=int, help="seed of splits and shards")
+    add("max_epochs", type=int, help="epochs of the whole chain")
+    add("iterations_per_epoch", type=int, help="optimizer steps in an epoch")
+    add("batch_size", type=int, help="labeled images in a batch")
+    add("output", type=Path, help="write the plan to this JSON file")
 
 
 def _add_phantom(commands: Any) -> None:
@@ -120,6 +137,8 @@ def _add_report(commands: Any) -> None:
 
 def _plan(args: argparse.Namespace) -> None:
     datalist = load_datalist(args.dataset_dir)
+    forecast = _forecast(args)
+    args = argparse.Namespace(**{**PLAN_DEFAULTS, **(forecast.settings if forecast else {}), **vars(args)})
     plan = plan_chain(
         datalist.items,
         classes=datalist.classes,
@@ -136,9 +155,28 @@ def _plan(args: argparse.Namespace) -> None:
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
     print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool", "epochs", "steps", "passes"], stages))
     print("", *_budget(plan, datalist), *_scarce(plan, splits), sep="\n")
+    if forecast is not None:
+        print("", *forecast.forecast(plan, datalist.items, args), sep="\n")
     if "output" in args:
         args.output.write_text(plan.to_json(), encoding="utf-8")
         print(f"plan {plan.digest[:12]} written to {args.output}")
+
+
+def _forecast(args: argparse.Namespace) -> BundleForecast | None:
+    if "bundle" not in args:
+        if "set" in args:
+            raise ValueError("set: expected together with a bundle, got it alone. Pass --bundle.")
+        return None
+    from monai_weckd.forecast import BundleForecast
+
+    return BundleForecast(args.bundle, dict(map(_assignment, vars(args).get("set", ()))))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
+    return key, value
 
 
 def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:

@@ -222,3 +222,59 @@ def test_report_of_no_run_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "otoscopy_chain_classification"
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    assert main(["phantom", "--kind", "otoscopy", "--out", str(folder), "--items", "80"]) == 0
+    return folder
+
+
+def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
+    capsys.readouterr()
+    options = ["--set", "spatial_size=[32, 32]", "--set", "label_fraction=0.3", "--max_epochs", "6"]
+    assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
+    text = capsys.readouterr().out
+    assert "stratification" not in text  # the bundle's shards read no other labels, unlike the command's default
+    assert "predicted by a probe on this machine, images of 3 x 32 x 32:" in text
+    total = next(line.split() for line in text.splitlines() if line.startswith("  in all"))
+    assert total[2:4] == ["120", "steps,"]  # six epochs of the bundle's twenty iterations
+    assert 0 < float(total[4]) < 300
+    plan = plan_chain(
+        load_datalist(phantom).items,
+        classes=load_datalist(phantom).classes,
+        policy="cumulative",
+        stratify=False,
+        label_fraction=0.3,
+        seed=4,
+    )
+    stages = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]
+    assert [int(row[1]) for row in stages] == [len(stage.labelled) for stage in plan.stages]
+
+
+def test_the_command_line_goes_before_the_bundle(capsys, phantom):
+    options = ["--label_fraction", "0.3", "--policy", "disjoint", "--seed", "0", "--batch_size", "16"]
+    assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
+    stages = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["1"], ["3"])]
+    assert stages[0][1] == stages[1][1]  # disjoint shards of one size, where the bundle's are cumulative
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bundle", "/no/bundle"], "error: bundle: expected configs/train.json in '/no/bundle', got none."),
+        (["--bundle", str(BUNDLE), "--set", "batchsize=8"], "error: set: expected a key of"),
+        (["--bundle", str(BUNDLE), "--set", "batch_size"], "error: set: expected KEY=VALUE, got 'batch_size'."),
+        (["--set", "batch_size=8"], "error: set: expected together with a bundle, got it alone."),
+    ],
+)
+def test_errors_about_a_bundle_are_one_line(capsys, phantom, options, message):
+    capsys.readouterr()
+    assert main(["plan", "--dataset_dir", str(phantom), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1

@@ -11,9 +11,17 @@
 
 from __future__ import annotations
 
+from .cost import CostReporter
 from .losses import losses_from_output
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
 from .temperature import TemperatureHandler
 
-__all__ = ["ChainProgressBar", "ChainRecorder", "TemperatureHandler", "losses_from_output", "predict_probabilities"]
+__all__ = [
+    "ChainProgressBar",
+    "ChainRecorder",
+    "CostReporter",
+    "TemperatureHandler",
+    "losses_from_output",
+    "predict_probabilities",
+]

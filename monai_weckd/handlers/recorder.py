@@ -222,6 +222,7 @@ class ChainRecorder:
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
             "settings": self.settings,
+            "cost": getattr(engine.state, "cost", None),
             "stages": self.stages,
             "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
         }

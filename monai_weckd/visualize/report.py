@@ -76,6 +76,8 @@ def write_report(output_dir: str | Path) -> Path:
         plan=plan,
         plan_settings={key: value for key, value in plan.items() if not isinstance(value, list | dict)},
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
+        # a run that was stopped has a prediction and nothing to hold against it
+        cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
         metric_names=_METRICS,
         test=_test_view(rows, chain),
         curves=_curves_view(epochs, chain["stages"]),

@@ -1,0 +1,98 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Events
+from monai.utils import CommonKeys
+
+from monai_weckd.cost import estimate_cost
+from monai_weckd.probe import peak_bytes, probe_costs
+
+if TYPE_CHECKING:
+    from monai_weckd.engines import ChainDistillationTrainer
+
+__all__ = ["CostReporter"]
+
+logger = logging.getLogger(__name__)
+
+
+class CostReporter:
+    """Predict what a chain will cost when it begins, and report what it has cost when it ends.
+
+    The prediction comes from a probe of a few seconds on copies, which changes no bit of the training, see
+    :py:func:`monai_weckd.probe.probe_costs`. Both go to the log, and as a dictionary to ``engine.state.cost``, from
+    where :py:class:`monai_weckd.handlers.ChainRecorder` takes them: list this handler before it. Decoding is not
+    predicted here, since the images have been decoded when a chain begins. Does nothing on other ranks than 0.
+
+    Args:
+        seconds: time for the probe, default 2.0.
+
+    """
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self.seconds = seconds
+
+    def attach(self, engine: ChainDistillationTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: the chain's trainer.
+
+        """
+        if engine.state.rank == 0:
+            engine.add_event_handler(Events.STARTED, self._predict)
+            engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def _predict(self, engine: ChainDistillationTrainer) -> None:
+        loader: Any = engine.data_loader
+        options = engine.walker.options
+        costs = probe_costs(
+            engine.network,
+            engine.optimizer,
+            loss_function=engine.distiller.criterion,
+            image_shape=tuple(loader.dataset[0][CommonKeys.IMAGE].shape),
+            num_classes=len(engine.plan.classes),
+            prepare_batch=engine.prepare_batch,
+            inferer=engine.inferer,
+            batch_size=loader.batch_size,
+            pool_ratio=options.pool_ratio,
+            seconds=self.seconds,
+        )
+        estimate = estimate_cost(
+            engine.plan,
+            costs,
+            max_epochs=int(engine.state.max_epochs or 0),
+            epoch_length=int(engine.state.epoch_length or 0),
+            views=options.views if engine.distiller.teacher_cache else 0,
+            stage_epochs=options.stage_epochs,
+            batch_size=loader.batch_size,
+            pool_ratio=options.pool_ratio,
+        )
+        engine.state.cost = {"predicted": estimate.to_dict()}
+        self.began = time.perf_counter()
+        logger.info("predicted: %.0f s, %.0f MiB", estimate.total_seconds, estimate.peak_bytes / 2**20)
+
+    def _report(self, engine: ChainDistillationTrainer) -> None:
+        actual: dict[str, Any] = {
+            "seconds": [record.seconds for record in engine.records],
+            "total_seconds": time.perf_counter() - self.began,
+            "peak_bytes": peak_bytes(),
+        }
+        predicted = engine.state.cost["predicted"]
+        ratio = actual["total_seconds"] / predicted["total_seconds"]
+        engine.state.cost |= {"actual": actual, "ratio": ratio}
+        memory = "unknown" if actual["peak_bytes"] is None else f"{actual['peak_bytes'] / 2**20:.0f} MiB"
+        logger.info("took: %.0f s (%.2f of the prediction), %s", actual["total_seconds"], ratio, memory)
