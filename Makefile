@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+RIVALS := .bench/.installed
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo test test-slow lint format bundles models clean
+.PHONY: help install demo test test-slow bench lint format bundles models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +32,15 @@ test: $(STAMP) lint ## Check style and types, then run the tests (about ten minu
 test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
+# without what they require: torchvision has no build beside a CPU-only torch, and of the rest little is used
+$(RIVALS): benchmarks/rivals.txt $(STAMP)
+	rm -rf .bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .bench --requirement $<
+	touch $@
+
+bench: $(RIVALS) ## Measure speed and memory against rivals (about forty minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +63,4 @@ models: $(STAMP) ## Train each bundle on the real images in DATA=folder, into it
 	done
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .bench build dist *.egg-info

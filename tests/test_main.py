@@ -257,7 +257,7 @@ def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
 
 
 def test_the_command_line_goes_before_the_bundle(capsys, phantom):
-    options = ["--label_fraction", "0.3", "--policy", "disjoint", "--seed", "0", "--batch_size", "16"]
+    options = ["--label_fraction", "0.3", "--policy", "disjoint", "--set", "stratify=true"]
     assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
     stages = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["1"], ["3"])]
     assert stages[0][1] == stages[1][1]  # disjoint shards of one size, where the bundle's are cumulative

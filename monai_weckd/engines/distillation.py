@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from ignite.engine import EventEnum
 from ignite.metrics import Metric
-from monai.engines import SupervisedTrainer
+from monai.data import MetaTensor
+from monai.engines import SupervisedTrainer, default_prepare_batch
 from monai.inferers import Inferer
 from monai.transforms import Transform
 from torch.optim import Optimizer
@@ -55,6 +56,25 @@ class SupervisedOptions(TypedDict, total=False):
     accumulation_steps: int
 
 
+def prepare_plain_batch(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
+    """Prepare a batch as MONAI does, of plain tensors: each operation on a MetaTensor carries its metadata along.
+
+    Args:
+        batchdata: a batch, whose tensors may be MetaTensors; it is left as it is.
+        args: further arguments of :py:func:`monai.engines.default_prepare_batch`.
+        kwargs: further named arguments of it.
+
+    """
+    if isinstance(batchdata, Mapping):
+        batchdata = {key: as_plain(value) for key, value in batchdata.items()}
+    return default_prepare_batch(batchdata, *args, **kwargs)
+
+
+def as_plain(value: Any) -> Any:
+    """Return a MetaTensor as a tensor, anything else as it is."""
+    return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
 class DistillationTrainer(SupervisedTrainer):
     """Train one student under one frozen teacher.
 
@@ -79,9 +99,11 @@ class DistillationTrainer(SupervisedTrainer):
             once for each; batches must bring both. Default False.
         train_handlers: handlers of the training.
         event_names: further events for the engine to know.
-        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`, of which ``decollate`` is False
-            by default unless there is a ``postprocessing``: taking every batch apart costs more than a small step.
-            Handlers that read ``from_engine("loss", first=True)`` need ``decollate=True``, or
+        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`. Two have other defaults:
+            ``optim_set_to_none`` is True, as in PyTorch, which spares a pass over all gradients; ``decollate`` is False
+            unless there is a ``postprocessing``, since taking every batch apart costs more than a small step.
+            Images of the default ``prepare_batch`` come without their metadata. Handlers that read
+            ``from_engine("loss", first=True)`` need ``decollate=True``, or
             :py:func:`monai_weckd.handlers.losses_from_output` instead.
 
     Raises:
@@ -112,6 +134,8 @@ class DistillationTrainer(SupervisedTrainer):
                 "Pass DistillationLoss(task_loss=...)."
             )
         self._fired: set[Any] = set()
+        options.setdefault("prepare_batch", prepare_plain_batch)
+        options.setdefault("optim_set_to_none", True)
         options.setdefault("decollate", options.get("postprocessing") is not None)
         super().__init__(
             device=device,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import EventEnum, Events
-from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from monai_weckd.data.stage import INDEX, VIEW
@@ -160,8 +159,7 @@ class Distiller:
             batch = prepare_batch(batchdata, *args, **kwargs)
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
             self._batch = batchdata
-            # metadata has done its work: every operation of a network on a MetaTensor carries it along
-            return tuple(part.as_tensor() if isinstance(part, MetaTensor) else part for part in batch)
+            return batch
 
         return prepare
 

@@ -368,3 +368,14 @@ def test_the_saved_student_is_a_plain_state_dict():
     )
     trainer.run()
     assert list(trainer.network.state_dict()) == list(make_network().state_dict())
+
+
+def test_a_compiled_network_walks_the_same_chain_and_ends_as_a_plain_one():
+    ends = []
+    for options in ({}, {"compile": True, "compile_kwargs": {"backend": "eager"}}):
+        network = make_network()
+        trainer = make_chain(network=network, pool_ratio=1, **options)
+        trainer.run()
+        ends.append(fingerprint(network))
+        assert list(trainer.teacher.state_dict()) == list(network.state_dict())
+    assert ends[0] == ends[1]

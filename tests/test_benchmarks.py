@@ -1,0 +1,99 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, on_page  # noqa: E402
+from benchmarks.harness import Result, interleave, markdown, ratio, slope  # noqa: E402
+from benchmarks.rivals import FOLDER  # noqa: E402
+
+
+def test_arms_take_turns_and_warm_up_rounds_do_not_count():
+    calls, clock = [], iter(range(10_000))
+    times = interleave(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        rounds=3,
+        repeats=2,
+        warm_up=1,
+        clock=lambda: next(clock),
+    )
+    assert "".join(calls) in ("aabbbbaaaabbbbaa", "bbaaaabbbbaaaabb")
+    assert times == {"a": [0.5] * 3, "b": [0.5] * 3}  # one tick of the clock for two calls
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    times = {"ours": [2.0, 9.0, 4.0], "one": [1.0, 1.0, 1.0], "two": [1.0, 2.0, 3.0]}
+    assert ratio(times, "ours", "one", "two") == 1.0
+    assert ratio(times, "ours", "one") == 4.0
+
+
+def test_the_slope_is_the_exponent():
+    sizes = [1_000, 10_000, 100_000]
+    assert slope(sizes, [3e-4 * size**1.3 for size in sizes]) == pytest.approx(1.3)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "at_least", "verdict"),
+    [(1.0, 1.0, False, "met"), (1.01, 1.0, False, "missed"), (2.0, 2.0, True, "met"), (1.9, 2.0, True, "missed")],
+)
+def test_a_goal_is_met_or_missed(value, limit, at_least, verdict):
+    result = Result("P1", "this / that", value, limit, at_least, note="quietly")
+    assert result.verdict == verdict
+    assert Result("P1", "this", value).verdict == ""
+    table = markdown([result], {"date": "today"})
+    assert (
+        f"| P1 | this / that (quietly) | {value:.3g} x | {'≥' if at_least else '≤'} {limit:g} x | {verdict} |" in table
+    )
+
+
+def test_the_table_of_the_documentation_is_that_of_the_results():
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = []
+    for entry in found["results"]:
+        verdict = entry.pop("verdict")
+        results.append(Result(**entry))
+        assert results[-1].verdict == verdict
+    page = PAGE.read_text(encoding="utf-8")
+    assert on_page(page, markdown(results, found["machine"])) == page
+    assert page.count(BEGIN) == page.count(END) == 1
+    assert {result.goal for result in results} == {f"P{number}" for number in range(1, 9)}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_runs(part):
+    if part == "steps" and not FOLDER.is_dir():
+        pytest.skip("the rivals are not installed: make bench does it")
+    if part == "memory" and sys.platform != "linux":
+        pytest.skip("only Linux tells the peak of a process's memory")
+    results = importlib.import_module(f"benchmarks.{part}").measure(quick=True)
+    assert results
+    for result in results:
+        # what is no matter of speed holds on any machine and for any size
+        if result.what.startswith(("losses of all arms", "keys of the final", "exported: largest")):
+            assert result.verdict == "met"
+
+
+def test_an_unknown_part_is_refused():
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "stepps"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "parts: expected some of steps, loading" in done.stderr
