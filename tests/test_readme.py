@@ -14,21 +14,31 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from monai_weckd.data.phantoms import make_phantom
 
 README = Path(__file__).parents[1] / "README.md"
+PAGES = sorted((README.parent / "docs").rglob("*.md"))
+EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def test_the_trainer_s_example_runs(tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    code = EXAMPLE.search(README.read_text()).group(1)
     make_phantom("otoscopy", tmp_path / "images", items=96)
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("path/to/images", "images"), "README.md", "exec"), {})
     assert torch.load("model.pt", weights_only=True)
 
 
-def test_its_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
-    assert [link for link in links if not link.startswith("http") and not (README.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_the_documentation_run(page):
+    for code in EXAMPLE.findall(page.read_text(encoding="utf-8")):
+        exec(compile(code, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("http") and not (page.parent / link).exists()] == []

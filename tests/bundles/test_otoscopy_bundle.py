@@ -238,3 +238,23 @@ def test_nan_loss_stops_with_its_place_and_keeps_the_last_good_student(dataset, 
     assert "last good checkpoint: stage 1" in line
     assert torch.load(out / "stage_1" / "model.pt", weights_only=True)
     assert not (out / "model.pt").exists()
+
+
+def test_views_cache_file_and_bfloat16_are_a_matter_of_options(dataset, tmp_path):
+    options = {"views": 2, "pool_ratio": 1, "cache_dir": tmp_path / "cache", "overlays": ["paper"]}
+    train(OTOSCOPY, dataset, tmp_path / "one", **options)
+    rows = {path: (path.stat().st_size, digest(path)) for path in (tmp_path / "cache").rglob("rows.bin")}
+    assert len(rows) == 2  # training images as bytes, validation and test images in half precision
+    train(OTOSCOPY, dataset, tmp_path / "two", **options)
+    assert {path: (path.stat().st_size, digest(path)) for path in (tmp_path / "cache").rglob("rows.bin")} == rows
+    assert digest(tmp_path / "one" / "model.pt") == digest(tmp_path / "two" / "model.pt")
+    online = train(OTOSCOPY, dataset, tmp_path / "online", **options, teacher_cache=False)
+    assert online["settings"]["views"] == 2
+    cached, asked = (json.loads((tmp_path / name / "history.json").read_text())["epochs"] for name in ("one", "online"))
+    for key in ("distillation_loss", "attention_loss"):
+        assert [epoch[key] for epoch in cached[1:]] == pytest.approx([epoch[key] for epoch in asked[1:]], rel=1e-2)
+    half = train(OTOSCOPY, dataset, tmp_path / "half", **options, autocast=True)
+    assert half["settings"]["autocast"] is True
+    assert half["cost"]["predicted"]["steps"] == online["cost"]["predicted"]["steps"] == [2, 2, 2]
+    assert half["cost"]["actual"]["total_seconds"] > 0
+    assert "Predicted" in (tmp_path / "half" / "report.html").read_text()
