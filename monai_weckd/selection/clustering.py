@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt, log
+from math import isqrt
 
 import numpy as np
 
 from monai_weckd.splits import apportion
 
-__all__ = ["draw", "k_means", "squared_distances"]
+__all__ = ["draw_apart", "k_means", "squared_distances"]
 
 MAX_CLUSTERS = 500
 MAX_ITERATIONS = 50
@@ -42,7 +42,8 @@ def k_means(points: np.ndarray, count: int, *, rng: np.random.Generator) -> tupl
     """
     if count > MAX_CLUSTERS:
         return _divide_twice(points, count, rng)
-    centers = points[_seeds(points, count, rng)]
+    seeds = draw_apart(squared_distances(points), np.ones(len(points)), count=count, rng=rng)
+    centers = points[seeds]
     cluster, distance = _assign(points, centers)
     for _ in range(MAX_ITERATIONS):
         sizes = np.bincount(cluster, minlength=count)
@@ -55,46 +56,70 @@ def k_means(points: np.ndarray, count: int, *, rng: np.random.Generator) -> tupl
     return cluster, distance
 
 
-def squared_distances(points: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from T indices of points to the squared distances of all points to these, (T, N).
+def squared_distances(points: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Return a function from the index of a point to the squared distances of all points to it, (N,).
 
     Args:
         points: finite points, (N, D).
 
     """
     norms = np.einsum("ij,ij->i", points, points)
-    return lambda indices: np.maximum(norms + norms[indices, None] - 2 * (points[indices] @ points.T), 0)
+    return lambda index: np.maximum(norms + norms[index] - 2 * (points @ points[index]), 0)
 
 
-def draw(weights: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Draw indices, the same more than once perhaps, with probabilities in proportion to the weights.
+def draw_apart(
+    distances: Callable[[int], np.ndarray],
+    weights: np.ndarray,
+    *,
+    count: int,
+    rng: np.random.Generator,
+    first: int | None = None,
+    nearest: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    used: np.ndarray | None = None,
+) -> list[int]:
+    """Draw distinct points, each with a chance that grows with its squared distance to those drawn before it.
+
+    This is the seeding of k-means++ (Arthur and Vassilvitskii, SODA 2007) with a weight for each point and, as long as
+    there are groups from which no point was drawn, from these groups alone.
 
     Args:
-        weights: non-negative weights, (N,), not all zero.
-        count: how many indices.
-        rng: source of as many uniform numbers.
+        distances: function from an index to the squared distances of all points to that point, (N,).
+        weights: non-negative weights, (N,).
+        count: number of points, N at most.
+        rng: source of one uniform number for each.
+        first: index of the first point, default None: it is drawn too.
+        nearest: squared distance of each point to the nearest that was drawn earlier, (N,), default None: none was.
+        groups: number of the group of each point, (N,), default None: groups do not matter.
+        used: numbers of the groups from which points were drawn earlier, default None: none.
 
     """
-    total = np.cumsum(weights, dtype=np.float64)
-    # the last index with a weight, should rounding take a number to the very end
-    last = np.searchsorted(total, total[-1], side="left")
-    return np.minimum(np.searchsorted(total, rng.random(count) * total[-1], side="right"), last)
-
-
-def _seeds(points: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """Choose seeds far from each other: each the best of a few draws, as the authors' own program does."""
-    distances = squared_distances(points)
-    chosen = [int(rng.integers(len(points)))]
-    nearest = distances(np.array(chosen))[0]
-    trials = 2 + int(log(count))
-    while len(chosen) < count:
-        drawn = draw(nearest if nearest.any() else np.ones(len(points)), trials, rng=rng)
-        closer = np.minimum(nearest, distances(drawn))
-        best = int(closer.sum(axis=1).argmin())
-        chosen.append(int(drawn[best]))
-        nearest = closer[best]
-        nearest[chosen[-1]] = 0
+    left = np.ones(len(weights), dtype=bool)
+    fresh = left.copy() if groups is None or used is None else ~np.isin(groups, used)
+    chosen: list[int] = []
+    for number in rng.random(count):
+        if first is not None and not chosen:
+            index = first
+        else:
+            allowed = left & fresh
+            allowed = allowed if allowed.any() else left
+            index = _draw(allowed * (weights if nearest is None else weights * nearest), allowed, number)
+        apart = distances(index)
+        nearest = apart if nearest is None else np.minimum(nearest, apart)
+        chosen.append(index)
+        left[index] = False
+        if groups is not None:
+            fresh &= groups != groups[index]
     return chosen
+
+
+def _draw(chances: np.ndarray, allowed: np.ndarray, number: float) -> int:
+    """Return the index that a number from [0, 1) falls on when each has a share in proportion to its chance."""
+    # where all that is left coincides with what was drawn, or has no weight, each is as good as the next
+    total = np.cumsum(chances if chances.any() else allowed, dtype=np.float64)
+    # should rounding take the number to the very end, the last index with a chance
+    last = np.searchsorted(total, total[-1], side="left")
+    return int(min(np.searchsorted(total, number * total[-1], side="right"), last))
 
 
 def _assign(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
