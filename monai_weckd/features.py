@@ -11,15 +11,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
+from monai.utils import CommonKeys
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from monai_weckd.utils import nearest
 
-__all__ = ["FeatureHook", "unwrap"]
+__all__ = ["FeatureHook", "HeadHook", "extract", "find_head", "unwrap"]
 
 
 def unwrap(network: torch.nn.Module) -> torch.nn.Module:
@@ -78,9 +81,12 @@ class FeatureHook:
         def record(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             # a deepcopy of the network shares this function: the copy's layer is another module, and is not ours
             if module is layer:
-                self._output = output
+                self._output = self._pick(inputs, output)
 
         self._handle = layer.register_forward_hook(record)
+
+    def _pick(self, inputs: tuple[Any, ...], output: Any) -> Any:
+        return output
 
     @property
     def features(self) -> torch.Tensor:
@@ -119,6 +125,157 @@ class FeatureHook:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.remove()
+
+
+class HeadHook(FeatureHook):
+    """Keep the last input of a network's classification head, which is what the network knows of an image.
+
+    Args:
+        network: any module, also inside DistributedDataParallel or ``torch.compile``.
+        path: name of the head, default None: see :py:func:`find_head`.
+
+    Example::
+
+        >>> layers = torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+        >>> network = torch.nn.Sequential(*layers)
+        >>> with HeadHook(network) as hook:
+        ...     logits = network(torch.zeros(5, 1, 2, 2))
+        ...     hook.path, hook.features.shape
+        ('3', torch.Size([5, 3]))
+
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str | None = None) -> None:
+        super().__init__(network, find_head(network, path))
+
+    def _pick(self, inputs: tuple[Any, ...], output: Any) -> Any:
+        return inputs[0]
+
+
+def find_head(network: torch.nn.Module, path: str | None = None) -> str:
+    """Return the module path of a network's classification head.
+
+    Args:
+        network: any module, also inside DistributedDataParallel or ``torch.compile``.
+        path: the path where it is known, which is checked; default None: the last ``torch.nn.Linear`` in the order of
+            ``network.named_modules()``.
+
+    Raises:
+        ValueError: When the network has no module of this name, or no ``torch.nn.Linear``.
+
+    """
+    network = unwrap(network)
+    if path is not None:
+        find_module(network, path)
+        return path
+    paths = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    if not paths:
+        raise ValueError(
+            f"head_layer: expected a torch.nn.Linear in {type(network).__name__}, got none. "
+            "Pass the module path of its classification head."
+        )
+    return paths[-1]
+
+
+def extract(
+    network: torch.nn.Module,
+    source: Any,
+    *,
+    head_layer: str | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 64,
+    inferer: Callable | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the features, the input of the head, and the logits of everything that a source gives, in its order.
+
+    The network runs without its wrappers, in eval mode and inference mode: no buffer moves, no random number is drawn.
+    The mode of each of its modules is put back.
+
+    Args:
+        network: the classifier.
+        source: a map-style dataset of dictionaries with ``image``, of which whole batches are taken by
+            ``gather(indices)`` where it has that (before any random transform, as
+            :py:class:`~monai_weckd.data.ByteCacheDataset` does); or any other iterable: batches, (B, C, *spatial
+            dimensions), or dictionaries of these.
+        head_layer: module path of the head, default None: see :py:func:`find_head`.
+        device: where to compute, default None: where the network is.
+        batch_size: images in a batch of a dataset, default 64.
+        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+
+    Returns:
+        Features, (N, D), and logits, (N, C), both float32 on the CPU.
+
+    Raises:
+        ValueError: When the source is empty, or the input of the head is not of shape (B, D).
+
+    Example::
+
+        >>> layers = torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+        >>> network = torch.nn.Sequential(*layers)
+        >>> features, logits = extract(network, [{"image": torch.zeros(1, 2, 2)}] * 5)
+        >>> features.shape, logits.shape
+        (torch.Size([5, 3]), torch.Size([5, 2]))
+
+    """
+    network = unwrap(network)
+    place = next(network.parameters()).device if device is None else torch.device(device)
+    call = inferer or (lambda images, model: model(images))
+    features, logits = [], []
+    with HeadHook(network, head_layer) as hook, _evaluating(network), torch.inference_mode():
+        for images in _batches(source, batch_size):
+            logits.append(call(images.to(place), network).float().cpu())
+            if hook.features.ndim != 2:
+                raise ValueError(
+                    f"head_layer: expected a layer with an input of shape (B, D), got {tuple(hook.features.shape)} at "
+                    f"{hook.path!r}. Name the layer behind pooling and flattening."
+                )
+            features.append(hook.features.float().cpu())
+            hook.clear()
+    if not features:
+        raise ValueError("source: expected at least one image, got none. Check the data list.")
+    # made outside of inference mode, they may take part in training
+    return torch.cat(features), torch.cat(logits)
+
+
+def _batches(source: Any, batch_size: int) -> Iterator[torch.Tensor]:
+    if not hasattr(source, "__getitem__"):
+        for batch in source:
+            yield _plain(batch[CommonKeys.IMAGE] if isinstance(batch, dict) else batch)
+        return
+    for first in range(0, len(source), batch_size):
+        yield images_of(source, range(first, min(first + batch_size, len(source))))
+
+
+def images_of(dataset: Any, indices: Sequence[int]) -> torch.Tensor:
+    """Return images of a dataset as one plain batch, taken by its ``gather`` where it has one.
+
+    Args:
+        dataset: a map-style dataset of dictionaries with ``image``.
+        indices: which items, B of them.
+
+    Returns:
+        (B, C, *spatial dimensions)
+
+    """
+    if hasattr(dataset, "gather"):
+        return _plain(dataset.gather(indices))
+    return torch.stack([_plain(dataset[index][CommonKeys.IMAGE]) for index in indices])
+
+
+def _plain(images: Any) -> torch.Tensor:
+    return torch.as_tensor(images).as_subclass(torch.Tensor)
+
+
+@contextmanager
+def _evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, and each of its modules back to its own mode."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def find_module(network: torch.nn.Module, path: str) -> torch.nn.Module:

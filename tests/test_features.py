@@ -19,10 +19,12 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.distributed as dist
+from monai.data import MetaTensor
 from monai.networks.nets import DenseNet121
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from monai_weckd.features import FeatureHook, unwrap
+from monai_weckd.features import FeatureHook, HeadHook, extract, find_head, unwrap
 
 
 @pytest.fixture
@@ -196,3 +198,105 @@ def test_unwrap(network, process_group):
     wrappers = [network, compiled, parallel, torch.compile(parallel), DistributedDataParallel(compiled)]
     for wrapped in [*wrappers, DataParallel(network)]:
         assert unwrap(wrapped) is network
+
+
+def test_head_is_the_last_linear_layer(network):
+    network.head = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), torch.nn.Softplus())
+    assert find_head(network) == "head.1"
+    assert find_head(torch.compile(network)) == "head.1"
+    assert find_head(network, "head") == "head"
+
+
+def test_no_head(network):
+    with pytest.raises(ValueError, match=r"^head_layer: expected a torch.nn.Linear in Sequential, got none\. Pass"):
+        find_head(network.stem)
+    with pytest.raises(ValueError, match=r"^path: expected a module of Sequential, got 'hed'\. Did you mean 'head'"):
+        find_head(network, "hed")
+
+
+def test_head_hook_keeps_the_input_of_the_head(network, images):
+    with HeadHook(network) as hook:
+        network(images)
+        assert hook.path == "head"
+        assert torch.equal(hook.features, network[:3](images))
+
+
+def test_extract_refuses_features_with_space_and_no_images(network, images):
+    with pytest.raises(
+        ValueError, match=r"^head_layer: expected a layer with an input of shape \(B, D\), got \(2, 3, 4"
+    ):
+        extract(network, [{"image": image} for image in images], head_layer="pool")
+    with pytest.raises(ValueError, match=r"^source: expected at least one image, got none\. Check the data list\."):
+        extract(network, [])
+
+
+class Gathering:
+    """A dataset whose items differ from what it gathers, as under random transforms."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index] + 1}
+
+    def gather(self, indices):
+        return self.images[list(indices)]
+
+
+@pytest.mark.parametrize("kind", ["items", "meta", "gather", "batches", "loader"])
+def test_extract_gives_features_and_logits_in_order(network, kind):
+    images = torch.randn(7, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    items = [{"image": image} for image in images]
+    source = {
+        "items": items,
+        "meta": [{"image": MetaTensor(image)} for image in images],
+        "gather": Gathering(images),
+        "batches": iter(images.split(3)),
+        "loader": DataLoader(items, batch_size=3),
+    }[kind]
+    features, logits = extract(network, source, batch_size=3)
+    assert type(features) is type(logits) is torch.Tensor
+    torch.testing.assert_close(features, network[:3](images))
+    torch.testing.assert_close(logits, network(images))
+    torch.nn.Linear(3, 1)(features).sum().backward()  # as no tensor of inference mode may
+
+
+def test_extract_leaves_the_network_and_the_generator_alone():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3),
+        torch.nn.BatchNorm2d(3),
+        torch.nn.Flatten(),
+        torch.nn.Dropout(),
+        torch.nn.Linear(48, 2),
+    )
+    network.train()
+    network[1].eval()
+    before, state = deepcopy(network.state_dict()), torch.get_rng_state()
+    features, _ = extract(network, [{"image": torch.ones(1, 6, 6)}] * 3)
+    assert torch.equal(features[0], features[2])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    assert [module.training for module in network] == [True, False, True, True, True]
+    assert not any(module._forward_hooks for module in network)
+
+
+def test_extract_calls_the_network_through_the_inferer(network, images):
+    class Doubling:
+        def __call__(self, inputs, model):
+            return model(2 * inputs)
+
+    features, logits = extract(network, iter([images]), inferer=Doubling())
+    torch.testing.assert_close(features, network[:3](2 * images))
+    torch.testing.assert_close(logits, network(2 * images))
+
+
+def test_extract_with_a_head_of_several_layers_in_3d():
+    network = DenseNet121(spatial_dims=3, in_channels=1, out_channels=2, init_features=8, growth_rate=4)
+    network.class_layers.out = torch.nn.Sequential(
+        torch.nn.Linear(network.class_layers.out.in_features, 5), torch.nn.Linear(5, 2)
+    )
+    features, logits = extract(network, [{"image": torch.rand(1, 32, 32, 32)}] * 2, head_layer="class_layers.out")
+    torch.testing.assert_close(network.class_layers.out(features), logits)
