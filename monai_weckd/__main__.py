@@ -40,6 +40,7 @@ PLAN_DEFAULTS = {
     "no_stratify": False,
     "val_fraction": 0.15,
     "test_fraction": 0.25,
+    "split_file": None,
     "seed": 0,
     "max_epochs": 36,
     "iterations_per_epoch": 20,
@@ -97,8 +98,8 @@ def _add_plan(commands: Any) -> None:
 
     def add(name: str, **options: Any) -> None:
         # left out where not given: what a bundle says comes between the command line and the defaults
-        default = f" (default: {PLAN_DEFAULTS[name]})" if PLAN_DEFAULTS.get(name, False) is not False else ""
-        options["help"] += default
+        default = PLAN_DEFAULTS.get(name)
+        options["help"] += "" if default is None or default is False else f" (default: {default})"
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
 
     add("dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
@@ -111,6 +112,7 @@ def _add_plan(commands: Any) -> None:
     add("no_stratify", action="store_true", help="draw shards without reading the other training labels")
     add("val_fraction", type=float, help="expected fraction of groups in validation")
     add("test_fraction", type=float, help="expected fraction of groups in the test split")
+    add("split_file", help="JSON file with the split of every item by its id")
     add("seed", type=int, help="seed of splits and shards")
     add("max_epochs", type=int, help="epochs of the whole chain")
     add("iterations_per_epoch", type=int, help="optimizer steps in an epoch")
@@ -136,9 +138,9 @@ def _add_report(commands: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    datalist = load_datalist(args.dataset_dir)
     forecast = _forecast(args)
     args = argparse.Namespace(**{**PLAN_DEFAULTS, **(forecast.settings if forecast else {}), **vars(args)})
+    datalist = load_datalist(args.dataset_dir, split_file=args.split_file)
     plan = plan_chain(
         datalist.items,
         classes=datalist.classes,

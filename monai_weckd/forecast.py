@@ -36,6 +36,7 @@ _SETTINGS = {
     "shard_by": "shard_by",
     "val_fraction": "val_fraction",
     "test_fraction": "test_fraction",
+    "split_file": "split_file",
     "seed": "seed",
     "max_epochs": "max_epochs",
     "iterations_per_epoch": "iterations_per_epoch",

@@ -133,6 +133,15 @@ def test_the_table_is_the_plan(capsys, dataset, policy):
     assert f"test: {len(plan.test)} labels, used for the final figures only" in out
 
 
+def test_split_file(capsys, dataset):
+    splits = {f"i{i:03}.png": ("train", "val", "test")[max(0, i // 2 % 10 - 7)] for i in range(120)}
+    (dataset / "splits.json").write_text(json.dumps(splits))
+    assert main(["plan", "--dataset_dir", str(dataset), "--split_file", str(dataset / "splits.json")]) == 0
+    table = rows(capsys.readouterr().out)
+    # of the last ten files, which have no label, two each are in validation and test
+    assert [table[split][0] for split in ("train", "val", "test")] == ["96", "10", "10"]
+
+
 def test_columns_are_aligned(capsys, dataset):
     main(["plan", "--dataset_dir", str(dataset)])
     first, second, *_ = capsys.readouterr().out.split("\n\n")

@@ -19,6 +19,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from monai_weckd.data.medmnist import download_hint, medmnist_items
+from monai_weckd.data.split_file import with_splits
 from monai_weckd.splits import SPLITS
 from monai_weckd.utils import UNLABELED, nearest
 
@@ -53,7 +54,12 @@ class _Row(NamedTuple):
     split: str = ""
 
 
-def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> Datalist:
+def load_datalist(
+    dataset_dir: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split_file: str | os.PathLike[str] | None = None,
+) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, of one with a folder for each class, or of MedMNIST's .npz.
 
     ``manifest.csv`` has the columns ``file,label[,group][,split]``; others are ignored. ``file`` is an image, or the
@@ -66,9 +72,11 @@ def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str]
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
+        split_file: JSON file with the split of every item by its id, which overrides a ``split`` column; default None.
 
     Raises:
         ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
+        ValueError: When the split file names an item or a split that does not exist, or leaves an item out.
 
     Example::
 
@@ -83,6 +91,11 @@ def load_datalist(dataset_dir: str | os.PathLike[str], *, classes: Sequence[str]
         (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
 
     """
+    found = _load(dataset_dir, classes)
+    return found if split_file is None else found._replace(items=with_splits(found.items, split_file))
+
+
+def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) -> Datalist:
     root = os.path.abspath(dataset_dir)
     if os.path.isfile(root) and root.lower().endswith(".npz"):
         items, names = medmnist_items(root, classes=classes)

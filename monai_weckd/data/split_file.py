@@ -1,0 +1,73 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.splits import SPLITS
+from monai_weckd.utils import nearest
+
+__all__ = ["with_splits"]
+
+
+def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return items in the splits that a file says, whatever splits they came with.
+
+    Args:
+        items: dictionaries with ``id``.
+        split_file: a JSON file, an object of split ("train", "val" or "test") by item id, for every item.
+
+    Raises:
+        ValueError: When there is no such file, it is no such object, it names an item or a split that does not exist,
+            or it leaves an item out.
+
+    """
+    splits = _read(Path(split_file))
+    ids = {item["id"] for item in items}
+    unknown = next((key for key in splits if key not in ids), None)
+    if unknown is not None:
+        raise ValueError(
+            f"split_file: expected ids of the {len(ids)} items, got {unknown!r}. "
+            "An id is the path of the image, relative to the folder."
+        )
+    absent = [item["id"] for item in items if item["id"] not in splits]
+    if absent:
+        raise ValueError(
+            f"split_file: expected a split for each of {len(ids)} items, got none for {len(absent)}, "
+            f"first {absent[0]!r}. Add it."
+        )
+    return [{**item, "split": splits[item["id"]]} for item in items]
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"split_file: expected a readable file, got {str(path)!r} ({error.strerror}). Correct the path."
+        ) from error
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise ValueError(f"split_file: expected JSON, got {str(path)!r} ({error}). Write the file again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"split_file: expected an object of split by item id, got {type(content).__name__}. Write the file again."
+        )
+    for key, split in content.items():
+        if split not in SPLITS:
+            raise ValueError(
+                f"split_file: expected one of {SPLITS} for {key!r}, got {split!r}. {nearest(str(split), SPLITS)}"
+            )
+    return content
