@@ -118,9 +118,10 @@ def estimate_cost(
         pooled = guided and pool_ratio > 0
         asked = number
         if views:
-            passes = [len(stage.labelled) / batch_size]
+            labelled = plan.num_labelled(stage.stage)
+            passes = [labelled / batch_size]
             if pooled:
-                passes.append(len(plan.pool(stage.stage)) / (batch_size * pool_ratio))
+                passes.append((len(plan.train) - labelled) / (batch_size * pool_ratio))
             asked = min(number, round(views * max(passes)))
         spent = number * (costs.pool_step if pooled else costs.step)
         spent += guided * asked * (costs.pool_teacher if pooled else costs.teacher)

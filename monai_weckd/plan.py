@@ -13,36 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
-from monai_weckd.plan_checks import PlanError, check_plan, class_problems, split_problems, stage_problems
+from monai_weckd.plan_checks import PlanError, check_plan, check_settings, split_problems
 from monai_weckd.plan_json import ANEW, FORMAT, read_plan_fields
-from monai_weckd.splits import SPLITS, assign_split, draw_shards, group_of
+from monai_weckd.plan_stages import StagePlan, divide_shards, plan_stages, refuse
+from monai_weckd.splits import SPLITS, assign_split, group_of
 from monai_weckd.utils import nearest
 
 __all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain"]
-
-POLICIES = ("disjoint", "cumulative", "shared")
-SHARD_UNITS = ("item", "group")
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage of a plan.
-
-    Args:
-        stage: stage number, from 1.
-        new: ids whose labels the stage brings in, its shard.
-        labelled: ids whose labels the stage trains on.
-
-    """
-
-    stage: int
-    new: tuple[str, ...]
-    labelled: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +40,10 @@ class ChainPlan:
             "shared" the first shard.
         shard_by: what shards are drawn from: single items ("item"), or whole groups ("group").
         stratify: whether each shard has the class proportions of the training items.
+        selection: how shards are chosen: "random" when the plan is made, "given" by whoever made it, or by one of
+            :py:data:`monai_weckd.selection.STRATEGIES`, when their stage starts: until then its ids are empty.
+        shard_size: number of labels that a shard brings in.
+        missing_classes: what to do about a shard without a label of some class: "error" or "allow".
         val_fraction: expected fraction of groups in validation.
         test_fraction: expected fraction of groups in the test split.
         train: ids of the training items, labeled and unlabeled, sorted.
@@ -79,6 +65,9 @@ class ChainPlan:
     policy: str
     shard_by: str
     stratify: bool
+    selection: str
+    shard_size: int
+    missing_classes: str
     val_fraction: float
     test_fraction: float
     train: tuple[str, ...]
@@ -89,24 +78,7 @@ class ChainPlan:
     unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, valid in (("policy", POLICIES), ("shard_by", SHARD_UNITS)):
-            value = getattr(self, name)
-            if value not in valid:
-                raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
-        for name in ("seed", "num_stages"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or (name == "num_stages" and value < 1):
-                least = "of at least 1" if name == "num_stages" else "of any size"
-                raise ValueError(f"{name}: expected an integer {least}, got {value!r}. Pass such a number.")
-        for name in ("label_fraction", "val_fraction", "test_fraction"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise ValueError(f"{name}: expected a fraction in (0, 1], got {value!r}. Pass such a number.")
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction, test_fraction: expected a sum below 1, got {self.val_fraction} + {self.test_fraction}. "
-                "Leave groups for training."
-            )
+        check_settings(self)
 
     @property
     def digest(self) -> str:
@@ -116,8 +88,48 @@ class ChainPlan:
 
     @property
     def label_budget(self) -> dict[str, int]:
-        """Number of distinct labels that training and validation use."""
-        return {"train": len({key for stage in self.stages for key in stage.new}), "val": len(self.val)}
+        """Number of distinct labels that training and validation use, or will use."""
+        shards = 1 if self.policy == "shared" else len(self.stages)
+        drawn = len({key for stage in self.stages for key in stage.new})
+        return {"train": drawn if self.undrawn is None else shards * self.shard_size, "val": len(self.val)}
+
+    @property
+    def undrawn(self) -> int | None:
+        """The first stage whose shard is yet to be drawn, None if there is none."""
+        return next((stage.stage for stage in self.stages if not stage.labelled), None)
+
+    def num_labelled(self, stage: int) -> int:
+        """Return how many labels a stage trains on, or will.
+
+        Args:
+            stage: stage number, from 1.
+
+        """
+        shards = stage if self.policy == "cumulative" else 1
+        return len(self.stages[stage - 1].labelled) or shards * self.shard_size
+
+    def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
+        """Return the plan with the shard that has been chosen for a stage; it must be the first one not yet drawn.
+
+        Args:
+            stage: stage number, from 1.
+            ids: ids of ``shard_size`` training items.
+
+        Raises:
+            ValueError: When the stage has its shard, or it is another one's turn, or the ids are not as they must be.
+
+        """
+        if stage != self.undrawn:
+            raise ValueError(f"stage: expected {self.undrawn}, whose shard is next, got {stage}. Draw them in turn.")
+        known = {key for part in self.stages for key in part.new}
+        chosen = set(ids)
+        if len(chosen) != self.shard_size or not chosen <= set(self.train) or chosen & known:
+            raise ValueError(
+                f"ids: expected {self.shard_size} training items that no stage has yet, got {len(chosen)}, "
+                f"{len(chosen - set(self.train))} of them strange and {len(chosen & known)} known. Choose others."
+            )
+        shards = [part.new for part in self.stages[: stage - 1]]
+        return replace(self, stages=divide_shards([*shards, tuple(sorted(chosen))], self))
 
     def pool(self, stage: int) -> tuple[str, ...]:
         """Return the training ids whose labels a stage does not see.
@@ -178,7 +190,9 @@ class ChainPlan:
                 "Leave them out."
             )
         plan = replace(self, train=tuple(sorted(index)))
-        return _plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)
+        if self.selection == "given":
+            raise ValueError("train_items: expected the items of the given shards, got others. Plan the chain anew.")
+        return plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)
 
     def to_json(self) -> str:
         """Return the plan as JSON, with its digest."""
@@ -225,6 +239,9 @@ def plan_chain(
     policy: str = "disjoint",
     shard_by: str = "item",
     stratify: bool = True,
+    selection: str = "random",
+    shards: Sequence[Collection[str]] | None = None,
+    missing_classes: str = "error",
     val_fraction: float = 0.15,
     test_fraction: float = 0.25,
     seed: int = 0,
@@ -238,7 +255,8 @@ def plan_chain(
     The plan depends on the arguments alone, not on the order of the items.
 
     With ``stratify`` the labels of all training items are read, which the ledger tells apart as "stratification".
-    Without, no training label is read but those of the shards.
+    Without, no training label is read but those of the shards. With another ``selection`` than "random" the shards are
+    drawn by :py:func:`monai_weckd.selection.select_items` when their stages start.
 
     Args:
         items: dictionaries with ``id``, ``label``, and where known ``group`` and ``split``, as
@@ -249,7 +267,12 @@ def plan_chain(
         policy: what a stage trains on: "disjoint" its own shard, "cumulative" its own and all earlier shards,
             "shared" the first shard. Default "disjoint".
         shard_by: draw single items ("item"), or whole groups ("group") until a shard has its size. Default "item".
-        stratify: whether to give each shard the class proportions of the training items, default True.
+        stratify: whether to give each shard the class proportions of the training items, default True; of no use
+            where shards are chosen or given.
+        selection: how to choose shards: "random" (default), or a strategy of :py:mod:`monai_weckd.selection`.
+        shards: ids of the shards themselves, as another run's teacher has chosen them: one for each stage, or, for a
+            single stage or ``policy="shared"``, any number, which become one. Default None.
+        missing_classes: "error" (default) refuses a random shard without a label of some class, "allow" takes it.
         val_fraction: expected fraction of groups in validation, default 0.15.
         test_fraction: expected fraction of groups in the test split, default 0.25.
         seed: seed of splits and shards, default 0.
@@ -275,7 +298,10 @@ def plan_chain(
         label_fraction=label_fraction,
         policy=policy,
         shard_by=shard_by,
-        stratify=stratify,
+        stratify=stratify and selection == "random" and shards is None,
+        selection=selection if shards is None else "given",
+        shard_size=0,
+        missing_classes=missing_classes,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         train=(),
@@ -292,8 +318,8 @@ def plan_chain(
     labels = {**oracle.reveal(plan.val, purpose="validation"), **oracle.reveal(plan.test, purpose="test")}
     if classes is None:
         plan = replace(plan, classes=tuple(map(str, range(max(labels.values(), default=-1) + 1))))
-    _refuse(split_problems(plan, index, labels))
-    return _plan_stages(plan, index, oracle)
+    refuse(split_problems(plan, index, labels))
+    return plan_stages(plan, index, oracle, shards=shards)
 
 
 def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> ChainPlan:
@@ -327,57 +353,3 @@ def _explicit_split(item: Mapping[str, Any]) -> str:
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r} for {item['id']!r}. {nearest(split, SPLITS)}")
     return split
-
-
-def _plan_stages(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], oracle: LabelOracle) -> ChainPlan:
-    """Draw the shards of a plan that has its splits."""
-    labeled = [key for key in plan.train if is_labeled(index[key])]
-    size = round(plan.label_fraction * len(labeled))
-    num_shards = 1 if plan.policy == "shared" else plan.num_stages
-    _check_size(plan, size, num_shards, len(labeled))
-    labels = oracle.reveal(labeled, purpose="stratification") if plan.stratify else None
-    if labels is not None:
-        _refuse(class_problems(plan, "train", labels, "Pass another seed, or give every item a split."))
-    units: dict[str, list[str]] = {}
-    for key in labeled:
-        units.setdefault(group_of(index[key]) if plan.shard_by == "group" else key, []).append(key)
-    shards = draw_shards(units, labels, num_shards=num_shards, size=size, seed=plan.seed)
-    for number, shard in enumerate(shards, 1):
-        if len(shard) < size:
-            raise ValueError(
-                f"shard_by: expected {size} labels for stage {number}, got {len(shard)}, as others took whole groups. "
-                "Pass shard_by='item', a smaller label_fraction, or fewer stages."
-            )
-    plan = replace(plan, stages=_stages(shards, plan))
-    shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
-    _refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
-    return plan
-
-
-def _check_size(plan: ChainPlan, size: int, num_shards: int, labeled: int) -> None:
-    fraction = f"label_fraction={plan.label_fraction} of {labeled} labeled training items"
-    if size < max(len(plan.classes), 1):
-        raise ValueError(
-            f"label_fraction: expected a label of each of {len(plan.classes)} classes in a shard, got {size} labels "
-            f"({fraction}). Pass a larger label_fraction, or label more images."
-        )
-    if num_shards * size > labeled:
-        raise ValueError(
-            f"num_stages: expected stages that need {labeled} labels at most, got {num_shards} x {size} ({fraction}). "
-            "Pass fewer stages, a smaller label_fraction, or policy='shared'."
-        )
-
-
-def _stages(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[StagePlan, ...]:
-    stages = []
-    for number in range(1, plan.num_stages + 1):
-        new = shards[number - 1] if number <= len(shards) else ()
-        known = sorted(key for shard in shards[:number] for key in shard)
-        stages.append(StagePlan(number, new, new if plan.policy == "disjoint" else tuple(known)))
-    return tuple(stages)
-
-
-def _refuse(problems: Iterable[str]) -> None:
-    found = list(problems)
-    if found:
-        raise PlanError(found)

@@ -15,12 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
+from monai_weckd.selection import STRATEGIES
 from monai_weckd.splits import SPLITS, group_of
+from monai_weckd.utils import nearest
 
 if TYPE_CHECKING:
     from monai_weckd.plan import ChainPlan
 
-__all__ = ["PlanError", "check_plan", "class_problems", "split_problems", "stage_problems"]
+__all__ = ["PlanError", "check_plan", "check_settings", "class_problems", "split_problems", "stage_problems"]
+
+_CHOICES = {
+    "policy": ("disjoint", "cumulative", "shared"),
+    "shard_by": ("item", "group"),
+    "selection": ("given", *STRATEGIES),
+    "missing_classes": ("error", "allow"),
+}
 
 
 class PlanError(ValueError):
@@ -55,6 +64,37 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
     usable = [key for key in ids if key in index and is_labeled(index[key])]
     labels = LabelOracle(list(index.values())).reveal(usable, purpose="test")
     return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
+
+
+def check_settings(plan: ChainPlan) -> None:
+    """Raise a ValueError when a setting of a plan is out of its range.
+
+    Args:
+        plan: the plan.
+
+    """
+    for name, valid in _CHOICES.items():
+        value = getattr(plan, name)
+        if value not in valid:
+            raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+    for name in ("seed", "num_stages"):
+        value = getattr(plan, name)
+        if not isinstance(value, int) or (name == "num_stages" and value < 1):
+            least = "of at least 1" if name == "num_stages" else "of any size"
+            raise ValueError(f"{name}: expected an integer {least}, got {value!r}. Pass such a number.")
+    for name in ("label_fraction", "val_fraction", "test_fraction"):
+        value = getattr(plan, name)
+        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise ValueError(f"{name}: expected a fraction in (0, 1], got {value!r}. Pass such a number.")
+    if plan.val_fraction + plan.test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction, test_fraction: expected a sum below 1, got {plan.val_fraction} + {plan.test_fraction}. "
+            "Leave groups for training."
+        )
+    if plan.shard_by == "group" and plan.selection not in ("random", "given"):
+        raise ValueError(
+            f"shard_by: expected 'item' with selection={plan.selection!r}, got 'group'. A teacher asks for items."
+        )
 
 
 def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
@@ -100,8 +140,10 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
         yield f"stages: expected the numbers 1 to {plan.num_stages}, got {numbers}. Make the plan anew."
     yield from _policy_problems(plan)
     yield from _shard_problems(plan, index)
+    if plan.missing_classes == "allow" or plan.selection != "random":
+        return  # nobody can know the classes of the labels that are asked for
     for stage in plan.stages:
-        remedy = "Pass a larger label_fraction, stratify=True, or another seed."
+        remedy = "Pass a larger label_fraction, stratify=True, another seed, or missing_classes='allow'."
         yield from class_problems(
             plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labelled}, remedy
         )
@@ -148,6 +190,8 @@ def _policy_problems(plan: ChainPlan) -> Iterator[str]:
         if plan.policy == "shared" and stage.stage > 1 and stage.new:
             yield f"stage {stage.stage}: expected no new labels (shared), got {len(stage.new)}. Make the plan anew."
         brought |= set(stage.new)
+        if not stage.labelled and plan.selection not in ("random", "given"):
+            continue  # its shard has not been drawn
         expected = set(stage.new) if plan.policy == "disjoint" else brought
         if set(stage.labelled) != expected:
             yield (

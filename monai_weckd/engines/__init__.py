@@ -11,13 +11,18 @@
 
 from __future__ import annotations
 
+from .alignment import DistributionAlignment
+from .averaging import WeightAverage
+from .calibration import divide_logits, fit_temperature
 from .chain import ChainDistillationTrainer
+from .chain_options import ChainEvents, ChainOptions, StageRecord
 from .distillation import DistillationTrainer
 from .distiller import DistillationEvents, DistillationKeys, Distiller
+from .ensemble import MeanLogits
 from .teacher_cache import TeacherCache
 from .utils import fingerprint, freeze
 from .views import PrepareViews
-from .walker import ChainEvents, ChainOptions, StageRecord, StageWalker
+from .walker import StageWalker
 
 __all__ = [
     "ChainDistillationTrainer",
@@ -27,10 +32,15 @@ __all__ = [
     "DistillationKeys",
     "DistillationTrainer",
     "Distiller",
+    "DistributionAlignment",
+    "MeanLogits",
     "PrepareViews",
     "StageRecord",
     "StageWalker",
     "TeacherCache",
+    "WeightAverage",
+    "divide_logits",
     "fingerprint",
+    "fit_temperature",
     "freeze",
 ]

@@ -20,8 +20,9 @@ from monai.engines import Evaluator
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.distillation import DistillationTrainer, SupervisedOptions
-from monai_weckd.engines.walker import ChainEvents, ChainOptions, StageRecord, StageWalker, Stateful
+from monai_weckd.engines.walker import StageWalker
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.oracle import LabelOracle
 from monai_weckd.plan import ChainPlan
@@ -60,6 +61,12 @@ class ChainDistillationTrainer(DistillationTrainer):
         pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
         views: how many augmented views of an item there are in a stage, which return in turn; default 0: a new one
             each time.
+        teacher: who guides: "last", "ensemble", "student" or "average", see :py:class:`ChainOptions`, as for the next
+            four.
+        averaging: decay of the moving average of a student's weights, default 0.0: no averaging.
+        alignment: whether to align the teacher's predictions on pool images with the classes of the labels.
+        calibrate: whether an accepted student is calibrated on validation before it teaches.
+        head_layer: module path of the classification head, default None: the last linear layer.
         teacher_cache: whether to keep the teacher's outputs, so that it runs once for each view. Default False.
         fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
@@ -70,7 +77,8 @@ class ChainDistillationTrainer(DistillationTrainer):
 
     Raises:
         ValueError: When the epochs cannot be shared among the stages, or an option is unknown.
-        ValueError: When ``teacher_cache`` is on and every view is new.
+        ValueError: When ``teacher_cache`` is on and every view is new, or the teacher is not frozen.
+        ValueError: When there is an attention loss and ``teacher`` is "ensemble", which has no features.
         ValueError: When ``accept`` is "improves" and there is no ``evaluator``.
         TypeError: When the loader's dataset is not a list of dictionaries.
 
@@ -92,6 +100,11 @@ class ChainDistillationTrainer(DistillationTrainer):
         accept: str = "improves",
         pool_ratio: int = 0,
         views: int = 0,
+        teacher: str = "last",
+        averaging: float = 0.0,
+        alignment: bool = False,
+        calibrate: bool = False,
+        head_layer: str | None = None,
         teacher_cache: bool = False,
         fresh: Sequence[Stateful] = (),
         student_layer: str | None = None,
@@ -105,18 +118,26 @@ class ChainDistillationTrainer(DistillationTrainer):
                 "teacher_cache: expected False with views=0, whose views never return, got True. "
                 "Pass the number of views of each item, such as views=8."
             )
-        self.walker = StageWalker(
-            plan,
-            ChainOptions(
-                stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
-                init=init,
-                accept=accept,
-                pool_ratio=pool_ratio,
-                views=views,
-            ),
-            evaluator=evaluator,
-            fresh=fresh,
+        chain = ChainOptions(
+            stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
+            init=init,
+            accept=accept,
+            pool_ratio=pool_ratio,
+            views=views,
+            teacher=teacher,
+            averaging=averaging,
+            alignment=alignment,
+            calibrate=calibrate,
+            head_layer=head_layer,
         )
+        if teacher_cache and chain.teaches_itself:
+            raise ValueError(f"teacher_cache: expected False with teacher={teacher!r}, which changes, got True.")
+        if teacher == "ensemble" and loss_function.attention_weight > 0:
+            raise ValueError(
+                f"attention_weight: expected 0 with teacher='ensemble', got {loss_function.attention_weight}. "
+                "An ensemble has no features; pass teacher='last'."
+            )
+        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
         super().__init__(
             device,
             max_epochs,

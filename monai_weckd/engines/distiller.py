@@ -21,9 +21,11 @@ from ignite.engine import EventEnum, Events
 from monai.utils import CommonKeys
 
 from monai_weckd.data.stage import INDEX, VIEW
+from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.engines.utils import fingerprint, page_out
 from monai_weckd.features import FeatureHook, unwrap
+from monai_weckd.utils import UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -103,6 +105,8 @@ class Distiller:
         self._batch: Any = None
         self._asked = 0
         self._zero = torch.zeros((), device=engine.state.device)
+        # shifts the teacher's logits by what it has said so far; set anew with each teacher
+        self.alignment: DistributionAlignment | None = None
         self._teacher: torch.nn.Module | None = None
         self._fingerprint: str | None = None
         self.teacher = teacher
@@ -171,7 +175,12 @@ class Distiller:
             target: the labels, (B,), ``UNLABELED`` where there is none.
 
         """
-        parts = self.criterion.components(pred, target, *self._teach())
+        logits, *features = self._teach()
+        if self.alignment is not None and logits is not None:
+            logits = self.alignment(
+                logits, target.as_subclass(torch.Tensor).reshape(len(target), -1)[:, 0].eq(UNLABELED)
+            )
+        parts = self.criterion.components(pred, target, logits, *features)
         self._clear()
         output = self.engine.state.output
         for key in (DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS):

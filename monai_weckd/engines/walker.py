@@ -16,22 +16,26 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from ignite.engine import EventEnum, Events
+from ignite.engine import Events
 from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
 from monai_weckd.data.loader import stage_loader, training_items
+from monai_weckd.engines.alignment import DistributionAlignment
+from monai_weckd.engines.asking import ask_for_shard
+from monai_weckd.engines.averaging import WeightAverage
+from monai_weckd.engines.calibration import divide_logits, fit_temperature, validation_logits
+from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
+from monai_weckd.engines.ensemble import MeanLogits
 from monai_weckd.engines.utils import freeze
 from monai_weckd.features import unwrap
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.splits import divide_epochs
-from monai_weckd.utils import nearest
 
 if TYPE_CHECKING:
     from monai.engines import Evaluator
@@ -39,95 +43,9 @@ if TYPE_CHECKING:
     from monai_weckd.engines.distillation import DistillationTrainer
     from monai_weckd.plan import ChainPlan
 
-__all__ = ["ChainEvents", "ChainOptions", "Stateful", "StageRecord", "StageWalker"]
+__all__ = ["StageWalker"]
 
 logger = logging.getLogger(__name__)
-
-
-class ChainEvents(EventEnum):
-    """Events that mark the stages of a chain."""
-
-    STAGE_STARTED = "stage_started"
-    STAGE_COMPLETED = "stage_completed"
-
-
-class Stateful(Protocol):
-    """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
-
-    def state_dict(self) -> Any:
-        """Return the state to come back to."""
-
-    def load_state_dict(self, state_dict: Any) -> Any:
-        """Come back to a state."""
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What one stage did.
-
-    Args:
-        stage: stage number, from 1.
-        teacher: stage number of the teacher, None for a stage without one.
-        labelled: number of labels trained on.
-        groups: number of groups that these labels come from.
-        pool: number of training items seen, if at all, without their labels.
-        epochs: number of epochs run.
-        best_epoch: epoch of the stage, from 1, whose weights were kept.
-        seconds: wall time of the stage, validation included.
-        metric: name of the metric that the gate compares.
-        value: the metric of the kept weights, None without an evaluator.
-        previous: the metric of the teacher that stood before, None where there was none.
-        accepted: whether the student became the teacher of the stages after it.
-
-    """
-
-    stage: int
-    teacher: int | None
-    labelled: int
-    groups: int
-    pool: int
-    epochs: int
-    best_epoch: int
-    seconds: float
-    metric: str | None
-    value: float | None
-    previous: float | None
-    accepted: bool
-
-
-@dataclass(frozen=True)
-class ChainOptions:
-    """How a chain walks from stage to stage.
-
-    Args:
-        stage_epochs: epochs of each stage, default None: ``max_epochs`` shared evenly.
-        init: weights that the next student starts from: "teacher" (the last accepted student's) or "initial" (those
-            that the network had before the first stage).
-        accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
-            takes every stage.
-        pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
-        views: how many views of an item there are in a stage, default 0: a new one each time.
-
-    Raises:
-        ValueError: When ``init`` or ``accept`` is unknown, or ``pool_ratio`` or ``views`` is negative.
-
-    """
-
-    stage_epochs: tuple[int, ...] | None = None
-    init: str = "teacher"
-    accept: str = "improves"
-    pool_ratio: int = 0
-    views: int = 0
-
-    def __post_init__(self) -> None:
-        for name, valid in (("init", ("teacher", "initial")), ("accept", ("improves", "always"))):
-            value = getattr(self, name)
-            if value not in valid:
-                raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
-        if self.pool_ratio < 0:
-            raise ValueError(f"pool_ratio: expected 0 or more, got {self.pool_ratio}. Pass 0 to leave the pool out.")
-        if self.views < 0:
-            raise ValueError(f"views: expected 0 or more, got {self.views}. Pass 0 for a new view each time.")
 
 
 class StageWalker:
@@ -155,10 +73,14 @@ class StageWalker:
         evaluator: Evaluator | None = None,
         fresh: Sequence[Stateful] = (),
     ) -> None:
-        if evaluator is None and options.accept == "improves":
+        if evaluator is None and (options.accept == "improves" or options.calibrate):
+            what, instead = (
+                ("accept='improves'", "accept='always'")
+                if options.accept == "improves"
+                else ("calibrate=True", "calibrate=False")
+            )
             raise ValueError(
-                "evaluator: expected one for accept='improves', got None. "
-                "Pass the validation evaluator, or accept='always'."
+                f"evaluator: expected one for {what}, got None. Pass the validation evaluator, or {instead}."
             )
         self.plan = plan
         self.options = options
@@ -168,6 +90,9 @@ class StageWalker:
         self.oracle: LabelOracle | None = None
         self.items: list[dict[str, Any]] = []
         self.accepted: StageRecord | None = None
+        self.students: list[torch.nn.Module] = []
+        self.average: WeightAverage | None = None
+        self.mirror: WeightAverage | None = None
 
     def attach(self, engine: DistillationTrainer) -> None:
         """Register the walk's steps; the first handler to attach is the first to run."""
@@ -180,6 +105,10 @@ class StageWalker:
         engine.add_event_handler(Events.STARTED, self._begin_chain)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
+        if self.options.averaging or self.options.teaches_itself:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._average)
+        if self.options.averaging:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._show_average)
         engine.add_event_handler(Events.COMPLETED, self._end_chain)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)
@@ -191,7 +120,8 @@ class StageWalker:
             # the plan was drawn class by class, which has read these labels: the ledger says so
             known = [item["id"] for item in self.items if is_labeled(item)]
             self.oracle.reveal(known, purpose="stratification")
-        self.records, self.accepted = [], None
+        self.records, self.accepted, self.students = [], None, []
+        self.average = self.mirror = None
         self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
         self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
         self.initial = deepcopy(unwrap(engine.network).state_dict())
@@ -204,6 +134,8 @@ class StageWalker:
             if engine.state.stage:
                 self._end_stage(engine)
             self._begin_stage(engine, stage)
+        elif self.average is not None and self.average.swapped:
+            self.average.swap(engine.network)
         engine.state.stage_epoch = stage_epoch
         rank = dist.get_rank() if dist.is_initialized() else 0
         # dropout draws from torch's own generator: make it, too, a function of the place in the chain
@@ -221,33 +153,73 @@ class StageWalker:
         )
 
     def _begin_stage(self, engine: DistillationTrainer, stage: int) -> None:
-        part, state = self.plan.stages[stage - 1], engine.state
+        state, network = engine.state, unwrap(engine.network)
         if self.oracle is None:
             raise RuntimeError("oracle: expected a chain that has begun, got None. Start it by trainer.run().")
-        labels = self.oracle.reveal(part.labelled, purpose="shard", stage=stage)
-        place = {item["id"]: index for index, item in enumerate(self.items)}
-        loader = stage_loader(
-            engine.data_loader,
-            labels={place[key]: label for key, label in labels.items()},
-            pool=[place[key] for key in self.plan.pool(stage)],
-            # there is nobody to guide on the pool in a stage without a teacher
-            pool_ratio=self.options.pool_ratio if self.accepted else 0,
-            num_batches=self.epochs[stage - 1] * state.epoch_length,
-            seed=self.plan.seed,
-            stage=stage,
-            views=self.options.views,
-        )
-        for part_, beginning in zip(self.stateful, self.beginnings, strict=True):
-            part_.load_state_dict(deepcopy(beginning))
-        if engine.teacher is None or self.options.init == "initial":
-            unwrap(engine.network).load_state_dict(self.initial)
-        else:
-            unwrap(engine.network).load_state_dict(engine.teacher.state_dict())
-        engine.set_data(loader)
+        if self.students:
+            network.load_state_dict(self.students[-1].state_dict())
+        if self.plan.undrawn == stage:
+            asked = ask_for_shard(
+                engine,
+                self.plan,
+                self.items,
+                stage=stage,
+                guided=bool(self.students),
+                head_layer=self.options.head_layer,
+            )
+            self.plan = self.plan.draw(stage, asked)
+        labels = self.oracle.reveal(self.plan.stages[stage - 1].labelled, purpose="shard", stage=stage)
+        if not self.students or self.options.init == "initial":
+            network.load_state_dict(self.initial)
+        for part, beginning in zip(self.stateful, self.beginnings, strict=True):
+            part.load_state_dict(deepcopy(beginning))
+        self._set_teacher(engine, labels)
+        engine.set_data(self._loader(engine, stage, labels))
         state.stage, state.stage_epochs = stage, self.epochs[stage - 1]
         self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
         self.began = time.perf_counter()
         engine.fire_event(ChainEvents.STAGE_STARTED)
+
+    def _loader(self, engine: DistillationTrainer, stage: int, labels: Mapping[str, int]) -> Any:
+        place = {item["id"]: index for index, item in enumerate(self.items)}
+        return stage_loader(
+            engine.data_loader,
+            labels={place[key]: label for key, label in labels.items()},
+            pool=[place[key] for key in self.plan.pool(stage)],
+            # there is nobody to guide on the pool in a stage without a teacher
+            pool_ratio=self.options.pool_ratio if engine.teacher is not None else 0,
+            num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
+            seed=self.plan.seed,
+            stage=stage,
+            views=self.options.views,
+        )
+
+    def _set_teacher(self, engine: DistillationTrainer, labels: Mapping[str, int]) -> None:
+        """Set who guides through the stage that begins."""
+        options = self.options
+        self.average = WeightAverage(engine.network, decay=options.averaging) if options.averaging else None
+        self.mirror = WeightAverage(engine.network, decay=0.0) if options.teacher == "student" else None
+        if self.mirror is not None:
+            engine.teacher = self.mirror.module
+        elif options.teacher == "average" and self.average is not None:
+            engine.teacher = self.average.module
+        elif self.students:
+            engine.teacher = self.students[-1] if options.teacher == "last" else MeanLogits(self.students)
+        else:
+            engine.teacher = None
+        if options.alignment:
+            counts = [list(labels.values()).count(label) for label in range(len(self.plan.classes))]
+            engine.distiller.alignment = DistributionAlignment(counts)
+
+    def _average(self, engine: DistillationTrainer) -> None:
+        for average in (self.average, self.mirror):
+            if average is not None:
+                average.update(engine.network)
+
+    def _show_average(self, engine: DistillationTrainer) -> None:
+        """Put the averaged weights into the network, until the next epoch begins."""
+        if self.average is not None:
+            self.average.swap(engine.network)
 
     def _check_loss(self, engine: DistillationTrainer) -> None:
         loss = float(engine.state.output[CommonKeys.LOSS].detach())
@@ -269,7 +241,8 @@ class StageWalker:
             self.best = (value, engine.state.stage_epoch, weights)
 
     def _end_stage(self, engine: DistillationTrainer) -> None:
-        engine.distiller.check_teacher()
+        if not self.options.teaches_itself:
+            engine.distiller.check_teacher()
         if self.best is None and self.evaluator is not None:
             self.evaluator.run()
         value, best_epoch = None, engine.state.stage_epoch
@@ -284,7 +257,18 @@ class StageWalker:
         engine.fire_event(ChainEvents.STAGE_COMPLETED)
         logger.info("stage %d %s: %s", record.stage, "accepted" if record.accepted else "rejected", record)
         if record.accepted:
-            engine.teacher = freeze(engine.network)
+            earlier = self.students if self.options.teacher == "ensemble" else []
+            self.students = [*earlier, freeze(engine.network)]
+
+    def _calibrate(self, engine: DistillationTrainer) -> float | None:
+        if not self.options.calibrate or self.evaluator is None:
+            return None
+        found = validation_logits(
+            engine.network, self.evaluator.data_loader, engine.state.device, inferer=self.evaluator.inferer
+        )
+        temperature = fit_temperature(*found)
+        divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
+        return temperature
 
     def _record(self, engine: DistillationTrainer, value: float | None, best_epoch: int) -> StageRecord:
         stage, last = engine.state.stage, self.accepted
@@ -292,6 +276,7 @@ class StageWalker:
         accepted = self.options.accept == "always" or previous is None or value is None
         if not accepted and self.evaluator is not None:
             accepted = not self.evaluator.metric_cmp_fn(previous, value)
+        calibration = self._calibrate(engine) if accepted else None
         ids = set(self.plan.stages[stage - 1].labelled)
         return StageRecord(
             stage=stage,
@@ -306,14 +291,16 @@ class StageWalker:
             value=value,
             previous=previous,
             accepted=accepted,
+            selection=self.plan.selection,
+            calibration=calibration,
         )
 
     def _end_chain(self, engine: DistillationTrainer) -> None:
         if engine.state.stage:
             self._end_stage(engine)
             engine.state.stage = 0
-        if engine.teacher is not None:
-            unwrap(engine.network).load_state_dict(engine.teacher.state_dict())
+        if self.students:
+            unwrap(engine.network).load_state_dict(self.students[-1].state_dict())
 
 
 def _of_rank_0(value: float) -> float:

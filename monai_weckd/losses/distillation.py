@@ -32,6 +32,8 @@ def distillation_loss(
     *,
     temperature: float = 1.0,
     multilabel: bool = False,
+    threshold: float = 0.0,
+    hard_labels: bool = False,
     reduction: LossReduction | str = "mean",
 ) -> torch.Tensor:
     """Return how far the student's predictions are from the teacher's, both softened by a temperature.
@@ -42,12 +44,19 @@ def distillation_loss(
     own, ``sigmoid(logit / T)``; the divergences are summed over the classes as well. Where the logits have spatial
     dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
 
+    With ``hard_labels`` it is the cross entropy of the student, at temperature 1, with the class that the teacher holds
+    most probable; with a ``threshold`` as well, the loss on unlabelled images of Sohn et al., "FixMatch",
+    https://arxiv.org/abs/2001.07685.
+
     Args:
         student_logits: logits of the student, (B, C[, spatial dimensions]), of any floating point type.
         teacher_logits: logits of the teacher, of the same shape.
         temperature: positive number T by which both logits are divided. Defaults to 1.0.
         multilabel: whether an item may be of several classes at once (sigmoid), or is of exactly one (softmax).
             Defaults to False.
+        threshold: probability, from 0.0 to below 1.0, of the teacher's most probable class, not softened, below which an
+            item's loss is 0; it still counts in the mean. Defaults to 0.0.
+        hard_labels: whether the teacher gives a class in place of probabilities. Defaults to False.
         reduction: ``"mean"`` or ``"sum"`` over the items, or ``"none"`` for one loss per item. Defaults to ``"mean"``.
 
     Returns:
@@ -56,7 +65,8 @@ def distillation_loss(
     Raises:
         ValueError: When the shapes differ, or are not (B, C[, spatial dimensions]).
         ValueError: When there is a single class and ``multilabel`` is False: its softmax is 1 whatever the logit.
-        ValueError: When ``temperature`` is not a positive finite number.
+        ValueError: When ``temperature`` is not a positive finite number, or ``threshold`` is out of its range.
+        ValueError: When ``threshold`` or ``hard_labels`` is given for ``multilabel`` or for spatial dimensions.
         ValueError: When ``reduction`` is unknown.
 
     Example::
@@ -71,6 +81,16 @@ def distillation_loss(
     check_temperature(temperature)
     _check_logits(student_logits, teacher_logits, multilabel=multilabel)
     check_reduction(reduction)
+    if threshold or hard_labels:
+        _check_confidence(threshold, multilabel=multilabel or student_logits.ndim > 2)
+        return _confident_loss(
+            as_float(student_logits),
+            as_float(teacher_logits).detach(),
+            temperature=temperature,
+            threshold=threshold,
+            hard_labels=hard_labels,
+            reduction=reduction,
+        )
     student = as_float(student_logits) / temperature
     teacher = as_float(teacher_logits).detach() / temperature
     # one sum over everything, where nobody asks for single items: half of the operations
@@ -109,6 +129,8 @@ class DistillationLoss(_Loss):
         class_weights: C positive factors for the default task loss: with cross entropy PyTorch's weighted mean over
             the items, for ``multilabel`` the factor of each class's term. Defaults to None, all classes alike.
         multilabel: whether an item may be of several classes at once. Defaults to False.
+        threshold: see :py:func:`distillation_loss`. Defaults to 0.0.
+        hard_labels: see :py:func:`distillation_loss`. Defaults to False.
 
     Raises:
         ValueError: When a number is out of its range.
@@ -139,6 +161,8 @@ class DistillationLoss(_Loss):
         attention_weight: float = 0.0,
         class_weights: Sequence[float] | None = None,
         multilabel: bool = False,
+        threshold: float = 0.0,
+        hard_labels: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
@@ -148,6 +172,7 @@ class DistillationLoss(_Loss):
             raise ValueError(
                 f"attention_weight: expected a finite number from 0 up, got {attention_weight}. 0 switches it off."
             )
+        _check_confidence(threshold, multilabel=multilabel and (threshold > 0 or hard_labels))
         if task_loss is not None and class_weights is not None:
             raise ValueError(
                 "class_weights: expected None beside a task_loss, got both. Give the weights to the task_loss itself."
@@ -162,6 +187,8 @@ class DistillationLoss(_Loss):
         self.temperature = temperature
         self.attention_weight = attention_weight
         self.multilabel = multilabel
+        self.threshold = threshold
+        self.hard_labels = hard_labels
         # configuration, not state: it is no part of a checkpoint
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -219,7 +246,12 @@ class DistillationLoss(_Loss):
         losses = {"task_loss": self._task(as_float(student_logits), target)}
         if teacher_logits is not None:
             losses["distillation_loss"] = distillation_loss(
-                student_logits, teacher_logits, temperature=self.temperature, multilabel=self.multilabel
+                student_logits,
+                teacher_logits,
+                temperature=self.temperature,
+                multilabel=self.multilabel,
+                threshold=self.threshold,
+                hard_labels=self.hard_labels,
             )
         if student_features is not None and teacher_features is not None:
             losses["attention_loss"] = attention_transfer_loss(student_features, teacher_features)
@@ -264,6 +296,38 @@ class DistillationLoss(_Loss):
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, how: str) -> torch.Tensor:
     """Return the terms of KL(teacher || student) from log-probabilities, or their sum."""
     return F.kl_div(log_student, log_teacher, reduction=how, log_target=True)
+
+
+def _confident_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    temperature: float,
+    threshold: float,
+    hard_labels: bool,
+    reduction: LossReduction | str,
+) -> torch.Tensor:
+    """Return the distillation loss on the items of which the teacher is sure."""
+    sure, classes = torch.softmax(teacher, dim=1).max(dim=1)
+    if hard_labels:
+        losses = F.cross_entropy(student, classes, reduction="none")
+    else:
+        losses = distillation_loss(student, teacher, temperature=temperature, reduction="none")
+    losses = losses * sure.ge(threshold)
+    if reduction == LossReduction.NONE:
+        return losses
+    return losses.sum() / (max(1, len(losses)) if reduction == LossReduction.MEAN else 1)
+
+
+def _check_confidence(threshold: float, *, multilabel: bool) -> None:
+    """Raise a ValueError when the teacher's confidence cannot be asked for."""
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold: expected a probability from 0 to below 1, got {threshold}. 0 switches it off.")
+    if multilabel:
+        raise ValueError(
+            "threshold: expected 0 and no hard_labels where an item may be of several classes or has positions, "
+            "got others. Leave them out."
+        )
 
 
 def _check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, multilabel: bool) -> None:

@@ -1,0 +1,60 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["DistributionAlignment"]
+
+
+class DistributionAlignment:
+    """Align what a teacher predicts on images without labels with how often the classes are among the labels.
+
+    A weak teacher prefers some classes; its student would prefer them more. Each probability is multiplied by
+    ``prior / running mean`` of its class and they are scaled to a sum of 1, which for logits is a shift by the logarithm.
+    After Berthelot et al., ReMixMatch, arXiv 1911.09785, section 3.1, with an exponential running mean.
+
+    Args:
+        counts: C numbers of labels; one is added to each, so that a class without labels keeps a chance.
+        momentum: of the running mean, in [0, 1). Default 0.99.
+
+    Example::
+
+        >>> align = DistributionAlignment([9, 9])
+        >>> logits = torch.log(torch.tensor([[0.8, 0.2]]))
+        >>> align(logits, torch.tensor([True])).softmax(dim=1)
+        tensor([[0.5000, 0.5000]])
+
+    """
+
+    def __init__(self, counts: Sequence[int], *, momentum: float = 0.99) -> None:
+        smoothed = torch.as_tensor(counts, dtype=torch.float32) + 1
+        self.prior = smoothed / smoothed.sum()
+        self.momentum = momentum
+        self.mean: torch.Tensor | None = None
+
+    def __call__(self, logits: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+        """Return the logits, those of items without a label aligned.
+
+        Args:
+            logits: the teacher's, (B, C).
+            unlabelled: which items have no label, (B,).
+
+        """
+        if not unlabelled.any():
+            return logits
+        batch = logits[unlabelled].float().softmax(dim=1).mean(dim=0)
+        self.mean = batch if self.mean is None else self.momentum * self.mean + (1 - self.momentum) * batch
+        shift = self.prior.to(logits.device).log() - self.mean.clamp_min(1e-6).log()
+        return torch.where(unlabelled[:, None], logits + shift.to(logits.dtype), logits)

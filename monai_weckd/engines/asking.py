@@ -1,0 +1,94 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from monai_weckd.data.loader import as_batch
+from monai_weckd.data.stage import StageDataset
+from monai_weckd.features import extract
+from monai_weckd.oracle import is_labeled
+from monai_weckd.selection import SelectionContext, select_items
+
+if TYPE_CHECKING:
+    from monai_weckd.engines.distillation import DistillationTrainer
+    from monai_weckd.plan import ChainPlan
+
+__all__ = ["ask_for_shard"]
+
+
+def ask_for_shard(
+    engine: DistillationTrainer,
+    plan: ChainPlan,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    stage: int,
+    guided: bool,
+    head_layer: str | None = None,
+) -> list[str]:
+    """Return the ids of the items whose labels the trainer's network, as it is now, asks for.
+
+    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer.
+
+    Args:
+        engine: the trainer; its network is the last accepted student, or what the first stage begins with.
+        plan: the plan, whose stage has no shard yet.
+        items: the training items in the dataset's order.
+        stage: stage number, from 1.
+        guided: whether the network has learnt from a shard, so that its probabilities mean something.
+        head_layer: module path of the classification head, default None: the last linear layer.
+
+    """
+    chosen: list[list[str]] = [[]]
+    if engine.state.rank == 0:
+        features, logits = extract(
+            engine.network,
+            _images(engine),
+            head_layer=head_layer,
+            device=engine.state.device,
+            inferer=engine.inferer,
+        )
+        known = {key for part in plan.stages for key in part.new}
+        context = SelectionContext(
+            features=features.numpy(),
+            probabilities=torch.softmax(logits, dim=1).numpy() if guided else None,
+            groups=[item["group"] for item in items],
+            labelled=np.array([item["id"] in known for item in items]),
+            askable=np.array([is_labeled(item) for item in items]),
+            seed=plan.seed,
+            stage=stage,
+        )
+        places = select_items(plan.selection, context, count=plan.shard_size)
+        chosen = [[items[place]["id"] for place in places]]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _images(engine: DistillationTrainer) -> DataLoader:
+    """Return a loader of the training images in their order, whose random transforms, if any, have fixed seeds."""
+    template: Any = engine.data_loader
+    dataset = StageDataset(template.dataset, {})
+    return DataLoader(
+        dataset,
+        batch_sampler=[
+            [(index, index) for index in range(start, min(start + 64, len(dataset)))]
+            for start in range(0, len(dataset), 64)
+        ],
+        collate_fn=lambda items: as_batch(template.collate_fn, items),
+    )

@@ -1,0 +1,83 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from monai_weckd.engines.utils import freeze
+from monai_weckd.features import unwrap
+
+__all__ = ["WeightAverage"]
+
+
+class WeightAverage:
+    """Keep the exponential moving average of a network's weights and buffers.
+
+    After update ``t`` (from 0) ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``,
+    so that the start is soon forgotten in a short training. Integer buffers are copied. Weight averaging after Polyak
+    and Juditsky, SIAM J. Control Optim. 30 (1992).
+
+    Args:
+        network: the network; its weights are where the average begins.
+        decay: the factor d in the long run, in [0, 1); 0.0 keeps a copy of the latest weights.
+
+    Example::
+
+        >>> network = torch.nn.Linear(1, 1, bias=False)
+        >>> average = WeightAverage(network, decay=0.0)
+        >>> _ = torch.nn.init.constant_(network.weight, 3.0)
+        >>> average.update(network)
+        >>> average.module.weight.item()
+        3.0
+
+    """
+
+    def __init__(self, network: torch.nn.Module, *, decay: float) -> None:
+        self.module = freeze(network)
+        self.decay = decay
+        self.updates = 0
+        self.swapped = False
+
+    @torch.no_grad()
+    def update(self, network: torch.nn.Module) -> None:
+        """Take the network's weights into the average.
+
+        Args:
+            network: the network, after an optimizer step.
+
+        """
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for mine, other in self._pairs(network):
+            if mine.is_floating_point():
+                mine.lerp_(other, 1 - decay)
+            else:
+                mine.copy_(other)
+
+    @torch.no_grad()
+    def swap(self, network: torch.nn.Module) -> None:
+        """Exchange the network's weights with the average, in place; a second call puts both back.
+
+        Args:
+            network: the network.
+
+        """
+        for mine, other in self._pairs(network):
+            kept = mine.clone()
+            mine.copy_(other)
+            other.copy_(kept)
+        self.swapped = not self.swapped
+
+    def _pairs(self, network: torch.nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from zip(self.module.state_dict().values(), unwrap(network).state_dict().values(), strict=True)

@@ -1,0 +1,108 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from monai.utils import CommonKeys
+
+from monai_weckd.features import find_head, find_module, unwrap
+
+__all__ = ["divide_logits", "fit_temperature", "validation_logits"]
+
+# what a temperature may be: a network that is wrong on validation everywhere would ask for infinity
+LOWEST, HIGHEST = 0.05, 20.0
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the temperature that gives labelled items the highest likelihood when it divides their logits.
+
+    The likelihood is a concave function of ``1 / T``: its slope is brought to zero by bisection, between 0.05 and 20.
+    Temperature scaling after Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
+
+    Args:
+        logits: (N, C).
+        labels: class numbers, (N,).
+
+    Raises:
+        ValueError: When there is no item.
+
+    Example::
+
+        >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, -4.0]])
+        >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # three of four: odds of 3 are logits of 1.099
+        3.641
+
+    """
+    if len(labels) == 0:
+        raise ValueError("labels: expected at least one, got none. Pass validation items.")
+    values = logits.detach().cpu().double()
+    right = values.gather(1, labels.cpu().long().reshape(-1, 1)).mean()
+
+    def slope(inverse: float) -> float:
+        return float(right - (torch.softmax(inverse * values, dim=1) * values).sum(dim=1).mean())
+
+    low, high = 1 / HIGHEST, 1 / LOWEST
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+    return 1 / (low * high) ** 0.5
+
+
+@torch.no_grad()
+def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: str | None = None) -> None:
+    """Divide a network's logits by a temperature for good: in the weights of its last layer, so that it stays plain.
+
+    Args:
+        network: the network.
+        temperature: the divisor.
+        head_layer: module path of the last layer, default None: the last linear layer.
+
+    Raises:
+        ValueError: When that layer has no weight to divide.
+
+    """
+    network = unwrap(network)
+    path = find_head(network, head_layer)
+    head = find_module(network, path)
+    if not isinstance(getattr(head, "weight", None), torch.Tensor):
+        raise ValueError(
+            f"head_layer: expected a layer with a weight, got {path!r} ({type(head).__name__}). Name the last linear layer."
+        )
+    for tensor in head.parameters():
+        tensor.div_(temperature)
+
+
+def validation_logits(
+    network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits, (N, C), and labels, (N,), of what a loader gives.
+
+    Args:
+        network: the classifier; its train or eval mode is put back.
+        loader: batches with ``image`` and ``label``.
+        device: where the network is.
+        inferer: calls the network, ``(images, network) -> logits``.
+
+    """
+    network = unwrap(network)
+    training = network.training
+    network.eval()
+    logits, labels = [], []
+    with torch.inference_mode():
+        for batch in loader:
+            logits.append(inferer(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network).float().cpu())
+            labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
+    network.train(training)
+    return torch.cat(logits), torch.cat(labels)

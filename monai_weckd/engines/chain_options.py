@@ -1,0 +1,143 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ignite.engine import EventEnum
+
+from monai_weckd.utils import nearest
+
+__all__ = ["ChainEvents", "ChainOptions", "StageRecord", "Stateful"]
+
+_CHOICES = {
+    "init": ("teacher", "initial"),
+    "accept": ("improves", "always"),
+    "teacher": ("last", "ensemble", "student", "average"),
+}
+
+
+class ChainEvents(EventEnum):
+    """Events that mark the stages of a chain."""
+
+    STAGE_STARTED = "stage_started"
+    STAGE_COMPLETED = "stage_completed"
+
+
+class Stateful(Protocol):
+    """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
+
+    def state_dict(self) -> Any:
+        """Return the state to come back to."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Come back to a state."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What one stage did.
+
+    Args:
+        stage: stage number, from 1.
+        teacher: stage number of the teacher, None for a stage without one.
+        labelled: number of labels trained on.
+        groups: number of groups that these labels come from.
+        pool: number of training items seen, if at all, without their labels.
+        epochs: number of epochs run.
+        best_epoch: epoch of the stage, from 1, whose weights were kept.
+        seconds: wall time of the stage, validation included.
+        metric: name of the metric that the gate compares.
+        value: the metric of the kept weights, None without an evaluator.
+        previous: the metric of the teacher that stood before, None where there was none.
+        accepted: whether the student became the teacher of the stages after it.
+        selection: how its shard was chosen, see :py:class:`monai_weckd.ChainPlan`.
+        calibration: the temperature by which its logits were divided at its end, None without calibration.
+
+    """
+
+    stage: int
+    teacher: int | None
+    labelled: int
+    groups: int
+    pool: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+    metric: str | None
+    value: float | None
+    previous: float | None
+    accepted: bool
+    selection: str
+    calibration: float | None
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """How a chain walks from stage to stage.
+
+    Args:
+        stage_epochs: epochs of each stage, default None: ``max_epochs`` shared evenly.
+        init: weights that the next student starts from: "teacher" (the last accepted student's) or "initial" (those
+            that the network had before the first stage).
+        accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
+            takes every stage.
+        pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
+        views: how many views of an item there are in a stage, default 0: a new one each time.
+        teacher: who guides: "last" (the last accepted student), "ensemble" (the mean logits of all accepted
+            students), or from the first stage on "student" (the student itself, as in FixMatch, arXiv 2001.07685) or
+            "average" (the moving average of its weights, as in Mean Teacher, arXiv 1703.01780).
+        averaging: decay of the moving average of a student's weights, which then are what is validated, kept and handed
+            on; default 0.0: no averaging.
+        alignment: whether the teacher's predictions on pool images are aligned with the classes of the labels, see
+            :py:class:`~monai_weckd.engines.DistributionAlignment`.
+        calibrate: whether an accepted student's logits are divided by the temperature that suits validation best
+            (Guo et al., arXiv 1706.04599), before it teaches.
+        head_layer: module path of the classification head, whose input is what shards are chosen by; default None:
+            the last linear layer.
+
+    Raises:
+        ValueError: When ``init``, ``accept`` or ``teacher`` is unknown, or a number is out of its range.
+        ValueError: When ``teacher`` is "average" without ``averaging``.
+
+    """
+
+    stage_epochs: tuple[int, ...] | None = None
+    init: str = "teacher"
+    accept: str = "improves"
+    pool_ratio: int = 0
+    views: int = 0
+    teacher: str = "last"
+    averaging: float = 0.0
+    alignment: bool = False
+    calibrate: bool = False
+    head_layer: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging: expected a decay from 0 to below 1, got {self.averaging}. 0 switches it off.")
+        if self.teacher == "average" and self.averaging == 0:
+            raise ValueError("averaging: expected a decay above 0 for teacher='average', got 0. Pass 0.99.")
+        if self.pool_ratio < 0:
+            raise ValueError(f"pool_ratio: expected 0 or more, got {self.pool_ratio}. Pass 0 to leave the pool out.")
+        if self.views < 0:
+            raise ValueError(f"views: expected 0 or more, got {self.views}. Pass 0 for a new view each time.")
+
+    @property
+    def teaches_itself(self) -> bool:
+        """Whether a student is its own teacher."""
+        return self.teacher in ("student", "average")
