@@ -14,11 +14,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "__version__"]
+__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "read_shards", "__version__"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"ChainPlan": "plan", "StagePlan": "plan", "plan_chain": "plan", "LabelOracle": "oracle"}
+_HOMES = {
+    "ChainPlan": "plan",
+    "StagePlan": "plan",
+    "plan_chain": "plan",
+    "read_shards": "plan",
+    "LabelOracle": "oracle",
+}
 _MODULES = (
     "bundle",
     "data",
@@ -28,6 +34,7 @@ _MODULES = (
     "inferers",
     "losses",
     "metrics",
+    "selection",
     "transforms",
     "utils",
     "visualize",

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
@@ -24,7 +26,7 @@ from monai_weckd.plan_stages import StagePlan, divide_shards, plan_stages, refus
 from monai_weckd.splits import SPLITS, assign_split, group_of
 from monai_weckd.utils import nearest
 
-__all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain"]
+__all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain", "read_shards"]
 
 
 @dataclass(frozen=True)
@@ -320,6 +322,22 @@ def plan_chain(
         plan = replace(plan, classes=tuple(map(str, range(max(labels.values(), default=-1) + 1))))
     refuse(split_problems(plan, index, labels))
     return plan_stages(plan, index, oracle, shards=shards)
+
+
+def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
+    """Return the shards of a plan that a run has written, for another run that is to use the same labels.
+
+    Args:
+        path: a ``plan.json``.
+
+    Raises:
+        ValueError: When it is no plan, or some of its shards were never drawn.
+
+    """
+    plan = ChainPlan.from_json(Path(path).read_text(encoding="utf-8"))
+    if plan.undrawn is not None:
+        raise ValueError(f"path: expected a plan whose shards are drawn, got none for stage {plan.undrawn}. Finish it.")
+    return [stage.new for stage in plan.stages]
 
 
 def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> ChainPlan:

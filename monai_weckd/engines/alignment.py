@@ -22,8 +22,8 @@ class DistributionAlignment:
     """Align what a teacher predicts on images without labels with how often the classes are among the labels.
 
     A weak teacher prefers some classes; its student would prefer them more. Each probability is multiplied by
-    ``prior / running mean`` of its class and they are scaled to a sum of 1, which for logits is a shift by the logarithm.
-    After Berthelot et al., ReMixMatch, arXiv 1911.09785, section 3.1, with an exponential running mean.
+    ``prior / running mean`` of its class and they are scaled to a sum of 1: the logits are shifted by the logarithm of
+    that factor. After Berthelot et al., ReMixMatch, arXiv 1911.09785, section 3.1, with an exponential running mean.
 
     Args:
         counts: C numbers of labels; one is added to each, so that a class without labels keeps a chance.

@@ -24,8 +24,8 @@ __all__ = ["WeightAverage"]
 class WeightAverage:
     """Keep the exponential moving average of a network's weights and buffers.
 
-    After update ``t`` (from 0) ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``,
-    so that the start is soon forgotten in a short training. Integer buffers are copied. Weight averaging after Polyak
+    Update ``t`` (from 0) is ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``, so
+    that the start is soon forgotten in a short training. Integer buffers are copied. Weight averaging after Polyak
     and Juditsky, SIAM J. Control Optim. 30 (1992).
 
     Args:

@@ -41,7 +41,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Example::
 
         >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, -4.0]])
-        >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # three of four: odds of 3 are logits of 1.099
+        >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # right in 3 of 4: 4 / T = log 3
         3.641
 
     """
@@ -78,7 +78,8 @@ def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: s
     head = find_module(network, path)
     if not isinstance(getattr(head, "weight", None), torch.Tensor):
         raise ValueError(
-            f"head_layer: expected a layer with a weight, got {path!r} ({type(head).__name__}). Name the last linear layer."
+            f"head_layer: expected a layer with a weight, got {path!r} ({type(head).__name__}). "
+            "Name the last linear layer."
         )
     for tensor in head.parameters():
         tensor.div_(temperature)

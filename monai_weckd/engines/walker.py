@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.engines import IterationEvents
+from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 
 from monai_weckd.data.loader import stage_loader, training_items
@@ -174,11 +175,12 @@ class StageWalker:
         for part, beginning in zip(self.stateful, self.beginnings, strict=True):
             part.load_state_dict(deepcopy(beginning))
         self._set_teacher(engine, labels)
-        engine.set_data(self._loader(engine, stage, labels))
         state.stage, state.stage_epochs = stage, self.epochs[stage - 1]
         self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
         self.began = time.perf_counter()
         engine.fire_event(ChainEvents.STAGE_STARTED)
+        # last, since it starts a loader's workers: with the datasets as the handlers of the event have left them
+        engine.set_data(self._loader(engine, stage, labels))
 
     def _loader(self, engine: DistillationTrainer, stage: int, labels: Mapping[str, int]) -> Any:
         place = {item["id"]: index for index, item in enumerate(self.items)}
@@ -264,7 +266,11 @@ class StageWalker:
         if not self.options.calibrate or self.evaluator is None:
             return None
         found = validation_logits(
-            engine.network, self.evaluator.data_loader, engine.state.device, inferer=self.evaluator.inferer
+            engine.network,
+            self.evaluator.data_loader,
+            engine.state.device,
+            # MONAI's base class has none
+            inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
         )
         temperature = fit_temperature(*found)
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)

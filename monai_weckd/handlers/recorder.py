@@ -15,7 +15,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch.utils.data import DataLoader
 
+from monai_weckd.data.embedding import images_behind
+from monai_weckd.engines.chain_options import ChainEvents
 from monai_weckd.engines.distiller import DistillationKeys
-from monai_weckd.engines.walker import ChainEvents
 from monai_weckd.features import unwrap
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
@@ -41,7 +42,7 @@ __all__ = ["ChainRecorder", "predict_probabilities", "write_atomically"]
 
 
 def predict_probabilities(
-    network: torch.nn.Module, loader: DataLoader, device: torch.device
+    network: torch.nn.Module, loader: DataLoader, device: torch.device, *, inferer: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
 
@@ -50,15 +51,17 @@ def predict_probabilities(
             DistributedDataParallel would wait for the other ranks.
         loader: batches with ``image`` and ``label``.
         device: where the network is.
+        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
 
     """
+    call = inferer or (lambda images, model: model(images))
     network = unwrap(network)
     training = network.training
     network.eval()
     probabilities, labels = [], []
     with torch.inference_mode():
         for batch in loader:
-            logits = network(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device))
+            logits = call(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network)
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
             labels.append(np.asarray(batch[CommonKeys.LABEL]).reshape(-1))
     network.train(training)
@@ -187,6 +190,8 @@ class ChainRecorder:
                 "seconds": round(record.seconds, 3),
                 **{split: self._measure(engine, split) for split in self.loaders},
                 "accepted": record.accepted,
+                "selection": record.selection,
+                "calibration": record.calibration,
                 "gate": {"metric": record.metric, "value": record.value, "previous": record.previous},
                 "checkpoint": checkpoint.as_posix(),
             }
@@ -206,7 +211,7 @@ class ChainRecorder:
         if self.target_layer is not None and test is not None:
             save_error_gallery(
                 engine.network,
-                test.dataset,
+                images_behind(test.dataset),
                 rows["test"],
                 target_layer=self.target_layer,
                 output_dir=self.output_dir,
@@ -226,6 +231,8 @@ class ChainRecorder:
             "stages": self.stages,
             "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
         }
+        # of shards that were chosen on the way the plan has the ids
+        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
         write_atomically(self.output_dir / "chain.json", json.dumps(chain, indent=4) + "\n")
         write_atomically(self.output_dir / "history.json", json.dumps({"epochs": self.epochs}, indent=1) + "\n")
 
@@ -247,11 +254,14 @@ class ChainRecorder:
         loader = self.loaders[split]
         if loader is None:
             return None
-        return classification_metrics(*predict_probabilities(engine.network, loader, engine.state.device))
+        return classification_metrics(*self._predict(engine, loader))
+
+    def _predict(self, engine: ChainDistillationTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
+        return predict_probabilities(engine.network, loader, engine.state.device, inferer=self.evaluator.inferer)
 
     def _rows(self, engine: ChainDistillationTrainer, split: str) -> list[dict[str, Any]]:
         names = engine.plan.classes
-        probabilities, labels = predict_probabilities(engine.network, self.loaders[split], engine.state.device)
+        probabilities, labels = self._predict(engine, self.loaders[split])
         return [
             {
                 "id": item["id"],

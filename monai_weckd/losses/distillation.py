@@ -54,8 +54,8 @@ def distillation_loss(
         temperature: positive number T by which both logits are divided. Defaults to 1.0.
         multilabel: whether an item may be of several classes at once (sigmoid), or is of exactly one (softmax).
             Defaults to False.
-        threshold: probability, from 0.0 to below 1.0, of the teacher's most probable class, not softened, below which an
-            item's loss is 0; it still counts in the mean. Defaults to 0.0.
+        threshold: probability, from 0.0 to below 1.0, of the teacher's most probable class, not softened, below which
+            an item's loss is 0; it still counts in the mean. Defaults to 0.0.
         hard_labels: whether the teacher gives a class in place of probabilities. Defaults to False.
         reduction: ``"mean"`` or ``"sum"`` over the items, or ``"none"`` for one loss per item. Defaults to ``"mean"``.
 
