@@ -1,0 +1,290 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from monai_weckd.compare.tally import Tally, mean_defined, tally_predictions
+from monai_weckd.metrics import classification_metrics
+
+__all__ = ["ArmDifference", "RunPredictions", "arm_difference", "arm_summary", "verdict"]
+
+METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece")
+# resampling inflates the binned calibration error: it has a difference, but no interval
+_RESAMPLED = METRICS[:-1]
+# of the normal distribution: what a two-sided test at 5 % asks for, and what gives it a power of 80 %
+_QUANTILE, _POWER = 1.96, 0.84
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What one run of an arm says about its test items.
+
+    Args:
+        repeat: number of the repeat of the cross-validation, from 0.
+        fold: number of the fold, from 0.
+        seed: number of the seed.
+        ids: ids of the test items, N of them.
+        labels: class indices, shape (N,).
+        probabilities: class probabilities, shape (N, C).
+
+    """
+
+    repeat: int
+    fold: int
+    seed: int
+    ids: Sequence[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def cell(self) -> tuple[int, int, int]:
+        """Repeat, fold and seed: what runs of two arms must have in common to be compared."""
+        return self.repeat, self.fold, self.seed
+
+
+@dataclass(frozen=True)
+class ArmDifference:
+    """How far one arm is above another.
+
+    Args:
+        value: the difference.
+        interval: its 95 % interval, None where there is none.
+        standard_error: its standard error, None where there is none.
+        visible: the smallest true difference that would be found in four of five such comparisons.
+        runs: number of runs of each arm that were compared.
+
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    standard_error: float | None
+    visible: float | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The variance of a mean difference that training again would cause, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
+def arm_summary(runs: Sequence[RunPredictions]) -> dict[str, dict[str, float | None]]:
+    """Summarize the runs of one arm.
+
+    ``mean`` and ``sd`` are those of the runs' own figures, each on the test items of one fold. ``pooled`` puts the
+    folds of a repeat together, in which every item is tested once, and is the mean over repeats and seeds; its AUC
+    compares items within a fold only, since the scores of different networks have no common scale.
+
+    Args:
+        runs: the runs, at least one.
+
+    Returns:
+        ``mean``, ``sd`` (with divisor n - 1, None for a single run) and ``pooled`` by metric; None where not defined.
+
+    """
+    figures = [classification_metrics(run.probabilities, run.labels) for run in runs]
+    pooled = {name: float(values[0]) for name, values in _pooled(_tallies(runs)).items()}
+    pooled["ece"] = _pooled_ece(runs)
+    summary = {}
+    for name in METRICS:
+        values = [value for figure in figures if (value := figure[name]) is not None]
+        summary[name] = {
+            "mean": float(np.mean(values)) if values else None,
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "pooled": pooled[name] if np.isfinite(pooled[name]) else None,
+        }
+    return summary
+
+
+def arm_difference(
+    first: Sequence[RunPredictions],
+    second: Sequence[RunPredictions],
+    *,
+    groups: Mapping[str, str],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, ArmDifference]:
+    """Compare two arms on the runs that they have in common: the same repeat, fold and seed.
+
+    The difference is that of the pooled figures of :py:func:`arm_summary`. Its 95 % interval comes from a bootstrap of
+    the test groups (Field and Welsh, J. R. Statist. Soc. B 69, 2007), in which a group counts equally often in both
+    arms, all repeats and all seeds. Taking the predictions as they are, that leaves out what training again would
+    change. The variance between the splits that resampled groups do not explain (method of moments, as DerSimonian and
+    Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval stretched accordingly.
+
+    Args:
+        first: runs of the arm that is above where the difference is positive.
+        second: runs of the other arm.
+        groups: group of each test item, by its id.
+        num_resamples: number of bootstrap resamples, default 1000.
+        seed: seed of the draw, default 0.
+
+    Returns:
+        The difference by metric; ``ece`` has no interval, and a metric that is not defined is left out.
+
+    Raises:
+        ValueError: When the arms have no run in common, or runs in common were tested on different items.
+
+    """
+    ours, theirs = {run.cell: run for run in first}, {run.cell: run for run in second}
+    cells = sorted(ours.keys() & theirs.keys())
+    _check_pairs(ours, theirs, cells)
+    names = sorted({groups[key] for cell in cells for key in ours[cell].ids})
+    weights = _group_weights(len(names), num_resamples, seed)
+    place = {name: index for index, name in enumerate(names)}
+    columns = {key: place[groups[key]] for cell in cells for key in ours[cell].ids}
+    tallies = [_tallies([runs[cell] for cell in cells], weights, columns) for runs in (ours, theirs)]
+    above, below = map(_pooled, tallies)
+    training = _training(*tallies)
+    found = {
+        name: _difference(above[name] - below[name], training[name], runs=len(cells), groups=len(names))
+        for name in _RESAMPLED
+        if np.isfinite(above[name][0] - below[name][0])
+    }
+    errors = [_pooled_ece([runs[cell] for cell in cells]) for runs in (ours, theirs)]
+    return {**found, "ece": ArmDifference(errors[0] - errors[1], None, None, None, len(cells))}
+
+
+def verdict(difference: ArmDifference, *, arm: str, control: str, metric: str = "balanced accuracy") -> str:
+    """Say in one sentence whether an arm helped.
+
+    Args:
+        difference: how far the arm is above the control, as a fraction.
+        arm: the arm, as in "the chain".
+        control: the control, as in "one model on as many random labels".
+        metric: what was compared, default "balanced accuracy".
+
+    Example::
+
+        >>> verdict(ArmDifference(0.031, (0.004, 0.059), 0.014, 0.039, 15), arm="the chain", control="one model")
+        "The chain's balanced accuracy is 3.1 points above that of one model (95 % interval 0.4 to 5.9): it helped."
+
+    """
+    points = 100 * difference.value
+    name = arm[:1].upper() + arm[1:]
+    if difference.interval is None or difference.visible is None:
+        return f"{name}'s {metric} differs from that of {control} by {points:+.1f} points; too few groups to say more."
+    lower, upper = (100 * limit for limit in difference.interval)
+    interval = f"95 % interval {lower:.1f} to {upper:.1f}"
+    if lower <= 0 <= upper:
+        return (
+            f"{name}'s {metric} cannot be told apart from that of {control}: it differs by {points:+.1f} points "
+            f"({interval}), and a true difference of less than {100 * difference.visible:.1f} is easily missed here."
+        )
+    side, effect = ("above", "helped") if points > 0 else ("below", "hurt")
+    return f"{name}'s {metric} is {abs(points):.1f} points {side} that of {control} ({interval}): it {effect}."
+
+
+def _check_pairs(
+    ours: Mapping[tuple[int, int, int], RunPredictions],
+    theirs: Mapping[tuple[int, int, int], RunPredictions],
+    cells: Sequence[tuple[int, int, int]],
+) -> None:
+    if not cells:
+        raise ValueError("runs: expected some of the same split and seed in both arms, got none. Finish both arms.")
+    for cell in cells:
+        if list(ours[cell].ids) != list(theirs[cell].ids):
+            raise ValueError(
+                f"runs: expected the same test items in both arms, got others in repeat {cell[0]}, fold {cell[1]}. "
+                "Run both arms on the same splits."
+            )
+
+
+def _group_weights(count: int, num_resamples: int, seed: int) -> np.ndarray:
+    """Return how often each group counts, shape (1 + resamples, groups); the first row is the sample itself."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num_resamples)
+    return np.vstack([np.ones(count), draws])
+
+
+def _tallies(
+    runs: Iterable[RunPredictions], weights: np.ndarray | None = None, columns: Mapping[str, int] | None = None
+) -> dict[tuple[int, int, int], Tally]:
+    """Return the tally of each run, by its cell; without weights each item counts once."""
+    found = {}
+    for run in runs:
+        if weights is None or columns is None:
+            rows = np.ones((1, len(run.labels)))
+        else:
+            rows = weights[:, [columns[key] for key in run.ids]]
+        found[run.cell] = tally_predictions(np.asarray(run.probabilities, dtype=float), np.asarray(run.labels), rows)
+    return found
+
+
+def _pooled(tallies: Mapping[tuple[int, int, int], Tally]) -> dict[str, np.ndarray]:
+    """Return each metric of the folds of a repeat together, averaged over repeats and seeds, shape (R,)."""
+    sheets: dict[tuple[int, int], list[Tally]] = {}
+    for (repeat, _, seed), tally in tallies.items():
+        sheets.setdefault((repeat, seed), []).append(tally)
+    figures = [Tally.total(sheet).metrics() for sheet in sheets.values()]
+    return {name: mean_defined(np.stack([figure[name] for figure in figures]), axis=0) for name in _RESAMPLED}
+
+
+def _pooled_ece(runs: Iterable[RunPredictions]) -> float:
+    sheets: dict[tuple[int, int], list[RunPredictions]] = {}
+    for run in runs:
+        sheets.setdefault((run.repeat, run.seed), []).append(run)
+    values = [
+        classification_metrics(
+            np.concatenate([run.probabilities for run in sheet]), np.concatenate([run.labels for run in sheet])
+        )["ece"]
+        for sheet in sheets.values()
+    ]
+    return float(np.mean([value for value in values if value is not None]))
+
+
+def _training(
+    ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally]
+) -> dict[str, _Training]:
+    """Return what training adds: how much more the splits differ than resampled groups explain."""
+    by_split: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
+    for cell, tally in ours.items():
+        pair = tally.metrics(), theirs[cell].metrics()
+        by_split.setdefault(cell[:2], []).append({name: pair[0][name] - pair[1][name] for name in _RESAMPLED})
+    found = {}
+    for name in _RESAMPLED:
+        rows = {
+            split: mean_defined(np.stack([cell[name] for cell in cells]), axis=0) for split, cells in by_split.items()
+        }
+        within = [_variance(row[1:]) for row in rows.values()]
+        # within a repeat the folds share no test item
+        folds = [np.array([row[0] for (r, _), row in rows.items() if r == repeat]) for repeat in {r for r, _ in rows}]
+        freedom = sum(len(values) - 1 for values in folds)
+        between = sum((len(values) - 1) * _variance(values) for values in folds) / freedom if freedom else 0.0
+        found[name] = _Training(max(between - float(np.mean(within)), 0.0) / len(rows), freedom)
+    return found
+
+
+def _variance(values: np.ndarray) -> float:
+    defined = values[np.isfinite(values)]
+    return float(np.var(defined, ddof=1)) if len(defined) > 1 else 0.0
+
+
+def _difference(values: np.ndarray, training: _Training, *, runs: int, groups: int) -> ArmDifference:
+    value, resampled = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if groups < 2 or len(resampled) < 2:
+        return ArmDifference(value, None, None, None, runs)
+    drawn = float(np.std(resampled, ddof=1))
+    error = float(np.sqrt(drawn**2 + training.variance))
+    # few splits tell little of the variance between them: Student's quantile, with Satterthwaite's degrees of freedom
+    share = training.variance / error**2 if error else 0.0
+    quantile = float(stdtrit(training.freedom / share**2, 0.975)) if share else _QUANTILE
+    # two arms that predict the same have no spread
+    stretch = error * quantile / (drawn * _QUANTILE) if drawn else 1.0
+    limits = value + (np.quantile(resampled, [0.025, 0.975]) - value) * stretch
+    return ArmDifference(value, (float(limits[0]), float(limits[1])), error, (quantile + _POWER) * error, runs)
