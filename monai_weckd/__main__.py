@@ -24,6 +24,7 @@ from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
+from monai_weckd.tune.command import add_tune
 
 if TYPE_CHECKING:
     from monai_weckd.forecast import BundleForecast
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_phantom(commands)
     _add_report(commands)
+    add_tune(commands)
     return parser
 
 

@@ -1,0 +1,77 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan import ChainPlan
+from monai_weckd.splits import draw_shards
+
+__all__ = ["BlindOracle", "limit_validation"]
+
+
+class BlindOracle(LabelOracle):
+    """Keep the test labels shut: whoever asks for them gets the classes in turn, made up, and no line in the ledger.
+
+    A plan reads the test labels to see that no class is missing. Tuning may not read them at all, and where this
+    oracle is the door to the labels, the plan is the same without them.
+
+    Args:
+        items: dictionaries with ``id`` and ``label``.
+        num_classes: number of classes.
+
+    Example::
+
+        >>> oracle = BlindOracle([{"id": "a", "label": 1}, {"id": "b", "label": 1}], num_classes=2)
+        >>> oracle.reveal(["a"], purpose="validation"), oracle.reveal(["a", "b"], purpose="test")
+        ({'a': 1}, {'a': 0, 'b': 1})
+
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], *, num_classes: int) -> None:
+        super().__init__(items)
+        self.num_classes = num_classes
+
+    def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, int]:
+        """Return the labels of some items, by id; for the purpose "test" labels that mean nothing.
+
+        Args:
+            ids: ids of the items.
+            purpose: what the labels are for.
+            stage: stage number, from 1, default None.
+
+        """
+        if purpose == "test":
+            return {key: place % self.num_classes for place, key in enumerate(ids)}
+        return super().reveal(ids, purpose=purpose, stage=stage)
+
+
+def limit_validation(plan: ChainPlan, oracle: LabelOracle, *, seed: int) -> ChainPlan:
+    """Return a plan with no more validation labels than a shard has: a random part of them, class by class.
+
+    Whoever has few labels for training has few for tuning, too. Which labels stay is decided by a hash; each class
+    keeps its share, and one label at least where there are as many labels as classes.
+
+    Args:
+        plan: the plan.
+        oracle: door to the labels of its validation items.
+        seed: seed of the hash.
+
+    """
+    if len(plan.val) <= plan.shard_size:
+        return plan
+    labels = oracle.reveal(plan.val, purpose="validation")
+    [part] = draw_shards({key: [key] for key in plan.val}, labels, num_shards=1, size=plan.shard_size, seed=seed)
+    return replace(plan, val=part)

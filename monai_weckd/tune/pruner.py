@@ -1,0 +1,87 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+from monai_weckd.tune.backend import optuna
+
+__all__ = ["TrialPruner"]
+
+
+class TrialPruner:
+    """Report a training's key metric to an Optuna trial, and stop the training when the trial is to be pruned.
+
+    At the end of each epoch after which validation has run, the key metric is reported under the number of the epoch,
+    which in a chain counts on over the stages. A training to be pruned ends with :py:class:`optuna.TrialPruned`, which
+    Ignite would log as an error; that line is left out. A handler of ``Events.EXCEPTION_RAISED`` may swallow the
+    exception: :py:meth:`check` raises it again.
+
+    Attach it after the handler that runs the validation.
+
+    Args:
+        trial: Optuna's trial.
+        evaluator: the training's validation engine.
+
+    """
+
+    def __init__(self, trial: optuna.trial.BaseTrial, evaluator: Evaluator) -> None:
+        self.trial = trial
+        self.evaluator = evaluator
+        self.pruned_epoch: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        engine.logger.addFilter(_is_no_pruning)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Report the metric of the epoch that has ended.
+
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        Raises:
+            TrialPruned: When Optuna says so.
+
+        """
+        state, epoch = self.evaluator.state, engine.state.epoch
+        if state.epoch != epoch or not state.metrics:
+            return
+        self.trial.report(float(state.metrics[state.key_metric_name]), epoch)
+        if self.trial.should_prune():
+            self.pruned_epoch = epoch
+            self.check()
+
+    def check(self) -> None:
+        """Raise once more what has stopped the training, if anything has.
+
+        Raises:
+            TrialPruned: When the trial was pruned.
+
+        """
+        if self.pruned_epoch is not None:
+            raise optuna.TrialPruned(f"after epoch {self.pruned_epoch}")
+
+
+def _is_no_pruning(record: logging.LogRecord) -> bool:
+    """Tell whether a message may be logged: not where it is about the end of a pruned trial."""
+    return not isinstance(sys.exc_info()[1], optuna.TrialPruned)

@@ -1,0 +1,151 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from monai_weckd.utils import nearest
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+__all__ = ["SPACE", "TunedParameter", "complete_temperature", "parse_parameters", "suggest_values"]
+
+
+@dataclass(frozen=True)
+class TunedParameter:
+    """Where to look for the best value of one key of a bundle's configuration.
+
+    Args:
+        name: the key.
+        low: smallest value.
+        high: largest value.
+        log: whether ratios count rather than differences, default False.
+        integer: whether the values are integers, default False.
+        choices: the values themselves, default none: those from ``low`` to ``high``.
+
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    integer: bool = False
+    choices: tuple[float, ...] = ()
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        """Return the value that a trial is to try.
+
+        Args:
+            trial: Optuna's trial.
+
+        """
+        if self.choices:
+            return trial.suggest_categorical(self.name, self.choices)
+        if self.integer:
+            return trial.suggest_int(self.name, int(self.low), int(self.high))
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is one that a trial may try.
+
+        Args:
+            value: the value.
+
+        Example::
+
+            >>> SPACE["pool_ratio"].holds(4), SPACE["pool_ratio"].holds(0.5), SPACE["averaging"].holds(0.5)
+            (True, False, False)
+
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if self.choices:
+            return value in self.choices
+        return self.low <= value <= self.high and not (self.integer and value != int(value))
+
+
+# the first three are what WeCKD (arXiv 2510.14668) tunes, by Optuna too; the ranges are ours, as its own are not public
+SPACE: Mapping[str, TunedParameter] = {
+    parameter.name: parameter
+    for parameter in (
+        TunedParameter("learning_rate", 1e-5, 1e-2, log=True),
+        TunedParameter("distillation_weight", 0.1, 0.9),
+        TunedParameter("temperature_start", 1.0, 10.0),
+        TunedParameter("attention_weight", 0.01, 10.0, log=True),
+        TunedParameter("pool_ratio", 0, 4, integer=True),
+        TunedParameter("averaging", choices=(0.0, 0.9, 0.95, 0.99)),
+        TunedParameter("threshold", 0.0, 0.95),
+    )
+}
+DEFAULTS = ("learning_rate", "distillation_weight", "temperature_start")
+
+
+def parse_parameters(names: str | Iterable[str]) -> tuple[TunedParameter, ...]:
+    """Return the parameters of the given names.
+
+    Args:
+        names: keys of ``SPACE``, as a list or with commas between them.
+
+    Raises:
+        ValueError: When there is no name, or one is unknown or given twice.
+
+    Example::
+
+        >>> [(parameter.name, parameter.high) for parameter in parse_parameters("learning_rate,pool_ratio")]
+        [('learning_rate', 0.01), ('pool_ratio', 4)]
+
+    """
+    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    for name in wanted:
+        if name not in SPACE:
+            raise ValueError(f"parameters: expected some of {tuple(SPACE)}, got {name!r}. {nearest(name, list(SPACE))}")
+        if wanted.count(name) > 1:
+            raise ValueError(f"parameters: expected every name once, got {name!r} twice. Remove one.")
+    if not wanted:
+        raise ValueError(f"parameters: expected some of {tuple(SPACE)}, got none. Name one at least.")
+    return tuple(SPACE[name] for name in wanted)
+
+
+def suggest_values(trial: BaseTrial, parameters: Iterable[TunedParameter]) -> dict[str, Any]:
+    """Return what a trial is to try, by key.
+
+    Args:
+        trial: Optuna's trial.
+        parameters: what is tuned.
+
+    """
+    return {parameter.name: parameter.suggest(trial) for parameter in parameters}
+
+
+def complete_temperature(values: Mapping[str, Any], *, end: float, shape: str) -> dict[str, Any]:
+    """Return tuned values with the end of the temperature, which follows its start and never exceeds it.
+
+    Args:
+        values: tuned values by key.
+        end: the configuration's ``temperature_end``.
+        shape: the configuration's ``temperature_shape``.
+
+    Example::
+
+        >>> complete_temperature({"temperature_start": 2.0}, end=4.0, shape="cosine")
+        {'temperature_start': 2.0, 'temperature_end': 2.0}
+        >>> complete_temperature({"temperature_start": 8.0}, end=1.0, shape="constant")
+        {'temperature_start': 8.0, 'temperature_end': 8.0}
+
+    """
+    if "temperature_start" not in values:
+        return dict(values)
+    start = values["temperature_start"]
+    return {**values, "temperature_end": start if shape == "constant" else min(end, start)}

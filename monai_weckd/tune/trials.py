@@ -1,0 +1,98 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+from monai_weckd.tune.backend import optuna
+from monai_weckd.tune.counts import DIVERGED, TrialCounts, count_trials, outcome
+
+__all__ = ["run_trials"]
+
+
+class _SurplusTrialError(Exception):
+    """A trial that began while other workers took the last ones."""
+
+
+def run_trials(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    *,
+    trials: int,
+    timeout: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    pause: float = 1.0,
+) -> TrialCounts:
+    """Run trials until the study has as many as wanted, by all its workers together, and return their counts.
+
+    A FloatingPointError fails a trial and counts as its outcome; any other error ends this worker's run, and its trial
+    does not count. Where the last trials run in other workers, this waits for them, and takes over a trial whose worker
+    has died.
+
+    Args:
+        study: what :py:func:`~monai_weckd.tune.study.open_study` returned.
+        objective: trains with a trial's values and returns the metric.
+        trials: number of trials, with those that the study already has.
+        timeout: seconds after which this worker begins no other trial, default None.
+        tell: called with a line of text about each trial.
+        pause: seconds between two looks at the other workers, default 1.
+
+    """
+
+    def train(trial: optuna.Trial) -> float:
+        # two workers may both have seen that one trial is left: the later one steps back
+        before = count_trials(other for other in study.get_trials(deepcopy=False) if other.number < trial.number)
+        if before.finished + before.running >= trials:
+            raise _SurplusTrialError(f"trial {trial.number}")
+        try:
+            return objective(trial)
+        except FloatingPointError as error:
+            trial.set_user_attr(DIVERGED, str(error))
+            raise
+
+    began, waiting = time.monotonic(), False
+    while True:
+        counts = count_trials(study.get_trials(deepcopy=False))
+        if counts.finished >= trials or (timeout is not None and time.monotonic() - began >= timeout):
+            return counts
+        if counts.finished + counts.running < trials:
+            _run_one(study, train, tell)
+            continue
+        if not waiting:
+            tell(f"waiting for {counts.running} running elsewhere")
+            waiting = True
+        time.sleep(pause)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+
+
+def _run_one(study: optuna.Study, train: Callable[[optuna.Trial], float], tell: Callable[[str], None]) -> None:
+    def report(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if outcome(trial) != "abandoned":
+            tell(_line(trial))
+
+    try:
+        study.optimize(
+            train, n_trials=1, catch=(FloatingPointError, _SurplusTrialError), callbacks=[report], gc_after_trial=True
+        )
+    except optuna.exceptions.UpdateFinishedTrialError:
+        tell("a trial was given up, as this worker gave no sign of life for too long")
+
+
+def _line(trial: optuna.trial.FrozenTrial) -> str:
+    values = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+    result = f"{trial.value:.4f}" if outcome(trial) == "completed" else outcome(trial)
+    stopped = f" after epoch {trial.last_step}" if outcome(trial) == "pruned" else ""
+    return f"trial {trial.number}: {result}{stopped}  {values}"
