@@ -15,10 +15,11 @@ import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from monai_weckd.data.datalist import Datalist, image_files
-from monai_weckd.data.medmnist import archive_split, check_split
+from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils import nearest
 
 __all__ = ["verify_images"]
@@ -33,7 +34,8 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
 
     PNG, JPEG, TIFF and BMP are decoded in full, NIfTI is read with its data, of DICOM the data set is read and its
     pixel data must be there in full length (compressed pixel data are not decompressed). In a folder, each image. Of a
-    MedMNIST archive each split is read once, against its checksum.
+    MedMNIST archive each split is read once, against its checksum. What this process has read before, and what has not
+    been written to since, is not read again.
 
     Args:
         datalist: what :py:func:`monai_weckd.data.datalist.load_datalist` returns.
@@ -67,7 +69,23 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
 def _fault(path: str) -> str | None:
     """Return what is wrong with an image, or with the images in a folder."""
     try:
-        _read_all(image_files(path) if os.path.isdir(path) else [path])
+        files = tuple(image_files(path)) if os.path.isdir(path) else (path,)
+        return _known_fault(files, tuple(map(_state, files)))
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _state(path: str) -> tuple[int, int]:
+    found = parse_reference(f"{path}/0")
+    status = os.stat(path if found is None else found.archive)
+    return status.st_size, status.st_mtime_ns
+
+
+# one process may run many trainings on the same images: what has not changed since is not decoded again
+@lru_cache(maxsize=1 << 17)
+def _known_fault(files: tuple[str, ...], states: tuple[tuple[int, int], ...]) -> str | None:
+    try:
+        _read_all(files)
     # the decoders raise whatever the damaged bytes lead them to; nothing is lost, each fault is reported
     except Exception as error:
         return " ".join(f"{type(error).__name__}: {error}".split())

@@ -169,3 +169,23 @@ def test_real_dicom_variety(shared_data):
     assert {"rtplan.dcm"} <= set(kept.skipped)
     assert "CT_small.dcm" in {item["id"] for item in kept.items}
     assert len(kept.items) + len(kept.skipped) == 56
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    paths = [picture(tmp_path / f"{n}.png") for n in range(3)]
+    datalist = Datalist([{"image": str(path), "id": path.name, "label": 0} for path in paths], ("a", "b"))
+    opened = []
+    genuine = PIL.Image.open
+    monkeypatch.setattr(PIL.Image, "open", lambda path: opened.append(Path(path).name) or genuine(path))
+    assert verify_images(datalist) == datalist
+    assert sorted(opened) == ["0.png", "1.png", "2.png"]
+    opened.clear()
+    assert verify_images(datalist) == datalist
+    assert opened == []
+    paths[1].write_bytes(paths[1].read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"image: expected readable files, got 1 that are not, first '1.png'"):
+        verify_images(datalist)
+    assert opened == ["1.png"]
+    paths[2].unlink()
+    with pytest.raises(ValueError, match=r"image: expected readable files, got 2 that are not"):
+        verify_images(datalist)
