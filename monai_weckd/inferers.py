@@ -15,9 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.inferers import SimpleInferer
+from monai.inferers import Inferer, SimpleInferer
 
-__all__ = ["AutocastInferer", "has_bfloat16"]
+from monai_weckd.engines.ensemble import MeanLogits
+from monai_weckd.features import find_head, unwrap
+
+__all__ = ["AutocastInferer", "HeadInferer", "has_bfloat16"]
 
 
 class AutocastInferer(SimpleInferer):
@@ -41,6 +44,46 @@ class AutocastInferer(SimpleInferer):
         device = inputs.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
             return super().__call__(inputs, network, *args, **kwargs)
+
+
+class HeadInferer(Inferer):
+    """Call only the head of a network where the inputs are embeddings, (B, D), and the whole network on images.
+
+    Args:
+        head_layer: module path of the head, default None: see :py:func:`monai_weckd.features.find_head`.
+        inferer: calls the whole network on images, default None: as it is. The head is called as it is.
+
+    Example::
+
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> inferer, images = HeadInferer(), torch.rand(5, 1, 2, 2)
+        >>> torch.equal(inferer(network[:2](images), network), inferer(images, network))
+        True
+
+    """
+
+    def __init__(self, head_layer: str | None = None, *, inferer: Callable | None = None) -> None:
+        self.head_layer = head_layer
+        self.inferer: Callable = inferer or SimpleInferer()
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the logits, (B, C).
+
+        Args:
+            inputs: embeddings, (B, D), or images, (B, C, *spatial dimensions).
+            network: the whole network; student and teachers are of one architecture.
+            args: further arguments of the network, for images.
+            kwargs: further named arguments of the network, for images.
+
+        """
+        if inputs.ndim > 2:
+            return self.inferer(inputs, network, *args, **kwargs)
+        if self.head_layer is None:
+            self.head_layer = find_head(network)
+        network = unwrap(network)
+        if isinstance(network, MeanLogits):
+            return torch.stack([self(inputs, member) for member in network.networks]).mean(dim=0)
+        return network.get_submodule(self.head_layer)(inputs)
 
 
 def has_bfloat16(device: torch.device) -> bool:

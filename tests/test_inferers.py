@@ -15,7 +15,8 @@ import pytest
 import torch
 from chain_runs import make_chain, make_network
 
-from monai_weckd.inferers import AutocastInferer, has_bfloat16
+from monai_weckd.engines.ensemble import MeanLogits
+from monai_weckd.inferers import AutocastInferer, HeadInferer, has_bfloat16
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -43,3 +44,31 @@ def test_a_chain_learns_in_bfloat16(monkeypatch):
     assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
     assert trainer.state.output["teacher_pred"].dtype == torch.bfloat16
     assert trainer.state.output["loss"].dtype == torch.float32
+
+
+class Doubling:
+    def __call__(self, inputs, network, *args, **kwargs):
+        return 2 * network(inputs, *args, **kwargs)
+
+
+@pytest.mark.parametrize("head_layer", [None, "6"])
+def test_head_inferer_calls_the_head_on_embeddings_and_the_network_on_images(head_layer):
+    network, images = make_network().eval(), torch.rand(4, 3, 8, 8)
+    inferer = HeadInferer(head_layer, inferer=Doubling())
+    embeddings = network[:6](images)
+    assert torch.equal(inferer(embeddings, network), network(images))
+    assert torch.equal(inferer(images, network), 2 * network(images))
+    assert torch.equal(HeadInferer(head_layer)(embeddings, torch.compile(network)), network(images))
+
+
+def test_head_inferer_asks_every_member_of_an_ensemble():
+    networks, images = [make_network(seed).eval() for seed in (0, 1)], torch.rand(4, 3, 8, 8)
+    for one in networks:
+        one[:6].load_state_dict(networks[0][:6].state_dict())
+    ensemble = MeanLogits(networks)
+    torch.testing.assert_close(HeadInferer("6")(networks[0][:6](images), ensemble), ensemble(images))
+
+
+def test_head_inferer_needs_a_head():
+    with pytest.raises(ValueError, match=r"^head_layer: expected a torch.nn.Linear in ReLU, got none\."):
+        HeadInferer()(torch.zeros(2, 3), torch.nn.ReLU())

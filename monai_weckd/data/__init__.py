@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .byte_cache import ByteCacheDataset
     from .dicom_errors import DicomReadError
     from .dicom_reader import DicomReader
+    from .embedding import EmbeddingDataset
     from .stage import StageBatchSampler, StageDataset
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Datalist",
     "DicomReadError",
     "DicomReader",
+    "EmbeddingDataset",
     "StageBatchSampler",
     "StageDataset",
     "load_datalist",
@@ -38,6 +40,7 @@ _HOMES = {
     "ByteCacheDataset": "byte_cache",
     "DicomReadError": "dicom_errors",
     "DicomReader": "dicom_reader",
+    "EmbeddingDataset": "embedding",
     "StageBatchSampler": "stage",
     "StageDataset": "stage",
 }

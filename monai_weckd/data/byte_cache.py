@@ -191,12 +191,15 @@ class ByteCacheDataset(Dataset):
             rows[index] = row
         return rows, np.arange(len(self.data))
 
-    def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore:
+    @property
+    def recipe(self) -> str:
+        """All that decides about the images but the files: transforms, ``value_range`` and versions, as JSON."""
         versions = [importlib.metadata.version(name) for name in ("monai", "monai_weckd")]
-        what = json.dumps([describe(self.load), self.image_key, self.value_range, versions])
-        return RowStore(
-            cache_dir / hashlib.blake2b(what.encode(), digest_size=10).hexdigest(), first.shape, first.dtype
-        )
+        return json.dumps([describe(self.load), self.image_key, self.value_range, versions])
+
+    def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore:
+        name = hashlib.blake2b(self.recipe.encode(), digest_size=10).hexdigest()
+        return RowStore(cache_dir / name, first.shape, first.dtype)
 
     def _fill_file(self, store: RowStore) -> tuple[np.ndarray, np.ndarray]:
         archives: dict[str, str] = {}

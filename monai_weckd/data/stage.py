@@ -20,7 +20,6 @@ from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
-from monai_weckd.data.byte_cache import ByteCacheDataset
 from monai_weckd.draws import derive
 from monai_weckd.utils import UNLABELED
 
@@ -140,8 +139,9 @@ class StageDataset(Dataset):
 
     Whatever label the wrapped dataset carries is replaced, by the revealed one or by ``UNLABELED``; the random
     transforms of the wrapped dataset are seeded for each item by the sampler's view seed. Next to image and label an
-    item has its ``index`` and its ``view`` seed. Of a :py:class:`~monai_weckd.data.ByteCacheDataset` that leaves
-    nothing to be done for single items, whole batches come at once.
+    item has its ``index`` and its ``view`` seed. Of a dataset with ``whole_batches`` and ``gather``, such as a
+    :py:class:`~monai_weckd.data.ByteCacheDataset` that leaves nothing to be done for single items, whole batches come
+    at once.
 
     Args:
         dataset: a map-style dataset of dictionaries; its ``transform``, if any, is seeded for each item.
@@ -166,7 +166,7 @@ class StageDataset(Dataset):
         return {**self.dataset[index], self.label_key: self._label(index), INDEX: index, VIEW: view}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
-        if not (isinstance(self.dataset, ByteCacheDataset) and self.dataset.whole_batches):
+        if not getattr(self.dataset, "whole_batches", False):
             return [self[key] for key in keys]
         indices, views = zip(*keys, strict=True)
         return {

@@ -32,15 +32,18 @@ def freeze(network: torch.nn.Module) -> torch.nn.Module:
     return deepcopy(unwrap(network)).eval().requires_grad_(False)
 
 
-def fingerprint(network: torch.nn.Module) -> str:
+def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
     """Return a SHA-256 digest of every parameter and buffer of a network.
 
     Args:
         network: any module; its tensors may be on any device and of any type.
+        without: module path of a part to leave out, default None: all of it.
 
     """
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
+        if without is not None and name.startswith(f"{without}."):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

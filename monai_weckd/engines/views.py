@@ -29,7 +29,7 @@ class PrepareViews(PrepareBatch):
 
     A ``prepare_batch`` for the batches of a stage, which bring the ``view`` seeds. With ``teacher_augment`` the teacher
     gets a view of its own from the same decoded image, usually a weaker one; without it teacher and student see the
-    same.
+    same. Embeddings, (B, D), which have no space to augment, stay as they are.
 
     Args:
         augment: what the student sees, ``(images, views) -> images``: a
@@ -68,6 +68,8 @@ class PrepareViews(PrepareBatch):
             )
         images = batchdata[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
         labels = batchdata[CommonKeys.LABEL].to(device=device, non_blocking=non_blocking)
+        if images.ndim == 2:
+            return images, labels
         if self.teacher_augment is not None:
             batchdata[DistillationKeys.TEACHER_IMAGE] = self.teacher_augment(images, batchdata[VIEW])
         return self.augment(images, batchdata[VIEW]), labels

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from .backbone import FrozenBackbone
 from .cost import CostReporter
 from .losses import losses_from_output
 from .progress import ChainProgressBar
@@ -21,6 +22,7 @@ __all__ = [
     "ChainProgressBar",
     "ChainRecorder",
     "CostReporter",
+    "FrozenBackbone",
     "TemperatureHandler",
     "losses_from_output",
     "predict_probabilities",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.engines import Evaluator
+from monai.engines import SupervisedEvaluator
 from monai.utils import CommonKeys
 from torch.utils.data import DataLoader
 
@@ -103,7 +103,7 @@ class ChainRecorder:
     def __init__(
         self,
         output_dir: str | os.PathLike,
-        evaluator: Evaluator,
+        evaluator: SupervisedEvaluator,
         *,
         val_data_loader: DataLoader,
         test_data_loader: DataLoader | None = None,

@@ -1,0 +1,206 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, Randomizable
+from monai.utils import CommonKeys
+from torch.utils.data import Dataset
+
+from monai_weckd.data.row_store import RowStore, content_key
+from monai_weckd.features import images_of
+
+if TYPE_CHECKING:
+    from monai_weckd.handlers.backbone import FrozenBackbone
+
+__all__ = ["EmbeddingDataset", "images_behind"]
+
+_CHUNK = 64
+
+
+class EmbeddingDataset(Dataset):
+    """Show the images of a dataset as their embeddings, (D,), while the backbone that makes them is frozen.
+
+    Each image goes through the backbone once, before any random transform, when it is first needed; one array keeps
+    the embeddings of all items in single precision, 4 D bytes each. Once the backbone is no longer frozen, the dataset
+    is the wrapped one. With a ``cache_dir`` the array is a file, mapped into memory, which the next run and other
+    processes find again: a row's key is a digest of the image's bytes, the folder's name one of the backbone's weights
+    and of how the images are made.
+
+    Args:
+        dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another map-style dataset of dictionaries with
+            ``image``, whose list is in ``data`` and whose transforms are not random.
+        backbone: whoever computes embeddings and knows whether they may be used.
+        cache_dir: folder for the array, default None: in memory.
+
+    Raises:
+        ValueError: When the dataset has random transforms that cannot be left out, or is none to be kept in a file.
+
+    Example::
+
+        >>> from monai_weckd.handlers import FrozenBackbone
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> dataset = FrozenBackbone(network).embed([{"image": torch.zeros(1, 2, 2), "label": 1}])
+        >>> dataset[0]["image"].shape, dataset[0]["label"], dataset.gather([0, 0]).shape
+        (torch.Size([3]), 1, torch.Size([2, 3]))
+
+    """
+
+    def __init__(
+        self, dataset: Any, backbone: FrozenBackbone, *, cache_dir: str | os.PathLike[str] | None = None
+    ) -> None:
+        whole = hasattr(dataset, "gather")
+        if not whole and _is_random(getattr(dataset, "transform", None)):
+            raise ValueError(
+                "dataset: expected transforms that are not random, got others, and an image has one embedding. "
+                "Use ByteCacheDataset, which can leave them out."
+            )
+        if cache_dir is not None and not hasattr(dataset, "recipe"):
+            raise ValueError(
+                f"cache_dir: expected None for a {type(dataset).__name__}, got {str(cache_dir)!r}. "
+                "Use ByteCacheDataset to keep embeddings in a file."
+            )
+        self.images = dataset
+        self.backbone: Any = backbone
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.store: RowStore | None = None
+        self.made_by: str | None = None
+        self._rows: Any = None
+        self._row_of = np.arange(len(dataset))
+        self._rest: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a loader's worker needs the embeddings, not the network; a mapped file it maps for itself
+        rows = self._embeddings() if self.frozen else None
+        backbone = SimpleNamespace(frozen=self.frozen)
+        return {**vars(self), "backbone": backbone, "_rows": rows if self.store is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.store is not None:
+            self._rows = self.store.map()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the images are shown as embeddings."""
+        return bool(self.backbone.frozen)
+
+    @property
+    def data(self) -> Any:
+        """The wrapped dataset's list of items."""
+        return getattr(self.images, "data", self.images)
+
+    @property
+    def image_key(self) -> str:
+        """The key of the image, and of the embedding, in an item."""
+        return str(getattr(self.images, "image_key", CommonKeys.IMAGE))
+
+    @property
+    def transform(self) -> Any:
+        """The random transforms to seed for each item: the wrapped dataset's, None for embeddings."""
+        return None if self.frozen else getattr(self.images, "transform", None)
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether :py:meth:`gather` gives all that a batch needs."""
+        return self.frozen or bool(getattr(self.images, "whole_batches", False))
+
+    def __getitem__(self, index: int) -> Any:
+        if not self.frozen:
+            return self.images[index]
+        embedding = self.gather([index])[0]
+        return {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
+
+    def gather(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of several items, (B, D), or their images where the backbone is not frozen.
+
+        Args:
+            indices: places in ``data``, B of them.
+
+        """
+        if not self.frozen:
+            return images_of(self.images, indices)
+        return torch.from_numpy(np.asarray(self._embeddings()[self._row_of[np.asarray(indices)]]))
+
+    def fill(self, fingerprint: str) -> bool:
+        """Compute the embeddings unless they are those of this backbone; returns whether it had to.
+
+        Args:
+            fingerprint: of the backbone as it is now.
+
+        """
+        if self._rows is not None and self.made_by == fingerprint:
+            return False
+        if self.cache_dir is None:
+            self._rows = self.backbone.embeddings(self._all_batches()).numpy()
+        else:
+            self._fill_file(self.cache_dir, fingerprint)
+        self.made_by = fingerprint
+        return True
+
+    def _embeddings(self) -> np.ndarray:
+        if self._rows is None:
+            self.fill(self.backbone.fingerprint())
+        return self._rows
+
+    def _all_batches(self) -> Iterator[torch.Tensor]:
+        self._rest = []
+        for first in range(0, len(self), _CHUNK):
+            indices = range(first, min(first + _CHUNK, len(self)))
+            if hasattr(self.images, "gather"):
+                yield images_of(self.images, indices)
+            else:
+                items = [dict(self.images[index]) for index in indices]
+                yield torch.stack([torch.as_tensor(item.pop(self.image_key)) for item in items])
+                self._rest += items
+
+    def _fill_file(self, cache_dir: Path, fingerprint: str) -> None:
+        name = hashlib.blake2b(f"{fingerprint}{self.images.recipe}".encode(), digest_size=10).hexdigest()
+        size = self.backbone.embeddings([images_of(self.images, [0])]).shape[1]
+        self.store = store = RowStore(cache_dir / f"embeddings_{name}", (size,), np.dtype(np.float32))
+        archives: dict[str, str] = {}
+        keys = [content_key(item[self.image_key], archives) for item in self.data]
+        with store.lock():
+            known = store.keys()
+            new = iter({key: index for index, key in enumerate(keys) if key not in known}.items())
+            while chunk := list(islice(new, _CHUNK)):
+                names, indices = zip(*chunk, strict=True)
+                store.append(names, self.backbone.embeddings([images_of(self.images, indices)]).numpy())
+        known = store.keys()
+        self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
+
+
+def images_behind(dataset: Any) -> Any:
+    """Return the dataset of images that an :py:class:`EmbeddingDataset` wraps, any other dataset as it is.
+
+    Args:
+        dataset: a dataset.
+
+    """
+    return dataset.images if isinstance(dataset, EmbeddingDataset) else dataset
+
+
+def _is_random(transform: Any) -> bool:
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    return any(isinstance(step, Randomizable) for step in steps)

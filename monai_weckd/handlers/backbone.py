@@ -1,0 +1,200 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+
+from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.engines.chain_options import ChainEvents
+from monai_weckd.engines.utils import fingerprint
+from monai_weckd.features import extract, find_head, find_module, unwrap
+from monai_weckd.inferers import HeadInferer
+
+if TYPE_CHECKING:
+    from monai_weckd.engines import ChainDistillationTrainer
+    from monai_weckd.losses import DistillationLoss
+
+__all__ = ["FrozenBackbone"]
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenBackbone:
+    """Freeze all of a network but its head, so that a chain trains heads on embeddings that are computed once.
+
+    It is one handler of the trainer, and makes what the trainer and its evaluator need: datasets that give embeddings
+    (:py:meth:`embed`), an :py:attr:`inferer` that calls the head on these and the whole network on images, and the
+    :py:meth:`parameters` for the optimizer. No parameter and no buffer outside the head changes while it is frozen;
+    what is saved is the whole network, as ever. Embeddings are computed in single precision and without augmentation,
+    and dropout before the head does not take part.
+
+    Args:
+        network: the student, on its device; its parameters outside the head stop to require gradients.
+        freeze: whether to freeze at all, default True. With False everything here is what it would be without it.
+        unfreeze_last: whether the last stage trains the whole network, on augmented images, default False.
+        head_layer: module path of the head, default None: the last ``torch.nn.Linear``. Its input must be (B, D), and
+            nothing may follow it.
+        loss_function: the trainer's loss, to refuse attention transfer before any image is opened, default None: when
+            the trainer starts.
+        inferer: calls the whole network on images in training, default None: as it is.
+        cache_dir: folder for embeddings, default None: in memory.
+
+    Raises:
+        ValueError: When there is no such head, or ``unfreeze_last`` is True without ``freeze``.
+        ValueError: When there are several processes, or the loss transfers attention.
+
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        freeze: bool = True,
+        unfreeze_last: bool = False,
+        head_layer: str | None = None,
+        loss_function: DistillationLoss | None = None,
+        inferer: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if unfreeze_last and not freeze:
+            raise ValueError(
+                "unfreeze_last: expected False without freeze_backbone, got True. Set freeze_backbone too."
+            )
+        self.network = network
+        self.freeze = freeze
+        self.unfreeze_last = unfreeze_last
+        self.cache_dir = cache_dir
+        self.frozen = False
+        self.datasets: list[EmbeddingDataset] = []
+        self.inferer = HeadInferer(head_layer, inferer=inferer)
+        if freeze:
+            _check_loss(loss_function)
+            _check_processes()
+            self.head_layer = find_head(network, head_layer)
+            head = set(find_module(unwrap(network), self.head_layer).parameters())
+            # what was frozen before stays so when the last stage begins
+            self._body = [one for one in network.parameters() if one.requires_grad and one not in head]
+            self._freeze(True)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Yield what the optimizer is to see: of a network that stays frozen the head's parameters, else all.
+
+        Those that are frozen for some stages get no gradient there, and optimizers leave them alone.
+        """
+        network = unwrap(self.network)
+        if self.freeze and not self.unfreeze_last:
+            network = find_module(network, self.head_layer)
+        yield from network.parameters()
+
+    def embed(self, dataset: Any) -> Any:
+        """Return a dataset that gives embeddings while the backbone is frozen; without ``freeze`` the dataset itself.
+
+        Args:
+            dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`.
+
+        """
+        if not self.freeze:
+            return dataset
+        self.datasets.append(EmbeddingDataset(dataset, self, cache_dir=self.cache_dir))
+        return self.datasets[-1]
+
+    def embeddings(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return the embeddings, (N, D), of batches of images.
+
+        Args:
+            batches: each (B, C, *spatial dimensions).
+
+        """
+        return extract(self.network, iter(batches), head_layer=self.head_layer)[0]
+
+    def fingerprint(self) -> str:
+        """Return a digest of all parameters and buffers outside the head."""
+        return fingerprint(unwrap(self.network), without=self.head_layer)
+
+    def attach(self, engine: ChainDistillationTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: the chain's trainer.
+
+        """
+        if not self.freeze:
+            return
+        stages = engine.walker.plan.num_stages
+        if self.unfreeze_last and stages < 2:
+            raise ValueError(
+                f"unfreeze_last: expected two stages or more, got {stages}. Train the whole network without "
+                "freeze_backbone instead."
+            )
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(ChainEvents.STAGE_STARTED, self._begin_stage)
+        engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._check)
+
+    def _begin(self, engine: ChainDistillationTrainer) -> None:
+        _check_loss(engine.distiller.criterion)
+        engines: list[Any] = [one for one in (engine, engine.walker.evaluator) if one is not None]
+        for inferer in [one.inferer for one in engines]:
+            if not isinstance(inferer, HeadInferer):
+                raise ValueError(
+                    f"inferer: expected a HeadInferer in trainer and evaluator, got {type(inferer).__name__}. "
+                    "Pass inferer=backbone.inferer to both."
+                )
+        self._freeze(True)
+        self._fill()
+
+    def _begin_stage(self, engine: ChainDistillationTrainer) -> None:
+        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.plan.num_stages))
+        if self.frozen:
+            self._fill()
+
+    def _check(self) -> None:
+        if self.frozen and self.fingerprint() != self._digest:
+            raise RuntimeError(
+                "backbone: expected unchanged parameters and buffers, got others than at the stage's start. "
+                "Look for code that trains it or runs it in train mode."
+            )
+
+    def _fill(self) -> None:
+        """Compute the embeddings that are not there, or are those of another backbone."""
+        start, self._digest = time.perf_counter(), self.fingerprint()
+        filled = sum(len(dataset) for dataset in self.datasets if dataset.fill(self._digest))
+        if filled:
+            logger.info("embedded %d images in %.1f s", filled, time.perf_counter() - start)
+
+    def _freeze(self, frozen: bool) -> None:
+        self.frozen = frozen
+        for parameter in self._body:
+            parameter.requires_grad_(not frozen)
+
+
+def _check_loss(loss_function: DistillationLoss | None) -> None:
+    if loss_function is not None and loss_function.attention_weight > 0:
+        raise ValueError(
+            f"attention_weight: expected 0 with freeze_backbone, got {loss_function.attention_weight}. "
+            "A frozen backbone has no attention to learn."
+        )
+
+
+def _check_processes() -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError(
+            f"freeze_backbone: expected one process, got {dist.get_world_size()}. "
+            "Heads train in seconds: start it without torchrun."
+        )

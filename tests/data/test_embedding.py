@@ -1,0 +1,189 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, Lambdad, RandGaussianNoised
+from PIL import Image
+
+from monai_weckd.data import ByteCacheDataset, StageDataset
+from monai_weckd.data.embedding import images_behind
+from monai_weckd.handlers import FrozenBackbone
+
+
+def make_network(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+
+
+def load(path):
+    return torch.from_numpy(np.array(Image.open(path))).movedim(-1, 0).float()
+
+
+@pytest.fixture
+def items(tmp_path):
+    random, items = np.random.default_rng(0), []
+    for number in range(7):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(path)
+        items.append({"image": str(path), "label": number % 2, "id": path.name})
+    return items
+
+
+@pytest.fixture
+def cached(items):
+    return ByteCacheDataset(items, [Lambdad("image", load)], value_range=(0, 255))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the images of which embeddings are computed."""
+    counts, compute = [], FrozenBackbone.embeddings
+
+    def count(self, batches):
+        found = compute(self, batches)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(FrozenBackbone, "embeddings", count)
+    return counts
+
+
+def test_refuses_random_transforms_that_it_cannot_leave_out(items):
+    transform = Compose([Lambdad("image", load), Compose([RandGaussianNoised("image")])])
+    for one in (transform, RandGaussianNoised("image")):
+        with pytest.raises(
+            ValueError, match=r"^dataset: expected transforms that are not random, got others.*Use Byte"
+        ):
+            FrozenBackbone(make_network()).embed(Dataset(items, one))
+
+
+def test_refuses_to_keep_what_no_recipe_describes(items, tmp_path):
+    backbone = FrozenBackbone(make_network(), cache_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"^cache_dir: expected None for a Dataset, got '.*'\. Use ByteCacheDataset"):
+        backbone.embed(Dataset(items, Lambdad("image", load)))
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_embeddings_are_the_input_of_the_head(items, cached, random):
+    if random:  # is left out
+        cached = ByteCacheDataset(items, [Lambdad("image", load), RandGaussianNoised("image", prob=1.0)])
+    network = make_network()
+    dataset = FrozenBackbone(network).embed(cached)
+    expected = network[:3](torch.stack([load(item["image"]) for item in items]))
+    assert dataset.whole_batches
+    assert dataset.transform is None
+    assert len(dataset) == len(dataset.data) == 7
+    torch.testing.assert_close(dataset.gather([3, 0, 3]), expected[[3, 0, 3]])
+    torch.testing.assert_close(dataset[6]["image"], expected[6])
+    assert {key: value for key, value in dataset[6].items() if key != "image"} == {"label": 0, "id": "6.png"}
+
+
+def test_keeps_single_precision_and_one_array(cached, calls):
+    dataset = FrozenBackbone(make_network()).embed(cached)
+    batch = StageDataset(dataset, {0: 1}).__getitems__([(0, 11), (5, 12)])
+    assert batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (2, 5)
+    assert batch["label"].tolist() == [1, -1]
+    assert dataset._rows.nbytes == 7 * 4 * 5
+    dataset.gather(range(7))
+    assert calls == [7]
+
+
+def test_of_a_plain_dataset_the_other_entries_are_those_of_its_transform(items):
+    transform = Compose([Lambdad("image", load), Lambdad("label", lambda label: label + 10)])
+    dataset = FrozenBackbone(make_network()).embed(Dataset(items, transform))
+    assert dataset[3]["label"] == 11
+    assert dataset[3]["image"].shape == (5,)
+    assert dataset.data[3]["label"] == 1
+
+
+def test_is_the_wrapped_dataset_when_the_backbone_is_not_frozen(items, cached):
+    backbone = FrozenBackbone(make_network())
+    noisy = ByteCacheDataset(items, [Lambdad("image", load), RandGaussianNoised("image")], value_range=(0, 255))
+    for images, whole in ((cached, True), (noisy, False)):
+        dataset = backbone.embed(images)
+        assert dataset.whole_batches
+        backbone.frozen = False
+        assert dataset.whole_batches is whole
+        assert dataset.transform is images.transform
+        assert torch.equal(dataset.gather([1, 2]), images.gather([1, 2]))
+        assert dataset[0]["image"].shape == (3, 4, 4)
+        backbone.frozen = True
+    assert images_behind(dataset) is noisy
+    assert images_behind(cached) is cached
+
+
+def test_another_backbone_makes_other_embeddings(cached, calls):
+    network = make_network()
+    backbone = FrozenBackbone(network)
+    dataset = backbone.embed(cached)
+    assert dataset.fill(backbone.fingerprint())
+    assert not dataset.fill(backbone.fingerprint())
+    first = dataset.gather([0])
+    network[3].weight.data += 1  # the head
+    assert not dataset.fill(backbone.fingerprint())
+    network[1].weight.data += 1
+    assert dataset.fill(backbone.fingerprint())
+    assert not torch.equal(dataset.gather([0]), first)
+    assert calls == [7, 7]
+
+
+def test_the_file_serves_the_next_run(items, cached, calls, tmp_path):
+    def embed(part, seed=0):
+        return FrozenBackbone(make_network(seed), cache_dir=tmp_path / "cache").embed(part)
+
+    first = embed(ByteCacheDataset(items[:4], cached.load, value_range=(0, 255))).gather(range(4))
+    assert sum(calls) == 1 + 4  # the first one tells the size
+    dataset = embed(cached)
+    torch.testing.assert_close(dataset.gather([2, 6]), embed(cached).gather([2, 6]))
+    assert torch.equal(dataset.gather(range(4)), first)
+    assert sum(calls) == 1 + 4 + 1 + 3 + 1
+    torch.testing.assert_close(dataset.gather(range(7)), FrozenBackbone(make_network()).embed(cached).gather(range(7)))
+    del calls[:]
+    assert not torch.allclose(embed(cached, seed=1).gather([0]), first[:1])
+    other = ByteCacheDataset(items, cached.load)  # in half precision
+    embed(other).gather([0])
+    assert sum(calls) == 2 * (1 + 7)
+    assert len(list((tmp_path / "cache").glob("embeddings_*"))) == 3
+
+
+def test_two_items_of_one_image_share_a_row(items, cached, tmp_path):
+    twice = ByteCacheDataset([*items, items[2]], cached.load, value_range=(0, 255))
+    dataset = FrozenBackbone(make_network(), cache_dir=tmp_path / "cache").embed(twice)
+    assert torch.equal(dataset.gather([7]), dataset.gather([2]))
+    assert len(dataset._rows) == 7
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_goes_to_a_worker_without_the_network(cached, tmp_path, in_file):
+    network = make_network()
+    backbone = FrozenBackbone(network, cache_dir=tmp_path / "cache" if in_file else None)
+    dataset = backbone.embed(ByteCacheDataset(cached.data, _Read(), value_range=(0, 255)))
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert not hasattr(copy.backbone, "network")
+    assert torch.equal(copy.gather([4, 1]), dataset.gather([4, 1]))
+    assert isinstance(copy._rows, np.memmap) is in_file
+    backbone.frozen = False
+    assert pickle.loads(pickle.dumps(dataset))[0]["image"].shape == (3, 4, 4)
+
+
+class _Read:
+    """A transform that can be pickled."""
+
+    def __call__(self, item):
+        return {**item, "image": load(item["image"])}

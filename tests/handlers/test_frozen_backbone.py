@@ -1,0 +1,263 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.distributed as dist
+from chain_runs import make_items, make_network
+from ignite.engine import Events
+from ignite.metrics import Accuracy
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator
+from monai.handlers import ValidationHandler, from_engine
+from torch.utils.data import DataLoader
+
+from monai_weckd import plan_chain
+from monai_weckd.data import ByteCacheDataset
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, PrepareViews
+from monai_weckd.handlers import FrozenBackbone, predict_probabilities
+from monai_weckd.losses import DistillationLoss
+from monai_weckd.transforms import BatchAugment, BatchRandFlip
+
+CLASSES = ("a", "b", "c")
+
+
+def make_frozen(*, network=None, num_stages=3, batch_size=8, num_workers=0, handlers=(), data=None, **options):
+    """Build a small chain of heads; returns trainer, backbone and the datasets of training and validation."""
+    known = {"unfreeze_last", "freeze", "head_layer", "cache_dir"}
+    frozen = {key: options.pop(key) for key in known & options.keys()}
+    network = network or make_network()
+    backbone = FrozenBackbone(network, **frozen)
+    items = make_items()
+    plan = plan_chain(items, classes=CLASSES, policy="cumulative", num_stages=num_stages, stratify=True, seed=0)
+    make = data or (lambda part: ByteCacheDataset(part, []))
+    train, val = (backbone.embed(make(plan.select(items, split))) for split in ("train", "val"))
+    metric = {"val_accuracy": Accuracy(output_transform=from_engine(["pred", "label"]))}
+    evaluator = SupervisedEvaluator(
+        "cpu",
+        DataLoader(val, batch_size=16, num_workers=num_workers),
+        network,
+        inferer=options.pop("val_inferer", backbone.inferer),
+        key_val_metric=metric,
+        decollate=False,
+    )
+    trainer = ChainDistillationTrainer(
+        "cpu",
+        2 * num_stages,
+        plan=plan,
+        train_data_loader=DataLoader(train, batch_size=batch_size, num_workers=num_workers),
+        network=network,
+        optimizer=options.pop("optimizer", torch.optim.AdamW(backbone.parameters(), lr=0.05, weight_decay=0.1)),
+        loss_function=options.pop("loss_function", DistillationLoss(temperature=2.0)),
+        epoch_length=4,
+        evaluator=evaluator,
+        inferer=options.pop("inferer", backbone.inferer),
+        prepare_batch=PrepareViews(BatchAugment([BatchRandFlip(prob=0.5, spatial_axis=0)])),
+        pool_ratio=1,
+        train_handlers=[ValidationHandler(1, evaluator), *handlers, backbone],
+        **options,
+    )
+    return trainer, backbone, (train, val)
+
+
+def body(network, head="6"):
+    """Return a copy of all tensors outside the head."""
+    return {key: tensor.clone() for key, tensor in network.state_dict().items() if not key.startswith(f"{head}.")}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": False, "unfreeze_last": True}, "unfreeze_last: expected False without freeze_backbone, got True"),
+        ({"head_layer": "hed"}, r"path: expected a module of Sequential, got 'hed'"),
+        (
+            {"loss_function": DistillationLoss(attention_weight=1.0)},
+            "attention_weight: expected 0 with freeze_backbone, g",
+        ),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        FrozenBackbone(make_network(), **options)
+
+
+def test_refuses_several_processes(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"^freeze_backbone: expected one process, got 2\. Heads train in seconds"):
+        FrozenBackbone(make_network())
+    FrozenBackbone(make_network(), freeze=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inferer": None}, "inferer: expected a HeadInferer in trainer and evaluator, got SimpleInferer"),
+        ({"val_inferer": None}, "inferer: expected a HeadInferer in trainer and evaluator, got SimpleInferer"),
+        (
+            {"loss_function": DistillationLoss(attention_weight=1.0), "student_layer": "2"},
+            "attention_weight: expected 0 with freeze_backbone, got 1.0",
+        ),
+    ],
+)
+def test_refuses_when_the_trainer_starts(options, message):
+    trainer, _, (train, _) = make_frozen(**options)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        trainer.run()
+    assert train.made_by is None
+
+
+def test_refuses_to_unfreeze_the_only_stage():
+    with pytest.raises(ValueError, match=r"^unfreeze_last: expected two stages or more, got 1\. Train the whole"):
+        make_frozen(num_stages=1, unfreeze_last=True)
+
+
+@pytest.mark.parametrize("teacher", ["last", "ensemble", "student", "average"])
+def test_only_the_head_changes(teacher):
+    trainer, backbone, _ = make_frozen(teacher=teacher, accept="always", averaging=0.9)
+    before, head, seen = body(trainer.network), deepcopy(trainer.network[6].state_dict()), []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output["image"].shape))
+    trainer.run()
+    assert same(body(trainer.network), before)
+    assert not same(trainer.network[6].state_dict(), head)
+    assert {shape[1:] for shape in seen} == {(8,)}
+    assert [name for name, one in trainer.network.named_parameters() if one.requires_grad] == ["6.weight", "6.bias"]
+    assert set(backbone.parameters()) == set(trainer.network[6].parameters())
+    assert trainer.records[-1].value > 0.6
+
+
+def test_every_image_goes_through_the_backbone_once():
+    calls = []
+    trainer, _, datasets = make_frozen()
+    trainer.network[0].register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    trainer.run()
+    assert sum(calls) == sum(map(len, datasets))
+
+
+def test_embeddings_give_what_images_give():
+    trainer, backbone, (_, val) = make_frozen()
+    trainer.run()
+    loader = DataLoader(val, batch_size=16)
+    found = predict_probabilities(trainer.network, loader, torch.device("cpu"), inferer=backbone.inferer)
+    images = DataLoader(val.images, batch_size=1)
+    expected = predict_probabilities(trainer.network, images, torch.device("cpu"))
+    assert found[0] == pytest.approx(expected[0], abs=1e-6)
+    assert list(found[1]) == list(expected[1])
+
+
+def test_the_last_stage_trains_all_on_augmented_images():
+    trainer, backbone, _ = make_frozen(unfreeze_last=True, accept="always")
+    before, states, seen, teachers = body(trainer.network), [], {}, []
+
+    def begin(engine):
+        states.append((engine.state.stage, backbone.frozen, same(body(engine.network), before)))
+        if engine.teacher is not None:
+            teachers.append(
+                same(body(engine.teacher), before) and same(engine.teacher.state_dict(), engine.network.state_dict())
+            )
+
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, begin)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: seen.setdefault(e.state.stage, set()).add(e.state.output["image"].shape[1:]),
+    )
+    trainer.run()
+    assert states == [(1, True, True), (2, True, True), (3, False, True)]
+    assert teachers == [True, True]
+    assert seen == {1: {(8,)}, 2: {(8,)}, 3: {(3, 8, 8)}}
+    assert not any(torch.equal(one, before[key]) for key, one in body(trainer.network).items())
+    assert set(backbone.parameters()) == set(trainer.network.parameters())
+    assert trainer.state.output["teacher_pred"].shape == (16, 3)
+
+
+def test_a_second_run_freezes_again():
+    trainer, backbone, _ = make_frozen(unfreeze_last=True)
+    seen = []
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, lambda e: seen.append(backbone.frozen))
+    trainer.run()
+    trainer.state.epoch = 0
+    trainer.state.iteration = 0
+    trainer.run()
+    assert seen == 2 * [True, True, False]
+
+
+def test_what_was_frozen_stays_frozen_in_the_last_stage():
+    network = make_network()
+    network[0].requires_grad_(False)
+    trainer, _, _ = make_frozen(network=network, unfreeze_last=True, accept="always")
+    first = network[0].weight.clone()
+    trainer.run()
+    assert torch.equal(network[0].weight, first)
+    assert network[1].weight.requires_grad
+
+
+def test_a_backbone_that_changes_is_noticed():
+    trainer, _, _ = make_frozen()
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def spoil(engine):
+        engine.network[1].running_mean += 1
+
+    with pytest.raises(RuntimeError, match=r"^backbone: expected unchanged parameters and buffers, got others"):
+        trainer.run()
+
+
+def test_weights_loaded_late_are_embedded_anew(caplog):
+    trainer, _, (train, _) = make_frozen()
+    stale = train[0]["image"]
+    trainer.network[0].weight.data += 1
+    with caplog.at_level(logging.INFO):
+        trainer.run()
+    assert not torch.allclose(train[0]["image"], stale)
+    assert "embedded" in caplog.text
+
+
+def test_worker_processes_change_no_bit():
+    weights = []
+    for num_workers in (0, 2):
+        trainer, _, _ = make_frozen(unfreeze_last=True, num_workers=num_workers, accept="always")
+        trainer.run()
+        weights.append(trainer.network.state_dict())
+    assert same(*weights)
+
+
+def test_without_freeze_it_is_not_there():
+    network, items = make_network(), make_items()
+    backbone, dataset = FrozenBackbone(network, freeze=False), Dataset(items)
+    assert backbone.embed(dataset) is dataset
+    assert list(backbone.parameters()) == list(network.parameters())
+    assert all(one.requires_grad for one in network.parameters())
+    trainer, backbone, (train, _) = make_frozen(freeze=False, accept="always")
+    assert isinstance(train, ByteCacheDataset)
+    before = body(trainer.network)
+    trainer.run()
+    assert not same(body(trainer.network), before)
+
+
+def test_selection_asks_by_the_embeddings():
+    trainer, _, (train, val) = make_frozen()
+    items = make_items()
+    plan = plan_chain(items, classes=CLASSES, policy="cumulative", selection="auto", seed=0)
+    trainer.walker.plan = plan
+    calls = []
+    trainer.network[0].register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    trainer.run()
+    assert all(stage.new for stage in trainer.plan.stages)
+    assert sum(calls) == len(train) + len(val)
