@@ -32,8 +32,18 @@ from monai_weckd.utils import nearest
 __all__ = ["TunedBundle"]
 
 # what may differ between the workers of a study without changing a trial's result, or shows in the plan's digest
-_PLACES = ("_meta_", "bundle_root", "dataset_dir", "output_dir", "overwrite", "cache_dir", "num_workers", "device")
-_PLACES += ("split_file", "shard_file")
+_PLACES = (
+    "_meta_",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "overwrite",
+    "cache_dir",
+    "num_workers",
+    "device",
+    "split_file",
+    "shard_file",
+)
 # handlers that only talk; those that write or test are known by what they refer to
 _TALKERS = ("ChainProgressBar", "CostReporter", "StatsHandler")
 _REFERENCES = ("@output_dir", "@test#", "@test::")
@@ -95,7 +105,11 @@ class TunedBundle:
                 if f"temperature_{name}" in parser
             }
             self.own_values = {item.name: parser.get_parsed_content(item.name) for item in self.parameters}
-            self.max_epochs = int(parser.get_parsed_content("train#trainer#max_epochs"))
+            self.epochs = divide_epochs(
+                parser.get_parsed_content("train#trainer#max_epochs"),
+                self.plan.num_stages,
+                parser.get_parsed_content("train#trainer#stage_epochs", default=None),
+            )
             better = parser.get("validate#evaluator#metric_cmp_fn")
             better = better and parser.get_parsed_content("validate#evaluator#metric_cmp_fn")
         self.lower_is_better = callable(better) and not better(1.0, 0.0)
@@ -117,7 +131,7 @@ class TunedBundle:
     @property
     def warmup_epochs(self) -> int:
         """Epochs in which no trial is to be pruned: those before the first one under a teacher has ended."""
-        return divide_epochs(self.max_epochs, self.plan.num_stages)[0] + 1
+        return self.epochs[0] + 1
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -154,13 +168,10 @@ class TunedBundle:
         keys = [str(key) for key in parser.get()]
         for parameter in self.parameters:
             if parameter.name not in keys:
-                raise ValueError(
-                    f"parameters: expected keys of {self.files[0]}, got {parameter.name!r}. "
-                    f"{nearest(parameter.name, keys)}"
-                )
+                raise ValueError(f"parameters: expected keys of {self.files[0]}, got {parameter.name!r}. Leave it out.")
         for key in changes:
             if key not in parser:
-                raise ValueError(f"set: expected a key of {self.files[0]}, got {key!r}. {nearest(key, keys)}")
+                raise ValueError(f"set: expected a key of {self.files[0]}, got {key!r}. {_nearest_key(key, keys)}")
             if key in [parameter.name for parameter in self.parameters]:
                 raise ValueError(f"set: expected a key that is not tuned, got {key!r}. Leave it out of --parameters.")
 
@@ -208,6 +219,12 @@ def _existing_files(bundle: Path, overlays: Sequence[str | os.PathLike[str]]) ->
     return files
 
 
+def _nearest_key(key: str, keys: list[str]) -> str:
+    """Return a hint at the key that was meant; a list of all would be too long."""
+    hint = nearest(key, keys)
+    return hint if hint.startswith("Did") else "See its top level."
+
+
 def _refuse_unused(parser: ConfigParser) -> None:
     for key, hint in unused_keys(parser.get()).items():
         raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
@@ -224,7 +241,7 @@ def _needed(handlers: Iterable[Any]) -> Iterator[Any]:
 
 def _short(value: Any) -> Any:
     """Return a number or a short text as it is, and of anything else a digest."""
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 80):
         return value
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 80 else f"digest {hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -126,6 +126,8 @@ def _labels(bundle: TunedBundle) -> Iterator[str]:
             f"validation: {budget['val']} of {val} labels, as many as a shard has, drawn class by class by a hash; "
             f"training with the result uses all {val}"
         )
+    if not bundle.knows_own_values:
+        yield "note: some of the configuration's own values are outside the ranges, and are not tried for comparison"
 
 
 def _finish(

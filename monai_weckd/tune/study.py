@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -95,7 +96,11 @@ def _alone(storage: str) -> AbstractContextManager:
     """Keep other workers of this machine from making the tables of one file at the same time."""
     if not storage.startswith(_FILE):
         return nullcontext()
-    return FileLock(f"{storage.removeprefix(_FILE).partition('?')[0]}.lock")
+    file = Path(storage.removeprefix(_FILE).partition("?")[0])
+    # the lock would make the folder
+    if not file.parent.is_dir():
+        raise _storage_error(storage, "no such folder")
+    return FileLock(f"{file}.lock")
 
 
 def _open_storage(storage: str, heartbeat: int, grace: int) -> optuna.storages.RDBStorage:
@@ -112,10 +117,13 @@ def _open_storage(storage: str, heartbeat: int, grace: int) -> optuna.storages.R
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1),
             )
     except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"storage: expected the URL of a database, got {storage!r} ({reason}). Pass one such as sqlite:///study.db."
-        ) from error
+        raise _storage_error(storage, str(error).partition("\n")[0]) from error
+
+
+def _storage_error(storage: str, reason: str) -> ValueError:
+    return ValueError(
+        f"storage: expected the URL of a database, got {storage!r} ({reason}). Pass one such as sqlite:///study.db."
+    )
 
 
 def _range(parameter: TunedParameter) -> str:

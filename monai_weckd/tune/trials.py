@@ -25,6 +25,40 @@ class _SurplusTrialError(Exception):
     """A trial that began while other workers took the last ones."""
 
 
+class _Attempt:
+    """The objective of one trial, which knows whose error it was if there is one."""
+
+    def __init__(self, study: optuna.Study, objective: Callable[[optuna.Trial], float], trials: int) -> None:
+        self.study = study
+        self.objective = objective
+        self.trials = trials
+        self.begun = False
+        self.error: Exception | None = None
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        self.begun = True
+        try:
+            return self._run(trial)
+        except FloatingPointError as error:
+            trial.set_user_attr(DIVERGED, str(error))
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _run(self, trial: optuna.Trial) -> float:
+        # two workers may both have seen that one trial is left: the later one steps back
+        earlier = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
+        counts = count_trials(earlier)
+        if counts.finished + counts.running >= self.trials:
+            raise _SurplusTrialError(f"trial {trial.number}")
+        return self.objective(trial)
+
+    def lost(self, error: Exception) -> bool:
+        """Tell whether an error comes from Optuna, after the trial began, and not from the objective."""
+        return self.begun and error is not self.error
+
+
 def run_trials(
     study: optuna.Study,
     objective: Callable[[optuna.Trial], float],
@@ -49,25 +83,13 @@ def run_trials(
         pause: seconds between two looks at the other workers, default 1.
 
     """
-
-    def train(trial: optuna.Trial) -> float:
-        # two workers may both have seen that one trial is left: the later one steps back
-        before = count_trials(other for other in study.get_trials(deepcopy=False) if other.number < trial.number)
-        if before.finished + before.running >= trials:
-            raise _SurplusTrialError(f"trial {trial.number}")
-        try:
-            return objective(trial)
-        except FloatingPointError as error:
-            trial.set_user_attr(DIVERGED, str(error))
-            raise
-
     began, waiting = time.monotonic(), False
     while True:
         counts = count_trials(study.get_trials(deepcopy=False))
         if counts.finished >= trials or (timeout is not None and time.monotonic() - began >= timeout):
             return counts
         if counts.finished + counts.running < trials:
-            _run_one(study, train, tell)
+            _run_one(study, _Attempt(study, objective, trials), tell)
             continue
         if not waiting:
             tell(f"waiting for {counts.running} running elsewhere")
@@ -78,16 +100,19 @@ def run_trials(
             optuna.storages.fail_stale_trials(study)
 
 
-def _run_one(study: optuna.Study, train: Callable[[optuna.Trial], float], tell: Callable[[str], None]) -> None:
+def _run_one(study: optuna.Study, attempt: _Attempt, tell: Callable[[str], None]) -> None:
     def report(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         if outcome(trial) != "abandoned":
             tell(_line(trial))
 
     try:
         study.optimize(
-            train, n_trials=1, catch=(FloatingPointError, _SurplusTrialError), callbacks=[report], gc_after_trial=True
+            attempt, n_trials=1, catch=(FloatingPointError, _SurplusTrialError), callbacks=[report], gc_after_trial=True
         )
-    except optuna.exceptions.UpdateFinishedTrialError:
+    except ValueError as error:
+        # so Optuna refuses the result of a trial that another worker has given up
+        if not attempt.lost(error):
+            raise
         tell("a trial was given up, as this worker gave no sign of life for too long")
 
 

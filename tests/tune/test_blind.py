@@ -1,0 +1,79 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan import plan_chain
+from monai_weckd.tune.blind import BlindOracle, limit_validation
+
+
+class Shut:
+    """A label that cannot be read."""
+
+    def __index__(self):
+        raise AssertionError("a test label was read")
+
+    def __eq__(self, other):
+        return False
+
+    __hash__ = None
+
+
+def make_items(count=300, classes=3):
+    return [{"id": f"{i:03}", "group": f"g{i // 2}", "label": i // 2 % classes} for i in range(count)]
+
+
+def test_a_plan_is_the_same_when_no_test_label_can_be_read():
+    items = make_items()
+    plan = plan_chain(items, classes=("a", "b", "c"), stratify=False)
+    shut = [{**item, "label": Shut()} if item["id"] in plan.test else item for item in items]
+    with pytest.raises(AssertionError, match="a test label was read"):
+        plan_chain(shut, classes=("a", "b", "c"), stratify=False)
+    oracle = BlindOracle(shut, num_classes=3)
+    assert plan_chain(shut, classes=("a", "b", "c"), stratify=False, oracle=oracle).digest == plan.digest
+    assert not oracle.revealed & set(plan.test)
+    assert "test" not in [entry.purpose for entry in oracle.ledger]
+
+
+def test_other_labels_are_revealed():
+    items = make_items()
+    ids = ["003", "100"]
+    blind, plain = BlindOracle(items, num_classes=3), LabelOracle(items)
+    assert blind.reveal(ids, purpose="shard", stage=1) == plain.reveal(ids, purpose="shard", stage=1)
+    assert blind.ledger == plain.ledger
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_is_no_larger_than_a_shard_and_keeps_every_class(seed):
+    items = make_items() + [{"id": f"rare{i}", "group": f"rare{i}", "label": 3} for i in range(40)]
+    plan = plan_chain(items, classes=("a", "b", "c", "d"), label_fraction=0.05, seed=seed)
+    assert len(plan.val) > plan.shard_size
+    labels = {item["id"]: item["label"] for item in items}
+    limited = limit_validation(plan, LabelOracle(items), seed=0)
+    assert len(limited.val) == len(set(limited.val)) == plan.shard_size
+    assert set(limited.val) < set(plan.val)
+    assert limited.label_budget == {"train": plan.label_budget["train"], "val": plan.shard_size}
+    assert set(Counter(labels[key] for key in limited.val)) == {0, 1, 2, 3}
+    assert limited.stages == plan.stages
+    assert limit_validation(plan, LabelOracle(items), seed=0) == limited
+    assert limit_validation(plan, LabelOracle(items), seed=1) != limited
+
+
+def test_a_small_validation_stays():
+    items = make_items()
+    plan = plan_chain(items, classes=("a", "b", "c"), label_fraction=0.3)
+    assert len(plan.val) <= plan.shard_size
+    assert limit_validation(plan, LabelOracle(items), seed=0) is plan

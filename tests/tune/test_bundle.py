@@ -1,0 +1,262 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+
+from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.oracle import LabelOracle
+from monai_weckd.tune.bundle import TunedBundle
+from monai_weckd.tune.objective import METRIC, ChainObjective
+from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
+SMALL = {
+    "max_epochs": 3,
+    "iterations_per_epoch": 2,
+    "batch_size": 8,
+    "label_fraction": 0.2,
+    "spatial_size": [32, 32],
+}
+VALUES = {"learning_rate": 2e-3, "distillation_weight": 0.4, "temperature_start": 3.0}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=96, seed=0)
+
+
+@pytest.fixture
+def make(dataset, tmp_path):
+    def make(bundle=OTOSCOPY, data=dataset, *, parameters=DEFAULTS, changes=None, **options):
+        cache = options.pop("cache_dir", tmp_path / "cache")
+        changes = {**SMALL, **(changes or {})}
+        return TunedBundle(
+            bundle, data, cache_dir=cache, parameters=parse_parameters(parameters), changes=changes, **options
+        )
+
+    return make
+
+
+def shuffle_test_labels(manifest, test):
+    """Rotate the labels of the test items among themselves; returns how many have changed."""
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = [row for row in rows if row["file"] in test]
+    labels = [row["label"] for row in chosen]
+    rotated = labels[5:] + labels[:5]
+    changed = sum(a != b for a, b in zip(labels, rotated, strict=True))
+    for row, label in zip(chosen, rotated, strict=True):
+        row["label"] = label
+    with open(manifest, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bundle": "/no/bundle"}, "bundle: expected configs/train.json in '/no/bundle', got none. Pass a bundle."),
+        ({"overlays": ["/no/file.json"]}, "config_file: expected an existing file, got '/no/file.json'."),
+        ({"data": "/no/data"}, "dataset_dir: expected an existing folder, got '/no/data'."),
+        ({"changes": {"max_epoch": 3}}, r"set: expected a key of .*, got 'max_epoch'. Did you mean 'max_epochs'\?"),
+        ({"changes": {"learning_rate": 1.0}}, "set: expected a key that is not tuned, got 'learning_rate'. Leave it"),
+        ({"changes": {"label_fraction": 0.001}}, "label_fraction: expected a label of each of 4 classes"),
+        ({"changes": {"selection": "badge"}}, "selection: expected 'random' or a shard_file, got 'badge': every trial"),
+        ({"changes": {"xyz": 1}}, "set: expected a key of .*, got 'xyz'. See its top level."),
+    ],
+)
+def test_errors_come_before_the_first_trial(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def references(place):
+    """Return something that refers to all members of a part of the configuration, so that they count as used."""
+    config = json.loads((OTOSCOPY / "configs" / "train.json").read_text())[place]
+    return [value for value in config.values() if isinstance(value, str)] + [f"@{place}#{key}" for key in config]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        (
+            {"max_epoch": 3},
+            "max_epoch: expected a key that the configuration uses, got one that nothing reads. Did you",
+        ),
+        (
+            {"validate#evaluator": None, "_used": references("validate")},
+            "validate#evaluator: expected an evaluator, got none. Tuning needs a validation.",
+        ),
+        (
+            {"plan": "$monai_weckd.plan_chain(@datalist.items)", "_used": references("plan")},
+            "plan: expected monai_weckd.plan_chain with its arguments, got an expression. Spell it out.",
+        ),
+    ],
+)
+def test_errors_in_an_overlay_come_before_the_first_trial(make, tmp_path, overlay, message):
+    (tmp_path / "overlay.json").write_text(json.dumps(overlay))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(overlays=[tmp_path / "overlay.json"])
+
+
+def test_a_parameter_that_the_bundle_does_not_have_is_refused(make, tmp_path):
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    config = json.loads((OTOSCOPY / "configs" / "train.json").read_text())
+    del config["threshold"]
+    (bundle / "configs" / "train.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"parameters: expected keys of .*train.json, got 'threshold'"):
+        make(bundle, parameters=["threshold"])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.glob("*_chain_classification")))
+def test_every_bundle_has_every_parameter(name):
+    config = json.loads((BUNDLES / name / "configs" / "train.json").read_text())
+    assert set(SPACE) <= set(config)
+
+
+def test_a_trial_neither_writes_nor_talks_nor_tests(make, tmp_path):
+    bundle = make()
+    parser = bundle.workflow(VALUES).parser
+    names = {
+        handler["_target_"].rpartition(".")[2] for handler in parser["train#handlers"] if isinstance(handler, dict)
+    }
+    assert {"TemperatureHandler", "ValidationHandler", "LrScheduleHandler"} <= names
+    assert not names & {"TensorBoardStatsHandler", "ChainProgressBar", "CostReporter", "ChainRecorder"}
+    assert "test" not in parser
+    assert not any("refuse_unused_keys" in step for step in parser["initialize"])
+    ChainObjective(bundle)(optuna.trial.FixedTrial(VALUES))
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_reference_to_the_test_split_is_an_error(make, tmp_path):
+    (tmp_path / "overlay.json").write_text('{"validate#evaluator#val_handlers": "$[print(@test#dataloader)]"}')
+    bundle = make(overlays=[tmp_path / "overlay.json"])
+    with pytest.raises(ValueError, match="`@test::dataloader` is not defined"):
+        ChainObjective(bundle)(optuna.trial.FixedTrial(VALUES))
+
+
+def test_values_reach_the_training(make):
+    parser = make().workflow(VALUES).parser
+    assert parser["learning_rate"] == 2e-3
+    assert parser["temperature_start"] == parser["temperature_end"] == 3.0
+    loss = parser.get_parsed_content("loss_function")
+    assert (loss.weight, loss.temperature) == (0.4, 3.0)
+
+
+def test_own_values_overlay_and_epochs(make, tmp_path):
+    bundle = make()
+    assert bundle.own_values == {"learning_rate": 1e-3, "distillation_weight": 0.5, "temperature_start": 2.0}
+    assert bundle.knows_own_values
+    assert bundle.warmup_epochs == 2
+    assert not bundle.lower_is_better
+    paper = make(overlays=[OTOSCOPY / "configs" / "paper.json"], changes={"stage_epochs": [2, 3, 4], "max_epochs": 9})
+    assert paper.overlay(VALUES) == {**VALUES, "temperature_end": 1.0}
+    assert paper.warmup_epochs == 3
+    assert not make(parameters=["attention_weight"]).knows_own_values
+    (tmp_path / "loss.json").write_text('{"validate#evaluator#metric_cmp_fn": "$lambda new, old: new < old"}')
+    assert make(overlays=[tmp_path / "loss.json"]).lower_is_better
+
+
+def test_settings_tell_what_decides_a_result(make, dataset, tmp_path):
+    first = make().settings
+    assert make(cache_dir=tmp_path / "elsewhere", changes={"num_workers": 1}).settings == first
+    for changes in ({"batch_size": 4}, {"train#trainer#pool_ratio": 0}, {"seed": 5}):
+        assert make(changes=changes).settings != first
+    assert make(seed=1).settings["data and plan"] != first["data and plan"]
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_validation_is_no_larger_than_a_shard(make):
+    bundle = make()
+    assert len(bundle.plan.val) == bundle.plan.shard_size < len(bundle.whole_plan.val)
+    parser = bundle.workflow(VALUES).parser
+    assert len(parser.get_parsed_content("validate#dataset#data")) == bundle.plan.shard_size
+
+
+def test_no_test_label_is_read(make, tmp_path, monkeypatch):
+    data = make_phantom("otoscopy", tmp_path / "data", items=96, seed=0)
+    asked, reveal = set(), LabelOracle.reveal
+
+    def spy(self, ids, **options):
+        ids = list(ids)
+        asked.update(ids)
+        return reveal(self, ids, **options)
+
+    monkeypatch.setattr(LabelOracle, "reveal", spy)
+    bundle = make(data=data)
+    value = ChainObjective(bundle)(optuna.trial.FixedTrial(VALUES))
+    test = set(bundle.plan.test)
+    assert len(test) > 10
+    assert asked
+    assert not asked & test
+    assert not {item["id"] for item in bundle.datalist.items} & test
+    assert shuffle_test_labels(data / "manifest.csv", test) > 5
+    shuffled = make(data=data)
+    assert shuffled.settings == bundle.settings
+    assert ChainObjective(shuffled)(optuna.trial.FixedTrial(VALUES)) == value
+
+
+def test_the_value_is_that_of_the_last_accepted_student(make, monkeypatch):
+    trainers = []
+    bundle = make()
+    workflow = bundle.workflow
+
+    def keep(values):
+        made = workflow(values)
+        trainers.append(made)
+        return made
+
+    monkeypatch.setattr(bundle, "workflow", keep)
+    trial = optuna.trial.FixedTrial(VALUES)
+    value = ChainObjective(bundle)(trial)
+    [trainer] = [made.trainer for made in trainers]
+    evaluator = trainer.walker.evaluator
+    evaluator.run()
+    assert evaluator.state.metrics["val_macro_auc"] == pytest.approx(value, abs=1e-6)
+    assert trial.user_attrs[METRIC] == "val_macro_auc"
+
+
+def test_trials_report_every_epoch_and_can_be_pruned(make, caplog):
+    class Third(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.last_step == 3
+
+    study = optuna.create_study(pruner=Third(), direction="maximize")
+    study.enqueue_trial(VALUES)
+    with caplog.at_level(logging.ERROR):
+        study.optimize(ChainObjective(make()), n_trials=1)
+    [trial] = study.trials
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert list(trial.intermediate_values) == [1, 2, 3]
+    assert not [record for record in caplog.records if record.name.startswith("ignite")]
+
+
+def test_a_metric_that_is_no_number_fails_the_trial(make):
+    changes = {
+        "validate#key_metric": {
+            "val_nan": {"_target_": "ignite.metrics.Average", "output_transform": "$lambda x: float('nan')"}
+        }
+    }
+    with pytest.raises(FloatingPointError, match=r"val_nan: expected a finite number, got nan. Label every class"):
+        ChainObjective(make(changes=changes))(optuna.trial.FixedTrial(VALUES))
