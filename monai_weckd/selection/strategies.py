@@ -11,13 +11,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from monai_weckd.selection.clustering import CHUNK, draw_apart, k_means, squared_distances
 from monai_weckd.selection.context import SelectionContext, check_selection
-from monai_weckd.selection.embedding import embed
+from monai_weckd.selection.projection import embed
 
-__all__ = ["select_items"]
+__all__ = ["gradient_distances", "select_items"]
 
 
 def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.ndarray:
@@ -26,12 +28,15 @@ def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.
     - "random": each item is as likely as any other.
     - "typical": as many clusters as there will be labels; from each without a label, the largest first, the item
       nearest to its center. After TypiClust (Hacohen, Dekel and Weinshall, ICML 2022, arXiv 2202.02794).
-    - "margin": the items whose two most probable classes differ least.
-    - "diverse": drawn with a chance in proportion to the squared distance to the nearest item with a label, times one
-      minus the margin, first from groups without a label.
-    - "badge": drawn as k-means++ draws its seeds, by distances between gradients of the last layer under the most
-      probable class as label (Ash et al., ICLR 2020, arXiv 1906.03671).
+    - "margin": the items whose two most probable classes differ least in probability; the difference is the margin.
+    - "diverse": drawn one by one with a chance in proportion to one minus the margin times the squared distance to the
+      nearest item that has or will have a label. Without a teacher, by distance alone.
+    - "badge": drawn one by one with a chance in proportion to the squared distance between the last layer's gradients
+      under the most probable class as label (Ash et al., ICLR 2020, arXiv 1906.03671).
     - "auto": "typical" as long as there is no teacher, then "diverse".
+
+    "margin", "diverse" and "badge" take one item from each group without a label before a second one from any: images
+    of one patient teach less than images of several, and a teacher that is unsure of one is unsure of the others.
 
     The choice is a function of the arguments. None of these is a label.
 
@@ -64,6 +69,34 @@ def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.
     return np.sort(chosen)
 
 
+def gradient_distances(
+    features: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
+    """Return the squared length of each item's gradient, and a function to the squared distances to one of them.
+
+    The gradient is that of the cross-entropy with the most probable class as label, by the last layer's weights: the
+    outer product of probabilities minus label and features. For outer products (a b', c d') = (a, c)(b, d), so that
+    none of their C x D numbers is ever written down.
+
+    Args:
+        features: input of the last layer, (N, D).
+        probabilities: its class probabilities, (N, C).
+
+    Returns:
+        Squared lengths, (N,), and a function from an index to squared distances, (N,).
+
+    """
+    errors = probabilities.copy()
+    errors[np.arange(len(errors)), probabilities.argmax(axis=1)] -= 1
+    norms = np.einsum("ij,ij->i", errors, errors) * np.einsum("ij,ij->i", features, features)
+
+    def distances(index: int) -> np.ndarray:
+        products = (errors @ errors[index]) * (features @ features[index])
+        return np.maximum(norms + norms[index] - 2 * products, 0)
+
+    return norms, distances
+
+
 def _random(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(context.candidates)[:count]
 
@@ -84,16 +117,20 @@ def _typical(context: SelectionContext, count: int, rng: np.random.Generator) ->
 
 def _margin(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     candidates = context.candidates
-    margins = _margins(context)[candidates]
     # items of equal margin in random order, not in that of the data list
-    return candidates[np.lexsort((rng.random(len(candidates)), margins))[:count]]
+    ordered = candidates[np.lexsort((rng.random(len(candidates)), _margins(context)[candidates]))]
+    groups, used = _groups(context)
+    later = np.ones(len(ordered), dtype=bool)
+    later[np.unique(groups[ordered], return_index=True)[1]] = False
+    later |= np.isin(groups[ordered], used)
+    return ordered[np.argsort(later, kind="stable")[:count]]
 
 
 def _diverse(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     candidates = context.candidates
     points = embed(context.features, rng)
     weights = np.ones(len(points)) if context.probabilities is None else np.maximum(1 - _margins(context), 0)
-    groups = np.unique(np.asarray(context.groups), return_inverse=True)[1]
+    groups, used = _groups(context)
     chosen = draw_apart(
         squared_distances(points[candidates]),
         weights[candidates],
@@ -101,25 +138,32 @@ def _diverse(context: SelectionContext, count: int, rng: np.random.Generator) ->
         rng=rng,
         nearest=_distance_to(points[candidates], points[context.labelled]),
         groups=groups[candidates],
-        used=np.unique(groups[context.labelled]),
+        used=used,
     )
     return candidates[chosen]
 
 
 def _badge(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     candidates = context.candidates
-    points, probabilities = context.features[candidates], _probabilities(context)[candidates]
-    errors = probabilities.copy()
-    errors[np.arange(len(errors)), probabilities.argmax(axis=1)] -= 1
-    # |a x b|^2 = |a|^2 |b|^2 and (a x b, c x d) = (a, c) (b, d): no gradient of C x D numbers is ever written down
-    norms = np.einsum("ij,ij->i", errors, errors) * np.einsum("ij,ij->i", points, points)
+    groups, used = _groups(context)
+    norms, distances = gradient_distances(context.features[candidates], _probabilities(context)[candidates])
+    new = ~np.isin(groups[candidates], used)
+    chosen = draw_apart(
+        distances,
+        np.ones(len(candidates)),
+        count=count,
+        rng=rng,
+        first=int(np.lexsort((norms, new))[-1]),  # the longest gradient, as in the authors' program
+        groups=groups[candidates],
+        used=used,
+    )
+    return candidates[chosen]
 
-    def distances(index: int) -> np.ndarray:
-        products = (errors @ errors[index]) * (points @ points[index])
-        return np.maximum(norms + norms[index] - 2 * products, 0)
 
-    first = int(norms.argmax())  # as the authors' program begins
-    return candidates[draw_apart(distances, np.ones(len(points)), count=count, rng=rng, first=first)]
+def _groups(context: SelectionContext) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each item's group, (N,), and the numbers of those in which an item has a label."""
+    groups = np.unique(np.asarray(context.groups), return_inverse=True)[1]
+    return groups, np.unique(groups[context.labelled])
 
 
 def _probabilities(context: SelectionContext) -> np.ndarray:
