@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_phantom(commands)
     _add_report(commands)
     add_tune(commands)
+    add_compare(commands)
     return parser
 
 

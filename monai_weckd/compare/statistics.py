@@ -172,23 +172,23 @@ def verdict(difference: ArmDifference, *, arm: str, control: str, metric: str = 
 
     Example::
 
-        >>> verdict(ArmDifference(0.031, (0.004, 0.059), 0.014, 0.039, 15), arm="the chain", control="one model")
-        "The chain's balanced accuracy is 3.1 points above that of one model (95 % interval 0.4 to 5.9): it helped."
+        >>> verdict(ArmDifference(0.031, (0.004, 0.059), 0.014, 0.039, 15), arm="the chain", control="a model")
+        'The balanced accuracy of the chain is 3.1 points above that of a model (95 % interval 0.4 to 5.9): it helped.'
 
     """
     points = 100 * difference.value
-    name = arm[:1].upper() + arm[1:]
+    name = f"The {metric} of {arm}"
     if difference.interval is None or difference.visible is None:
-        return f"{name}'s {metric} differs from that of {control} by {points:+.1f} points; too few groups to say more."
+        return f"{name} differs from that of {control} by {points:+.1f} points; there are too few groups to say more."
     lower, upper = (100 * limit for limit in difference.interval)
     interval = f"95 % interval {lower:.1f} to {upper:.1f}"
     if lower <= 0 <= upper:
         return (
-            f"{name}'s {metric} cannot be told apart from that of {control}: it differs by {points:+.1f} points "
-            f"({interval}), and a true difference of less than {100 * difference.visible:.1f} is easily missed here."
+            f"{name} cannot be told apart from that of {control}: it differs by {points:+.1f} points ({interval}), and "
+            f"a true difference of less than {100 * difference.visible:.1f} is easily missed here."
         )
     side, effect = ("above", "helped") if points > 0 else ("below", "hurt")
-    return f"{name}'s {metric} is {abs(points):.1f} points {side} that of {control} ({interval}): it {effect}."
+    return f"{name} is {abs(points):.1f} points {side} that of {control} ({interval}): it {effect}."
 
 
 def _check_pairs(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curves_svg", "reliability_svg"]
+__all__ = ["learning_curves_svg", "new_figure", "reliability_svg", "svg_bytes"]
 
 # Okabe and Ito's palette: told apart by readers with any form of color blindness, and by line style in gray print.
 _BLUE, _ORANGE, _GREEN, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#222222", "#777777"
@@ -50,7 +50,7 @@ def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence
     Returns:
         An SVG document.
     """
-    with _new_figure(6.4, 6.8) as figure:
+    with new_figure(6.4, 6.8) as figure:
         panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
         _draw_curves(panels[0], epochs, _LOSSES)
         validated = [{**epoch, **epoch["val"]} for epoch in epochs if epoch["val"]]
@@ -68,7 +68,7 @@ def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence
             )
         _mark_stages(panels, epochs, stages)
         figure.align_ylabels()
-        return _svg(figure)
+        return svg_bytes(figure)
 
 
 def reliability_svg(bins: Sequence[ReliabilityBin]) -> bytes:
@@ -80,7 +80,7 @@ def reliability_svg(bins: Sequence[ReliabilityBin]) -> bytes:
     Returns:
         An SVG document.
     """
-    with _new_figure(4.4, 5.0) as figure:
+    with new_figure(4.4, 5.0) as figure:
         diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         diagram.plot([0, 1], [0, 1], color=_GRAY, linestyle="--", linewidth=1)
         limits = [_wilson(item.accuracy, item.count) for item in bins]
@@ -91,11 +91,21 @@ def reliability_svg(bins: Sequence[ReliabilityBin]) -> bytes:
         for item in bins:
             histogram.bar(item.lower, item.count, width=item.upper - item.lower, align="edge", color=_BLUE, alpha=0.6)
         histogram.set(ylabel="items", xlabel="top probability")
-        return _svg(figure)
+        return svg_bytes(figure)
 
 
 @contextmanager
-def _new_figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure in the style of all pages.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Raises:
+        ImportError: When ``matplotlib`` is not installed.
+
+    """
     # Imported here because matplotlib is an extra. A bare Figure, since pyplot keeps a global list of figures.
     try:
         import matplotlib
@@ -110,7 +120,13 @@ def _new_figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_bytes(figure: Figure) -> bytes:
+    """Return a figure as an SVG document, the same for the same figure.
+
+    Args:
+        figure: the figure.
+
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -26,9 +26,9 @@ from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["write_report"]
+__all__ = ["data_uri", "page_template", "write_report"]
 
-_METRICS = {
+METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
@@ -61,7 +61,7 @@ def write_report(output_dir: str | Path) -> Path:
         ValueError: When a file is missing or corrupt, or the files are not of one run.
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
     """
-    template = _template()
+    template = page_template("report.html.jinja")
     folder = Path(output_dir)
     plan = _read_json(folder / "plan.json", _PLAN_KEYS)
     chain = _read_json(folder / "chain.json", _CHAIN_KEYS)
@@ -78,7 +78,7 @@ def write_report(output_dir: str | Path) -> Path:
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
         # a run that was stopped has a prediction and nothing to hold against it
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
-        metric_names=_METRICS,
+        metric_names=METRIC_NAMES,
         test=_test_view(rows, chain),
         curves=_curves_view(epochs, chain["stages"]),
         gallery=gallery,
@@ -89,7 +89,16 @@ def write_report(output_dir: str | Path) -> Path:
     return path
 
 
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """Return the template of a page, which escapes all that is put into it.
+
+    Args:
+        name: name of the file beside this one.
+
+    Raises:
+        ImportError: When ``jinja2`` is not installed.
+
+    """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -104,7 +113,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number_text, duration=_duration_text, setting=_setting_text)
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _read_text(path: Path) -> str:
@@ -199,7 +208,7 @@ def _test_view(rows: Sequence[Mapping[str, str]], chain: Mapping[str, Any]) -> d
         "metrics": metrics,
         "intervals": bootstrap_intervals(probabilities, labels, groups=groups),
         "confusion": _confusion_view(labels, predicted, classes),
-        "reliability": _data_uri(reliability_svg(bins), "svg+xml"),
+        "reliability": data_uri(reliability_svg(bins), "svg+xml"),
         "bins": bins,
     }
 
@@ -225,7 +234,7 @@ def _curves_view(epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[s
     if not epochs:
         return None
     return {
-        "picture": _data_uri(learning_curves_svg(epochs, stages=stages), "svg+xml"),
+        "picture": data_uri(learning_curves_svg(epochs, stages=stages), "svg+xml"),
         "epochs": len(epochs),
         "first_loss": epochs[0]["loss"],
         "last_loss": epochs[-1]["loss"],
@@ -244,7 +253,7 @@ def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, 
         _check_keys(entry, _ERROR_KEYS, where="errors.json: errors")
         if (entry["id"], entry["label"], entry["predicted"]) not in predictions:
             return {"absent": f"errors/errors.json is of another run: predictions.csv does not list {entry['id']}."}
-        errors.append({**entry, "picture": _data_uri(_read_picture(folder, entry["file"]), "png")})
+        errors.append({**entry, "picture": data_uri(_read_picture(folder, entry["file"]), "png")})
     return {"absent": None, "target_layer": gallery["target_layer"], "errors": errors}
 
 
@@ -259,7 +268,14 @@ def _read_picture(folder: Path, name: str) -> bytes:
     return content
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a picture as an address that holds it.
+
+    Args:
+        content: the picture.
+        kind: its type, such as "png" or "svg+xml".
+
+    """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 

@@ -245,20 +245,20 @@ def test_equal_methods_are_rarely_told_apart():
     [
         (
             ArmDifference(0.031, (0.004, 0.0591), 0.014, 0.039, 15),
-            "The chain's accuracy is 3.1 points above that of one model (95 % interval 0.4 to 5.9): it helped.",
+            "The accuracy of the chain is 3.1 points above that of one model (95 % interval 0.4 to 5.9): it helped.",
         ),
         (
             ArmDifference(-0.02, (-0.03, -0.01), 0.005, 0.014, 15),
-            "The chain's accuracy is 2.0 points below that of one model (95 % interval -3.0 to -1.0): it hurt.",
+            "The accuracy of the chain is 2.0 points below that of one model (95 % interval -3.0 to -1.0): it hurt.",
         ),
         (
             ArmDifference(0.01, (-0.012, 0.03), 0.01, 0.028, 15),
-            "The chain's accuracy cannot be told apart from that of one model: it differs by +1.0 points "
+            "The accuracy of the chain cannot be told apart from that of one model: it differs by +1.0 points "
             "(95 % interval -1.2 to 3.0), and a true difference of less than 2.8 is easily missed here.",
         ),
         (
             ArmDifference(0.01, None, None, None, 15),
-            "The chain's accuracy differs from that of one model by +1.0 points; too few groups to say more.",
+            "The accuracy of the chain differs from that of one model by +1.0 points; there are too few groups to say more.",
         ),
     ],
 )

@@ -488,7 +488,7 @@ def test_a_gallery_without_errors_says_so(run_with_gallery):
 
 def capture(monkeypatch, function, *args, **kwargs):
     kept = []
-    monkeypatch.setattr(figures, "_svg", kept.append)
+    monkeypatch.setattr(figures, "svg_bytes", kept.append)
     function(*args, **kwargs)
     return kept[0]
 

@@ -1,0 +1,139 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monai_weckd.compare.running import ArmRun
+
+__all__ = ["add_compare"]
+
+
+def add_compare(commands: Any) -> None:
+    """Add the command ``compare`` to those of ``python -m monai_weckd``; nothing heavy is imported before it runs.
+
+    Args:
+        commands: what :py:meth:`argparse.ArgumentParser.add_subparsers` returns.
+
+    """
+    parser = commands.add_parser(
+        "compare", help="hold a bundle's chain against its controls on your data", allow_abbrev=False
+    )
+    parser.set_defaults(run=_compare)
+    add = parser.add_argument
+    add("--bundle", type=Path, required=True, help="folder of the bundle")
+    add("--dataset_dir", type=Path, required=True, help="the data, as for training")
+    add("--output_dir", type=Path, required=True, help="folder for results; what is finished there is not done again")
+    add("--config_file", action="append", default=[], help="overlay on train.json: a path, or a name in configs")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration")
+    add("--arms", help="names, separated by commas (default: all that make sense)")
+    add("--reference", default="chain", help="the arm that the others are held against (default: %(default)s)")
+    add("--folds", type=int, default=5, help="folds of the cross-validation (default: %(default)s)")
+    add("--repeats", type=int, default=1, help="repeats of the cross-validation (default: %(default)s)")
+    add("--seeds", type=int, nargs="+", default=[0], help="seeds of shards and weights on each split (default: 0)")
+    add("--label_fraction", type=float, help="size of a shard (default: the bundle's)")
+    add("--val_labels", type=int, help="validation items of each split (default: as many as a shard has)")
+    add("--report_only", action="store_true", help="write the report on what is finished, and run nothing")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    import logging
+
+    from monai_weckd.compare.arms import choose_arms
+    from monai_weckd.compare.bundle import ComparedBundle
+    from monai_weckd.compare.folds import cross_validation_splits
+    from monai_weckd.compare.schedule import plan_runs, work_off
+    from monai_weckd.compare.store import RunStore
+    from monai_weckd.compare.summary import summarize_comparison
+    from monai_weckd.data.phantoms import is_phantom
+    from monai_weckd.visualize.comparison import check_page
+
+    # what is missing for the report is told before the runs, not after them
+    check_page()
+    # it says for each run that it does not log
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=_changes(args))
+    names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
+    arms = choose_arms(names, active=bundle.size.selection != "random")
+    if args.reference not in [arm.name for arm in arms]:
+        raise ValueError(
+            f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "
+            "Add it to --arms, or pass another."
+        )
+    splits = cross_validation_splits(
+        bundle.datalist.items,
+        folds=args.folds,
+        repeats=args.repeats,
+        label_fraction=bundle.size.label_fraction,
+        val_labels=args.val_labels,
+    )
+    runs = plan_runs(bundle, arms, splits, args.seeds)
+    store = RunStore(args.output_dir / "runs")
+    if not args.report_only:
+        print(f"{len(runs)} runs: {len(arms)} arms, {len(splits)} splits, {len(args.seeds)} seeds", flush=True)
+        work_off(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_tell)
+    content = summarize_comparison(runs, bundle, store, reference=args.reference)
+    _write(args, content, synthetic=is_phantom(args.dataset_dir))
+    print(*content["verdicts"], sep="\n")
+    print(f"{content['finished']} of {content['runs']} runs finished; report {args.output_dir / 'compare.html'}")
+    if content["failures"]:
+        first = content["failures"][0]
+        raise ValueError(f"{len(content['failures'])} runs failed, first one of {first['arm']!r}: {first['error']}")
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    found = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
+        found[key] = _value(value)
+    return found if args.label_fraction is None else {**found, "label_fraction": args.label_fraction}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _tell(run: ArmRun, result: Mapping[str, Any]) -> None:
+    repeat, fold, seed = run.cell
+    what = f"{run.arm.name}, repeat {repeat}, fold {fold}, seed {seed}"
+    if "error" in result:
+        print(f"{what}: failed: {result['error']}", flush=True)
+    else:
+        figure = result["test"]["balanced_accuracy"]
+        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s", flush=True)
+
+
+def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:
+    from monai_weckd.compare.store import replace_text
+    from monai_weckd.compare.summary import comparison_csv
+    from monai_weckd.visualize.comparison import comparison_page
+
+    hidden = ("run", "command", "output_dir", "report_only")
+    about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    about = {"synthetic": synthetic, **{key: value for key, value in about.items() if key not in hidden}}
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"about": about, **content}, indent=1)
+    replace_text(args.output_dir / "compare.json", text + "\n")
+    replace_text(args.output_dir / "compare.csv", comparison_csv(content))
+    # a file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded
+    page = comparison_page(content, about=about).encode(errors="backslashreplace").decode()
+    replace_text(args.output_dir / "compare.html", page)

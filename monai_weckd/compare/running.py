@@ -1,0 +1,198 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_weckd.compare.arms import Arm
+from monai_weckd.compare.bundle import ComparedBundle
+from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.store import RunStore, read_rows
+from monai_weckd.metrics import classification_metrics
+
+__all__ = ["ArmRun", "execute", "run_arm"]
+
+# between the seeds of the members of an ensemble
+_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One training of a comparison, or one ensemble of them.
+
+    Args:
+        arm: the arm.
+        split: the split.
+        seed: number of the seed.
+        run_seed: the seed that the training is given.
+        digest: digest of all settings.
+        needs: the run whose labels it uses, default None.
+
+    """
+
+    arm: Arm
+    split: FoldSplit
+    seed: int
+    run_seed: int
+    digest: str
+    needs: ArmRun | None = None
+
+    @property
+    def cell(self) -> tuple[int, int, int]:
+        """Repeat, fold and seed."""
+        return self.split.repeat, self.split.fold, self.seed
+
+
+def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: Path) -> dict[str, Any]:
+    """Do a run and write its result, which may be an error, to the store.
+
+    Args:
+        run: what to do.
+        bundle: the bundle.
+        store: where results are.
+        cache_dir: folder for decoded images.
+
+    Returns:
+        The result: ``digest``, and ``error`` or else what :py:func:`run_arm` returns.
+
+    """
+    about = {
+        "format": 1,
+        "arm": run.arm.name,
+        "repeat": run.split.repeat,
+        "fold": run.split.fold,
+        "seed": run.seed,
+        "run_seed": run.run_seed,
+        "digest": run.digest,
+    }
+    rows: list[dict[str, Any]] = []
+    plan = None
+    try:
+        result, rows, plan = run_arm(run, bundle, store, cache_dir=cache_dir)
+    # whatever a training raises is written down, told and ends in the exit code; the other runs go on
+    except Exception as error:
+        result = {"error": _one_line(error)}
+    result = {**about, **result}
+    store.write(run.arm.name, run.cell, result, rows=rows, plan=plan)
+    return result
+
+
+def run_arm(
+    run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
+    """Do a run in this process.
+
+    Args:
+        run: what to do.
+        bundle: the bundle.
+        store: where the results of the run whose labels it uses are.
+        cache_dir: folder for decoded images.
+
+    Returns:
+        The figures of its stages and of its final network, the predictions on its test items, and the plan's JSON.
+
+    Raises:
+        ValueError: When the run whose labels it uses has failed.
+
+    """
+    began, cpu = time.perf_counter(), time.process_time()
+    overrides = bundle.overrides(run.arm, run.split)
+    if run.needs is not None:
+        _check_needs(run, store)
+        overrides["shard_file"] = str(store.path(run.needs.arm.name, run.needs.cell, ".plan.json").resolve())
+    plan: str | None
+    if run.arm.members == 1:
+        result, rows, plan = _train(run, bundle, {**overrides, "seed": run.run_seed}, cache_dir)
+    else:
+        result, rows, plan = _ensemble(run, bundle, store, overrides, cache_dir)
+    result["seconds"] = result.get("seconds", 0.0) + time.perf_counter() - began
+    result["cpu_seconds"] = result.get("cpu_seconds", 0.0) + time.process_time() - cpu
+    return result, rows, plan
+
+
+def _train(
+    run: ArmRun, bundle: ComparedBundle, overrides: Mapping[str, Any], cache_dir: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
+        split_file, output = Path(folder) / "splits.json", Path(folder) / "run"
+        split_file.write_text(json.dumps(bundle.splits_of(run.split)), encoding="utf-8")
+        bundle.train(output, {**overrides, "split_file": str(split_file)}, cache_dir=cache_dir)
+        chain = json.loads((output / "chain.json").read_text(encoding="utf-8"))
+        plan = (output / "plan.json").read_text(encoding="utf-8")
+        rows = [row for row in read_rows(output / "predictions.csv") if row["split"] == "test"]
+    budget = chain["label_budget"]
+    result = {
+        "labels": budget["train"],
+        "val_labels": budget["val"],
+        "plan_digest": json.loads(plan)["digest"],
+        "stages": [
+            {key: stage[key] for key in ("stage", "labelled", "accepted", "gate", "val", "test", "seconds")}
+            for stage in chain["stages"]
+        ],
+        "final_stage": chain["final"]["stage"],
+        "test": chain["final"]["test"],
+    }
+    return result, [{key: value for key, value in row.items() if key != "split"} for row in rows], plan
+
+
+def _ensemble(
+    run: ArmRun, bundle: ComparedBundle, store: RunStore, overrides: Mapping[str, Any], cache_dir: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], None]:
+    """Average the probabilities of the run that it needs, and of others on the same labels with other seeds."""
+    if run.needs is None:
+        raise ValueError(f"needs: expected the run that an ensemble begins with, got none for {run.arm.name!r}.")
+    first = store.read(run.needs.arm.name, run.needs.cell, digest=run.needs.digest) or {}
+    tables: list[list[dict[str, Any]]] = [list(read_rows(store.path(run.needs.arm.name, run.needs.cell, ".csv")))]
+    for member in range(1, run.arm.members):
+        seed = (run.run_seed + member * _STRIDE) % 2**31
+        tables.append(_train(run, bundle, {**overrides, "seed": seed}, cache_dir)[1])
+    classes = bundle.datalist.classes
+    scores = np.mean([[[float(row[f"probability_{c}"]) for c in classes] for row in table] for table in tables], axis=0)
+    rows = [
+        {
+            **row,
+            "predicted": classes[int(score.argmax())],
+            **{f"probability_{c}": float(p) for c, p in zip(classes, score, strict=True)},
+        }
+        for row, score in zip(tables[0], scores, strict=True)
+    ]
+    labels = [classes.index(row["label"]) for row in rows]
+    kept = ("labels", "val_labels", "plan_digest", "seconds", "cpu_seconds")
+    result = {**{key: first[key] for key in kept}, "stages": [], "final_stage": None}
+    return {**result, "test": classification_metrics(scores, labels)}, rows, None
+
+
+def _check_needs(run: ArmRun, store: RunStore) -> None:
+    needs = run.needs
+    if needs is None:
+        return
+    result = store.read(needs.arm.name, needs.cell, digest=needs.digest)
+    if result is None or "error" in result:
+        raise ValueError(
+            f"arms: expected a finished run of {needs.arm.name!r}, whose labels {run.arm.name!r} uses, got "
+            f"{'none' if result is None else 'one that failed'}. See there."
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the first error of a chain, which monai.bundle wraps in the expression that raised it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,162 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from monai_weckd.compare.arms import ARMS
+from monai_weckd.compare.bundle import ComparedBundle
+from monai_weckd.compare.running import ArmRun
+from monai_weckd.compare.statistics import METRICS, ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
+from monai_weckd.compare.store import RunStore
+
+__all__ = ["comparison_csv", "summarize_comparison"]
+
+# who the verdict is about may be chosen; whom it is held against was chosen beforehand: the hardest honest control
+_CONTROLS = ("single_long", "single")
+_CHOSEN = "single_long+labels"
+
+
+def summarize_comparison(
+    runs: Sequence[ArmRun], bundle: ComparedBundle, store: RunStore, *, reference: str = "chain"
+) -> dict[str, Any]:
+    """Put the results of a comparison together, finished or not.
+
+    Args:
+        runs: all runs of the comparison.
+        bundle: the bundle.
+        store: where the results are.
+        reference: the arm that the others are held against, default "chain".
+
+    Returns:
+        What ``compare.json`` holds: the verdicts in words, each arm with its figures and with the difference "reference
+        minus arm", the failures, and every result.
+
+    """
+    results = {(run.arm.name, run.cell): store.read(run.arm.name, run.cell, digest=run.digest) for run in runs}
+    done = [result for result in results.values() if result is not None]
+    names = list(dict.fromkeys(run.arm.name for run in runs))
+    predictions = {
+        name: [
+            store.predictions(name, cell, bundle.datalist.classes)
+            for (arm, cell), result in results.items()
+            if arm == name and result is not None and "error" not in result
+        ]
+        for name in names
+    }
+    differences = {name: _difference(predictions, reference, name, bundle.groups) for name in names}
+    return {
+        "format": 1,
+        "classes": list(bundle.datalist.classes),
+        "items": len(bundle.datalist.items),
+        "groups": len(set(bundle.groups.values())),
+        "runs": len(results),
+        "finished": sum("error" not in result for result in done),
+        "reference": reference,
+        "verdicts": list(_verdicts(predictions, reference, bundle.groups)),
+        "arms": [
+            {
+                **_arm(name, [result for result in done if result["arm"] == name], predictions[name]),
+                "difference": {key: asdict(part) for key, part in (differences[name] or {}).items()} or None,
+            }
+            for name in names
+        ],
+        "failures": [result for result in done if "error" in result],
+        "results": [result for result in done if "error" not in result],
+    }
+
+
+def comparison_csv(content: Mapping[str, Any]) -> str:
+    """Return a table with a row for each stage of each finished run; the last row of a run is its final network.
+
+    Args:
+        content: what :py:func:`summarize_comparison` returns.
+
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ["arm", "repeat", "fold", "seed", "stage", "labels", "accepted", *METRICS, "seconds", "cpu_seconds"]
+    )
+    for result in content["results"]:
+        place = [result[key] for key in ("arm", "repeat", "fold", "seed")]
+        for stage in result["stages"]:
+            figures = [stage["test"][name] for name in METRICS]
+            writer.writerow(
+                [*place, stage["stage"], stage["labelled"], stage["accepted"], *figures, round(stage["seconds"], 3), ""]
+            )
+        figures = [result["test"][name] for name in METRICS]
+        cost = [round(result[key], 3) for key in ("seconds", "cpu_seconds")]
+        writer.writerow([*place, "final", result["labels"], "", *figures, *cost])
+    return text.getvalue()
+
+
+def _arm(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPredictions]) -> dict[str, Any]:
+    finished = [result for result in results if "error" not in result]
+    about = {"name": name, "title": ARMS[name].title, "uses_pool": ARMS[name].uses_pool}
+    counts = {"runs": len(finished), "failed": len(results) - len(finished)}
+    keys = ("labels", "val_labels", "seconds", "cpu_seconds")
+    means = {key: float(np.mean([result[key] for result in finished])) if finished else None for key in keys}
+    return {
+        **about,
+        **counts,
+        **means,
+        "metrics": arm_summary(runs) if runs else None,
+        "stages": _stages(finished),
+    }
+
+
+def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    numbers = sorted({stage["stage"] for result in results for stage in result["stages"]})
+    found = []
+    for number in numbers:
+        stages = [stage for result in results for stage in result["stages"] if stage["stage"] == number]
+        means = {
+            name: float(np.mean(values))
+            for name in METRICS
+            if (values := [stage["test"][name] for stage in stages if stage["test"][name] is not None])
+        }
+        labelled = float(np.mean([stage["labelled"] for stage in stages]))
+        accepted = sum(stage["accepted"] for stage in stages)
+        found.append({"stage": number, "labelled": labelled, "runs": len(stages), "accepted": accepted, "test": means})
+    return found
+
+
+def _difference(
+    predictions: Mapping[str, Sequence[RunPredictions]], first: str, second: str, groups: Mapping[str, str]
+) -> dict[str, ArmDifference] | None:
+    """Return how far one arm is above another, by metric; None where they have no run in common."""
+    ours, theirs = predictions.get(first, ()), predictions.get(second, ())
+    if first == second or not {run.cell for run in ours} & {run.cell for run in theirs}:
+        return None
+    return arm_difference(ours, theirs, groups=groups)
+
+
+def _verdicts(
+    predictions: Mapping[str, Sequence[RunPredictions]], reference: str, groups: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield whether the reference helped; where the chain chose its labels, also what choosing and distilling gave."""
+    pairs = [(reference, next((name for name in _CONTROLS if predictions.get(name)), _CONTROLS[0]))]
+    if predictions.get(_CHOSEN):
+        pairs += [(_CHOSEN, _CONTROLS[0]), ("chain", _CHOSEN)]
+    for first, second in pairs:
+        difference = _difference(predictions, first, second, groups)
+        if difference is not None:
+            yield verdict(difference["balanced_accuracy"], arm=ARMS[first].title, control=ARMS[second].title)
+        elif first == reference:
+            yield f"No verdict: it needs finished runs of {first!r} and {second!r} on the same splits."

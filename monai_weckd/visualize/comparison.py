@@ -1,0 +1,117 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai_weckd.visualize.figures import new_figure, svg_bytes
+from monai_weckd.visualize.report import METRIC_NAMES, data_uri, page_template
+
+__all__ = ["check_page", "comparison_page", "differences_svg", "stages_svg"]
+
+_PAGE = "compare.html.jinja"
+_BLUE, _ORANGE, _GREEN, _PURPLE, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#777777"
+_STYLES = ((_BLUE, "-", "o"), (_ORANGE, "--", "s"), (_GREEN, "-.", "^"), (_PURPLE, ":", "D"), (_BLACK, "-", "v"))
+
+
+def check_page() -> None:
+    """Do nothing where a page can be written.
+
+    Raises:
+        ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
+
+    """
+    page_template(_PAGE)
+    with new_figure(1, 1):
+        pass
+
+
+def comparison_page(content: Mapping[str, Any], *, about: Mapping[str, Any]) -> str:
+    """Return a self-contained page on a comparison.
+
+    Args:
+        content: what :py:func:`monai_weckd.compare.summary.summarize_comparison` returns.
+        about: the settings to show, by name; ``synthetic`` tells whether the images are.
+
+    Raises:
+        ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
+
+    """
+    finished = [arm for arm in content["arms"] if arm["metrics"]]
+    compared = [arm for arm in finished if arm["difference"]]
+    chains = [arm for arm in finished if len(arm["stages"]) > 1]
+    return page_template(_PAGE).render(
+        content=content,
+        about=about,
+        finished=finished,
+        compared=compared,
+        chains=chains,
+        metric_names=METRIC_NAMES,
+        differences=data_uri(differences_svg(compared, content["reference"]), "svg+xml") if compared else None,
+        stages=data_uri(stages_svg(chains, finished), "svg+xml") if chains else None,
+    )
+
+
+def differences_svg(arms: Sequence[Mapping[str, Any]], reference: str) -> bytes:
+    """Draw how far the reference is above each other arm in balanced accuracy, with 95 % intervals.
+
+    Args:
+        arms: arms with a ``difference``, at least one.
+        reference: name of the reference.
+
+    Returns:
+        An SVG document.
+
+    """
+    with new_figure(6.8, 1.1 + 0.32 * len(arms)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=_GRAY, linewidth=1)
+        for row, arm in enumerate(reversed(arms)):
+            difference = arm["difference"]["balanced_accuracy"]
+            if difference["interval"] is not None:
+                axes.hlines(row, *(100 * limit for limit in difference["interval"]), color=_BLUE, linewidth=1.5)
+            axes.plot(100 * difference["value"], row, color=_BLUE, marker="o", markersize=6)
+        axes.set_yticks(range(len(arms)), [arm["name"] for arm in reversed(arms)])
+        axes.set(ylim=(-0.6, len(arms) - 0.4), xlabel=f"{reference} minus arm, points of balanced accuracy")
+        return svg_bytes(figure)
+
+
+def stages_svg(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw the mean test figure of each stage over its labels, and as a line the single models on all of them.
+
+    Args:
+        chains: arms of several stages, at least one.
+        finished: all arms with results.
+
+    Returns:
+        An SVG document.
+
+    """
+    with new_figure(6.8, 3.6) as figure:
+        axes = figure.subplots()
+        for index, arm in enumerate(chains):
+            color, line, marker = _STYLES[index % len(_STYLES)]
+            numbers = [stage["stage"] for stage in arm["stages"]]
+            values = [stage["test"].get("balanced_accuracy") for stage in arm["stages"]]
+            axes.plot(numbers, values, color=color, linestyle=line, marker=marker, markersize=5, label=arm["name"])
+        for arm in finished:
+            if arm["name"] in ("single_long", "everything"):
+                value = arm["metrics"]["balanced_accuracy"]["mean"]
+                axes.axhline(value, color=_GRAY, linewidth=1, linestyle="--")
+                axes.annotate(
+                    arm["name"], (1, value), xycoords=("axes fraction", "data"), color=_GRAY, ha="right", va="bottom"
+                )
+        axes.set_xticks(range(1, 1 + max(len(arm["stages"]) for arm in chains)))
+        axes.set(xlabel="stage", ylabel="balanced accuracy, test")
+        figure.legend(loc="outside lower center", ncols=5, frameon=False)
+        return svg_bytes(figure)
