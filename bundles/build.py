@@ -21,7 +21,10 @@ from typing import Any
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
 FILES = ("train", "evaluate", "inference", "metadata", "paper", "recommended", "multi_gpu_train")
+OVERLAYS = ("pretrained", "inference_pretrained")
 COPIES = ("configs/logging.conf", "LICENSE")
+# a bundle trained with the overlay "pretrained" needs the network's definition where monai_weckd is not installed
+DEFINITION = ROOT.parent / "monai_weckd" / "networks" / "efficientnet_lite.py"
 
 LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
 LOAD_NIFTI = {
@@ -63,6 +66,10 @@ MRI_AUGMENTATION = [
 MRI_TRAIN = {"train#augmentation": MRI_AUGMENTATION, "train#dataset#value_range": None}
 # the folder of each series
 SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
+# of an overlay: the bundle has no such place
+ABSENT = object()
+# augmentation of slices ends before the erased patches
+WITHOUT_PATCHES = {f"train#augmentation#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
 
 
@@ -124,6 +131,11 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
+        "pretrained": {
+            "network_def#input_scale": 0.45,
+            "train#augmentation#1#translate_range": 6,
+            **WITHOUT_PATCHES,
+        },
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
@@ -171,6 +183,15 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "evaluate": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY]},
         "inference": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY], "suffixes": [".nii", ".nii.gz"]},
         "dicom": {"images": SERIES, "preprocessing#transforms#0": LOAD_ANY},
+        "pretrained": {
+            "spatial_size": ABSENT,
+            "memory_format": "$torch.contiguous_format",
+            "network_def#spatial_dims": 3,
+            "network_def#input_scale": 0.45,
+            "train#augmentation#1#translate_range": ABSENT,
+            **WITHOUT_PATCHES,
+        },
+        "inference_pretrained": {"spatial_size": ABSENT, "network_def#spatial_dims": 3},
         "metadata": {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",
@@ -222,10 +243,17 @@ def build() -> dict[Path, str]:
             for place, value in {**shared, **changes.get(file, {})}.items():
                 put(config, place, value)
             texts[ROOT / name / "configs" / f"{file}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+        for file in OVERLAYS:
+            config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
+            config = {**config, **changes.get(file, {})}
+            config = {place: value for place, value in config.items() if value is not ABSENT}
+            texts[ROOT / name / "configs" / f"{file}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
         if "dicom" in changes:
             texts[ROOT / name / "configs" / "dicom.json"] = json.dumps(changes["dicom"], indent=4) + "\n"
         for file in COPIES:
             texts[ROOT / name / file] = (TEMPLATE / file).read_text(encoding="utf-8")
+    for bundle in (TEMPLATE.name, *BUNDLES):
+        texts[ROOT / bundle / "networks" / DEFINITION.name] = DEFINITION.read_text(encoding="utf-8")
     return texts
 
 
