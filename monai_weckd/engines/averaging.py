@@ -24,9 +24,9 @@ __all__ = ["WeightAverage"]
 class WeightAverage:
     """Keep the exponential moving average of a network's weights and buffers.
 
-    Update ``t`` (from 0) is ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``, so
-    that the start is soon forgotten in a short training. Integer buffers are copied. Weight averaging after Polyak
-    and Juditsky, SIAM J. Control Optim. 30 (1992).
+    Update ``t`` (from 0) is ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``,
+    so that a short training soon forgets its start. Integer buffers are copied. Weight averaging after Polyak and
+    Juditsky, SIAM J. Control Optim. 30 (1992).
 
     Args:
         network: the network; its weights are where the average begins.

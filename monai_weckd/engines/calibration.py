@@ -21,14 +21,14 @@ from monai_weckd.features import find_head, find_module, unwrap
 
 __all__ = ["divide_logits", "fit_temperature", "validation_logits"]
 
-# what a temperature may be: a network that is wrong on validation everywhere would ask for infinity
-LOWEST, HIGHEST = 0.05, 20.0
+# what a temperature may be: a network without an error on a few validation items would ask for 0
+LOWEST, HIGHEST = 0.5, 10.0
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the temperature that gives labelled items the highest likelihood when it divides their logits.
 
-    The likelihood is a concave function of ``1 / T``: its slope is brought to zero by bisection, between 0.05 and 20.
+    The likelihood is a concave function of ``1 / T``: its slope is brought to zero by bisection, between 0.5 and 10.
     Temperature scaling after Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
 
     Args:

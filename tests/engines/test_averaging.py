@@ -1,0 +1,98 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch
+from chain_runs import make_chain, make_items, make_network
+from ignite.engine import Events
+from monai.engines import IterationEvents
+
+from monai_weckd import plan_chain
+from monai_weckd.engines import WeightAverage
+
+ONE_STAGE = plan_chain(make_items(), classes=("a", "b", "c"), num_stages=1)
+
+
+def test_the_average_is_that_of_its_formula():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 1.0)
+    average, expected = WeightAverage(network, decay=0.15), 1.0
+    for step, weight in enumerate([2.0, 5.0, -1.0, 4.0]):
+        torch.nn.init.constant_(network.weight, weight)
+        average.update(network)
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+        assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_buffers_are_averaged_and_counters_copied():
+    network = torch.nn.BatchNorm1d(2, momentum=0.5)
+    average = WeightAverage(network, decay=0.0)
+    network(torch.randn(8, 2))
+    average.update(network)
+    assert torch.equal(average.module.running_mean, network.running_mean)
+    assert average.module.num_batches_tracked == 1
+
+
+def test_swapping_twice_puts_both_back():
+    network, other = make_network(0), make_network(1)
+    average = WeightAverage(other, decay=0.5)
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    average.swap(network)
+    assert average.swapped
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    average.swap(network)
+    assert not average.swapped
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), before, strict=True))
+
+
+def test_a_chain_validates_and_keeps_the_averaged_weights():
+    seen = {}
+
+    def look(engine):
+        seen["shown"] = [tensor.clone() for tensor in engine.network.state_dict().values()]
+        seen["average"] = engine.walker.average
+
+    trainer = make_chain(max_epochs=3, averaging=0.9, accept="always")
+    raw = make_chain(max_epochs=3, accept="always")
+    trainer.walker.evaluator.add_event_handler(Events.STARTED, lambda _: look(trainer))
+    trainer.run()
+    raw.run()
+    assert seen["average"].updates == 4  # one stage of an epoch of four steps
+    kept = list(trainer.network.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(kept, seen["shown"], strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(kept, raw.network.state_dict().values(), strict=True))
+
+
+def test_averaging_does_not_change_how_the_student_learns():
+    # within a stage the student's own weights take the same path, whether or not an average is validated in between
+    losses = {}
+    for decay in (0.0, 0.9):
+        trainer = make_chain(max_epochs=3, averaging=decay, accept="always", init="initial", plan=ONE_STAGE)
+        values = losses.setdefault(decay, [])
+        trainer.add_event_handler(
+            IterationEvents.LOSS_COMPLETED, lambda e, v=values: v.append(e.state.output["loss"].item())
+        )
+        trainer.run()
+    assert losses[0.0] == losses[0.9]
+
+
+@pytest.mark.parametrize("averaging", [-0.1, 1.0])
+def test_a_decay_out_of_range_is_refused(averaging):
+    with pytest.raises(ValueError, match=r"averaging: expected a decay from 0 to below 1, got .*\. 0 switches it off"):
+        make_chain(averaging=averaging)
+
+
+def test_teacher_average_needs_an_average():
+    with pytest.raises(ValueError, match=r"averaging: expected a decay above 0 for teacher='average', got 0"):
+        make_chain(teacher="average")

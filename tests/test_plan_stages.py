@@ -1,0 +1,125 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+
+from monai_weckd import ChainPlan, plan_chain, read_shards
+from monai_weckd.plan import check_plan
+
+ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
+CLASSES = ("ill", "well", "unsure")
+
+
+def active(**options):
+    return plan_chain(ITEMS, classes=CLASSES, selection="margin", **options)
+
+
+def shard(plan, first):
+    return plan.train[first : first + plan.shard_size]
+
+
+def test_a_plan_for_a_teacher_to_fill_reads_no_training_label():
+    unlabeled = [{**item, "label": 9} if item["id"] in set(active().train) else item for item in ITEMS]
+    plan = plan_chain(unlabeled, classes=CLASSES, selection="margin")
+    assert [stage.labelled for stage in plan.stages] == [(), (), ()]
+    assert plan.undrawn == 1
+    assert not plan.stratify
+
+
+@pytest.mark.parametrize(("policy", "sizes"), [("cumulative", [1, 2, 3]), ("disjoint", [1, 1, 1])])
+def test_drawn_shards_become_stages(policy, sizes):
+    plan = active(policy=policy)
+    budget, expected = plan.label_budget, [size * plan.shard_size for size in sizes]
+    assert [plan.num_labelled(stage) for stage in (1, 2, 3)] == expected
+    for stage in (1, 2, 3):
+        plan = plan.draw(stage, shard(plan, 40 * stage))
+        assert check_plan(plan, ITEMS) == []
+    assert plan.undrawn is None
+    assert [len(stage.labelled) for stage in plan.stages] == expected == [plan.num_labelled(s) for s in (1, 2, 3)]
+    assert plan.label_budget == budget
+    assert ChainPlan.from_json(plan.to_json()) == plan
+
+
+def test_a_shared_shard_is_drawn_once():
+    plan = active(policy="shared")
+    plan = plan.draw(1, shard(plan, 0))
+    assert plan.undrawn is None
+    assert len({stage.labelled for stage in plan.stages}) == 1
+    assert plan.label_budget["train"] == plan.shard_size
+
+
+def test_shards_are_drawn_in_turn_and_from_training_items():
+    plan = active()
+    with pytest.raises(ValueError, match=r"stage: expected 1, whose shard is next, got 2"):
+        plan.draw(2, shard(plan, 0))
+    with pytest.raises(ValueError, match=r"ids: expected \d+ training items that no stage has yet, got 1,"):
+        plan.draw(1, plan.train[:1])
+    with pytest.raises(ValueError, match=r"ids: expected .* 1 of them strange and 0 known"):
+        plan.draw(1, [plan.test[0], *shard(plan, 0)[1:]])
+    drawn = plan.draw(1, shard(plan, 0))
+    with pytest.raises(ValueError, match=rf"ids: expected .* 0 of them strange and {plan.shard_size} known"):
+        drawn.draw(2, shard(plan, 0))
+    with pytest.raises(ValueError, match=r"stage: expected None, whose shard is next, got 1"):
+        plan_chain(ITEMS, classes=CLASSES).draw(1, ())
+
+
+def test_given_shards_are_taken_as_they_are():
+    plan = plan_chain(ITEMS, classes=CLASSES)
+    parts = [plan.train[:3], plan.train[10:20], plan.train[30:31]]
+    given = plan_chain(ITEMS, classes=CLASSES, policy="cumulative", shards=parts)
+    assert [stage.new for stage in given.stages] == parts
+    assert [len(stage.labelled) for stage in given.stages] == [3, 13, 14]
+    assert check_plan(given, ITEMS) == []
+    one = plan_chain(ITEMS, classes=CLASSES, policy="shared", shards=parts)
+    assert {len(stage.labelled) for stage in one.stages} == {14}
+
+
+def test_given_shards_that_do_not_fit_are_refused():
+    plan = plan_chain(ITEMS, classes=CLASSES)
+    with pytest.raises(ValueError, match=r"shards: expected one for each of 3 stages, got 2"):
+        plan_chain(ITEMS, classes=CLASSES, shards=[plan.train[:5], plan.train[5:9]])
+    with pytest.raises(ValueError, match=r"shards: expected distinct ids of labeled training items, got 1 twice and 0"):
+        plan_chain(ITEMS, classes=CLASSES, num_stages=2, shards=[plan.train[:5], plan.train[4:9]])
+    with pytest.raises(ValueError, match=r"shards: expected distinct ids .* got 0 twice and 1 others"):
+        plan_chain(ITEMS, classes=CLASSES, num_stages=1, shards=[plan.test[:1]])
+    with pytest.raises(ValueError, match=r"train_items: expected the items of the given shards, got others"):
+        plan_chain(ITEMS, classes=CLASSES, num_stages=1, shards=[plan.train[:9]]).replan(plan.select(ITEMS, "train"))
+
+
+def test_a_missing_class_can_be_allowed():
+    few = [{**ITEMS[n], "group": f"g{n}", "label": 0, "split": ("train", "val", "test")[n % 3]} for n in range(300)]
+    for number in range(3):
+        few[number]["label"] = 1
+    with pytest.raises(ValueError, match=r"got none of .* stratify=True, another seed, or missing_classes='allow'"):
+        plan_chain(few, classes=("a", "b"), stratify=False)
+    plan = plan_chain(few, classes=("a", "b"), stratify=False, missing_classes="allow")
+    assert plan.shard_size == 10
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match=r"selection: expected one of .* got 'typcial'. Did you mean 'typical'"):
+        plan_chain(ITEMS, classes=CLASSES, selection="typcial")
+    with pytest.raises(ValueError, match=r"missing_classes: expected one of .* got 'ok'"):
+        plan_chain(ITEMS, classes=CLASSES, missing_classes="ok")
+    with pytest.raises(ValueError, match=r"shard_by: expected 'item' with selection='margin', got 'group'"):
+        active(shard_by="group")
+
+
+def test_shards_are_read_from_a_plan(tmp_path):
+    plan = plan_chain(ITEMS, classes=CLASSES)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.to_json())
+    assert read_shards(path) == [stage.new for stage in plan.stages]
+    path.write_text(active().to_json())
+    with pytest.raises(ValueError, match=r"path: expected a plan whose shards are drawn, got none for stage 1"):
+        read_shards(path)
