@@ -76,7 +76,7 @@ class BundleForecast:
         return {**found, "no_stratify": not self._content("stratify")}
 
     def forecast(self, plan: ChainPlan, items: Iterable[Mapping[str, Any]], args: Namespace) -> Iterator[str]:
-        """Yield what the chain will cost, line by line.
+        """Yield what the chain will cost, line by line; of heads that train on embeddings no more than that they do.
 
         Args:
             plan: the plan.
@@ -86,6 +86,9 @@ class BundleForecast:
         """
         self.parser["class_names"] = list(plan.classes)
         self._content("imports")
+        if self._content("freeze_backbone"):
+            yield "freeze_backbone: a stage of heads takes seconds, once each image has gone through the network"
+            return
         load = self._content("train#preprocessing")
         images = [{CommonKeys.IMAGE: item["image"]} for item in plan.select(items, "train")[:_PROBED_IMAGES]]
         shape = tuple(load(dict(images[0]))[CommonKeys.IMAGE].shape)

@@ -12,9 +12,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from monai.transforms import Compose, Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
-from monai_weckd.data.row_store import RowStore, content_key
+from monai_weckd.data.row_store import RowStore, content_key, describe, digest
+from monai_weckd.draws import derive
 from monai_weckd.features import images_of
 
 if TYPE_CHECKING:
@@ -39,20 +40,27 @@ _CHUNK = 64
 class EmbeddingDataset(Dataset):
     """Show the images of a dataset as their embeddings, (D,), while the backbone that makes them is frozen.
 
-    Each image goes through the backbone once, before any random transform, when it is first needed; one array keeps
-    the embeddings of all items in single precision, 4 D bytes each. Once the backbone is no longer frozen, the dataset
-    is the wrapped one. With a ``cache_dir`` the array is a file, mapped into memory, which the next run and other
-    processes find again: a row's key is a digest of the image's bytes, the folder's name one of the backbone's weights
-    and of how the images are made.
+    Each image goes through the backbone once, before any random transform, when embeddings are first needed, and once
+    in each of V fixed ``views``. One array keeps the embeddings of all items in single precision, 4 (V + 1) D bytes for
+    an item. In training, every third draw of an item is the image itself, the others are its views at random; everybody
+    else sees the image itself. Once the backbone is no longer frozen, the dataset is the wrapped one.
+
+    With a ``cache_dir`` the array is a file, mapped into memory, which the next run and other processes find again: a
+    row's key is a digest of the image's bytes (and the item's ``id``, where there are views), the folder's name one of
+    the backbone's weights and of how images and views are made.
 
     Args:
         dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another map-style dataset of dictionaries with
             ``image``, whose list is in ``data`` and whose transforms are not random.
         backbone: whoever computes embeddings and knows whether they may be used.
+        augment: makes the views, ``(images, view seeds) -> images``; a view's seed is a function of the item's ``id``
+            and the view's number alone. Default None: there are none.
+        views: how many there are of an item, default 0.
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
         ValueError: When the dataset has random transforms that cannot be left out, or is none to be kept in a file.
+        ValueError: When ``views`` is negative, or above 0 without ``augment``.
 
     Example::
 
@@ -65,8 +73,18 @@ class EmbeddingDataset(Dataset):
     """
 
     def __init__(
-        self, dataset: Any, backbone: FrozenBackbone, *, cache_dir: str | os.PathLike[str] | None = None
+        self,
+        dataset: Any,
+        backbone: FrozenBackbone,
+        *,
+        augment: Callable | None = None,
+        views: int = 0,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        if views < 0 or (views > 0 and augment is None):
+            raise ValueError(
+                f"views: expected 0 without augment, and never less, got {views}. Pass what makes the views, or 0."
+            )
         whole = hasattr(dataset, "gather")
         if not whole and _is_random(getattr(dataset, "transform", None)):
             raise ValueError(
@@ -80,6 +98,8 @@ class EmbeddingDataset(Dataset):
             )
         self.images = dataset
         self.backbone: Any = backbone
+        self.augment: Any = augment if views else None
+        self.views = views
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.store: RowStore | None = None
         self.made_by: str | None = None
@@ -133,7 +153,7 @@ class EmbeddingDataset(Dataset):
         return {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of several items, (B, D), or their images where the backbone is not frozen.
+        """Return the embeddings of several items, (B, D), or where the backbone is not frozen their images.
 
         Args:
             indices: places in ``data``, B of them.
@@ -141,7 +161,23 @@ class EmbeddingDataset(Dataset):
         """
         if not self.frozen:
             return images_of(self.images, indices)
-        return torch.from_numpy(np.asarray(self._embeddings()[self._row_of[np.asarray(indices)]]))
+        return self._take(indices, 0)
+
+    def gather_views(self, indices: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of several items as :py:meth:`gather` does, each in the view of a seed.
+
+        Args:
+            indices: places in ``data``, B of them.
+            seeds: view seed of each.
+
+        """
+        if not self.frozen or not self.views:
+            return self.gather(indices)
+        numbers = np.asarray(seeds)
+        return self._take(indices, np.where(numbers % 3 == 0, 0, 1 + numbers // 3 % self.views))
+
+    def _take(self, indices: Sequence[int], views: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(self._embeddings()[self._row_of[np.asarray(indices)], views]))
 
     def fill(self, fingerprint: str) -> bool:
         """Compute the embeddings unless they are those of this backbone; returns whether it had to.
@@ -153,7 +189,8 @@ class EmbeddingDataset(Dataset):
         if self._rows is not None and self.made_by == fingerprint:
             return False
         if self.cache_dir is None:
-            self._rows = self.backbone.embeddings(self._all_batches()).numpy()
+            self._rest = []
+            self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
         else:
             self._fill_file(self.cache_dir, fingerprint)
         self.made_by = fingerprint
@@ -164,29 +201,37 @@ class EmbeddingDataset(Dataset):
             self.fill(self.backbone.fingerprint())
         return self._rows
 
-    def _all_batches(self) -> Iterator[torch.Tensor]:
-        self._rest = []
-        for first in range(0, len(self), _CHUNK):
-            indices = range(first, min(first + _CHUNK, len(self)))
-            if hasattr(self.images, "gather"):
-                yield images_of(self.images, indices)
-            else:
-                items = [dict(self.images[index]) for index in indices]
-                yield torch.stack([torch.as_tensor(item.pop(self.image_key)) for item in items])
-                self._rest += items
+    def _embed(self, indices: Sequence[int]) -> np.ndarray:
+        """Return the embeddings of several items, (B, views + 1, D)."""
+        images = self._read(indices)
+        numbers = np.array([_number(self.data[index], index) for index in indices])
+        seeds = [derive(numbers, view) for view in range(self.views)]
+        found = self.backbone.embeddings([images, *(self.augment(images, views) for views in seeds)])
+        return found.reshape(self.views + 1, len(images), -1).transpose(0, 1).numpy()
+
+    def _read(self, indices: Sequence[int]) -> torch.Tensor:
+        if hasattr(self.images, "gather"):
+            return images_of(self.images, indices)
+        items = [dict(self.images[index]) for index in indices]
+        images = torch.stack([torch.as_tensor(item.pop(self.image_key)).as_subclass(torch.Tensor) for item in items])
+        self._rest += items
+        return images
 
     def _fill_file(self, cache_dir: Path, fingerprint: str) -> None:
-        name = hashlib.blake2b(f"{fingerprint}{self.images.recipe}".encode(), digest_size=10).hexdigest()
-        size = self.backbone.embeddings([images_of(self.images, [0])]).shape[1]
-        self.store = store = RowStore(cache_dir / f"embeddings_{name}", (size,), np.dtype(np.float32))
+        what = json.dumps([fingerprint, self.images.recipe, self.views, describe(self.augment)])
+        size = self.backbone.embeddings([self._read([0])]).shape[1]
+        name = hashlib.blake2b(what.encode(), digest_size=10).hexdigest()
+        self.store = store = RowStore(cache_dir / f"embeddings_{name}", (self.views + 1, size), np.dtype(np.float32))
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]
+        if self.views:  # which depend on the id as well
+            numbers = (_number(item, index) for index, item in enumerate(self.data))
+            keys = [digest(key, str(number)) for key, number in zip(keys, numbers, strict=True)]
         with store.lock():
             known = store.keys()
-            new = iter({key: index for index, key in enumerate(keys) if key not in known}.items())
-            while chunk := list(islice(new, _CHUNK)):
-                names, indices = zip(*chunk, strict=True)
-                store.append(names, self.backbone.embeddings([images_of(self.images, indices)]).numpy())
+            new = {key: index for index, key in enumerate(keys) if key not in known}
+            for chunk in _chunks(list(new.values())):
+                store.append([keys[index] for index in chunk], self._embed(chunk))
         known = store.keys()
         self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
 
@@ -199,6 +244,17 @@ def images_behind(dataset: Any) -> Any:
 
     """
     return dataset.images if isinstance(dataset, EmbeddingDataset) else dataset
+
+
+def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(indices), _CHUNK):
+        yield indices[first : first + _CHUNK]
+
+
+def _number(item: Any, index: int) -> int:
+    """Return a number that stands for an item, wherever it is in the list; without an id, for its place."""
+    name = item.get("id", index) if isinstance(item, dict) else index
+    return int.from_bytes(hashlib.blake2b(str(name).encode(), digest_size=8).digest(), "big")
 
 
 def _is_random(transform: Any) -> bool:

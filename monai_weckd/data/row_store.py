@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from monai_weckd.data.medmnist import parse_reference
 
-__all__ = ["RowStore", "content_key", "describe"]
+__all__ = ["RowStore", "content_key", "describe", "digest"]
 
 _KEY_LENGTH = 40
 
@@ -106,10 +106,10 @@ def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
     if reference is not None:
         if reference.archive not in memory:
             memory[reference.archive] = _file_digest(Path(reference.archive))
-        return _digest(memory[reference.archive], reference.split, str(reference.number))
+        return digest(memory[reference.archive], reference.split, str(reference.number))
     path = Path(image)
     if path.is_dir():
-        return _digest(*(_file_digest(file) for file in sorted(path.iterdir()) if file.is_file()))
+        return digest(*(_file_digest(file) for file in sorted(path.iterdir()) if file.is_file()))
     return _file_digest(path)
 
 
@@ -161,5 +161,11 @@ def _file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """Return a digest of texts, of the length of a key.
+
+    Args:
+        parts: the texts.
+
+    """
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=20).hexdigest()

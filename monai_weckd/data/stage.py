@@ -23,10 +23,12 @@ from torch.utils.data import Dataset, Sampler
 from monai_weckd.draws import derive
 from monai_weckd.utils import UNLABELED
 
-__all__ = ["INDEX", "VIEW", "StageBatchSampler", "StageDataset"]
+__all__ = ["INDEX", "PLAIN", "VIEW", "StageBatchSampler", "StageDataset"]
 
 # where a batch says which items it holds, and with which seeds they were augmented
 INDEX, VIEW = "index", "view"
+# and, where its images are embeddings of augmented ones, those of the images themselves
+PLAIN = "plain"
 
 
 class StageBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -169,8 +171,14 @@ class StageDataset(Dataset):
         if not getattr(self.dataset, "whole_batches", False):
             return [self[key] for key in keys]
         indices, views = zip(*keys, strict=True)
+        images = {self.dataset.image_key: self.dataset.gather(indices)}
+        if getattr(self.dataset, "frozen", False):
+            images = {
+                self.dataset.image_key: self.dataset.gather_views(indices, views),
+                PLAIN: images[self.dataset.image_key],
+            }
         return {
-            self.dataset.image_key: self.dataset.gather(indices),
+            **images,
             self.label_key: torch.tensor([self._label(index) for index in indices]),
             INDEX: torch.tensor(indices),
             VIEW: torch.tensor(views),

@@ -80,9 +80,11 @@ def ask_for_shard(
     return chosen[0]
 
 
-def _images(engine: DistillationTrainer) -> DataLoader:
-    """Return a loader of the training images in their order, whose random transforms, if any, have fixed seeds."""
+def _images(engine: DistillationTrainer) -> Any:
+    """Return the training images in their order, whose random transforms are left out or have fixed seeds."""
     template: Any = engine.data_loader
+    if hasattr(template.dataset, "gather"):
+        return template.dataset
     dataset = StageDataset(template.dataset, {})
     return DataLoader(
         dataset,

@@ -18,7 +18,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.utils import CommonKeys
 
-from monai_weckd.data.stage import VIEW
+from monai_weckd.data.stage import PLAIN, VIEW
 from monai_weckd.engines.distiller import DistillationKeys
 
 __all__ = ["PrepareViews"]
@@ -29,7 +29,8 @@ class PrepareViews(PrepareBatch):
 
     A ``prepare_batch`` for the batches of a stage, which bring the ``view`` seeds. With ``teacher_augment`` the teacher
     gets a view of its own from the same decoded image, usually a weaker one; without it teacher and student see the
-    same. Embeddings, (B, D), which have no space to augment, stay as they are.
+    same. Embeddings, (B, D), which have no space to augment, stay as they are, and with ``teacher_augment`` the teacher
+    gets that of the image itself.
 
     Args:
         augment: what the student sees, ``(images, views) -> images``: a
@@ -69,6 +70,8 @@ class PrepareViews(PrepareBatch):
         images = batchdata[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
         labels = batchdata[CommonKeys.LABEL].to(device=device, non_blocking=non_blocking)
         if images.ndim == 2:
+            if self.teacher_augment is not None and PLAIN in batchdata:
+                batchdata[DistillationKeys.TEACHER_IMAGE] = batchdata[PLAIN].to(images)
             return images, labels
         if self.teacher_augment is not None:
             batchdata[DistillationKeys.TEACHER_IMAGE] = self.teacher_augment(images, batchdata[VIEW])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,8 +42,8 @@ class FrozenBackbone:
     It is one handler of the trainer, and makes what the trainer and its evaluator need: datasets that give embeddings
     (:py:meth:`embed`), an :py:attr:`inferer` that calls the head on these and the whole network on images, and the
     :py:meth:`parameters` for the optimizer. No parameter and no buffer outside the head changes while it is frozen;
-    what is saved is the whole network, as ever. Embeddings are computed in single precision and without augmentation,
-    and dropout before the head does not take part.
+    what is saved is the whole network, as ever. Embeddings are computed in single precision, and dropout before the
+    head takes no part.
 
     Args:
         network: the student, on its device; its parameters outside the head stop to require gradients.
@@ -82,7 +82,8 @@ class FrozenBackbone:
         self.unfreeze_last = unfreeze_last
         self.cache_dir = cache_dir
         self.frozen = False
-        self.datasets: list[EmbeddingDataset] = []
+        # no list: MONAI's DataLoader goes through those among a dataset's attributes, here round in circles
+        self.datasets: dict[EmbeddingDataset, None] = {}
         self.inferer = HeadInferer(head_layer, inferer=inferer)
         if freeze:
             _check_loss(loss_function)
@@ -103,17 +104,20 @@ class FrozenBackbone:
             network = find_module(network, self.head_layer)
         yield from network.parameters()
 
-    def embed(self, dataset: Any) -> Any:
+    def embed(self, dataset: Any, *, augment: Callable | None = None, views: int = 0) -> Any:
         """Return a dataset that gives embeddings while the backbone is frozen; without ``freeze`` the dataset itself.
 
         Args:
             dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`.
+            augment: makes the views of training images, default None: there are none.
+            views: how many fixed views of an image there are beside itself, default 0.
 
         """
         if not self.freeze:
             return dataset
-        self.datasets.append(EmbeddingDataset(dataset, self, cache_dir=self.cache_dir))
-        return self.datasets[-1]
+        embedding = EmbeddingDataset(dataset, self, augment=augment, views=views, cache_dir=self.cache_dir)
+        self.datasets[embedding] = None
+        return embedding
 
     def embeddings(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return the embeddings, (N, D), of batches of images.

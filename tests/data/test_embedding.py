@@ -27,7 +27,9 @@ from monai_weckd.handlers import FrozenBackbone
 
 def make_network(seed=0):
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    network[1].weight.data /= 255  # the images go up to there
+    return network
 
 
 def load(path):
@@ -167,6 +169,57 @@ def test_two_items_of_one_image_share_a_row(items, cached, tmp_path):
     dataset = FrozenBackbone(make_network(), cache_dir=tmp_path / "cache").embed(twice)
     assert torch.equal(dataset.gather([7]), dataset.gather([2]))
     assert len(dataset._rows) == 7
+
+
+def shift(images, views):
+    """Make a view that its seed can be read from."""
+    return images + torch.as_tensor(views).reshape(-1, 1, 1, 1) * (100 / 2**32)
+
+
+@pytest.mark.parametrize(("views", "augment"), [(-1, shift), (2, None)])
+def test_refuses_views_that_nothing_makes(cached, views, augment):
+    with pytest.raises(ValueError, match=f"^views: expected 0 without augment, and never less, got {views}"):
+        FrozenBackbone(make_network()).embed(cached, augment=augment, views=views)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_views_are_embeddings_of_augmented_images(items, cached, tmp_path, in_file):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))  # an embedding is the image
+    backbone = FrozenBackbone(network, cache_dir=tmp_path / "cache" if in_file else None)
+    dataset = backbone.embed(cached, augment=shift, views=4)
+    plain = dataset.gather([5])[0]
+    assert torch.equal(plain, load(items[5]["image"]).flatten())
+    draws = dataset.gather_views([5] * 300, range(300)) - plain
+    shifts, counts = np.unique(draws.mean(dim=1).numpy().round(3), return_counts=True)
+    assert len(shifts) == 5  # every third draw is the image itself
+    assert shifts[0] == 0
+    assert counts.tolist() == [100, 50, 50, 50, 50]
+    assert torch.equal(draws[:12], dataset.gather_views([5] * 12, range(12)) - plain)
+    assert torch.equal(dataset[5]["image"], plain)
+    assert dataset._rows.nbytes == 7 * 4 * 5 * 48
+
+
+def test_views_depend_on_the_id_and_not_on_the_place(cached):
+    backbone = FrozenBackbone(make_network())
+    dataset = backbone.embed(cached, augment=shift, views=3)
+    reverse = ByteCacheDataset(cached.data[::-1], cached.load, value_range=(0, 255))
+    other = backbone.embed(reverse, augment=shift, views=3)
+    seeds = range(40)
+    torch.testing.assert_close(other.gather_views([6] * 40, seeds), dataset.gather_views([0] * 40, seeds))
+    shifts = dataset._rows[:, 1:] - dataset._rows[:, :1]
+    assert not np.allclose(shifts[0], shifts[1])
+
+
+def test_a_batch_has_the_views_and_beside_them_the_images(cached):
+    dataset = FrozenBackbone(make_network()).embed(cached, augment=shift, views=2)
+    batch = StageDataset(dataset, {}).__getitems__([(0, 3), (0, 4), (6, 2)])
+    assert torch.equal(batch["plain"], dataset.gather([0, 0, 6]))
+    assert torch.equal(batch["image"][0], batch["plain"][0])
+    assert not (batch["image"][1:] == batch["plain"][1:]).all(dim=1).any()
+    dataset.backbone.frozen = False
+    batch = StageDataset(dataset, {}).__getitems__([(0, 3), (0, 4)])
+    assert "plain" not in batch
+    assert torch.equal(batch["image"], cached.gather([0, 0]))
 
 
 @pytest.mark.parametrize("in_file", [False, True])

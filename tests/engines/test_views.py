@@ -106,3 +106,7 @@ def test_embeddings_are_not_augmented():
     assert torch.equal(images, batch["image"])
     assert labels.tolist() == [0, 1, 2, 3]
     assert "teacher_image" not in batch
+    batch["plain"] = torch.rand(4, 6)
+    images, _ = prepare(batch, "cpu")
+    assert torch.equal(images, batch["image"])
+    assert batch["teacher_image"] is batch["plain"]

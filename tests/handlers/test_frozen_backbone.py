@@ -20,10 +20,9 @@ import torch.distributed as dist
 from chain_runs import make_items, make_network
 from ignite.engine import Events
 from ignite.metrics import Accuracy
-from monai.data import Dataset
+from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler, from_engine
-from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
