@@ -90,7 +90,11 @@ def _tune(args: argparse.Namespace) -> None:
     )
     for line in _labels(bundle):
         print(line)
-    run_trials(study, ChainObjective(bundle), trials=args.trials, timeout=args.timeout, tell=_say)
+    try:
+        run_trials(study, ChainObjective(bundle), trials=args.trials, timeout=args.timeout, tell=_say)
+    except KeyboardInterrupt:
+        # Optuna has closed the trial: what there is so far is a result
+        _say("stopped; the same command goes on")
     for line in _finish(args, changes, bundle, study):
         print(line)
 

@@ -22,7 +22,8 @@ import pytest
 
 from monai_weckd.__main__ import main
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.tune.space import SPACE
+from monai_weckd.tune.objective import METRIC, ChainObjective
+from monai_weckd.tune.space import SPACE, suggest_values
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 SMALL = {
@@ -111,6 +112,23 @@ def test_values_outside_the_ranges_are_told(capsys, dataset, tmp_path):
     out = capsys.readouterr().out
     assert "note: some of the configuration's own values are outside the ranges" in out
     assert set(json.loads((tmp_path / "out" / "tuned.json").read_text())) == {"attention_weight", "pool_ratio"}
+
+
+def test_what_there_is_when_it_is_stopped_is_a_result(capsys, dataset, tmp_path, monkeypatch):
+    def train(self, trial):
+        suggest_values(trial, self.bundle.parameters)
+        if trial.number == 2:
+            raise KeyboardInterrupt
+        trial.set_user_attr(METRIC, "val_macro_auc")
+        return 0.5 + trial.number / 10
+
+    monkeypatch.setattr(ChainObjective, "__call__", train)
+    assert main(arguments(dataset, tmp_path / "out")) == 0
+    out = capsys.readouterr().out
+    assert "stopped; the same command goes on" in out
+    assert "trials: 2 of 20: 2 completed, 0 pruned, 0 failed; 1 abandoned, not counted" in out
+    assert "best:   val_macro_auc 0.6000 in trial 1; the configuration's own values: 0.5000" in out
+    assert (tmp_path / "out" / "tuned.json").is_file()
 
 
 def test_without_a_completed_trial_there_is_one_line(capsys, dataset, tmp_path):
