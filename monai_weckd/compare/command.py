@@ -80,6 +80,7 @@ def _compare(args: argparse.Namespace) -> None:
         repeats=args.repeats,
         label_fraction=bundle.size.label_fraction,
         val_labels=args.val_labels,
+        classes=bundle.datalist.classes,
     )
     runs = plan_runs(bundle, arms, splits, args.seeds)
     store = RunStore(args.output_dir / "runs")

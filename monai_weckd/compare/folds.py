@@ -49,6 +49,7 @@ def cross_validation_splits(
     repeats: int = 1,
     label_fraction: float = 0.1,
     val_labels: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> list[FoldSplit]:
     """Split items for a repeated, stratified cross-validation by groups; a pure function of its arguments.
 
@@ -63,6 +64,7 @@ def cross_validation_splits(
         label_fraction: size of a shard as a fraction of the labeled training items, default 0.1.
         val_labels: number of validation items, default None: as many as a shard has. Who has few labels has few to
             validate on.
+        classes: class names for messages, default None: the indices.
 
     Raises:
         ValueError: When a number is out of its range, or a class has too few groups.
@@ -76,7 +78,7 @@ def cross_validation_splits(
     if val_labels is not None and val_labels < 1:
         raise ValueError(f"val_labels: expected at least 1, got {val_labels}. Pass more.")
     labeled = {item["id"]: (group_of(item), int(item["label"])) for item in items if is_labeled(item)}
-    _check_groups(labeled, folds)
+    _check_groups(labeled, folds, classes)
     found = []
     for repeat in range(repeats):
         parts = next(
@@ -92,18 +94,20 @@ def _attempts() -> Iterator[int]:
     yield from range(_ATTEMPTS)
     raise ValueError(
         f"folds: expected every class in training, validation and test of each fold, got none such in {_ATTEMPTS} "
-        "attempts. Pass fewer folds, or label more groups of the rarest class."
+        "attempts. Pass fewer folds or a smaller val_labels, or label more groups of the rarest class."
     )
 
 
-def _check_groups(labeled: Mapping[str, tuple[str, int]], folds: int) -> None:
+def _check_groups(labeled: Mapping[str, tuple[str, int]], folds: int, classes: Sequence[str] | None) -> None:
     counts = Counter(label for _, label in set(labeled.values()))
-    least = max(folds, 3)
+    # of two folds, each must leave a group for training and one for validation
+    least = max(folds, 4 if folds == 2 else 3)
     for label, count in sorted(counts.items()):
         if count < least:
+            name = label if classes is None else classes[label]
             raise ValueError(
-                f"folds: expected at least {least} groups of every class, got {count} of class {label}. "
-                "Pass fewer folds (three groups are needed for training, validation and test), or label more groups."
+                f"folds: expected at least {least} groups of every class, got {count} of {name!r}. "
+                "Pass fewer folds, or label more groups: training, validation and test need one each."
             )
     if len(counts) < 2:
         raise ValueError(f"items: expected labels of two classes or more, got {len(counts)}. Label more items.")

@@ -17,15 +17,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from monai_weckd.compare.arms import Arm
-from monai_weckd.compare.bundle import ComparedBundle
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
+
+if TYPE_CHECKING:
+    from monai_weckd.compare.bundle import ComparedBundle
 
 __all__ = ["ArmRun", "execute", "run_arm"]
 

@@ -14,15 +14,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from monai_weckd.compare.arms import Arm
-from monai_weckd.compare.bundle import ComparedBundle
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.running import ArmRun, execute
 from monai_weckd.compare.store import RunStore
+
+if TYPE_CHECKING:
+    from monai_weckd.compare.bundle import ComparedBundle
 
 __all__ = ["plan_runs", "work_off"]
 

@@ -15,15 +15,17 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from monai_weckd.compare.arms import ARMS
-from monai_weckd.compare.bundle import ComparedBundle
 from monai_weckd.compare.running import ArmRun
 from monai_weckd.compare.statistics import METRICS, ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
 from monai_weckd.compare.store import RunStore
+
+if TYPE_CHECKING:
+    from monai_weckd.compare.bundle import ComparedBundle
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 
@@ -151,7 +153,8 @@ def _verdicts(
     predictions: Mapping[str, Sequence[RunPredictions]], reference: str, groups: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield whether the reference helped; where the chain chose its labels, also what choosing and distilling gave."""
-    pairs = [(reference, next((name for name in _CONTROLS if predictions.get(name)), _CONTROLS[0]))]
+    controls = [name for name in _CONTROLS if name != reference]
+    pairs = [(reference, next((name for name in controls if predictions.get(name)), controls[0]))]
     if predictions.get(_CHOSEN):
         pairs += [(_CHOSEN, _CONTROLS[0]), ("chain", _CHOSEN)]
     for first, second in pairs:

@@ -258,7 +258,8 @@ def test_equal_methods_are_rarely_told_apart():
         ),
         (
             ArmDifference(0.01, None, None, None, 15),
-            "The accuracy of the chain differs from that of one model by +1.0 points; there are too few groups to say more.",
+            "The accuracy of the chain differs from that of one model by +1.0 points; there "
+            "are too few groups to say more.",
         ),
     ],
 )

@@ -1,0 +1,261 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monai_weckd.__main__ import main
+from monai_weckd.compare.arms import ARMS
+from monai_weckd.compare.bundle import ComparedBundle
+from monai_weckd.compare.folds import cross_validation_splits
+from monai_weckd.compare.running import execute, run_arm
+from monai_weckd.compare.schedule import plan_runs
+from monai_weckd.compare.store import RunStore
+from monai_weckd.metrics import classification_metrics
+from monai_weckd.plan import ChainPlan
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
+SMALL = {"max_epochs": 3, "iterations_per_epoch": 2, "batch_size": 8, "spatial_size": [32, 32], "label_fraction": 0.15}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    assert main(["phantom", "--kind", "otoscopy", "--out", str(folder), "--items", "96"]) == 0
+    return folder
+
+
+def command(data, output, *options, arms="chain,single,first", **settings):
+    found = ["compare", "--bundle", str(BUNDLE), "--dataset_dir", str(data), "--output_dir", str(output)]
+    found += ["--folds", "2", "--arms", arms]
+    for key, value in {**SMALL, **settings}.items():
+        found += ["--set", f"{key}={json.dumps(value)}"]
+    return [*found, *options]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("compare") / "output"
+    assert main(command(data, output)) == 0
+    return output
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(ComparedBundle, "train", lambda *_, **__: pytest.fail("it was trained again"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bundle", "/no/bundle"], "error: bundle: expected configs/train.json in '/no/bundle', got none."),
+        (["--config_file", "no.json"], "error: config_file: expected a file, or the name of one in"),
+        (["--set", "batchsize=8"], "error: set: expected a key of"),
+        (["--set", "batch_size"], "error: set: expected KEY=VALUE, got 'batch_size'."),
+        (["--arms", "chain,sngle"], "error: arms: expected some of chain, paper,"),
+        (
+            ["--reference", "fixmatch"],
+            "error: reference: expected one of the arms chain, first, single, got 'fixmatch'.",
+        ),
+        (["--folds", "1"], "error: folds, repeats: expected at least 2 folds and 1 repeat, got 1 and 1."),
+        (["--folds", "60"], "error: folds: expected at least 60 groups of every class, got"),
+        (["--label_fraction", "0.001"], "error: label_fraction: expected a label of each of 4 classes in a shard"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(capsys, data, tmp_path, options, message):
+    capsys.readouterr()
+    assert main(command(data, tmp_path, *options)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+
+
+def test_what_is_written(finished):
+    content = json.loads((finished / "compare.json").read_text())
+    assert [(arm["name"], arm["runs"], arm["failed"]) for arm in content["arms"]] == [
+        ("chain", 2, 0),
+        ("first", 2, 0),
+        ("single", 2, 0),
+    ]
+    assert content["verdicts"][0].startswith("The balanced accuracy of the chain ")
+    chain, first, single = content["arms"]
+    assert (chain["labels"], first["labels"]) == (single["labels"], single["labels"] / 3)
+    assert [stage["stage"] for stage in chain["stages"]] == [1, 2, 3]
+    assert chain["difference"] is None
+    gap = chain["metrics"]["accuracy"]["pooled"] - single["metrics"]["accuracy"]["pooled"]
+    assert single["difference"]["accuracy"]["value"] == pytest.approx(gap)
+    rows = list(csv.DictReader((finished / "compare.csv").open()))
+    assert len(rows) == 2 * (4 + 2 + 2)
+    page = (finished / "compare.html").read_text()
+    assert content["verdicts"][0] in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_predictions_are_those_of_the_figures_and_cover_each_item_once(finished, data):
+    rows = [row for path in (finished / "runs" / "chain").glob("*.csv") for row in csv.DictReader(path.open())]
+    assert len(rows) == len({row["id"] for row in rows}) == 96
+    result = json.loads((finished / "runs" / "chain" / "0-1-0.json").read_text())
+    found = RunStore(finished / "runs").predictions("chain", (0, 1, 0), ComparedBundle(BUNDLE, data).datalist.classes)
+    figures = classification_metrics(found.probabilities, found.labels)
+    assert result["test"] == pytest.approx(figures, abs=1e-6)
+
+
+def test_the_single_model_has_the_labels_of_the_chain(finished):
+    for fold in (0, 1):
+        plans = {
+            arm: ChainPlan.from_json((finished / "runs" / arm / f"0-{fold}-0.plan.json").read_text())
+            for arm in ("chain", "single", "first")
+        }
+        chain = [key for stage in plans["chain"].stages for key in stage.new]
+        assert set(plans["single"].stages[0].labelled) == set(chain)
+        assert set(plans["first"].stages[0].labelled) == set(plans["chain"].stages[0].new)
+        assert len({(plan.test, plan.val) for plan in plans.values()}) == 1
+    # another split draws other labels
+    other = ChainPlan.from_json((finished / "runs" / "chain" / "0-0-0.plan.json").read_text())
+    assert plans["chain"].seed != other.seed
+
+
+def test_a_second_call_trains_nothing(finished, data, no_training):
+    assert main(command(data, finished)) == 0
+    assert main(command(data, finished, "--report_only")) == 0
+
+
+def test_a_run_is_the_same_whatever_ran_before_it(finished, data):
+    path = finished / "runs" / "first" / "0-1-0"
+    before = [path.with_suffix(suffix).read_text() for suffix in (".csv", ".plan.json")]
+    path.with_suffix(".json").unlink()
+    assert main(command(data, finished)) == 0
+    assert [path.with_suffix(suffix).read_text() for suffix in (".csv", ".plan.json")] == before
+
+
+def test_other_settings_are_other_runs(finished, data, capsys, no_training):
+    capsys.readouterr()
+    for options in (["--label_fraction", "0.2"], ["--val_labels", "16"], ["--set", "learning_rate=0.01"]):
+        assert main(command(data, finished, *options, "--report_only")) == 0
+        assert "0 of 6 runs finished" in capsys.readouterr().out
+    # where things are is no setting
+    assert main(command(data, finished, "--set", "num_workers=0", "--set", "overwrite=true", "--report_only")) == 0
+    assert "6 of 6 runs finished" in capsys.readouterr().out
+
+
+def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
+    assert main(command(data, tmp_path / "new", "--report_only")) == 0
+    out = capsys.readouterr().out
+    assert "No verdict: it needs finished runs of 'chain' and 'single_long' on the same splits." in out
+    assert "0 of 6 runs finished" in out
+    assert "no other arm has a run" in (tmp_path / "new" / "compare.html").read_text()
+
+
+def test_a_failure_is_written_down_and_the_others_go_on(data, tmp_path, capsys, monkeypatch):
+    genuine = ComparedBundle.train
+
+    def train(self, output_dir, overrides, **options):
+        if overrides.get("num_stages") == 1 and overrides["max_epochs"] == 1:
+            try:
+                raise ValueError("threshold: expected less,\ngot <b>more</b>.")
+            except ValueError as error:
+                raise RuntimeError("evaluating") from error
+        genuine(self, output_dir, overrides, **options)
+
+    monkeypatch.setattr(ComparedBundle, "train", train)
+    capsys.readouterr()
+    arms = "single,single_long,ensemble"
+    assert main(command(data, tmp_path, "--reference", "single_long", arms=arms)) == 1
+    text = capsys.readouterr()
+    reason = "ValueError: threshold: expected less, got <b>more</b>."
+    assert text.err == f"error: 4 runs failed, first one of 'single': {reason}\n"
+    assert f"single, repeat 0, fold 0, seed 0: failed: {reason}" in text.out
+    assert "2 of 6 runs finished" in text.out
+    assert "No verdict: it needs finished runs of 'single_long' and 'single' on the same splits." in text.out
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert {failure["arm"]: failure["error"].partition(":")[2][:40] for failure in content["failures"]} == {
+        "single": " threshold: expected less, got <b>more</b>"[:40],
+        "ensemble": " arms: expected a finished run of 'single'"[:40],
+    }
+    page = (tmp_path / "compare.html").read_text()
+    assert "&lt;b&gt;more&lt;/b&gt;" in page
+    assert "<b>" not in page
+
+
+def planned(data, arms, **changes):
+    bundle = ComparedBundle(BUNDLE, data, changes={**SMALL, **changes})
+    splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
+    return bundle, {run.arm.name: run for run in plan_runs(bundle, [ARMS[name] for name in arms], splits, [0])}
+
+
+def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
+    bundle, runs = planned(data, ["single", "ensemble"])
+    store = RunStore(tmp_path)
+    members = []
+    genuine = bundle.train
+
+    def train(output_dir, overrides, **options):
+        genuine(output_dir, overrides, **options)
+        rows = [row for row in csv.DictReader((output_dir / "predictions.csv").open()) if row["split"] == "test"]
+        plan = ChainPlan.from_json((output_dir / "plan.json").read_text())
+        scores = [[float(row[f"probability_{name}"]) for name in bundle.datalist.classes] for row in rows]
+        members.append((overrides["seed"], plan.stages[0].labelled, np.array(scores)))
+
+    bundle.train = train
+    for run in runs.values():
+        assert "error" not in execute(run, bundle, store, cache_dir=tmp_path / "cache")
+    seeds, labels, scores = zip(*members, strict=True)
+    assert len(set(seeds)) == 3
+    assert len(set(labels)) == 1
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+    found = store.predictions("ensemble", (0, 0, 0), bundle.datalist.classes)
+    assert found.probabilities == pytest.approx(np.mean(scores, axis=0))
+
+
+def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
+    bundle, runs = planned(data, ["chain", "single_long+labels"], selection="typical", missing_classes="allow")
+    store = RunStore(tmp_path)
+    chain, control = (execute(run, bundle, store, cache_dir=tmp_path / "cache") for run in runs.values())
+    assert "error" not in chain
+    assert "error" not in control
+    plans = {name: ChainPlan.from_json(store.path(name, (0, 0, 0), ".plan.json").read_text()) for name in runs}
+    chosen = {key for stage in plans["chain"].stages for key in stage.new}
+    assert chosen == set(plans["single_long+labels"].stages[0].labelled)
+    assert chain["labels"] == control["labels"] == len(chosen) > 0
+
+
+def test_given_random_labels_change_nothing(data, tmp_path):
+    # the same labels, drawn by the control itself or taken from the chain's plan, give the same network
+    bundle, runs = planned(data, ["chain", "single_long", "single_long+labels"])
+    store = RunStore(tmp_path)
+    for run in runs.values():
+        assert "error" not in execute(run, bundle, store, cache_dir=tmp_path / "cache")
+    drawn, given = (store.path(name, (0, 0, 0), ".csv").read_text() for name in ("single_long", "single_long+labels"))
+    assert drawn == given
+
+
+def test_only_what_a_comparison_needs_is_written(data, tmp_path):
+    bundle, runs = planned(data, ["single"])
+    seen = []
+    genuine = bundle.train
+
+    def train(output_dir, overrides, **options):
+        genuine(output_dir, overrides, **options)
+        seen.extend(sorted(path.name for path in output_dir.iterdir()))
+
+    bundle.train = train
+    result, rows, _ = run_arm(runs["single"], bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
+    assert not {"report.html", "tensorboard", "errors"} & set(seen)
+    assert {row["id"] for row in rows} == {key for key, part in runs["single"].split.split_of.items() if part == "test"}
+    assert result["seconds"] > 0
+    assert result["cpu_seconds"] > 0

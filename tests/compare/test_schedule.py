@@ -1,0 +1,186 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from monai_weckd.compare.arms import ARMS
+from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.running import ArmRun
+from monai_weckd.compare.schedule import work_off
+from monai_weckd.compare.store import RunStore
+
+# runs that do nothing but say so, for several processes
+WORKER = """
+import sys, time
+from pathlib import Path
+from test_schedule import make_runs, note
+from monai_weckd.compare.schedule import work_off
+from monai_weckd.compare.store import RunStore
+folder = Path(sys.argv[1])
+(folder / f"ready-{sys.argv[2]}").touch()
+while len(list(folder.glob("ready-*"))) < 2:
+    time.sleep(0.01)
+store = RunStore(folder / "runs")
+work_off(make_runs(), None, store, cache_dir=folder, tell=lambda *_: None, run=note(folder, sys.argv[2]))
+"""
+
+
+def make_runs(arms=("chain", "single", "ensemble"), folds=4, digest="d"):
+    found = []
+    for fold in range(folds):
+        runs = {}
+        for name in arms:
+            arm = ARMS[name]
+            runs[name] = ArmRun(arm, FoldSplit(0, fold, {}), 0, 1, f"{digest}-{name}", runs.get(arm.needs))
+        found += runs.values()
+    return found
+
+
+def note(folder, who, *, seconds=0.05, fail=()):
+    """Return a function that does a run by writing down that it did."""
+
+    def run(item, bundle, store, *, cache_dir):
+        with (folder / "log").open("a") as log:
+            log.write(f"{who} {item.arm.name} {item.split.fold}\n")
+        time.sleep(seconds)
+        result = {"digest": item.digest, "test": {}, **({"error": "no"} if item.arm.name in fail else {})}
+        store.write(item.arm.name, item.cell, result)
+        return result
+
+    return run
+
+
+def logged(folder):
+    path = folder / "log"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def do(folder, runs, **options):
+    told = []
+    store = RunStore(folder / "runs")
+    work_off(
+        runs,
+        None,
+        store,
+        cache_dir=folder,
+        tell=lambda run, result: told.append(run.arm.name),
+        run=note(folder, "a", seconds=0, **options),
+    )
+    return told
+
+
+def test_finished_runs_are_not_done_again(tmp_path):
+    assert len(do(tmp_path, make_runs())) == 12
+    assert do(tmp_path, make_runs()) == []
+    assert len(logged(tmp_path)) == 12
+
+
+def test_runs_under_other_settings_are_done_again(tmp_path):
+    do(tmp_path, make_runs())
+    assert len(do(tmp_path, make_runs(digest="e"))) == 12
+
+
+def test_failed_runs_are_tried_once_in_each_call_and_the_others_go_on(tmp_path):
+    told = do(tmp_path, make_runs(folds=1), fail=["single"])
+    assert told == ["chain", "single", "ensemble"]
+    time.sleep(0.02)  # coarse clocks of file systems
+    assert do(tmp_path, make_runs(folds=1)) == ["single"]
+
+
+def test_a_damaged_result_is_told(tmp_path):
+    store = RunStore(tmp_path)
+    store.path("chain", (0, 0, 0)).parent.mkdir()
+    store.path("chain", (0, 0, 0)).write_text("{")
+    with pytest.raises(ValueError, match=r"0-0-0.json: expected JSON, got .* Remove the file"):
+        store.read("chain", (0, 0, 0), digest="d")
+
+
+def test_two_processes_share_the_work(tmp_path, pytestconfig):
+    paths = [str(pytestconfig.rootpath / "tests" / "compare")]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{WORKER}"
+    workers = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tmp_path), name]) for name in ("a", "b")
+    ]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    lines = logged(tmp_path)
+    assert sorted(Counter((arm, fold) for _, arm, fold in lines).values()) == [1] * 12
+    assert {who for who, _, _ in lines} == {"a", "b"}
+    # nobody began an ensemble before its single model was there
+    order = [(arm, fold) for _, arm, fold in lines]
+    assert all(order.index(("single", fold)) < order.index(("ensemble", fold)) for fold in "0123")
+
+
+def test_the_work_of_a_killed_process_is_taken_over(tmp_path):
+    runs = make_runs(arms=["chain"], folds=1)
+    hold = (
+        "import sys, time; from filelock import FileLock; from pathlib import Path; path = Path(sys.argv[1])\n"
+        "path.parent.mkdir(parents=True); lock = FileLock(path); lock.acquire(); print('held', flush=True)\n"
+        "time.sleep(600)"
+    )
+    lock = RunStore(tmp_path / "runs").path("chain", (0, 0, 0), ".lock")
+    other = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        told = []
+        waiter = threading.Thread(target=lambda: told.extend(do(tmp_path, runs)))
+        waiter.start()
+        time.sleep(0.3)
+        assert told == []
+        assert waiter.is_alive()
+    finally:
+        other.kill()
+        other.wait()
+    waiter.join(timeout=30)
+    assert told == ["chain"]
+
+
+def test_a_run_waits_for_one_whose_labels_it_uses(tmp_path):
+    # listed in the wrong order, as where another process does the first
+    single, ensemble = make_runs(arms=["single", "ensemble"], folds=1)
+    assert do(tmp_path, [ensemble, single]) == ["single", "ensemble"]
+
+
+def test_results_come_back_as_they_were_written(tmp_path):
+    store = RunStore(tmp_path)
+    rows = [
+        {
+            "id": "ä\udcff.png",
+            "group": "g",
+            "label": "b",
+            "predicted": "a",
+            "probability_a": 0.75,
+            "probability_b": 0.25,
+        }
+    ]
+    store.write("chain", (1, 2, 3), {"digest": "d"}, rows=rows, plan="{}")
+    assert store.read("chain", (1, 2, 3), digest="d") == {"digest": "d"}
+    assert store.read("chain", (1, 2, 3), digest="e") is None
+    assert store.read("chain", (1, 2, 4), digest="d") is None
+    found = store.predictions("chain", (1, 2, 3), ["a", "b"])
+    assert found.cell == (1, 2, 3)
+    assert found.ids == ["ä\udcff.png"]
+    assert found.labels.tolist() == [1]
+    assert found.probabilities.tolist() == [[0.75, 0.25]]
+    assert sorted(path.name for path in (tmp_path / "chain").iterdir()) == [
+        "1-2-3.csv",
+        "1-2-3.json",
+        "1-2-3.plan.json",
+    ]
+    assert json.loads(store.path("chain", (1, 2, 3)).read_text()) == {"digest": "d"}
