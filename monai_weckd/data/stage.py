@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -116,24 +118,27 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.num_batches - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for iteration in range(self.start, self.num_batches):
-            batch = self._draw(self.labelled, iteration, self.batch_size, stream=0)
-            if self.pool_ratio:
-                batch += self._draw(self.pool, iteration, self.batch_size * self.pool_ratio, stream=1)
+        streams = [self._stream(self.labelled, self.batch_size, number=0)]
+        if self.pool_ratio:
+            streams.append(self._stream(self.pool, self.batch_size * self.pool_ratio, number=1))
+        for parts in zip(*streams, strict=True):
+            batch = list(chain.from_iterable(parts))
             yield batch[self.rank :: self.world_size]
 
-    def _draw(self, indices: np.ndarray, iteration: int, count: int, *, stream: int) -> list[tuple[int, int]]:
-        """Take ``count`` entries of the endless row of shuffled passes over ``indices``, with their view seeds."""
-        first, size = iteration * count, len(indices)
-        visits = np.arange(first, first + count) // size
-        row = np.concatenate([self._order(stream, visit, indices) for visit in range(visits[0], visits[-1] + 1)])
-        offset = first - visits[0] * size
-        drawn = row[offset : offset + count]
-        views = derive(self.seed, self.stage, drawn, visits % self.views if self.views else visits)
-        return list(zip(drawn.tolist(), views.tolist(), strict=True))
+    def _stream(self, indices: np.ndarray, count: int, *, number: int) -> Iterator[list[tuple[int, int]]]:
+        """Take ``count`` entries at a time of the endless row of shuffled passes over ``indices``, with view seeds."""
 
-    def _order(self, stream: int, visit: int, indices: np.ndarray) -> np.ndarray:
-        return np.random.default_rng([self.seed, self.stage, stream, visit]).permutation(indices)
+        # shuffled once for a pass and not once for a batch: a batch touches the pass it is in and perhaps the next
+        @lru_cache(maxsize=2)
+        def order(visit: int) -> np.ndarray:
+            return np.random.default_rng([self.seed, self.stage, number, visit]).permutation(indices)
+
+        for iteration in range(self.start, self.num_batches):
+            visits, places = np.divmod(np.arange(iteration * count, (iteration + 1) * count), len(indices))
+            passes = range(visits[0], visits[-1] + 1)
+            drawn = np.concatenate([order(visit)[places[visits == visit]] for visit in passes])
+            views = derive(self.seed, self.stage, drawn, visits % self.views if self.views else visits)
+            yield list(zip(drawn.tolist(), views.tolist(), strict=True))
 
 
 class StageDataset(Dataset):

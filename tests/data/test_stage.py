@@ -80,6 +80,25 @@ def test_a_batch_does_not_depend_on_where_the_sampler_began(start, pool_ratio):
     assert len(tail) == len(whole[start:])
 
 
+def test_batches_are_slices_of_a_row_of_shuffled_passes():
+    sampler = StageBatchSampler([3, 1, 2], range(10, 15), pool_ratio=2, **OPTIONS)
+    rows = [
+        np.concatenate([np.random.default_rng([0, 1, stream, visit]).permutation(part) for visit in range(30)])
+        for stream, part in enumerate(([3, 1, 2], range(10, 15)))
+    ]
+    for number, batch in enumerate(sampler):
+        expected = [*rows[0][4 * number : 4 * number + 4], *rows[1][8 * number : 8 * number + 8]]
+        assert [index for index, _ in batch] == expected
+
+
+def test_a_pass_is_shuffled_once(monkeypatch):
+    seeds, make = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(tuple(seed)) or make(seed))
+    list(StageBatchSampler([1, 2], range(10, 110), pool_ratio=1, **{**OPTIONS, "num_batches": 50}))
+    # 200 of a shard of 2 and 200 of a pool of 100
+    assert len(seeds) == len(set(seeds)) == 100 + 2
+
+
 def test_seed_and_stage_change_order_and_views():
     base = list(StageBatchSampler(range(50), **OPTIONS))
     for change in ({"seed": 1}, {"stage": 2}):
