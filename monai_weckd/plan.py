@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -343,17 +344,13 @@ def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
 def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> ChainPlan:
     explicit = any(item.get("split") for item in index.values())
     members: dict[str, list[str]] = {split: [] for split in SPLITS}
+    # one hash for a group, not one for each of its items
+    assign = cache(
+        partial(assign_split, seed=plan.seed, val_fraction=plan.val_fraction, test_fraction=plan.test_fraction)
+    )
     for key in sorted(index):
-        if explicit:
-            split = _explicit_split(index[key])
-        else:
-            split = assign_split(
-                group_of(index[key]),
-                seed=plan.seed,
-                val_fraction=plan.val_fraction,
-                test_fraction=plan.test_fraction,
-            )
-        members[split].append(key)
+        item = index[key]
+        members[_explicit_split(item) if explicit else assign(group_of(item))].append(key)
     held_out = members["val"] + members["test"]
     return replace(
         plan,

@@ -173,8 +173,9 @@ def _group_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> 
     home: dict[str, str] = {}
     parted: dict[str, str] = {}
     for split in SPLITS:
-        for group in {group_of(index[key]) for key in getattr(plan, split) if key in index}:
-            if home.setdefault(group, split) != split:
+        for key in getattr(plan, split):
+            item = index.get(key)
+            if item is not None and home.setdefault(group := group_of(item), split) != split:
                 parted[group] = split
     if parted:
         first = min(parted)

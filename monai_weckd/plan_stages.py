@@ -111,8 +111,11 @@ def _random(
     if labels is not None:
         refuse(class_problems(plan, "train", labels, "Pass another seed, or give every item a split."))
     units: dict[str, list[str]] = {}
-    for key in labeled:
-        units.setdefault(group_of(index[key]) if plan.shard_by == "group" else key, []).append(key)
+    if plan.shard_by == "group":
+        for key in labeled:
+            units.setdefault(group_of(index[key]), []).append(key)
+    else:
+        units = {key: [key] for key in labeled}
     shards = draw_shards(units, labels, num_shards=number, size=plan.shard_size, seed=plan.seed)
     for stage, shard in enumerate(shards, 1):
         if len(shard) < plan.shard_size:

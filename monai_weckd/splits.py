@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "group_of", "hash_fraction"]
@@ -133,10 +133,12 @@ def draw_shards(
         [('a', 'b'), ('e', 'f')]
 
     """
+    members, digests = list(units.values()), [_digest(seed, "shard", key) for key in units]
+    classes = [0 if labels is None else _majority([labels[i] for i in ids]) for ids in members]
     strata: dict[int, deque[Sequence[str]]] = {}
-    for key in sorted(units, key=lambda key: _digest(seed, "shard", key)):
-        stratum = 0 if labels is None else _majority(labels[i] for i in units[key])
-        strata.setdefault(stratum, deque()).append(units[key])
+    # places are sorted, not keys: to look up a hundred thousand strings in random order takes longer than to hash them
+    for place in sorted(range(len(members)), key=digests.__getitem__):
+        strata.setdefault(classes[place], deque()).append(members[place])
     queues = [strata[stratum] for stratum in sorted(strata)]
     remaining = [sum(map(len, queue)) for queue in queues]
     shards = []
@@ -189,7 +191,9 @@ def _take(queue: deque[Sequence[str]], quota: int) -> list[str]:
     return taken
 
 
-def _majority(labels: Iterable[int]) -> int:
+def _majority(labels: Sequence[int]) -> int:
+    if len(labels) == 1:
+        return labels[0]
     counts = Counter(labels)
     # of classes equally common, the first
     return min(counts, key=lambda label: (-counts[label], label))
