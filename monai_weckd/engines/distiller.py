@@ -103,6 +103,7 @@ class Distiller:
         self._folder: tempfile.TemporaryDirectory | None = None
         self._call: tuple[tuple, dict] = ((), {})
         self._batch: Any = None
+        self._answer: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._asked = 0
         self._zero = torch.zeros((), device=engine.state.device)
         # shifts the teacher's logits by what it has said so far; set anew with each teacher
@@ -162,7 +163,7 @@ class Distiller:
         def prepare(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
             batch = prepare_batch(batchdata, *args, **kwargs)
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
-            self._batch = batchdata
+            self._batch, self._answer = batchdata, None
             return batch
 
         return prepare
@@ -187,22 +188,35 @@ class Distiller:
             output[key] = parts[key].detach() if key in parts else self._zero
         return self.criterion.total(parts)
 
-    def _teach(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Return the teacher's logits, the student's features and the teacher's features, None where not used."""
-        teacher, engine = self._teacher, self.engine
+    def ask(self, images: torch.Tensor) -> None:
+        """Ask the teacher before the student's forward pass, so that no activations of the student wait meanwhile.
+
+        Args:
+            images: what the student will see, from ``prepare_batch``.
+
+        """
+        teacher = self._teacher
         if teacher is None:
-            return None, None, None
+            return
         if teacher.training:
             teacher.eval()
-        images = engine.state.output[CommonKeys.IMAGE]
         if isinstance(self._batch, Mapping) and DistillationKeys.TEACHER_IMAGE in self._batch:
             images = self._batch[DistillationKeys.TEACHER_IMAGE].to(images.device)
         if self.cache is None:
-            logits, features = self._ask(teacher, images)
+            self._answer = self._ask(teacher, images)
         else:
-            logits, features = self._look_up(teacher, images, self.cache)
-        engine.state.output[DistillationKeys.TEACHER_PRED] = logits
-        engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
+            self._answer = self._look_up(teacher, images, self.cache)
+
+    def _teach(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Return the teacher's logits, the student's features and the teacher's features, None where not used."""
+        output = self.engine.state.output
+        if self._answer is None:
+            self.ask(output[CommonKeys.IMAGE])
+        if self._answer is None:
+            return None, None, None
+        logits, features = self._answer
+        output[DistillationKeys.TEACHER_PRED] = logits
+        self.engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
         if self.student_hook is None:
             return logits, None, None
         return logits, self.student_hook.features, features
@@ -243,7 +257,7 @@ class Distiller:
         page_out(self._teacher, Path(self._folder.name) / "teacher.pt")
 
     def _clear(self) -> None:
-        self._batch = None
+        self._batch = self._answer = None
         for hook in (self.student_hook, self.teacher_hook):
             if hook is not None:
                 hook.clear()

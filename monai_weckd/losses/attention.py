@@ -105,6 +105,8 @@ def as_float(data: torch.Tensor) -> torch.Tensor:
 
     """
     tensor = data if type(data) is torch.Tensor else data.as_subclass(torch.Tensor)
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

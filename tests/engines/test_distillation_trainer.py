@@ -111,6 +111,49 @@ def test_steps_equal_a_hand_written_loop(accumulation_steps, decollate):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("student_layer", [None, "0"])
+def test_an_iteration_equals_that_of_the_base_class(student_layer):
+    class Slow(DistillationTrainer):
+        _iteration = SupervisedTrainer._iteration
+
+    weights, outputs = [], []
+    for kind in (DistillationTrainer, Slow):
+        network = make_network()
+        loss_function = DistillationLoss(weight=0.3, attention_weight=0.0 if student_layer is None else 0.5)
+        trainer = make_trainer(
+            kind, network=network, teacher=make_network(5), loss_function=loss_function, student_layer=student_layer
+        )
+        trainer.run()
+        weights.append(fingerprint(network))
+        outputs.append(trainer.state.output)
+    assert weights[0] == weights[1]
+    assert outputs[0].keys() == outputs[1].keys()
+    assert all(torch.equal(outputs[0][key], outputs[1][key]) for key in outputs[0])
+
+
+def test_the_teacher_is_asked_before_activations_of_the_student_exist():
+    calls = []
+    network, teacher = make_network(), make_network(5)
+    for name, net in (("student", network), ("teacher", teacher)):
+        net.register_forward_pre_hook(lambda module, inputs, name=name: calls.append(name))
+    trainer = make_trainer(network=network, teacher=teacher, max_epochs=1)
+    trainer.add_event_handler(
+        IterationEvents.FORWARD_COMPLETED,
+        lambda engine: calls.append(DistillationKeys.TEACHER_PRED in engine.state.output),
+    )
+    trainer.run()
+    assert calls == ["teacher", "student", False] * 4
+
+
+def test_an_event_without_listeners_is_still_the_last_event():
+    trainer = make_trainer()
+    for event in (IterationEvents.LOSS_COMPLETED, DistillationEvents.TEACHER_COMPLETED, Events.EPOCH_STARTED):
+        trainer.fire_event(event)
+        assert trainer.last_event_name == event
+    with pytest.raises(ValueError, match="nobody's event"):
+        trainer.fire_event("nobody's event")
+
+
 def test_a_teacher_left_in_train_mode_does_not_change():
     teacher = make_network(5).train()
     before = fingerprint(teacher)
