@@ -43,7 +43,9 @@ def ask_for_shard(
 ) -> list[str]:
     """Return the ids of the items whose labels the trainer's network, as it is now, asks for.
 
-    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer.
+    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer. What
+    "margin" and "badge" need, a network that has learnt from labels, is not there before the first shard, which is then
+    "typical".
 
     Args:
         engine: the trainer; its network is the last accepted student, or what the first stage begins with.
@@ -63,6 +65,8 @@ def ask_for_shard(
             device=engine.state.device,
             inferer=engine.inferer,
         )
+        # who has learnt nothing yet is unsure of everything
+        strategy = "typical" if not guided and plan.selection in ("margin", "badge") else plan.selection
         known = {key for part in plan.stages for key in part.new}
         context = SelectionContext(
             features=features.numpy(),
@@ -73,7 +77,7 @@ def ask_for_shard(
             seed=plan.seed,
             stage=stage,
         )
-        places = select_items(plan.selection, context, count=plan.shard_size)
+        places = select_items(strategy, context, count=plan.shard_size)
         chosen = [[items[place]["id"] for place in places]]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen, src=0)

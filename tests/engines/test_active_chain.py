@@ -53,6 +53,17 @@ def test_shards_are_drawn_when_their_stage_starts():
     assert [record.selection for record in trainer.records] == ["auto"] * 3
 
 
+def test_a_first_shard_that_nobody_can_be_unsure_of_is_typical():
+    items, shards = make_items(), {}
+    for selection in ("typical", "margin", "badge"):
+        plan = plan_chain(items, classes=CLASSES, selection=selection, policy="cumulative")
+        trainer = make_chain(items=items, plan=plan, max_epochs=3, accept="always")
+        trainer.run()
+        shards[selection] = [stage.new for stage in trainer.plan.stages]
+    assert shards["typical"][0] == shards["margin"][0] == shards["badge"][0]
+    assert shards["typical"][1] != shards["margin"][1] != shards["badge"][1]
+
+
 def test_the_same_run_chooses_the_same():
     assert run(make_items()).plan == run(make_items()).plan
     assert torch.equal(weights(run(make_items())), weights(run(make_items())))
