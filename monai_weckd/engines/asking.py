@@ -43,9 +43,8 @@ def ask_for_shard(
 ) -> list[str]:
     """Return the ids of the items whose labels the trainer's network, as it is now, asks for.
 
-    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer. What
-    "margin" and "badge" need, a network that has learnt from labels, is not there before the first shard, which is then
-    "typical".
+    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer.
+    "margin" and "badge" need a network that has learnt from labels: the first shard is then "typical".
 
     Args:
         engine: the trainer; its network is the last accepted student, or what the first stage begins with.
