@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, on_page  # noqa: E402
 from benchmarks.harness import Result, interleave, markdown, ratio, slope  # noqa: E402
+from benchmarks.interval_coverage import false_alarms  # noqa: E402
 from benchmarks.rivals import FOLDER  # noqa: E402
 
 
@@ -97,3 +98,9 @@ def test_an_unknown_part_is_refused():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "parts: expected some of steps, loading" in done.stderr
+
+
+def test_equal_methods_are_simulated():
+    rates = false_alarms(20, folds=4, repeats=1, seeds=2, group_size=3, spread=0.1)
+    assert rates.keys() == {"balanced_accuracy", "macro_auc"}
+    assert all(rate <= 0.2 for rate in rates.values())

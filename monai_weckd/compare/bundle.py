@@ -71,14 +71,13 @@ class ComparedBundle:
     ) -> None:
         self.root = Path(bundle)
         self.dataset_dir = Path(dataset_dir)
-        self.changes = dict(changes or {})
         train = self.root / "configs" / "train.json"
         if not train.is_file():
             raise ValueError(f"bundle: expected configs/train.json in {str(bundle)!r}, got none. Pass a bundle.")
-        self.files = [str(train), *(str(self._find(overlay)) for overlay in overlays)]
         self.parser = ConfigParser()
-        self.parser.read_config(self.files)
-        for key, value in {**self.changes, **self._places()}.items():
+        self.parser.read_config([str(train), *(str(self._find(overlay)) for overlay in overlays)])
+        places = {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir)}
+        for key, value in {**(changes or {}), **places}.items():
             if key not in self.parser:
                 hint = nearest(key, list(self.parser.get()))
                 raise ValueError(f"set: expected a key of {train}, got {key!r}. {hint}")
@@ -185,25 +184,28 @@ class ComparedBundle:
         """Train once, in this process, with no more than a comparison needs.
 
         Args:
-            output_dir: folder for the run's files, to be made.
+            output_dir: folder for the run's files, to be made; the configuration is written beside it.
             overrides: what to change in the configuration, by key.
             cache_dir: folder for decoded images, where the configuration names none.
 
         """
-        settings = {**self._trimmed(overrides), **self.changes, **overrides, **self._places()}
+        settings = {**self._trimmed(overrides), **overrides}
         if self.config.get("cache_dir") is None:
             settings["cache_dir"] = str(cache_dir)
-        settings["output_dir"] = str(output_dir)
+        # from memory: whoever edits the bundle during a long comparison does not change its later runs
+        path = output_dir.with_name(f"{output_dir.name}.json")
+        path.write_text(json.dumps({key: value for key, value in self.config.items() if key != "_meta_"}))
         try:
-            self._run(settings)
+            self._run(path, {**settings, "output_dir": str(output_dir)})
         finally:
             # engines and handlers refer to each other: hundreds of networks would wait for the collector, which need
             # not look at what was there before
             gc.collect()
             gc.freeze()
 
-    def _run(self, settings: Mapping[str, Any]) -> None:
-        workflow = ConfigWorkflow(self.files, workflow_type="train", logging_file=False, **settings)
+    def _run(self, path: Path, settings: Mapping[str, Any]) -> None:
+        meta = str(self.root / "configs" / "metadata.json")
+        workflow = ConfigWorkflow(str(path), meta, workflow_type="train", logging_file=False, **settings)
         workflow.initialize()
         workflow.run()
 
@@ -220,12 +222,9 @@ class ComparedBundle:
                 handler["target_layer"] = None
             if name not in _TALKERS:
                 handlers.append(handler)
-        if not {**config, **self.changes, **overrides}.get("attention_weight") and "feature_layer" in config:
+        if not {**config, **overrides}.get("attention_weight") and "feature_layer" in config:
             found["feature_layer"] = None
         return {**found, "train#handlers": handlers}
-
-    def _places(self) -> dict[str, str]:
-        return {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir)}
 
     def _find(self, overlay: str | os.PathLike[str]) -> Path:
         for path in (Path(overlay), self.root / "configs" / overlay):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,15 @@ def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path
     chosen = {key for stage in plans["chain"].stages for key in stage.new}
     assert chosen == set(plans["single_long+labels"].stages[0].labelled)
     assert chain["labels"] == control["labels"] == len(chosen) > 0
+
+
+def test_a_bundle_that_is_edited_meanwhile_changes_no_later_run(data, tmp_path):
+    shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
+    bundle = ComparedBundle(tmp_path / "bundle", data, changes=SMALL)
+    splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
+    [run] = plan_runs(bundle, [ARMS["single"]], splits, [0])
+    (tmp_path / "bundle" / "configs" / "train.json").write_text("{}")
+    assert "error" not in execute(run, bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
 
 
 def test_given_random_labels_change_nothing(data, tmp_path):
