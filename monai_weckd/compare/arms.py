@@ -115,8 +115,8 @@ _TABLE = (
     Arm("chain", "the chain", labels="chain", plain=False, uses_pool=True),
     Arm("paper", "the chain of the paper's preset", labels="chain", file="paper"),
     Arm("first", "one model on as many labels as one shard has", _SINGLE, labels="first", steps="stage"),
-    Arm("single", "one model on as many random labels, for as many steps as one stage", _SINGLE, steps="stage"),
-    Arm("single_long", "one model on as many random labels, for as many steps", _SINGLE),
+    Arm("single", "one model trained for as many steps as one stage on as many random labels", _SINGLE, steps="stage"),
+    Arm("single_long", "one model trained for as many steps on as many random labels", _SINGLE),
     Arm("kd", "distillation in one step on as many random labels", {"num_stages": 2, "shard_policy": "shared"}),
     Arm(
         "born_again",
@@ -127,16 +127,16 @@ _TABLE = (
     Arm("mean_teacher", "Mean Teacher on as many random labels", _MEAN_TEACHER, uses_pool=True),
     Arm(
         "ensemble",
-        "three single models together, on as many random labels",
+        "three single models together on as many random labels",
         _SINGLE,
         steps="stage",
         needs="single",
         members=3,
     ),
-    Arm("single_long+labels", f"one model {_CHOSEN}, for as many steps", _SINGLE, needs="chain", active=True),
+    Arm("single_long+labels", f"one model trained for as many steps {_CHOSEN}", _SINGLE, needs="chain", active=True),
     Arm("fixmatch+labels", f"FixMatch {_CHOSEN}", _FIXMATCH, uses_pool=True, needs="chain", active=True),
     Arm("mean_teacher+labels", f"Mean Teacher {_CHOSEN}", _MEAN_TEACHER, uses_pool=True, needs="chain", active=True),
-    Arm("everything", "one model on all labels, for as many steps", _SINGLE, labels="everything"),
+    Arm("everything", "one model trained for as many steps on all labels", _SINGLE, labels="everything"),
 )
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
