@@ -243,6 +243,14 @@ def phantom(tmp_path_factory):
     return folder
 
 
+def test_heads_on_embeddings_get_no_prediction(capsys, phantom):
+    options = ["--set", "freeze_backbone=true", "--label_fraction", "0.3"]
+    assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("freeze_backbone: a stage of heads takes seconds")
+    assert "probe" not in " ".join(lines)
+
+
 def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
     capsys.readouterr()
     options = ["--set", "spatial_size=[32, 32]", "--set", "label_fraction=0.3", "--max_epochs", "6"]

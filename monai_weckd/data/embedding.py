@@ -112,9 +112,9 @@ class EmbeddingDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # a loader's worker needs the embeddings, not the network; a mapped file it maps for itself
-        rows = self._embeddings() if self.frozen else None
-        backbone = SimpleNamespace(frozen=self.frozen)
-        return {**vars(self), "backbone": backbone, "_rows": rows if self.store is None else None}
+        rows = self.rows if self.frozen else None
+        kept = rows if self.store is None else None
+        return {**vars(self), "backbone": SimpleNamespace(frozen=self.frozen), "augment": None, "_rows": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -177,7 +177,7 @@ class EmbeddingDataset(Dataset):
         return self._take(indices, np.where(numbers % 3 == 0, 0, 1 + numbers // 3 % self.views))
 
     def _take(self, indices: Sequence[int], views: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self._embeddings()[self._row_of[np.asarray(indices)], views]))
+        return torch.from_numpy(np.asarray(self.rows[self._row_of[np.asarray(indices)], views]))
 
     def fill(self, fingerprint: str) -> bool:
         """Compute the embeddings unless they are those of this backbone; returns whether it had to.
@@ -196,7 +196,9 @@ class EmbeddingDataset(Dataset):
         self.made_by = fingerprint
         return True
 
-    def _embeddings(self) -> np.ndarray:
+    @property
+    def rows(self) -> np.ndarray:
+        """All embeddings, (number of images, views + 1, D); of each the first is the image's own."""
         if self._rows is None:
             self.fill(self.backbone.fingerprint())
         return self._rows
