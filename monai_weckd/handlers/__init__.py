@@ -16,6 +16,7 @@ from .cost import CostReporter
 from .losses import losses_from_output
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
+from .teacher_weight import TeacherWeightHandler
 from .temperature import TemperatureHandler
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ChainRecorder",
     "CostReporter",
     "FrozenBackbone",
+    "TeacherWeightHandler",
     "TemperatureHandler",
     "losses_from_output",
     "predict_probabilities",

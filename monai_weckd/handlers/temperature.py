@@ -16,7 +16,7 @@ from monai.engines import Workflow
 
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
-__all__ = ["TemperatureHandler"]
+__all__ = ["TemperatureHandler", "stage_progress"]
 
 
 class TemperatureHandler:
@@ -51,7 +51,16 @@ class TemperatureHandler:
             engine: Ignite Engine, it should be a trainer.
 
         """
-        epoch = getattr(engine.state, "stage_epoch", engine.state.epoch)
-        epochs = getattr(engine.state, "stage_epochs", engine.state.max_epochs)
-        progress = (epoch - 1) / (epochs - 1) if epochs > 1 else 0.0
-        self.loss_function.temperature = engine.state.temperature = self.schedule(progress)
+        self.loss_function.temperature = engine.state.temperature = self.schedule(stage_progress(engine))
+
+
+def stage_progress(engine: Workflow) -> float:
+    """Return how far the current stage, or a run without stages, is: 0 in its first epoch, 1 in its last.
+
+    Args:
+        engine: a trainer in an epoch.
+
+    """
+    epoch = getattr(engine.state, "stage_epoch", engine.state.epoch)
+    epochs = getattr(engine.state, "stage_epochs", engine.state.max_epochs)
+    return (epoch - 1) / (epochs - 1) if epochs > 1 else 0.0
