@@ -1,0 +1,93 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness import ROOT, machine
+from benchmarks.label_efficiency.page import RESULTS, write_page
+
+SETS = {
+    "otoscopy": "otoscopy",
+    "blood_smear": "blood_smear",
+    "brain_mri": "brain_mri",
+    "hippocampus_mri_3d": "brain_mri_3d",
+}
+# what a training begins with: overlays and settings
+STARTS: dict[str, tuple[str, ...]] = {
+    "frozen": ("--config_file=pretrained.json", "--set=freeze_backbone=true", "--set=learning_rate=0.005"),
+    "pretrained": ("--config_file=pretrained.json",),
+    "scratch": (),
+}
+DESCRIPTION = """Hold the bundles' chain against its controls on real images, at several label budgets. Results go to
+benchmarks/label_efficiency/results, tables and curves to docs/label_efficiency.md. What is finished stays."""
+
+
+def command(start: str, name: str, fraction: float, args: argparse.Namespace) -> list[str]:
+    """Return the command of one comparison."""
+    found = [
+        "compare",
+        f"--bundle=bundles/{SETS[name]}_chain_classification",
+        f"--dataset_dir={args.data / name}",
+        f"--output_dir={args.output_dir / f'{start}-{name}-{fraction:g}'}",
+        f"--label_fraction={fraction:g}",
+        f"--folds={args.folds}",
+        f"--repeats={args.repeats}",
+        "--set=missing_classes=allow",
+        *STARTS[start],
+        *args.extra,
+    ]
+    return [*found, f"--arms={args.arms}"] if args.arms else found
+
+
+def compare(start: str, name: str, fraction: float, args: argparse.Namespace) -> None:
+    """Run one comparison in a fresh process, and keep its results."""
+    parts = command(start, name, fraction, args)
+    print(" ".join(["python -m monai_weckd", *parts]), flush=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "monai_weckd", *parts], cwd=ROOT)
+    found = args.output_dir / f"{start}-{name}-{fraction:g}" / "compare.json"
+    if done.returncode > 1 or not found.exists():
+        raise RuntimeError(f"compare: expected results of {start}, {name}, {fraction:g}, got none. See above.")
+    content = json.loads(found.read_text(encoding="utf-8"))
+    content["about"] |= {"machine": machine(), "start": start, "dataset_dir": name}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{start}-{name}-{fraction:g}.json"
+    path.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the comparisons that are asked for, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_efficiency", description=DESCRIPTION)
+    parser.add_argument("--data", type=Path, help="folder of the sets; without it the page is written, and nothing run")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / ".label_efficiency", help="folder for single runs")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS)[:3])
+    parser.add_argument("--start", choices=STARTS, default="frozen")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.02, 0.05, 0.1])
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--arms", help="names, separated by commas (default: all)")
+    parser.add_argument("--extra", action="append", default=[], help="further option of compare, as --extra=--set=K=V")
+    args = parser.parse_args(argv)
+    if args.data is not None:
+        for fraction in args.fractions:
+            for name in args.sets:
+                compare(args.start, name, fraction, args)
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
