@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Result", "child", "interleave", "machine", "markdown", "ratio", "slope"]
+__all__ = ["Result", "child", "interleave", "keep_heap", "machine", "markdown", "ratio", "slope"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,25 +99,37 @@ def ratio(times: dict[str, list[float]], one: str, *others: str) -> float:
 
 
 def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Return the exponent of a power law between the smallest and the largest size."""
-    return math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
+    """Return the exponent of the power law that fits all sizes best: the slope of least squares between logarithms."""
+    return statistics.linear_regression([math.log(n) for n in sizes], [math.log(v) for v in values]).slope
 
 
-def child(module: str, *arguments: object, threads: int = 1) -> dict:
-    """Run a benchmark's module in a fresh interpreter, and return the JSON that it prints last.
+def child(module: str, *arguments: object, **settings: str) -> dict:
+    """Run a benchmark's module in a fresh interpreter with one thread, and return the JSON that it prints last.
 
     Args:
         module: a module of this package, run with ``-m``.
         arguments: its arguments.
-        threads: threads that it may use.
+        settings: further environment variables.
 
     """
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def keep_heap() -> None:
+    """Let the C library keep freed memory, so that no arm pays for pages that it or another one has given back.
+
+    glibc returns the end of its heap now and then; whether a step of some milliseconds then faults on sixty pages or on
+    none is decided by which arm ran before.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            libc.mallopt(option, 2**30)
 
 
 def machine() -> dict[str, str]:

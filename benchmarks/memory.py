@@ -27,6 +27,9 @@ from monai_weckd.engines import freeze
 __all__ = ["measure"]
 
 ARMS = ("supervised", "hand", "ours", "cached")
+# glibc gives larger blocks back as soon as they are freed: resident is then what is in use, and not what has lain in
+# holes of the heap since the imports, which differs by twenty MiB from one process to the next, for any arm
+HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def status(name: str) -> float:
@@ -71,7 +74,8 @@ def run_arm(arm: str, size: int, side: int) -> dict[str, float]:
         epoch()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     epoch()
-    return {"peak": status("VmHWM"), "teacher": teacher_pages() if arm == "cached" else 0.0}
+    # without the pages of libraries, which come and go with the machine's page cache
+    return {"peak": status("VmHWM") - status("RssFile"), "teacher": teacher_pages() if arm == "cached" else 0.0}
 
 
 def measure_latency(rounds: int) -> list[Result]:
@@ -113,7 +117,7 @@ def measure(*, quick: bool = False) -> list[Result]:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for _ in range(rounds):
         for arm in ARMS:
-            found[arm].append(child("memory", arm, size, side))
+            found[arm].append(child("memory", arm, size, side, **HEAP))
     base = median(run["peak"] for run in found["supervised"])
     extra = {arm: median(run["peak"] for run in found[arm]) - base for arm in ARMS[1:]}
     note = f"supervised {base:.0f} MiB, by hand {extra['hand']:+.0f}, ours {extra['ours']:+.0f}"
