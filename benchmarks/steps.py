@@ -63,11 +63,12 @@ def big_network(seed: int = 0) -> torch.nn.Module:
     return resnet18(spatial_dims=2, n_input_channels=3, num_classes=5, conv1_t_stride=2)
 
 
-def tiny_network() -> torch.nn.Module:
-    """Return a network of 137 parameters, whose step is all overhead."""
+def tiny_network(side: int) -> torch.nn.Module:
+    """Return a network of 137 parameters, whose step is all overhead: it looks at 8 x 8 places of an image."""
     torch.manual_seed(0)
+    first = torch.nn.Conv2d(3, 4, 3, stride=side // 8)
     pool = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=4), torch.nn.ReLU(), *pool, torch.nn.Linear(4, 5))
+    return torch.nn.Sequential(first, torch.nn.ReLU(), *pool, torch.nn.Linear(4, 5))
 
 
 def supervised_step(network: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
@@ -102,6 +103,16 @@ def distillation_step(network: torch.nn.Module, teacher: torch.nn.Module) -> Cal
         return loss.detach()
 
     return step
+
+
+def again(step: Callable[[Batch], object], batch: Batch, repeats: int) -> Callable[[], None]:
+    """Return a function that takes some steps on the same batch."""
+
+    def run() -> None:
+        for _ in range(repeats):
+            step(batch)
+
+    return run
 
 
 def run_epoch(trainer: SupervisedTrainer) -> Callable[[], None]:
@@ -206,18 +217,13 @@ def measure_overhead(rounds: int, repeats: int) -> list[Result]:
     keep_heap()
     small, large = make_batch(16, 32), make_batch(16, 224)
     meta = make_batch(16, 224, meta=True)
-    teacher = freeze(tiny_network())
-    hand_small = distillation_step(tiny_network(), teacher)
-    hand_large = distillation_step(tiny_network(), teacher)
-    stock_hand = supervised_step(tiny_network())
-    arms: dict[str, Callable[[], object]] = {
-        "hand 32": lambda: [hand_small(small) for _ in range(repeats)],
-        "ours 32": run_epoch(our_trainer(tiny_network(), small, repeats, teacher=freeze(teacher))),
-        "hand 224": lambda: [hand_large(large) for _ in range(repeats)],
-        "ours 224": run_epoch(our_trainer(tiny_network(), meta, repeats, teacher=freeze(teacher))),
-        "supervised 224": lambda: [stock_hand(large) for _ in range(repeats)],
-        "stock 224": run_epoch(stock_trainer(tiny_network(), meta, repeats)),
-    }
+    arms: dict[str, Callable[[], object]] = {}
+    for side, plain, batch in ((32, small, small), (224, large, meta)):
+        teacher = freeze(tiny_network(side))
+        arms[f"hand {side}"] = again(distillation_step(tiny_network(side), teacher), plain, repeats)
+        arms[f"ours {side}"] = run_epoch(our_trainer(tiny_network(side), batch, repeats, teacher=freeze(teacher)))
+    arms["supervised 224"] = again(supervised_step(tiny_network(224)), large, repeats)
+    arms["stock 224"] = run_epoch(stock_trainer(tiny_network(224), meta, repeats))
     times = interleave(arms, rounds=rounds, clock=time.process_time)
 
     def extra(one: str, other: str) -> float:
