@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
-from monai_weckd.plan import ChainPlan, PlanError, plan_chain
+from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.tune.command import add_tune
 
@@ -43,6 +43,9 @@ PLAN_DEFAULTS = {
     "val_fraction": 0.15,
     "test_fraction": 0.25,
     "split_file": None,
+    "selection": "random",
+    "shard_file": None,
+    "missing_classes": "error",
     "seed": 0,
     "max_epochs": 36,
     "iterations_per_epoch": 20,
@@ -117,6 +120,9 @@ def _add_plan(commands: Any) -> None:
     add("val_fraction", type=float, help="expected fraction of groups in validation")
     add("test_fraction", type=float, help="expected fraction of groups in the test split")
     add("split_file", help="JSON file with the split of every item by its id")
+    add("selection", help="who chooses shards: random, or a strategy of the chain such as auto")
+    add("shard_file", help="plan.json of another run, whose shards are taken")
+    add("missing_classes", help="a random shard without some class: error or allow")
     add("seed", type=int, help="seed of splits and shards")
     add("max_epochs", type=int, help="epochs of the whole chain")
     add("iterations_per_epoch", type=int, help="optimizer steps in an epoch")
@@ -153,6 +159,9 @@ def _plan(args: argparse.Namespace) -> None:
         policy=args.policy,
         shard_by=args.shard_by,
         stratify=not args.no_stratify,
+        selection=args.selection,
+        shards=None if args.shard_file is None else read_shards(args.shard_file),
+        missing_classes=args.missing_classes,
         val_fraction=args.val_fraction,
         test_fraction=args.test_fraction,
         seed=args.seed,
@@ -204,20 +213,15 @@ def _stage_rows(plan: ChainPlan, datalist: Datalist, args: argparse.Namespace) -
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
     for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.num_stages), strict=True):
-        steps = epochs * args.iterations_per_epoch
-        rows.append(
-            [
-                stage.stage,
-                len(stage.labelled),
-                len(stage.new),
-                len({groups[key] for key in stage.labelled}),
-                *_class_counts(oracle, plan, stage.labelled),
-                len(plan.pool(stage.stage)),
-                epochs,
-                steps,
-                f"{steps * args.batch_size / len(stage.labelled):.1f}",
-            ]
-        )
+        steps, labelled = epochs * args.iterations_per_epoch, plan.num_labelled(stage.stage)
+        new = len(stage.new)
+        known: list[Any] = [len({groups[key] for key in stage.labelled})]
+        known += _class_counts(oracle, plan, stage.labelled)
+        if not stage.labelled:  # whose labels these will be is for the chain to say
+            new = 0 if plan.policy == "shared" and stage.stage > 1 else plan.shard_size
+            known = ["-"] * len(known)
+        passes = f"{steps * args.batch_size / labelled:.1f}"
+        rows.append([stage.stage, labelled, new, *known, len(plan.train) - labelled, epochs, steps, passes])
     return rows
 
 
@@ -245,6 +249,10 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     if plan.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --no_stratify reads none"
+        )
+    if plan.undrawn is not None:
+        lines.append(
+            f"selection: {plan.selection}; each shard is chosen when its stage starts, before its labels are known"
         )
     if plan.unused:
         lines.append(f"unused: {len(plan.unused)} unlabeled items in validation and test")

@@ -133,6 +133,29 @@ def test_the_table_is_the_plan(capsys, dataset, policy):
     assert f"test: {len(plan.test)} labels, used for the final figures only" in out
 
 
+def test_a_chain_that_chooses_its_labels_shows_none(capsys, dataset):
+    assert main(["plan", "--dataset_dir", str(dataset), "--selection", "auto", "--policy", "cumulative"]) == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    sizes = [int(table[stage][0]) for stage in "123"]
+    assert sizes == [sizes[0], 2 * sizes[0], 3 * sizes[0]]
+    assert [table[stage][1] for stage in "123"] == [str(sizes[0])] * 3
+    # whose labels these will be, nobody knows: neither groups nor classes
+    assert all(table[stage][2:5] == ["-"] * 3 for stage in "123")
+    assert [int(table[stage][5]) for stage in "123"] == [int(table["train"][0]) - size for size in sizes]
+    assert "selection: auto" in out
+    assert f"{sizes[2]} for training" in out
+
+
+def test_a_plan_takes_the_shards_of_another(capsys, dataset, tmp_path):
+    path = tmp_path / "plan.json"
+    assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", "--output", str(path)]) == 0
+    first = rows(capsys.readouterr().out)
+    assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", "--shard_file", str(path)]) == 0
+    second = rows(capsys.readouterr().out)
+    assert [first[stage] for stage in "123"] == [second[stage] for stage in "123"]
+
+
 def test_split_file(capsys, dataset):
     splits = {f"i{i:03}.png": ("train", "val", "test")[max(0, i // 2 % 10 - 7)] for i in range(120)}
     (dataset / "splits.json").write_text(json.dumps(splits))
