@@ -84,7 +84,7 @@ def write_atomically(path: Path, text: str) -> None:
 class ChainRecorder:
     """Write down what a chain did: plan, students, metrics, learning curves and predictions.
 
-    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start; ``stage_k/model.pt``, ``chain.json`` and
+    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, the plan again as stages start; ``stage_k/model.pt``, ``chain.json`` and
     ``history.json`` as stages end; ``model.pt`` (the last accepted student, a plain ``state_dict``) and
     ``predictions.csv`` at the end. List it last among the trainer's handlers, so that an epoch's validation is over
     when the epoch is written down. Does nothing on other ranks than 0.
@@ -129,6 +129,7 @@ class ChainRecorder:
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_losses)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(ChainEvents.STAGE_STARTED, self._begin_stage)
         engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._end_stage)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
@@ -143,6 +144,10 @@ class ChainRecorder:
             if loader is not None
         }
         write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
+
+    def _begin_stage(self, engine: ChainDistillationTrainer) -> None:
+        # with the shard, where the chain has just chosen it
+        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
 
     def _begin_epoch(self, engine: ChainDistillationTrainer) -> None:
         self.sums, self.count, self.began = dict.fromkeys(LOSS_KEYS, 0.0), 0, time.perf_counter()
@@ -231,8 +236,6 @@ class ChainRecorder:
             "stages": self.stages,
             "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
         }
-        # of shards that were chosen on the way the plan has the ids
-        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
         write_atomically(self.output_dir / "chain.json", json.dumps(chain, indent=4) + "\n")
         write_atomically(self.output_dir / "history.json", json.dumps({"epochs": self.epochs}, indent=1) + "\n")
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from chain_runs import make_chain, make_items, make_network
+from ignite.engine import Events
 from monai.data import Dataset
 from sklearn.metrics import accuracy_score
 from torch.utils.data import DataLoader
@@ -60,6 +61,22 @@ def test_files_say_what_happened(tmp_path):
     assert chain["settings"] == {"learning_rate": 0.05}
     assert [line["purpose"] for line in chain["ledger"]] == ["shard"] * 3 + ["validation", "test"]
     assert sum(stage["accepted"] for stage in chain["stages"]) >= 1
+
+
+def test_a_chosen_shard_is_written_down_when_its_stage_starts(tmp_path):
+    items, known = make_items(), []
+    plan = plan_chain(items, classes=("a", "b", "c"), policy="cumulative", selection="auto")
+    loader = DataLoader(Dataset(plan.select(items, "val")), batch_size=7)
+    recorder = ChainRecorder(tmp_path, None, val_data_loader=loader)
+    trainer = make_chain(items=items, plan=plan, handlers=[recorder], max_epochs=3)
+    recorder.evaluator = trainer.walker.evaluator
+
+    def read_plan(engine):
+        known.append(ChainPlan.from_json((tmp_path / "plan.json").read_text()) == engine.plan)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, read_plan)
+    trainer.run()
+    assert known == [True] * 12
 
 
 def test_curves_hold_each_epoch(tmp_path):
