@@ -26,6 +26,7 @@ from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.tune.command import add_tune
+from monai_weckd.utils import split_assignment
 
 if TYPE_CHECKING:
     from monai_weckd.forecast import BundleForecast
@@ -184,14 +185,7 @@ def _forecast(args: argparse.Namespace) -> BundleForecast | None:
         return None
     from monai_weckd.forecast import BundleForecast
 
-    return BundleForecast(args.bundle, dict(map(_assignment, vars(args).get("set", ()))))
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
-    return key, value
+    return BundleForecast(args.bundle, dict(map(split_assignment, vars(args).get("set", ()))))
 
 
 def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:

@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils import first_cause, nearest
 
 __all__ = ["prepare_output_dir", "refuse_unused_keys", "show_cause_last", "unused_keys"]
 
@@ -116,9 +116,7 @@ def show_cause_last() -> None:
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, traceback)
-        cause: BaseException | None = error
-        while cause is not None and cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = first_cause(error)
         if cause is not error:
             sys.stderr.write(f"\n{type(cause).__name__}: {cause}\n")
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from monai.utils import CommonKeys
 from monai_weckd.cost import estimate_cost
 from monai_weckd.plan import ChainPlan
 from monai_weckd.probe import probe_costs
+from monai_weckd.utils import parse_value
 
 __all__ = ["BundleForecast"]
 
@@ -70,7 +70,7 @@ class BundleForecast:
         for key, text in changes.items():
             if key not in self.parser:
                 raise ValueError(f"set: expected a key of {path}, got {key!r}. See its top level.")
-            self.parser[key] = _value(text)
+            self.parser[key] = parse_value(text)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -127,14 +127,6 @@ class BundleForecast:
 
     def _content(self, key: str) -> Any:
         return self.parser.get_parsed_content(key)
-
-
-def _value(text: str) -> Any:
-    """Return a number, list or the like where the text is one in JSON, else the text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _seconds(values: Sequence[float]) -> str:

@@ -12,11 +12,21 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
-__all__ = ["UNLABELED", "available_processors", "limit_threads", "nearest"]
+__all__ = [
+    "UNLABELED",
+    "available_processors",
+    "first_cause",
+    "limit_threads",
+    "nearest",
+    "parse_value",
+    "split_assignment",
+]
 
 # the label of an item whose label nobody has revealed
 UNLABELED = -1
@@ -33,6 +43,52 @@ def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
     """
     match = difflib.get_close_matches(str(key), valid, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Valid: {', '.join(map(repr, valid))}."
+
+
+def split_assignment(text: str) -> tuple[str, str]:
+    """Return key and value of ``KEY=VALUE``, as ``--set`` takes it.
+
+    Args:
+        text: the argument.
+
+    Raises:
+        ValueError: When there is no key or no equals sign.
+
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
+    return key, value
+
+
+def parse_value(text: str) -> Any:
+    """Return a number, list or the like where the text is one in JSON, else the text.
+
+    Args:
+        text: the value of an option.
+
+    Example::
+
+        >>> parse_value("8"), parse_value("[1, 2]"), parse_value("auto")
+        (8, [1, 2], 'auto')
+
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the error that others were raised from: monai.bundle wraps it in those that name an expression.
+
+    Args:
+        error: the last error.
+
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:

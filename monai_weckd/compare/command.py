@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.utils import parse_value, split_assignment
+
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
 
@@ -97,20 +99,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    found = {}
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
-        found[key] = _value(value)
+    found = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     return found if args.label_fraction is None else {**found, "label_fraction": args.label_fraction}
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _tell(run: ArmRun, result: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from monai_weckd.compare.arms import Arm
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
+from monai_weckd.utils import first_cause
 
 if TYPE_CHECKING:
     from monai_weckd.compare.bundle import ComparedBundle
@@ -195,6 +196,5 @@ def _check_needs(run: ArmRun, store: RunStore) -> None:
 
 def _one_line(error: BaseException) -> str:
     """Return the first error of a chain, which monai.bundle wraps in the expression that raised it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = first_cause(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -24,6 +24,7 @@ from monai_weckd.data.stage import StageDataset
 from monai_weckd.features import extract
 from monai_weckd.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.selection.context import NEED_PROBABILITIES
 
 if TYPE_CHECKING:
     from monai_weckd.engines.distillation import DistillationTrainer
@@ -65,7 +66,7 @@ def ask_for_shard(
             inferer=engine.inferer,
         )
         # who has learnt nothing yet is unsure of everything
-        strategy = "typical" if not guided and plan.selection in ("margin", "badge") else plan.selection
+        strategy = "typical" if not guided and plan.selection in NEED_PROBABILITIES else plan.selection
         known = {key for part in plan.stages for key in part.new}
         context = SelectionContext(
             features=features.numpy(),

@@ -11,15 +11,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-import numpy as np
 import torch
-from monai.utils import CommonKeys
 
 from monai_weckd.features import find_head, find_module, unwrap
 
-__all__ = ["divide_logits", "fit_temperature", "validation_logits"]
+__all__ = ["divide_logits", "fit_temperature"]
 
 # what a temperature may be: a network without an error on a few validation items would ask for 0
 LOWEST, HIGHEST = 0.5, 10.0
@@ -83,27 +79,3 @@ def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: s
         )
     for tensor in head.parameters():
         tensor.div_(temperature)
-
-
-def validation_logits(
-    network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits, (N, C), and labels, (N,), of what a loader gives.
-
-    Args:
-        network: the classifier; its train or eval mode is put back.
-        loader: batches with ``image`` and ``label``.
-        device: where the network is.
-        inferer: calls the network, ``(images, network) -> logits``.
-
-    """
-    network = unwrap(network)
-    training = network.training
-    network.eval()
-    logits, labels = [], []
-    with torch.inference_mode():
-        for batch in loader:
-            logits.append(inferer(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network).float().cpu())
-            labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
-    network.train(training)
-    return torch.cat(logits), torch.cat(labels)

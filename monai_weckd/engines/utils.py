@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 
+import numpy as np
 import torch
+from monai.utils import CommonKeys
 
 from monai_weckd.features import unwrap
 
-__all__ = ["fingerprint", "freeze", "page_out"]
+__all__ = ["fingerprint", "freeze", "page_out", "predict_logits"]
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:
@@ -60,3 +63,29 @@ def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
     torch.save(network.state_dict(), path)
     weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     network.load_state_dict(weights, assign=True)
+
+
+def predict_logits(
+    network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits, (N, C), and labels, (N,), of everything that a loader gives, in its order, on the CPU.
+
+    Args:
+        network: the classifier; its train or eval mode is put back. It is called without its wrappers, of which
+            DistributedDataParallel would wait for the other ranks.
+        loader: batches with ``image`` and ``label``.
+        device: where the network is.
+        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+
+    """
+    call = inferer or (lambda images, model: model(images))
+    network = unwrap(network)
+    training = network.training
+    network.eval()
+    logits, labels = [], []
+    with torch.inference_mode():
+        for batch in loader:
+            logits.append(call(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network).float().cpu())
+            labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
+    network.train(training)
+    return torch.cat(logits), torch.cat(labels)

@@ -30,10 +30,10 @@ from monai_weckd.data.loader import stage_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.asking import ask_for_shard
 from monai_weckd.engines.averaging import WeightAverage
-from monai_weckd.engines.calibration import divide_logits, fit_temperature, validation_logits
+from monai_weckd.engines.calibration import divide_logits, fit_temperature
 from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.ensemble import MeanLogits
-from monai_weckd.engines.utils import freeze
+from monai_weckd.engines.utils import freeze, predict_logits
 from monai_weckd.features import unwrap
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.splits import divide_epochs
@@ -265,7 +265,7 @@ class StageWalker:
     def _calibrate(self, engine: DistillationTrainer) -> float | None:
         if not self.options.calibrate or self.evaluator is None:
             return None
-        found = validation_logits(
+        found = predict_logits(
             engine.network,
             self.evaluator.data_loader,
             engine.state.device,

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
-from monai.utils import CommonKeys
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import images_behind
 from monai_weckd.engines.chain_options import ChainEvents
 from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.engines.utils import predict_logits
 from monai_weckd.features import unwrap
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
@@ -54,18 +54,8 @@ def predict_probabilities(
         inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
 
     """
-    call = inferer or (lambda images, model: model(images))
-    network = unwrap(network)
-    training = network.training
-    network.eval()
-    probabilities, labels = [], []
-    with torch.inference_mode():
-        for batch in loader:
-            logits = call(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network)
-            probabilities.append(torch.softmax(logits.float(), dim=1).cpu().numpy())
-            labels.append(np.asarray(batch[CommonKeys.LABEL]).reshape(-1))
-    network.train(training)
-    return np.concatenate(probabilities), np.concatenate(labels)
+    logits, labels = predict_logits(network, loader, device, inferer=inferer)
+    return torch.softmax(logits, dim=1).numpy(), labels.numpy()
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -84,10 +74,10 @@ def write_atomically(path: Path, text: str) -> None:
 class ChainRecorder:
     """Write down what a chain did: plan, students, metrics, learning curves and predictions.
 
-    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, the plan again as stages start; ``stage_k/model.pt``, ``chain.json`` and
-    ``history.json`` as stages end; ``model.pt`` (the last accepted student, a plain ``state_dict``) and
-    ``predictions.csv`` at the end. List it last among the trainer's handlers, so that an epoch's validation is over
-    when the epoch is written down. Does nothing on other ranks than 0.
+    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, the plan again as stages start;
+    ``stage_k/model.pt``, ``chain.json`` and ``history.json`` as stages end; ``model.pt`` (the last accepted student, a
+    plain ``state_dict``) and ``predictions.csv`` at the end. List it last among the trainer's handlers, so that an
+    epoch's validation is over when the epoch is written down. Does nothing on other ranks than 0.
 
     Args:
         output_dir: an existing folder.

@@ -27,7 +27,7 @@ from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter, complete_temperature
-from monai_weckd.utils import nearest
+from monai_weckd.utils import first_cause, nearest
 
 __all__ = ["TunedBundle"]
 
@@ -201,9 +201,7 @@ def one_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = first_cause(error)
         if cause is error:
             raise
         raise cause from None

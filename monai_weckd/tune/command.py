@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
+from monai_weckd.utils import parse_value, split_assignment
 
 if TYPE_CHECKING:
     import optuna
@@ -55,7 +55,8 @@ def add_tune(commands: Any) -> None:
 
 def _tune(args: argparse.Namespace) -> None:
     _check(args)
-    parameters, changes = parse_parameters(args.parameters), dict(map(_assignment, args.set))
+    parameters = parse_parameters(args.parameters)
+    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     from monai_weckd.tune.backend import optuna
 
     # one line for each trial is ours; an error is told by the command
@@ -110,16 +111,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"timeout: expected seconds above 0, got {args.timeout}. Leave it out for no limit.")
     if args.seed < 0:
         raise ValueError(f"seed: expected a number from 0 up, got {args.seed}. Pass another one.")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise ValueError(f"set: expected KEY=VALUE, got {text!r}. Write for example --set batch_size=8.")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def _labels(bundle: TunedBundle) -> Iterator[str]:

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from monai_weckd.utils import first_cause
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 
@@ -71,10 +73,7 @@ def refusal(bundle, **overrides):
 
     with pytest.raises(RuntimeError) as error:
         initialize_and_run()
-    cause = error.value
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return str(cause)
+    return str(first_cause(error.value))
 
 
 def torchrun(bundle, dataset_dir, output_dir, *, processes=2, **overrides):
