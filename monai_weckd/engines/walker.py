@@ -272,7 +272,7 @@ class StageWalker:
             # MONAI's base class has none
             inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
         )
-        temperature = fit_temperature(*found)
+        temperature = _of_rank_0(fit_temperature(*found))
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
         return temperature
 
