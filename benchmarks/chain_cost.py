@@ -88,7 +88,7 @@ def measure_formula(rounds: int, *, epochs: int, length: int, side: int, number:
     for ratio in (0, 1):
         arms[f"chain {ratio}"] = make_chain(items, epochs=epochs, length=length, pool_ratio=ratio)
     times = interleave(arms, rounds=rounds, warm_up=1)
-    results = []
+    results, steps = [], epochs * length
     for ratio, size in ((0, 8), (1, 16)):
         ratios = [
             chain / (epochs * (first + 2 * (step + look)))
@@ -96,7 +96,7 @@ def measure_formula(rounds: int, *, epochs: int, length: int, side: int, number:
                 times[f"chain {ratio}"], times["step 8"], times[f"step {size}"], times[f"look {size}"], strict=True
             )
         ]
-        what = "with pool images" if ratio else "labelled images alone"
+        what = f"{'with pool images' if ratio else 'labelled images alone'}, {steps} steps a stage"
         results.append(Result("P5", f"chain of three stages / its cost formula, {what}", median(ratios), 1.1))
     return results
 
@@ -138,8 +138,11 @@ def measure(*, quick: bool = False) -> list[Result]:
     """Measure P5."""
     if quick:
         return measure_formula(1, epochs=1, length=1, side=32, number=80)
-    # 24 steps to a stage, a tenth of the bundles': what happens once in a stage takes the time of one or two
-    return [*measure_formula(7, epochs=4, length=6, side=64, number=160), *measure_bundle(7)]
+    results = []
+    # a tenth and a thirtieth of the bundles' steps: what happens once in a stage takes the time of a step or two
+    for length in (6, 2):
+        results += measure_formula(7, epochs=4, length=length, side=64, number=160)
+    return [*results, *measure_bundle(7)]
 
 
 if __name__ == "__main__":

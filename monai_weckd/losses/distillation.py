@@ -266,31 +266,30 @@ class DistillationLoss(_Loss):
         """
         total = components["task_loss"]
         if "distillation_loss" in components:
-            total = (1 - self.weight) * total + self.weight * components["distillation_loss"]
+            # (1 - weight) * task + weight * distillation, in one operation
+            total = torch.lerp(total, components["distillation_loss"].to(total), self.weight)
         if "attention_loss" in components:
             total = total + self.attention_weight * components["attention_loss"]
         return total
 
     def _task(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the task loss over the labelled items, 0 where there are none."""
-        target = target.as_subclass(torch.Tensor)
+        if type(target) is not torch.Tensor:
+            target = target.as_subclass(torch.Tensor)
         _check_target(logits, target, multilabel=self.multilabel)
-        labelled = target.ne(UNLABELED)
-        if labelled.ndim > 1:
-            labelled = labelled.flatten(1).any(dim=1)
-        if not labelled.all():  # half of the cost of this loss, and of no use to a fully labelled batch
-            logits, target = logits[labelled], target[labelled]
-        if not len(target):
+        if not len(target) or target.max().item() == UNLABELED:
             # the mean over no item would be NaN; the sum over no item is 0 and still has a (zero) gradient
-            return logits.sum()
+            return logits[:0].sum()
+        weights = None if self.class_weights is None else self.class_weights.to(logits)
+        if self.task_loss is None and not self.multilabel:
+            return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
+        labelled = target.ne(UNLABELED).flatten(1).any(dim=1) if target.ndim > 1 else target.ne(UNLABELED)
+        if not labelled.all():
+            logits, target = logits[labelled], target[labelled]
         if self.task_loss is not None:
             return self.task_loss(logits, target).mean()
-        weights = None if self.class_weights is None else self.class_weights.to(logits)
-        if self.multilabel:
-            _check_rows(target)
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
-        # unlabelled items are gone; naming them here keeps PyTorch from skipping its own default of -100 in silence
-        return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
+        _check_rows(target)
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, how: str) -> torch.Tensor:
