@@ -217,6 +217,7 @@ def test_an_interrupted_write_is_written_over(tmp_path):
 
 
 def _fill(folder, items, barrier):
+    torch.set_num_threads(1)  # as a loader's worker does: a forked process has none of its parent's other threads
     barrier.wait()
     ByteCacheDataset(items, pipeline(), value_range=(-1, 1), cache_dir=folder)
 
@@ -242,6 +243,7 @@ def test_processes_that_fill_one_file_at_once_decode_nothing_twice(tmp_path):
 
 
 def _fill_slowly(folder, items):
+    torch.set_num_threads(1)
     slow = Compose([Lambdad("image", _sleep), *pipeline().transforms])
     ByteCacheDataset(items, slow, value_range=(-1, 1), cache_dir=folder)
 
