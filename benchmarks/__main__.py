@@ -18,6 +18,7 @@ import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,27 +35,42 @@ def on_page(page: str, table: str) -> str:
     return head + BEGIN + "\n" + table + "\n" + END + rest.split(END)[1]
 
 
+def keep(found: dict[str, list[Result]], about: dict[str, str]) -> None:
+    """Write results to the file and the page; parts that were not run stay if they are of this day and machine."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"machine": None}
+    if kept["machine"] != about:
+        if set(found) != set(PARTS):
+            print("The parts are not kept: the table is of another day or machine, and only a whole run replaces it.")
+            return
+        kept = {"machine": about, "parts": {}}
+    for part, results in found.items():
+        kept["parts"][part] = [{**asdict(result), "verdict": result.verdict} for result in results]
+    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(on_page(PAGE.read_text(encoding="utf-8"), markdown(load(kept), about)), encoding="utf-8")
+
+
+def load(kept: dict[str, Any]) -> list[Result]:
+    """Return the results of the file's content, in the order of the parts."""
+    rows = [row for part in PARTS for row in kept["parts"][part]]
+    return [Result(**{key: value for key, value in row.items() if key != "verdict"}) for row in rows]
+
+
 def main() -> None:
-    """Run the parts that are asked for, print the table, and keep the results of a whole run."""
+    """Run the parts that are asked for, print their table, and keep their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the goals, each as a ratio.")
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"which parts, of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="see that everything runs; the figures mean nothing")
+    parser.add_argument("--quick", action="store_true", help="see that everything runs; nothing is kept")
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"parts: expected some of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    results: list[Result] = []
-    for part in args.parts:
-        results += importlib.import_module(f"benchmarks.{part}").measure(quick=args.quick)
+    found = {part: importlib.import_module(f"benchmarks.{part}").measure(quick=args.quick) for part in args.parts}
     about = machine()
-    table = markdown(results, about)
-    print(table)
-    if tuple(args.parts) == PARTS and not args.quick:
-        found = {"machine": about, "results": [{**asdict(result), "verdict": result.verdict} for result in results]}
-        RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        PAGE.write_text(on_page(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+    print(markdown([result for results in found.values() for result in results], about))
+    if not args.quick:
+        keep(found, about)
 
 
 if __name__ == "__main__":

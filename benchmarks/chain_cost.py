@@ -36,6 +36,18 @@ from monai_weckd.losses import DistillationLoss
 __all__ = ["measure"]
 
 BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
+# the recipe that stock_recipe.py writes out: random shards and a constant teacher, whatever the bundle's defaults are
+RECIPE = {
+    "selection": "random",
+    "stage_epochs": None,
+    "distillation_weight": 0.5,
+    "distillation_weight_end": None,
+    "temperature_start": 2.0,
+    "temperature_end": 2.0,
+    "teacher_view": "same",
+    "averaging": 0.0,
+    "calibrate": False,
+}
 
 
 def make_items(number: int, side: int) -> list[dict[str, Any]]:
@@ -102,7 +114,7 @@ def measure_formula(rounds: int, *, epochs: int, length: int, side: int, number:
 
 
 def run_bundle(dataset_dir: Path) -> dict[str, float]:
-    """Train the otoscopy bundle as it is and return its seconds, report included, imports not."""
+    """Train the otoscopy bundle by the common recipe and return its seconds, report included, imports not."""
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()
@@ -113,6 +125,7 @@ def run_bundle(dataset_dir: Path) -> dict[str, float]:
             bundle_root=str(BUNDLE),
             dataset_dir=str(dataset_dir),
             output_dir=f"{folder}/output",
+            **RECIPE,
         )
         workflow.initialize()
         workflow.run()
@@ -130,7 +143,7 @@ def measure_bundle(rounds: int) -> list[Result]:
     ours, stock = ([run["cpu_seconds"] for run in found[name]] for name in found)
     value = median(b / a for a, b in zip(ours, stock, strict=True))
     note = f"CPU seconds {median(stock):.0f} / {median(ours):.0f}, {rounds} rounds"
-    what = "otoscopy bundle's default run: the recipe from stock MONAI parts / ours"
+    what = "otoscopy bundle's run, random shards: the recipe from stock MONAI parts / ours"
     return [Result("P5", what, value, 2.0, at_least=True, note=note)]
 
 

@@ -23,7 +23,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, on_page  # noqa: E402
+import benchmarks.__main__ as main  # noqa: E402
+from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, load, on_page  # noqa: E402
 from benchmarks.embedding_views import compare_views  # noqa: E402
 from benchmarks.harness import Result, interleave, markdown, ratio, slope  # noqa: E402
 from benchmarks.interval_coverage import false_alarms  # noqa: E402
@@ -70,15 +71,28 @@ def test_a_goal_is_met_or_missed(value, limit, at_least, verdict):
 
 def test_the_table_of_the_documentation_is_that_of_the_results():
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results = []
-    for entry in found["results"]:
-        verdict = entry.pop("verdict")
-        results.append(Result(**entry))
-        assert results[-1].verdict == verdict
+    results = load(found)
+    assert [result.verdict for result in results] == [row["verdict"] for part in PARTS for row in found["parts"][part]]
     page = PAGE.read_text(encoding="utf-8")
     assert on_page(page, markdown(results, found["machine"])) == page
     assert page.count(BEGIN) == page.count(END) == 1
     assert {result.goal for result in results} == {f"P{number}" for number in range(1, 9)}
+
+
+def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, monkeypatch, capsys):
+    for name, content in (("PAGE", f"head\n{BEGIN}{END}tail\n"), ("RESULTS", None)):
+        monkeypatch.setattr(main, name, tmp_path / name)
+        if content:
+            (tmp_path / name).write_text(content)
+    result = Result("P1", "this / that", 1.0)
+    main.keep(dict.fromkeys(PARTS, [result]), {"date": "today"})
+    main.keep({"steps": [Result("P1", "this / that", 2.0)]}, {"date": "today"})
+    kept = (tmp_path / "RESULTS").read_text()
+    assert [row.value for row in load(json.loads(kept))] == [2.0] + [1.0] * (len(PARTS) - 1)
+    assert (tmp_path / "PAGE").read_text().count("this / that") == len(PARTS)
+    main.keep({"steps": [result]}, {"date": "tomorrow"})
+    assert "another day or machine" in capsys.readouterr().out
+    assert (tmp_path / "RESULTS").read_text() == kept
 
 
 @pytest.mark.parametrize("part", PARTS)
