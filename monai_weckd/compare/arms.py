@@ -30,6 +30,7 @@ PLAIN: Mapping[str, Any] = MappingProxyType(
         "accept": "always",
         "teacher": "last",
         "teacher_view": "same",
+        "distillation_weight_end": None,
         "threshold": 0.0,
         "hard_labels": False,
         "alignment": False,

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monai_weckd.engines.distiller import DistillationEvents, Distiller
+from monai_weckd.features import unwrap
 from monai_weckd.losses import DistillationLoss
 
 if TYPE_CHECKING:
@@ -169,7 +170,8 @@ class DistillationTrainer(SupervisedTrainer):
         args, kwargs = rest or ((), {})
         state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: labels}
         self.distiller.ask(images)
-        self.network.train()
+        if not unwrap(self.network).training:  # a walk through hundreds of modules takes as long as a small step
+            self.network.train()
         self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)
         state.output[CommonKeys.PRED] = self.inferer(images, self.network, *args, **kwargs)
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
