@@ -85,7 +85,7 @@ def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, 
         if content:
             (tmp_path / name).write_text(content)
     result = Result("P1", "this / that", 1.0)
-    main.keep(dict.fromkeys(PARTS, [result]), {"date": "today"})
+    main.keep({part: [result] for part in PARTS}, {"date": "today"})
     main.keep({"steps": [Result("P1", "this / that", 2.0)]}, {"date": "today"})
     kept = (tmp_path / "RESULTS").read_text()
     assert [row.value for row in load(json.loads(kept))] == [2.0] + [1.0] * (len(PARTS) - 1)

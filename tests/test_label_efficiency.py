@@ -19,19 +19,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.label_efficiency.__main__ import SETS, STARTS, command
-from benchmarks.label_efficiency.page import BEGIN, END, PAGE, load, rows, share, tables
+from benchmarks.label_efficiency.goals import goals
+from benchmarks.label_efficiency.page import BEGIN, END, PAGE, ablations, load, rows, share, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_command_is_one_of_compare():
     args = argparse.Namespace(
-        data=Path("sets"), output_dir=Path("out"), folds=5, repeats=2, arms="chain,paper", extra=["--set=seed=1"]
+        data=Path("sets"),
+        output_dir=Path("out"),
+        folds=5,
+        repeats=2,
+        seeds=[0, 1],
+        variant="random",
+        arms="chain,paper",
+        extra=["--set=seed=1"],
     )
     found = command("frozen", "hippocampus_mri_3d", 0.05, args)
     assert found[0] == "compare"
     assert "--bundle=bundles/brain_mri_3d_chain_classification" in found
     assert "--label_fraction=0.05" in found
+    assert "--output_dir=out/frozen-hippocampus_mri_3d-0.05-random" in found
     assert found[-2:] == ["--set=seed=1", "--arms=chain,paper"]
     assert set(STARTS["frozen"]) < set(found)
 
@@ -54,6 +63,70 @@ def test_an_arm_is_a_line_of_the_table():
     assert len(lines) == 3
     assert lines[2] == "| the chain | 30 | .750 ± .020 | +3.1 (-1.0 to +7.0) | .750 | .750 | .750 | 4 |"
     assert share(None) == ""
+
+
+def arm(name, accuracy, ece=0.1, gain=None, stages=()):
+    """Return an arm of a comparison; gain is that of the chain over it, in points, with an interval of one each way."""
+    metrics = {"balanced_accuracy": {"mean": accuracy}, "ece": {"mean": ece}}
+    difference = gain and {
+        "balanced_accuracy": {"value": gain / 100, "interval": [gain / 100 - 0.01, gain / 100 + 0.01]}
+    }
+    stages = [{"test": {"balanced_accuracy": value}} for value in stages]
+    return {"name": name, "metrics": metrics, "difference": difference, "stages": stages}
+
+
+def comparison(name, fraction, *arms, variant="", runs=()):
+    about = {"dataset_dir": name, "label_fraction": fraction, "start": "frozen", "variant": variant}
+    results = [
+        {"arm": "chain", "repeat": 0, "fold": fold, "seed": 0, "test": {"balanced_accuracy": value}}
+        for fold, value in enumerate(runs)
+    ]
+    return {"about": about, "arms": arms, "results": results}
+
+
+def test_goals():
+    chain = arm("chain", 0.8, ece=0.05, stages=[0.6, 0.7, 0.65])
+    first = [
+        arm("single_long", 0.76, gain=4),
+        arm("kd", 0.77, gain=3),
+        arm("fixmatch", 0.81, gain=-1),
+        arm("paper", 0.6, gain=20),
+    ]
+    second = [arm("single_long", 0.75, gain=5), arm("mean_teacher", 0.7, ece=0.04, gain=10), arm("paper", 0.6, gain=20)]
+    everything = arm("everything", 0.83, gain=-3)
+    lines = goals([comparison("ears", 0.1, chain, *first, everything), comparison("cells", 0.05, chain, *second)])
+    assert [line.split(" | ")[0][2:] + " " + line.split(" | ")[-1][:-2] for line in lines[2:]] == [
+        "G1 met",
+        "G2 met",
+        "G3 missed",
+        "G4 missed",
+        "G5 missed",
+        "G5 missed",
+    ]
+    assert "| +4.0; ears +3.0 (+2.0 to +4.0), cells +5.0 (+4.0 to +6.0) |" in lines[3]
+    assert "| -3.0 (-4.0 to -2.0) |" in lines[5]
+    assert "0.050 against 0.070, lower in 1 of 2" in lines[6]
+    assert "| 2 of 4 |" in lines[7]
+
+
+def test_half_the_labels_and_the_first_stage():
+    half = comparison("ears", 0.05, arm("chain", 0.8), arm("first", 0.64, gain=16))
+    whole = comparison("ears", 0.1, arm("chain", 0.9), arm("single_long", 0.79, gain=11))
+    lines = goals([half, whole])
+    (line,) = [line for line in lines if line.startswith("| G4")]
+    assert "| +1.0 | ≥ 0 | met |" in line
+    assert "| at most +16.0;" in lines[-1]
+    assert lines[-1].endswith("| met |")
+
+
+def test_ablations_are_paired():
+    found = [
+        comparison("ears", 0.05, runs=[0.8, 0.7, 0.1]),
+        comparison("ears", 0.05, variant="random", runs=[0.7, 0.6]),
+    ]
+    lines = list(ablations(found))
+    assert lines[2:] == ["| none | .533 |  |", "| random | .650 | -10.0 |"]
+    assert list(ablations(found[:1])) == []
 
 
 def test_the_page_is_that_of_the_kept_results():

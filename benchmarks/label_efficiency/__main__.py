@@ -37,16 +37,24 @@ DESCRIPTION = """Hold the bundles' chain against its controls on real images, at
 benchmarks/label_efficiency/results, tables and curves to docs/label_efficiency.md. What is finished stays."""
 
 
+def title(start: str, name: str, fraction: float, args: argparse.Namespace) -> str:
+    """Return what one comparison is called."""
+    return "-".join(part for part in (start, name, f"{fraction:g}", args.variant) if part)
+
+
 def command(start: str, name: str, fraction: float, args: argparse.Namespace) -> list[str]:
     """Return the command of one comparison."""
     found = [
         "compare",
         f"--bundle=bundles/{SETS[name]}_chain_classification",
         f"--dataset_dir={args.data / name}",
-        f"--output_dir={args.output_dir / f'{start}-{name}-{fraction:g}'}",
+        f"--output_dir={args.output_dir / title(start, name, fraction, args)}",
         f"--label_fraction={fraction:g}",
         f"--folds={args.folds}",
         f"--repeats={args.repeats}",
+        "--seeds",
+        *map(str, args.seeds),
+        f"--set=cache_dir={args.output_dir / f'cache-{start}-{name}'}",
         "--set=missing_classes=allow",
         *STARTS[start],
         *args.extra,
@@ -59,13 +67,14 @@ def compare(start: str, name: str, fraction: float, args: argparse.Namespace) ->
     parts = command(start, name, fraction, args)
     print(" ".join(["python -m monai_weckd", *parts]), flush=True)
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "monai_weckd", *parts], cwd=ROOT)
-    found = args.output_dir / f"{start}-{name}-{fraction:g}" / "compare.json"
+    found = args.output_dir / title(start, name, fraction, args) / "compare.json"
     if done.returncode > 1 or not found.exists():
         raise RuntimeError(f"compare: expected results of {start}, {name}, {fraction:g}, got none. See above.")
     content = json.loads(found.read_text(encoding="utf-8"))
-    content["about"] |= {"machine": machine(), "start": start, "dataset_dir": name}
+    content["about"] |= {"machine": machine(), "start": start, "dataset_dir": name, "variant": args.variant}
+    content["about"]["set"] = [change for change in content["about"]["set"] if not change.startswith("cache_dir=")]
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{start}-{name}-{fraction:g}.json"
+    path = RESULTS / f"{title(start, name, fraction, args)}.json"
     path.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -79,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variant", default="", help="name of a changed chain, for the table of ablations")
     parser.add_argument("--arms", help="names, separated by commas (default: all)")
     parser.add_argument("--extra", action="append", default=[], help="further option of compare, as --extra=--set=K=V")
     args = parser.parse_args(argv)

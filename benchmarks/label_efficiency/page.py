@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.harness import ROOT
+from benchmarks.label_efficiency.goals import goals
 
 __all__ = ["RESULTS", "write_page"]
 
@@ -30,7 +32,8 @@ METRIC = "balanced_accuracy"
 def load() -> list[dict[str, Any]]:
     """Return the kept comparisons, by start, set and size of a shard."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    return sorted(found, key=lambda c: (c["about"]["start"], c["about"]["dataset_dir"], c["about"]["label_fraction"]))
+    keys = ("start", "variant", "dataset_dir", "label_fraction")
+    return sorted(found, key=lambda content: [content["about"][key] for key in keys])
 
 
 def points(value: float | None) -> str:
@@ -61,16 +64,54 @@ def rows(content: Mapping[str, Any]) -> Iterable[str]:
         yield f"| {arm['title']} | {arm['labels']:.0f} | {spread} | {beside} | {others} | {arm['seconds']:.0f} |"
 
 
-def tables(found: Iterable[Mapping[str, Any]]) -> str:
-    """Return the tables of all comparisons."""
+def tables(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the goals of each start, the ablations, and the tables of all comparisons."""
     parts = []
-    for content in found:
+    whole = [content for content in found if not content["about"]["variant"]]
+    for start in dict.fromkeys(content["about"]["start"] for content in whole):
+        of_start = [content for content in whole if content["about"]["start"] == start]
+        parts += [f"## Goals, {start}", "\n".join(goals(of_start))]
+        if changed := list(ablations([content for content in found if content["about"]["start"] == start])):
+            parts += [f"## Ablations, {start}", "\n".join(changed)]
+    parts.append("## All comparisons")
+    for content in whole:
         about = content["about"]
         title = f"### {about['dataset_dir']}, {about['start']}, {about['label_fraction']:.0%} of the labels a stage"
         date, processor = about["machine"]["date"], about["machine"]["processor"]
-        runs = f"{content['finished']} of {content['runs']} runs, {content['groups']} groups. {date}, {processor}."
-        parts += [title, runs, "\n".join(rows(content)), " ".join(content["verdicts"])]
+        runs = (
+            f"{content['finished']} of {content['runs']} runs, {content['groups']} groups, {len(about['seeds'])} seeds."
+        )
+        parts += [title, f"{runs} {date}, {processor}.", "\n".join(rows(content)), " ".join(content["verdicts"])]
     return "\n\n".join(parts) + "\n"
+
+
+def ablations(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Yield the lines of a table of changed chains, each against the unchanged one on the same splits and seeds."""
+    chains: dict[tuple[str, float], dict[str, dict[tuple[int, int, int], float]]] = {}
+    for content in found:
+        about = content["about"]
+        runs = {
+            (run["repeat"], run["fold"], run["seed"]): run["test"][METRIC]
+            for run in content["results"]
+            if run["arm"] == "chain"
+        }
+        chains.setdefault((about["dataset_dir"], about["label_fraction"]), {})[about["variant"]] = runs
+    cells = {cell: variants for cell, variants in chains.items() if len(variants) > 1}
+    names = dict.fromkeys(name for variants in cells.values() for name in variants if name)
+    if not names:
+        return
+    heads = [f"{name}, {fraction:.0%}" for name, fraction in cells]
+    yield f"| change to the chain | {' | '.join(heads)} | mean difference |"
+    yield "|" + "---|" * (len(heads) + 2)
+    for name in ("", *names):
+        shown, differences = [], []
+        for variants in cells.values():
+            pairs = [(value, variants[""].get(cell)) for cell, value in variants.get(name, {}).items()]
+            both = [(value, base) for value, base in pairs if base is not None]
+            shown.append(share(mean(value for value, _ in both)) if both else "")
+            differences += [mean(value - base for value, base in both)] if both else []
+        last = points(mean(differences)) if name and differences else ""
+        yield f"| {name or 'none'} | {' | '.join(shown)} | {last} |"
 
 
 def draw(found: Iterable[Mapping[str, Any]]) -> None:
@@ -108,4 +149,4 @@ def write_page() -> None:
         raise ValueError(f"results: expected comparisons in {RESULTS.name}, got none. Pass --data.")
     head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     PAGE.write_text(head + BEGIN + "\n" + tables(found) + "\n" + END + rest.split(END)[1], encoding="utf-8")
-    draw(found)
+    draw([content for content in found if not content["about"]["variant"]])
