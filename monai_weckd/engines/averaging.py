@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -25,11 +26,11 @@ class WeightAverage:
     """Keep the exponential moving average of a network's weights and buffers.
 
     Update ``t`` (from 0) is ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``,
-    so that a short training soon forgets its start. Integer buffers are copied. Weight averaging after Polyak and
-    Juditsky, SIAM J. Control Optim. 30 (1992).
+    so that a short training soon forgets its start. Integer buffers are copied; parameters that get no gradient are
+    left as they are. Weight averaging after Polyak and Juditsky, SIAM J. Control Optim. 30 (1992).
 
     Args:
-        network: the network; its weights are where the average begins.
+        network: the network that will be trained; its weights are where the average begins.
         decay: the factor d in the long run, in [0, 1); 0.0 keeps a copy of the latest weights.
 
     Example::
@@ -37,7 +38,7 @@ class WeightAverage:
         >>> network = torch.nn.Linear(1, 1, bias=False)
         >>> average = WeightAverage(network, decay=0.0)
         >>> _ = torch.nn.init.constant_(network.weight, 3.0)
-        >>> average.update(network)
+        >>> average.update()
         >>> average.module.weight.item()
         3.0
 
@@ -48,36 +49,46 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self.swapped = False
+        self._places = list(zip(_places(self.module), _places(unwrap(network)), strict=True))
 
     @torch.no_grad()
-    def update(self, network: torch.nn.Module) -> None:
-        """Take the network's weights into the average.
-
-        Args:
-            network: the network, after an optimizer step.
-
-        """
+    def update(self) -> None:
+        """Take the network's weights into the average; to be called after an optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for mine, other in self._pairs(network):
+        averages, latest = [], []
+        for mine, other in self._pairs():
+            if isinstance(other, torch.nn.Parameter) and not other.requires_grad:
+                continue
             if mine.is_floating_point():
-                mine.lerp_(other, 1 - decay)
+                averages.append(mine)
+                latest.append(other)
             else:
                 mine.copy_(other)
+        if averages:
+            torch._foreach_lerp_(averages, latest, 1 - decay)
 
     @torch.no_grad()
-    def swap(self, network: torch.nn.Module) -> None:
-        """Exchange the network's weights with the average, in place; a second call puts both back.
-
-        Args:
-            network: the network.
-
-        """
-        for mine, other in self._pairs(network):
+    def swap(self) -> None:
+        """Exchange the network's weights with the average, in place; a second call puts both back."""
+        for mine, other in self._pairs():
             kept = mine.clone()
             mine.copy_(other)
             other.copy_(kept)
         self.swapped = not self.swapped
 
-    def _pairs(self, network: torch.nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield from zip(self.module.state_dict().values(), unwrap(network).state_dict().values(), strict=True)
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for (mine, name), (other, _) in self._places:
+            yield mine[name], other[name]
+
+
+def _places(network: torch.nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Return which dictionary holds each weight and buffer, and its name there: a walk that is too long for each step.
+
+    Not the tensors, since a module may put another buffer in the place of one; and one place of a shared tensor.
+    """
+    found = {}
+    for module in network.modules():
+        for holder in (module._parameters, module._buffers):
+            found.update({id(tensor): (holder, name) for name, tensor in holder.items() if tensor is not None})
+    return list(found.values())

@@ -136,7 +136,7 @@ class StageWalker:
                 self._end_stage(engine)
             self._begin_stage(engine, stage)
         elif self.average is not None and self.average.swapped:
-            self.average.swap(engine.network)
+            self.average.swap()
         engine.state.stage_epoch = stage_epoch
         rank = dist.get_rank() if dist.is_initialized() else 0
         # dropout draws from torch's own generator: make it, too, a function of the place in the chain
@@ -216,12 +216,12 @@ class StageWalker:
     def _average(self, engine: DistillationTrainer) -> None:
         for average in (self.average, self.mirror):
             if average is not None:
-                average.update(engine.network)
+                average.update()
 
     def _show_average(self, engine: DistillationTrainer) -> None:
         """Put the averaged weights into the network, until the next epoch begins."""
         if self.average is not None:
-            self.average.swap(engine.network)
+            self.average.swap()
 
     def _check_loss(self, engine: DistillationTrainer) -> None:
         loss = float(engine.state.output[CommonKeys.LOSS].detach())

@@ -29,7 +29,7 @@ def test_the_average_is_that_of_its_formula():
     average, expected = WeightAverage(network, decay=0.15), 1.0
     for step, weight in enumerate([2.0, 5.0, -1.0, 4.0]):
         torch.nn.init.constant_(network.weight, weight)
-        average.update(network)
+        average.update()
         decay = min(0.15, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight
         assert average.module.weight.item() == pytest.approx(expected)
@@ -39,19 +39,45 @@ def test_buffers_are_averaged_and_counters_copied():
     network = torch.nn.BatchNorm1d(2, momentum=0.5)
     average = WeightAverage(network, decay=0.0)
     network(torch.randn(8, 2))
-    average.update(network)
+    average.update()
     assert torch.equal(average.module.running_mean, network.running_mean)
     assert average.module.num_batches_tracked == 1
 
 
+def test_what_is_frozen_stays_and_what_is_shared_is_averaged_once():
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    network[0].weight = network[2].weight
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, 1.0)
+    network[1].requires_grad_(False)
+    average = WeightAverage(torch.nn.DataParallel(network), decay=0.05)
+    torch.nn.init.constant_(network[2].weight, 2.0)
+    average.update()
+    assert average.module[0].weight is average.module[2].weight
+    assert average.module[0].weight.item() == pytest.approx(1.95)
+    network[1].requires_grad_(True)
+    torch.nn.init.constant_(network[1].weight, 2.0)
+    average.update()
+    assert average.module[1].weight.item() == pytest.approx(1.95)
+
+
+def test_a_buffer_that_was_replaced_is_averaged():
+    network = torch.nn.BatchNorm1d(2)
+    average = WeightAverage(network, decay=0.0)
+    network.running_mean = torch.tensor([3.0, 4.0])
+    average.update()
+    assert average.module.running_mean.tolist() == [3.0, 4.0]
+
+
 def test_swapping_twice_puts_both_back():
     network, other = make_network(0), make_network(1)
-    average = WeightAverage(other, decay=0.5)
+    average = WeightAverage(network, decay=0.5)
+    average.module.load_state_dict(other.state_dict())
     before = [tensor.clone() for tensor in network.state_dict().values()]
-    average.swap(network)
+    average.swap()
     assert average.swapped
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
-    average.swap(network)
+    average.swap()
     assert not average.swapped
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), before, strict=True))
 
