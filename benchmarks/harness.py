@@ -69,6 +69,7 @@ def interleave(
     rounds: int,
     repeats: int = 1,
     warm_up: int = 2,
+    lead: int = 0,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Return the seconds of one call of each arm, for each round; the arms take turns, every other round backwards.
@@ -78,12 +79,15 @@ def interleave(
         rounds: rounds that count.
         repeats: calls in a row of which the mean is taken.
         warm_up: rounds before, which do not count.
+        lead: calls at the start of a turn that do not count: who came last before may still have its data in the cache.
         clock: gives seconds; by default those of this process, whatever else the machine does.
 
     """
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(-warm_up, rounds):
         for name in list(arms)[:: 1 if number % 2 else -1]:
+            for _ in range(lead):
+                arms[name]()
             start = clock()
             for _ in range(repeats):
                 arms[name]()

@@ -38,9 +38,10 @@ def test_arms_take_turns_and_warm_up_rounds_do_not_count():
         rounds=3,
         repeats=2,
         warm_up=1,
+        lead=1,
         clock=lambda: next(clock),
     )
-    assert "".join(calls) in ("aabbbbaaaabbbbaa", "bbaaaabbbbaaaabb")
+    assert "".join(calls) in ("aaabbbbbbaaaaaabbbbbbaaa", "bbbaaaaaabbbbbbaaaaaabbb")
     assert times == {"a": [0.5] * 3, "b": [0.5] * 3}  # one tick of the clock for two calls
 
 

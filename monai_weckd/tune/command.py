@@ -89,6 +89,11 @@ def _tune(args: argparse.Namespace) -> None:
         warmup_epochs=bundle.warmup_epochs,
         seed=args.seed,
     )
+    if bundle.replaced_selection:
+        print(
+            f"selection: trials train on random shards in place of {bundle.replaced_selection!r}, by which each would "
+            "ask for other labels; --set shard_file=path/to/plan.json takes those of a run"
+        )
     for line in _labels(bundle):
         print(line)
     try:

@@ -91,5 +91,5 @@ def torchrun(bundle, dataset_dir, output_dir, *, processes=2, **overrides):
     }
     for key, value in {**options, **SMALL, **overrides}.items():
         command += [f"--{key}", str(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)

@@ -31,7 +31,14 @@ from monai_weckd.metrics import classification_metrics
 from monai_weckd.plan import ChainPlan
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
-SMALL = {"max_epochs": 3, "iterations_per_epoch": 2, "batch_size": 8, "spatial_size": [32, 32], "label_fraction": 0.15}
+SMALL = {
+    "max_epochs": 3,
+    "iterations_per_epoch": 2,
+    "batch_size": 8,
+    "spatial_size": [32, 32],
+    "label_fraction": 0.15,
+    "selection": "random",
+}
 
 
 @pytest.fixture(scope="module")
