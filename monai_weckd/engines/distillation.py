@@ -104,6 +104,8 @@ class DistillationTrainer(SupervisedTrainer):
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`. Two have other defaults:
             ``optim_set_to_none`` is True, as in PyTorch, which spares a pass over all gradients; ``decollate`` is False
             unless there is a ``postprocessing``, since taking every batch apart costs more than a small step.
+            A network in train mode is left alone: a layer of it that someone has put in eval mode stays so until
+            the next validation, where MONAI puts it back in each step.
             Images of the default ``prepare_batch`` come without their metadata. Handlers that read
             ``from_engine("loss", first=True)`` need ``decollate=True``, or
             :py:func:`monai_weckd.handlers.losses_from_output` instead.

@@ -91,7 +91,8 @@ class TunedBundle:
         self._check_keys(parser, changes or {})
         # of an active chain each trial would ask for other labels, and all trials together for more than are paid for
         self.replaced_selection: str | None = None
-        if parser.get("selection", "random") != "random" and not {"selection", "shard_file"} & self.overrides.keys():
+        active = parser.get("selection", "random") != "random" and parser.get("shard_file") is None
+        if active and not {"selection", "shard_file"} & self.overrides.keys():
             self.replaced_selection, self.overrides["selection"] = parser["selection"], "random"
         parser.update(pairs=self.overrides)
         _refuse_unused(parser)
