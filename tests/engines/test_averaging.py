@@ -52,7 +52,9 @@ def test_what_is_frozen_stays_and_what_is_shared_is_averaged_once():
     network[1].requires_grad_(False)
     average = WeightAverage(torch.nn.DataParallel(network), decay=0.05)
     torch.nn.init.constant_(network[2].weight, 2.0)
+    torch.nn.init.constant_(network[1].weight, 5.0)
     average.update()
+    assert average.module[1].weight.item() == 1.0
     assert average.module[0].weight is average.module[2].weight
     assert average.module[0].weight.item() == pytest.approx(1.95)
     network[1].requires_grad_(True)
