@@ -27,14 +27,15 @@ from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
 
 if TYPE_CHECKING:
-    from monai_weckd.engines.distillation import DistillationTrainer
+    from monai.engines import SupervisedTrainer
+
     from monai_weckd.plan import ChainPlan
 
 __all__ = ["ask_for_shard"]
 
 
 def ask_for_shard(
-    engine: DistillationTrainer,
+    engine: SupervisedTrainer,
     plan: ChainPlan,
     items: Sequence[Mapping[str, Any]],
     *,
@@ -84,7 +85,7 @@ def ask_for_shard(
     return chosen[0]
 
 
-def _images(engine: DistillationTrainer) -> Any:
+def _images(engine: SupervisedTrainer) -> Any:
     """Return the training images in their order, whose random transforms are left out or have fixed seeds."""
     template: Any = engine.data_loader
     if hasattr(template.dataset, "gather"):

@@ -152,7 +152,7 @@ class DistillationTrainer(SupervisedTrainer):
             event_names=[DistillationEvents, *(event_names or [])],
             **options,
         )
-        self.distiller = Distiller(
+        self.state.distiller = Distiller(
             self,
             loss_function,
             teacher=teacher,
@@ -184,6 +184,12 @@ class DistillationTrainer(SupervisedTrainer):
         self.optimizer.step()
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return state.output
+
+    @property
+    def distiller(self) -> Distiller:
+        """The loss as the trainer calls it; handlers find it in ``engine.state``, in any trainer that has a teacher."""
+        distiller: Distiller = self.state.distiller
+        return distiller
 
     @property
     def teacher(self) -> torch.nn.Module | None:

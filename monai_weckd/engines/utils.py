@@ -15,14 +15,31 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine
 from monai.utils import CommonKeys
 
 from monai_weckd.features import unwrap
 
-__all__ = ["fingerprint", "freeze", "page_out", "predict_logits"]
+__all__ = ["attach_first", "fingerprint", "freeze", "page_out", "predict_logits"]
+
+
+def attach_first(engine: Engine, event: Any, handler: Callable, *args: Any) -> None:
+    """Add an event handler that acts before those that are there already, in whatever order they were listed.
+
+    Args:
+        engine: Ignite Engine.
+        event: one of its events.
+        handler: what to call.
+        args: further arguments for it.
+
+    """
+    engine.add_event_handler(event, handler, *args)
+    handlers = engine._event_handlers[event]  # Ignite has no public way to this
+    handlers.insert(0, handlers.pop())
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:

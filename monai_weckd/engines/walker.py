@@ -33,15 +33,14 @@ from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
 from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.ensemble import MeanLogits
-from monai_weckd.engines.utils import freeze, predict_logits
+from monai_weckd.engines.utils import attach_first, freeze, predict_logits
 from monai_weckd.features import unwrap
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.splits import divide_epochs
 
 if TYPE_CHECKING:
-    from monai.engines import Evaluator
+    from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.engines.distillation import DistillationTrainer
     from monai_weckd.plan import ChainPlan
 
 __all__ = ["StageWalker"]
@@ -54,7 +53,8 @@ class StageWalker:
 
     All work between two stages happens at the start of an epoch, or of ``Events.COMPLETED`` for the last stage,
     before any other handler: whoever listens to an epoch's end still sees the network as that epoch left it, and a
-    checkpoint saver at the run's end saves the last accepted student.
+    checkpoint saver at the run's end saves the last accepted student. The trainer's ``state`` holds the walker as
+    ``chain`` and needs a :py:class:`~monai_weckd.engines.Distiller` as ``distiller`` when the run starts.
 
     With several processes all ranks take the same walk: rank 0's metric decides, and its student is everyone's teacher.
 
@@ -95,26 +95,27 @@ class StageWalker:
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
 
-    def attach(self, engine: DistillationTrainer) -> None:
-        """Register the walk's steps; the first handler to attach is the first to run."""
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register the walk's steps, each before whatever else is registered for its event."""
         # the data and the plan are checked here, before the first image is opened
         items = training_items(engine.data_loader)
         if {item["id"] for item in items} != set(self.plan.train):
             self.plan = self.plan.replan(items)
         self.items = items
         self.epochs = divide_epochs(engine.state.max_epochs, self.plan.num_stages, self.options.stage_epochs)
-        engine.add_event_handler(Events.STARTED, self._begin_chain)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
+        engine.state.chain = self
+        attach_first(engine, Events.STARTED, self._begin_chain)
+        attach_first(engine, Events.EPOCH_STARTED, self._begin_epoch)
+        attach_first(engine, IterationEvents.LOSS_COMPLETED, self._check_loss)
         if self.options.averaging or self.options.teaches_itself:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._average)
+            attach_first(engine, Events.ITERATION_COMPLETED, self._average)
         if self.options.averaging:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._show_average)
-        engine.add_event_handler(Events.COMPLETED, self._end_chain)
+            attach_first(engine, Events.EPOCH_COMPLETED, self._show_average)
+        attach_first(engine, Events.COMPLETED, self._end_chain)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)
 
-    def _begin_chain(self, engine: DistillationTrainer) -> None:
+    def _begin_chain(self, engine: SupervisedTrainer) -> None:
         _check_same_on_all_ranks(self.plan)
         self.oracle = LabelOracle(self.items)
         if self.plan.stratify:
@@ -126,10 +127,10 @@ class StageWalker:
         self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
         self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
         self.initial = deepcopy(unwrap(engine.network).state_dict())
-        engine.teacher = None
+        engine.state.distiller.teacher = None
         engine.state.stage = 0
 
-    def _begin_epoch(self, engine: DistillationTrainer) -> None:
+    def _begin_epoch(self, engine: SupervisedTrainer) -> None:
         stage, stage_epoch = self._locate(engine.state.epoch)
         if stage_epoch == 1:
             if engine.state.stage:
@@ -153,7 +154,7 @@ class StageWalker:
             f"max_epochs: expected {sum(self.epochs)} as when the chain began, got more. Build a new trainer to go on."
         )
 
-    def _begin_stage(self, engine: DistillationTrainer, stage: int) -> None:
+    def _begin_stage(self, engine: SupervisedTrainer, stage: int) -> None:
         state, network = engine.state, unwrap(engine.network)
         if self.oracle is None:
             raise RuntimeError("oracle: expected a chain that has begun, got None. Start it by trainer.run().")
@@ -182,48 +183,48 @@ class StageWalker:
         # last, since it starts a loader's workers: with the datasets as the handlers of the event have left them
         engine.set_data(self._loader(engine, stage, labels))
 
-    def _loader(self, engine: DistillationTrainer, stage: int, labels: Mapping[str, int]) -> Any:
+    def _loader(self, engine: SupervisedTrainer, stage: int, labels: Mapping[str, int]) -> Any:
         place = {item["id"]: index for index, item in enumerate(self.items)}
         return stage_loader(
             engine.data_loader,
             labels={place[key]: label for key, label in labels.items()},
             pool=[place[key] for key in self.plan.pool(stage)],
             # there is nobody to guide on the pool in a stage without a teacher
-            pool_ratio=self.options.pool_ratio if engine.teacher is not None else 0,
+            pool_ratio=self.options.pool_ratio if engine.state.distiller.teacher is not None else 0,
             num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
             seed=self.plan.seed,
             stage=stage,
             views=self.options.views,
         )
 
-    def _set_teacher(self, engine: DistillationTrainer, labels: Mapping[str, int]) -> None:
+    def _set_teacher(self, engine: SupervisedTrainer, labels: Mapping[str, int]) -> None:
         """Set who guides through the stage that begins."""
         options = self.options
         self.average = WeightAverage(engine.network, decay=options.averaging) if options.averaging else None
         self.mirror = WeightAverage(engine.network, decay=0.0) if options.teacher == "student" else None
+        teacher: torch.nn.Module | None = None
         if self.mirror is not None:
-            engine.teacher = self.mirror.module
+            teacher = self.mirror.module
         elif options.teacher == "average" and self.average is not None:
-            engine.teacher = self.average.module
+            teacher = self.average.module
         elif self.students:
-            engine.teacher = self.students[-1] if options.teacher == "last" else MeanLogits(self.students)
-        else:
-            engine.teacher = None
+            teacher = self.students[-1] if options.teacher == "last" else MeanLogits(self.students)
+        engine.state.distiller.teacher = teacher
         if options.alignment:
             counts = [list(labels.values()).count(label) for label in range(len(self.plan.classes))]
-            engine.distiller.alignment = DistributionAlignment(counts)
+            engine.state.distiller.alignment = DistributionAlignment(counts)
 
-    def _average(self, engine: DistillationTrainer) -> None:
+    def _average(self, engine: SupervisedTrainer) -> None:
         for average in (self.average, self.mirror):
             if average is not None:
                 average.update()
 
-    def _show_average(self, engine: DistillationTrainer) -> None:
+    def _show_average(self, engine: SupervisedTrainer) -> None:
         """Put the averaged weights into the network, until the next epoch begins."""
         if self.average is not None:
             self.average.swap()
 
-    def _check_loss(self, engine: DistillationTrainer) -> None:
+    def _check_loss(self, engine: SupervisedTrainer) -> None:
         loss = float(engine.state.output[CommonKeys.LOSS].detach())
         if not math.isfinite(loss):
             good = f"stage {self.accepted.stage}" if self.accepted else "none"
@@ -233,7 +234,7 @@ class StageWalker:
                 f"Lower the learning rate; last good checkpoint: {good}."
             )
 
-    def _measure(self, evaluator: Evaluator, engine: DistillationTrainer) -> None:
+    def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
@@ -242,9 +243,9 @@ class StageWalker:
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
             self.best = (value, engine.state.stage_epoch, weights)
 
-    def _end_stage(self, engine: DistillationTrainer) -> None:
+    def _end_stage(self, engine: SupervisedTrainer) -> None:
         if not self.options.teaches_itself:
-            engine.distiller.check_teacher()
+            engine.state.distiller.check_teacher()
         if self.best is None and self.evaluator is not None:
             self.evaluator.run()
         value, best_epoch = None, engine.state.stage_epoch
@@ -262,7 +263,7 @@ class StageWalker:
             earlier = self.students if self.options.teacher == "ensemble" else []
             self.students = [*earlier, freeze(engine.network)]
 
-    def _calibrate(self, engine: DistillationTrainer) -> float | None:
+    def _calibrate(self, engine: SupervisedTrainer) -> float | None:
         if not self.options.calibrate or self.evaluator is None:
             return None
         found = predict_logits(
@@ -276,7 +277,7 @@ class StageWalker:
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
         return temperature
 
-    def _record(self, engine: DistillationTrainer, value: float | None, best_epoch: int) -> StageRecord:
+    def _record(self, engine: SupervisedTrainer, value: float | None, best_epoch: int) -> StageRecord:
         stage, last = engine.state.stage, self.accepted
         previous = last.value if last else None
         accepted = self.options.accept == "always" or previous is None or value is None
@@ -301,7 +302,7 @@ class StageWalker:
             calibration=calibration,
         )
 
-    def _end_chain(self, engine: DistillationTrainer) -> None:
+    def _end_chain(self, engine: SupervisedTrainer) -> None:
         if engine.state.stage:
             self._end_stage(engine)
             engine.state.stage = 0

@@ -28,7 +28,8 @@ from monai_weckd.features import extract, find_head, find_module, unwrap
 from monai_weckd.inferers import HeadInferer
 
 if TYPE_CHECKING:
-    from monai_weckd.engines import ChainDistillationTrainer
+    from monai.engines import SupervisedTrainer
+
     from monai_weckd.losses import DistillationLoss
 
 __all__ = ["FrozenBackbone"]
@@ -132,7 +133,7 @@ class FrozenBackbone:
         """Return a digest of all parameters and buffers outside the head."""
         return fingerprint(unwrap(self.network), without=self.head_layer)
 
-    def attach(self, engine: ChainDistillationTrainer) -> None:
+    def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
 
         Args:
@@ -141,7 +142,7 @@ class FrozenBackbone:
         """
         if not self.freeze:
             return
-        stages = engine.walker.plan.num_stages
+        stages = engine.state.chain.plan.num_stages
         if self.unfreeze_last and stages < 2:
             raise ValueError(
                 f"unfreeze_last: expected two stages or more, got {stages}. Train the whole network without "
@@ -151,9 +152,9 @@ class FrozenBackbone:
         engine.add_event_handler(ChainEvents.STAGE_STARTED, self._begin_stage)
         engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._check)
 
-    def _begin(self, engine: ChainDistillationTrainer) -> None:
-        _check_loss(engine.distiller.criterion)
-        engines: list[Any] = [one for one in (engine, engine.walker.evaluator) if one is not None]
+    def _begin(self, engine: SupervisedTrainer) -> None:
+        _check_loss(engine.state.distiller.criterion)
+        engines: list[Any] = [one for one in (engine, engine.state.chain.evaluator) if one is not None]
         for inferer in [one.inferer for one in engines]:
             if not isinstance(inferer, HeadInferer):
                 raise ValueError(
@@ -163,8 +164,8 @@ class FrozenBackbone:
         self._freeze(True)
         self._fill()
 
-    def _begin_stage(self, engine: ChainDistillationTrainer) -> None:
-        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.plan.num_stages))
+    def _begin_stage(self, engine: SupervisedTrainer) -> None:
+        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.state.chain.plan.num_stages))
         if self.frozen:
             self._fill()
 

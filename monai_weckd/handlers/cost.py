@@ -22,7 +22,7 @@ from monai_weckd.cost import estimate_cost
 from monai_weckd.probe import peak_bytes, probe_costs
 
 if TYPE_CHECKING:
-    from monai_weckd.engines import ChainDistillationTrainer
+    from monai.engines import SupervisedTrainer
 
 __all__ = ["CostReporter"]
 
@@ -46,7 +46,7 @@ class CostReporter:
     def __init__(self, seconds: float = 2.0) -> None:
         self.seconds = seconds
 
-    def attach(self, engine: ChainDistillationTrainer) -> None:
+    def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
 
         Args:
@@ -58,15 +58,15 @@ class CostReporter:
             engine.add_event_handler(Events.STARTED, self._predict)
             engine.add_event_handler(Events.COMPLETED, self._report)
 
-    def _predict(self, engine: ChainDistillationTrainer) -> None:
+    def _predict(self, engine: SupervisedTrainer) -> None:
         loader: Any = engine.data_loader
-        options = engine.walker.options
+        options = engine.state.chain.options
         costs = probe_costs(
             engine.network,
             engine.optimizer,
-            loss_function=engine.distiller.criterion,
+            loss_function=engine.state.distiller.criterion,
             image_shape=tuple(loader.dataset[0][CommonKeys.IMAGE].shape),
-            num_classes=len(engine.plan.classes),
+            num_classes=len(engine.state.chain.plan.classes),
             prepare_batch=engine.prepare_batch,
             inferer=engine.inferer,
             batch_size=loader.batch_size,
@@ -74,11 +74,11 @@ class CostReporter:
             seconds=self.seconds,
         )
         estimate = estimate_cost(
-            engine.plan,
+            engine.state.chain.plan,
             costs,
             max_epochs=int(engine.state.max_epochs or 0),
             epoch_length=int(engine.state.epoch_length or 0),
-            views=options.views if engine.distiller.teacher_cache else 0,
+            views=options.views if engine.state.distiller.teacher_cache else 0,
             stage_epochs=options.stage_epochs,
             batch_size=loader.batch_size,
             pool_ratio=options.pool_ratio,
@@ -87,9 +87,9 @@ class CostReporter:
         self.began = time.perf_counter()
         logger.info("predicted: %.0f s, %.0f MiB", estimate.total_seconds, estimate.peak_bytes / 2**20)
 
-    def _report(self, engine: ChainDistillationTrainer) -> None:
+    def _report(self, engine: SupervisedTrainer) -> None:
         actual: dict[str, Any] = {
-            "seconds": [record.seconds for record in engine.records],
+            "seconds": [record.seconds for record in engine.state.chain.records],
             "total_seconds": time.perf_counter() - self.began,
             "peak_bytes": peak_bytes(),
         }

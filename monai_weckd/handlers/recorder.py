@@ -36,7 +36,7 @@ from monai_weckd.oracle import LabelOracle
 from monai_weckd.visualize import save_error_gallery
 
 if TYPE_CHECKING:
-    from monai_weckd.engines import ChainDistillationTrainer
+    from monai.engines import SupervisedTrainer
 
 __all__ = ["ChainRecorder", "predict_probabilities", "write_atomically"]
 
@@ -106,7 +106,7 @@ class ChainRecorder:
         self.target_layer = target_layer
         self.settings = dict(settings or {})
 
-    def attach(self, engine: ChainDistillationTrainer) -> None:
+    def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
 
         Args:
@@ -123,10 +123,10 @@ class ChainRecorder:
         engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._end_stage)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
-    def _begin(self, engine: ChainDistillationTrainer) -> None:
+    def _begin(self, engine: SupervisedTrainer) -> None:
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
-        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
+        write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
         # in the form that monai.data.load_decathlon_datalist reads, for an evaluation without this package
         lists = {
             key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]
@@ -135,20 +135,21 @@ class ChainRecorder:
         }
         write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
 
-    def _begin_stage(self, engine: ChainDistillationTrainer) -> None:
+    def _begin_stage(self, engine: SupervisedTrainer) -> None:
         # with the shard, where the chain has just chosen it
-        write_atomically(self.output_dir / "plan.json", engine.plan.to_json())
+        write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
 
-    def _begin_epoch(self, engine: ChainDistillationTrainer) -> None:
+    def _begin_epoch(self, engine: SupervisedTrainer) -> None:
         self.sums, self.count, self.began = dict.fromkeys(LOSS_KEYS, 0.0), 0, time.perf_counter()
 
-    def _add_losses(self, engine: ChainDistillationTrainer) -> None:
+    def _add_losses(self, engine: SupervisedTrainer) -> None:
         for key, value in losses_from_output(engine.state.output).items():
             self.sums[key] += value
         self.count += 1
 
-    def _end_epoch(self, engine: ChainDistillationTrainer) -> None:
-        state, guided, criterion = engine.state, engine.teacher is not None, engine.distiller.criterion
+    def _end_epoch(self, engine: SupervisedTrainer) -> None:
+        state, distiller = engine.state, engine.state.distiller
+        guided, criterion = distiller.teacher is not None, distiller.criterion
         means: dict[str, float | None] = {key: total / self.count for key, total in self.sums.items()}
         if not guided:
             means[DistillationKeys.DISTILLATION_LOSS] = None
@@ -168,8 +169,8 @@ class ChainRecorder:
             }
         )
 
-    def _end_stage(self, engine: ChainDistillationTrainer) -> None:
-        record = engine.records[-1]
+    def _end_stage(self, engine: SupervisedTrainer) -> None:
+        record = engine.state.chain.records[-1]
         checkpoint = Path(f"stage_{record.stage}") / "model.pt"
         (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
         self._save(engine, self.output_dir / checkpoint)
@@ -193,7 +194,7 @@ class ChainRecorder:
         )
         self._write(engine)
 
-    def _end(self, engine: ChainDistillationTrainer) -> None:
+    def _end(self, engine: SupervisedTrainer) -> None:
         self._save(engine, self.output_dir / "model.pt")
         self._write(engine)
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
@@ -212,13 +213,14 @@ class ChainRecorder:
                 output_dir=self.output_dir,
             )
 
-    def _write(self, engine: ChainDistillationTrainer) -> None:
+    def _write(self, engine: SupervisedTrainer) -> None:
         accepted = [stage for stage in self.stages if stage["accepted"]]
-        budget = engine.plan.label_budget
+        plan = engine.state.chain.plan
+        budget = plan.label_budget
         chain = {
             "format": 1,
-            "classes": list(engine.plan.classes),
-            "seed": engine.plan.seed,
+            "classes": list(plan.classes),
+            "seed": plan.seed,
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
             "settings": self.settings,
@@ -229,8 +231,8 @@ class ChainRecorder:
         write_atomically(self.output_dir / "chain.json", json.dumps(chain, indent=4) + "\n")
         write_atomically(self.output_dir / "history.json", json.dumps({"epochs": self.epochs}, indent=1) + "\n")
 
-    def _ledger(self, engine: ChainDistillationTrainer) -> list[dict[str, Any]]:
-        lines = engine.oracle.to_dicts() if engine.oracle else []
+    def _ledger(self, engine: SupervisedTrainer) -> list[dict[str, Any]]:
+        lines = engine.state.chain.oracle.to_dicts() if engine.state.chain.oracle else []
         for purpose, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"])):
             if loader is not None:
                 oracle = LabelOracle(loader.dataset.data)
@@ -238,22 +240,22 @@ class ChainRecorder:
                 lines += oracle.to_dicts()
         return lines
 
-    def _save(self, engine: ChainDistillationTrainer, path: Path) -> None:
+    def _save(self, engine: SupervisedTrainer, path: Path) -> None:
         part = path.with_name(path.name + ".part")
         torch.save(unwrap(engine.network).state_dict(), part)
         os.replace(part, path)
 
-    def _measure(self, engine: ChainDistillationTrainer, split: str) -> dict[str, float | None] | None:
+    def _measure(self, engine: SupervisedTrainer, split: str) -> dict[str, float | None] | None:
         loader = self.loaders[split]
         if loader is None:
             return None
         return classification_metrics(*self._predict(engine, loader))
 
-    def _predict(self, engine: ChainDistillationTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, engine: SupervisedTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
         return predict_probabilities(engine.network, loader, engine.state.device, inferer=self.evaluator.inferer)
 
-    def _rows(self, engine: ChainDistillationTrainer, split: str) -> list[dict[str, Any]]:
-        names = engine.plan.classes
+    def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
+        names = engine.state.chain.plan.classes
         probabilities, labels = self._predict(engine, self.loaders[split])
         return [
             {
