@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "read_shards", "__version__"]
+__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "plan_training", "read_shards", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ _HOMES = {
     "ChainPlan": "plan",
     "StagePlan": "plan",
     "plan_chain": "plan",
+    "plan_training": "plan",
     "read_shards": "plan",
     "LabelOracle": "oracle",
 }

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "group_of", "hash_fraction"]
+__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "group_of", "hash_fraction", "identify"]
 
 SPLITS = ("train", "val", "test")
 
@@ -105,6 +105,17 @@ def group_of(item: Mapping[str, Any]) -> str:
 
     """
     return str(item.get("group") or item["id"])
+
+
+def identify(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return items with the ``id`` and ``group`` that a plan needs.
+
+    Args:
+        items: dictionaries; one without ``id`` is known by its ``image``, one without ``group`` is a group of its own.
+
+    """
+    named = [{**item, "id": str(item.get("id", item["image"]))} for item in items]
+    return [{**item, "group": group_of(item)} for item in named]
 
 
 def draw_shards(

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from monai.data import SmartCacheDataset
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
+from monai_weckd.splits import identify
 
 __all__ = ["as_batch", "stage_loader", "training_items"]
 
@@ -47,11 +49,12 @@ def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
             f"got {type(loader).__name__}. "
             "Use monai.data.Dataset or CacheDataset, whose `data` is the list of items."
         )
-    items = []
-    for item in data:
-        key = str(item.get("id", item["image"]))
-        items.append({**item, "id": key, "group": str(item.get("group") or key)})
-    return items
+    if isinstance(loader.dataset, SmartCacheDataset):
+        raise TypeError(
+            "train_data_loader: expected a dataset whose items keep their places, got SmartCacheDataset, which replaces"
+            " them. Use monai.data.CacheDataset."
+        )
+    return identify(data)
 
 
 def stage_loader(

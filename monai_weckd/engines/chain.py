@@ -113,11 +113,6 @@ class ChainDistillationTrainer(DistillationTrainer):
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
     ) -> None:
-        if teacher_cache and views == 0:
-            raise ValueError(
-                "teacher_cache: expected False with views=0, whose views never return, got True. "
-                "Pass the number of views of each item, such as views=8."
-            )
         chain = ChainOptions(
             stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
             init=init,
@@ -130,13 +125,7 @@ class ChainDistillationTrainer(DistillationTrainer):
             calibrate=calibrate,
             head_layer=head_layer,
         )
-        if teacher_cache and chain.teaches_itself:
-            raise ValueError(f"teacher_cache: expected False with teacher={teacher!r}, which changes, got True.")
-        if teacher == "ensemble" and loss_function.attention_weight > 0:
-            raise ValueError(
-                f"attention_weight: expected 0 with teacher='ensemble', got {loss_function.attention_weight}. "
-                "An ensemble has no features; pass teacher='last'."
-            )
+        chain.check_teacher(teacher_cache=teacher_cache, attention_weight=loss_function.attention_weight)
         self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
         super().__init__(
             device,

@@ -137,6 +137,31 @@ class ChainOptions:
         if self.views < 0:
             raise ValueError(f"views: expected 0 or more, got {self.views}. Pass 0 for a new view each time.")
 
+    def check_teacher(self, *, teacher_cache: bool, attention_weight: float) -> None:
+        """Make sure that the teacher can do what is asked of it.
+
+        Args:
+            teacher_cache: whether its outputs are kept.
+            attention_weight: weight of the attention loss.
+
+        Raises:
+            ValueError: When its outputs are kept and every view is new, or it changes.
+            ValueError: When it is an ensemble, which has no features, and there is an attention loss.
+
+        """
+        if teacher_cache and self.views == 0:
+            raise ValueError(
+                "teacher_cache: expected False with views=0, whose views never return, got True. "
+                "Pass the number of views of each item, such as views=8."
+            )
+        if teacher_cache and self.teaches_itself:
+            raise ValueError(f"teacher_cache: expected False with teacher={self.teacher!r}, which changes, got True.")
+        if self.teacher == "ensemble" and attention_weight > 0:
+            raise ValueError(
+                f"attention_weight: expected 0 with teacher='ensemble', got {attention_weight}. "
+                "An ensemble has no features; pass teacher='last'."
+            )
+
     @property
     def teaches_itself(self) -> bool:
         """Whether a student is its own teacher."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from ignite.engine import EventEnum
+from ignite.engine import EventEnum, Events
 from ignite.metrics import Metric
 from monai.data import MetaTensor
 from monai.engines import IterationEvents, SupervisedTrainer, default_prepare_batch
@@ -97,6 +97,8 @@ class DistillationTrainer(SupervisedTrainer):
             ``device``, gets no gradient, and is never wrapped or saved.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        teacher_transform: makes of a batch of images what the teacher was trained on, default None: it sees what the
+            student sees.
         teacher_cache: whether to keep the teacher's outputs for each item's ``index`` and ``view``, so that it runs
             once for each; batches must bring both. Default False.
         train_handlers: handlers of the training.
@@ -127,6 +129,7 @@ class DistillationTrainer(SupervisedTrainer):
         teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         teacher_cache: bool = False,
         train_handlers: Sequence | None = None,
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
@@ -158,10 +161,13 @@ class DistillationTrainer(SupervisedTrainer):
             teacher=teacher,
             student_layer=student_layer,
             teacher_layer=teacher_layer,
+            teacher_transform=teacher_transform,
             teacher_cache=teacher_cache,
         )
         self.loss_function = self.distiller
         self.prepare_batch = self.distiller.remember(self.prepare_batch)
+        if teacher is not None:
+            self.add_event_handler(Events.COMPLETED, self.distiller.check_teacher)
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
         """Train on one batch with the events and the output of the base class, but for its special cases."""
@@ -171,7 +177,6 @@ class DistillationTrainer(SupervisedTrainer):
         images, labels, *rest = self.prepare_batch(batchdata, state.device, self.non_blocking, **self.to_kwargs)
         args, kwargs = rest or ((), {})
         state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: labels}
-        self.distiller.ask(images)
         if not unwrap(self.network).training:  # a walk through hundreds of modules takes as long as a small step
             self.network.train()
         self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)

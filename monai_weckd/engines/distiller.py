@@ -65,6 +65,8 @@ class Distiller:
         teacher: the network to learn from, or None for a stage without one.
         student_layer: module path of the student's features for the attention loss.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
+        teacher_transform: makes of a batch of images, (B, C, spatial dimensions), what the teacher was trained on, such
+            as other intensities; default None: it sees what the student sees.
         teacher_cache: whether to keep the teacher's outputs by item and view, of which batches must then bring
             ``index`` and ``view``. Once an epoch has passed without a question the teacher leaves the memory. Default
             False.
@@ -83,6 +85,7 @@ class Distiller:
         teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
+        teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         teacher_cache: bool = False,
     ) -> None:
         if loss_function.attention_weight > 0 and student_layer is None:
@@ -94,6 +97,7 @@ class Distiller:
         self.engine = engine
         self.criterion = loss_function
         self.teacher_layer = teacher_layer or student_layer
+        self.teacher_transform = teacher_transform
         self.student_hook: FeatureHook | None = None
         if loss_function.attention_weight > 0 and student_layer is not None:
             self.student_hook = FeatureHook(engine.network, student_layer)
@@ -111,9 +115,12 @@ class Distiller:
         self._teacher: torch.nn.Module | None = None
         self._fingerprint: str | None = None
         self.teacher = teacher
+        self._handles = []
         if teacher_cache:
-            engine.add_event_handler(Events.EPOCH_STARTED, self._count_questions)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._page_out)
+            self._handles = [
+                engine.add_event_handler(Events.EPOCH_STARTED, self._count_questions),
+                engine.add_event_handler(Events.EPOCH_COMPLETED, self._page_out),
+            ]
 
     @property
     def teacher(self) -> torch.nn.Module | None:
@@ -137,10 +144,17 @@ class Distiller:
             self._folder.cleanup()
             self._folder = None
         if teacher is not None:
-            teacher.to(self.engine.state.device).eval().requires_grad_(False)
+            teacher.to(self.engine.state.device).eval()
+            for parameter in teacher.parameters():  # TorchScript has no requires_grad_ of its own
+                parameter.requires_grad_(False)
             self._fingerprint = fingerprint(teacher)
             if self.teacher_cache:
                 self.cache = TeacherCache(self._fingerprint)
+            if self.student_hook is not None and isinstance(teacher, torch.jit.ScriptModule):
+                raise ValueError(
+                    "teacher: expected a network with layers to look into for the attention loss, got TorchScript. "
+                    "Pass the network itself, or no attention loss."
+                )
             if self.student_hook is not None:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
@@ -157,13 +171,27 @@ class Distiller:
                 "Look for code that trains it or leaves its BatchNorm in train mode."
             )
 
+    def close(self) -> None:
+        """Take all hooks and event handlers away again."""
+        self.teacher = None
+        if self.student_hook is not None:
+            self.student_hook.remove()
+        for handle in self._handles:
+            handle.remove()
+
     def remember(self, prepare_batch: Callable) -> Callable:
-        """Wrap ``prepare_batch`` so that the teacher is asked about the same batch, with the same extra arguments."""
+        """Wrap ``prepare_batch`` so that the teacher is asked about the same batch, with the same extra arguments.
+
+        It is asked before the student's forward pass, whose activations then need not wait; under automatic mixed
+        precision, which begins later, after it.
+        """
 
         def prepare(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
             batch = prepare_batch(batchdata, *args, **kwargs)
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
             self._batch, self._answer = batchdata, None
+            if not self.engine.amp:
+                self.ask(batch[0])
             return batch
 
         return prepare
@@ -189,10 +217,10 @@ class Distiller:
         return self.criterion.total(parts)
 
     def ask(self, images: torch.Tensor) -> None:
-        """Ask the teacher before the student's forward pass, so that no activations of the student wait meanwhile.
+        """Ask the teacher about the current batch.
 
         Args:
-            images: what the student will see, from ``prepare_batch``.
+            images: what the student sees, from ``prepare_batch``.
 
         """
         teacher = self._teacher
@@ -225,6 +253,8 @@ class Distiller:
         """Return the teacher's logits and features for images."""
         args, kwargs = self._call
         with torch.inference_mode():
+            if self.teacher_transform is not None:
+                images = self.teacher_transform(images)
             logits = self.engine.inferer(images, teacher, *args, **kwargs)
         # a copy made out here may be kept for a backward pass, the result of inference mode may not
         return logits.clone(), None if self.teacher_hook is None else self.teacher_hook.features

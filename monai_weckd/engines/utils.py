@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, RemovableEventHandle
 from monai.utils import CommonKeys
 
 from monai_weckd.features import unwrap
@@ -27,7 +27,7 @@ from monai_weckd.features import unwrap
 __all__ = ["attach_first", "fingerprint", "freeze", "page_out", "predict_logits"]
 
 
-def attach_first(engine: Engine, event: Any, handler: Callable, *args: Any) -> None:
+def attach_first(engine: Engine, event: Any, handler: Callable, *args: Any) -> RemovableEventHandle:
     """Add an event handler that acts before those that are there already, in whatever order they were listed.
 
     Args:
@@ -37,9 +37,10 @@ def attach_first(engine: Engine, event: Any, handler: Callable, *args: Any) -> N
         args: further arguments for it.
 
     """
-    engine.add_event_handler(event, handler, *args)
+    handle = engine.add_event_handler(event, handler, *args)
     handlers = engine._event_handlers[event]  # Ignite has no public way to this
     handlers.insert(0, handlers.pop())
+    return handle
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -104,16 +104,25 @@ class StageWalker:
         self.items = items
         self.epochs = divide_epochs(engine.state.max_epochs, self.plan.num_stages, self.options.stage_epochs)
         engine.state.chain = self
-        attach_first(engine, Events.STARTED, self._begin_chain)
-        attach_first(engine, Events.EPOCH_STARTED, self._begin_epoch)
-        attach_first(engine, IterationEvents.LOSS_COMPLETED, self._check_loss)
+        steps: list[tuple[Any, Callable]] = [
+            (Events.STARTED, self._begin_chain),
+            (Events.EPOCH_STARTED, self._begin_epoch),
+            (IterationEvents.LOSS_COMPLETED, self._check_loss),
+            (Events.COMPLETED, self._end_chain),
+        ]
         if self.options.averaging or self.options.teaches_itself:
-            attach_first(engine, Events.ITERATION_COMPLETED, self._average)
+            steps.append((Events.ITERATION_COMPLETED, self._average))
         if self.options.averaging:
-            attach_first(engine, Events.EPOCH_COMPLETED, self._show_average)
-        attach_first(engine, Events.COMPLETED, self._end_chain)
+            steps.append((Events.EPOCH_COMPLETED, self._show_average))
+        self._handles = [attach_first(engine, event, step) for event, step in steps]
         if self.evaluator is not None:
-            self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)
+            self._handles.append(self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine))
+
+    def detach(self, engine: SupervisedTrainer) -> None:
+        """Take the walk's steps away again."""
+        for handle in self._handles:
+            handle.remove()
+        del engine.state.chain
 
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
         _check_same_on_all_ranks(self.plan)

@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 from .backbone import FrozenBackbone
+from .chain import ChainHandler
 from .cost import CostReporter
+from .distillation import DistillationHandler
 from .losses import losses_from_output
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
@@ -20,9 +22,11 @@ from .teacher_weight import TeacherWeightHandler
 from .temperature import TemperatureHandler
 
 __all__ = [
+    "ChainHandler",
     "ChainProgressBar",
     "ChainRecorder",
     "CostReporter",
+    "DistillationHandler",
     "FrozenBackbone",
     "TeacherWeightHandler",
     "TemperatureHandler",

@@ -12,5 +12,6 @@
 from __future__ import annotations
 
 from .efficientnet_lite import EfficientNetLite
+from .teacher import OnnxNetwork, load_teacher
 
-__all__ = ["EfficientNetLite"]
+__all__ = ["EfficientNetLite", "OnnxNetwork", "load_teacher"]

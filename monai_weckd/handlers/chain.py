@@ -1,0 +1,95 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, Stateful
+from monai_weckd.engines.walker import StageWalker
+from monai_weckd.handlers.distillation import DistillationHandler
+
+if TYPE_CHECKING:
+    from monai.engines import Evaluator, SupervisedTrainer
+
+    from monai_weckd.plan import ChainPlan
+
+__all__ = ["ChainHandler"]
+
+
+class ChainHandler(DistillationHandler):
+    """Turn a :py:class:`monai.engines.SupervisedTrainer` that knows nothing of it into a chain.
+
+    What :py:class:`~monai_weckd.engines.ChainDistillationTrainer` does with the same plan, options and data, with the
+    same results: ``max_epochs`` counts the whole chain, each stage draws its batches from the dataset of the trainer's
+    own loader, and after the run the network is the last accepted student. ``engine.state.chain`` holds plan, records
+    and label oracle. List it before handlers that listen to ``ChainEvents``, such as
+    :py:class:`~monai_weckd.handlers.ChainRecorder`; the order does not matter otherwise.
+
+    Args:
+        plan: who sees what when, as from :py:func:`monai_weckd.plan_training`.
+        evaluator: the pipeline's own validation engine, whose key metric chooses the best weights and feeds the gate;
+            default None, for ``accept="always"`` alone.
+        fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the learning rate
+            scheduler.
+        teacher_cache: whether to keep the teacher's outputs, so that it runs once for each view; default False.
+        options: how to walk from stage to stage, by the names of :py:class:`~monai_weckd.engines.ChainOptions`, and how
+            to distil, by those of :py:class:`DistillationHandler`, whose ``teacher`` is the chain's own affair.
+
+    Raises:
+        TypeError: When an option is unknown.
+        ValueError: When an option is out of its range, or two of them exclude each other.
+
+    """
+
+    def __init__(
+        self,
+        plan: ChainPlan,
+        *,
+        evaluator: Evaluator | None = None,
+        fresh: Sequence[Stateful] = (),
+        teacher_cache: bool = False,
+        **options: Any,
+    ) -> None:
+        names = {field.name for field in fields(ChainOptions)}
+        chain = ChainOptions(**{name: value for name, value in options.items() if name in names})
+        super().__init__(None, **{name: value for name, value in options.items() if name not in names})
+        chain.check_teacher(teacher_cache=teacher_cache, attention_weight=self.loss_function.attention_weight)
+        self.options["teacher_cache"] = teacher_cache
+        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: a ``SupervisedTrainer`` with its own iteration and a loader over a dataset of dictionaries.
+
+        Raises:
+            TypeError: When it is another engine, or its batches cannot be drawn anew.
+            ValueError: When its epochs cannot be shared among the stages.
+
+        """
+        engine.register_events(*ChainEvents)
+        # the distiller must be there before the chain begins, so it attaches last of those that come first
+        self.walker.attach(engine)
+        super().attach(engine)
+
+    def detach(self, engine: SupervisedTrainer) -> None:
+        """Take the chain away again, see :py:meth:`DistillationHandler.detach`; the weights stay.
+
+        Args:
+            engine: the trainer that it was attached to.
+
+        """
+        super().detach(engine)
+        self.walker.detach(engine)

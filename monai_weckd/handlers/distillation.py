@@ -1,0 +1,196 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+
+from monai_weckd.engines.distiller import DistillationEvents, Distiller
+from monai_weckd.engines.utils import attach_first
+from monai_weckd.handlers.teacher_weight import TeacherWeightHandler
+from monai_weckd.handlers.temperature import TemperatureHandler
+from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.networks import load_teacher
+
+if TYPE_CHECKING:
+    from ignite.engine import RemovableEventHandle
+
+__all__ = ["DistillationHandler"]
+
+
+class DistillationHandler:
+    """Give a teacher to a :py:class:`monai.engines.SupervisedTrainer` that knows nothing of one.
+
+    The trainer's own loss function becomes the task loss of a :py:class:`~monai_weckd.losses.DistillationLoss`. Losses,
+    events and the keys in ``engine.state.output`` are those of
+    :py:class:`~monai_weckd.engines.DistillationTrainer`, and the student ends with the same weights. Nothing is
+    patched: when the run starts, the trainer's ``loss_function`` and ``prepare_batch`` are replaced by others that call
+    them, and :py:meth:`detach` puts both back. List it before handlers that listen to
+    ``DistillationEvents.TEACHER_COMPLETED``. Knowledge distillation after Hinton et al., arXiv 1503.02531.
+
+    Args:
+        teacher: a network, the folder of a bundle, or a TorchScript, ONNX or ``state_dict`` file, see
+            :py:func:`~monai_weckd.networks.load_teacher`.
+        network: whose copy gets the weights of a ``state_dict`` file, default None: the trained network's.
+        weight: share of the distillation loss, 0.0 to 1.0.
+        weight_end: share in the last epoch, to which it goes in equal steps, default None: ``weight``.
+        temperature: of the distillation loss, above 0; or its schedule over the epochs.
+        attention: weight of the attention loss, default 0.0: none.
+        student_layer: module path of the student's features for the attention loss.
+        teacher_layer: module path of the teacher's features, default ``student_layer``.
+        teacher_transform: makes of a batch of images, (B, C, spatial dimensions), what the teacher was trained on, such
+            as other intensities; default None: it sees what the student sees.
+        multilabel: whether each class has a sigmoid of its own, default False.
+        threshold: the teacher guides where its largest probability is at least this, default 0.0: everywhere.
+        hard_labels: whether the teacher gives its class alone, default False.
+
+    Raises:
+        FileNotFoundError: When ``teacher`` is a path to nothing.
+        ValueError: When a number is out of its range, or there is no layer for an attention loss.
+
+    Example::
+
+        >>> from monai.engines import SupervisedTrainer
+        >>> from monai_weckd.handlers import DistillationHandler
+        >>> network, teacher = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+        >>> trainer = SupervisedTrainer(
+        ...     "cpu",
+        ...     max_epochs=1,
+        ...     train_data_loader=[{"image": torch.zeros(4, 2), "label": torch.tensor([0, 1, 2, 1])}],
+        ...     network=network,
+        ...     optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        ...     loss_function=torch.nn.CrossEntropyLoss(),
+        ...     train_handlers=[DistillationHandler(teacher, temperature=2.0)],
+        ... )
+        >>> trainer.run()
+
+    """
+
+    def __init__(
+        self,
+        teacher: torch.nn.Module | str | os.PathLike[str] | None,
+        *,
+        network: torch.nn.Module | None = None,
+        weight: float = 0.5,
+        weight_end: float | None = None,
+        temperature: float | TemperatureSchedule = 4.0,
+        attention: float = 0.0,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        multilabel: bool = False,
+        threshold: float = 0.0,
+        hard_labels: bool = False,
+    ) -> None:
+        if isinstance(teacher, (str, os.PathLike)) and not Path(teacher).exists():
+            raise FileNotFoundError(
+                f"teacher: expected a network, a bundle's folder or a file, got {teacher}, which is not there. "
+                "Check the path."
+            )
+        if attention > 0 and student_layer is None:
+            raise ValueError(
+                f"student_layer: expected a module path for attention={attention}, got None. "
+                "Name the layer, for example 'layer4', or pass attention=0."
+            )
+        self.teacher = teacher
+        self.network = network
+        self.loss_function = DistillationLoss(
+            weight=weight,
+            temperature=temperature(0.0) if isinstance(temperature, TemperatureSchedule) else temperature,
+            attention_weight=attention,
+            multilabel=multilabel,
+            threshold=threshold,
+            hard_labels=hard_labels,
+        )
+        self.options: dict[str, Any] = {
+            "student_layer": student_layer,
+            "teacher_layer": teacher_layer,
+            "teacher_transform": teacher_transform,
+        }
+        self.schedules: list[Any] = []
+        if isinstance(temperature, TemperatureSchedule):
+            self.schedules.append(TemperatureHandler(self.loss_function, temperature))
+        if weight_end is not None:
+            self.schedules.append(TeacherWeightHandler(self.loss_function, weight, weight_end))
+        self.distiller: Distiller | None = None
+        self._handles: list[RemovableEventHandle] = []
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: a ``SupervisedTrainer`` with its own iteration.
+
+        Raises:
+            TypeError: When it is another engine, or one that need not call its loss function.
+            ValueError: When it has a teacher already.
+
+        """
+        _check_engine(engine)
+        engine.register_events(*DistillationEvents)
+        engine.state.distiller = None
+        self._handles = [attach_first(engine, Events.STARTED, self._begin)]
+        self._handles += [engine.add_event_handler(Events.EPOCH_STARTED, schedule) for schedule in self.schedules]
+        if self.teacher is not None:
+            self._handles.append(engine.add_event_handler(Events.COMPLETED, self._end))
+
+    def detach(self, engine: SupervisedTrainer) -> None:
+        """Take the teacher away again: the trainer is as it was before :py:meth:`attach`.
+
+        Args:
+            engine: the trainer that it was attached to.
+
+        """
+        for handle in self._handles:
+            handle.remove()
+        if self.distiller is not None:
+            self.distiller.close()
+            engine.loss_function, engine.prepare_batch = self._replaced
+            self.distiller = None
+        del engine.state.distiller
+
+    def _begin(self, engine: SupervisedTrainer) -> None:
+        """Put the teacher in place; a trainer that goes on has it already."""
+        if self.distiller is not None:
+            return
+        teacher = self.teacher if self.teacher is None else load_teacher(self.teacher, network=self._definition(engine))
+        self._replaced = engine.loss_function, engine.prepare_batch
+        self.loss_function.task_loss = engine.loss_function
+        self.distiller = Distiller(engine, self.loss_function, teacher=teacher, **self.options)
+        engine.loss_function = engine.state.distiller = self.distiller
+        engine.prepare_batch = self.distiller.remember(engine.prepare_batch)
+
+    def _definition(self, engine: SupervisedTrainer) -> torch.nn.Module:
+        return engine.network if self.network is None else self.network
+
+    def _end(self, engine: SupervisedTrainer) -> None:
+        engine.state.distiller.check_teacher()
+
+
+def _check_engine(engine: Any) -> None:
+    """Raise an error for an engine in which a teacher could have no say, or two."""
+    if not isinstance(engine, SupervisedTrainer):
+        raise TypeError(f"engine: expected a SupervisedTrainer, got {type(engine).__name__}. Attach it to the trainer.")
+    if hasattr(engine.state, "distiller"):
+        raise ValueError("engine: expected a trainer without a teacher, got one that has it. Detach the other handler.")
+    # Ignite's name for what an engine does with a batch; whoever replaces it need not call the loss function
+    if getattr(engine._process_function, "__func__", None) is not SupervisedTrainer._iteration:
+        raise TypeError(
+            "engine: expected SupervisedTrainer's own iteration, got another, which need not call the loss function. "
+            "Leave iteration_update out, or pass DistillationTrainer its teacher."
+        )

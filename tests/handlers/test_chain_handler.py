@@ -1,0 +1,211 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from chain_runs import make_chain, make_evaluator, make_items, make_network
+from ignite.engine import Events
+from monai.data import CacheDataset, SmartCacheDataset
+from monai.data import Dataset as MonaiDataset
+from monai.engines import SupervisedTrainer
+from monai.handlers import CheckpointSaver, LrScheduleHandler, ValidationHandler
+from monai.transforms import Compose, RandGaussianNoised
+from torch.utils.data import DataLoader, Dataset
+
+from monai_weckd import plan_chain, plan_training
+from monai_weckd.engines import ChainEvents, fingerprint
+from monai_weckd.handlers import ChainHandler, ChainRecorder
+from monai_weckd.losses import DistillationLoss
+
+CLASSES = ("a", "b", "c")
+
+
+def smooth():
+    return torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+
+
+def make_parts(*, dataset=None, scheduler=False):
+    """Return plan, loader, network, optimizer, evaluator and schedulers of an ordinary pipeline."""
+    items = make_items()
+    plan = plan_chain(items, classes=CLASSES, policy="cumulative")
+    network = make_network()
+    transform = Compose([RandGaussianNoised("image", prob=1.0, std=0.2)])
+    dataset = dataset or MonaiDataset(plan.select(items, "train"), transform)
+    loader = DataLoader(dataset, batch_size=8, shuffle=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    fresh = [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)] if scheduler else []
+    return plan, loader, network, optimizer, make_evaluator(network, plan.select(items, "val")), fresh
+
+
+def make_pipeline(parts, handlers, **options):
+    _, loader, network, optimizer, evaluator, fresh = parts
+    schedule = [LrScheduleHandler(part, print_lr=False) for part in fresh]
+    return SupervisedTrainer(
+        "cpu",
+        max_epochs=6,
+        epoch_length=4,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=smooth(),
+        train_handlers=[ValidationHandler(1, evaluator), *schedule, *handlers],
+        **options,
+    )
+
+
+def record(trainer):
+    return [{**asdict(entry), "seconds": 0} for entry in trainer.state.chain.records]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scheduler": True, "init": "initial", "accept": "always"},
+        {"pool_ratio": 1, "averaging": 0.9, "calibrate": True},
+        {"pool_ratio": 1, "teacher": "average", "averaging": 0.9},
+        {"pool_ratio": 1, "teacher": "student", "threshold": 0.5, "hard_labels": True},
+        {"attention": 2.0, "student_layer": "2"},
+        {"views": 2, "teacher_cache": True, "pool_ratio": 1},
+        {"teacher": "ensemble", "stage_epochs": (1, 2, 3), "alignment": True, "pool_ratio": 1},
+    ],
+    ids=lambda options: "-".join(options) or "default",
+)
+def test_the_chain_is_that_of_the_trainer(options):
+    loss = {key: options[key] for key in ("threshold", "hard_labels") if key in options}
+    expected = make_chain(
+        loss_function=DistillationLoss(
+            task_loss=smooth(), temperature=2.0, attention_weight=options.get("attention", 0.0), **loss
+        ),
+        **{key: value for key, value in options.items() if key not in {*loss, "attention"}},
+    )
+    expected.run()
+    parts = make_parts(scheduler=options.get("scheduler", False))
+    settings = {key: value for key, value in options.items() if key != "scheduler"}
+    # listed last, as an overlay of a bundle lists it
+    handler = ChainHandler(parts[0], evaluator=parts[4], fresh=parts[5], temperature=2.0, **settings)
+    found = make_pipeline(parts, [handler])
+    found.run()
+    assert record(found) == record(expected)
+    assert fingerprint(found.network) == fingerprint(expected.network)
+
+
+def test_args_validation():
+    parts = make_parts()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'averagin'"):
+        ChainHandler(parts[0], evaluator=parts[4], averagin=0.9)
+    with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
+        ChainHandler(parts[0])
+    with pytest.raises(ValueError, match="attention_weight: expected 0 with teacher='ensemble'"):
+        ChainHandler(parts[0], evaluator=parts[4], teacher="ensemble", attention=1.0, student_layer="2")
+    with pytest.raises(ValueError, match="teacher_cache: expected False with views=0"):
+        ChainHandler(parts[0], evaluator=parts[4], teacher_cache=True)
+    handler = ChainHandler(parts[0], evaluator=parts[4])
+    with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
+        make_pipeline((None, [{"image": torch.zeros(1), "label": 0}], *parts[2:]), [handler])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        (
+            SmartCacheDataset(make_items(), cache_num=8, progress=False),
+            "items keep their places, got SmartCacheDataset",
+        ),
+        (
+            torch.utils.data.TensorDataset(torch.zeros(8, 3), torch.zeros(8)),
+            "expected a DataLoader over a MONAI dataset",
+        ),
+    ],
+    ids=["smart cache", "tensors"],
+)
+def test_what_cannot_be_drawn_anew_is_refused(dataset, reason):
+    parts = make_parts(dataset=dataset)
+    with pytest.raises(TypeError, match=reason):
+        make_pipeline(parts, [ChainHandler(parts[0], evaluator=parts[4])])
+
+
+def test_a_plain_dataset_and_loader_of_pytorch_will_do():
+    class Images(Dataset):
+        def __init__(self, data):
+            self.data = data
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            return {key: self.data[index][key] for key in ("image", "label")}
+
+    parts = make_parts(dataset=Images([{**item, "id": str(i)} for i, item in enumerate(make_items())]))
+    plan = plan_training(parts[1].dataset.data, classes=CLASSES)
+    trainer = make_pipeline(parts, [ChainHandler(plan, evaluator=parts[4])])
+    trainer.run()
+    assert [entry.labelled for entry in trainer.state.chain.records] == [12] * 3
+    assert trainer.state.chain.oracle.budget == 36
+
+
+def test_cached_items_are_drawn_too():
+    items = make_items()
+    parts = make_parts(dataset=CacheDataset(items, cache_rate=0.5, progress=False))
+    trainer = make_pipeline(parts, [ChainHandler(plan_training(items, classes=CLASSES), evaluator=parts[4])])
+    trainer.run()
+    assert len(trainer.state.chain.records) == 3
+
+
+def test_the_saver_at_the_end_saves_the_accepted_student(tmp_path):
+    parts = make_parts()
+    saver = CheckpointSaver(tmp_path, {"network": parts[2]}, save_final=True, final_filename="final.pt")
+    # the saver is listed, and so attached, before the chain
+    trainer = make_pipeline(parts, [saver, ChainHandler(parts[0], evaluator=parts[4])])
+    trainer.add_event_handler(
+        Events.EPOCH_STARTED(every=6), lambda engine: engine.network[0].weight.data.add_(1e3)
+    )  # the last stage's last epoch is ruined
+    trainer.run()
+    accepted = [entry for entry in trainer.state.chain.records if entry.accepted][-1]
+    assert accepted.stage == 2 or accepted.best_epoch == 1
+    saved = torch.load(tmp_path / "final.pt", weights_only=True)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in trainer.network.state_dict().items())
+    assert saved["0.weight"].abs().max() < 100
+
+
+def test_the_recorder_writes_down_such_a_chain(tmp_path):
+    parts = make_parts()
+    val = parts[4].data_loader
+    recorder = ChainRecorder(tmp_path, parts[4], val_data_loader=val)
+    make_pipeline(parts, [ChainHandler(parts[0], evaluator=parts[4]), recorder]).run()
+    assert {"plan.json", "chain.json", "history.json", "model.pt", "stage_3"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_detaching_leaves_an_ordinary_trainer():
+    parts = make_parts()
+    trainer = make_pipeline(parts, [])
+    before = {event: list(found) for event, found in trainer._event_handlers.items() if found}
+    evaluator = {event: list(found) for event, found in parts[4]._event_handlers.items() if found}
+    handler = ChainHandler(parts[0], evaluator=parts[4])
+    handler.attach(trainer)
+    stages = []
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, lambda engine: stages.append(engine.state.stage))
+    trainer.run()
+    assert stages == [1, 2, 3]
+    handler.detach(trainer)
+    left = {event: list(found) for event, found in trainer._event_handlers.items() if found}
+    left.pop(ChainEvents.STAGE_STARTED)
+    assert left == before
+    assert {event: list(found) for event, found in parts[4]._event_handlers.items() if found} == evaluator
+    trainer.state.max_epochs = 7
+    trainer.run()
+    # a whole batch of labelled items again, in the loader's own order
+    assert trainer.state.epoch == 7
+    assert "task_loss" not in trainer.state.output[0]

@@ -1,0 +1,271 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader, Dataset
+from monai.engines import GanTrainer, IterationEvents, SupervisedTrainer
+from monai.handlers import StatsHandler, from_engine
+from monai.inferers import SimpleInferer
+from monai.networks.nets import DenseNet
+from monai.transforms import RandGaussianNoised
+from monai.utils import set_determinism
+
+from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer, fingerprint
+from monai_weckd.handlers import DistillationHandler
+from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+
+LAYER = "2"
+
+
+def make_network(seed=0, scale=1.0):
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    )
+    network[-1].weight.data *= scale
+    return network
+
+
+def make_loader():
+    generator = torch.Generator().manual_seed(1)
+    items = [{"image": torch.randn(3, 8, 8, generator=generator), "label": index % 3} for index in range(20)]
+    return DataLoader(Dataset(items, RandGaussianNoised("image", prob=1.0)), batch_size=6, shuffle=True)
+
+
+def make_trainer(kind=SupervisedTrainer, *, network=None, handlers=(), loss_function=None, **options):
+    set_determinism(0)
+    network = network or make_network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    return kind(
+        "cpu",
+        max_epochs=3,
+        train_data_loader=make_loader(),
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss_function or torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        train_handlers=list(handlers),
+        **options,
+    )
+
+
+def run_with_handler(teacher, **options):
+    trainer = make_trainer(handlers=[DistillationHandler(teacher, **options)])
+    trainer.run()
+    return trainer
+
+
+def test_args_validation(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"teacher: expected a network, a bundle's folder or a file, got .*none\.pt"
+    ):
+        DistillationHandler(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=r"student_layer: expected a module path for attention=1\.0, got None"):
+        DistillationHandler(make_network(), attention=1.0)
+    with pytest.raises(ValueError, match="weight: expected a number from 0 to 1, got 2"):
+        DistillationHandler(make_network(), weight=2)
+    with pytest.raises(TypeError, match="engine: expected a SupervisedTrainer, got Engine"):
+        DistillationHandler(make_network()).attach(Engine(lambda engine, batch: None))
+    assert not issubclass(GanTrainer, SupervisedTrainer)
+    with pytest.raises(TypeError, match="engine: expected SupervisedTrainer's own iteration, got another"):
+        make_trainer(handlers=[DistillationHandler(make_network())], iteration_update=lambda engine, batch: {})
+    with pytest.raises(ValueError, match="engine: expected a trainer without a teacher, got one that has it"):
+        make_trainer(handlers=[DistillationHandler(make_network()), DistillationHandler(make_network())])
+    with pytest.raises(TypeError, match="engine: expected SupervisedTrainer's own iteration"):
+        make_trainer(
+            DistillationTrainer, loss_function=DistillationLoss(), handlers=[DistillationHandler(make_network())]
+        )
+
+
+def test_the_trained_network_is_no_teacher():
+    network = make_network()
+    trainer = make_trainer(network=network, handlers=[DistillationHandler(network)])
+    with pytest.raises(ValueError, match="teacher: expected another object than the trained network"):
+        trainer.run()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight": 0.9, "temperature": 2.0},
+        {"attention": 5.0, "student_layer": LAYER},
+        {"attention": 5.0, "student_layer": LAYER, "teacher_layer": "0"},
+        {"threshold": 0.4, "hard_labels": True},
+        {"teacher_transform": lambda images: 2 * images + 1},
+    ],
+)
+def test_the_student_is_that_of_a_distillation_trainer(options):
+    teacher = make_network(seed=5, scale=3.0)
+    found = run_with_handler(deepcopy(teacher), **options)
+    loss = {"weight", "temperature", "threshold", "hard_labels"}
+    expected = make_trainer(
+        DistillationTrainer,
+        teacher=deepcopy(teacher),
+        loss_function=DistillationLoss(
+            task_loss=torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+            attention_weight=options.get("attention", 0.0),
+            **{key: value for key, value in options.items() if key in loss},
+        ),
+        **{key: value for key, value in options.items() if key not in {*loss, "attention"}},
+    )
+    expected.run()
+    assert found.state.iteration == expected.state.iteration == 12
+    assert fingerprint(found.network) == fingerprint(expected.network)
+
+
+def test_a_teacher_makes_a_difference_and_a_weight_of_nothing_does_not():
+    alone = make_trainer()
+    alone.run()
+    teacher = make_network(seed=5, scale=3.0)
+    assert fingerprint(run_with_handler(teacher, weight=0.0).network) == fingerprint(alone.network)
+    assert fingerprint(run_with_handler(teacher, weight=0.5).network) != fingerprint(alone.network)
+
+
+def test_schedules_are_those_of_the_handlers():
+    seen = []
+    schedule = TemperatureSchedule(start=4.0, end=2.0, shape="linear")
+    handler = DistillationHandler(make_network(5), weight=0.8, weight_end=0.0, temperature=schedule)
+    trainer = make_trainer(handlers=[handler])
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED(every=4),
+        lambda engine: seen.append((handler.loss_function.weight, engine.state.temperature)),
+    )
+    trainer.run()
+    assert seen == [(0.8, 4.0), (pytest.approx(0.4), 3.0), (0.0, 2.0)]
+
+
+def test_events_and_logged_names(caplog):
+    order, outputs = [], []
+    handler = DistillationHandler(make_network(5))
+    stats = StatsHandler(iteration_log=False, output_transform=from_engine(["loss"], first=True))
+    trainer = make_trainer(handlers=[handler, stats])
+    for event in (
+        IterationEvents.FORWARD_COMPLETED,
+        DistillationEvents.TEACHER_COMPLETED,
+        IterationEvents.LOSS_COMPLETED,
+    ):
+        trainer.add_event_handler(event, lambda _, name=event: order.append(name))
+    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda engine: outputs.append(engine.state.output))
+    trainer.run()
+    assert order[:3] == [
+        IterationEvents.FORWARD_COMPLETED,
+        DistillationEvents.TEACHER_COMPLETED,
+        IterationEvents.LOSS_COMPLETED,
+    ]
+    keys = {DistillationKeys.TEACHER_PRED, DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS}
+    assert keys <= {key for item in trainer.state.output for key in item}
+
+
+def test_a_changed_teacher_is_found_out():
+    teacher = make_network(5)
+    trainer = make_trainer(handlers=[DistillationHandler(teacher)])
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: teacher[1].running_mean.add_(1))
+    with pytest.raises(RuntimeError, match="teacher: expected unchanged parameters and buffers"):
+        trainer.run()
+    trainer = make_trainer(DistillationTrainer, teacher=make_network(5), loss_function=DistillationLoss())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.teacher[1].running_mean.add_(1))
+    with pytest.raises(RuntimeError, match="teacher: expected unchanged parameters and buffers"):
+        trainer.run()
+
+
+def test_the_teacher_s_mode_is_held_and_it_gets_no_gradient():
+    teacher = make_network(5)
+    trainer = make_trainer(handlers=[DistillationHandler(teacher)])
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: teacher.train())
+    trainer.run()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_detaching_restores_the_trainer():
+    handler = DistillationHandler(make_network(5), attention=1.0, student_layer=LAYER)
+    trainer = make_trainer()
+    before = trainer.loss_function, trainer.prepare_batch
+    registered = {event: list(found) for event, found in trainer._event_handlers.items() if found}
+    state = set(vars(trainer.state))
+    handler.attach(trainer)
+    trainer.run()
+    assert (trainer.loss_function, trainer.prepare_batch) != before
+    handler.detach(trainer)
+    assert (trainer.loss_function, trainer.prepare_batch) == before
+    assert {event: list(found) for event, found in trainer._event_handlers.items() if found} == registered
+    assert set(vars(trainer.state)) == state
+    assert not any(module._forward_hooks for module in trainer.network.modules())
+    trainer.state.max_epochs = 4
+    trainer.run()
+    assert trainer.state.epoch == 4
+    assert DistillationKeys.TASK_LOSS not in trainer.state.output[0]
+    handler.attach(trainer)
+    handler.detach(trainer)
+    assert {event: list(found) for event, found in trainer._event_handlers.items() if found} == registered
+
+
+def test_a_run_that_goes_on_keeps_its_teacher():
+    handler = DistillationHandler(make_network(5))
+    trainer = make_trainer(handlers=[handler])
+    trainer.run()
+    distiller = handler.distiller
+    trainer.state.max_epochs = 5
+    trainer.run()
+    assert trainer.loss_function is distiller is handler.distiller
+    assert distiller.criterion.task_loss is not distiller
+
+
+def test_the_teacher_is_asked_before_the_student(monkeypatch):
+    calls = []
+
+    class Watch(SimpleInferer):
+        def __call__(self, inputs, network, *args, **kwargs):
+            calls.append(network)
+            return super().__call__(inputs, network, *args, **kwargs)
+
+    teacher = make_network(5)
+    trainer = make_trainer(handlers=[DistillationHandler(teacher)], inferer=Watch())
+    trainer.run()
+    assert calls[:2] == [teacher, trainer.network]
+
+
+def test_sources_of_one_teacher_make_one_student(tmp_path):
+    teacher = make_network(seed=5, scale=3.0).eval()
+    torch.save(teacher.state_dict(), tmp_path / "weights.pt")
+    torch.jit.script(teacher).save(tmp_path / "script.pt")
+    expected = fingerprint(run_with_handler(deepcopy(teacher)).network)
+    assert fingerprint(run_with_handler(tmp_path / "weights.pt").network) == expected
+    assert fingerprint(run_with_handler(str(tmp_path / "weights.pt"), network=make_network(9)).network) == expected
+    assert fingerprint(run_with_handler(tmp_path / "script.pt").network) == expected
+    with pytest.raises(ValueError, match=r"teacher: expected a network with layers to look into .* got TorchScript"):
+        run_with_handler(tmp_path / "script.pt", attention=1.0, student_layer=LAYER)
+
+
+def test_a_bundle_teaches(tmp_path):
+    configs, models = tmp_path / "configs", tmp_path / "models"
+    configs.mkdir()
+    models.mkdir()
+    network = {"_target_": "DenseNet", "spatial_dims": 2, "in_channels": 3, "out_channels": 3, "block_config": [1, 1]}
+    (configs / "inference.json").write_text(json.dumps({"network_def": network}))
+    with pytest.raises(FileNotFoundError, match=r"expected a bundle with models/model\.pt, got"):
+        run_with_handler(tmp_path)
+    torch.manual_seed(3)
+    teacher = DenseNet(spatial_dims=2, in_channels=3, out_channels=3, block_config=(1, 1))
+    torch.save(teacher.state_dict(), models / "model.pt")
+    found = run_with_handler(tmp_path)
+    assert fingerprint(found.state.distiller.teacher) == fingerprint(teacher)
