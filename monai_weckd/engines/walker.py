@@ -133,9 +133,6 @@ class StageWalker:
             self.oracle.reveal(known, purpose="stratification")
         self.records, self.accepted, self.students = [], None, []
         self.average = self.mirror = None
-        self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
-        self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
-        self.initial = deepcopy(unwrap(engine.network).state_dict())
         engine.state.distiller.teacher = None
         engine.state.stage = 0
 
@@ -144,6 +141,8 @@ class StageWalker:
         if stage_epoch == 1:
             if engine.state.stage:
                 self._end_stage(engine)
+            else:
+                self._keep_beginnings(engine)
             self._begin_stage(engine, stage)
         elif self.average is not None and self.average.swapped:
             self.average.swap()
@@ -152,6 +151,12 @@ class StageWalker:
         # dropout draws from torch's own generator: make it, too, a function of the place in the chain
         place = np.random.SeedSequence([self.plan.seed, stage, stage_epoch, rank])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+
+    def _keep_beginnings(self, engine: SupervisedTrainer) -> None:
+        """Keep what stages begin with, once the handlers of the run's start, such as a loader of weights, are done."""
+        self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
+        self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
+        self.initial = deepcopy(unwrap(engine.network).state_dict())
 
     def _locate(self, epoch: int) -> tuple[int, int]:
         """Return the stage, and the epoch within it, of an epoch of the run (all from 1)."""

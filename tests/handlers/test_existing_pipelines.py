@@ -1,0 +1,113 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from monai_weckd.data.phantoms import make_phantom
+
+DATA = Path(__file__).parents[1] / "testing_data"
+SCRIPT, BUNDLE = DATA / "stock_training.py", DATA / "stock_bundle"
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stock") / "images"
+    make_phantom("otoscopy", folder, items=96)
+    return folder
+
+
+def run_script(text, folder, images, output_dir, monkeypatch):
+    """Run the text of a script in a folder, as `python script.py IMAGES OUTPUT_DIR`; returns its final weights."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["stock_training.py", str(images), str(output_dir)])
+    (folder / "stock_training.py").write_text(text)
+    runpy.run_path(str(folder / "stock_training.py"))
+    return torch.load(next(output_dir.glob("network_final*.pt")), weights_only=True)
+
+
+def patched(text, diff):
+    """Apply a unified diff whose lines of context are lines of the text; returns the text and the added lines."""
+    lines, place, added = text.splitlines(), 0, []
+    for line in diff.splitlines():
+        if line.startswith("+"):
+            lines.insert(place, line[1:])
+            added.append(line[1:])
+            place += 1
+        elif line.startswith(" "):
+            place = lines.index(line[1:], place) + 1
+    return "\n".join(lines) + "\n", added
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_stock_script_gains_a_teacher_by_the_two_lines_of_the_readme(images, tmp_path, monkeypatch):
+    stock = SCRIPT.read_text()
+    assert "weckd" not in stock.split("limitations under the License.")[1]
+    text, added = patched(stock, re.search(r"```diff\n(.*?)```", README.read_text(), re.DOTALL).group(1))
+    assert len(added) == 2
+    alone = run_script(stock, tmp_path, images, tmp_path / "alone", monkeypatch)
+    torch.save(
+        {key: tensor + 0.01 if tensor.is_floating_point() else tensor for key, tensor in alone.items()}, "teacher.pt"
+    )
+    taught = run_script(text, tmp_path, images, tmp_path / "taught", monkeypatch)
+    assert not same(taught, alone)
+    # the same two lines with a weight of nothing change nothing
+    quiet = run_script(text.replace("weight=0.5", "weight=0.0"), tmp_path, images, tmp_path / "quiet", monkeypatch)
+    assert same(quiet, alone)
+
+
+def run_bundle(images, output_dir, *, overlays=()):
+    workflow = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / "train.json"), *map(str, overlays)],
+        meta_file=None,
+        workflow_type="train",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(images),
+        output_dir=str(output_dir),
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow.parser.get_parsed_content("train#trainer")
+
+
+def test_a_stock_bundle_becomes_a_chain_by_an_overlay(images, tmp_path):
+    assert "weckd" not in (BUNDLE / "configs" / "train.json").read_text()
+    alone = run_bundle(images, tmp_path / "alone")
+    chain = run_bundle(images, tmp_path / "chain", overlays=[BUNDLE / "chain.json"])
+    assert not hasattr(alone.state, "chain")
+    records = chain.state.chain.records
+    assert [(record.labelled, record.epochs) for record in records] == [(14, 2), (28, 2), (42, 2)]
+    assert chain.state.iteration == alone.state.iteration
+    saved = torch.load(tmp_path / "chain" / "model.pt", weights_only=True)
+    accepted = chain.state.chain.students[-1].state_dict()
+    assert same(saved, accepted)
+    assert not same(saved, torch.load(tmp_path / "alone" / "model.pt", weights_only=True))
+
+
+def test_the_overlay_is_small_and_the_one_of_the_tutorial():
+    overlay = json.loads((BUNDLE / "chain.json").read_text())
+    shown = re.search(
+        r"```json\n(.*?)```", (README.parent / "docs" / "tutorials" / "handlers.md").read_text(), re.DOTALL
+    )
+    assert json.loads(shown.group(1)) == overlay
+    assert len(shown.group(1).splitlines()) <= 14
