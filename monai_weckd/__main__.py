@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.bundle_copy import add_bundle
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_plan(commands)
+    add_bundle(commands)
     _add_phantom(commands)
     _add_report(commands)
     add_tune(commands)

@@ -1,0 +1,89 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.utils import nearest
+
+__all__ = ["add_bundle", "bundle_names", "copy_bundle"]
+
+# what trainings and interpreters leave in a bundle is no part of it, and not in the wheel
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "models", "output")
+
+
+def add_bundle(commands: Any) -> None:
+    """Add the command ``bundle``.
+
+    Args:
+        commands: the subparsers of ``python -m monai_weckd``.
+
+    """
+    parser = commands.add_parser("bundle", help="copy a bundle, to run it and to change it", allow_abbrev=False)
+    parser.set_defaults(run=_bundle)
+    parser.add_argument("--name", required=True, help=f"one of {', '.join(bundle_names())}")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder in which the bundle becomes DIR/NAME")
+
+
+def bundle_names() -> list[str]:
+    """Return the names of the bundles that came with the package, in alphabetical order.
+
+    Example::
+
+        >>> bundle_names()[0]
+        'blood_smear_chain_classification'
+
+    """
+    return sorted(path.parents[1].name for path in _home().glob("*/configs/train.json"))
+
+
+def copy_bundle(name: str, folder: str | os.PathLike[str]) -> Path:
+    """Copy a bundle that came with the package, as ``folder/name``, and return that path.
+
+    Args:
+        name: the bundle's name, one of :py:func:`bundle_names`.
+        folder: where to put it; made if absent. A copy overwrites nothing.
+
+    Raises:
+        ValueError: When there is no such bundle.
+        FileExistsError: When ``folder/name`` exists and is no empty folder.
+
+    """
+    names, target = bundle_names(), Path(folder) / name
+    if name not in names:
+        raise ValueError(f"name: expected a bundle, got {name!r}. {nearest(name, names)}")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FileExistsError(
+            f"to: expected a folder without {name}, got {target}, which is not empty. Pass another one."
+        )
+    shutil.copytree(_home() / name, target, ignore=_LEFT_OUT, dirs_exist_ok=True)
+    return target
+
+
+def _home() -> Path:
+    """Return the folder of the bundles: in a wheel it is in the package, in a checkout beside it."""
+    package = Path(__file__).parent
+    installed = package / "bundles"
+    return installed if installed.is_dir() else package.parent / "bundles"
+
+
+def _bundle(args: argparse.Namespace) -> None:
+    target = copy_bundle(args.name, args.to)
+    command = ["python", "-m", "monai.bundle", "run", "--config_file", target / "configs" / "train.json"]
+    command += ["--bundle_root", target, "--dataset_dir", "path/to/images", "--output_dir", "path/to/output"]
+    print(f"The bundle is in {target}. Next:")
+    print(shlex.join(map(str, command)))
