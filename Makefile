@@ -7,7 +7,7 @@ DEMO := demo
 RIVALS := .bench/.installed
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo test test-slow bench lint format bundles models clean
+.PHONY: help install demo test test-slow bench lint format bundles models dist clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ models: $(STAMP) ## Train each bundle on the real images in DATA=folder, into it
 			--dataset_dir $(DATA)/$${pair##*:} --output_dir $$bundle/output && \
 		cp $$bundle/output/model.pt $$bundle/models/ || exit 1; \
 	done
+
+dist: $(STAMP) ## Build the wheel and the source archive, in dist/
+	$(BIN)/python -m build
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(DEMO) .bench build dist *.egg-info
