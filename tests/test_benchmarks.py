@@ -77,7 +77,7 @@ def test_the_table_of_the_documentation_is_that_of_the_results():
     page = PAGE.read_text(encoding="utf-8")
     assert on_page(page, markdown(results, found["machine"])) == page
     assert page.count(BEGIN) == page.count(END) == 1
-    assert {result.goal for result in results} == {f"P{number}" for number in range(1, 9)}
+    assert {result.goal for result in results} == {f"P{number}" for number in range(1, 10)}
 
 
 def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, monkeypatch, capsys):

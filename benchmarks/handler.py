@@ -1,0 +1,56 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+
+from benchmarks.harness import Result, interleave, ratio
+from benchmarks.steps import RATE, TEMPERATURE, Loader, big_network, make_batch, our_trainer, run_epoch
+from monai_weckd.engines import freeze
+from monai_weckd.handlers import DistillationHandler
+
+__all__ = ["measure"]
+
+
+def taught_trainer(teacher: torch.nn.Module, batch: dict[str, torch.Tensor], length: int, **options: Any) -> Any:
+    """Return MONAI's trainer over one batch, with a teacher by a handler."""
+    network = big_network()
+    return SupervisedTrainer(
+        torch.device("cpu"),
+        1,
+        train_data_loader=Loader(batch, length),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=RATE),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=[DistillationHandler(teacher, weight=0.5, temperature=TEMPERATURE)],
+        **options,
+    )
+
+
+def measure(*, quick: bool = False) -> list[Result]:
+    """Measure P9: what a teacher by a handler costs over one by the trainer."""
+    rounds, repeats, batch = (1, 1, make_batch(2, 32)) if quick else (21, 6, make_batch(8, 64))
+    teacher = freeze(big_network(1))
+    arms = {
+        "trainer": run_epoch(our_trainer(big_network(), batch, repeats, teacher=freeze(teacher))),
+        "handler": run_epoch(taught_trainer(freeze(teacher), batch, repeats, decollate=False)),
+        "defaults": run_epoch(taught_trainer(freeze(teacher), batch, repeats)),
+    }
+    times = interleave(arms, rounds=rounds)
+    what = "step of MONAI's trainer with DistillationHandler / of DistillationTrainer"
+    return [
+        Result("P9", what, ratio(times, "handler", "trainer"), 1.02, note="ResNet-18, both without decollating"),
+        Result("P9", f"{what}, MONAI's defaults", ratio(times, "defaults", "trainer"), note="takes each batch apart"),
+    ]
