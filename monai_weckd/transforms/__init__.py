@@ -21,6 +21,8 @@ from .batch_intensity import (
 from .batch_spatial import BatchRandAffine, BatchRandFlip
 from .bias_field import BiasFieldCorrection, BiasFieldCorrectionD, BiasFieldCorrectiond, BiasFieldCorrectionDict
 from .load import LoadMedicalImage, LoadMedicalImageD, LoadMedicalImaged, LoadMedicalImageDict
+from .weak_strong_views import WeakStrongViewsD, WeakStrongViewsd, WeakStrongViewsDict
+from .withhold_label import WithholdLabelD, WithholdLabeld, WithholdLabelDict
 
 __all__ = [
     "BatchAugment",
@@ -39,4 +41,10 @@ __all__ = [
     "LoadMedicalImageD",
     "LoadMedicalImageDict",
     "LoadMedicalImaged",
+    "WeakStrongViewsD",
+    "WeakStrongViewsDict",
+    "WeakStrongViewsd",
+    "WithholdLabelD",
+    "WithholdLabelDict",
+    "WithholdLabeld",
 ]
