@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
-FILES = ("train", "evaluate", "inference", "metadata", "paper", "recommended", "multi_gpu_train")
+FILES = ("train", "evaluate", "inference", "metadata", "paper", "recommended", "multi_gpu_train", "federated_train")
 OVERLAYS = ("pretrained", "inference_pretrained")
 COPIES = ("configs/logging.conf", "LICENSE")
 # a bundle trained with the overlay "pretrained" needs the network's definition where monai_weckd is not installed

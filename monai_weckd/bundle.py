@@ -31,7 +31,16 @@ __all__ = ["prepare_output_dir", "refuse_unused_keys", "show_cause_last", "unuse
 
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 # read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
-_READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "save_execute_config", "displayable_configs"}
+_READ_BY_MONAI = {
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "save_execute_config",
+    "displayable_configs",
+    # what monai.fl.client.MonaiAlgo names each run
+    "run_name",
+}
 _TRACKED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
 _CHAIN_OUTPUT = re.compile(
     r"(plan|datalist|chain|history)\.json|predictions\.csv|model\.pt|report\.html|stage_\d+|errors|tensorboard|mlruns.*"

@@ -67,6 +67,7 @@ def stage_loader(
     seed: int,
     stage: int,
     views: int = 0,
+    start: int = 0,
 ) -> DataLoader:
     """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
 
@@ -79,6 +80,7 @@ def stage_loader(
         seed: seed of the chain.
         stage: stage number, from 1.
         views: how many views of an item there are, default 0: a new one each time.
+        start: first batch to give, when a stage goes on from the middle, default 0.
 
     Raises:
         ValueError: When the template has no ``batch_size``.
@@ -98,6 +100,7 @@ def stage_loader(
         seed=seed,
         stage=stage,
         views=views,
+        start=start,
         rank=rank,
         world_size=world_size,
     )

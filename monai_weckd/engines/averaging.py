@@ -69,6 +69,13 @@ class WeightAverage:
             torch._foreach_lerp_(averages, latest, 1 - decay)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin the average anew at the network's present weights."""
+        for mine, other in self._pairs():
+            mine.copy_(other)
+        self.updates, self.swapped = 0, False
+
+    @torch.no_grad()
     def swap(self) -> None:
         """Exchange the network's weights with the average, in place; a second call puts both back."""
         for mine, other in self._pairs():

@@ -56,6 +56,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         loss_function: task, distillation and attention loss and their weights.
         evaluator: validation; whenever it has run, its key metric tells whether these are the stage's best weights.
         stage_epochs: epochs of each stage, default None: shared evenly.
+        chain_epochs: epochs of the whole chain where ``max_epochs`` are those of the first of several runs, default
+            None: ``max_epochs``; see :py:class:`ChainOptions`. Raise ``trainer.state.max_epochs`` to run on.
         init: where a student starts from: "teacher" or "initial" weights.
         accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
         pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
@@ -96,6 +98,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         loss_function: DistillationLoss,
         evaluator: Evaluator | None = None,
         stage_epochs: Sequence[int] | None = None,
+        chain_epochs: int | None = None,
         init: str = "teacher",
         accept: str = "improves",
         pool_ratio: int = 0,
@@ -115,6 +118,7 @@ class ChainDistillationTrainer(DistillationTrainer):
     ) -> None:
         chain = ChainOptions(
             stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
+            chain_epochs=chain_epochs,
             init=init,
             accept=accept,
             pool_ratio=pool_ratio,
@@ -147,6 +151,11 @@ class ChainDistillationTrainer(DistillationTrainer):
     def plan(self) -> ChainPlan:
         """The plan in force."""
         return self.walker.plan
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run ends before the chain does, which another run goes on with."""
+        return self.walker.paused(self)
 
     @property
     def oracle(self) -> LabelOracle | None:

@@ -88,6 +88,9 @@ class ChainOptions:
 
     Args:
         stage_epochs: epochs of each stage, default None: ``max_epochs`` shared evenly.
+        chain_epochs: epochs of the whole chain where it takes several runs of one trainer, such as the rounds of
+            federated learning, each to a higher ``max_epochs``; default None: ``max_epochs``, in one run. A run goes on
+            with the weights that the network has then.
         init: weights that the next student starts from: "teacher" (the last accepted student's) or "initial" (those
             that the network had before the first stage).
         accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
@@ -109,10 +112,12 @@ class ChainOptions:
     Raises:
         ValueError: When ``init``, ``accept`` or ``teacher`` is unknown, or a number is out of its range.
         ValueError: When ``teacher`` is "average" without ``averaging``.
+        ValueError: When there are ``chain_epochs`` and a stage may be rejected or is calibrated.
 
     """
 
     stage_epochs: tuple[int, ...] | None = None
+    chain_epochs: int | None = None
     init: str = "teacher"
     accept: str = "improves"
     pool_ratio: int = 0
@@ -132,6 +137,16 @@ class ChainOptions:
             raise ValueError(f"averaging: expected a decay from 0 to below 1, got {self.averaging}. 0 switches it off.")
         if self.teacher == "average" and self.averaging == 0:
             raise ValueError("averaging: expected a decay above 0 for teacher='average', got 0. Pass 0.99.")
+        if self.chain_epochs is not None and self.accept != "always":
+            raise ValueError(
+                f"accept: expected 'always' with chain_epochs, got {self.accept!r}. "
+                "A rejected stage would throw away weights that came in between two runs."
+            )
+        if self.chain_epochs is not None and self.calibrate:
+            raise ValueError(
+                "calibrate: expected False with chain_epochs, got True. "
+                "Heads that each divide by a temperature of their own have no mean; calibrate the final model."
+            )
         if self.pool_ratio < 0:
             raise ValueError(f"pool_ratio: expected 0 or more, got {self.pool_ratio}. Pass 0 to leave the pool out.")
         if self.views < 0:

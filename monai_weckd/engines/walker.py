@@ -92,6 +92,8 @@ class StageWalker:
         self.items: list[dict[str, Any]] = []
         self.accepted: StageRecord | None = None
         self.students: list[torch.nn.Module] = []
+        self.labels: Mapping[str, int] = {}
+        self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
 
@@ -102,13 +104,15 @@ class StageWalker:
         if {item["id"] for item in items} != set(self.plan.train):
             self.plan = self.plan.replan(items)
         self.items = items
-        self.epochs = divide_epochs(engine.state.max_epochs, self.plan.num_stages, self.options.stage_epochs)
+        chain_epochs = self.options.chain_epochs or engine.state.max_epochs
+        self.epochs = divide_epochs(chain_epochs, self.plan.num_stages, self.options.stage_epochs)
+        self._check_epochs(engine)
         engine.state.chain = self
         steps: list[tuple[Any, Callable]] = [
-            (Events.STARTED, self._begin_chain),
+            (Events.STARTED, self._begin_run),
             (Events.EPOCH_STARTED, self._begin_epoch),
             (IterationEvents.LOSS_COMPLETED, self._check_loss),
-            (Events.COMPLETED, self._end_chain),
+            (Events.COMPLETED, self._end_run),
         ]
         if self.options.averaging or self.options.teaches_itself:
             steps.append((Events.ITERATION_COMPLETED, self._average))
@@ -123,6 +127,37 @@ class StageWalker:
         for handle in self._handles:
             handle.remove()
         del engine.state.chain
+
+    def paused(self, engine: SupervisedTrainer) -> bool:
+        """Return whether the run ends before the chain does, which another run goes on with."""
+        return bool(engine.state.max_epochs < sum(self.epochs))
+
+    def _check_epochs(self, engine: SupervisedTrainer) -> None:
+        if engine.state.max_epochs > sum(self.epochs):
+            raise ValueError(
+                f"max_epochs: expected at most {sum(self.epochs)}, which the stages share, "
+                f"got {engine.state.max_epochs}. Build a new trainer to go on."
+            )
+
+    def _begin_run(self, engine: SupervisedTrainer) -> None:
+        self._check_epochs(engine)
+        if self.oracle is None or engine.state.epoch == 0:
+            self._begin_chain(engine)
+        else:
+            self._resume(engine)
+
+    def _resume(self, engine: SupervisedTrainer) -> None:
+        """Go on where the run before stopped, with the weights that the network has now."""
+        stage = engine.state.stage
+        if not stage:
+            # between two stages: these weights are what the last student has become meanwhile
+            self.students[-1] = freeze(engine.network)
+            return
+        self.best = None
+        for average in (self.average, self.mirror):
+            if average is not None:
+                average.restart()
+        engine.set_data(self._loader(engine, stage, self.labels, start=engine.state.stage_epoch))
 
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
         _check_same_on_all_ranks(self.plan)
@@ -141,7 +176,7 @@ class StageWalker:
         if stage_epoch == 1:
             if engine.state.stage:
                 self._end_stage(engine)
-            else:
+            if stage == 1:
                 self._keep_beginnings(engine)
             self._begin_stage(engine, stage)
         elif self.average is not None and self.average.swapped:
@@ -164,9 +199,7 @@ class StageWalker:
             if epoch <= count:
                 return stage, epoch
             epoch -= count
-        raise ValueError(
-            f"max_epochs: expected {sum(self.epochs)} as when the chain began, got more. Build a new trainer to go on."
-        )
+        raise ValueError(f"epoch: expected at most {sum(self.epochs)}, got more. Build a new trainer to go on.")
 
     def _begin_stage(self, engine: SupervisedTrainer, stage: int) -> None:
         state, network = engine.state, unwrap(engine.network)
@@ -184,20 +217,21 @@ class StageWalker:
                 head_layer=self.options.head_layer,
             )
             self.plan = self.plan.draw(stage, asked)
-        labels = self.oracle.reveal(self.plan.stages[stage - 1].labelled, purpose="shard", stage=stage)
+        self.labels = self.oracle.reveal(self.plan.stages[stage - 1].labelled, purpose="shard", stage=stage)
         if not self.students or self.options.init == "initial":
             network.load_state_dict(self.initial)
         for part, beginning in zip(self.stateful, self.beginnings, strict=True):
             part.load_state_dict(deepcopy(beginning))
-        self._set_teacher(engine, labels)
+        self._set_teacher(engine, self.labels)
         state.stage, state.stage_epochs = stage, self.epochs[stage - 1]
-        self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
+        self.best = None
         self.began = time.perf_counter()
         engine.fire_event(ChainEvents.STAGE_STARTED)
         # last, since it starts a loader's workers: with the datasets as the handlers of the event have left them
-        engine.set_data(self._loader(engine, stage, labels))
+        engine.set_data(self._loader(engine, stage, self.labels))
 
-    def _loader(self, engine: SupervisedTrainer, stage: int, labels: Mapping[str, int]) -> Any:
+    def _loader(self, engine: SupervisedTrainer, stage: int, labels: Mapping[str, int], *, start: int = 0) -> Any:
+        """Return the loader of a stage, from the epoch on before which ``start`` have passed."""
         place = {item["id"]: index for index, item in enumerate(self.items)}
         return stage_loader(
             engine.data_loader,
@@ -209,6 +243,7 @@ class StageWalker:
             seed=self.plan.seed,
             stage=stage,
             views=self.options.views,
+            start=start * engine.state.epoch_length,
         )
 
     def _set_teacher(self, engine: SupervisedTrainer, labels: Mapping[str, int]) -> None:
@@ -316,7 +351,10 @@ class StageWalker:
             calibration=calibration,
         )
 
-    def _end_chain(self, engine: SupervisedTrainer) -> None:
+    def _end_run(self, engine: SupervisedTrainer) -> None:
+        state = engine.state
+        if state.stage and self.paused(engine) and state.stage_epoch < state.stage_epochs:
+            return  # another run goes on with this stage
         if engine.state.stage:
             self._end_stage(engine)
             engine.state.stage = 0

@@ -161,8 +161,7 @@ class FrozenBackbone:
                     f"inferer: expected a HeadInferer in trainer and evaluator, got {type(inferer).__name__}. "
                     "Pass inferer=backbone.inferer to both."
                 )
-        self._freeze(True)
-        self._fill()
+        self._begin_stage(engine)
 
     def _begin_stage(self, engine: SupervisedTrainer) -> None:
         self._freeze(not (self.unfreeze_last and engine.state.stage == engine.state.chain.plan.num_stages))

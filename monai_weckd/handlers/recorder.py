@@ -124,6 +124,8 @@ class ChainRecorder:
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _begin(self, engine: SupervisedTrainer) -> None:
+        if engine.state.epoch:
+            return  # a chain goes on that an earlier run has begun
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
@@ -195,6 +197,8 @@ class ChainRecorder:
         self._write(engine)
 
     def _end(self, engine: SupervisedTrainer) -> None:
+        if engine.state.chain.paused(engine):
+            return
         self._save(engine, self.output_dir / "model.pt")
         self._write(engine)
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}

@@ -197,6 +197,16 @@ def test_a_second_run_freezes_again():
     assert seen == 2 * [True, True, False]
 
 
+def test_a_last_stage_that_goes_on_in_another_run_stays_unfrozen():
+    trainer, backbone, _ = make_frozen(unfreeze_last=True, accept="always", chain_epochs=6)
+    seen = []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append((e.state.stage, backbone.frozen)))
+    for epochs in (1, 5, 6):
+        trainer.state.max_epochs = epochs
+        trainer.run()
+    assert seen == [(1, True), (1, True), (2, True), (2, True), (3, False), (3, False)]
+
+
 def test_what_was_frozen_stays_frozen_in_the_last_stage():
     network = make_network()
     network[0].requires_grad_(False)
