@@ -104,8 +104,8 @@ class StageWalker:
         if {item["id"] for item in items} != set(self.plan.train):
             self.plan = self.plan.replan(items)
         self.items = items
-        chain_epochs = self.options.chain_epochs or engine.state.max_epochs
-        self.epochs = divide_epochs(chain_epochs, self.plan.num_stages, self.options.stage_epochs)
+        total = engine.state.max_epochs if self.options.chain_epochs is None else self.options.chain_epochs
+        self.epochs = divide_epochs(total, self.plan.num_stages, self.options.stage_epochs)
         self._check_epochs(engine)
         engine.state.chain = self
         steps: list[tuple[Any, Callable]] = [
@@ -355,9 +355,9 @@ class StageWalker:
         state = engine.state
         if state.stage and self.paused(engine) and state.stage_epoch < state.stage_epochs:
             return  # another run goes on with this stage
-        if engine.state.stage:
+        if state.stage:
             self._end_stage(engine)
-            engine.state.stage = 0
+            state.stage = 0
         if self.students:
             unwrap(engine.network).load_state_dict(self.students[-1].state_dict())
 

@@ -36,7 +36,8 @@ class CostReporter:
     :py:func:`monai_weckd.probe.probe_costs`. Both go to the log, and as a dictionary to ``engine.state.cost``, from
     where :py:class:`monai_weckd.handlers.ChainRecorder` takes them: list this handler before it. Decoding is not
     predicted here, since the images have been decoded when a chain begins. Does nothing on other ranks than 0, and
-    nothing where heads train on embeddings: that takes seconds, most of them the engine's own, which no probe sees.
+    nothing where heads train on embeddings: that takes seconds, most of them the engine's own, which no probe sees; nor
+    where a chain takes several runs, between which it waits.
 
     Args:
         seconds: time for the probe, default 2.0.
@@ -54,7 +55,7 @@ class CostReporter:
 
         """
         loader: Any = engine.data_loader
-        if engine.state.rank == 0 and not getattr(loader.dataset, "frozen", False):
+        if engine.state.rank == 0 and not engine.state.chain.paused(engine) and not getattr(loader.dataset, "frozen", False):
             engine.add_event_handler(Events.STARTED, self._predict)
             engine.add_event_handler(Events.COMPLETED, self._report)
 
