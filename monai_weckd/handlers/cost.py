@@ -55,7 +55,11 @@ class CostReporter:
 
         """
         loader: Any = engine.data_loader
-        if engine.state.rank == 0 and not engine.state.chain.paused(engine) and not getattr(loader.dataset, "frozen", False):
+        if (
+            engine.state.rank == 0
+            and not engine.state.chain.paused(engine)
+            and not getattr(loader.dataset, "frozen", False)
+        ):
             engine.add_event_handler(Events.STARTED, self._predict)
             engine.add_event_handler(Events.COMPLETED, self._report)
 
