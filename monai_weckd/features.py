@@ -195,7 +195,7 @@ def extract(
         network: the classifier.
         source: a map-style dataset of dictionaries with ``image``, of which whole batches are taken by
             ``gather(indices)`` where it has that (before any random transform, as
-            :py:class:`~monai_weckd.data.ByteCacheDataset` does); or any other iterable: batches, (B, C, *spatial
+            :py:class:`~monai_weckd.data.ByteCacheDataset` does); or any other iterable: batches, (B, C, spatial
             dimensions), or dictionaries of these.
         head_layer: module path of the head, default None: see :py:func:`find_head`.
         device: where to compute, default None: where the network is.
@@ -254,7 +254,7 @@ def images_of(dataset: Any, indices: Sequence[int]) -> torch.Tensor:
         indices: which items, B of them.
 
     Returns:
-        (B, C, *spatial dimensions)
+        (B, C, spatial dimensions)
 
     """
     if hasattr(dataset, "gather"):

@@ -35,7 +35,7 @@ class AutocastInferer(SimpleInferer):
         """Return what the network makes of the inputs.
 
         Args:
-            inputs: images, (B, C, *spatial dimensions).
+            inputs: images, (B, C, spatial dimensions).
             network: the network.
             args: further arguments of the network.
             kwargs: further named arguments of the network.
@@ -70,7 +70,7 @@ class HeadInferer(Inferer):
         """Return the logits, (B, C).
 
         Args:
-            inputs: embeddings, (B, D), or images, (B, C, *spatial dimensions).
+            inputs: embeddings, (B, D), or images, (B, C, spatial dimensions).
             network: the whole network; student and teachers are of one architecture.
             args: further arguments of the network, for images.
             kwargs: further named arguments of the network, for images.

@@ -79,7 +79,7 @@ class LabelOracle:
 
     @property
     def budget(self) -> int:
-        """The label budget so far: distinct items revealed for anything but stratification and the test figures."""
+        """The label budget so far, distinct items revealed for anything but stratification and the test figures."""
         return len(self._counted)
 
     @property

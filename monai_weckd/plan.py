@@ -85,7 +85,7 @@ class ChainPlan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan's canonical JSON, in hexadecimal: two plans are the same if their digests are."""
+        """SHA-256 of the plan's canonical JSON, in hexadecimal; two plans are the same if their digests are."""
         text = json.dumps(self._fields(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -263,7 +263,7 @@ def plan_chain(
 
     Args:
         items: dictionaries with ``id``, ``label``, and where known ``group`` and ``split``, as
-            :py:func:`monai_weckd.data.datalist.load_datalist` makes them.
+            :py:func:`monai_weckd.data.load_datalist` makes them.
         classes: class names in the order of their indices, default None: the indices in validation and test.
         num_stages: number of stages, default 3.
         label_fraction: size of a shard, as a fraction of the labeled training items in (0, 1], default 0.1.

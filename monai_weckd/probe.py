@@ -55,7 +55,7 @@ def probe_costs(
         network: the student.
         optimizer: its optimizer, of which another one is made for the copy.
         loss_function: task and distillation loss; its attention part is left out.
-        image_shape: (C, *spatial dimensions) of an image.
+        image_shape: (C, spatial dimensions) of an image.
         num_classes: number of classes.
         batch_size: labelled items in a batch.
         pool_ratio: pool items for each labelled one, default 0.

@@ -73,7 +73,7 @@ def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: 
         cache_dir: folder for decoded images.
 
     Returns:
-        The result: ``digest``, and ``error`` or else what :py:func:`run_arm` returns.
+        The result, with ``digest``, and ``error`` or else what :py:func:`run_arm` returns.
 
     """
     about = {

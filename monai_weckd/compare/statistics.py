@@ -52,7 +52,7 @@ class RunPredictions:
 
     @property
     def cell(self) -> tuple[int, int, int]:
-        """Repeat, fold and seed: what runs of two arms must have in common to be compared."""
+        """Repeat, fold and seed, what runs of two arms must have in common to be compared."""
         return self.repeat, self.fold, self.seed
 
 

@@ -53,3 +53,8 @@ def __getattr__(name: str) -> Any:
     if name == "phantoms":
         return importlib.import_module(f"{__name__}.phantoms")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is imported when it is first used, too."""
+    return sorted({*globals(), *__all__})

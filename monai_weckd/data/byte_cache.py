@@ -123,7 +123,7 @@ class ByteCacheDataset(Dataset):
             indices: places in ``data``, B of them.
 
         Returns:
-            (B, C, *spatial dimensions), float32.
+            (B, C, spatial dimensions), float32.
 
         """
         return self._restore(torch.from_numpy(self.rows[self.row_of[np.asarray(indices)]]))
@@ -193,7 +193,7 @@ class ByteCacheDataset(Dataset):
 
     @property
     def recipe(self) -> str:
-        """All that decides about the images but the files: transforms, ``value_range`` and versions, as JSON."""
+        """All that decides about the images but the files, transforms, ``value_range`` and versions, as JSON."""
         versions = [importlib.metadata.version(name) for name in ("monai", "monai_weckd")]
         return json.dumps([describe(self.load), self.image_key, self.value_range, versions])
 

@@ -35,7 +35,7 @@ class Datalist(NamedTuple):
         items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label``
             (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
         classes: class names in the order of their indices.
-        skipped: ids that :py:func:`monai_weckd.data.verify.verify_images` left out.
+        skipped: ids that :py:func:`monai_weckd.data.verify_images` left out.
 
     """
 

@@ -138,7 +138,7 @@ class EmbeddingDataset(Dataset):
 
     @property
     def transform(self) -> Any:
-        """The random transforms to seed for each item: the wrapped dataset's, None for embeddings."""
+        """The random transforms to seed for each item, those of the wrapped dataset; None for embeddings."""
         return None if self.frozen else getattr(self.images, "transform", None)
 
     @property

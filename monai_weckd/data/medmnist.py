@@ -89,7 +89,7 @@ def read_medmnist(reference: str) -> np.ndarray | None:
     Axes are those of a picture: X runs along its rows. Of a volume, Z is the archive's first axis, along which MedMNIST
     shows it slice by slice: slice z of the volume is what that slice would be if it were saved as a picture.
 
-    The archive is mapped into memory, as :py:func:`monai_weckd.data.npz.map_array` tells.
+    The archive is mapped into memory, as ``monai_weckd.data.npz.map_array`` tells.
 
     Args:
         reference: ``<archive>.npz::<split>/<index>``.

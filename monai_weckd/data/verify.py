@@ -38,7 +38,7 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     been written to since, is not read again.
 
     Args:
-        datalist: what :py:func:`monai_weckd.data.datalist.load_datalist` returns.
+        datalist: what :py:func:`monai_weckd.data.load_datalist` returns.
         on_bad_item: "error" raises, "skip" leaves the bad items out and lists them in ``skipped``. Default "error".
 
     Raises:

@@ -124,7 +124,7 @@ class Distiller:
 
     @property
     def teacher(self) -> torch.nn.Module | None:
-        """The network to learn from: in eval mode, without gradients."""
+        """The network to learn from, in eval mode and without gradients."""
         return self._teacher
 
     @teacher.setter

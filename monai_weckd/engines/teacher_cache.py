@@ -26,7 +26,7 @@ class TeacherCache:
     output can be found under its own item and view seed alone, so that an item augmented afresh is always asked about.
 
     Args:
-        teacher: fingerprint of the teacher, see :py:func:`monai_weckd.engines.utils.fingerprint`.
+        teacher: fingerprint of the teacher, see :py:func:`monai_weckd.engines.fingerprint`.
 
     """
 
@@ -46,7 +46,7 @@ class TeacherCache:
         views: torch.Tensor,
         ask: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits, (B, C), and features, (B, 1, *spatial dimensions) or None, of a batch.
+        """Return logits, (B, C), and features, (B, 1, spatial dimensions) or None, of a batch.
 
         The features have one channel, the root of the sum of the channels' squares: their attention map is that of all
         channels, see :py:func:`monai_weckd.losses.attention_map`.

@@ -50,7 +50,7 @@ class PrepareViews(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images, (B, C, *spatial dimensions), and labels, (B,), on the device.
+        """Return images, (B, C, spatial dimensions), and labels, (B,), on the device.
 
         Args:
             batchdata: with ``image``, ``label`` and ``view``; gets ``teacher_image`` where the teacher's view differs.

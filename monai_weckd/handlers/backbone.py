@@ -41,7 +41,7 @@ class FrozenBackbone:
     """Freeze all of a network but its head, so that a chain trains heads on embeddings that are computed once.
 
     It is one handler of the trainer, and makes what the trainer and its evaluator need: datasets that give embeddings
-    (:py:meth:`embed`), an :py:attr:`inferer` that calls the head on these and the whole network on images, and the
+    (:py:meth:`embed`), an ``inferer`` that calls the head on these and the whole network on images, and the
     :py:meth:`parameters` for the optimizer. No parameter and no buffer outside the head changes while it is frozen;
     what is saved is the whole network, as ever. Embeddings are computed in single precision, and dropout before the
     head takes no part.
@@ -124,7 +124,7 @@ class FrozenBackbone:
         """Return the embeddings, (N, D), of batches of images.
 
         Args:
-            batches: each (B, C, *spatial dimensions).
+            batches: each (B, C, spatial dimensions).
 
         """
         return extract(self.network, iter(batches), head_layer=self.head_layer)[0]

@@ -135,7 +135,7 @@ class TunedBundle:
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs in which no trial is to be pruned: those before the first one under a teacher has ended."""
+        """Epochs in which no trial is to be pruned, those before the first one under a teacher has ended."""
         return self.epochs[0] + 1
 
     @property

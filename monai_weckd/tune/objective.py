@@ -43,7 +43,7 @@ class ChainObjective:
             trial: Optuna's trial.
 
         Raises:
-            TrialPruned: When Optuna stops the trial.
+            optuna.TrialPruned: When Optuna stops the trial.
             FloatingPointError: When the loss or the metric is not a finite number.
 
         """

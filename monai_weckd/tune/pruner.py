@@ -60,7 +60,7 @@ class TrialPruner:
             engine: Ignite Engine, it should be a trainer.
 
         Raises:
-            TrialPruned: When Optuna says so.
+            optuna.TrialPruned: When Optuna says so.
 
         """
         state, epoch = self.evaluator.state, engine.state.epoch
@@ -75,7 +75,7 @@ class TrialPruner:
         """Raise once more what has stopped the training, if anything has.
 
         Raises:
-            TrialPruned: When the trial was pruned.
+            optuna.TrialPruned: When the trial was pruned.
 
         """
         if self.pruned_epoch is not None:

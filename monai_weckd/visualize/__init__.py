@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(gallery, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is imported when it is first used, too."""
+    return sorted({*globals(), *__all__})
