@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 RIVALS := .bench/.installed
+SPHINX := $(VENV)/.sphinx
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo test test-slow bench lint format bundles models dist clean
+.PHONY: help install demo docs test test-slow bench lint format bundles models dist clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +26,13 @@ demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its repo
 	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
 		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output
 	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
+
+docs: $(SPHINX) ## Build docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
+
+$(SPHINX): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -66,4 +74,4 @@ dist: $(STAMP) ## Build the wheel and the source archive, in dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(DEMO) .bench build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .bench docs/_build build dist *.egg-info
