@@ -11,7 +11,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from monai_weckd.data.phantoms import make_phantom
 README = Path(__file__).parents[1] / "README.md"
 PAGES = sorted((README.parent / "docs").rglob("*.md"))
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+COMMANDS = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
 
 def test_the_trainer_s_example_runs(tmp_path, monkeypatch):
@@ -33,9 +37,21 @@ def test_the_trainer_s_example_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_examples_of_the_documentation_run(page):
+def test_the_examples_of_the_documentation_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem}  # of all blocks of a page
     for code in EXAMPLE.findall(page.read_text(encoding="utf-8")):
-        exec(compile(code, page.name, "exec"), {})
+        exec(compile(code, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if COMMANDS.search(page.read_text())], ids=lambda p: p.stem)
+def test_the_commands_of_the_documentation_run(page, tmp_path):
+    (tmp_path / "bundles").symlink_to(README.parent / "bundles")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(README.parent), "OMP_NUM_THREADS": "1"}
+    commands = "\n".join(["set -e", *COMMANDS.findall(page.read_text(encoding="utf-8"))])
+    done = subprocess.run(["bash", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
