@@ -22,9 +22,10 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from bundle_runs import BUNDLES, run_bundle, train
+from bundle_runs import BUNDLES, run_bundle, run_python, train
 from dicom_files import write_series
 from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from PIL import Image
 
 from monai_weckd.data.phantoms import make_phantom
 
@@ -100,6 +101,28 @@ def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, 
         other = inferred[str(datasets[kind] / row["id"])]
         for key in (key for key in row if key.startswith("probability_")):
             assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-4)
+
+
+def test_pictures_are_turned_and_converted_where_nothing_else_has_imported_pillow(tmp_path):
+    # MONAI's LoadImage tries its other readers, without a word, where the one that is asked for fails
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    configs = [
+        str(bundle_of(kind) / "configs" / f"{name}.json")
+        for kind in ("otoscopy", "brain_mri")
+        for name in ("inference", "evaluate")
+    ]
+    done = run_python(f"""
+from monai.bundle import ConfigParser
+for config in {configs!r}:
+    parser = ConfigParser(ConfigParser.load_config_file(config))
+    reader = parser.get_parsed_content("preprocessing#transforms#0#reader")
+    image = reader.read({str(tmp_path / "a.jpg")!r})
+    print(image.size, image.mode)
+""")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-4:] == ["(4, 6) RGB"] * 2 + ["(4, 6) L"] * 2
 
 
 def test_no_output_holds_what_identifies_a_patient(outputs):
