@@ -38,8 +38,9 @@ benchmarks/label_efficiency/results, tables and curves to docs/label_efficiency.
 
 
 def title(start: str, name: str, fraction: float, args: argparse.Namespace) -> str:
-    """Return what one comparison is called."""
-    return "-".join(part for part in (start, name, f"{fraction:g}", args.variant) if part)
+    """Return what the folder and the file of one comparison are called."""
+    variant = args.variant.replace(",", "").replace(" ", "_")
+    return "-".join(part for part in (start, name, f"{fraction:g}", variant) if part)
 
 
 def command(start: str, name: str, fraction: float, args: argparse.Namespace) -> list[str]:
