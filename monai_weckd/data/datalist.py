@@ -227,8 +227,6 @@ def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
         raise ValueError(
             f"{row.place}: expected an existing file, got {row.file!r}. Correct the path or remove the row."
         )
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"{row.place}: expected a readable file, got {row.file!r}. Change its permissions.")
     if os.path.isdir(path) and not any(entry.is_file() for entry in os.scandir(path)):
         raise ValueError(
             f"{row.place}: expected a folder with files, got {row.file!r}. Add the images or remove the row."

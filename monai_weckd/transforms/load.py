@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "Loa
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PLAIN_MODES = ("L", "RGB", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _CONVERTED_MODES = {
     "1": "L",
@@ -43,6 +46,7 @@ _CONVERTED_MODES = {
     "CMYK": "RGB",
     "YCbCr": "RGB",
 }
+_MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's "L"
 
 
@@ -98,7 +102,25 @@ class LoadMedicalImage(Transform):
 
         Raises:
             FileNotFoundError: When there is nothing at ``path``.
-            ValueError: When it is not one image in a known format, is damaged, or its channels do not fit.
+            ValueError: When :py:meth:`read` refuses it, or its channels do not fit.
+        """
+        path = Path(path).expanduser()
+        array, meta = self.read(path)
+        array = _with_channels(array, self.channels, path)
+        meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
+        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
+        meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
+        return MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(array, dtype=np.float32), meta)
+
+    def read(self, path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return an image as it is stored, channel-first, and where it lies: all that can fail, and nothing beyond.
+
+        Args:
+            path: as for a call.
+
+        Raises:
+            FileNotFoundError: When there is nothing at ``path``.
+            ValueError: When it is not one image in a known format, is damaged or too large, or holds NaN or infinity.
         """
         path = Path(path).expanduser()
         array = read_medmnist(str(path))
@@ -108,17 +130,16 @@ class LoadMedicalImage(Transform):
             array, meta = self._read(path)
         else:
             raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
-        array = _with_channels(array, self.channels, path)
-        meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
-        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
-        meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
-        return MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(array, dtype=np.float32), meta)
+        _check_finite(array, path)
+        return array, meta
 
     def _read(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Return a channel-first array and where it lies, by the format of the file."""
         head = b"" if path.is_dir() else _head(path)
         if path.is_dir() or head[128:] == b"DICM":
             return self._read_dicom(path)
+        if not head:
+            raise ValueError(f"{path}: expected an image, got an empty file. Copy it again or leave it out.")
         if path.name.lower().endswith((".nii", ".nii.gz")):
             return _read_nifti(path)
         if head.startswith(_PICTURES):
@@ -173,15 +194,16 @@ def _head(path: Path) -> bytes:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a picture with Pillow, upright, as gray or RGB."""
-    try:
-        # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
-        with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
-            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
-            ImageOps.exif_transpose(image, in_place=True)
-            mode = _CONVERTED_MODES.get(image.mode, image.mode)
-            array = np.asarray(image if mode == image.mode else image.convert(mode))
-    except Exception as error:  # damaged bytes may make a decoder raise anything
-        raise _undecodable(path, error) from error
+    limit = Image.MAX_IMAGE_PIXELS or math.inf
+    # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
+    with path.open("rb") as file, _decoding(path), Image.open(file, formats=_FORMATS) as image:
+        # Pillow itself only warns of up to twice as many
+        if math.prod(image.size) > limit:
+            raise Image.DecompressionBombError
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
+        ImageOps.exif_transpose(image, in_place=True)
+        mode = _CONVERTED_MODES.get(image.mode, image.mode)
+        array = np.asarray(image if mode == image.mode else image.convert(mode))
     if pages > 1:
         raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
     if mode not in _PLAIN_MODES:
@@ -193,10 +215,12 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a NIfTI file with MONAI's reader; RGB24 voxels become channels, one slice becomes 2-D."""
     reader = NibabelReader(squeeze_non_spatial_dims=True)
-    try:
-        array, header = reader.get_data(reader.read(str(path)))
-    except Exception as error:  # damaged bytes may make a decoder raise anything
-        raise _undecodable(path, error) from error
+    with _decoding(path):
+        image = reader.read(str(path))
+    if math.prod(image.shape) > _MAX_VOXELS:
+        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {image.shape}. Crop or resample it.")
+    with _decoding(path):
+        array, header = reader.get_data(image)
     channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
     if array.dtype.names:
         array, channel_dim = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1), -1
@@ -208,9 +232,31 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return array, _meta(header[MetaKeys.AFFINE], has_geometry=bool(header["sform_code"] or header["qform_code"]))
 
 
-def _undecodable(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return ValueError(f"{path}: cannot be decoded ({reason}). Repair the file or leave it out.")
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever damaged bytes make a decoder raise into one line that names the file."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
+        ) from error
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path}: cannot be decoded ({reason}). Repair the file or leave it out.") from error
+
+
+def _check_finite(array: np.ndarray, path: Path) -> None:
+    """Refuse NaN, and what is infinite in float32: one such voxel spreads to all in the first normalization."""
+    if array.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        bad = array.size - int(np.isfinite(array.astype(np.float32, copy=False)).sum())
+    if bad:
+        raise ValueError(
+            f"{path}: expected finite values, got {bad} of {array.size} that are NaN or infinite. "
+            "Replace them, by 0 where they are background, or leave the file out."
+        )
 
 
 def _meta(affine: np.ndarray, *, has_geometry: bool) -> dict[str, Any]:
