@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,7 +23,7 @@ from monai_weckd.plan_checks import PlanError, check_plan, check_settings, split
 from monai_weckd.plan_json import ANEW, FORMAT, read_plan_fields
 from monai_weckd.plan_stages import StagePlan, divide_shards, plan_stages, refuse
 from monai_weckd.splits import SPLITS, assign_split, group_of, identify
-from monai_weckd.utils import nearest
+from monai_weckd.utils import json_digest, nearest, sealed_json
 
 __all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain", "plan_training", "read_shards"]
 
@@ -86,8 +84,7 @@ class ChainPlan:
     @property
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hexadecimal; two plans are the same if their digests are."""
-        text = json.dumps(self._fields(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(self._fields())
 
     @property
     def label_budget(self) -> dict[str, int]:
@@ -199,7 +196,7 @@ class ChainPlan:
 
     def to_json(self) -> str:
         """Return the plan as JSON, with its digest."""
-        return json.dumps({**self._fields(), "digest": self.digest}, indent=2) + "\n"
+        return sealed_json(self._fields(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> ChainPlan:
@@ -213,20 +210,14 @@ class ChainPlan:
 
         """
         content = read_plan_fields(text, [field.name for field in fields(cls)])
-        digest = content.pop("digest")
         try:
             stages = tuple(
                 StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labelled"])) for stage in content["stages"]
             )
             lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-            plan = cls(**{**content, **lists, "stages": stages})
+            return cls(**{**content, **lists, "stages": stages})
         except (KeyError, TypeError) as error:
             raise ValueError(f"plan: expected the fields as they were written, got {error!r}. {ANEW}") from error
-        if plan.digest != digest:
-            raise ValueError(
-                f"plan: expected digest {plan.digest}, got {digest}: it was changed after it was made. {ANEW}"
-            )
-        return plan
 
     def _fields(self) -> dict[str, Any]:
         shallow = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -396,7 +387,12 @@ def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
         ValueError: When it is no plan, or some of its shards were never drawn.
 
     """
-    plan = ChainPlan.from_json(Path(path).read_text(encoding="utf-8"))
+    # a byte that is no UTF-8 is replaced, and the digest tells
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        plan = ChainPlan.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
     if plan.undrawn is not None:
         raise ValueError(f"path: expected a plan whose shards are drawn, got none for stage {plan.undrawn}. Finish it.")
     return [stage.new for stage in plan.stages]

@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils import json_digest, nearest
 
 __all__ = ["ANEW", "FORMAT", "read_plan_fields"]
 
@@ -24,19 +24,19 @@ ANEW = "Make the plan anew with `python -m monai_weckd plan`."
 
 
 def read_plan_fields(text: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a plan's JSON, with the digest and without the format.
+    """Return the fields of a plan's JSON, without format and digest, if they are as they were written.
 
     Args:
         text: the JSON.
         names: names of the fields that there must be.
 
     Raises:
-        ValueError: When it is no JSON object, of another format, or has not just these fields.
+        ValueError: When it is no JSON object, of another format, has not just these fields, or was changed.
 
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"plan: expected JSON, got {error}. {ANEW}") from error
     if not isinstance(content, dict):
         raise ValueError(f"plan: expected a JSON object, got {type(content).__name__}. {ANEW}")
@@ -50,4 +50,7 @@ def read_plan_fields(text: str, names: Sequence[str]) -> dict[str, Any]:
     for name in content:
         if name not in expected:
             raise ValueError(f"plan: expected no field {name!r}. {nearest(name, expected)}")
+    digest, found = content.pop("digest"), json_digest({"format": version, **content})
+    if digest != found:
+        raise ValueError(f"plan: expected digest {found}, got {digest}: it was changed after it was made. {ANEW}")
     return content

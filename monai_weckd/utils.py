@@ -12,9 +12,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ __all__ = [
     "UNLABELED",
     "available_processors",
     "first_cause",
+    "json_digest",
     "limit_threads",
     "nearest",
     "parse_value",
+    "sealed_json",
     "split_assignment",
 ]
 
@@ -89,6 +93,28 @@ def first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of an object, in hexadecimal.
+
+    Args:
+        content: the object; its keys are text.
+
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed_json(content: Mapping[str, Any], *, indent: int) -> str:
+    """Return an object as JSON with its digest in it, so that who reads it can tell whether it is as it was written.
+
+    Args:
+        content: the object.
+        indent: spaces for each level.
+
+    """
+    return json.dumps({**content, "digest": json_digest(content)}, indent=indent) + "\n"
 
 
 def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:

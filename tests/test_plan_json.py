@@ -19,6 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.plan import ChainPlan, PlanError, check_plan, plan_chain
+from monai_weckd.utils import sealed_json
 
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
@@ -63,10 +64,17 @@ def edited(**changes) -> str:
     return json.dumps({name: value for name, value in content.items() if value is not None})
 
 
+def sealed(**changes) -> str:
+    content = json.loads(edited(**changes))
+    del content["digest"]
+    return sealed_json(content, indent=2)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", r"plan: expected JSON, got .*Make the plan anew with `python -m monai_weckd plan`"),
+        ("[" * 100_000, r"plan: expected JSON, got maximum recursion depth"),
         ("[]", r"plan: expected a JSON object, got list"),
         (edited(format=2), r"plan: expected format 1, got 2"),
         (edited(format=None), r"plan: expected format 1, got None"),
@@ -76,9 +84,9 @@ def edited(**changes) -> str:
         (edited(seed=1), r"plan: expected digest [0-9a-f]{64}, got [0-9a-f]{64}: it was changed after it was made"),
         (edited(train=["a"]), r"plan: expected digest"),
         (edited(train="abc"), r"plan: expected digest"),
-        (edited(policy="disjont"), r"policy: expected one of"),
-        (edited(stages=5), r"plan: expected the fields as they were written, got TypeError"),
-        (edited(stages=[{"stage": 1}]), r"plan: expected the fields as they were written, got KeyError\('new'\)"),
+        (sealed(policy="disjont"), r"policy: expected one of"),
+        (sealed(stages=5), r"plan: expected the fields as they were written, got TypeError"),
+        (sealed(stages=[{"stage": 1}]), r"plan: expected the fields as they were written, got KeyError\('new'\)"),
     ],
 )
 def test_from_json_validation(text, message):

@@ -162,7 +162,7 @@ def _ensemble(
     if run.needs is None:
         raise ValueError(f"needs: expected the run that an ensemble begins with, got none for {run.arm.name!r}.")
     first = store.read(run.needs.arm.name, run.needs.cell, digest=run.needs.digest) or {}
-    tables: list[list[dict[str, Any]]] = [list(read_rows(store.path(run.needs.arm.name, run.needs.cell, ".csv")))]
+    tables: list[list[dict[str, Any]]] = [list(store.rows(run.needs.arm.name, run.needs.cell))]
     for member in range(1, run.arm.members):
         seed = (run.run_seed + member * _STRIDE) % 2**31
         tables.append(_train(run, bundle, {**overrides, "seed": seed}, cache_dir)[1])

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -21,8 +21,12 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.compare.statistics import RunPredictions
+from monai_weckd.tables import read_table, table_text
+from monai_weckd.utils import json_digest
 
 __all__ = ["RunStore", "read_rows", "replace_text"]
+
+_SEAL, _PREDICTIONS = "seal", "predictions"
 
 
 class RunStore:
@@ -58,14 +62,13 @@ class RunStore:
             cell: repeat, fold and seed.
             digest: digest of the settings.
 
+        Raises:
+            ValueError: When the file is not as it was written.
+
         """
-        path = self.path(arm, cell)
-        if not path.is_file():
+        if not self.path(arm, cell).is_file():
             return None
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected JSON, got {error}. Remove the file.") from error
+        result = self._content(arm, cell)
         return result if result.get("digest") == digest else None
 
     def write(
@@ -89,15 +92,12 @@ class RunStore:
         """
         self.path(arm, cell).parent.mkdir(parents=True, exist_ok=True)
         if rows:
-            part = self.path(arm, cell, f".csv.{os.getpid()}")
-            with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(part, self.path(arm, cell, ".csv"))
+            text = table_text(list(rows[0]), rows)
+            replace_text(self.path(arm, cell, ".csv"), text)
+            result = {**result, _PREDICTIONS: _text_digest(text)}
         if plan is not None:
             replace_text(self.path(arm, cell, ".plan.json"), plan)
-        replace_text(self.path(arm, cell), json.dumps(result, indent=1) + "\n")
+        replace_text(self.path(arm, cell), json.dumps({**result, _SEAL: json_digest(result)}, indent=1) + "\n")
 
     def predictions(self, arm: str, cell: tuple[int, int, int], classes: Sequence[str]) -> RunPredictions:
         """Return the predictions of a run.
@@ -108,13 +108,41 @@ class RunStore:
             classes: class names in the order of their indices.
 
         """
-        rows = read_rows(self.path(arm, cell, ".csv"))
+        rows = self.rows(arm, cell)
         return RunPredictions(
             *cell,
             ids=[row["id"] for row in rows],
             labels=np.array([classes.index(row["label"]) for row in rows]),
             probabilities=np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
         )
+
+    def rows(self, arm: str, cell: tuple[int, int, int]) -> list[dict[str, str]]:
+        """Return the table of predictions of a run.
+
+        Args:
+            arm: name of the arm.
+            cell: repeat, fold and seed.
+
+        Raises:
+            ValueError: When the file is not as it was written.
+
+        """
+        path, expected = self.path(arm, cell, ".csv"), self._content(arm, cell).get(_PREDICTIONS)
+        text = _read_text(path)
+        if expected not in (None, _text_digest(text)):
+            raise ValueError(f"{path}: expected the predictions of its run, got changed ones. Remove {path.stem}.json.")
+        return read_table(text)
+
+    def _content(self, arm: str, cell: tuple[int, int, int]) -> dict[str, Any]:
+        path = self.path(arm, cell)
+        try:
+            result = json.loads(_read_text(path))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: expected JSON, got {error}. Remove the file.") from error
+        # a result of an earlier version has no seal
+        if not isinstance(result, dict) or result.pop(_SEAL, None) not in (None, json_digest(result)):
+            raise ValueError(f"{path}: expected the result as it was written, got a changed one. Remove the file.")
+        return result
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -126,7 +154,7 @@ def replace_text(path: Path, text: str) -> None:
 
     """
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
+    part.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     os.replace(part, path)
 
 
@@ -137,5 +165,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         path: the file.
 
     """
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+    return read_table(_read_text(path))
+
+
+def _read_text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="surrogateescape")
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()

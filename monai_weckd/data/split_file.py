@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, str]:
         raise ValueError(
             f"split_file: expected a readable file, got {str(path)!r} ({error.strerror}). Correct the path."
         ) from error
-    except ValueError as error:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
         raise ValueError(f"split_file: expected JSON, got {str(path)!r} ({error}). Write the file again.") from error
     if not isinstance(content, dict):
         raise ValueError(

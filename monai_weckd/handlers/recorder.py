@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ from monai_weckd.features import unwrap
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.oracle import LabelOracle
+from monai_weckd.tables import table_text
+from monai_weckd.utils import sealed_json
 from monai_weckd.visualize import save_error_gallery
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ def write_atomically(path: Path, text: str) -> None:
 
     """
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    # a file name that is not UTF-8 has lone surrogates, which go back to the bytes that they stand for
+    part.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     os.replace(part, path)
 
 
@@ -202,11 +205,8 @@ class ChainRecorder:
         self._save(engine, self.output_dir / "model.pt")
         self._write(engine)
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
-        with open(self.output_dir / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows["val"][0]))
-            writer.writeheader()
-            for part in rows.values():
-                writer.writerows(part)
+        text = table_text(list(rows["val"][0]), chain.from_iterable(rows.values()))
+        write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
         if self.target_layer is not None and test is not None:
             save_error_gallery(
@@ -221,7 +221,7 @@ class ChainRecorder:
         accepted = [stage for stage in self.stages if stage["accepted"]]
         plan = engine.state.chain.plan
         budget = plan.label_budget
-        chain = {
+        content = {
             "format": 1,
             "classes": list(plan.classes),
             "seed": plan.seed,
@@ -232,8 +232,8 @@ class ChainRecorder:
             "stages": self.stages,
             "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
         }
-        write_atomically(self.output_dir / "chain.json", json.dumps(chain, indent=4) + "\n")
-        write_atomically(self.output_dir / "history.json", json.dumps({"epochs": self.epochs}, indent=1) + "\n")
+        write_atomically(self.output_dir / "chain.json", sealed_json(content, indent=4))
+        write_atomically(self.output_dir / "history.json", sealed_json({"epochs": self.epochs}, indent=1))
 
     def _ledger(self, engine: SupervisedTrainer) -> list[dict[str, Any]]:
         lines = engine.state.chain.oracle.to_dicts() if engine.state.chain.oracle else []

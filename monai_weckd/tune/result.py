@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import json
 import os
 import shlex
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.handlers.recorder import write_atomically
+from monai_weckd.tables import table_text
 from monai_weckd.tune.backend import optuna
 from monai_weckd.tune.counts import DIVERGED, OWN_VALUES, outcome
 
@@ -79,22 +78,19 @@ def write_trials(path: Path, trials: Iterable[optuna.trial.FrozenTrial], *, name
         names: names of the parameters.
 
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, ["trial", "state", "value", *names, "epochs", "seconds", "note"], lineterminator="\n")
-    writer.writeheader()
-    for trial in trials:
-        writer.writerow(
-            {
-                "trial": trial.number,
-                "state": outcome(trial),
-                "value": trial.value,
-                **{name: trial.params.get(name) for name in names},
-                "epochs": trial.last_step,
-                "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-                "note": trial.user_attrs.get(DIVERGED, "own values" if OWN_VALUES in trial.user_attrs else None),
-            }
-        )
-    write_atomically(path, text.getvalue())
+    rows = (
+        {
+            "trial": trial.number,
+            "state": outcome(trial),
+            "value": trial.value,
+            **{name: trial.params.get(name) for name in names},
+            "epochs": trial.last_step,
+            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
+            "note": trial.user_attrs.get(DIVERGED, "own values" if OWN_VALUES in trial.user_attrs else None),
+        }
+        for trial in trials
+    )
+    write_atomically(path, table_text(["trial", "state", "value", *names, "epochs", "seconds", "note"], rows))
 
 
 def run_command(files: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> str:

@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
+from monai_weckd.tables import read_table
+from monai_weckd.utils import json_digest
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def write_report(output_dir: str | Path) -> Path:
     """
     template = page_template("report.html.jinja")
     folder = Path(output_dir)
-    plan = _read_json(folder / "plan.json", _PLAN_KEYS)
-    chain = _read_json(folder / "chain.json", _CHAIN_KEYS)
+    plan = _read_sealed(folder / "plan.json", _PLAN_KEYS)
+    chain = _read_sealed(folder / "chain.json", _CHAIN_KEYS)
     _check_chain(chain, plan)
-    epochs = _read_json(folder / "history.json", ("epochs",))["epochs"]
+    epochs = _read_sealed(folder / "history.json", ("epochs",))["epochs"]
     for epoch in epochs:
         _check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
     rows = _read_test_rows(folder / "predictions.csv", chain["classes"])
@@ -116,14 +116,14 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, *, errors: str = "strict") -> str:
     if not path.is_file():
         raise ValueError(
             f"output_dir: expected the file {path.name} in {path.parent}, got none."
             " Give the output folder of a finished chain run."
         )
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: expected UTF-8 text, got {error}. Write the file again.") from error
 
@@ -132,9 +132,16 @@ def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     text = _read_text(path)
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: expected JSON, got {error}. Write the file again.") from error
     _check_keys(content, keys, where=path.name)
+    return content
+
+
+def _read_sealed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    content = _read_json(path, (*keys, "digest"))
+    if content["digest"] != json_digest({key: value for key, value in content.items() if key != "digest"}):
+        raise ValueError(f"{path.name}: expected the content of its digest, got a changed one. Write the file again.")
     return content
 
 
@@ -172,12 +179,13 @@ def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
 
 
 def _read_test_rows(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise ValueError(f"predictions.csv: expected the column {missing[0]!r}, got none. Write the file again.")
-    rows = [row for row in reader if row["split"] == "test"]
+    # a file name may be bytes that are no UTF-8
+    text = _read_text(path, errors="surrogateescape")
+    try:
+        rows = [row for row in read_table(text, columns) if row["split"] == "test"]
+    except ValueError as error:
+        raise ValueError(f"predictions.csv: {error}") from error
     for row in rows:
         for column in ("label", "predicted"):
             if row[column] not in classes:
@@ -189,6 +197,8 @@ def _read_test_rows(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _test_view(rows: Sequence[Mapping[str, str]], chain: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not rows and chain["final"]["test"]:
+        raise ValueError("predictions.csv: expected the test items, got none. Keep the files of one run together.")
     if not rows:
         return None
     classes = chain["classes"]
@@ -259,7 +269,7 @@ def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, 
 
 def _read_picture(folder: Path, name: str) -> bytes:
     # A bare name: a path could pull any file of the machine into a page that is passed on.
-    path = folder / Path(name).name
+    path = folder / Path(str(name)).name
     content = path.read_bytes() if path.name == name and path.is_file() else b""
     if not content.startswith(b"\x89PNG"):
         raise ValueError(

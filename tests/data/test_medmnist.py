@@ -302,9 +302,7 @@ def test_each_split_is_verified_once(tmp_path, save, monkeypatch):
 def test_damaged_split_is_reported_or_left_out(tmp_path, save, caplog):
     path = damaged(archive(tmp_path, save), "train_images.npy")
     datalist = load_datalist(path)
-    with pytest.raises(
-        ValueError, match=r"got 12 that are not, first 'train/00000': .*: expected a sound"
-    ):
+    with pytest.raises(ValueError, match=r"got 12 that are not, first 'train/00000': .*: expected a sound"):
         verify_images(datalist)
     verified = verify_images(datalist, on_bad_item="skip")
     assert Counter(item["split"] for item in verified.items) == {"val": 5, "test": 4}

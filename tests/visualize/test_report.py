@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -29,6 +28,8 @@ from PIL import Image
 from scipy import stats
 
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics
+from monai_weckd.tables import table_text
+from monai_weckd.utils import sealed_json
 from monai_weckd.visualize import figures
 from monai_weckd.visualize.gallery import save_error_gallery
 from monai_weckd.visualize.report import write_report
@@ -132,7 +133,6 @@ class Run:
             "stages": [],
             "skipped": [f"scan_{HOSTILE}.dcm"],
             "unused": ["u1", "u2"],
-            "digest": "abc123",
         }
         self.chain = {
             "format": 1,
@@ -151,11 +151,9 @@ class Run:
 
     def write(self):
         for name in ("plan", "chain", "history"):
-            (self.folder / f"{name}.json").write_text(json.dumps(getattr(self, name)), encoding="utf-8")
-        with (self.folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else self.columns())
-            writer.writeheader()
-            writer.writerows(self.rows)
+            (self.folder / f"{name}.json").write_text(sealed_json(getattr(self, name), indent=1), encoding="utf-8")
+        text = table_text(list(self.rows[0]) if self.rows else self.columns(), self.rows)
+        (self.folder / "predictions.csv").write_bytes(text.encode())
         return self.folder
 
     def columns(self):
