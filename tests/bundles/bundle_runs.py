@@ -43,18 +43,19 @@ SMALL = {
 }
 
 
-def run_python(code, **environment):
+def run_python(code, *, folder=None, **environment):
     """Run Python code in a fresh interpreter; returns the finished process with its output as text."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
 
 
-def run_bundle(bundle, config, *, overlays=(), blocked=False, **overrides):
+def run_bundle(bundle, config, *, overlays=(), blocked=False, folder=None, **overrides):
     """Run `monai.bundle run` on a bundle's configuration; with blocked=True monai_weckd cannot be imported."""
     files = [str(bundle / "configs" / f"{name}.json") for name in (config, *overlays)]
     arguments = {"config_file": files, "bundle_root": str(bundle), **overrides}
     block = "sys.modules['monai_weckd'] = None" if blocked else ""
-    return run_python(f"import sys; {block}\nfrom monai.bundle import run\nrun(**{arguments!r})")
+    return run_python(f"import sys; {block}\nfrom monai.bundle import run\nrun(**{arguments!r})", folder=folder)
 
 
 def train(bundle, dataset_dir, output_dir, *, overlays=(), **overrides):

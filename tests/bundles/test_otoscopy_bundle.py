@@ -14,9 +14,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,7 @@ from monai.networks.nets import EfficientNetBN
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.tables import read_table
 
 METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece"}
 
@@ -216,18 +220,41 @@ def test_an_earlier_run_can_be_overwritten(dataset, output, tmp_path):
     assert (copy / "notes.txt").read_text() == "mine"
 
 
-def test_a_corrupt_image_is_named_or_skipped_and_listed(dataset, tmp_path):
-    data = tmp_path / "data"
+def test_bad_items_are_named_or_skipped_and_listed_and_odd_names_are_harmless(dataset, tmp_path):
+    data, out, names = tmp_path / "data", tmp_path / "out", tmp_path / "names"
     shutil.copytree(dataset, data)
-    victim = sorted((data / "normal").rglob("*.png"))[0]
-    victim.write_bytes(victim.read_bytes()[:500])
-    key = victim.relative_to(data).as_posix()
-    line = refusal(OTOSCOPY, dataset_dir=str(data), output_dir=str(tmp_path / "out"), **SMALL)
-    assert f"got 1 that are not, first {key!r}" in line
+    picture = next((data / "normal").rglob("*.png")).read_bytes()
+    bad = {"cut.png": picture[:500], "empty.jpg": b"", "film.png": b"GIF89a" + bytes(200), "note.dcm": b"not an image"}
+    odd = [b"=cmd|' !A0'.png", b"<img src=x>.png", b"@seed.png", b"not utf-8 \xff.png", b"$open('pwned','w').png"]
+    names.mkdir()
+    for folder in (data / "normal", data / "earwax_plug"):
+        for name in odd:
+            Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(picture)
+    for name in odd:
+        Path(os.fsdecode(bytes(names) + b"/" + name)).write_bytes(picture)
+    for name, content in bad.items():
+        (data / "normal" / name).write_bytes(content)
+    nib.save(nib.Nifti1Image(np.full((8, 8), np.nan, np.float32), np.eye(4)), data / "normal" / "nan.nii")
+    keys = [f"normal/{name}" for name in (*bad, "nan.nii")]
+    line = refusal(OTOSCOPY, dataset_dir=str(data), output_dir=str(out), **SMALL)
+    assert f"got {len(keys)} that are not, first 'normal/cut.png': cannot be decoded" in line
     assert "on_bad_item='skip'" in line
-    train(OTOSCOPY, data, tmp_path / "out", on_bad_item="skip")
-    assert json.loads((tmp_path / "out" / "plan.json").read_text())["skipped"] == [key]
-    assert key in (tmp_path / "out" / "report.html").read_text()
+    assert not out.exists()
+    train(OTOSCOPY, data, out, on_bad_item="skip", seed=1, test_fraction=0.4)
+    assert sorted(json.loads((out / "plan.json").read_text())["skipped"]) == sorted(keys)
+    page = (out / "report.html").read_text()
+    assert all(key in page for key in keys)
+    assert "<img src=x" not in page
+    # the file names come first where the folder's own name is none
+    options = {"dataset_dir": ".", "ckpt_path": str(out / "model.pt"), "predictions_path": str(out / "inference.csv")}
+    done = run_bundle(OTOSCOPY, "inference", blocked=True, folder=names, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (out / "inference.csv").read_bytes().decode(errors="surrogateescape")
+    assert {row["file"] for row in read_table(text)} == set(map(os.fsdecode, odd))
+    for path in (out / "inference.csv", out / "predictions.csv"):
+        for row in csv.reader(path.read_text(errors="surrogateescape").splitlines()):
+            assert not any(cell.startswith(("=", "@")) for cell in row)
+    assert not list(tmp_path.rglob("pwned"))
 
 
 def test_nan_loss_stops_with_its_place_and_keeps_the_last_good_student(dataset, tmp_path):

@@ -151,6 +151,22 @@ def test_a_run_is_the_same_whatever_ran_before_it(finished, data):
     assert [path.with_suffix(suffix).read_text() for suffix in (".csv", ".plan.json")] == before
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("0-1-0.json", "0-1-0.json: expected the result as it was written, got a changed one. Remove the file."),
+        ("0-1-0.csv", "0-1-0.csv: expected the predictions of its run, got changed ones. Remove 0-1-0.json."),
+    ],
+)
+def test_a_damaged_result_is_told_in_one_line(finished, data, tmp_path, capsys, no_training, name, message):
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    path = tmp_path / "runs" / "chain" / name
+    path.write_text(path.read_text().replace("0.1", "0.7", 1))
+    capsys.readouterr()
+    assert main(command(data, tmp_path)) == 1
+    assert capsys.readouterr().err == f"error: {path.parent}/{message}\n"
+
+
 def test_other_settings_are_other_runs(finished, data, capsys, no_training):
     capsys.readouterr()
     for options in (["--label_fraction", "0.2"], ["--val_labels", "16"], ["--set", "learning_rate=0.01"]):

@@ -19,7 +19,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_files import write_dicom, write_series
+from dicom_files import PATIENT, write_dicom, write_series
 from monai.bundle import ConfigParser
 from PIL import Image
 
@@ -309,3 +309,17 @@ def test_a_constant_image_is_normalized_to_a_finite_one(tmp_path, kind, value):
     dataset = ByteCacheDataset([{"image": str(tmp_path / "a.nii")}], preprocessing(kind))
     assert dataset[0]["image"].isfinite().all()
     assert dataset[0]["image"].abs().max() <= 10
+
+
+@pytest.mark.parametrize("length", [200, 300, 400, 500, 600])
+def test_what_is_said_of_a_damaged_dicom_has_no_patient(tmp_path, caplog, recwarn, length):
+    def make(path):
+        write_dicom(path, COLOR)
+        path.write_bytes(path.read_bytes()[:length])
+
+    datalist = load_datalist(folder_with(tmp_path, "a.dcm", make))
+    with pytest.raises(ValueError, match=r"a\.dcm") as error:
+        verify_images(datalist)
+    kept = verify_images(datalist, on_bad_item="skip")
+    said = [str(error.value), caplog.text, repr(kept), *(str(warning.message) for warning in recwarn)]
+    assert not [value for value in PATIENT.values() if value in " ".join(said)]

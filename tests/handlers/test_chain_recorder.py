@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader
 from monai_weckd import ChainPlan, plan_chain
 from monai_weckd.engines import fingerprint
 from monai_weckd.handlers import ChainRecorder, predict_probabilities
+from monai_weckd.tables import read_table
+from monai_weckd.visualize import write_report
 
 
-def record(output_dir, *, test=True, **options):
+def record(output_dir, *, test=True, items=None, **options):
     """Run a small chain that is written down; returns the trainer."""
-    items = make_items()
+    items = make_items() if items is None else items
     plan = plan_chain(items, classes=("a", "b", "c"), policy="cumulative", stratify=False)
     loaders = {split: DataLoader(Dataset(plan.select(items, split)), batch_size=7) for split in ("val", "test")}
     network = make_network()
@@ -120,6 +122,20 @@ def test_predictions_are_those_of_the_final_model(tmp_path):
         probabilities = [float(row[f"probability_{name}"]) for name in "abc"]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == "abc"[int(np.argmax(probabilities))]
+
+
+def test_names_of_any_kind_are_written_and_read(tmp_path):
+    names = ["=1+1", "@a", "'b", "-c", "two\r\nlines", "not utf-8 \udcff", "<b>"]
+    items = make_items()
+    for number, item in enumerate(items):
+        item["id"] = f"{names[number % len(names)]} {number}"
+    record(tmp_path, items=items, max_epochs=3)
+    with open(tmp_path / "predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read()
+    plan = ChainPlan.from_json((tmp_path / "plan.json").read_text())
+    assert {row["id"] for row in read_table(text)} == {*plan.val, *plan.test}
+    assert not [row for row in csv.reader(text.splitlines()) if row and row[0].startswith(("=", "@", "-"))]
+    assert write_report(tmp_path).is_file()
 
 
 def test_without_a_test_loader_there_are_no_test_figures(tmp_path):
