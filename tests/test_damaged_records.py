@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 
 import pytest
 from chain_runs import make_chain, make_items
@@ -92,6 +93,7 @@ def output(tmp_path_factory):
 def _no_drawing():
     # a page takes half a second, and what is refused is refused before it is drawn
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "page_template", cache(report.page_template))
         patch.setattr(report, "learning_curves_svg", lambda *_, **__: b"")
         patch.setattr(report, "reliability_svg", lambda *_: b"")
         patch.setattr(report, "bootstrap_intervals", lambda *_, **__: dict.fromkeys(report.METRIC_NAMES))
@@ -103,7 +105,7 @@ def test_report(output, name):
     path = output / name
 
     @given(damage(path.read_bytes()))
-    @examples(max_examples=60)
+    @examples(max_examples=40)
     def holds(content):
         check(path, content, "report", "--output_dir", output)
 
@@ -120,7 +122,7 @@ def test_shard_file(output, tmp_path):
     assert run(*command) == (0, "")
 
     @given(damage((output / "plan.json").read_bytes()))
-    @examples(max_examples=60)
+    @examples(max_examples=40)
     def holds(content):
         check(output / "plan.json", content, *command)
 

@@ -112,4 +112,4 @@ def _check_gzip(path: str) -> None:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror or error}). Change its permissions or leave it out."
+    return f"cannot be read ({error.strerror or error}). See that it is there and may be read, or leave it out."

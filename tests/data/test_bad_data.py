@@ -170,7 +170,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
 
         monkeypatch.setattr(load, "_head", head)
     refused_and_skipped(
-        root, "a.png", r"cannot be read \(Permission denied\)\. Change its permissions or leave it out\."
+        root, "a.png", r"cannot be read \(Permission denied\)\. See that it is there and may be read, or leave it out\."
     )
 
 
