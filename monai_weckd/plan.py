@@ -329,7 +329,7 @@ def plan_training(
     missing_classes: str = "error",
     seed: int = 0,
 ) -> ChainPlan:
-    """Plan a chain in a pipeline that has its own validation: as :py:func:`plan_chain`, with no split to make.
+    """Plan a chain in a pipeline that has its own validation: :py:func:`monai_weckd.plan_chain` with no split to make.
 
     Args:
         items: the training items, in any MONAI data list: one without ``id`` is known by its ``image``, one without
