@@ -96,7 +96,13 @@ def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, 
     assert (tmp_path / "RESULTS").read_text() == kept
 
 
-@pytest.mark.parametrize("part", PARTS)
+# these start many processes, which is what they measure
+LONG = ("memory", "scaling", "startup")
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=[pytest.mark.slow] if part in LONG else []) for part in PARTS]
+)
 def test_every_part_runs(part):
     if part == "steps" and not FOLDER.is_dir():
         pytest.skip("the rivals are not installed: make bench does it")
@@ -114,7 +120,7 @@ def test_an_unknown_part_is_refused():
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "stepps"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "parts: expected some of steps, loading" in done.stderr
+    assert "parts: expected some of steps, handler, loading" in done.stderr
 
 
 def test_equal_methods_are_simulated():

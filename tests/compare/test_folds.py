@@ -71,7 +71,7 @@ def test_scikit_learn_is_asked_for(monkeypatch):
         cross_validation_splits(make_items([2] * 20))
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=18, max_size=40),
     classes=st.integers(2, 3),
