@@ -11,12 +11,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,9 +28,19 @@ from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
+from monai_weckd.data.row_store import content_key
 from monai_weckd.utils import first_cause, nearest
 
-__all__ = ["prepare_output_dir", "refuse_unused_keys", "show_cause_last", "unused_keys"]
+__all__ = [
+    "is_complete",
+    "prepare_output_dir",
+    "refuse_unused_keys",
+    "run_settings",
+    "show_cause_last",
+    "unused_keys",
+]
+
+logger = logging.getLogger(__name__)
 
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 # read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
@@ -43,8 +56,33 @@ _READ_BY_MONAI = {
 }
 _TRACKED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
 _CHAIN_OUTPUT = re.compile(
-    r"(plan|datalist|chain|history)\.json|predictions\.csv|model\.pt|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
+    r"((plan|datalist|chain|history)\.json|predictions\.csv|(model|checkpoint)\.pt)(\.part)?"
+    r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
+_BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
+# what may be another when a run goes on: where things are, how they are loaded and shown, and what runs when
+_NOT_A_SETTING = {
+    "_meta_",
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "cache_dir",
+    "overwrite",
+    "resume",
+    "checkpoint_interval",
+    "num_workers",
+    "device",
+    # of MONAI's tracking
+    "tracking_uri",
+    "experiment_name",
+    "run_name",
+    "save_execute_config",
+    "is_not_rank0",
+}
 
 
 def _strings(config: Any) -> Iterator[str]:
@@ -103,16 +141,52 @@ def refuse_unused_keys() -> None:
         ValueError: When a key is read by nothing.
 
     """
-    callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
-    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
-    if parser is None:
-        raise RuntimeError(
-            "refuse_unused_keys: expected to be called from a bundle's configuration, got another caller."
-        )
-    unused = unused_keys(parser.get())
+    unused = unused_keys(_calling_parser("refuse_unused_keys").get())
     if unused:
         key, hint = next(iter(unused.items()))
         raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
+
+
+def _calling_parser(name: str) -> ConfigParser:
+    """Return the parser of the configuration whose expression is being evaluated."""
+    callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
+    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
+    if parser is None:
+        raise RuntimeError(f"{name}: expected to be called from a bundle's configuration, got another caller.")
+    return parser
+
+
+def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return, from within a configuration, all that must be the same when an interrupted run goes on.
+
+    These are the configuration's values by their places, as they are written, but for places of files, workers and
+    the like; and a digest of the data list and of the bytes of its images, each of which is read once.
+
+    Args:
+        items: the data list.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+
+    """
+    config = {key: value for key, value in _calling_parser("run_settings").get().items() if key not in _NOT_A_SETTING}
+    archives: dict[str, str] = {}
+    rows = [
+        [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
+        for item in items
+    ]
+    # labels go no further than into the digest
+    content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
+    return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
+
+
+def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Go through the values of a nested configuration, with their places such as "train#dataset#data"."""
+    if isinstance(config, (dict, list)) and config:
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _leaves(value, f"{place}#{key}" if place else str(key))
+    else:
+        yield place, config
 
 
 def show_cause_last() -> None:
@@ -132,19 +206,26 @@ def show_cause_last() -> None:
     sys.excepthook = report
 
 
-def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False) -> Path:
+def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
     """Make an empty folder for a run, and refuse to mix a run with an earlier one.
+
+    With ``resume`` a complete run and one with a checkpoint stay as they are; one that came to no checkpoint begins
+    anew.
 
     Args:
         output_dir: the folder; made if absent.
         overwrite: remove an earlier run's files first, default False. Only what a chain writes is removed.
+        resume: whether to go on with an earlier run, default False.
 
     Raises:
+        ValueError: When both ``overwrite`` and ``resume`` are True.
         FileExistsError: When the folder is not empty and ``overwrite`` is False.
         FileExistsError: When the folder holds anything that no chain wrote, even to overwrite.
         PermissionError: When the folder cannot be written to.
 
     """
+    if overwrite and resume:
+        raise ValueError("resume: expected False with overwrite, got True. Go on with the run, or remove it.")
     path = Path(output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -160,16 +241,37 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
     present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
     if not present:
         return path
-    if not overwrite:
+    if resume and ((path / "checkpoint.pt").exists() or is_complete(path)):
+        return path
+    begun = resume and ((path / "plan.json").exists() or all(_BEFORE_THE_PLAN.fullmatch(e.name) for e in present))
+    if not overwrite and not begun:
         raise FileExistsError(
             f"output_dir: expected an empty folder, got {path} with {len(present)} entries. "
-            "Pass another one, or --overwrite true to remove the earlier run."
+            "Pass another one, --resume true to go on with an interrupted run, or --overwrite true to remove it."
         )
-    if not (path / "plan.json").exists():
+    if not begun and not (path / "plan.json").exists():
         raise FileExistsError(
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )
-    for entry in present:
+    # if this is interrupted, too, what is left is neither a complete run nor of unknown origin
+    order = {"predictions.csv": -1, "plan.json": 1}
+    for entry in sorted(present, key=lambda entry: order.get(entry.name, 0)):
         if _CHAIN_OUTPUT.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return path
+
+
+def is_complete(output_dir: str | os.PathLike) -> bool:
+    """Return, and say, whether a folder holds a complete run, of which nothing is left to be trained.
+
+    Its checkpoint goes when everything else is written.
+
+    Args:
+        output_dir: the folder.
+
+    """
+    path = Path(output_dir)
+    complete = (path / "predictions.csv").exists() and not (path / "checkpoint.pt").exists()
+    if complete:
+        logger.info("%s holds a complete run, there is nothing to train: pass another output_dir, or overwrite", path)
+    return complete

@@ -111,6 +111,33 @@ class LabelOracle:
         """Return the ledger as dictionaries, ready for JSON."""
         return [asdict(entry) for entry in self._ledger]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return ledger and revealed labels."""
+        return {
+            "ledger": self.to_dicts(),
+            "labels": {key: self._label(key) for key in sorted(self._revealed)},
+            "counted": sorted(self._counted),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Come back to a ledger.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        Raises:
+            ValueError: When an item that was revealed has another label now.
+
+        """
+        for key, label in state_dict["labels"].items():
+            if self._label(key) != label:
+                raise ValueError(
+                    f"labels: expected class {label} for {key!r}, as it was revealed, got {self._label(key)}. "
+                    "Put the label back, or begin anew."
+                )
+        self._ledger = dict.fromkeys(LedgerEntry(**entry) for entry in state_dict["ledger"])
+        self._revealed, self._counted = set(state_dict["labels"]), set(state_dict["counted"])
+
     def _label(self, key: str) -> int:
         item = self._items.get(key)
         if item is None:

@@ -36,9 +36,29 @@ from monai_weckd.utils import nearest
 __all__ = ["ComparedBundle"]
 
 # where things are says nothing about what comes out
-_PLACES = ("_meta_", "bundle_root", "dataset_dir", "output_dir", "overwrite", "cache_dir", "num_workers", "device")
+_PLACES = (
+    "_meta_",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "overwrite",
+    "resume",
+    "checkpoint_interval",
+    "cache_dir",
+    "num_workers",
+    "device",
+)
 # handlers that a comparison does not need: they talk, or write what nobody would read
-_TALKERS = ("ChainProgressBar", "CostReporter", "StatsHandler", "TensorBoardStatsHandler", "TensorBoardImageHandler")
+_TALKERS = (
+    "ChainCheckpoint",
+    "ChainProgressBar",
+    "CostReporter",
+    "StatsHandler",
+    "TensorBoardStatsHandler",
+    "TensorBoardImageHandler",
+)
+# what nothing reads when they are gone
+_UNREAD = ("_meta_", "checkpoint_interval")
 # what the plan of a run takes from elsewhere
 _GIVEN = ("_target_", "items", "classes", "skipped", "shards", "seed")
 _SEEDS = 1000
@@ -194,7 +214,7 @@ class ComparedBundle:
             settings["cache_dir"] = str(cache_dir)
         # from memory: whoever edits the bundle during a long comparison does not change its later runs
         path = output_dir.with_name(f"{output_dir.name}.json")
-        path.write_text(json.dumps({key: value for key, value in self.config.items() if key != "_meta_"}))
+        path.write_text(json.dumps({key: value for key, value in self.config.items() if key not in _UNREAD}))
         try:
             self._run(path, {**settings, "output_dir": str(output_dir)})
         finally:

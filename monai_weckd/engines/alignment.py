@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -58,3 +58,16 @@ class DistributionAlignment:
         self.mean = batch if self.mean is None else self.momentum * self.mean + (1 - self.momentum) * batch
         shift = self.prior.to(logits.device).log() - self.mean.clamp_min(1e-6).log()
         return torch.where(unlabelled[:, None], logits + shift.to(logits.dtype), logits)
+
+    def state_dict(self) -> dict[str, torch.Tensor | None]:
+        """Return the running mean; the prior is that of the labels."""
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor | None]) -> None:
+        """Come back to a running mean.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self.mean = state_dict["mean"]

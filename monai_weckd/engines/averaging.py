@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +83,20 @@ class WeightAverage:
             mine.copy_(other)
             other.copy_(kept)
         self.swapped = not self.swapped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what to come back to; while swapped, ``module`` holds the network's own weights."""
+        return {"module": self.module.state_dict(), "updates": self.updates, "swapped": self.swapped}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Come back to a state; the network's half of it is the network's own.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self.module.load_state_dict(state_dict["module"])
+        self.updates, self.swapped = state_dict["updates"], state_dict["swapped"]
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for (mine, name), (other, _) in self._places:

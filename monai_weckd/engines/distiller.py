@@ -171,6 +171,28 @@ class Distiller:
                 "Look for code that trains it or leaves its BatchNorm in train mode."
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loss's present settings, the alignment's mean and the teacher's answers that are kept."""
+        parts = {"alignment": self.alignment, "cache": self.cache}
+        return {
+            "temperature": self.criterion.temperature,
+            "weight": self.criterion.weight,
+            **{name: None if part is None else part.state_dict() for name, part in parts.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Come back to a state, with the teacher that was set then.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self.criterion.temperature, self.criterion.weight = state_dict["temperature"], state_dict["weight"]
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state_dict["alignment"])
+        if self.cache is not None:
+            self.cache.load_state_dict(state_dict["cache"], device=self.engine.state.device)
+
     def close(self) -> None:
         """Take all hooks and event handlers away again."""
         self.teacher = None

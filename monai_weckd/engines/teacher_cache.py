@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -65,6 +66,28 @@ class TeacherCache:
             raise ValueError("indices: expected at least one item, got none. Check the batch.")
         rows = torch.tensor([self._rows[key] for key in keys], device=self._logits.device)
         return self._logits[rows], None if self._maps is None else self._maps[rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all answers: asked again in other batches, a teacher would round them otherwise."""
+        count = len(self._rows)
+        stores = {"logits": self._logits, "maps": self._maps}
+        return {
+            "keys": torch.tensor(list(self._rows), dtype=torch.int64).reshape(count, 2),
+            **{name: None if store is None else store[:count].clone() for name, store in stores.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *, device: torch.device | None = None) -> None:
+        """Come back to earlier answers of the same teacher.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+            device: where they are used, default None: where they are.
+
+        """
+        self._rows = {tuple(key): row for row, key in enumerate(state_dict["keys"].tolist())}
+        self.asked = len(self._rows)
+        stores = (state_dict["logits"], state_dict["maps"])
+        self._logits, self._maps = (None if store is None else store.to(device) for store in stores)
 
     def _add(self, keys: list[tuple[int, int]], logits: torch.Tensor, features: torch.Tensor | None) -> None:
         self.asked += len(keys)

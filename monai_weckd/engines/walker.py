@@ -33,6 +33,8 @@ from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
 from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.ensemble import MeanLogits
+from monai_weckd.engines.ranks import check_same_on_all_ranks, of_rank_0, share_weights
+from monai_weckd.engines.resuming import restore_walk, walk_state
 from monai_weckd.engines.utils import attach_first, freeze, predict_logits
 from monai_weckd.features import unwrap
 from monai_weckd.oracle import LabelOracle, is_labeled
@@ -96,6 +98,10 @@ class StageWalker:
         self.best: tuple[float, int, Mapping[str, torch.Tensor]] | None = None
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
+        # of handlers whose states belong to the chain's, by name
+        self.parts: dict[str, Stateful] = {}
+        self._loaded: Mapping[str, Any] | None = None
+        self._goes_on = False
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the walk's steps, each before whatever else is registered for its event."""
@@ -141,7 +147,10 @@ class StageWalker:
 
     def _begin_run(self, engine: SupervisedTrainer) -> None:
         self._check_epochs(engine)
-        if self.oracle is None or engine.state.epoch == 0:
+        if self._loaded is not None:
+            restore_walk(self, engine, self._loaded)
+            self._loaded, self._goes_on = None, True
+        elif self.oracle is None or engine.state.epoch == 0:
             self._begin_chain(engine)
         else:
             self._resume(engine)
@@ -157,10 +166,23 @@ class StageWalker:
         for average in (self.average, self.mirror):
             if average is not None:
                 average.restart()
-        engine.set_data(self._loader(engine, stage, self.labels, start=engine.state.stage_epoch))
+        self._goes_on = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the chain is at an epoch's end."""
+        return walk_state(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state when the run starts, after the epoch that the engine has by then.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self._loaded = state_dict
 
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
-        _check_same_on_all_ranks(self.plan)
+        check_same_on_all_ranks(self.plan)
         self.oracle = LabelOracle(self.items)
         if self.plan.stratify:
             # the plan was drawn class by class, which has read these labels: the ledger says so
@@ -172,15 +194,20 @@ class StageWalker:
         engine.state.stage = 0
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
-        stage, stage_epoch = self._locate(engine.state.epoch)
+        stage, stage_epoch = self.locate(engine.state.epoch)
         if stage_epoch == 1:
             if engine.state.stage:
                 self._end_stage(engine)
             if stage == 1:
                 self._keep_beginnings(engine)
             self._begin_stage(engine, stage)
-        elif self.average is not None and self.average.swapped:
-            self.average.swap()
+        else:
+            if self.average is not None and self.average.swapped:
+                self.average.swap()
+            if self._goes_on:
+                # not before the run's other handlers, since it starts a loader's workers
+                engine.set_data(self._loader(engine, stage, self.labels, start=stage_epoch - 1))
+        self._goes_on = False
         engine.state.stage_epoch = stage_epoch
         rank = dist.get_rank() if dist.is_initialized() else 0
         # dropout draws from torch's own generator: make it, too, a function of the place in the chain
@@ -193,7 +220,7 @@ class StageWalker:
         self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]
         self.initial = deepcopy(unwrap(engine.network).state_dict())
 
-    def _locate(self, epoch: int) -> tuple[int, int]:
+    def locate(self, epoch: int) -> tuple[int, int]:
         """Return the stage, and the epoch within it, of an epoch of the run (all from 1)."""
         for stage, count in enumerate(self.epochs, start=1):
             if epoch <= count:
@@ -222,7 +249,7 @@ class StageWalker:
             network.load_state_dict(self.initial)
         for part, beginning in zip(self.stateful, self.beginnings, strict=True):
             part.load_state_dict(deepcopy(beginning))
-        self._set_teacher(engine, self.labels)
+        self.set_teacher(engine, self.labels)
         state.stage, state.stage_epochs = stage, self.epochs[stage - 1]
         self.best = None
         self.began = time.perf_counter()
@@ -246,8 +273,8 @@ class StageWalker:
             start=start * engine.state.epoch_length,
         )
 
-    def _set_teacher(self, engine: SupervisedTrainer, labels: Mapping[str, int]) -> None:
-        """Set who guides through the stage that begins."""
+    def set_teacher(self, engine: SupervisedTrainer, labels: Mapping[str, int]) -> None:
+        """Set who guides through a stage, as its students, options and labels have it."""
         options = self.options
         self.average = WeightAverage(engine.network, decay=options.averaging) if options.averaging else None
         self.mirror = WeightAverage(engine.network, decay=0.0) if options.teacher == "student" else None
@@ -287,7 +314,7 @@ class StageWalker:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
-        value = _of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+        value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
         if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
             self.best = (value, engine.state.stage_epoch, weights)
@@ -301,7 +328,7 @@ class StageWalker:
         if self.best is not None:
             value, best_epoch, weights = self.best
             unwrap(engine.network).load_state_dict(weights)
-        _share(unwrap(engine.network))
+        share_weights(unwrap(engine.network))
         record = self._record(engine, value, best_epoch)
         self.records.append(record)
         if record.accepted:
@@ -322,7 +349,7 @@ class StageWalker:
             # MONAI's base class has none
             inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
         )
-        temperature = _of_rank_0(fit_temperature(*found))
+        temperature = of_rank_0(fit_temperature(*found))
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
         return temperature
 
@@ -360,31 +387,3 @@ class StageWalker:
             state.stage = 0
         if self.students:
             unwrap(engine.network).load_state_dict(self.students[-1].state_dict())
-
-
-def _of_rank_0(value: float) -> float:
-    """Return, on every rank, the value that rank 0 passes."""
-    values = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def _share(network: torch.nn.Module) -> None:
-    """Give every rank the weights of rank 0: gradients keep parameters alike, but nothing BatchNorm's statistics."""
-    if dist.is_initialized():
-        for tensor in network.state_dict().values():
-            dist.broadcast(tensor, src=0)
-
-
-def _check_same_on_all_ranks(plan: ChainPlan) -> None:
-    """Raise a ValueError when another rank has made another plan, as from another copy of the data."""
-    if not dist.is_initialized():
-        return
-    digests: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, plan.digest)
-    if len(set(digests)) > 1:
-        raise ValueError(
-            f"plan: expected the same one on all ranks, got {len(set(digests))} different ones. "
-            "Give every process the same images and settings."
-        )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from .backbone import FrozenBackbone
 from .chain import ChainHandler
+from .checkpoint import ChainCheckpoint
 from .cost import CostReporter
 from .distillation import DistillationHandler
 from .losses import losses_from_output
@@ -22,6 +23,7 @@ from .teacher_weight import TeacherWeightHandler
 from .temperature import TemperatureHandler
 
 __all__ = [
+    "ChainCheckpoint",
     "ChainHandler",
     "ChainProgressBar",
     "ChainRecorder",

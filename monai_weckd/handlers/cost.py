@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
@@ -46,6 +47,7 @@ class CostReporter:
 
     def __init__(self, seconds: float = 2.0) -> None:
         self.seconds = seconds
+        self._loaded: Mapping[str, Any] | None = None
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
@@ -60,10 +62,33 @@ class CostReporter:
             and not engine.state.chain.paused(engine)
             and not getattr(loader.dataset, "frozen", False)
         ):
-            engine.add_event_handler(Events.STARTED, self._predict)
+            engine.state.chain.parts["cost"] = self
+            engine.add_event_handler(Events.STARTED, self._begin)
             engine.add_event_handler(Events.COMPLETED, self._report)
 
-    def _predict(self, engine: SupervisedTrainer) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the prediction and how long the chain has taken so far."""
+        return {"predicted": self.predicted, "seconds": time.perf_counter() - self.began}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Keep, when the run starts, to the prediction that was made when the chain began.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self._loaded = state_dict
+
+    def _begin(self, engine: SupervisedTrainer) -> None:
+        passed = 0.0
+        if self._loaded is None:
+            self.predicted = self._predict(engine)
+        else:
+            self.predicted, passed, self._loaded = self._loaded["predicted"], self._loaded["seconds"], None
+        engine.state.cost = {"predicted": self.predicted}
+        self.began = time.perf_counter() - passed
+
+    def _predict(self, engine: SupervisedTrainer) -> dict[str, Any]:
         loader: Any = engine.data_loader
         options = engine.state.chain.options
         costs = probe_costs(
@@ -88,9 +113,8 @@ class CostReporter:
             batch_size=loader.batch_size,
             pool_ratio=options.pool_ratio,
         )
-        engine.state.cost = {"predicted": estimate.to_dict()}
-        self.began = time.perf_counter()
         logger.info("predicted: %.0f s, %.0f MiB", estimate.total_seconds, estimate.peak_bytes / 2**20)
+        return estimate.to_dict()
 
     def _report(self, engine: SupervisedTrainer) -> None:
         actual: dict[str, Any] = {

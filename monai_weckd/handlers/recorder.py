@@ -30,6 +30,7 @@ from monai_weckd.engines.chain_options import ChainEvents
 from monai_weckd.engines.distiller import DistillationKeys
 from monai_weckd.engines.utils import predict_logits
 from monai_weckd.features import unwrap
+from monai_weckd.files import state_bytes, write_atomically
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.oracle import LabelOracle
@@ -40,7 +41,7 @@ from monai_weckd.visualize import save_error_gallery
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["ChainRecorder", "predict_probabilities", "write_atomically"]
+__all__ = ["ChainRecorder", "predict_probabilities"]
 
 
 def predict_probabilities(
@@ -58,20 +59,6 @@ def predict_probabilities(
     """
     logits, labels = predict_logits(network, loader, device, inferer=inferer)
     return torch.softmax(logits, dim=1).numpy(), labels.numpy()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, never a part.
-
-    Args:
-        path: the file.
-        text: its content.
-
-    """
-    part = path.with_name(path.name + ".part")
-    # a file name that is not UTF-8 has lone surrogates, which go back to the bytes that they stand for
-    part.write_bytes(text.encode("utf-8", errors="surrogateescape"))
-    os.replace(part, path)
 
 
 class ChainRecorder:
@@ -108,6 +95,8 @@ class ChainRecorder:
         self.loaders: dict[str, Any] = {"val": val_data_loader, "test": test_data_loader}
         self.target_layer = target_layer
         self.settings = dict(settings or {})
+        self.stages: list[dict[str, Any]] = []
+        self.epochs: list[dict[str, Any]] = []
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
@@ -118,6 +107,7 @@ class ChainRecorder:
         """
         if engine.state.rank > 0:
             return
+        engine.state.chain.parts["recorder"] = self
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_losses)
@@ -126,11 +116,23 @@ class ChainRecorder:
         engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._end_stage)
         engine.add_event_handler(Events.COMPLETED, self._end)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what goes into ``chain.json`` and ``history.json`` so far."""
+        return {"stages": self.stages, "epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what was written down before.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+
+        """
+        self.stages, self.epochs = list(state_dict["stages"]), list(state_dict["epochs"])
+
     def _begin(self, engine: SupervisedTrainer) -> None:
         if engine.state.epoch:
             return  # a chain goes on that an earlier run has begun
-        self.stages: list[dict[str, Any]] = []
-        self.epochs: list[dict[str, Any]] = []
+        self.stages, self.epochs = [], []
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
         # in the form that monai.data.load_decathlon_datalist reads, for an evaluation without this package
         lists = {
@@ -245,9 +247,7 @@ class ChainRecorder:
         return lines
 
     def _save(self, engine: SupervisedTrainer, path: Path) -> None:
-        part = path.with_name(path.name + ".part")
-        torch.save(unwrap(engine.network).state_dict(), part)
-        os.replace(part, path)
+        write_atomically(path, state_bytes(unwrap(engine.network).state_dict()))
 
     def _measure(self, engine: SupervisedTrainer, split: str) -> dict[str, float | None] | None:
         loader = self.loaders[split]

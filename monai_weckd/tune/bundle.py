@@ -38,6 +38,8 @@ _PLACES = (
     "dataset_dir",
     "output_dir",
     "overwrite",
+    "resume",
+    "checkpoint_interval",
     "cache_dir",
     "num_workers",
     "device",

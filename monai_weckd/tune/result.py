@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.handlers.recorder import write_atomically
+from monai_weckd.files import write_atomically
 from monai_weckd.tables import table_text
 from monai_weckd.tune.backend import optuna
 from monai_weckd.tune.counts import DIVERGED, OWN_VALUES, outcome

@@ -1,0 +1,265 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import monai
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+
+from monai_weckd.engines.chain_options import Stateful
+from monai_weckd.engines.utils import attach_first
+from monai_weckd.features import unwrap
+from monai_weckd.files import read_state, write_state
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+
+__all__ = ["ChainCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+class ChainCheckpoint:
+    """Keep a chain's state at the ends of epochs, and go on from it: to the same bits as without the interruption.
+
+    ``checkpoint.pt`` in ``output_dir`` holds the networks, the optimizer, the states of the chain and of those of its
+    handlers that have one, and the random generators; students that :py:class:`ChainRecorder` has written are named by
+    file and digest. It is replaced as a whole or not at all, is checked against its SHA-256 digest before use, and goes
+    when the chain is complete. Embeddings of a frozen backbone are computed anew. Works with
+    :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a :py:class:`ChainHandler`.
+    List it last. Does nothing with several processes, or where a chain takes several runs.
+
+    Args:
+        output_dir: an existing folder.
+        resume: whether to go on from ``checkpoint.pt`` if there is one, default False: one that is there is refused.
+        interval: epochs from one checkpoint to the next, default 1.
+        settings: what else must be as it was when a run goes on, such as the learning rate; values as for JSON. Plan,
+            options of the chain, epochs, device type, threads and versions are compared anyway.
+        stateful: further objects with a state, by name, such as a scheduler that is not in ``fresh`` or an
+            ``EarlyStopHandler``.
+
+    Raises:
+        ValueError: When ``interval`` is not positive.
+
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        interval: int = 1,
+        settings: Mapping[str, Any] | None = None,
+        stateful: Mapping[str, Stateful] | None = None,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f"interval: expected 1 epoch or more, got {interval}. With 1 none is trained twice.")
+        self.path = Path(output_dir) / "checkpoint.pt"
+        self.resume = resume
+        self.interval = interval
+        self.settings = dict(settings or {})
+        self.stateful = dict(stateful or {})
+        self._loaded: dict[str, Any] | None = None
+        # students that are in a file: the student itself and the file's digest
+        self._filed: dict[str, tuple[torch.nn.Module, str]] = {}
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: the chain's trainer.
+
+        Raises:
+            TypeError: When the trainer has no chain.
+            ValueError: When ``resume`` is True with several processes, or for a chain of several runs.
+
+        """
+        if not hasattr(engine.state, "chain"):
+            raise TypeError("engine: expected a trainer with a chain, got one without. List it after ChainHandler.")
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        if not alone or engine.state.chain.paused(engine):
+            if self.resume:
+                got = "several runs" if alone else f"{dist.get_world_size()} processes"
+                raise ValueError(f"resume: expected False for a chain in {got}, got True. Begin anew.")
+            return
+        self._identity = self._identify(engine)
+        attach_first(engine, Events.STARTED, self._begin)
+        engine.add_event_handler(Events.STARTED, self._put_back)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _identify(self, engine: SupervisedTrainer) -> dict[str, str]:
+        """Return what must be the same when a run goes on, as text by name."""
+        import monai_weckd
+
+        chain = engine.state.chain
+        found = {
+            "monai_weckd": monai_weckd.__version__,
+            "monai": monai.__version__,
+            "torch": torch.__version__,
+            "device": engine.state.device.type,
+            "threads": torch.get_num_threads(),
+            **self.settings,
+            "max_epochs": engine.state.max_epochs,
+            "epoch_length": engine.state.epoch_length,
+            **asdict(chain.options),
+            "plan": chain.plan.digest,
+        }
+        return {name: json.dumps(value, sort_keys=True, default=str) for name, value in found.items()}
+
+    def _gather(self, engine: SupervisedTrainer) -> dict[str, Stateful]:
+        """Return whose states are loaded when the other handlers of the run's start are done."""
+        fresh = {f"fresh {number}": part for number, part in enumerate(engine.state.chain.fresh)}
+        scaler = {} if engine.scaler is None else {"scaler": engine.scaler}
+        known = {"network": unwrap(engine.network), "optimizer": engine.optimizer, "distiller": engine.state.distiller}
+        return {**known, **scaler, **fresh, **{f"stateful {name}": part for name, part in self.stateful.items()}}
+
+    def _begin(self, engine: SupervisedTrainer) -> None:
+        """Put engine, chain and the chain's handlers back, before any of them begins."""
+        if not self.path.exists():
+            return
+        if not self.resume:
+            raise FileExistsError(
+                f"{self.path}: expected no interrupted run, got its checkpoint. Pass resume=True, or remove it."
+            )
+        loaded = read_state(self.path)
+        self._check(loaded, engine)
+        parts, chain = loaded["parts"], engine.state.chain
+        parts["chain"]["students"] = [self._from_file(student) for student in parts["chain"]["students"]]
+        place = {name: getattr(engine.state, name) for name in ("epoch_length", "max_epochs")}
+        engine.load_state_dict({**place, "iteration": loaded["iteration"]})
+        chain.load_state_dict(parts["chain"])
+        for name, part in chain.parts.items():
+            part.load_state_dict(parts[name])
+        self._loaded = loaded
+        logger.info("go on after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)
+
+    def _check(self, loaded: Mapping[str, Any], engine: SupervisedTrainer) -> None:
+        if loaded["format"] != _FORMAT:
+            raise ValueError(f"{self.path}: expected format {_FORMAT}, got {loaded['format']!r}. Begin anew.")
+        before, now = loaded["identity"], self._identity
+        for name in [*now, *before]:
+            if before.get(name) != now.get(name):
+                old, new = _short(before.get(name)), _short(now.get(name))
+                raise ValueError(
+                    f"{name}: expected {old}, as in the interrupted run, got {new}. "
+                    "Change it back, or begin anew with overwrite."
+                )
+        names = sorted(["chain", *engine.state.chain.parts, *self._gather(engine)])
+        if names != sorted(loaded["parts"]):
+            raise ValueError(
+                f"handlers: expected those of the interrupted run with the states {sorted(loaded['parts'])}, "
+                f"got {names}. Change them back, or begin anew with overwrite."
+            )
+
+    def _put_back(self, engine: SupervisedTrainer) -> None:
+        """Put weights and generators back, last: another handler of the start may load a pretrained network."""
+        if self._loaded is None:
+            return
+        for name, part in self._gather(engine).items():
+            part.load_state_dict(self._loaded["parts"][name])
+        _set_random_state(self._loaded["random"])
+        if self._loaded["terminated"]:
+            engine.terminate()
+        self._loaded = None
+
+    def _save(self, engine: SupervisedTrainer) -> None:
+        chain = engine.state.chain
+        parts = {name: part.state_dict() for name, part in {**chain.parts, **self._gather(engine)}.items()}
+        parts["chain"] = chain.state_dict()
+        accepted = [record.stage for record in chain.records if record.accepted]
+        stages = accepted[len(accepted) - len(chain.students) :]
+        parts["chain"]["students"] = [
+            self._in_file(student, stage) for student, stage in zip(chain.students, stages, strict=True)
+        ]
+        state = {
+            "format": _FORMAT,
+            "identity": self._identity,
+            "iteration": engine.state.iteration,
+            "terminated": bool(engine.should_terminate),
+            "random": _random_state(engine.state.device),
+            "parts": parts,
+        }
+        write_state(self.path, state)
+
+    def _end(self, engine: SupervisedTrainer) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _in_file(self, student: torch.nn.Module, stage: int) -> Mapping[str, Any]:
+        """Return the name and digest of the file that holds a student, or where there is none its weights."""
+        name, weights = f"stage_{stage}/model.pt", student.state_dict()
+        known, digest = self._filed.get(name, (None, ""))
+        if known is not student:
+            path = self.path.parent / name
+            content = path.read_bytes() if path.is_file() else b""
+            if not content or not _same(weights, torch.load(io.BytesIO(content), weights_only=True)):
+                return {"weights": weights}
+            digest = hashlib.sha256(content).hexdigest()
+            self._filed[name] = student, digest
+        return {"file": name, "digest": digest}
+
+    def _from_file(self, student: Mapping[str, Any]) -> Any:
+        if "weights" in student:
+            return student["weights"]
+        path = self.path.parent / student["file"]
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != student["digest"]:
+            raise ValueError(
+                f"{path}: expected the student that the checkpoint names, got {'another' if content else 'no'} file. "
+                "Restore it from a copy, or begin anew with overwrite."
+            )
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _same(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(
+        torch.equal(tensor.cpu(), others[name].cpu()) for name, tensor in weights.items()
+    )
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "nothing"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy and PyTorch."""
+    legacy: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    legacy["state"] = {**legacy["state"], "key": legacy["state"]["key"].tolist()}
+    state = {"python": random.getstate(), "numpy": legacy, "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
