@@ -32,7 +32,8 @@ from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, T
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
 ITEMS = make_items(groups=36)
-CLOCK = ("seconds", "cost", "total_seconds", "peak_bytes")
+# and the digests of files with these in them
+CLOCK = ("seconds", "cost", "total_seconds", "peak_bytes", "digest")
 
 
 class Drawer:
