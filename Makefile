@@ -8,7 +8,7 @@ RIVALS := .bench/.installed
 SPHINX := $(VENV)/.sphinx
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install demo docs test test-slow bench lint format bundles models dist clean
+.PHONY: help install demo docs test test-slow test-faults bench lint format bundles models dist clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,10 +35,13 @@ $(SPHINX): $(STAMP)
 	touch $@
 
 test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(STAMP) ## Kill trainings at all moments, and compare what they come to
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v --log-cli-level=INFO
 
 # without what they require: torchvision has no build beside a CPU-only torch, and of the rest little is used
 $(RIVALS): benchmarks/rivals.txt $(STAMP)

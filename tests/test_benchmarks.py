@@ -97,7 +97,7 @@ def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, 
 
 
 # these start many processes, which is what they measure
-LONG = ("memory", "scaling", "startup")
+LONG = ("memory", "scaling", "startup", "checkpoint")
 
 
 @pytest.mark.parametrize(

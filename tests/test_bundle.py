@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_weckd.bundle import prepare_output_dir, refuse_unused_keys, show_cause_last, unused_keys
+from monai_weckd.bundle import (
+    is_complete,
+    prepare_output_dir,
+    refuse_unused_keys,
+    run_settings,
+    show_cause_last,
+    unused_keys,
+)
 
 CONFIG = {
     "imports": ["$import monai_weckd"],
@@ -139,3 +146,68 @@ def test_bundle_files_are_in_the_model_zoo_s_format(path):
 def test_the_configuration_that_tracking_writes_first_is_no_earlier_run(tmp_path):
     (tmp_path / "config_20261122_101112.json").touch()
     assert prepare_output_dir(tmp_path) == tmp_path
+
+
+def files(path, *names):
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("x")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "predictions.csv"])
+def test_to_go_on_an_interrupted_and_a_complete_run_stay(tmp_path, name):
+    files(tmp_path, "plan.json", "stage_1/model.pt", name)
+    assert prepare_output_dir(tmp_path, resume=True) == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["plan.json", "stage_1", name])
+
+
+@pytest.mark.parametrize("names", [(), ("tensorboard/events",), ("plan.json.part",), ("plan.json", "stage_1/model.pt")])
+def test_to_go_on_a_run_without_a_checkpoint_begins_anew(tmp_path, names):
+    files(tmp_path, *names)
+    prepare_output_dir(tmp_path, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_to_go_on_is_no_reason_to_remove_what_no_chain_wrote(tmp_path):
+    files(tmp_path, "model.pt")
+    with pytest.raises(FileExistsError, match="--resume true to go on with an interrupted run, or --overwrite true"):
+        prepare_output_dir(tmp_path, resume=True)
+    with pytest.raises(ValueError, match="resume: expected False with overwrite, got True"):
+        prepare_output_dir(tmp_path, resume=True, overwrite=True)
+    assert (tmp_path / "model.pt").exists()
+
+
+def test_a_run_is_complete_when_its_checkpoint_is_gone(tmp_path, caplog):
+    caplog.set_level("INFO")
+    files(tmp_path, "plan.json", "predictions.csv", "checkpoint.pt")
+    assert not is_complete(tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    assert not caplog.records
+    assert is_complete(tmp_path)
+    assert "holds a complete run, there is nothing to train: pass another output_dir, or overwrite" in caplog.text
+
+
+def settings_of(changes, items):
+    parser = ConfigParser({**CONFIG, "items": items, "found": "$monai_weckd.bundle.run_settings(@items)", **changes})
+    parser.get_parsed_content("imports")
+    return parser.get_parsed_content("found")
+
+
+def test_settings_are_the_configuration_but_for_places_and_the_data(tmp_path):
+    files(tmp_path, "a", "b")
+    items = [{"id": name, "group": name, "label": 0, "image": str(tmp_path / name)} for name in "ab"]
+    found = settings_of({"rates": [0.1, {"x": None}]}, items)
+    assert (found["seed"], found["rates#0"], found["rates#1#x"]) == (0, 0.1, None)
+    key = "images and their list"
+    assert found[key].startswith("2 items, digest ")
+    assert settings_of({"output_dir": "elsewhere", "num_workers": 3}, items)[key] == found[key]
+    assert "num_workers" not in settings_of({"num_workers": 3}, items)
+    # elsewhere, and in another order, the same files are the same
+    files(tmp_path / "copy", "a", "b")
+    moved = [{**item, "image": str(tmp_path / "copy" / item["id"])} for item in reversed(items)]
+    assert settings_of({}, moved)[key] == found[key]
+    assert settings_of({}, [{**items[0], "label": 1}, items[1]])[key] != found[key]
+    (tmp_path / "b").write_text("y")
+    assert settings_of({}, items)[key] != found[key]
+    with pytest.raises(RuntimeError, match="run_settings: expected to be called from a bundle's configuration"):
+        run_settings(items)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 from chain_runs import make_chain, make_evaluator, make_items, make_network
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 from monai.data import Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import ValidationHandler
@@ -27,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents, fingerprint
-from monai_weckd.files import state_bytes
+from monai_weckd.files import read_state, state_bytes, write_state
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
@@ -147,13 +148,13 @@ OPTIONS = {
     "ensemble": {"teacher": "ensemble", "accept": "always", "interval": 2},
     "student": {"teacher": "student", "pool_ratio": 1, "averaging": 0.9},
     "average": {"teacher": "average", "pool_ratio": 1, "averaging": 0.9, "alignment": True},
-    "aligned": {"pool_ratio": 1, "alignment": True},
     "cache": {
         "views": 2,
         "teacher_cache": True,
         "pool_ratio": 1,
         "loss_function": {"attention_weight": 1.0},
         "student_layer": "2",
+        "alignment": True,
     },
     "scheduler": {"scheduler": True, "selection": "margin", "stage_epochs": [1, 3, 2]},
     "rejected": {"learning_rate": 3.0, "averaging": 0.5},
@@ -172,7 +173,8 @@ def test_every_epoch_can_be_gone_on_from_to_the_same_bits(tmp_path, name):
     expected, drawn = run_and_copy(tmp_path, **options())
     if name == "rejected":
         assert not all(record[4] for record in expected["records"])
-    for epoch in range(1, 7):
+    # the end of a stage, the middle of one and the end; of two chains every epoch
+    for epoch in range(1, 7) if name in ("recommended", "handler") else (2, 3, 6):
         folder = tmp_path / f"after_{epoch}"
         seed_everything(100 + epoch)  # another process has other weights and generators
         trainer, drawer = make(folder, resume=True, weights=epoch, **options())
@@ -181,3 +183,184 @@ def test_every_epoch_can_be_gone_on_from_to_the_same_bits(tmp_path, name):
         assert drawer.drawn == drawn[len(drawn) - len(drawer.drawn) :]
         # an epoch's draw each, those of stages and the last one
         assert len(drawer.drawn) >= 7 - epoch
+
+
+class InterruptionError(Exception):
+    """What ends a run in the tests."""
+
+
+def interrupt(output_dir, *, iteration=5, **options):
+    """Run a chain that is interrupted, by default in the first iteration of its third epoch."""
+
+    def stop(engine):
+        raise InterruptionError
+
+    trainer, _ = make(output_dir, **options)
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=iteration), stop)
+    with pytest.raises(InterruptionError):
+        trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_an_interval_of_no_epoch_is_refused(tmp_path, interval):
+    with pytest.raises(ValueError, match=f"interval: expected 1 epoch or more, got {interval}. With 1 none is"):
+        ChainCheckpoint(tmp_path, interval=interval)
+
+
+def test_a_trainer_without_a_chain_is_refused(tmp_path):
+    trainer = SupervisedTrainer("cpu", 1, [{}], torch.nn.Linear(1, 1), None, None)
+    with pytest.raises(TypeError, match="engine: expected a trainer with a chain, got one without"):
+        ChainCheckpoint(tmp_path).attach(trainer)
+
+
+def test_a_chain_of_several_runs_is_left_alone(tmp_path):
+    rounds = {"accept": "always", "chain_epochs": 6, "max_epochs": 2}
+    with pytest.raises(ValueError, match="resume: expected False for a chain in several runs, got True"):
+        make(tmp_path, resume=True, **rounds)
+    make(tmp_path, **rounds)[0].run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_checkpoint_is_plain_names_its_students_and_goes_at_the_end(tmp_path):
+    interrupt(tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["iteration"] == 4
+    assert state["identity"]["monai_weckd"] == json.dumps(monai_weckd.__version__)
+    # at the end of the first stage its student is none yet; one epoch on it is that of the file
+    assert state["parts"]["chain"]["students"] == []
+    trainer, _ = make(tmp_path, resume=True)
+    seen = []
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: seen.append(read_state(tmp_path / "checkpoint.pt"))
+    )
+    trainer.run()
+    assert [[part["file"] for part in one["parts"]["chain"]["students"]] for one in seen[:2]] == [
+        ["stage_1/model.pt"]
+    ] * 2
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_student_that_is_in_no_file_is_in_the_checkpoint(tmp_path):
+    found, copy = [], tmp_path / "copy"
+    for resume in (False, True):
+        keeper = ChainCheckpoint(copy if resume else tmp_path, resume=resume)
+        trainer = make_chain(items=ITEMS, epoch_length=2, handlers=[keeper], seed=2)
+        if not resume:
+            trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda engine: shutil.copytree(tmp_path, copy))
+        trainer.run()
+        found.append(fingerprint(trainer.network))
+    assert found[0] == found[1]
+    assert len(trainer.records) == 3
+
+
+def test_without_a_checkpoint_a_chain_begins(tmp_path):
+    trainer, _ = make(tmp_path, resume=True, max_epochs=3)
+    trainer.run()
+    assert len(trainer.records) == 3
+
+
+def test_another_run_s_checkpoint_is_not_overwritten(tmp_path):
+    interrupt(tmp_path)
+    with pytest.raises(FileExistsError, match="expected no interrupted run, got its checkpoint"):
+        make(tmp_path)[0].run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_epochs": 9}, "max_epochs: expected 6, as in the interrupted run, got 9. Change it back, or begin anew"),
+        ({"averaging": 0.5}, "averaging: expected 0.0, as in the interrupted run, got 0.5"),
+        ({"checkpoint": {"settings": {"rate": 2}}}, "rate: expected 1, as in the interrupted run, got 2"),
+        ({"checkpoint": {}}, "rate: expected 1, as in the interrupted run, got nothing"),
+        ({"selection": "typical"}, 'plan: expected "'),
+        ({"scheduler": True}, r"handlers: expected those of the interrupted run with the states \['chain', 'distill"),
+    ],
+    ids=["max_epochs", "averaging", "setting", "no setting", "plan", "scheduler"],
+)
+def test_what_has_changed_is_named(tmp_path, changes, message):
+    interrupt(tmp_path, checkpoint={"settings": {"rate": 1}})
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    trainer, _ = make(tmp_path, resume=True, **{"checkpoint": {"settings": {"rate": 1}}, **changes})
+    with pytest.raises(ValueError, match=message):
+        trainer.run()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["monai_weckd", "monai", "torch"])
+def test_other_versions_are_named(tmp_path, monkeypatch, name):
+    interrupt(tmp_path)
+    monkeypatch.setattr(f"{name}.__version__", "0.0.7")
+    trainer, _ = make(tmp_path, resume=True)
+    with pytest.raises(ValueError, match=f'^{name}: expected ".*", as in the interrupted run, got "0.0.7"'):
+        trainer.run()
+
+
+def test_another_label_is_named(tmp_path):
+    key = sorted(interrupt(tmp_path).oracle.revealed)[0]
+    trainer, _ = make(tmp_path, resume=True)
+    (item,) = (item for item in trainer.walker.items if item["id"] == key)
+    message = f"labels: expected class {item['label']} for '{key}', as it was revealed, got {(item['label'] + 1) % 3}"
+    item["label"] = (item["label"] + 1) % 3
+    with pytest.raises(ValueError, match=message):
+        trainer.run()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "student", "no student", "format"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    interrupt(tmp_path, iteration=7)
+    path = tmp_path / ("stage_1/model.pt" if "student" in damage else "checkpoint.pt")
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:-100])
+    elif damage == "no student":
+        path.unlink()
+    elif damage == "format":
+        write_state(path, {**read_state(path), "format": 2})
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    message = {
+        "cut": "expected the content that was written, got .* bytes with another digest",
+        "flipped": "The file is damaged: restore it from a copy, or begin anew with overwrite",
+        "student": "stage_1/model.pt: expected the student that the checkpoint names, got another file. Restore",
+        "no student": "stage_1/model.pt: expected the student that the checkpoint names, got no file",
+        "format": "expected format 1, got 2. Begin anew",
+    }
+    with pytest.raises(ValueError, match=message[damage]):
+        make(tmp_path, resume=True)[0].run()
+
+
+def test_weights_that_another_handler_loads_at_the_start_do_not_stay(tmp_path):
+    class Pretrained:
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self)
+
+        def __call__(self, engine):
+            engine.network.load_state_dict(make_network(7).state_dict())
+
+    trainer, _ = make(tmp_path / "whole", more=[Pretrained()], init="initial")
+    trainer.run()
+    interrupt(tmp_path / "run", more=[Pretrained()], init="initial", iteration=8)
+    again, _ = make(tmp_path / "run", resume=True, more=[Pretrained()], init="initial")
+    again.run()
+    assert fingerprint(again.network) == fingerprint(trainer.network)
+
+
+def test_a_run_that_was_to_end_early_does_not_go_on(tmp_path):
+    def build(folder, **options):
+        early = EarlyStopping(patience=1, score_function=lambda engine: 0.0, trainer=Engine(print))
+        trainer, _ = make(folder, checkpoint={"stateful": {"early": early}}, **options)
+        early.trainer = trainer
+        trainer.walker.evaluator.add_event_handler(Events.EPOCH_COMPLETED, early)
+        return trainer, early
+
+    trainer, _ = build(tmp_path / "run")
+    trainer.add_event_handler(Events.TERMINATE, lambda engine: shutil.copytree(tmp_path / "run", tmp_path / "copy"))
+    trainer.run()
+    assert trainer.state.epoch == 2
+    again, early = build(tmp_path / "copy", resume=True)
+    again.run()
+    assert again.state.epoch == 2
+    assert early.counter >= 1
+    assert fingerprint(again.network) == fingerprint(trainer.network)

@@ -1,0 +1,127 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+
+from benchmarks.harness import ROOT, Result, machine, markdown
+from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.handlers import ChainCheckpoint
+
+__all__ = ["TimedCheckpoint", "measure"]
+
+BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
+# where the bundle lists its checkpoint
+PLACE = "train#handlers#8"
+
+
+class InterruptionError(Exception):
+    """What ends the first of the two runs."""
+
+
+class TimedCheckpoint(ChainCheckpoint):
+    """A checkpoint that notes what it costs, in seconds that a person waits, disk included."""
+
+    saves: list[float]
+    going_on: float
+
+    def attach(self, engine: Any) -> None:
+        self.saves = []
+        super().attach(engine)
+
+    def _save(self, engine: Any) -> None:
+        start = time.perf_counter()
+        super()._save(engine)
+        self.saves.append(time.perf_counter() - start)
+
+    def _begin(self, engine: Any) -> None:
+        self.began = time.perf_counter()
+        super()._begin(engine)
+
+    def _put_back(self, engine: Any) -> None:
+        super()._put_back(engine)
+        self.going_on = time.perf_counter() - self.began
+
+
+def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[TimedCheckpoint, list[float]]:
+    """Train the otoscopy bundle by its defaults; returns the checkpoint and the seconds of each epoch, saves included.
+
+    Args:
+        folder: holds the images in ``data``.
+        stop: the epoch at whose start it is interrupted, default None.
+        settings: what to change in the configuration.
+
+    """
+    workflow = ConfigWorkflow(
+        str(BUNDLE / "configs" / "train.json"),
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(folder / "data"),
+        output_dir=str(folder / "output"),
+        **{f"{PLACE}#_target_": "benchmarks.checkpoint.TimedCheckpoint", **settings},
+    )
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    marks: list[float] = []
+
+    def mark(engine: Any) -> None:
+        if engine.state.epoch == stop:
+            raise InterruptionError
+        marks.append(time.perf_counter())
+
+    trainer.add_event_handler(Events.EPOCH_STARTED, mark)
+    try:
+        workflow.run()
+    except InterruptionError:
+        pass
+    except RuntimeError as error:  # as monai.bundle raises it
+        if not isinstance(error.__cause__, InterruptionError):
+            raise
+    return workflow.parser.get_parsed_content(PLACE), [end - start for start, end in pairwise(marks)]
+
+
+def measure(*, quick: bool = False) -> list[Result]:
+    """Measure P10: what a checkpoint after each epoch costs, and going on from one."""
+    settings: dict[str, Any] = {"train#handlers#6#seconds": 0.1, "train#handlers#7#target_layer": None}
+    if quick:
+        settings |= {"max_epochs": 6, "iterations_per_epoch": 1, "batch_size": 4, "missing_classes": "allow"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_phantom("otoscopy", folder / "data", items=60 if quick else 240, seed=0)
+        stop = 4 if quick else 30
+        first, epochs = train(folder, stop=stop, **settings)
+        size = (folder / "output" / "checkpoint.pt").stat().st_size
+        again, _ = train(folder, stop=stop + 1, resume=True, **settings)
+    saves = sum(first.saves[: len(epochs)])
+    share = saves / (sum(epochs) - saves)
+    return [
+        Result(
+            "P10",
+            "checkpoint after each epoch / epoch without one, default run of the otoscopy bundle",
+            share,
+            0.03,
+            note=f"wall time, {saves / len(epochs) * 1000:.0f} ms for {size / 2**20:.1f} MiB",
+        ),
+        Result("P10", "going on from a checkpoint, from its reading to the next epoch", again.going_on, 1.0, unit="s"),
+    ]
+
+
+if __name__ == "__main__":
+    print(markdown(measure(), machine()))

@@ -1,0 +1,88 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter, OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from monai_weckd.files import read_state, write_atomically, write_state
+
+
+@pytest.mark.parametrize("content", ["text\r\nä\n", b"\x00\xff"])
+def test_a_file_is_written_as_it_is(tmp_path, content):
+    path = tmp_path / "file"
+    for _ in range(2):
+        write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_without_room_the_old_file_stays(tmp_path, monkeypatch, step):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    message = r"file: expected room for 12,345 bytes beside what is there, got 'No space left on device'\. Free some"
+    with pytest.raises(OSError, match=message) as error:
+        write_atomically(path, b"x" * 12345)
+    assert error.value.__cause__ is None
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_state_comes_back_with_its_types(tmp_path):
+    state = {
+        "tensor": torch.arange(6.0).reshape(2, 3).t(),
+        "values": [None, True, 1, 0.1, "ä\udc80", b"\x00", (1, (2,))],
+        "numpy": np.float64(0.1),
+        "milestones": Counter([1, 1, 3]),
+        "weights": OrderedDict(a=torch.nn.Parameter(torch.ones(1))),
+    }
+    write_state(tmp_path / "state.pt", state)
+    for found in (read_state(tmp_path / "state.pt"), torch.load(tmp_path / "state.pt", weights_only=True)):
+        assert torch.equal(found["tensor"], state["tensor"])
+        assert found["tensor"].stride() == (1, 3)
+        assert found["values"] == state["values"]
+        assert type(found["numpy"]) is float
+        assert found["milestones"] == state["milestones"]
+        assert sorted(found["milestones"].elements()) == [1, 1, 3]
+        assert not found["weights"]["a"].requires_grad
+
+
+@pytest.mark.parametrize("value", [object(), np.zeros(2), {1}, lambda: 0], ids=["object", "array", "set", "function"])
+def test_what_could_not_be_read_again_is_refused_by_its_place(tmp_path, value):
+    message = f"state#a#1: expected tensors and plain Python values, got {type(value).__name__}. Leave it out of"
+    with pytest.raises(TypeError, match=message):
+        write_state(tmp_path / "state.pt", {"a": [0, value]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_flipped_bit_and_every_cut_is_found(tmp_path):
+    path = tmp_path / "state.pt"
+    write_state(path, {"a": torch.zeros(3)})
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        for data in (bytes(damaged), content[:place]):
+            path.write_bytes(data)
+            with pytest.raises(ValueError, match=r"state\.pt: expected the content that was written, got .* The file"):
+                read_state(path)
