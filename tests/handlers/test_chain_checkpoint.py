@@ -26,6 +26,7 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
+import monai_weckd
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents, fingerprint
 from monai_weckd.files import read_state, state_bytes, write_state
