@@ -192,3 +192,24 @@ def test_a_chain_reports_what_was_predicted_and_what_it_took(caplog):
         "predicted",
         "took",
     ]
+
+
+def test_a_chain_that_goes_on_keeps_its_prediction_and_adds_up_its_time(tmp_path):
+    from ignite.engine import Events
+
+    from monai_weckd.handlers import ChainCheckpoint, CostReporter
+
+    def build(resume):
+        handlers = [CostReporter(seconds=0.1), ChainCheckpoint(tmp_path, resume=resume)]
+        return make_chain(handlers=handlers, max_epochs=3, epoch_length=1), handlers[0]
+
+    first, reporter = build(False)
+    first.add_event_handler(Events.ITERATION_STARTED(once=3), lambda engine: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        first.run()
+    passed = reporter.state_dict()["seconds"]
+    trainer, _ = build(True)
+    trainer.run()
+    assert trainer.state.cost["predicted"] == first.state.cost["predicted"]
+    assert 0 < sum(record.seconds for record in trainer.records) < trainer.state.cost["actual"]["total_seconds"]
+    assert passed < trainer.state.cost["actual"]["total_seconds"]

@@ -107,3 +107,17 @@ def test_ids_that_are_no_utf8():
     # a Latin-1 file name as os.walk gives it under a UTF-8 locale
     name = b"k\xe4se.png".decode(errors="surrogateescape")
     assert LabelOracle([{"id": name, "label": 0}]).reveal([name], purpose="shard") == {name: 0}
+
+
+def test_a_ledger_can_be_gone_on_with():
+    items = [{"id": name, "label": number} for number, name in enumerate("abc")]
+    first, second = LabelOracle(items), LabelOracle(items)
+    first.reveal("ab", purpose="shard", stage=1)
+    first.reveal("c", purpose="test")
+    second.load_state_dict(first.state_dict())
+    assert (second.ledger, second.budget, second.revealed) == (first.ledger, 2, frozenset("abc"))
+    second.reveal("ab", purpose="shard", stage=1)
+    assert len(second.ledger) == 2
+    changed = LabelOracle([{**items[0], "label": 2}, *items[1:]])
+    with pytest.raises(ValueError, match="labels: expected class 0 for 'a', as it was revealed, got 2"):
+        changed.load_state_dict(first.state_dict())

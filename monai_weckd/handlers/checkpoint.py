@@ -107,6 +107,7 @@ class ChainCheckpoint:
                 raise ValueError(f"resume: expected False for a chain in {got}, got True. Begin anew.")
             return
         self._identity = self._identify(engine)
+        self._known = set(engine.state.chain.parts)
         attach_first(engine, Events.STARTED, self._begin)
         engine.add_event_handler(Events.STARTED, self._put_back)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._save)
@@ -140,6 +141,10 @@ class ChainCheckpoint:
 
     def _begin(self, engine: SupervisedTrainer) -> None:
         """Put engine, chain and the chain's handlers back, before any of them begins."""
+        if late := set(engine.state.chain.parts) - self._known:
+            raise ValueError(
+                f"handlers: expected ChainCheckpoint last, got {sorted(late)} after it. Move it to the end."
+            )
         if not self.path.exists():
             return
         if not self.resume:
@@ -216,7 +221,7 @@ class ChainCheckpoint:
         if known is not student:
             path = self.path.parent / name
             content = path.read_bytes() if path.is_file() else b""
-            if not content or not _same(weights, torch.load(io.BytesIO(content), weights_only=True)):
+            if not content or not _same(weights, _weights(content)):
                 return {"weights": weights}
             digest = hashlib.sha256(content).hexdigest()
             self._filed[name] = student, digest
@@ -232,12 +237,17 @@ class ChainCheckpoint:
                 f"{path}: expected the student that the checkpoint names, got {'another' if content else 'no'} file. "
                 "Restore it from a copy, or begin anew with overwrite."
             )
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return _weights(content)
+
+
+def _weights(content: bytes) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return weights
 
 
 def _same(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
     return weights.keys() == others.keys() and all(
-        torch.equal(tensor.cpu(), others[name].cpu()) for name, tensor in weights.items()
+        torch.equal(tensor.cpu(), others[name]) for name, tensor in weights.items()
     )
 
 

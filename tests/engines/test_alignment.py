@@ -53,3 +53,13 @@ def test_a_chain_begins_each_stage_with_a_new_one():
     plain.run()
     pairs = zip(trainer.network.parameters(), plain.network.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_running_mean_can_be_gone_on_with():
+    first, second = DistributionAlignment([1, 2]), DistributionAlignment([1, 2])
+    rows = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    unlabelled = torch.tensor([True, True, False, True])
+    for logits in rows[:2]:
+        first(logits, unlabelled)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(rows[2], unlabelled), second(rows[2], unlabelled))

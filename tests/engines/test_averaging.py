@@ -124,3 +124,20 @@ def test_a_decay_out_of_range_is_refused(averaging):
 def test_teacher_average_needs_an_average():
     with pytest.raises(ValueError, match=r"averaging: expected a decay above 0 for teacher='average', got 0"):
         make_chain(teacher="average")
+
+
+def test_an_average_can_be_gone_on_with():
+    networks = [torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)]
+    first, second = (WeightAverage(network, decay=0.9) for network in networks)
+    for _ in range(3):
+        torch.nn.init.normal_(networks[0].weight)
+        first.update()
+    first.swap()
+    networks[1].load_state_dict(networks[0].state_dict())
+    second.load_state_dict(first.state_dict())
+    for average in (first, second):
+        average.swap()
+        average.update()
+    assert (second.updates, second.swapped) == (4, False)
+    assert torch.equal(networks[0].weight, networks[1].weight)
+    assert torch.equal(first.module.weight, second.module.weight)

@@ -211,3 +211,24 @@ def test_args_validation():
         del batch["view"]
     with pytest.raises(ValueError, match="teacher_cache: expected batches of images and labels alone, with the index"):
         run(batches, cached=True)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_answers_can_be_gone_on_with(maps):
+    first, second = TeacherCache("teacher"), TeacherCache("teacher")
+    keys = torch.tensor([0, 1, 2]), torch.tensor([7, 7, 8])
+
+    def ask(places):
+        return torch.rand(len(places), 3), torch.rand(len(places), 2, 4, 4) if maps else None
+
+    logits, features = first(*keys, ask)
+    second.load_state_dict(first.state_dict(), device=torch.device("cpu"))
+    found, again = second(*keys, lambda places: pytest.fail("asked again"))
+    assert torch.equal(found, logits)
+    assert torch.equal(again, features) if maps else again is None
+    assert (len(second), second.asked) == (3, 3)
+    # and there is room for more
+    assert second(torch.tensor([5]), torch.tensor([7]), ask)[0].shape == (1, 3)
+    empty = TeacherCache("teacher")
+    empty.load_state_dict(TeacherCache("teacher").state_dict())
+    assert len(empty) == 0

@@ -116,6 +116,8 @@ def child(order, output):
             arrange(order["fault"])
         run(order["settings"])
     except BaseException as error:
+        # the output is a file, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         traceback.print_exc()
         # as the bundle's show_cause_last does
         sys.stderr.write(f"{type(first_cause(error)).__name__}: {first_cause(error)}\n")

@@ -223,6 +223,21 @@ def test_a_chain_of_several_runs_is_left_alone(tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_several_processes_have_none(tmp_path, monkeypatch):
+    trainer, _ = make(tmp_path)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="resume: expected False for a chain in 2 processes, got True"):
+        ChainCheckpoint(tmp_path, resume=True).attach(trainer)
+
+
+def test_a_recorder_behind_it_is_refused(tmp_path):
+    recorder = ChainRecorder(tmp_path, None, val_data_loader=None)
+    trainer = make_chain(items=ITEMS, handlers=[ChainCheckpoint(tmp_path), recorder])
+    with pytest.raises(ValueError, match=r"handlers: expected ChainCheckpoint last, got \['recorder'\] after it"):
+        trainer.run()
+
+
 def test_the_checkpoint_is_plain_names_its_students_and_goes_at_the_end(tmp_path):
     interrupt(tmp_path)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
