@@ -138,13 +138,14 @@ def test_killed_at_random_moments(server, chain, tmp_path, name):
     assert status == 0, last
     expected, moments, killed = bits(tmp_path / "whole"), random.Random(name), 0
     while killed < 3:
-        status, last, _ = server.run(
+        status, last, took = server.run(
             chain("run", resume=True, **CHAINS[name]), kill_after=moments.uniform(0.0, 0.9 * seconds)
         )
         assert status in (0, -9), last
         killed += status == -9
         if status == 0:
             assert bits(tmp_path / "run") == expected
+            seconds = min(seconds, took)  # the machine has become less busy
             shutil.rmtree(tmp_path / "run")
     status, last, _ = server.run(chain("run", resume=True, **CHAINS[name]))
     assert status == 0, last
