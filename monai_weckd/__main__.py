@@ -25,6 +25,7 @@ from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
+from monai_weckd.predict.command import add_predict
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.tune.command import add_tune
 from monai_weckd.utils import split_assignment
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     add_tune(commands)
     add_compare(commands)
+    add_predict(commands)
     return parser
 
 

@@ -1,0 +1,136 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_weckd.utils import limit_threads, nearest, parse_value, split_assignment
+
+if TYPE_CHECKING:
+    from monai_weckd.predict.bundle import PredictionBundle
+    from monai_weckd.predict.images import Prediction
+
+__all__ = ["add_predict"]
+
+_ON_BAD_ITEM = ("skip", "error")
+_SHOWN = 10
+
+
+def add_predict(commands: Any) -> None:
+    """Add the command ``predict``.
+
+    Args:
+        commands: the subparsers of ``python -m monai_weckd``.
+
+    """
+    parser = commands.add_parser("predict", help="classify a folder of images into a CSV", allow_abbrev=False)
+    parser.set_defaults(run=_predict)
+    add = parser.add_argument
+    add("--bundle", type=Path, required=True, help="the bundle's folder")
+    add("--input", type=Path, required=True, help="an image, a DICOM series' folder, or a folder to search")
+    add("--output", type=Path, required=True, help="CSV to write")
+    add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
+    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into inference.json")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+    add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
+    add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
+    add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    _check(args)
+    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    from monai_weckd.predict.bundle import PredictionBundle
+    from monai_weckd.predict.confidence import calibration_text, validation_text
+    from monai_weckd.predict.images import list_images
+
+    limit_threads()
+    bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=changes)
+    paths = list_images(args.input, spatial_dims=bundle.spatial_dims)
+    print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
+    if args.min_confidence is not None:
+        print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
+    counts, faults = _write(args, bundle, paths)
+    for line in _summary(args, counts, faults):
+        print(line)
+    if not counts["read"]:
+        raise ValueError(f"input: expected images that can be read, got {len(paths)} that cannot. See {args.output}.")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.batch_size < 1:
+        raise ValueError(f"batch_size: expected a number of at least 1, got {args.batch_size}. Raise it.")
+    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
+        raise ValueError(f"min_confidence: expected a probability, got {args.min_confidence}. Pass e.g. 0.8.")
+    if args.on_bad_item not in _ON_BAD_ITEM:
+        hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
+        raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
+
+
+def _write(args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]) -> tuple[Counter[str], list[str]]:
+    """Write the table; returns how many images there were of each kind, and what is wrong with the first bad ones."""
+    from monai_weckd.predict.table import PredictionTable, prediction_row
+
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    table = PredictionTable(args.output, bundle.classes)
+    try:
+        with table:
+            for batch in _batches(args, bundle, paths):
+                rows = [prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0) for item in batch]
+                for item, row in zip(batch, rows, strict=True):
+                    if item.fault and args.on_bad_item == "error":
+                        raise ValueError(f"{item.fault} Or pass --on_bad_item skip.")
+                    counts["bad" if item.fault else "read"] += 1
+                    counts["uncertain"] += not (item.fault or row["predicted"])
+                    faults += [item.fault] if item.fault and len(faults) < _SHOWN else []
+                table.write(rows)
+    except KeyboardInterrupt:
+        done = counts["read"] + counts["bad"]
+        raise InterruptedError(f"stopped after {done} of {len(paths)} images; their rows are in {table.part}") from None
+    return counts, faults
+
+
+def _batches(
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]
+) -> Iterator[Sequence[Prediction]]:
+    """Yield the predictions, with a progress bar where there is a terminal and tqdm is installed."""
+    from monai.utils import optional_import
+
+    from monai_weckd.predict.images import predict_images
+
+    batches = predict_images(bundle, paths, batch_size=args.batch_size)
+    tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
+    if not has_tqdm:
+        yield from batches
+        return
+    # disable=None: tqdm's own way to stay quiet where there is no terminal
+    with tqdm(total=len(paths), disable=None, unit="image") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
+
+
+def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[str]) -> Iterator[str]:
+    for fault in faults:
+        yield f"bad     {fault}"
+    if counts["bad"] > len(faults):
+        yield f"bad     and {counts['bad'] - len(faults)} more, with their reasons in the CSV"
+    line = f"images  {counts['read']} read, {counts['bad']} bad"
+    if args.min_confidence is not None:
+        line += f", {counts['uncertain']} below min_confidence"
+    yield line
+    yield f"written {args.output}"

@@ -1,0 +1,69 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from monai_weckd.tables import read_table
+
+__all__ = ["calibration_text", "validation_text"]
+
+
+def calibration_text(checkpoint: Path) -> str:
+    """Say whether a model's probabilities are calibrated, as ``chain.json`` beside it records.
+
+    Args:
+        checkpoint: the model.
+
+    """
+    path = checkpoint.with_name("chain.json")
+    if not path.is_file():
+        return "calibration unknown: no chain.json beside it"
+    chain = json.loads(path.read_text(encoding="utf-8"))
+    final = next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"])
+    if final.get("calibration") is None:
+        return "not calibrated: a confidence is no probability of being right"
+    return f"calibrated on validation, temperature {final['calibration']:.2f}"
+
+
+def validation_text(checkpoint: Path, min_confidence: float) -> str:
+    """Say what a smallest confidence costs and gains on validation, by ``predictions.csv`` beside the model.
+
+    Args:
+        checkpoint: the model.
+        min_confidence: the smallest confidence.
+
+    Raises:
+        ValueError: When that table lacks a column.
+
+    """
+    path = checkpoint.with_name("predictions.csv")
+    if not path.is_file():
+        return "unknown on validation: no predictions.csv beside the model"
+    try:
+        rows = read_table(path.read_text(encoding="utf-8"), ["split", "label", "predicted"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    rows = [row for row in rows if row["split"] == "val"]
+    if not rows:
+        return f"unknown on validation: no row of it in {path}"
+    kept = [row for row in rows if _confidence(row) >= min_confidence]
+    text = f"on validation {len(rows) - len(kept)} of {len(rows)} without a class ({1 - len(kept) / len(rows):.0%})"
+    if kept:
+        right = sum(row["label"] == row["predicted"] for row in kept)
+        text += f", accuracy of the others {right / len(kept):.3f}"
+    return f"{text}; the chain has seen these labels"
+
+
+def _confidence(row: dict[str, str]) -> float:
+    return max(float(value) for name, value in row.items() if name.startswith("probability_"))

@@ -1,0 +1,138 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from monai_weckd.data.datalist import image_files
+from monai_weckd.predict.bundle import PredictionBundle
+from monai_weckd.utils import available_processors
+
+__all__ = ["Prediction", "list_images", "predict_images"]
+
+_NOT_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz")
+
+
+class Prediction(NamedTuple):
+    """What a model says about an image, or why it says nothing.
+
+    Args:
+        path: the file, or folder of a DICOM series.
+        probabilities: one for each class, None for an image that cannot be read.
+        fault: why not, in one line.
+
+    """
+
+    path: str
+    probabilities: np.ndarray | None
+    fault: str = ""
+
+
+class _Image(NamedTuple):
+    path: str
+    tensor: torch.Tensor | None
+    fault: str = ""
+
+
+def list_images(path: Path, *, spatial_dims: int) -> list[str]:
+    """Return the images at a path, sorted; of volumes, all DICOM files in a folder are one.
+
+    Args:
+        path: an image, or a folder that is searched with its subfolders.
+        spatial_dims: 2 for pictures, 3 for volumes.
+
+    Raises:
+        FileNotFoundError: When there is nothing at the path.
+        ValueError: When there is no image in the folder.
+
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"input: expected a file or folder, got nothing at {path}. Correct the path.")
+    if not path.is_dir():
+        return [str(path)]
+    found = image_files(path)
+    if spatial_dims == 3:
+        found = (name if name.lower().endswith(_NOT_DICOM) else str(Path(name).parent) for name in found)
+    images = list(dict.fromkeys(found))
+    if not images:
+        raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none.")
+    return images
+
+
+def predict_images(
+    bundle: PredictionBundle, paths: Sequence[str], *, batch_size: int
+) -> Iterator[Sequence[Prediction]]:
+    """Yield what a model says about images, batch by batch, in their order.
+
+    Threads read ahead, two batches at most: however many images there are, these are all that memory holds.
+
+    Args:
+        bundle: the model.
+        paths: the images.
+        batch_size: images in a batch.
+
+    """
+    ahead: deque[Future[_Image]] = deque()
+    todo = iter(paths)
+    pool = ThreadPoolExecutor(max_workers=available_processors())
+    try:
+        for start in range(0, len(paths), batch_size):
+            for path in todo:
+                ahead.append(pool.submit(_load, bundle, path))
+                if len(ahead) == 2 * batch_size:
+                    break
+            size = min(batch_size, len(paths) - start)
+            yield _predict(bundle, [ahead.popleft().result() for _ in range(size)])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _load(bundle: PredictionBundle, path: str) -> _Image:
+    try:
+        return _Image(path, bundle.load(path))
+    # the decoders raise whatever the damaged bytes lead them to; nothing is lost, each fault is reported
+    except Exception as error:
+        fault = " ".join(str(_told(error)).split())
+        return _Image(path, None, fault if path in fault else f"{path}: {type(_told(error)).__name__}: {fault}")
+
+
+def _told(error: BaseException) -> BaseException:
+    """Return the error that says what is wrong: it wraps that of a decoder, and MONAI's names a transform."""
+    while error.__cause__ is not None and not isinstance(error, (ValueError, OSError)):
+        error = error.__cause__
+    return error
+
+
+def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Prediction]:
+    found: dict[str, Prediction] = {}
+    same_shape: dict[torch.Size, dict[str, torch.Tensor]] = defaultdict(dict)
+    for path, tensor, fault in images:
+        found[path] = Prediction(path, None, fault)
+        if tensor is not None:
+            same_shape[tensor.shape][path] = tensor
+    for tensors in same_shape.values():  # one shape, where the bundle brings all images to one size
+        rows = bundle.predict(torch.stack(list(tensors.values())))
+        found.update((path, _checked(path, row)) for path, row in zip(tensors, rows, strict=True))
+    return list(found.values())
+
+
+def _checked(path: str, probabilities: np.ndarray) -> Prediction:
+    if np.isfinite(probabilities).all():
+        return Prediction(path, probabilities)
+    return Prediction(path, None, f"{path}: expected finite probabilities, got others. Look for NaN in the image.")

@@ -1,0 +1,97 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from monai_weckd.predict.images import Prediction
+from monai_weckd.tables import table_text
+
+__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row"]
+
+BELOW_CONFIDENCE = "below min_confidence"
+
+
+def prediction_row(prediction: Prediction, classes: Sequence[str], *, min_confidence: float = 0.0) -> dict[str, Any]:
+    """Return a row of the table; ``predicted`` is empty for what cannot be read or is not certain enough.
+
+    Args:
+        prediction: what the model says about an image.
+        classes: class names in the order of their indices.
+        min_confidence: smallest probability of the first class, default 0: any.
+
+    """
+    row = dict.fromkeys(["file", "predicted", "confidence", *map("probability_{}".format, classes), "reason"], "")
+    row.update(file=prediction.path, reason=prediction.fault)
+    if prediction.probabilities is None:
+        return row
+    values = [float(value) for value in prediction.probabilities]
+    certain = max(values) >= min_confidence
+    return {
+        **row,
+        "predicted": classes[values.index(max(values))] if certain else "",
+        "confidence": max(values),
+        **{f"probability_{name}": value for name, value in zip(classes, values, strict=True)},
+        "reason": "" if certain else BELOW_CONFIDENCE,
+    }
+
+
+class PredictionTable:
+    """Write a CSV of predictions batch by batch; it gets its name when it is complete.
+
+    Until then the rows are in ``<name>.part``, which stays where the work is interrupted.
+
+    Args:
+        path: the CSV; its folder is made.
+        classes: class names in the order of their indices.
+
+    Raises:
+        ValueError: When the path is a folder.
+
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        if path.is_dir():
+            raise ValueError(f"output: expected a CSV to write, got the folder {path}. Name a file in it.")
+        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.columns = list(prediction_row(Prediction("", None), classes))
+        self.header = table_text(self.columns, [])
+
+    def __enter__(self) -> PredictionTable:
+        """Begin the table."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # a file's name may hold bytes that are no text
+        self.file: IO[str] = self.part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        self.file.write(self.header)
+        return self
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows, which are in the file when this returns.
+
+        Args:
+            rows: what :py:func:`prediction_row` returned.
+
+        """
+        self.file.write(table_text(self.columns, rows).removeprefix(self.header))
+        self.file.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the table its name, if nothing went wrong."""
+        self.file.close()
+        if error is None:
+            os.replace(self.part, self.path)

@@ -1,0 +1,63 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from PIL import Image
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
+BRAIN_3D = BUNDLES / "brain_mri_3d_chain_classification"
+CLASSES = ["chronic_otitis_media", "=earwax", "myringosclerosis", "normal"]
+
+
+def untrained_model(folder: Path, bundle: Path = OTOSCOPY, *, classes=CLASSES, calibration=1.25, **settings) -> Path:
+    """Write the model of a bundle with random weights, and chain.json beside it; returns the model's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser["class_names"] = list(classes)
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    for module in network.modules():  # statistics of no image: let them differ from those of a new layer
+        if hasattr(module, "running_mean"):
+            module.running_mean.uniform_(-0.1, 0.1)
+    torch.save(network.state_dict(), folder / "model.pt")
+    chain = {
+        "classes": list(classes),
+        "settings": settings,
+        "stages": [{"stage": 1, "calibration": 3.0}, {"stage": 2, "calibration": calibration}],
+        "final": {"stage": 2},
+    }
+    (folder / "chain.json").write_text(json.dumps(chain))
+    return folder / "model.pt"
+
+
+def write_pictures(folder: Path) -> list[str]:
+    """Write one picture of each kind; returns the names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    color = Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[274] = 6
+    color.save(folder / "a.png")
+    color.save(folder / "b.jpg", exif=turned)
+    color.convert("L").save(folder / "c.tif")
+    color.convert("P").save(folder / "d.png")
+    color.convert("RGBA").save(folder / "e.png")
+    color.save(folder / "=f.bmp")
+    return sorted(path.name for path in folder.iterdir())

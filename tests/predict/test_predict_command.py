@@ -1,0 +1,276 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from dicom_files import write_dicom, write_series
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
+
+from monai_weckd.__main__ import main
+from monai_weckd.predict import images
+from monai_weckd.predict.bundle import PredictionBundle
+from monai_weckd.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[64, 64])
+
+
+def predict(model, source, output, *options, bundle=OTOSCOPY):
+    command = ["predict", "--bundle", bundle, "--ckpt", model, "--input", source, "--output", output, *options]
+    return main(list(map(str, command)))
+
+
+def table(path):
+    return read_table(path.read_text(encoding="utf-8"))
+
+
+def own_inference(bundle, model, source, output, **overrides):
+    """Run the bundle's own inference; returns its rows."""
+    configs = bundle / "configs"
+    places = {"bundle_root": bundle, "ckpt_path": model, "dataset_dir": source, "predictions_path": output}
+    workflow = ConfigWorkflow(
+        str(configs / "inference.json"),
+        str(configs / "metadata.json"),
+        workflow_type="inference",
+        logging_file=False,
+        **{key: str(value) for key, value in places.items()},
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    with output.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_numbers(found, expected, classes):
+    assert [row["file"] for row in found] == [row["file"] for row in expected]
+    assert [row["predicted"] for row in found] == [row["predicted"] for row in expected]
+    names = [f"probability_{name}" for name in classes]
+    values = [np.array([[float(row[name]) for name in names] for row in rows]) for rows in (found, expected)]
+    np.testing.assert_allclose(*values, atol=1e-4)
+    assert np.ptp(values[0], axis=0).max() > 1e-3  # the images do differ
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch_size", "0"], "batch_size: expected a number of at least 1, got 0. Raise it."),
+        (["--min_confidence", "80"], "min_confidence: expected a probability, got 80.0. Pass e.g. 0.8."),
+        (["--on_bad_item", "skp"], "on_bad_item: expected one of ('skip', 'error'), got 'skp'. Did you mean 'skip'?"),
+        (["--set", "chanels=1"], "set: expected a key of"),
+        (["--set", "spatial_size=[32,32]"], "spatial_size: expected [64, 64], at which the model was trained, got [32"),
+        (["--config_file", "none.json"], "config_file: expected an existing file, got 'none.json'. Correct the path."),
+        (["--ckpt", "none.pt"], "ckpt: expected a model, got nothing at none.pt. Pass --ckpt path/to/output/model.pt."),
+        (["--bundle", "none"], "bundle: expected configs/inference.json in 'none', got none. Pass a bundle."),
+        (["--bundle", str(BRAIN_3D)], "ckpt: expected the state_dict of ResNet in"),
+        (["--input", "none"], "input: expected a file or folder, got nothing at none. Correct the path."),
+        (["--input", str(OTOSCOPY / "docs")], "input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"),
+        (["--output", "."], "output: expected a CSV to write, got the folder .. Name a file in it."),
+    ],
+)
+def test_errors_are_one_line_without_traceback(capsys, model, tmp_path, options, message):
+    write_pictures(tmp_path / "in")
+    if str(BRAIN_3D) in options:
+        model = untrained_model(tmp_path / "other")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", *options) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_bundle_without_a_part_is_refused(capsys, model, tmp_path):
+    bundle = tmp_path / "bundle"
+    (bundle / "configs").mkdir(parents=True)
+    for name in ("inference.json", "metadata.json"):
+        config = json.loads((OTOSCOPY / "configs" / name).read_text())
+        config.pop("postprocessing", None)
+        (bundle / "configs" / name).write_text(json.dumps(config))
+    assert predict(model, OTOSCOPY, tmp_path / "out.csv", bundle=bundle) == 1
+    message = "error: bundle: expected the key 'postprocessing' in its inference.json, got none. Add it.\n"
+    assert capsys.readouterr().err == message
+
+
+def test_pictures_get_the_numbers_of_the_bundles_own_inference(capsys, model, tmp_path):
+    names = write_pictures(tmp_path / "in")
+    expected = own_inference(OTOSCOPY, model, tmp_path / "in", tmp_path / "own.csv")
+    capsys.readouterr()
+    # in batches, of which the last one is smaller
+    assert predict(model, tmp_path / "in", tmp_path / "new" / "out.csv", "--batch_size", "4") == 0
+    found = table(tmp_path / "new" / "out.csv")
+    assert len(found) == len(names)
+    assert_same_numbers(found, expected, CLASSES)
+    assert [float(row["confidence"]) for row in found] == [
+        max(float(row[f"probability_{name}"]) for name in CLASSES) for row in found
+    ]
+    out, err = capsys.readouterr()
+    assert f"model   {model}: 4 classes, calibrated on validation, temperature 1.25\n" in out
+    assert "images  6 read, 0 bad\n" in out
+    assert err == ""  # no progress bar without a terminal
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.csv"]
+
+
+def test_volumes_get_the_numbers_of_the_bundles_own_inference(tmp_path):
+    classes = ["a", "b"]
+    model = untrained_model(tmp_path / "output", BRAIN_3D, classes=classes)
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    affine = np.diag([-2.0, 2.0, 2.5, 1.0])
+    for number in range(2):
+        volume = (100 * (number + rng.random((20, 30, 16)))).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "in" / f"{number}.nii.gz")
+    expected = own_inference(BRAIN_3D, model, tmp_path / "in", tmp_path / "own.csv")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", bundle=BRAIN_3D) == 0
+    assert_same_numbers(table(tmp_path / "out.csv"), expected, classes)
+    # the same volume as a DICOM series is one row of the same numbers, a picture among volumes a bad one
+    series = tmp_path / "series" / "s1"
+    volume = np.asarray(nibabel.load(tmp_path / "in" / "1.nii.gz").dataobj)
+    write_series(series, volume, affine)
+    Image.new("L", (9, 9)).save(series / "thumbnail.png")
+    assert predict(model, tmp_path / "series", tmp_path / "dicom.csv", bundle=BRAIN_3D) == 0
+    rows = table(tmp_path / "dicom.csv")
+    assert [row["file"] for row in rows] == [str(series), str(series / "thumbnail.png")]
+    assert float(rows[0]["confidence"]) == pytest.approx(float(table(tmp_path / "out.csv")[1]["confidence"]), abs=1e-4)
+    assert rows[1]["predicted"] == ""
+    assert "thumbnail.png: " in rows[1]["reason"]
+
+
+def test_bad_files_are_rows_with_a_reason(capsys, model, tmp_path):
+    source = tmp_path / "in"
+    write_pictures(source)
+    (source / "a.png").write_bytes((source / "a.png").read_bytes()[:500])
+    (source / "empty.dcm").touch()
+    write_dicom(source / "good.dcm", np.arange(600, dtype=np.uint8).reshape(20, 30))
+    nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 1), np.nan, dtype=np.float32), np.eye(4)), source / "nan.nii")
+    (source / "notes.txt").write_text("no image")
+    assert predict(model, source, tmp_path / "out.csv") == 0
+    rows = {row["file"].rpartition("/")[2]: row for row in table(tmp_path / "out.csv")}
+    bad = [name for name, row in rows.items() if row["reason"]]
+    assert bad == ["a.png", "empty.dcm", "nan.nii"]
+    assert len(rows) == 9
+    for name in bad:
+        assert rows[name]["predicted"] == rows[name]["confidence"] == rows[name]["probability_normal"] == ""
+        assert rows[name]["reason"].isprintable()
+        assert name in rows[name]["reason"]
+    assert rows["good.dcm"]["predicted"] in CLASSES
+    out = capsys.readouterr().out
+    assert "images  6 read, 3 bad\n" in out
+    assert f"bad     {source / 'a.png'}: cannot be decoded" in out
+
+
+def test_a_bad_file_is_an_error_where_asked_for(capsys, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad.png").touch()
+    (tmp_path / "out.csv").write_text("earlier")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--on_bad_item", "error") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'in' / 'bad.png'}: expected PNG")
+    assert error.endswith("Or pass --on_bad_item skip.\n")
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+
+
+def test_nothing_readable_is_an_error(capsys, model, tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02}.png").touch()
+    assert predict(model, tmp_path, tmp_path / "out.csv") == 1
+    out, err = capsys.readouterr()
+    assert "bad     and 2 more, with their reasons in the CSV\n" in out
+    assert err == f"error: input: expected images that can be read, got 12 that cannot. See {tmp_path / 'out.csv'}.\n"
+    assert len(table(tmp_path / "out.csv")) == 12
+
+
+def test_low_confidence_has_no_class(capsys, tmp_path):
+    model = untrained_model(tmp_path / "output", calibration=None)
+    write_pictures(tmp_path / "in")
+    assert predict(model, tmp_path / "in", tmp_path / "all.csv") == 0
+    highest = sorted(float(row["confidence"]) for row in table(tmp_path / "all.csv"))
+    limit = (highest[0] + highest[-1]) / 2
+    header = "id,split,label,predicted,probability_a,probability_b\n"
+    lines = ["1,val,a,a,0.99,0.01", "2,val,a,b,0.02,0.98", "3,val,a,a,0.95,0.05", "4,val,b,a,0.1,0.1", "5,test,a,a,1,0"]
+    (tmp_path / "output" / "predictions.csv").write_text(header + "\n".join(lines) + "\n")
+    capsys.readouterr()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--min_confidence", limit) == 0
+    rows = table(tmp_path / "out.csv")
+    empty = [row for row in rows if row["predicted"] == ""]
+    assert 0 < len(empty) == sum(value < limit for value in highest) < 6
+    for row in rows:
+        assert row["reason"] == ("below min_confidence" if float(row["confidence"]) < limit else "")
+    out = capsys.readouterr().out
+    assert "not calibrated: a confidence is no probability of being right" in out
+    assert "on validation 1 of 4 without a class (25%), accuracy of the others 0.667; the chain has seen" in out
+    assert f"images  6 read, 0 bad, {len(empty)} below min_confidence\n" in out
+
+
+def test_a_name_is_no_formula(monkeypatch, model, tmp_path):
+    write_pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert predict(model, "=f.bmp", "out.csv") == 0
+    assert "\n'=f.bmp," in (tmp_path / "out.csv").read_text()
+    assert table(tmp_path / "out.csv")[0]["file"] == "=f.bmp"
+
+
+def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    predict_batch, calls = images._predict, []
+
+    def interrupted(bundle, batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict_batch(bundle, batch)
+
+    monkeypatch.setattr(images, "_predict", interrupted)
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--batch_size", "2") == 1
+    part = tmp_path / "out.csv.part"
+    assert capsys.readouterr().err == f"error: stopped after 4 of 6 images; their rows are in {part}\n"
+    assert len(table(part)) == 4
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_no_more_than_two_batches_are_in_memory(model, tmp_path):
+    bundle, asked = PredictionBundle(OTOSCOPY, model), []
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    load = bundle.load
+    bundle.load = lambda path: (asked.append(path), load(str(picture)))[1]
+    for number, batch in enumerate(images.predict_images(bundle, [str(i) for i in range(20)], batch_size=3)):
+        assert [item.path for item in batch] == [str(i) for i in range(3 * number, min(3 * number + 3, 20))]
+        assert len(asked) <= 3 * number + 6
+    assert len(asked) == 20
+
+
+def test_the_overlay_of_another_network(capsys, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    options = ["--config_file", "inference_pretrained.json", "--set", "spatial_size=[64,64]"]
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", *options) == 1
+    assert "ckpt: expected the state_dict of EfficientNetLite in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bundle", sorted(BUNDLES.glob("*_classification")), ids=lambda path: path.name)
+def test_each_bundle_gives_probabilities(tmp_path, bundle):
+    found = PredictionBundle(bundle, untrained_model(tmp_path, bundle))
+    channels = found.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    probabilities = found.predict(torch.rand(2, channels, *(24,) * found.spatial_dims))
+    assert probabilities.shape == (2, len(CLASSES))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    (tmp_path / "chain.json").unlink()
+    names = found.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()
+    if len(names) == len(CLASSES):
+        assert PredictionBundle(bundle, tmp_path / "model.pt").classes == list(names)
