@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from .byte_cache import ByteCacheDataset
     from .dicom_errors import DicomReadError
     from .dicom_reader import DicomReader
+    from .dicom_sr import ClassificationReport, ClassificationSRWriter, read_classification_sr
     from .embedding import EmbeddingDataset
     from .stage import StageBatchSampler, StageDataset
 
 __all__ = [
     "ByteCacheDataset",
+    "ClassificationReport",
+    "ClassificationSRWriter",
     "Datalist",
     "DicomReadError",
     "DicomReader",
@@ -33,16 +36,20 @@ __all__ = [
     "StageBatchSampler",
     "StageDataset",
     "load_datalist",
+    "read_classification_sr",
     "verify_images",
 ]
 
 _HOMES = {
     "ByteCacheDataset": "byte_cache",
+    "ClassificationReport": "dicom_sr",
+    "ClassificationSRWriter": "dicom_sr",
     "DicomReadError": "dicom_errors",
     "DicomReader": "dicom_reader",
     "EmbeddingDataset": "embedding",
     "StageBatchSampler": "stage",
     "StageDataset": "stage",
+    "read_classification_sr": "dicom_sr",
 }
 
 

@@ -22,6 +22,7 @@ from monai_weckd.utils import limit_threads, nearest, parse_value, split_assignm
 if TYPE_CHECKING:
     from monai_weckd.predict.bundle import PredictionBundle
     from monai_weckd.predict.images import Prediction
+    from monai_weckd.predict.reports import ReportFolder
 
 __all__ = ["add_predict"]
 
@@ -48,6 +49,7 @@ def add_predict(commands: Any) -> None:
     add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
+    add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -63,9 +65,16 @@ def _predict(args: argparse.Namespace) -> None:
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
-    counts, faults = _write(args, bundle, paths)
+    reports = None
+    if args.write_sr is not None:
+        from monai_weckd.predict.reports import ReportFolder
+
+        reports = ReportFolder(args.write_sr, bundle)
+    counts, faults = _write(args, bundle, paths, reports)
     for line in _summary(args, counts, faults):
         print(line)
+    if reports is not None:
+        print(f"reports {reports.count} in {args.write_sr}, unverified")
     if not counts["read"]:
         raise ValueError(f"input: expected images that can be read, got {len(paths)} that cannot. See {args.output}.")
 
@@ -80,7 +89,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
 
 
-def _write(args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]) -> tuple[Counter[str], list[str]]:
+def _write(
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], reports: ReportFolder | None
+) -> tuple[Counter[str], list[str]]:
     """Write the table; returns how many images there were of each kind, and what is wrong with the first bad ones."""
     from monai_weckd.predict.table import PredictionTable, prediction_row
 
@@ -90,13 +101,20 @@ def _write(args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[s
     try:
         with table:
             for batch in _batches(args, bundle, paths):
-                rows = [prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0) for item in batch]
-                for item, row in zip(batch, rows, strict=True):
-                    if item.fault and args.on_bad_item == "error":
-                        raise ValueError(f"{item.fault} Or pass --on_bad_item skip.")
-                    counts["bad" if item.fault else "read"] += 1
-                    counts["uncertain"] += not (item.fault or row["predicted"])
-                    faults += [item.fault] if item.fault and len(faults) < _SHOWN else []
+                rows = []
+                for item in batch:
+                    row, fault = (
+                        prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0),
+                        item.fault,
+                    )
+                    counts["bad" if fault else "read"] += 1
+                    counts["uncertain"] += not (fault or row["predicted"])
+                    if reports is not None and row["predicted"]:
+                        row["reason"] = fault = reports.write(item, counts["bad"] + counts["read"])
+                    if fault and args.on_bad_item == "error":
+                        raise ValueError(f"{fault} Or pass --on_bad_item skip.")
+                    faults += [fault] if fault else []
+                    rows.append(row)
                 table.write(rows)
     except KeyboardInterrupt:
         done = counts["read"] + counts["bad"]
@@ -125,10 +143,10 @@ def _batches(
 
 
 def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[str]) -> Iterator[str]:
-    for fault in faults:
+    for fault in faults[:_SHOWN]:
         yield f"bad     {fault}"
-    if counts["bad"] > len(faults):
-        yield f"bad     and {counts['bad'] - len(faults)} more, with their reasons in the CSV"
+    if len(faults) > _SHOWN:
+        yield f"bad     and {len(faults) - _SHOWN} more, with their reasons in the CSV"
     line = f"images  {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"

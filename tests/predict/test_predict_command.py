@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import nibabel
@@ -24,6 +25,7 @@ from PIL import Image
 from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
 
 from monai_weckd.__main__ import main
+from monai_weckd.data import read_classification_sr
 from monai_weckd.predict import images
 from monai_weckd.predict.bundle import PredictionBundle
 from monai_weckd.tables import read_table
@@ -224,6 +226,36 @@ def test_a_name_is_no_formula(monkeypatch, model, tmp_path):
     assert predict(model, "=f.bmp", "out.csv") == 0
     assert "\n'=f.bmp," in (tmp_path / "out.csv").read_text()
     assert table(tmp_path / "out.csv")[0]["file"] == "=f.bmp"
+
+
+def test_dicom_images_get_reports(capsys, model, tmp_path):
+    pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
+    source, study = tmp_path / "in", {"StudyInstanceUID": "1.2.3"}
+    write_pictures(source)
+    write_dicom(source / "g.dcm", np.arange(600, dtype=np.uint8).reshape(20, 30), **study)
+    write_dicom(source / "h.dcm", np.arange(600, dtype=np.uint8).reshape(30, 20))
+    (source / "i.dcm").touch()
+    assert predict(model, source, tmp_path / "out.csv", "--write_sr", tmp_path / "reports") == 0
+    rows = table(tmp_path / "out.csv")
+    (path,) = (tmp_path / "reports").iterdir()
+    assert rows[int(path.stem) - 1]["file"].endswith("g.dcm")
+    report, row = read_classification_sr(path), rows[int(path.stem) - 1]
+    assert report.predicted == row["predicted"]
+    assert report.probabilities == {name: float(row[f"probability_{name}"]) for name in CLASSES}
+    assert (report.model, report.bundle) == ("Otoscopy chain classification", OTOSCOPY.name)
+    weights = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
+    assert report.version == f"0.1.0, weights {weights}"
+    assert rows[7]["predicted"] in CLASSES
+    assert rows[7]["reason"].startswith(f"no report: {source / 'h.dcm'}: expected a valid StudyInstanceUID")
+    out = capsys.readouterr().out
+    assert "images  8 read, 1 bad\n" in out
+    assert f"reports 1 in {tmp_path / 'reports'}, unverified\n" in out
+    assert predict(model, source, tmp_path / "out.csv", "--write_sr", tmp_path / "reports") == 1
+    assert capsys.readouterr().err.startswith("error: write_sr: expected an empty folder, got ")
+    # what has no class has no report
+    options = ["--write_sr", tmp_path / "none", "--min_confidence", "1"]
+    assert predict(model, source, tmp_path / "out.csv", *options) == 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path):

@@ -1,0 +1,70 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from monai.data.image_reader import is_dicom_path
+
+from monai_weckd.data import ClassificationSRWriter, DicomReadError
+from monai_weckd.predict.bundle import PredictionBundle
+from monai_weckd.predict.images import Prediction
+
+__all__ = ["ReportFolder"]
+
+
+class ReportFolder:
+    """Write a DICOM structured report for each DICOM image that has a class; files are named by the row of the table.
+
+    Args:
+        folder: an empty folder, or one to make.
+        bundle: the model, which the reports name.
+
+    Raises:
+        FileExistsError: When the folder is not empty.
+        ImportError: When highdicom is not installed.
+
+    """
+
+    def __init__(self, folder: Path, bundle: PredictionBundle) -> None:
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"write_sr: expected an empty folder, got {folder} with files. Pass another one.")
+        weights = hashlib.sha256(bundle.checkpoint.read_bytes()).hexdigest()
+        name = bundle.root.resolve().name
+        self.writer = ClassificationSRWriter(
+            bundle.classes,
+            model=bundle.metadata.get("name", name),
+            version=f"{bundle.metadata['version']}, weights {weights[:12]}",
+            bundle=name,
+        )
+        self.folder = folder
+        self.count = 0
+
+    def write(self, prediction: Prediction, row: int) -> str:
+        """Write the report of an image, if it is DICOM; returns why there is none, else an empty text.
+
+        Args:
+            prediction: what the model says about the image.
+            row: its row in the table, from 1.
+
+        """
+        if prediction.probabilities is None or not is_dicom_path(prediction.path):
+            return ""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{row:06}.dcm"
+        try:
+            self.writer.write(path, prediction.probabilities.tolist(), source=prediction.path)
+        except DicomReadError as error:
+            return f"no report: {error}"
+        self.count += 1
+        return ""
