@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,9 @@ class PredictionBundle:
             )
 
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
-        weights = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         try:
-            network.load_state_dict(weights)
-        except (RuntimeError, TypeError) as error:
+            network.load_state_dict(torch.load(self.checkpoint, map_location="cpu", weights_only=True))
+        except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"ckpt: expected the state_dict of {type(network).__name__} in {self.checkpoint}, got another "

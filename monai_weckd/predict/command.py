@@ -103,10 +103,8 @@ def _write(
             for batch in _batches(args, bundle, paths):
                 rows = []
                 for item in batch:
-                    row, fault = (
-                        prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0),
-                        item.fault,
-                    )
+                    fault = item.fault
+                    row = prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0)
                     counts["bad" if fault else "read"] += 1
                     counts["uncertain"] += not (fault or row["predicted"])
                     if reports is not None and row["predicted"]:

@@ -288,6 +288,13 @@ def test_no_more_than_two_batches_are_in_memory(model, tmp_path):
     assert len(asked) == 20
 
 
+def test_what_is_no_model_is_refused(capsys, tmp_path):
+    for content in (b"", b"no model"):
+        (tmp_path / "model.pt").write_bytes(content)
+        assert predict(tmp_path / "model.pt", OTOSCOPY, tmp_path / "out.csv") == 1
+        assert capsys.readouterr().err.startswith("error: ckpt: expected the state_dict of ResNet in")
+
+
 def test_the_overlay_of_another_network(capsys, model, tmp_path):
     write_pictures(tmp_path / "in")
     options = ["--config_file", "inference_pretrained.json", "--set", "spatial_size=[64,64]"]
