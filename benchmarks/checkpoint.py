@@ -38,12 +38,20 @@ class InterruptionError(Exception):
 class TimedCheckpoint(ChainCheckpoint):
     """A checkpoint that notes what it costs, in seconds that a person waits, disk included."""
 
-    saves: list[float]
+    # the epoch at whose start the run is interrupted
+    stop: int | None = None
     going_on: float
 
     def attach(self, engine: Any) -> None:
-        self.saves = []
+        self.saves: list[float] = []
+        self.marks: list[float] = []
+        engine.add_event_handler(Events.EPOCH_STARTED, self._mark)
         super().attach(engine)
+
+    def _mark(self, engine: Any) -> None:
+        if engine.state.epoch == self.stop:
+            raise InterruptionError
+        self.marks.append(time.perf_counter())
 
     def _save(self, engine: Any) -> None:
         start = time.perf_counter()
@@ -78,15 +86,7 @@ def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[Ti
         **{f"{PLACE}#_target_": "benchmarks.checkpoint.TimedCheckpoint", **settings},
     )
     workflow.initialize()
-    trainer = workflow.parser.get_parsed_content("train#trainer")
-    marks: list[float] = []
-
-    def mark(engine: Any) -> None:
-        if engine.state.epoch == stop:
-            raise InterruptionError
-        marks.append(time.perf_counter())
-
-    trainer.add_event_handler(Events.EPOCH_STARTED, mark)
+    TimedCheckpoint.stop = stop
     try:
         workflow.run()
     except InterruptionError:
@@ -94,7 +94,8 @@ def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[Ti
     except RuntimeError as error:  # as monai.bundle raises it
         if not isinstance(error.__cause__, InterruptionError):
             raise
-    return workflow.parser.get_parsed_content(PLACE), [end - start for start, end in pairwise(marks)]
+    checkpoint = workflow.parser.get_parsed_content(PLACE)
+    return checkpoint, [end - start for start, end in pairwise(checkpoint.marks)]
 
 
 def measure(*, quick: bool = False) -> list[Result]:
