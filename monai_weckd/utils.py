@@ -16,7 +16,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "json_digest",
     "limit_threads",
     "nearest",
+    "one_error",
     "parse_value",
     "sealed_json",
     "split_assignment",
@@ -93,6 +95,18 @@ def first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Raise the error that stands behind those of MONAI, which name the place in a configuration and not the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = first_cause(error)
+        if cause is error:
+            raise
+        raise cause from None
 
 
 def json_digest(content: Mapping[str, Any]) -> str:

@@ -23,8 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
-from monai_weckd.tune.bundle import one_error
-from monai_weckd.utils import nearest
+from monai_weckd.utils import nearest, one_error
 
 __all__ = ["PredictionBundle"]
 

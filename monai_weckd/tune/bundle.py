@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter, complete_temperature
-from monai_weckd.utils import first_cause, nearest
+from monai_weckd.utils import nearest, one_error
 
 __all__ = ["TunedBundle"]
 
@@ -200,18 +199,6 @@ class TunedBundle:
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}
         self.datalist = datalist._replace(items=[item for item in datalist.items if item["id"] in reachable])
-
-
-@contextmanager
-def one_error() -> Iterator[None]:
-    """Raise the error that stands behind those of MONAI, which name the place in a configuration and not the cause."""
-    try:
-        yield
-    except RuntimeError as error:
-        cause = first_cause(error)
-        if cause is error:
-            raise
-        raise cause from None
 
 
 def _existing_files(bundle: Path, overlays: Sequence[str | os.PathLike[str]]) -> list[Path]:

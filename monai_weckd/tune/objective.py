@@ -15,9 +15,10 @@ import math
 from typing import Any
 
 from monai_weckd.tune.backend import optuna
-from monai_weckd.tune.bundle import TunedBundle, one_error
+from monai_weckd.tune.bundle import TunedBundle
 from monai_weckd.tune.pruner import TrialPruner
 from monai_weckd.tune.space import suggest_values
+from monai_weckd.utils import one_error
 
 __all__ = ["METRIC", "ChainObjective"]
 
