@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.harness import ROOT, Result, machine, markdown
 
-PARTS = ("steps", "handler", "loading", "chain_cost", "scaling", "memory", "startup")
+PARTS = ("steps", "handler", "loading", "chain_cost", "scaling", "memory", "startup", "checkpoint")
 RESULTS, PAGE = Path(__file__).parent / "results.json", ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results of make bench -->\n", "<!-- end of the results -->\n"
 

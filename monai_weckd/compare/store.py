@@ -69,6 +69,7 @@ class RunStore:
         if not self.path(arm, cell).is_file():
             return None
         result = self._content(arm, cell)
+        result.pop(_PREDICTIONS, None)
         return result if result.get("digest") == digest else None
 
     def write(

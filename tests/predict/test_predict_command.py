@@ -183,7 +183,7 @@ def test_a_bad_file_is_an_error_where_asked_for(capsys, model, tmp_path):
     (tmp_path / "out.csv").write_text("earlier")
     assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--on_bad_item", "error") == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'in' / 'bad.png'}: expected PNG")
+    assert error.startswith(f"error: {tmp_path / 'in' / 'bad.png'}: expected an image, got an empty file")
     assert error.endswith("Or pass --on_bad_item skip.\n")
     assert (tmp_path / "out.csv").read_text() == "earlier"
 
