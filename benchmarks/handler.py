@@ -17,26 +17,17 @@ import torch
 from monai.engines import SupervisedTrainer
 
 from benchmarks.harness import Result, interleave, keep_heap, ratio
-from benchmarks.steps import RATE, TEMPERATURE, Loader, big_network, make_batch, our_trainer, run_epoch
+from benchmarks.steps import TEMPERATURE, Batch, big_network, make_batch, our_trainer, run_epoch, stock_trainer
 from monai_weckd.engines import freeze
 from monai_weckd.handlers import DistillationHandler
 
 __all__ = ["measure"]
 
 
-def taught_trainer(teacher: torch.nn.Module, batch: dict[str, torch.Tensor], length: int, **options: Any) -> Any:
+def taught_trainer(teacher: torch.nn.Module, batch: Batch, length: int, **options: Any) -> SupervisedTrainer:
     """Return MONAI's trainer over one batch, with a teacher by a handler."""
-    network = big_network()
-    return SupervisedTrainer(
-        torch.device("cpu"),
-        1,
-        train_data_loader=Loader(batch, length),
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=RATE),
-        loss_function=torch.nn.CrossEntropyLoss(),
-        train_handlers=[DistillationHandler(teacher, weight=0.5, temperature=TEMPERATURE)],
-        **options,
-    )
+    handler = DistillationHandler(teacher, weight=0.5, temperature=TEMPERATURE)
+    return stock_trainer(big_network(), batch, length, train_handlers=[handler], **options)
 
 
 def measure(*, quick: bool = False) -> list[Result]:

@@ -139,8 +139,8 @@ def our_trainer(network: torch.nn.Module, batch: Batch, length: int, **options: 
     )
 
 
-def stock_trainer(network: torch.nn.Module, batch: Batch, length: int) -> SupervisedTrainer:
-    """Return MONAI's trainer with its defaults."""
+def stock_trainer(network: torch.nn.Module, batch: Batch, length: int, **options: Any) -> SupervisedTrainer:
+    """Return MONAI's trainer, but for the options with its defaults."""
     return SupervisedTrainer(
         torch.device("cpu"),
         1,
@@ -148,6 +148,7 @@ def stock_trainer(network: torch.nn.Module, batch: Batch, length: int) -> Superv
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=RATE),
         loss_function=torch.nn.CrossEntropyLoss(),
+        **options,
     )
 
 
