@@ -96,7 +96,7 @@ def ablations(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             if run["arm"] == "chain"
         }
         chains.setdefault((about["dataset_dir"], about["label_fraction"]), {})[about["variant"]] = runs
-    cells = {cell: variants for cell, variants in chains.items() if len(variants) > 1}
+    cells = {cell: variants for cell, variants in chains.items() if "" in variants and len(variants) > 1}
     names = dict.fromkeys(name for variants in cells.values() for name in variants if name)
     if not names:
         return
