@@ -22,7 +22,7 @@ _HOMES = {
     "ChainPlan": "plan",
     "StagePlan": "plan",
     "plan_chain": "plan",
-    "plan_training": "plan",
+    "plan_training": "planning",
     "read_shards": "plan",
     "LabelOracle": "oracle",
 }

@@ -32,6 +32,7 @@ from monai_weckd.data.row_store import content_key
 from monai_weckd.utils import first_cause, nearest
 
 __all__ = [
+    "PLACES",
     "is_complete",
     "prepare_output_dir",
     "refuse_unused_keys",
@@ -60,23 +61,27 @@ _CHAIN_OUTPUT = re.compile(
     r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
 _BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
-# what may be another when a run goes on: where things are, how they are loaded and shown, and what runs when
-_NOT_A_SETTING = {
-    "_meta_",
+# where things are, and how they are loaded, says nothing about what comes out
+PLACES = frozenset(
+    {
+        "_meta_",
+        "bundle_root",
+        "dataset_dir",
+        "output_dir",
+        "cache_dir",
+        "overwrite",
+        "resume",
+        "checkpoint_interval",
+        "num_workers",
+        "device",
+    }
+)
+# what else may be another when a run goes on: what runs when, and MONAI's tracking
+_NOT_A_SETTING = PLACES | {
     "imports",
     "initialize",
     "run",
     "finalize",
-    "bundle_root",
-    "dataset_dir",
-    "output_dir",
-    "cache_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_interval",
-    "num_workers",
-    "device",
-    # of MONAI's tracking
     "tracking_uri",
     "experiment_name",
     "run_name",

@@ -22,10 +22,10 @@ from monai_weckd.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.plan_checks import PlanError, check_plan, check_settings, split_problems
 from monai_weckd.plan_json import ANEW, FORMAT, read_plan_fields
 from monai_weckd.plan_stages import StagePlan, divide_shards, plan_stages, refuse
-from monai_weckd.splits import SPLITS, assign_split, group_of, identify
+from monai_weckd.splits import SPLITS, assign_split, group_of
 from monai_weckd.utils import json_digest, nearest, sealed_json
 
-__all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain", "plan_training", "read_shards"]
+__all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain", "read_shards"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class ChainPlan:
     shard_by: str
     stratify: bool
     selection: str
-    shard_size: int
-    missing_classes: str
-    val_fraction: float
-    test_fraction: float
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
-    stages: tuple[StagePlan, ...]
+    shard_size: int = 0
+    missing_classes: str = "error"
+    val_fraction: float = 0.15
+    test_fraction: float = 0.25
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    stages: tuple[StagePlan, ...] = ()
     skipped: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -294,14 +294,9 @@ def plan_chain(
         shard_by=shard_by,
         stratify=stratify and selection == "random" and shards is None,
         selection=selection if shards is None else "given",
-        shard_size=0,
         missing_classes=missing_classes,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
-        train=(),
-        val=(),
-        test=(),
-        stages=(),
         skipped=tuple(skipped),
     )
     index = index_items(items)
@@ -314,67 +309,6 @@ def plan_chain(
         plan = replace(plan, classes=tuple(map(str, range(max(labels.values(), default=-1) + 1))))
     refuse(split_problems(plan, index, labels))
     return plan_stages(plan, index, oracle, shards=shards)
-
-
-def plan_training(
-    items: Iterable[Mapping[str, Any]],
-    *,
-    classes: Sequence[str],
-    num_stages: int = 3,
-    label_fraction: float = 0.1,
-    policy: str = "disjoint",
-    shard_by: str = "item",
-    stratify: bool = True,
-    selection: str = "random",
-    missing_classes: str = "error",
-    seed: int = 0,
-) -> ChainPlan:
-    """Plan a chain in a pipeline that has its own validation: :py:func:`monai_weckd.plan_chain` with no split to make.
-
-    Args:
-        items: the training items, in any MONAI data list: one without ``id`` is known by its ``image``, one without
-            ``group`` is a group of its own.
-        classes: class names in the order of their indices.
-        num_stages: number of stages, default 3.
-        label_fraction: size of a shard, as a fraction of the labeled items in (0, 1], default 0.1.
-        policy: "disjoint" (default), "cumulative" or "shared".
-        shard_by: draw single items ("item", default) or whole groups ("group").
-        stratify: whether to give each shard the class proportions of the items, default True.
-        selection: how to choose shards: "random" (default), or a strategy of :py:mod:`monai_weckd.selection`.
-        missing_classes: "error" (default) refuses a random shard without a label of some class, "allow" takes it.
-        seed: seed of the shards, default 0.
-
-    Raises:
-        ValueError: When a setting is out of its range, or there are too few labels for it.
-        PlanError: When a stage lacks a class.
-
-    Example::
-
-        >>> items = [{"image": f"{i:03}.png", "label": i % 2} for i in range(100)]
-        >>> plan = plan_training(items, classes=["ill", "well"])
-        >>> [len(stage.labelled) for stage in plan.stages], len(plan.train), len(plan.val)
-        ([10, 10, 10], 100, 0)
-
-    """
-    plan = ChainPlan(
-        classes=tuple(classes),
-        seed=seed,
-        num_stages=num_stages,
-        label_fraction=label_fraction,
-        policy=policy,
-        shard_by=shard_by,
-        stratify=stratify and selection == "random",
-        selection=selection,
-        shard_size=0,
-        missing_classes=missing_classes,
-        val_fraction=0.15,
-        test_fraction=0.25,
-        train=(),
-        val=(),
-        test=(),
-        stages=(),
-    )
-    return plan.replan(identify(items))
 
 
 def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from monai_weckd.bundle import PLACES
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.data.datalist import Datalist
@@ -35,19 +36,6 @@ from monai_weckd.utils import nearest
 
 __all__ = ["ComparedBundle"]
 
-# where things are says nothing about what comes out
-_PLACES = (
-    "_meta_",
-    "bundle_root",
-    "dataset_dir",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_interval",
-    "cache_dir",
-    "num_workers",
-    "device",
-)
 # handlers that a comparison does not need: they talk, or write what nobody would read
 _TALKERS = (
     "ChainCheckpoint",
@@ -188,7 +176,7 @@ class ComparedBundle:
         """
         items = [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
         parts = {
-            "config": {key: value for key, value in self.config.items() if key not in _PLACES},
+            "config": {key: value for key, value in self.config.items() if key not in PLACES},
             "overrides": self.overrides(arm, split),
             "members": arm.members,
             "split": dict(split.split_of),

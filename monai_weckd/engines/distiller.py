@@ -134,6 +134,11 @@ class Distiller:
                 "teacher: expected another object than the trained network, got the network itself. "
                 "Pass monai_weckd.engines.freeze(network)."
             )
+        if self.student_hook is not None and isinstance(teacher, torch.jit.ScriptModule):
+            raise ValueError(
+                "teacher: expected a network with layers to look into for the attention loss, got TorchScript. "
+                "Pass the network itself, or no attention loss."
+            )
         if self.teacher_hook is not None:
             self.teacher_hook.remove()
         self._teacher = teacher
@@ -150,11 +155,6 @@ class Distiller:
             self._fingerprint = fingerprint(teacher)
             if self.teacher_cache:
                 self.cache = TeacherCache(self._fingerprint)
-            if self.student_hook is not None and isinstance(teacher, torch.jit.ScriptModule):
-                raise ValueError(
-                    "teacher: expected a network with layers to look into for the attention loss, got TorchScript. "
-                    "Pass the network itself, or no attention loss."
-                )
             if self.student_hook is not None:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 

@@ -27,17 +27,16 @@ from monai_weckd.features import unwrap
 __all__ = ["attach_first", "fingerprint", "freeze", "page_out", "predict_logits"]
 
 
-def attach_first(engine: Engine, event: Any, handler: Callable, *args: Any) -> RemovableEventHandle:
+def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
     """Add an event handler that acts before those that are there already, in whatever order they were listed.
 
     Args:
         engine: Ignite Engine.
         event: one of its events.
         handler: what to call.
-        args: further arguments for it.
 
     """
-    handle = engine.add_event_handler(event, handler, *args)
+    handle = engine.add_event_handler(event, handler)
     handlers = engine._event_handlers[event]  # Ignite has no public way to this
     handlers.insert(0, handlers.pop())
     return handle

@@ -21,7 +21,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_weckd.bundle import unused_keys
+from monai_weckd.bundle import PLACES, unused_keys
 from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
@@ -31,20 +31,7 @@ from monai_weckd.utils import nearest, one_error
 __all__ = ["TunedBundle"]
 
 # what may differ between the workers of a study without changing a trial's result, or shows in the plan's digest
-_PLACES = (
-    "_meta_",
-    "bundle_root",
-    "dataset_dir",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_interval",
-    "cache_dir",
-    "num_workers",
-    "device",
-    "split_file",
-    "shard_file",
-)
+_PLACES = PLACES | {"split_file", "shard_file"}
 # handlers that only talk; those that write or test are known by what they refer to
 _TALKERS = ("ChainProgressBar", "CostReporter", "StatsHandler")
 _REFERENCES = ("@output_dir", "@test#", "@test::")
