@@ -291,3 +291,19 @@ def test_an_exported_network_teaches(tmp_path):
     assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
     with pytest.raises(ValueError, match=r"path: expected a module of OnnxNetwork, got '2'"):
         run_with_handler(tmp_path / "teacher.onnx", attention=1.0, student_layer=LAYER)
+
+
+def test_the_teacher_sees_what_the_transform_makes():
+    class Brighter(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(2 * images + 1)
+
+    teacher = make_network(seed=5, scale=3.0)
+    found = run_with_handler(deepcopy(teacher), teacher_transform=lambda images: 2 * images + 1)
+    expected = run_with_handler(Brighter(deepcopy(teacher)))
+    assert fingerprint(found.network) == fingerprint(expected.network)
+    assert fingerprint(found.network) != fingerprint(run_with_handler(teacher).network)
