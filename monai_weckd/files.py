@@ -17,17 +17,29 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
-__all__ = ["read_state", "state_bytes", "write_atomically", "write_state"]
+__all__ = [
+    "finish_writing",
+    "pack_state",
+    "read_state",
+    "state_bytes",
+    "write_atomically",
+    "write_behind",
+    "write_state",
+]
 
 _DIGEST = hashlib.sha256().digest_size
+# by file: another run of this process may begin where one has just failed
+_writing: dict[Path, _Write] = {}
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
     """Write a file so that a reader finds the old or the new one, never a part, even after the power has failed.
 
     Args:
@@ -80,20 +92,89 @@ def state_bytes(state: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a state atomically: what ``torch.save`` makes of it, and then the SHA-256 digest of that.
+def pack_state(state: Mapping[str, Any]) -> io.BytesIO:
+    """Return a state as it is now, in the form of ``torch.save``.
 
     Args:
-        path: the file, which ``torch.load(path, weights_only=True)`` reads as well.
         state: tensors and plain Python values, in dictionaries, lists and tuples.
 
     Raises:
         TypeError: When it holds anything else, which ``weights_only`` would refuse.
+
+    """
+    buffer, checksums = io.BytesIO(), get_crc32_options()
+    # PyTorch's take as long as all the rest, and do not cover the whole file
+    set_crc32_options(False)
+    try:
+        torch.save(_plain(state, "state"), buffer)
+    finally:
+        set_crc32_options(checksums)
+    return buffer
+
+
+def write_state(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
+    """Write a state atomically, and behind it the SHA-256 digest of it.
+
+    Args:
+        path: the file, which ``torch.load(path, weights_only=True)`` reads as well.
+        packed: from :py:func:`pack_state`, to be written once.
+
+    Raises:
         OSError: When there is no room for it; the old file stays.
 
     """
-    data = state_bytes(_plain(state, "state"))
-    write_atomically(path, data + hashlib.sha256(data).digest())
+    packed.write(hashlib.sha256(packed.getbuffer()).digest())
+    write_atomically(path, packed.getbuffer())
+
+
+class _Write(Thread):
+    """One call of :py:func:`write_state` beside the training; Python waits for it before it ends."""
+
+    def __init__(self, path: Path, packed: io.BytesIO) -> None:
+        super().__init__(name=f"write {path.name}")
+        self.path, self.packed = path, packed
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        try:
+            write_state(self.path, self.packed)
+        except OSError as error:
+            self.error = error
+
+
+def write_behind(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
+    """Write a state as :py:func:`write_state` does, while the caller goes on.
+
+    Args:
+        path: the file.
+        packed: from :py:func:`pack_state`.
+
+    Raises:
+        OSError: When there was no room for the state that was written there before.
+
+    """
+    finish_writing(path)
+    key = Path(path).absolute()
+    _writing[key] = _Write(key, packed)
+    _writing[key].start()
+
+
+def finish_writing(path: str | os.PathLike[str]) -> None:
+    """Wait until what :py:func:`write_behind` has begun to write is on the disk.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: When there was no room for it; the old file stays.
+
+    """
+    write = _writing.pop(Path(path).absolute(), None)
+    if write is None:
+        return
+    write.join()
+    if write.error is not None:
+        raise write.error
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
-from monai_weckd.files import read_state, write_atomically, write_state
+import monai_weckd.files
+from monai_weckd.files import finish_writing, pack_state, read_state, write_atomically, write_behind, write_state
 
 
 @pytest.mark.parametrize("content", ["text\r\nä\n", b"\x00\xff"])
@@ -56,7 +58,7 @@ def test_a_state_comes_back_with_its_types(tmp_path):
         "milestones": Counter([1, 1, 3]),
         "weights": OrderedDict(a=torch.nn.Parameter(torch.ones(1))),
     }
-    write_state(tmp_path / "state.pt", state)
+    write_state(tmp_path / "state.pt", pack_state(state))
     for found in (read_state(tmp_path / "state.pt"), torch.load(tmp_path / "state.pt", weights_only=True)):
         assert torch.equal(found["tensor"], state["tensor"])
         assert found["tensor"].stride() == (1, 3)
@@ -68,16 +70,54 @@ def test_a_state_comes_back_with_its_types(tmp_path):
 
 
 @pytest.mark.parametrize("value", [object(), np.zeros(2), {1}, lambda: 0], ids=["object", "array", "set", "function"])
-def test_what_could_not_be_read_again_is_refused_by_its_place(tmp_path, value):
+def test_what_could_not_be_read_again_is_refused_by_its_place(value):
     message = f"state#a#1: expected tensors and plain Python values, got {type(value).__name__}. Leave it out of"
     with pytest.raises(TypeError, match=message):
-        write_state(tmp_path / "state.pt", {"a": [0, value]})
-    assert not list(tmp_path.iterdir())
+        pack_state({"a": [0, value]})
+
+
+def test_a_packed_state_stays_as_it_is(tmp_path):
+    weights = torch.zeros(2)
+    packed = pack_state({"weights": weights})
+    weights += 1
+    write_state(tmp_path / "state.pt", packed)
+    assert read_state(tmp_path / "state.pt")["weights"].tolist() == [0, 0]
+    assert torch.serialization.get_crc32_options()
+
+
+def test_written_behind_it_is_there_when_that_is_waited_for(tmp_path, monkeypatch):
+    path, gate, write = tmp_path / "state.pt", threading.Event(), monai_weckd.files.write_atomically
+    monkeypatch.setattr(
+        monai_weckd.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
+    )
+    write_behind(path, pack_state({"a": 1}))
+    assert not path.exists()
+    gate.set()
+    # in the order that they were given in
+    write_behind(path, pack_state({"a": 2}))
+    finish_writing(path)
+    assert read_state(path) == {"a": 2}
+    finish_writing(path)
+
+
+def test_no_room_behind_is_told_once_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    write_state(path, pack_state({"a": 1}))
+
+    def fill(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fill)
+    write_behind(path, pack_state({"a": 2}))
+    with pytest.raises(OSError, match=r"state\.pt: expected room for [\d,]+ bytes beside what is there, got '"):
+        write_behind(path, pack_state({"a": 3}))
+    finish_writing(path)
+    assert read_state(path) == {"a": 1}
 
 
 def test_every_flipped_bit_and_every_cut_is_found(tmp_path):
     path = tmp_path / "state.pt"
-    write_state(path, {"a": torch.zeros(3)})
+    write_state(path, pack_state({"a": torch.zeros(3)}))
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         damaged = bytearray(content)

@@ -31,7 +31,7 @@ from ignite.engine import Events
 from monai_weckd.engines.chain_options import Stateful
 from monai_weckd.engines.utils import attach_first
 from monai_weckd.features import unwrap
-from monai_weckd.files import read_state, write_state
+from monai_weckd.files import finish_writing, pack_state, read_state, write_behind
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -48,10 +48,10 @@ class ChainCheckpoint:
 
     ``checkpoint.pt`` in ``output_dir`` holds the networks, the optimizer, the states of the chain and of those of its
     handlers that have one, and the random generators; students that :py:class:`ChainRecorder` has written are named by
-    file and digest. It is replaced as a whole or not at all, is checked against its SHA-256 digest before use, and goes
-    when the chain is complete. Embeddings of a frozen backbone are computed anew. Works with
-    :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a :py:class:`ChainHandler`.
-    List it last. Does nothing with several processes, or where a chain takes several runs.
+    file and digest. It is written while the next epoch runs, replaced as a whole or not at all, checked against its
+    SHA-256 digest before use, and goes when the chain is complete. Embeddings of a frozen backbone are computed anew.
+    Works with :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a
+    :py:class:`ChainHandler`. List it last. Does nothing with several processes, or where a chain takes several runs.
 
     Args:
         output_dir: an existing folder.
@@ -145,6 +145,7 @@ class ChainCheckpoint:
             raise ValueError(
                 f"handlers: expected ChainCheckpoint last, got {sorted(late)} after it. Move it to the end."
             )
+        finish_writing(self.path)
         if not self.path.exists():
             return
         if not self.resume:
@@ -209,9 +210,10 @@ class ChainCheckpoint:
             "random": _random_state(engine.state.device),
             "parts": parts,
         }
-        write_state(self.path, state)
+        write_behind(self.path, pack_state(state))
 
     def _end(self, engine: SupervisedTrainer) -> None:
+        finish_writing(self.path)
         self.path.unlink(missing_ok=True)
 
     def _in_file(self, student: torch.nn.Module, stage: int) -> Mapping[str, Any]:

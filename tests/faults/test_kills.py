@@ -134,10 +134,11 @@ def test_killed_in_each_write_of_a_file(server, chain, whole, tmp_path, where, f
 @pytest.mark.faults
 @pytest.mark.parametrize("name", CHAINS)
 def test_killed_at_random_moments(server, chain, tmp_path, name):
+    kills = 10 if name in ("default", "workers") else 3
     status, last, seconds = server.run(chain("whole", **CHAINS[name]))
     assert status == 0, last
     expected, moments, killed = bits(tmp_path / "whole"), random.Random(name), 0
-    while killed < 3:
+    while killed < kills:
         status, last, took = server.run(
             chain("run", resume=True, **CHAINS[name]), kill_after=moments.uniform(0.0, 0.9 * seconds)
         )

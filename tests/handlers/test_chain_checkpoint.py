@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
-import monai_weckd
+import monai_weckd.files
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents, fingerprint
-from monai_weckd.files import read_state, state_bytes, write_state
+from monai_weckd.files import finish_writing, pack_state, read_state, state_bytes, write_state
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
@@ -137,10 +138,15 @@ def run_and_copy(tmp_path, **options):
     seed_everything(0)
     trainer, drawer = make(whole, **options)
     trainer.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda engine: shutil.copytree(whole, tmp_path / f"after_{engine.state.epoch}")
+        Events.EPOCH_COMPLETED, lambda engine: copy_folder(whole, tmp_path / f"after_{engine.state.epoch}")
     )
     trainer.run()
     return bits(whole, trainer), drawer.drawn
+
+
+def copy_folder(source, target):
+    finish_writing(source / "checkpoint.pt")
+    shutil.copytree(source, target)
 
 
 OPTIONS = {
@@ -200,6 +206,7 @@ def interrupt(output_dir, *, iteration=5, **options):
     trainer.add_event_handler(Events.ITERATION_STARTED(once=iteration), stop)
     with pytest.raises(InterruptionError):
         trainer.run()
+    finish_writing(output_dir / "checkpoint.pt")
     return trainer
 
 
@@ -247,14 +254,41 @@ def test_the_checkpoint_is_plain_names_its_students_and_goes_at_the_end(tmp_path
     assert state["parts"]["chain"]["students"] == []
     trainer, _ = make(tmp_path, resume=True)
     seen = []
-    trainer.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda engine: seen.append(read_state(tmp_path / "checkpoint.pt"))
-    )
+
+    def look(engine):
+        finish_writing(tmp_path / "checkpoint.pt")
+        seen.append(read_state(tmp_path / "checkpoint.pt"))
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
     trainer.run()
     assert [[part["file"] for part in one["parts"]["chain"]["students"]] for one in seen[:2]] == [
         ["stage_1/model.pt"]
     ] * 2
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_slow_disk_gets_the_weights_of_the_epoch_all_the_same(tmp_path, monkeypatch):
+    gate, write = threading.Event(), monai_weckd.files.write_atomically
+    trainer, _ = make(tmp_path)
+    monkeypatch.setattr(
+        monai_weckd.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
+    )
+    weights = {}
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def look(engine):
+        weights[engine.state.epoch] = fingerprint(engine.network)
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=3))
+    def release(engine):
+        gate.set()
+        finish_writing(tmp_path / "checkpoint.pt")
+        network = make_network(0)
+        network.load_state_dict(read_state(tmp_path / "checkpoint.pt")["parts"]["network"])
+        assert fingerprint(network) == weights[1] != fingerprint(engine.network)
+
+    trainer.run()
+    assert len(weights) == 6
 
 
 def test_a_student_that_is_in_no_file_is_in_the_checkpoint(tmp_path):
@@ -263,7 +297,7 @@ def test_a_student_that_is_in_no_file_is_in_the_checkpoint(tmp_path):
         keeper = ChainCheckpoint(copy if resume else tmp_path, resume=resume)
         trainer = make_chain(items=ITEMS, epoch_length=2, handlers=[keeper], seed=2)
         if not resume:
-            trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda engine: shutil.copytree(tmp_path, copy))
+            trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda engine: copy_folder(tmp_path, copy))
         trainer.run()
         found.append(fingerprint(trainer.network))
     assert found[0] == found[1]
@@ -332,7 +366,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
     elif damage == "no student":
         path.unlink()
     elif damage == "format":
-        write_state(path, {**read_state(path), "format": 2})
+        write_state(path, pack_state({**read_state(path), "format": 2}))
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
