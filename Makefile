@@ -70,7 +70,7 @@ models: $(STAMP) ## Train each bundle on the real images in DATA=folder, into it
 		bundle=bundles/$${pair%%:*}_chain_classification && mkdir -p $$bundle/models && \
 		$(BIN)/python -m monai.bundle run --config_file $$bundle/configs/train.json --bundle_root $$bundle \
 			--dataset_dir $(DATA)/$${pair##*:} --output_dir $$bundle/output && \
-		cp $$bundle/output/model.pt $$bundle/models/ || exit 1; \
+		cp $$bundle/output/model.pt $$bundle/output/chain.json $$bundle/output/predictions.csv $$bundle/models/ || exit 1; \
 	done
 
 dist: $(STAMP) ## Build the wheel and the source archive, in dist/

@@ -33,6 +33,7 @@ from monai_weckd.utils import first_cause, nearest
 
 __all__ = [
     "PLACES",
+    "describe_transforms",
     "is_complete",
     "prepare_output_dir",
     "refuse_unused_keys",
@@ -61,6 +62,7 @@ _CHAIN_OUTPUT = re.compile(
     r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
 _BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
+_READING = ("LoadImaged", "LoadMedicalImaged", "EnsureTyped")
 # where things are, and how they are loaded, says nothing about what comes out
 PLACES = frozenset(
     {
@@ -183,6 +185,35 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     # labels go no further than into the digest
     content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
     return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
+
+
+def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[Any]:
+    """Return what a configuration does to an image once it is read, as values for JSON.
+
+    Transforms that read the file or say what kind of tensor holds it are left out: they differ between programs, and
+    change no value.
+
+    Args:
+        place: where the list of transforms is, each by its ``_target_``, such as "train#deterministic_transforms".
+        parser: of the configuration, default None: of that from within which this is called.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration, without a parser.
+
+    """
+    parser = parser or _calling_parser("describe_transforms")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("@"):
+            value = parser.get_parsed_content(value[1:])
+        return json.loads(json.dumps(value, default=str))
+
+    found = []
+    for transform in parser[place]:
+        name = transform["_target_"].rpartition(".")[2]
+        if name not in _READING:
+            found.append({**{key: plain(value) for key, value in transform.items()}, "_target_": name})
+    return found
 
 
 def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ from monai.inferers import SimpleInferer
 from monai.utils import CommonKeys
 
 from monai_weckd.data.loader import stage_loader, training_items
+from monai_weckd.data.stage import INDEX
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.asking import ask_for_shard
 from monai_weckd.engines.averaging import WeightAverage
@@ -303,18 +304,33 @@ class StageWalker:
     def _check_loss(self, engine: SupervisedTrainer) -> None:
         loss = float(engine.state.output[CommonKeys.LOSS].detach())
         if not math.isfinite(loss):
-            good = f"stage {self.accepted.stage}" if self.accepted else "none"
+            state, good = engine.state, f"stage {self.accepted.stage}" if self.accepted else "none"
             raise FloatingPointError(
-                f"loss: expected a finite number, got {loss} in stage {engine.state.stage}, "
-                f"epoch {engine.state.stage_epoch}, iteration {engine.state.iteration}. "
-                f"Lower the learning rate; last good checkpoint: {good}."
+                f"loss: expected a finite number, got {loss} in stage {state.stage}, epoch {state.stage_epoch}, "
+                f"iteration {state.iteration}, of {self._batch_names(engine)}. "
+                f"Lower the learning rate, or leave out what is broken; last good checkpoint: {good}."
             )
+
+    def _batch_names(self, engine: SupervisedTrainer, most: int = 8) -> str:
+        """Return which images of the present batch are not finite, or have logits that are not, or else all."""
+        places, broken = engine.state.batch[INDEX].tolist(), list[int]()
+        for key in (CommonKeys.IMAGE, CommonKeys.PRED):
+            finite = engine.state.output[key].detach().flatten(1).isfinite().all(dim=1).tolist()
+            broken = broken or [place for place, good in zip(places, finite, strict=True) if not good]
+        names = [str(self.items[place]["id"]) for place in broken or places]
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        return ", ".join(map(repr, names[:most])) + more
 
     def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
         value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+        if math.isnan(value):
+            raise ValueError(
+                f"{evaluator.state.key_metric_name}: expected a number on validation, got nan, by which no stage can "
+                "be judged. Give validation labels of every class, or another key metric."
+            )
         if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
             self.best = (value, engine.state.stage_epoch, weights)

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class DistillationHandler:
         teacher: a network, the folder of a bundle, or a TorchScript, ONNX or ``state_dict`` file, see
             :py:func:`~monai_weckd.networks.load_teacher`.
         network: whose copy gets the weights of a ``state_dict`` file, default None: the trained network's.
+        classes: the student's class names in the order of their indices, which the teacher's must be, too, where they
+            are known; default None: not compared.
         weight: share of the distillation loss, 0.0 to 1.0.
         weight_end: share in the last epoch, to which it goes in equal steps, default None: ``weight``.
         temperature: of the distillation loss, above 0; or its schedule over the epochs.
@@ -86,6 +88,7 @@ class DistillationHandler:
         teacher: torch.nn.Module | str | os.PathLike[str] | None,
         *,
         network: torch.nn.Module | None = None,
+        classes: Sequence[str] | None = None,
         weight: float = 0.5,
         weight_end: float | None = None,
         temperature: float | TemperatureSchedule = 4.0,
@@ -109,6 +112,7 @@ class DistillationHandler:
             )
         self.teacher = teacher
         self.network = network
+        self.classes = classes
         self.loss_function = DistillationLoss(
             weight=weight,
             temperature=temperature(0.0) if isinstance(temperature, TemperatureSchedule) else temperature,
@@ -168,7 +172,9 @@ class DistillationHandler:
         """Put the teacher in place; a trainer that goes on has it already."""
         if self.distiller is not None:
             return
-        teacher = self.teacher if self.teacher is None else load_teacher(self.teacher, network=self._definition(engine))
+        teacher = None
+        if self.teacher is not None:
+            teacher = load_teacher(self.teacher, network=self._definition(engine), classes=self.classes)
         self._replaced = engine.loss_function, engine.prepare_batch
         self.loss_function.task_loss = engine.loss_function
         self.distiller = Distiller(engine, self.loss_function, teacher=teacher, **self.options)

@@ -11,10 +11,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,8 @@ class ChainRecorder:
         target_layer: module path whose Grad-CAM is saved for the most confidently wrong test images (in ``errors``),
             default None: no such pictures.
         settings: what else to write down in ``chain.json``, such as the learning rate.
+        preprocessing: what is done to each image before the network sees it, as values for JSON; default: not said.
+            With it, the order of the classes and the digests of the students ``chain.json`` says what a model is for.
 
     """
 
@@ -89,12 +92,14 @@ class ChainRecorder:
         test_data_loader: DataLoader | None = None,
         target_layer: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        preprocessing: Sequence[Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.loaders: dict[str, Any] = {"val": val_data_loader, "test": test_data_loader}
         self.target_layer = target_layer
         self.settings = dict(settings or {})
+        self.preprocessing = preprocessing
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
 
@@ -180,7 +185,7 @@ class ChainRecorder:
         record = engine.state.chain.records[-1]
         checkpoint = Path(f"stage_{record.stage}") / "model.pt"
         (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
-        self._save(engine, self.output_dir / checkpoint)
+        digest = self._save(engine, self.output_dir / checkpoint)
         self.stages.append(
             {
                 "stage": record.stage,
@@ -197,6 +202,7 @@ class ChainRecorder:
                 "calibration": record.calibration,
                 "gate": {"metric": record.metric, "value": record.value, "previous": record.previous},
                 "checkpoint": checkpoint.as_posix(),
+                "sha256": digest,
             }
         )
         self._write(engine)
@@ -204,8 +210,7 @@ class ChainRecorder:
     def _end(self, engine: SupervisedTrainer) -> None:
         if engine.state.chain.paused(engine):
             return
-        self._save(engine, self.output_dir / "model.pt")
-        self._write(engine)
+        self._write(engine, self._save(engine, self.output_dir / "model.pt"))
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
         text = table_text(list(rows["val"][0]), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
@@ -219,8 +224,8 @@ class ChainRecorder:
                 output_dir=self.output_dir,
             )
 
-    def _write(self, engine: SupervisedTrainer) -> None:
-        accepted = [stage for stage in self.stages if stage["accepted"]]
+    def _write(self, engine: SupervisedTrainer, digest: str | None = None) -> None:
+        final = [stage for stage in self.stages if stage["accepted"]][-1]
         plan = engine.state.chain.plan
         budget = plan.label_budget
         content = {
@@ -229,10 +234,11 @@ class ChainRecorder:
             "seed": plan.seed,
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
+            "preprocessing": self.preprocessing,
             "settings": self.settings,
             "cost": getattr(engine.state, "cost", None),
             "stages": self.stages,
-            "final": {"stage": accepted[-1]["stage"], "test": accepted[-1]["test"]},
+            "final": {"stage": final["stage"], "test": final["test"], "sha256": digest or final["sha256"]},
         }
         write_atomically(self.output_dir / "chain.json", sealed_json(content, indent=4))
         write_atomically(self.output_dir / "history.json", sealed_json({"epochs": self.epochs}, indent=1))
@@ -246,8 +252,10 @@ class ChainRecorder:
                 lines += oracle.to_dicts()
         return lines
 
-    def _save(self, engine: SupervisedTrainer, path: Path) -> None:
-        write_atomically(path, state_bytes(unwrap(engine.network).state_dict()))
+    def _save(self, engine: SupervisedTrainer, path: Path) -> str:
+        content = state_bytes(unwrap(engine.network).state_dict())
+        write_atomically(path, content)
+        return hashlib.sha256(content).hexdigest()
 
     def _measure(self, engine: SupervisedTrainer, split: str) -> dict[str, float | None] | None:
         loader = self.loaders[split]

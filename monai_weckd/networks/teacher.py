@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
+from monai_weckd.chain_file import model_chain
 from monai_weckd.features import unwrap
 
 onnxruntime, _ = optional_import("onnxruntime")
@@ -55,7 +57,10 @@ class OnnxNetwork(torch.nn.Module):
 
 
 def load_teacher(
-    source: torch.nn.Module | str | os.PathLike[str], *, network: torch.nn.Module | None = None
+    source: torch.nn.Module | str | os.PathLike[str],
+    *,
+    network: torch.nn.Module | None = None,
+    classes: Sequence[str] | None = None,
 ) -> torch.nn.Module:
     """Return a teacher from wherever a trained network is kept.
 
@@ -64,10 +69,14 @@ def load_teacher(
             ``models/model.pt`` are taken; a TorchScript file; an ``.onnx`` file; or a file with a plain
             ``state_dict``. A bundle's configuration and a TorchScript file are programs: load those that you trust.
         network: whose copy gets the weights of a ``state_dict``, default None: there is none.
+        classes: the student's class names in the order of their indices, which must be the teacher's, too, where these
+            are known: from ``chain.json`` beside a ``state_dict``, or else from a bundle's metadata. Default None: not
+            compared. What the two are shown may differ: see ``teacher_transform`` of the trainer.
 
     Raises:
         FileNotFoundError: When there is no such file or folder, or no model in the bundle.
         ValueError: When there is no network for a ``state_dict``, or it is of another network.
+        ValueError: When the teacher has other classes, or in another order.
 
     """
     if isinstance(source, torch.nn.Module):
@@ -78,14 +87,34 @@ def load_teacher(
             f"teacher: expected a network, a bundle's folder or a file, got {path}, which is not there. Check the path."
         )
     if path.is_dir():
-        return load_teacher(_found(path, "models/model.pt"), network=_bundle_network(path))
+        weights = _found(path, "models/model.pt")
+        if classes is not None and model_chain(weights) is None:
+            _check_classes(classes, _bundle_classes(path), path)
+        return load_teacher(weights, network=_bundle_network(path), classes=classes)
     if path.suffix == ".onnx":
         return OnnxNetwork(path)
     if _is_script(path):
         return torch.jit.load(os.fspath(path), map_location="cpu")
     if network is None:
         raise ValueError(f"network: expected the network of the weights in {path.name}, got None. Pass its definition.")
+    chain = model_chain(path)
+    if classes is not None and chain is not None:
+        _check_classes(classes, chain["classes"], path)
     return _with_weights(deepcopy(unwrap(network)), path)
+
+
+def _check_classes(classes: Sequence[str], found: Sequence[str], path: Path) -> None:
+    if list(found) != list(classes):
+        raise ValueError(
+            f"teacher: expected the student's classes {list(classes)} in their order, got {list(found)} in {path}. "
+            "Give the student's data the order of the teacher's."
+        )
+
+
+def _bundle_classes(folder: Path) -> list[str]:
+    """Return the names of the outputs in a bundle's metadata."""
+    metadata = ConfigParser.load_config_file(_found(folder, "configs/metadata.json"))
+    return [str(name) for name in metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()]
 
 
 def _found(folder: Path, *names: str) -> Path:

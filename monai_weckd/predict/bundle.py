@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
+from monai_weckd.bundle import describe_transforms
+from monai_weckd.chain_file import model_chain
 from monai_weckd.utils import nearest, one_error
 
 __all__ = ["PredictionBundle"]
@@ -50,7 +53,8 @@ class PredictionBundle:
         spatial_dims: 2 for pictures, 3 for volumes.
 
     Raises:
-        ValueError: When a file or key is missing, the model is of another network, or was trained at another size.
+        ValueError: When a file or key is missing, the model is of another network, or was trained on images of another
+            size or preprocessing, by ``chain.json`` beside it.
         FileNotFoundError: When there is no model.
 
     """
@@ -75,7 +79,7 @@ class PredictionBundle:
                 raise FileNotFoundError(
                     f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
                 )
-            self._check_size(parser)
+            self._check_chain(parser)
             self.classes = [str(name) for name in parser.get_parsed_content("class_names")]
             self.device = torch.device(parser.get_parsed_content("device"))
             self.preprocessing = parser.get_parsed_content("preprocessing")
@@ -148,18 +152,27 @@ class PredictionBundle:
                 return path
         raise ValueError(f"config_file: expected an existing file, got {os.fspath(overlay)!r}. Correct the path.")
 
-    def _check_size(self, parser: ConfigParser) -> None:
-        """Refuse images of another size than those of the training: the network would take them, and be worse."""
-        chain = self.checkpoint.with_name("chain.json")
-        if not chain.is_file() or "spatial_size" not in parser:
+    def _check_chain(self, parser: ConfigParser) -> None:
+        """Refuse other images than those of the training: the network would take them, and be worse."""
+        chain = model_chain(self.checkpoint)
+        if chain is None:
             return
-        trained = json.loads(chain.read_text(encoding="utf-8")).get("settings", {}).get("spatial_size")
-        own = parser.get_parsed_content("spatial_size")
+        trained = chain["settings"].get("spatial_size")
+        own = parser.get_parsed_content("spatial_size") if "spatial_size" in parser else trained
         if trained is not None and list(own) != list(trained):
             raise ValueError(
                 f"spatial_size: expected {list(trained)}, at which the model was trained, got {list(own)}. "
                 f"Pass --set spatial_size={json.dumps(trained, separators=(',', ':'))}, or the overlay of the training."
             )
+        if chain["preprocessing"] is None or not isinstance(parser["preprocessing"], dict):
+            return
+        found = describe_transforms("preprocessing#transforms", parser)
+        for transform, other in zip_longest(chain["preprocessing"], found):
+            if transform != other:
+                raise ValueError(
+                    f"preprocessing: expected {json.dumps(transform)}, as the model was trained, "
+                    f"got {json.dumps(other)}. Take the overlay and settings of the training."
+                )
 
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
         try:

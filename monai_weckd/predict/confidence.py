@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from monai_weckd.chain_file import model_chain
 from monai_weckd.tables import read_table
 
 __all__ = ["calibration_text", "validation_text"]
@@ -26,10 +26,9 @@ def calibration_text(checkpoint: Path) -> str:
         checkpoint: the model.
 
     """
-    path = checkpoint.with_name("chain.json")
-    if not path.is_file():
+    chain = model_chain(checkpoint)
+    if chain is None:
         return "calibration unknown: no chain.json beside it"
-    chain = json.loads(path.read_text(encoding="utf-8"))
     final = next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"])
     if final.get("calibration") is None:
         return "not calibrated: a confidence is no probability of being right"

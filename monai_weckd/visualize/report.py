@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.chain_file import check_keys, read_json, read_sealed, read_text
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
 from monai_weckd.tables import read_table
-from monai_weckd.utils import json_digest
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def write_report(output_dir: str | Path) -> Path:
     """
     template = page_template("report.html.jinja")
     folder = Path(output_dir)
-    plan = _read_sealed(folder / "plan.json", _PLAN_KEYS)
-    chain = _read_sealed(folder / "chain.json", _CHAIN_KEYS)
+    plan = read_sealed(folder / "plan.json", _PLAN_KEYS)
+    chain = read_sealed(folder / "chain.json", _CHAIN_KEYS)
     _check_chain(chain, plan)
-    epochs = _read_sealed(folder / "history.json", ("epochs",))["epochs"]
+    epochs = read_sealed(folder / "history.json", ("epochs",))["epochs"]
     for epoch in epochs:
-        _check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
+        check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
     rows = _read_test_rows(folder / "predictions.csv", chain["classes"])
     gallery = _gallery_view(folder / "errors", rows)
     page = template.render(
@@ -116,43 +116,6 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def _read_text(path: Path, *, errors: str = "strict") -> str:
-    if not path.is_file():
-        raise ValueError(
-            f"output_dir: expected the file {path.name} in {path.parent}, got none."
-            " Give the output folder of a finished chain run."
-        )
-    try:
-        return path.read_bytes().decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: expected UTF-8 text, got {error}. Write the file again.") from error
-
-
-def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    text = _read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: expected JSON, got {error}. Write the file again.") from error
-    _check_keys(content, keys, where=path.name)
-    return content
-
-
-def _read_sealed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    content = _read_json(path, (*keys, "digest"))
-    if content["digest"] != json_digest({key: value for key, value in content.items() if key != "digest"}):
-        raise ValueError(f"{path.name}: expected the content of its digest, got a changed one. Write the file again.")
-    return content
-
-
-def _check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected an object, got {type(record).__name__}. Write the file again.")
-    missing = [key for key in keys if key not in record]
-    if missing:
-        raise ValueError(f"{where}: expected the key {missing[0]!r}, got none. Write the file again.")
-
-
 def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     if chain["format"] != 1:
         raise ValueError(
@@ -163,13 +126,13 @@ def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
             f"chain.json: expected the classes of plan.json, {plan['classes']}, got {chain['classes']}."
             " Keep the files of one run together."
         )
-    _check_keys(chain["label_budget"], ("train", "val"), where="chain.json: label_budget")
-    _check_keys(chain["final"], ("stage", "test"), where="chain.json: final")
+    check_keys(chain["label_budget"], ("train", "val"), where="chain.json: label_budget")
+    check_keys(chain["final"], ("stage", "test"), where="chain.json: final")
     for entry in chain["ledger"]:
-        _check_keys(entry, ("purpose", "stage", "labels"), where="chain.json: ledger")
+        check_keys(entry, ("purpose", "stage", "labels"), where="chain.json: ledger")
     for stage in chain["stages"]:
-        _check_keys(stage, _STAGE_KEYS, where="chain.json: stages")
-        _check_keys(stage["gate"], ("metric", "value", "previous"), where="chain.json: gate")
+        check_keys(stage, _STAGE_KEYS, where="chain.json: stages")
+        check_keys(stage["gate"], ("metric", "value", "previous"), where="chain.json: gate")
     numbers = [stage["stage"] for stage in chain["stages"]]
     if chain["final"]["stage"] not in numbers:
         raise ValueError(
@@ -181,7 +144,7 @@ def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
 def _read_test_rows(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
     columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
     # a file name may be bytes that are no UTF-8
-    text = _read_text(path, errors="surrogateescape")
+    text = read_text(path, errors="surrogateescape")
     try:
         rows = [row for row in read_table(text, columns) if row["split"] == "test"]
     except ValueError as error:
@@ -256,11 +219,11 @@ def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, 
     path = folder / "errors.json"
     if not path.is_file():
         return {"absent": "the output folder has no errors/errors.json; save_error_gallery writes it."}
-    gallery = _read_json(path, ("target_layer", "errors"))
+    gallery = read_json(path, ("target_layer", "errors"))
     predictions = {(row["id"], row["label"], row["predicted"]) for row in rows}
     errors = []
     for entry in gallery["errors"]:
-        _check_keys(entry, _ERROR_KEYS, where="errors.json: errors")
+        check_keys(entry, _ERROR_KEYS, where="errors.json: errors")
         if (entry["id"], entry["label"], entry["predicted"]) not in predictions:
             return {"absent": f"errors/errors.json is of another run: predictions.csv does not list {entry['id']}."}
         errors.append({**entry, "picture": data_uri(_read_picture(folder, entry["file"]), "png")})

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -28,6 +29,7 @@ from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metada
 from PIL import Image
 
 from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.predict.bundle import PredictionBundle
 
 # the otoscopy bundle, whose files the others are made from, has tests of its own; here is what must hold for all
 REAL = {
@@ -103,6 +105,22 @@ def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, 
         other = inferred[str(datasets[kind] / row["id"])]
         for key in (key for key in row if key.startswith("probability_")):
             assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_says_what_its_model_takes_and_prediction_agrees(kind, outputs):
+    chain = json.loads((outputs[kind] / "chain.json").read_text())
+    size = chain["settings"]["spatial_size"]
+    assert chain["preprocessing"][0 if kind != "brain_mri_3d" else 2]["spatial_size"] == size
+    digests = {stage["checkpoint"]: stage["sha256"] for stage in chain["stages"]}
+    for name, digest in {**digests, "model.pt": chain["final"]["sha256"]}.items():
+        assert hashlib.sha256((outputs[kind] / name).read_bytes()).hexdigest() == digest
+    bundle = PredictionBundle(bundle_of(kind), outputs[kind] / "model.pt")
+    assert bundle.classes == chain["classes"]
+    with pytest.raises(ValueError, match=r"preprocessing: expected .* as the model was trained, got "):
+        PredictionBundle(
+            bundle_of(kind), outputs[kind] / "model.pt", changes={"preprocessing#transforms#1#keys": "other"}
+        )
 
 
 def test_pictures_are_turned_and_converted_where_nothing_else_has_imported_pillow(tmp_path):

@@ -296,9 +296,57 @@ def test_a_tampered_teacher_stops_the_chain():
 def test_nan_loss_stops_with_its_place():
     trainer = make_chain(learning_rate=1e30)
     with pytest.raises(
-        FloatingPointError, match=r"loss: expected a finite number, got (nan|inf) in stage 1, epoch 1, iteration \d"
+        FloatingPointError,
+        match=r"loss: expected a finite number, got (nan|inf) in stage 1, epoch 1, iteration \d, of '.*Lower the learn",
     ):
         trainer.run()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_loss_names_the_image_that_brings_it(value):
+    items = make_items()
+    plan = plan_chain(items, classes=("a", "b", "c"))
+    broken = plan.stages[0].labelled[0]
+    (item,) = (item for item in items if item["id"] == broken)
+    item["image"] = item["image"] * value
+    trainer = make_chain(items=items, plan=plan)
+    # the batch statistics spread it to all others
+    with pytest.raises(FloatingPointError, match=rf"got nan in stage 1, .*, of '{broken}'\. Lower the learning rate"):
+        trainer.run()
+
+
+def test_nan_loss_of_many_images_names_some():
+    trainer = make_chain(items=make_items(groups=36), learning_rate=1e30, batch_size=10)
+    with pytest.raises(FloatingPointError, match=r"of ('[^']+', ){7}'[^']+' and 2 more\. Lower"):
+        trainer.run()
+
+
+def test_a_metric_that_is_no_number_is_refused_by_its_name():
+    # as the area under the curve of a class that validation lacks
+    trainer = make_chain()
+    metrics = trainer.walker.evaluator.state.metrics
+    name = trainer.walker.evaluator.state.key_metric_name
+    trainer.walker.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: metrics.update({name: float("nan")}))
+    with pytest.raises(
+        ValueError, match=f"^{name}: expected a number on validation, got nan, by which no stage can be"
+    ):
+        trainer.run()
+
+
+def test_a_shard_of_one_item_more_than_a_batch_trains_with_batch_norm():
+    # a last batch of one item, as a DataLoader would give it, has no variance
+    network = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3)
+    )
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(torch.zeros(1, 3, 8, 8))
+    plan = plan_chain(make_items(), classes=("a", "b", "c"), num_stages=2)
+    size = len(plan.stages[0].labelled) - 1
+    trainer, sizes = make_chain(plan=plan, network=network, batch_size=size), set()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: sizes.add(len(engine.state.batch["label"])))
+    trainer.run()
+    assert sizes == {size}
+    assert trainer.state.iteration * size > 2 * (size + 1)
 
 
 def test_a_replaced_data_list_is_planned_anew():

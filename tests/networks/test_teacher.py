@@ -11,11 +11,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
 
 from monai_weckd.engines import fingerprint
+from monai_weckd.handlers import DistillationHandler
 from monai_weckd.networks import OnnxNetwork, load_teacher
+from monai_weckd.utils import sealed_json
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 
 def make_network(seed=0):
@@ -42,6 +52,49 @@ def test_weights_go_into_a_copy(tmp_path):
     assert fingerprint(load_teacher(tmp_path / "weights.pt", network=network)) == fingerprint(trained)
     assert fingerprint(network) == before
     assert load_teacher(network) is network
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    network = make_network()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    digest = hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
+    chain = {"classes": list("abcd"), "settings": {}, "preprocessing": None, "stages": [], "final": {"stage": 1}}
+    chain["final"]["sha256"] = digest
+    (tmp_path / "chain.json").write_text(sealed_json(chain, indent=1))
+    for classes in (None, list("abcd")):
+        load_teacher(tmp_path / "model.pt", network=network, classes=classes)
+    message = r"teacher: expected the student's classes \['b', 'a', 'c', 'd'\] in their order, got \['a', 'b', 'c', '"
+    with pytest.raises(ValueError, match=message):
+        load_teacher(tmp_path / "model.pt", network=network, classes=list("bacd"))
+    trainer = SupervisedTrainer(
+        "cpu",
+        1,
+        [{"image": torch.zeros(2, 3, 8, 8), "label": torch.tensor([0, 1])}],
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        torch.nn.CrossEntropyLoss(),
+        train_handlers=[DistillationHandler(tmp_path / "model.pt", classes=list("bacd"))],
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.run()
+    # another model under the same chain
+    torch.save(make_network(1).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt: expected a model of the chain\.json beside it, got another one"):
+        load_teacher(tmp_path / "model.pt", network=network, classes=list("abcd"))
+
+
+def test_a_bundles_metadata_names_its_classes(tmp_path):
+    bundle = BUNDLES / "otoscopy_chain_classification"
+    shutil.copytree(bundle / "configs", tmp_path / "configs")
+    parser = ConfigParser()
+    parser.read_meta(bundle / "configs" / "metadata.json")
+    parser.read_config(bundle / "configs" / "inference.json")
+    (tmp_path / "models").mkdir()
+    torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "models" / "model.pt")
+    names = list(parser["_meta_#network_data_format#outputs#pred#channel_def"].values())
+    assert load_teacher(tmp_path, classes=names)
+    with pytest.raises(ValueError, match=r"teacher: expected the student's classes .* in their order, got"):
+        load_teacher(tmp_path, classes=names[::-1])
 
 
 def test_an_exported_network_says_the_same(tmp_path):

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,17 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from monai_weckd.utils import sealed_json
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 BRAIN_3D = BUNDLES / "brain_mri_3d_chain_classification"
 CLASSES = ["chronic_otitis_media", "=earwax", "myringosclerosis", "normal"]
 
 
-def untrained_model(folder: Path, bundle: Path = OTOSCOPY, *, classes=CLASSES, calibration=1.25, **settings) -> Path:
+def untrained_model(
+    folder: Path, bundle: Path = OTOSCOPY, *, classes=CLASSES, calibration=1.25, preprocessing=None, **settings
+) -> Path:
     """Write the model of a bundle with random weights, and chain.json beside it; returns the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
     parser = ConfigParser()
@@ -40,10 +44,11 @@ def untrained_model(folder: Path, bundle: Path = OTOSCOPY, *, classes=CLASSES, c
     chain = {
         "classes": list(classes),
         "settings": settings,
+        "preprocessing": preprocessing,
         "stages": [{"stage": 1, "calibration": 3.0}, {"stage": 2, "calibration": calibration}],
-        "final": {"stage": 2},
+        "final": {"stage": 2, "sha256": hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()},
     }
-    (folder / "chain.json").write_text(json.dumps(chain))
+    (folder / "chain.json").write_text(sealed_json(chain, indent=1))
     return folder / "model.pt"
 
 

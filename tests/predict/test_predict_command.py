@@ -98,6 +98,23 @@ def test_errors_are_one_line_without_traceback(capsys, model, tmp_path, options,
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_other_preprocessing_than_that_of_the_training_is_refused(tmp_path):
+    scaling = {"keys": "image", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1, "clip": True}
+    transforms = [
+        {"_target_": "Resized", "keys": "image", "spatial_size": [64, 64], "mode": "area"},
+        {"_target_": "ScaleIntensityRanged", **scaling},
+    ]
+    model = untrained_model(tmp_path, preprocessing=transforms, spatial_size=[64, 64])
+    assert PredictionBundle(OTOSCOPY, model).classes == CLASSES
+    changes = {"preprocessing#transforms#2#b_min": 0}
+    message = r'preprocessing: expected .*"b_min": -1, .* as the model was trained, got .*"b_min": 0, .*Take'
+    with pytest.raises(ValueError, match=message):
+        PredictionBundle(OTOSCOPY, model, changes=changes)
+    fewer = untrained_model(tmp_path, preprocessing=transforms[:1])
+    with pytest.raises(ValueError, match=r"preprocessing: expected null, as the model was trained, got .*ScaleIntens"):
+        PredictionBundle(OTOSCOPY, fewer)
+
+
 def test_a_bundle_without_a_part_is_refused(capsys, model, tmp_path):
     bundle = tmp_path / "bundle"
     (bundle / "configs").mkdir(parents=True)

@@ -1,0 +1,127 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.utils import json_digest
+
+__all__ = ["check_keys", "model_chain", "read_json", "read_sealed", "read_text"]
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Return the text in a file that a chain has written.
+
+    Args:
+        path: the file.
+        errors: what to do with bytes that are no UTF-8, as for ``bytes.decode``.
+
+    Raises:
+        ValueError: When it is not there, or no text.
+
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"output_dir: expected the file {path.name} in {path.parent}, got none."
+            " Give the output folder of a finished chain run."
+        )
+    try:
+        return path.read_bytes().decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected UTF-8 text, got {error}. Write the file again.") from error
+
+
+def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the object in a file that a chain has written.
+
+    Args:
+        path: the file.
+        keys: keys that it must have.
+
+    Raises:
+        ValueError: When it is not there, not JSON, or lacks a key.
+
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: expected JSON, got {error}. Write the file again.") from error
+    check_keys(content, keys, where=path.name)
+    return dict(content)
+
+
+def read_sealed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the object in a file of :py:func:`monai_weckd.utils.sealed_json`.
+
+    Args:
+        path: the file.
+        keys: keys that it must have.
+
+    Raises:
+        ValueError: When it is not there, not JSON, lacks a key, or has another content than was written.
+
+    """
+    content = read_json(path, (*keys, "digest"))
+    if content["digest"] != json_digest({key: value for key, value in content.items() if key != "digest"}):
+        raise ValueError(f"{path.name}: expected the content of its digest, got a changed one. Write the file again.")
+    return content
+
+
+def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
+    """Refuse what is not an object with these keys.
+
+    Args:
+        record: a value from a JSON file.
+        keys: the keys.
+        where: its place, for the error.
+
+    Raises:
+        ValueError: When it is something else, or lacks a key.
+
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected an object, got {type(record).__name__}. Write the file again.")
+    missing = [key for key in keys if key not in record]
+    if missing:
+        raise ValueError(f"{where}: expected the key {missing[0]!r}, got none. Write the file again.")
+
+
+def model_chain(model: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what ``chain.json`` beside a model says of how it was made, or None where there is no such file.
+
+    Args:
+        model: a file with a ``state_dict``.
+
+    Raises:
+        ValueError: When the file was changed, or is that of another model.
+
+    """
+    path = Path(model).with_name("chain.json")
+    if not path.is_file():
+        return None
+    chain = read_sealed(path, ("classes", "settings", "preprocessing", "stages", "final"))
+    check_keys(chain["final"], ("stage",), where="chain.json: final")
+    for stage in chain["stages"]:
+        check_keys(stage, ("stage",), where="chain.json: stages")
+    known = [record.get("sha256") for record in (chain["final"], *chain["stages"])]
+    if hashlib.sha256(Path(model).read_bytes()).hexdigest() not in known:
+        raise ValueError(
+            f"{model}: expected a model of the chain.json beside it, got another one. "
+            "Put the chain.json of its own training there: it has the order of the classes."
+        )
+    return chain
