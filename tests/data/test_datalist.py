@@ -12,11 +12,16 @@
 from __future__ import annotations
 
 import builtins
+import csv
 import json
+import tempfile
+import unicodedata
 from pathlib import Path
 
 import PIL.Image
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from monai_weckd.data.datalist import Datalist, image_files, load_datalist
 from monai_weckd.utils import UNLABELED
@@ -52,6 +57,32 @@ def no_image_may_open(monkeypatch):
 
     monkeypatch.setattr(builtins, "open", guarded)
     monkeypatch.setattr(PIL.Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
+
+
+# what a file may be called, in a folder of its own, on every system
+STEMS = st.text(
+    st.characters(exclude_categories=("C", "Z"), exclude_characters='/\\:*?"<>|'), min_size=1, max_size=12
+).filter(lambda stem: not stem.startswith(".") and not stem.endswith("."))
+LABELS = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
+
+
+@given(st.dictionaries(STEMS, st.tuples(LABELS, LABELS), min_size=1, max_size=8), st.sampled_from(["\n", "\r\n"]))
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_names_are_they_come_back(content, end):
+    assume(len({label for label, _ in content.values()}) > 1)
+    assume(len({unicodedata.normalize("NFC", stem).casefold() for stem in content}) == len(content))
+    with tempfile.TemporaryDirectory() as name:
+        touch(Path(name), *(f"{stem}.png" for stem in content))
+        with open(Path(name) / "manifest.csv", "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.writer(file, lineterminator=end)
+            writer.writerow(["file", "label", "group"])
+            writer.writerows([f"{stem}.png", *rest] for stem, rest in content.items())
+        items, names, _ = load_datalist(name)
+        assert [(item["id"], names[item["label"]], item["group"]) for item in items] == [
+            (f"{stem}.png", *content[stem]) for stem in (item["id"].removesuffix(".png") for item in items)
+        ]
+        assert len(items) == len(content)
+        assert all(Path(item["image"]).is_file() for item in items)
 
 
 BAD_MANIFESTS = {
