@@ -200,7 +200,7 @@ class StageWalker:
             if engine.state.stage:
                 self._end_stage(engine)
             if stage == 1:
-                self._keep_beginnings(engine)
+                self.keep_beginnings(engine)
             self._begin_stage(engine, stage)
         else:
             if self.average is not None and self.average.swapped:
@@ -215,7 +215,7 @@ class StageWalker:
         place = np.random.SeedSequence([self.plan.seed, stage, stage_epoch, rank])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
-    def _keep_beginnings(self, engine: SupervisedTrainer) -> None:
+    def keep_beginnings(self, engine: SupervisedTrainer) -> None:
         """Keep what stages begin with, once the handlers of the run's start, such as a loader of weights, are done."""
         self.stateful: list[Stateful] = [engine.optimizer, *self.fresh]
         self.beginnings = [deepcopy(part.state_dict()) for part in self.stateful]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from .backbone import FrozenBackbone
 from .chain import ChainHandler
 from .checkpoint import ChainCheckpoint
+from .continuation import ChainContinuation
 from .cost import CostReporter
 from .distillation import DistillationHandler
 from .losses import losses_from_output
@@ -24,6 +25,7 @@ from .temperature import TemperatureHandler
 
 __all__ = [
     "ChainCheckpoint",
+    "ChainContinuation",
     "ChainHandler",
     "ChainProgressBar",
     "ChainRecorder",

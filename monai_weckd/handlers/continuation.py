@@ -1,0 +1,130 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+
+from monai_weckd.engines.chain_options import StageRecord
+from monai_weckd.engines.utils import freeze
+from monai_weckd.features import unwrap
+from monai_weckd.files import write_atomically
+from monai_weckd.oracle import LabelOracle
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+
+__all__ = ["ChainContinuation"]
+
+
+class ChainContinuation:
+    """Add the last stage of a plan to a chain that holds all the others, each trained when its labels came.
+
+    The last accepted student of the earlier run is the teacher, and is measured again on the validation items of now,
+    so that the gate compares both on the same ones. Epochs, records and curves are numbered on, and
+    :py:class:`~monai_weckd.handlers.ChainRecorder` writes the history of all stages. On the same data the stage comes
+    out as in one run over all stages, to the bit. List it behind the recorder.
+
+    Args:
+        previous: output folder of the earlier run, with ``chain.json``, ``history.json`` and its students.
+
+    Raises:
+        ValueError: When the folder holds no chain, or one that the plan does not go on with.
+
+    """
+
+    def __init__(self, previous: str | os.PathLike[str]) -> None:
+        self.previous = Path(previous)
+        self.chain = _read(self.previous / "chain.json")
+        self.epochs = _read(self.previous / "history.json")["epochs"]
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register the handler.
+
+        Args:
+            engine: the chain's trainer, whose ``max_epochs`` counts the epochs of the earlier stages, too.
+
+        """
+        stages, walker = self.chain["stages"], engine.state.chain
+        if len(stages) != walker.plan.num_stages - 1:
+            raise ValueError(
+                f"previous: expected a chain of {walker.plan.num_stages - 1} stages, one less than the plan, "
+                f"got {len(stages)} in {self.previous}. Plan one stage more than it has."
+            )
+        before, now = [stage["epochs"] for stage in stages], list(walker.epochs[:-1])
+        if before != now:
+            raise ValueError(
+                f"stage_epochs: expected {[stage['epochs'] for stage in stages]} for the stages in {self.previous}, "
+                f"got {now}. Pass what these took, and the epochs of the new one."
+            )
+        engine.add_event_handler(Events.STARTED, self._begin)
+
+    def _begin(self, engine: SupervisedTrainer) -> None:
+        walker, network = engine.state.chain, unwrap(engine.network)
+        walker.keep_beginnings(engine)
+        records = [_record(stage) for stage in self.chain["stages"]]
+        accepted = [record for record in records if record.accepted]
+        taken = accepted if walker.options.teacher == "ensemble" else accepted[-1:]
+        for record in taken:
+            path = self.previous / self.chain["stages"][record.stage - 1]["checkpoint"]
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            walker.students.append(freeze(network))
+        walker.records = records
+        walker.accepted = replace(accepted[-1], value=_measure(walker.evaluator))
+        walker.oracle.load_state_dict(_ledger_state(walker.oracle, self.chain["ledger"]))
+        if "recorder" in walker.parts:
+            recorder = walker.parts["recorder"]
+            recorder.load_state_dict({"stages": self.chain["stages"], "epochs": self.epochs})
+            self._bring_students(Path(recorder.output_dir))
+        place = {name: getattr(engine.state, name) for name in ("epoch_length", "max_epochs")}
+        engine.load_state_dict({**place, "iteration": sum(walker.epochs[:-1]) * engine.state.epoch_length})
+
+    def _bring_students(self, output_dir: Path) -> None:
+        """Copy the earlier students, so that the files of the new folder name nothing outside it."""
+        for stage in self.chain["stages"]:
+            path = output_dir / stage["checkpoint"]
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, (self.previous / stage["checkpoint"]).read_bytes())
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"previous: expected the output folder of a chain, got no {path}. Train its stages first.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _record(stage: Mapping[str, Any]) -> StageRecord:
+    names = ("stage", "teacher", "labelled", "groups", "pool", "epochs", "best_epoch", "seconds")
+    others = ("accepted", "selection", "calibration")
+    return StageRecord(**{name: stage[name] for name in (*names, *others)}, **stage["gate"])
+
+
+def _measure(evaluator: Any) -> float | None:
+    if evaluator is None:
+        return None
+    evaluator.run()
+    return float(evaluator.state.metrics[evaluator.state.key_metric_name])
+
+
+def _ledger_state(oracle: LabelOracle, ledger: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of the run's own oracle with the earlier stages' lines before its own."""
+    shards = [line for line in ledger if line["purpose"] == "shard"]
+    state = oracle.state_dict()
+    return {**state, "ledger": [*shards, *state["ledger"]]}
