@@ -29,6 +29,7 @@ __all__ = [
     "pack_state",
     "read_state",
     "state_bytes",
+    "sync_folder",
     "write_atomically",
     "write_behind",
     "write_state",
@@ -59,7 +60,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         # no cause: whoever looks for the first error of a chain shall find this one, which names the file
@@ -69,8 +70,13 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
         ) from None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make sure that a renamed file keeps its name; only POSIX systems can, or need to."""
+def sync_folder(folder: Path) -> None:
+    """Make sure that a renamed file keeps its name; only POSIX systems can, or need to.
+
+    Args:
+        folder: the folder that it is in.
+
+    """
     if os.name != "posix":
         return
     number = os.open(folder, os.O_RDONLY)

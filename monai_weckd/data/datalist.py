@@ -23,7 +23,7 @@ from monai_weckd.data.split_file import with_splits
 from monai_weckd.splits import SPLITS
 from monai_weckd.utils import UNLABELED, nearest
 
-__all__ = ["Datalist", "image_files", "load_datalist"]
+__all__ = ["Datalist", "image_files", "load_datalist", "manifest_groups"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", ".dcm")
 
@@ -115,6 +115,21 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
     _check_ids(items, rows)
     _check_groups(items, rows)
     return Datalist(items, names)
+
+
+def manifest_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the group of each file by its id, from a folder's ``manifest.csv``; empty where there is none.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: When the manifest is not as :py:func:`load_datalist` describes it.
+
+    """
+    manifest = os.path.join(folder, "manifest.csv")
+    rows = _read_manifest(manifest) if os.path.isfile(manifest) else []
+    return {PurePath(os.path.normpath(row.file)).as_posix(): row.group for row in rows if row.group}
 
 
 def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:

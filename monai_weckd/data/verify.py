@@ -15,14 +15,16 @@ import gzip
 import logging
 import os
 import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 from monai_weckd.data.datalist import Datalist, image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils import available_processors, nearest
 
-__all__ = ["verify_images"]
+__all__ = ["find_faults", "verify_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +50,7 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     """
     if on_bad_item not in _MODES:
         raise ValueError(f"on_bad_item: expected one of {_MODES}, got {on_bad_item!r}. {nearest(on_bad_item, _MODES)}")
-    # several volumes may be in memory at a time, but not one for each of a large machine's processors
-    with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
-        # the images of one split of an archive stand and fall together
-        paths = list(dict.fromkeys(archive_split(item["image"]) for item in datalist.items))
-        faults = dict(zip(paths, pool.map(_fault, paths), strict=True))
-    bad = {item["id"]: fault for item in datalist.items if (fault := faults[archive_split(item["image"])])}
+    bad = find_faults(datalist.items)
     if not bad:
         return datalist
     name, fault = next(iter(bad.items()))
@@ -67,6 +64,21 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     logger.warning("left out %d unreadable items, first %r: %s All: %s", len(bad), name, fault, names)
     items = [item for item in datalist.items if item["id"] not in bad]
     return datalist._replace(items=items, skipped=(*datalist.skipped, *bad))
+
+
+def find_faults(items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Read every image once, and return the ids of those that cannot be used, with what is wrong with each.
+
+    Args:
+        items: dictionaries with ``id`` and ``image``.
+
+    """
+    # several volumes may be in memory at a time, but not one for each of a large machine's processors
+    with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
+        # the images of one split of an archive stand and fall together
+        paths = list(dict.fromkeys(archive_split(item["image"]) for item in items))
+        faults = dict(zip(paths, pool.map(_fault, paths), strict=True))
+    return {item["id"]: fault for item in items if (fault := faults[archive_split(item["image"])])}
 
 
 def _fault(path: str) -> str | None:

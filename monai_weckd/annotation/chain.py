@@ -1,0 +1,281 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor
+from monai_weckd.annotation.order import Scores, Suggestion, suggest
+from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
+from monai_weckd.data.verify import find_faults
+from monai_weckd.files import sync_folder, write_atomically
+
+__all__ = ["AnnotatedChain", "StageRunningError"]
+
+
+class StageRunningError(RuntimeError):
+    """A stage of the same chain is being trained already."""
+
+
+class AnnotatedChain:
+    """A chain that grows by a stage whenever labels have come, and asks for the labels that it needs next.
+
+    ``output_dir/chain`` is the output folder of the whole chain: ``chain.json``, ``model.pt``, the students of all
+    stages. A stage is trained beside it and takes its place at the end in one step, so that whatever happens in between
+    leaves the chain as it was. ``given.json`` in it says which labels the stages have used.
+
+    Args:
+        bundle: how to train.
+        output_dir: where the chain is kept; made if absent.
+        val_fraction: fraction of the labelled groups in validation, in (0, 1), default 0.25.
+        ahead: how many images to choose at a time, default 24.
+
+    Raises:
+        ValueError: When a number is out of its range, or the chain in the folder is of other classes.
+
+    """
+
+    def __init__(
+        self,
+        bundle: AnnotatedBundle,
+        output_dir: str | os.PathLike[str],
+        *,
+        val_fraction: float = 0.25,
+        ahead: int = 24,
+    ) -> None:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction: expected a fraction in (0, 1), got {val_fraction}. Pass e.g. 0.25.")
+        if ahead < 1:
+            raise ValueError(f"ahead: expected 1 image or more, got {ahead}. Pass e.g. 24.")
+        self.bundle = bundle
+        self.output_dir = Path(output_dir)
+        self.val_fraction = val_fraction
+        self.ahead = ahead
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._queue: tuple[Any, list[Suggestion]] = ((), [])
+        self._load()
+
+    @property
+    def path(self) -> Path:
+        """Output folder of the whole chain; it is there once a stage is."""
+        return self.output_dir / "chain"
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """What each stage did, as in ``chain.json``."""
+        chain = self._chain
+        return list(chain["stages"]) if chain else []
+
+    @property
+    def accepted(self) -> list[dict[str, Any]]:
+        """What each accepted stage did; the last one's student is the model."""
+        return [stage for stage in self.stages if stage["accepted"]]
+
+    def budget(self, labels: Mapping[str, str]) -> int:
+        """Return the number of labels that anything touched, withdrawn ones included.
+
+        Args:
+            labels: class of each labelled image by its id.
+
+        """
+        return len(self.given.touched | labels.keys())
+
+    def append_stage(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        labels: Mapping[str, str],
+        *,
+        progress: Callable[[int, int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Train a stage on the labels that have come since the last one, and add it to the chain.
+
+        The first call begins the chain. The last accepted student is the teacher of all others.
+
+        Args:
+            items: all images, dictionaries with ``image`` (a path), ``id`` and, where known, ``group``.
+            labels: class of each labelled image by its id, in the order in which they were given.
+            progress: called after each epoch with stage, epoch of the stage, and the stage's epochs.
+
+        Returns:
+            What the stage did, as in ``chain.json``; ``accepted`` says whether its student is the model now.
+
+        Raises:
+            ValueError: When the labels do not suffice.
+            StageRunningError: When a stage is being trained already, by this or another process.
+
+        """
+        lock = FileLock(self.output_dir / "stage.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StageRunningError(
+                f"stage: expected none in training, got one in {self.output_dir}. Wait until it is done."
+            ) from None
+        with lock:
+            self._load()  # another process may have added a stage
+            return self._append(items, labels, progress)
+
+    def _append(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        labels: Mapping[str, str],
+        progress: Callable[[int, int, int], None] | None,
+    ) -> dict[str, Any]:
+        unreadable = find_faults(items)
+        readable = [item for item in items if item["id"] not in unreadable]
+        plan, given = plan_next_stage(
+            readable,
+            labels,
+            self.given,
+            classes=self.bundle.classes,
+            policy=self.bundle.policy,
+            val_fraction=self.val_fraction,
+            seed=self.bundle.seed,
+            skipped=sorted(unreadable),
+        )
+        stage = plan.num_stages
+        if progress is not None:
+            progress(stage, 0, self.bundle.epochs_of(stage))
+        self._remove_leftovers()
+        part = self.output_dir / f"chain_{stage}"
+        part.mkdir()
+        self.bundle.train(
+            labelled_items(readable, labels, self.bundle.classes),
+            plan,
+            part,
+            previous=self.path if self.stages else None,
+            earlier_epochs=[one["epochs"] for one in self.stages],
+            progress=None if progress is None else partial(progress, stage),
+        )
+        write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
+        # with what it knows of the images, so that the next question is answered by the new student at once
+        self._look(part, readable).save(part / "scores.npz")
+        self._replace(part)
+        self._load()
+        return self.stages[-1]
+
+    def score(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Look at the images that the last student has not seen yet, for :py:meth:`next`; waits for a running stage.
+
+        Args:
+            items: all images.
+
+        """
+        with FileLock(self.output_dir / "stage.lock"):
+            self._load()
+            scores = self._look(self.path if self.stages else self.output_dir, items)
+            if scores is not self._scores:
+                scores.save((self.path if self.stages else self.output_dir) / "scores.npz")
+                self._scores = scores
+
+    def _look(self, folder: Path, items: Sequence[Mapping[str, Any]]) -> Scores:
+        """Return the scores of items by the last student in a folder, which looks at those that it has not seen."""
+        students = _students(folder)
+        made_by = _digest(students)
+        scores = self._scores if self._scores.made_by == made_by else Scores.empty(made_by)
+        known = {*scores.ids, *scores.unreadable}
+        new = [item for item in items if item["id"] not in known]
+        if not new:
+            return scores
+        unreadable = find_faults(new)
+        new = [item for item in new if item["id"] not in unreadable]
+        if not new:
+            return replace(scores, unreadable={**scores.unreadable, **unreadable})
+        features, probabilities = self.bundle.embed(new, students[-2:])
+        return scores.with_more([item["id"] for item in new], features, probabilities, unreadable)
+
+    def next(
+        self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1
+    ) -> list[Suggestion]:
+        """Return the images whose labels are asked for next, in their order; an empty list when none is left.
+
+        It opens no image: call :py:meth:`score` first. See :py:func:`suggest` for the order. ``ahead`` images are chosen
+        at a time, and again when there is a new student or new images.
+
+        Args:
+            items: all images.
+            labels: class of each labelled image by its id.
+            count: how many, default 1.
+
+        """
+        scores = self._scores
+        present = {item["id"] for item in items}
+        key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
+        left = [one for one in self._queue[1] if one.id not in labels]
+        if self._queue[0] != key or len(left) < count:
+            left = suggest(
+                scores,
+                items,
+                labels,
+                classes=self.bundle.classes,
+                count=max(self.ahead, count),
+                stage=len(self.stages) + 1,
+                seed=self.bundle.seed,
+            )
+        self._queue = key, left
+        return left[:count]
+
+    def predictor(self) -> ImagePredictor | None:
+        """Return what classifies single images by the last accepted student, None before there is one."""
+        return self.bundle.predictor(self.path / "model.pt") if self.accepted else None
+
+    def _load(self) -> None:
+        chain, given, folder = None, GivenLabels(), self.output_dir
+        if self.path.exists():
+            folder = self.path.resolve()
+            chain = json.loads((folder / "chain.json").read_text(encoding="utf-8"))
+            given = GivenLabels.from_dict(json.loads((folder / "given.json").read_text(encoding="utf-8")))
+            if tuple(chain["classes"]) != self.bundle.classes:
+                raise ValueError(
+                    f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
+                    f"in {self.output_dir}. Pass another folder, or the bundle of that chain."
+                )
+        scores = Scores.load(folder / "scores.npz", _digest(_students(folder)))
+        # others may ask meanwhile: they find the old chain or the new one
+        self._chain, self.given, self._scores = chain, given, scores
+
+    def _replace(self, part: Path) -> None:
+        """Make a finished folder the chain, in one step."""
+        link = self.output_dir / "chain.part"
+        link.unlink(missing_ok=True)
+        link.symlink_to(part.name, target_is_directory=True)
+        os.replace(link, self.path)
+        sync_folder(self.output_dir)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what interrupted stages, and those before the last, have left."""
+        current = self.path.resolve().name
+        for folder in self.output_dir.glob("chain_*"):
+            if folder.name != current:
+                shutil.rmtree(folder)
+
+
+def _students(folder: Path) -> list[Path]:
+    """Return the files of the accepted students in a folder; there is none before the first stage."""
+    path = folder / "chain.json"
+    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
+    return [folder / stage["checkpoint"] for stage in stages if stage["accepted"]]
+
+
+def _digest(students: Sequence[Path]) -> str:
+    return hashlib.sha256(students[-1].read_bytes()).hexdigest() if students else ""

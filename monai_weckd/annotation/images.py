@@ -1,0 +1,47 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.data.datalist import manifest_groups
+from monai_weckd.predict.images import list_images
+
+__all__ = ["find_items"]
+
+
+def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dict[str, Any]]:
+    """List the images of a folder for somebody to label; none is opened.
+
+    Args:
+        folder: the folder, searched with its subfolders. Where it has a ``manifest.csv``, the groups are taken from it,
+            and its labels are not.
+        spatial_dims: 2 for pictures, 3 for volumes, of which all DICOM files in a folder are one.
+
+    Returns:
+        Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.
+
+    Raises:
+        ValueError: When there is no image, or the manifest is not as described in
+            :py:func:`monai_weckd.data.load_datalist`.
+
+    """
+    root = Path(folder).absolute()
+    groups = manifest_groups(root)
+    items = []
+    for path in list_images(root, spatial_dims=spatial_dims):
+        key = Path(path).relative_to(root).as_posix()
+        items.append({"image": path, "id": key, "group": groups.get(key) or key})
+    return items

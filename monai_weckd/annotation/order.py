@@ -1,0 +1,199 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from monai_weckd.files import write_atomically
+from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.splits import group_of, hash_fraction
+
+__all__ = ["Scores", "Suggestion", "suggest"]
+
+
+class Suggestion(NamedTuple):
+    """An image whose label is asked for.
+
+    Args:
+        id: id of the image.
+        reason: why, in one line.
+        probabilities: the last student's, (C,); None before there is one, or where it has not seen the image.
+
+    """
+
+    id: str
+    reason: str
+    probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Scores:
+    """What a student knows of images, kept in a file so that each is looked at once for each student.
+
+    Args:
+        made_by: digest of the student, "" for the network before the first stage.
+        ids: ids of the images.
+        features: input of the head, (N, D).
+        probabilities: class probabilities, (N, C), or (N, 0) before there is a student.
+        disagreement: total variation distance to the probabilities of the student before, (N,); 0 where there is none.
+        unreadable: ids of images that cannot be read, and why.
+
+    """
+
+    made_by: str
+    ids: tuple[str, ...]
+    features: np.ndarray
+    probabilities: np.ndarray
+    disagreement: np.ndarray
+    unreadable: Mapping[str, str]
+
+    @classmethod
+    def empty(cls, made_by: str) -> Scores:
+        """Return the scores of no image.
+
+        Args:
+            made_by: digest of the student.
+
+        """
+        return cls(made_by, (), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32), np.zeros(0), {})
+
+    def with_more(
+        self, ids: Sequence[str], features: np.ndarray, probabilities: np.ndarray, unreadable: Mapping[str, str]
+    ) -> Scores:
+        """Return the scores with those of further images.
+
+        Args:
+            ids: their ids.
+            features: (n, D).
+            probabilities: by the last students, the last one last, (number of students, n, C).
+            unreadable: ids of images that cannot be read, and why.
+
+        """
+        last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
+        change = 0.5 * np.abs(last - probabilities[-2]).sum(axis=1) if len(probabilities) > 1 else np.zeros(len(ids))
+        parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
+        if not self.ids:
+            parts = [(new, new[:0]) for _, new in parts]
+        joined = [np.concatenate(pair) for pair in parts]
+        return Scores(self.made_by, (*self.ids, *ids), *joined, {**self.unreadable, **unreadable})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores to a file, as a whole.
+
+        Args:
+            path: the file.
+
+        """
+        buffer = io.BytesIO()
+        texts = {"made_by": self.made_by, "ids": self.ids, "bad": tuple(self.unreadable), "why": tuple(self.unreadable.values())}
+        arrays = {name: getattr(self, name) for name in ("features", "probabilities", "disagreement")}
+        np.savez(buffer, **arrays, **{name: np.array(value, dtype=np.str_) for name, value in texts.items()})
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], made_by: str) -> Scores:
+        """Return the scores in a file if they are a student's, else those of no image.
+
+        Args:
+            path: the file.
+            made_by: digest of the student.
+
+        """
+        if not Path(path).is_file():
+            return cls.empty(made_by)
+        with np.load(path, allow_pickle=False) as found:
+            if str(found["made_by"]) != made_by:
+                return cls.empty(made_by)
+            bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
+            arrays = [found[name] for name in ("features", "probabilities", "disagreement")]
+            return cls(made_by, tuple(found["ids"].tolist()), *arrays, bad)
+
+
+def suggest(
+    scores: Scores,
+    items: Sequence[Mapping[str, Any]],
+    labelled: Mapping[str, str],
+    *,
+    classes: Sequence[str],
+    count: int,
+    stage: int,
+    seed: int,
+) -> list[Suggestion]:
+    """Choose the images whose labels are asked for next, and put them in order.
+
+    Images that no student has seen come first: nobody knows yet what they would teach. Then ``count`` others: before
+    there is a student "typical" ones, then "diverse" ones, see :py:func:`monai_weckd.selection.select_items`. Among
+    these, those on which the last two students disagree most come first, then those of the smallest margin.
+
+    Args:
+        scores: what is known of the images.
+        items: all images, dictionaries with ``id`` and, where known, ``group``.
+        labelled: images with a label, by id.
+        classes: class names in the order of their indices.
+        count: how many, at least 1; fewer where fewer are left.
+        stage: number of the stage that the labels are for, from 1.
+        seed: seed of the draws.
+
+    """
+    by_id = {item["id"]: item for item in items}
+    todo = [key for key in by_id if key not in labelled and key not in scores.unreadable]
+    known = set(scores.ids)
+    fresh = sorted((key for key in todo if key not in known), key=lambda key: hash_fraction(seed, "fresh", key))
+    found = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
+    left = len(todo) - len(fresh)
+    if not left:
+        return found
+    rows = [row for row, key in enumerate(scores.ids) if key in by_id]
+    ids = [scores.ids[row] for row in rows]
+    guided = scores.probabilities.shape[1] > 0
+    context = SelectionContext(
+        features=scores.features[rows],
+        probabilities=scores.probabilities[rows] if guided else None,
+        groups=[group_of(by_id[key]) for key in ids],
+        labelled=np.array([key in labelled for key in ids]),
+        askable=np.ones(len(ids), dtype=bool),
+        seed=seed,
+        stage=stage,
+    )
+    places = select_items("diverse" if guided else "typical", context, count=min(count, left))
+    if not guided:
+        chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "typical", key))
+        return found + [Suggestion(key, "typical of images without a label", None) for key in chosen]
+    chosen_rows = sorted(
+        (rows[place] for place in places), key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row]))
+    )
+    return found + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
+
+
+def _margin(probabilities: np.ndarray) -> float:
+    second, first = np.sort(probabilities)[-2:]
+    return float(first - second)
+
+
+def _reasoned(scores: Scores, row: int, classes: Sequence[str], stage: int) -> Suggestion:
+    probabilities = scores.probabilities[row]
+    second, first = np.argsort(probabilities, kind="stable")[-2:]
+    reason = (
+        f"between {classes[first]!r} and {classes[second]!r} (margin {_margin(probabilities):.2f}), "
+        "unlike images with a label"
+    )
+    if scores.disagreement[row] > 0:
+        reason += f"; the last two students differ by {scores.disagreement[row]:.2f}"
+    return Suggestion(scores.ids[row], reason, probabilities)

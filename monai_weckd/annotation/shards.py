@@ -1,0 +1,192 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan import ChainPlan
+from monai_weckd.plan_stages import plan_stages
+from monai_weckd.splits import group_of, hash_fraction
+from monai_weckd.utils import UNLABELED
+
+__all__ = ["GivenLabels", "plan_next_stage"]
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Who got which label into which stage so far: what an annotated chain keeps of its labels.
+
+    Args:
+        split_of: split of each group that ever had a label, "train" or "val": for good.
+        shards: ids that each stage has brought in, in the order of the stages.
+        touched: ids whose label any stage has used, those that have been withdrawn since included.
+
+    """
+
+    split_of: Mapping[str, str] = field(default_factory=dict)
+    shards: tuple[tuple[str, ...], ...] = ()
+    touched: frozenset[str] = frozenset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {"split_of": dict(self.split_of), "shards": list(map(list, self.shards)), "touched": sorted(self.touched)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> GivenLabels:
+        """Return what :py:meth:`to_dict` wrote.
+
+        Args:
+            content: the dictionary.
+
+        """
+        return cls(content["split_of"], tuple(map(tuple, content["shards"])), frozenset(content["touched"]))
+
+
+def plan_next_stage(
+    items: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, str],
+    given: GivenLabels,
+    *,
+    classes: Sequence[str],
+    policy: str,
+    val_fraction: float,
+    seed: int,
+    skipped: Sequence[str] = (),
+) -> tuple[ChainPlan, GivenLabels]:
+    """Plan a chain with one stage more than it has: the labels that no stage has yet are the new shard.
+
+    A group that has got its first label since then is assigned to training or validation, for good: of each class at
+    least one group, and ``val_fraction`` of them, are in validation, drawn by a hash of their names. One group of each
+    class stays in training at least. Unlabelled images of groups in training are the pool; those of groups in
+    validation take no part. A label that was withdrawn leaves its shard.
+
+    Args:
+        items: all images, dictionaries with ``id`` and, where known, ``group``.
+        labels: class of each labelled image by its id, in the order in which they were given.
+        given: what the stages so far have used.
+        classes: class names in the order of their indices.
+        policy: what a stage trains on: "cumulative" or "disjoint".
+        val_fraction: fraction of the labelled groups in validation, in (0, 1).
+        seed: seed of the splits.
+        skipped: ids of images that cannot be read, for the record.
+
+    Returns:
+        The plan, whose labels are in none of ``items``: see :py:func:`labelled_items`; and what it uses of the labels.
+
+    Raises:
+        ValueError: When fewer than two classes have two labelled groups, there is no new label for training, or none
+            is left of an earlier shard.
+
+    Example::
+
+        >>> items = [{"id": name} for name in "abcdefgh"]
+        >>> labels = {"a": "ill", "b": "well", "c": "ill", "d": "well"}
+        >>> plan, given = plan_next_stage(
+        ...     items, labels, GivenLabels(), classes=["ill", "well"], policy="cumulative", val_fraction=0.25, seed=0
+        ... )
+        >>> len(plan.val), [len(stage.labelled) for stage in plan.stages], len(plan.pool(1))
+        (2, [2], 4)
+
+    """
+    group = {item["id"]: group_of(item) for item in items}
+    labels = {key: label for key, label in labels.items() if key in group}
+    split_of = _assign(labels, group, given.split_of, val_fraction=val_fraction, seed=seed)
+    train = tuple(sorted(key for key in group if split_of.get(group[key]) != "val"))
+    known = [key for key in labels if split_of[group[key]] == "train"]
+    old = [tuple(key for key in shard if key in labels) for shard in given.shards]
+    brought = {key for shard in old for key in shard}
+    shards = [*old, tuple(key for key in known if key not in brought)]
+    _check(shards, labels, classes, group, split_of)
+    plan = ChainPlan(
+        classes=tuple(classes),
+        seed=seed,
+        num_stages=len(shards),
+        label_fraction=1.0,
+        policy=policy,
+        shard_by="item",
+        stratify=False,
+        selection="given",
+        missing_classes="allow",
+        train=train,
+        val=tuple(sorted(key for key in labels if split_of[group[key]] == "val")),
+        skipped=tuple(skipped),
+        unused=tuple(sorted(key for key in group if key not in labels and split_of.get(group[key]) == "val")),
+    )
+    index = {item["id"]: item for item in labelled_items(items, labels, classes)}
+    plan = plan_stages(plan, index, LabelOracle(list(index.values())), shards=shards)
+    return plan, GivenLabels(split_of, tuple(shards), given.touched | labels.keys())
+
+
+def labelled_items(
+    items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return items as a data list has them, with their class index or ``UNLABELED`` as ``label``.
+
+    Args:
+        items: dictionaries with ``id``.
+        labels: class by id.
+        classes: class names in the order of their indices.
+
+    """
+    place = {name: index for index, name in enumerate(classes)}
+    return [
+        {**item, "group": group_of(item), "label": place[labels[item["id"]]] if item["id"] in labels else UNLABELED}
+        for item in items
+    ]
+
+
+def _assign(
+    labels: Mapping[str, str], group: Mapping[str, str], split_of: Mapping[str, str], *, val_fraction: float, seed: int
+) -> dict[str, str]:
+    """Return the split of every group with a label; those that have one keep it."""
+    class_of: dict[str, str] = {}
+    for key, label in labels.items():
+        class_of.setdefault(group[key], label)
+    found = dict(split_of)
+    for name in dict.fromkeys(class_of.values()):
+        members = [one for one, label in class_of.items() if label == name]
+        new = sorted((one for one in members if one not in split_of), key=lambda one: hash_fraction(seed, "label", one))
+        validating = sum(split_of.get(one) == "val" for one in members)
+        wanted = min(max(1, round(val_fraction * len(members))), len(members) - 1) - validating
+        found.update({one: "val" if place < wanted else "train" for place, one in enumerate(new)})
+    return found
+
+
+def _check(
+    shards: Sequence[Sequence[str]],
+    labels: Mapping[str, str],
+    classes: Sequence[str],
+    group: Mapping[str, str],
+    split_of: Mapping[str, str],
+) -> None:
+    places = {(label, split_of[group[key]]) for key, label in labels.items()}
+    if sum((name, "train") in places and (name, "val") in places for name in classes) < 2:
+        counts = Counter(labels.values())
+        got = ", ".join(f"{counts[name]} of {name!r}" for name in classes)
+        raise ValueError(
+            f"labels: expected labels in two groups or more of at least two classes, got {got}. Label more images."
+        )
+    if not shards[-1]:
+        raise ValueError(
+            f"labels: expected new labels for training since stage {len(shards) - 1}, got none. Label more images."
+        )
+    for stage, shard in enumerate(shards[:-1], 1):
+        if not shard:
+            raise ValueError(
+                f"labels: expected some of the labels of stage {stage}, got none, as all were withdrawn. "
+                "Begin anew in another output folder."
+            )

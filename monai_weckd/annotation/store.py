@@ -1,0 +1,120 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.files import write_atomically
+from monai_weckd.utils import nearest
+
+__all__ = ["LabelStore"]
+
+
+class LabelStore:
+    """The labels that somebody has given, in a JSON file that is written anew, as a whole, with each of them.
+
+    Args:
+        path: the file; made with the first label.
+        classes: the class names.
+
+    Raises:
+        ValueError: When the file holds a label of another class.
+
+    Example::
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     store = LabelStore(Path(folder, "labels.json"), ["ill", "well"])
+        ...     store.put("b.png", "well")
+        ...     store.put("a.png", "ill")
+        ...     LabelStore(store.path, store.classes).labels
+        {'b.png': 'well', 'a.png': 'ill'}
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str]) -> None:
+        self.path = Path(path)
+        self.classes = tuple(classes)
+        self._lock = threading.Lock()
+        self._entries: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            self._entries = json.loads(self.path.read_text(encoding="utf-8"))["labels"]
+        for entry in self._entries.values():
+            self._check(entry["label"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Class of each labelled image, in the order in which they were given."""
+        return {key: entry["label"] for key, entry in dict(self._entries).items()}
+
+    def info(self, image_id: str) -> dict[str, Any]:
+        """Return what is known of a label: class, time and what its giver has added; empty where there is none.
+
+        Args:
+            image_id: id of the image.
+
+        """
+        return dict(self._entries.get(image_id, {}))
+
+    def put(self, image_id: str, label: str, **info: Any) -> None:
+        """Give an image a label; another one than it had counts as given now.
+
+        Args:
+            image_id: id of the image.
+            label: the class.
+            info: what else to keep, as JSON can hold it.
+
+        Raises:
+            ValueError: When there is no such class.
+
+        """
+        self._check(label)
+        with self._lock:
+            entries = dict(self._entries)
+            if entries.get(image_id, {}).get("label") != label:
+                entries.pop(image_id, None)
+            entries[image_id] = {**info, "label": label, "ts": int(time.time())}
+            self._write(entries)
+
+    def remove(self, image_id: str) -> None:
+        """Take a label back.
+
+        Args:
+            image_id: id of the image.
+
+        Raises:
+            ValueError: When the image has none.
+
+        """
+        with self._lock:
+            if image_id not in self._entries:
+                raise ValueError(f"id: expected an image with a label, got {image_id!r} without. Label it first.")
+            self._write({key: entry for key, entry in self._entries.items() if key != image_id})
+
+    def _write(self, entries: dict[str, dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps({"format": 1, "labels": entries}, indent=1) + "\n")
+        self._entries = entries
+
+    def _check(self, label: str) -> None:
+        if label not in self.classes:
+            raise ValueError(
+                f"label: expected one of the {len(self.classes)} classes, got {label!r}. "
+                f"{nearest(str(label), self.classes)}"
+            )
