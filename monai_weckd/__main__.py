@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.apps.label.command import add_label
 from monai_weckd.bundle_copy import add_bundle
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_tune(commands)
     add_compare(commands)
     add_predict(commands)
+    add_label(commands)
     return parser
 
 

@@ -16,15 +16,19 @@ from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor, only_
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.session import AnnotationSession, NoStageError, UnknownImageError
 from monai_weckd.annotation.store import LabelStore
 
 __all__ = [
     "AnnotatedBundle",
     "AnnotatedChain",
+    "AnnotationSession",
     "ImagePredictor",
     "LabelStore",
+    "NoStageError",
     "StageRunningError",
     "Suggestion",
+    "UnknownImageError",
     "find_items",
     "only_classes",
 ]

@@ -91,6 +91,11 @@ class AnnotatedChain:
         """What each accepted stage did; the last one's student is the model."""
         return [stage for stage in self.stages if stage["accepted"]]
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Ids of images that cannot be read, and why, as far as images have been looked at."""
+        return dict(self._scores.unreadable)
+
     def budget(self, labels: Mapping[str, str]) -> int:
         """Return the number of labels that anything touched, withdrawn ones included.
 

@@ -1,0 +1,308 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_weckd.annotation.bundle import ImagePredictor
+from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.shards import plan_next_stage
+from monai_weckd.annotation.store import LabelStore
+
+__all__ = ["AnnotationSession", "NoStageError", "UnknownImageError"]
+
+logger = logging.getLogger(__name__)
+
+# how long a list of the folder is good for, in seconds
+_LISTED_FOR = 5.0
+
+
+class NoStageError(RuntimeError):
+    """A prediction is asked for before there is a student."""
+
+
+class UnknownImageError(ValueError):
+    """An image is asked for that is not there."""
+
+
+@dataclass
+class TrainingStatus:
+    """How far the training of a stage is.
+
+    Args:
+        running: whether there is one.
+        stage: its number, 0 before the first one.
+        epoch: epochs done of the stage.
+        epochs: epochs of the stage.
+        error: why the last one failed, in one line; None if it did not.
+
+    """
+
+    running: bool = False
+    stage: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    error: str | None = None
+
+
+class AnnotationSession:
+    """Images in a folder, the labels that they have got, and the chain that learns from them: what a server serves.
+
+    All methods may be called from several threads.
+
+    Args:
+        chain: the chain; labels are kept in its output folder.
+        studies: the folder of the images; new ones are found within seconds.
+
+    Raises:
+        ValueError: When there is no image.
+
+    """
+
+    def __init__(self, chain: AnnotatedChain, studies: str | os.PathLike[str]) -> None:
+        self.chain = chain
+        self.studies = Path(studies)
+        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes)
+        self.training = TrainingStatus()
+        self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
+        self._model: tuple[Any, ImagePredictor | None] = (None, None)
+        self.refresh()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their indices."""
+        return self.chain.bundle.classes
+
+    @property
+    def items(self) -> dict[str, dict[str, Any]]:
+        """All images by their id."""
+        if time.monotonic() - self._listed[0] > _LISTED_FOR:
+            self.refresh()
+        return self._listed[1]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Class of each labelled image that is there, in the order in which they were given."""
+        items = self.items
+        return {key: label for key, label in self.store.labels.items() if key in items}
+
+    def refresh(self) -> None:
+        """List the folder anew."""
+        found = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims)
+        self._listed = time.monotonic(), {item["id"]: item for item in found}
+
+    def item(self, image_id: str) -> dict[str, Any]:
+        """Return an image: its path as ``image``, ``id`` and ``group``.
+
+        Args:
+            image_id: its id.
+
+        Raises:
+            UnknownImageError: When there is none.
+
+        """
+        item = self.items.get(image_id)
+        if item is None:
+            raise UnknownImageError(f"id: expected an image in {self.studies.name!r}, got {image_id!r}. Ask for the list.")
+        return item
+
+    def put_label(self, image_id: str, label: str, **info: Any) -> None:
+        """Give an image a label.
+
+        Args:
+            image_id: id of the image.
+            label: the class.
+            info: what else to keep of it.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+            ValueError: When there is no such class.
+
+        """
+        self.item(image_id)
+        self.store.put(image_id, label, **info)
+
+    def next(self, *, count: int = 1) -> list[Suggestion]:
+        """Return the images whose labels are asked for next; those that are new are looked at in the background.
+
+        Args:
+            count: how many, default 1.
+
+        """
+        items = list(self.items.values())
+        found = self.chain.next(items, self.labels, count=count)
+        if any(one.probabilities is None for one in found) or not found:
+            self.look()
+        return found
+
+    def look(self) -> None:
+        """Look at new images, in the background."""
+        if self._looking.acquire(blocking=False):
+            threading.Thread(target=self._look, name="look", daemon=True).start()
+
+    def _look(self) -> None:
+        try:
+            self.chain.score(list(self.items.values()))
+        except Exception:  # nobody waits for this thread: without its answer the order is another, and that is all
+            logger.exception("new images could not be looked at")
+        finally:
+            self._looking.release()
+
+    def predict(self, path: str) -> dict[str, Any]:
+        """Return what the last accepted student says about an image, as JSON can hold it.
+
+        Args:
+            path: a file, or the folder of a DICOM series.
+
+        Raises:
+            NoStageError: When there is no student yet.
+            ValueError: When the image cannot be read.
+
+        """
+        predictor = self._predictor()
+        if predictor is None:
+            raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
+        return described(predictor.predict(path), self.classes)
+
+    def _predictor(self) -> ImagePredictor | None:
+        accepted = self.chain.accepted
+        key = accepted[-1]["stage"] if accepted else None
+        with self._lock:
+            if self._model[0] != key:
+                self._model = key, self.chain.predictor()
+            return self._model[1]
+
+    def check_training(self) -> None:
+        """Refuse a stage that cannot be trained, before it is begun.
+
+        Raises:
+            StageRunningError: When one is being trained.
+            ValueError: When the labels do not suffice.
+
+        """
+        if self.training.running:
+            raise StageRunningError(
+                f"stage: expected none in training, got stage {self.training.stage}. Wait until it is done."
+            )
+        chain = self.chain
+        plan_next_stage(
+            list(self.items.values()),
+            self.labels,
+            chain.given,
+            classes=self.classes,
+            policy=chain.bundle.policy,
+            val_fraction=chain.val_fraction,
+            seed=chain.bundle.seed,
+        )
+
+    def train(self) -> dict[str, Any]:
+        """Train a stage on the labels that have come, and wait for it; ``training`` says how far it is.
+
+        Returns:
+            What the stage did.
+
+        Raises:
+            StageRunningError: When one is being trained.
+            ValueError: When the labels do not suffice.
+
+        """
+        with self._lock:
+            self.check_training()
+            self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
+        error = None
+        try:
+            return self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+        except Exception as failure:
+            error = " ".join(str(failure).split()) or type(failure).__name__
+            raise
+        finally:
+            self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
+
+    def _progress(self, stage: int, epoch: int, epochs: int) -> None:
+        self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
+
+    def state(self) -> dict[str, Any]:
+        """Return where everything is, as JSON can hold it."""
+        items, labels = self.items, self.labels
+        unreadable = self.chain.unreadable
+        bad = sum(key in items for key in unreadable)
+        return {
+            "bundle": self.chain.bundle.root.name,
+            "classes": list(self.classes),
+            "images": {
+                "total": len(items),
+                "labelled": len(labels),
+                "unlabelled": len(items) - len(labels) - sum(key in items and key not in labels for key in unreadable),
+                "unreadable": bad,
+            },
+            "labels": {name: list(labels.values()).count(name) for name in self.classes},
+            "budget": self.chain.budget(labels),
+            "stages": [stage_summary(stage) for stage in self.chain.stages],
+            "training": asdict(self.training),
+        }
+
+
+def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return class probabilities as JSON can hold them.
+
+    Args:
+        probabilities: (C,).
+        classes: class names in the order of their indices.
+
+    Returns:
+        ``label`` and ``idx`` of the most probable class, ``prediction`` with ``idx``, ``label`` and ``score`` of each
+        class, and the ``entropy`` in nats.
+
+    Example::
+
+        >>> described(np.array([0.25, 0.75]), ("ill", "Background"))["label"]
+        'Background'
+
+    """
+    best = int(probabilities.argmax())
+    positive = probabilities[probabilities > 0].astype(float)
+    return {
+        "label": classes[best],
+        "idx": best,
+        "prediction": [
+            {"idx": index, "label": name, "score": float(score)}
+            for index, (name, score) in enumerate(zip(classes, probabilities, strict=True))
+        ],
+        "entropy": float(-(positive * np.log(positive)).sum()),
+    }
+
+
+def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is worth knowing of a stage at a glance.
+
+    Args:
+        stage: a stage in ``chain.json``.
+
+    """
+    names = ("stage", "teacher", "labelled", "groups", "pool", "accepted", "seconds")
+    validation = stage["val"] or {}
+    figures = {name: validation.get(name) for name in ("balanced_accuracy", "accuracy", "macro_auc")}
+    return {**{name: stage[name] for name in names}, **stage["gate"], "validation": figures}

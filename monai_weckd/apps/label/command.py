@@ -1,0 +1,90 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.utils import parse_value, split_assignment
+
+__all__ = ["add_label"]
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def add_label(commands: Any) -> None:
+    """Add the command ``label``.
+
+    Args:
+        commands: the subparsers of ``python -m monai_weckd``.
+
+    """
+    parser = commands.add_parser(
+        "label", help="label images while a chain learns from the labels (MONAI Label)", allow_abbrev=False
+    )
+    parser.set_defaults(run=_label)
+    add = parser.add_argument
+    add("--bundle", type=Path, required=True, help="the bundle's folder")
+    add("--studies", required=True, help="folder of the images")
+    add("--output_dir", type=Path, help="where labels and chain are kept (default: .weckd in the folder of the images)")
+    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+    add("--val_fraction", type=float, default=0.25, help="labelled groups for validation (default: %(default)s)")
+    add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    add("--password_file", type=Path, help="file with the password that all requests must know")
+
+
+def _label(args: argparse.Namespace) -> None:
+    password = _password(args)
+    if args.studies.startswith(("http://", "https://")):
+        raise ValueError(
+            f"studies: expected a folder, got the address {args.studies!r}. Fetch its images into a folder first."
+        )
+    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
+    from monai_weckd.apps.label.server import serve
+    from monai_weckd.utils import limit_threads
+
+    limit_threads()
+    studies = Path(args.studies)
+    if not studies.is_dir():
+        raise ValueError(f"studies: expected a folder of images, got {args.studies!r}. Correct the path.")
+    output_dir = args.output_dir or studies / ".weckd"
+    bundle = AnnotatedBundle(
+        args.bundle, studies, overlays=args.config_file, changes=changes, cache_dir=output_dir / "cache"
+    )
+    chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
+    session = AnnotationSession(chain, studies)
+    logging.getLogger("monai_weckd").setLevel(logging.INFO)
+    print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
+    print(f"chain   {len(chain.stages)} stages in {output_dir}")
+    print(f"open    http://{args.host}:{args.port}/", flush=True)
+    serve(session, host=args.host, port=args.port, password=password)
+
+
+def _password(args: argparse.Namespace) -> str | None:
+    if args.password_file is not None:
+        password = args.password_file.read_text(encoding="utf-8").strip()
+        if len(password) < 8:
+            raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
+        return str(password)
+    if args.host not in _LOCAL:
+        raise ValueError(
+            f"host: expected 127.0.0.1 without a password, got {args.host!r}, which others can reach. "
+            "Pass --password_file."
+        )
+    return None

@@ -1,0 +1,93 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What MONAI Label 0.8.5 needs to run beside a current stack, in one process. Imported before ``monailabel`` is."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from types import ModuleType
+from typing import Any, NoReturn
+
+__all__ = ["register_missing", "run_tasks_in_threads"]
+
+logger = logging.getLogger(__name__)
+
+# what MONAI Label imports at its start, for masks alone: pydicom-seg breaks with pydicom 3, and PyPI's torchvision is a
+# build for CUDA, which cannot be imported beside a PyTorch without
+_FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
+_KEPT = 100
+
+
+def register_missing() -> None:
+    """Put an empty module in the place of each that cannot be imported and that no classification needs."""
+    for name, functions in _FOR_MASKS.items():
+        try:
+            importlib.import_module(name)
+        except (ImportError, RuntimeError):
+            module = ModuleType(name)
+            for function in functions:
+                setattr(module, function, _absent)
+            sys.modules[name] = module
+
+
+def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None]) -> None:
+    """Let MONAI Label run its background tasks in threads of this process, in place of fresh ones without this module.
+
+    Args:
+        check: called with method and request before a task is accepted; what it raises is the answer.
+
+    """
+    from monailabel.interfaces.utils.app import app_instance
+    from monailabel.utils.async_tasks import task as tasks
+    from monailabel.utils.async_tasks import utils
+
+    def run(request: dict[str, Any], method: str) -> dict[str, Any]:
+        check(method, request)
+        started = _now()
+        task = {"id": str(uuid.uuid4()), "status": "RUNNING", "request": request, "start_ts": started, "details": []}
+        kept = utils.background_tasks.setdefault(method, [])
+        kept[:] = [*kept[1 - _KEPT :], task]
+        running = utils.background_processes.setdefault(method, {})
+        running[task["id"]] = threading.Thread(target=work, args=(task, method), name=method, daemon=True)
+        running[task["id"]].start()
+        return task
+
+    def work(task: dict[str, Any], method: str) -> None:
+        try:
+            getattr(app_instance(), method)(dict(task["request"]))
+            task["status"] = "DONE"
+        except Exception as error:  # nobody waits for this thread: the task tells
+            logger.exception("%s failed", method)
+            task.update(status="ERROR", details=[" ".join(str(error).split())])
+        finally:
+            task["end_ts"] = _now()
+            utils.background_processes[method].pop(task["id"], None)
+
+    def stop(method: str) -> NoReturn:
+        raise ValueError(f"{method}: expected to run to its end, which takes seconds, got a stop. Wait for it.")
+
+    tasks.run_background_task, tasks.stop_background_task = run, stop
+
+
+def _absent(*args: Any, **options: Any) -> NoReturn:
+    raise NotImplementedError("masks: expected none in a classification, got some. Use MONAI Label's own apps.")
+
+
+def _now() -> str:
+    return datetime.today().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,236 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from monai_weckd.annotation import AnnotationSession
+
+__all__ = ["FolderDatastore"]
+
+_BY_HAND = "images: expected to be put into the folder, and taken out, by hand, got a request. Copy the file."
+
+
+class FolderDatastore(Datastore):
+    """Show the images and labels of a session as a datastore of MONAI Label.
+
+    An image's id is its path within the folder. The label of the tag "final" is a class in a JSON file,
+    ``{"label": name}`` or ``{"idx": number}``, and is kept in the session's store; other tags, such as the predictions
+    of a batch, are files in its output folder.
+
+    Args:
+        session: images and labels.
+
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        self.session = session
+        self.files = session.chain.output_dir / "labels"
+        self._infos: dict[str, dict[str, Any]] = {}
+
+    def name(self) -> str:
+        """Return the folder's name."""
+        return self.session.studies.name
+
+    def set_name(self, name: str) -> None:
+        """Refuse: the name is the folder's."""
+        raise ValueError(f"name: expected {self.name()!r}, the folder's, got {name!r}. Rename the folder.")
+
+    def description(self) -> str:
+        """Return what it is."""
+        return "images in a folder, with one class each"
+
+    def set_description(self, description: str) -> None:
+        """Refuse: there is one description."""
+        raise ValueError(f"description: expected {self.description()!r}, got {description!r}. Leave it.")
+
+    def datalist(self) -> list[dict[str, Any]]:
+        """Return the labelled images, with the indices of their classes."""
+        items, place = self.session.items, self.session.classes.index
+        return [{**items[key], "label": place(label)} for key, label in self.session.labels.items()]
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """Return the id of the label for each tag that the image has."""
+        self.session.item(image_id)
+        tags = [folder.name for folder in self._folders() if (folder / f"{image_id}.json").is_file()]
+        return {tag: image_id for tag in [*(["final"] if image_id in self.session.labels else []), *tags]}
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """Return the id of the label of a tag, empty where there is none."""
+        return self.get_labels_by_image_id(image_id).get(tag, "")
+
+    def get_image(self, image_id: str, params: Any = None) -> Any:
+        """Return the bytes of an image, of a series those of its first file."""
+        path = Path(self.get_image_uri(image_id))
+        return next(file for file in sorted(path.iterdir()) if file.is_file()).read_bytes() if path.is_dir() else path.read_bytes()
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of an image."""
+        return str(self.session.item(image_id)["image"])
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
+        """Return the bytes of a label's JSON."""
+        return Path(self.get_label_uri(label_id, label_tag)).read_bytes()
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Return the path of a label's JSON, empty where there is none."""
+        if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
+            path = self._file(label_id, "final")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**info, "idx": self.session.classes.index(info["label"])}), encoding="utf-8")
+            return str(path)
+        path = self._file(label_id, label_tag)
+        return str(path) if label_tag != DefaultLabelTag.FINAL and path.is_file() else ""
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Return what is known of an image: path, group and what was added."""
+        item = self.session.item(image_id)
+        return {**self._infos.get(image_id, {}), "path": item["image"], "group": item["group"]}
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """Return what is known of a label: class, time and what was added."""
+        self.session.item(label_id)
+        return self.session.store.info(label_id) if label_tag == DefaultLabelTag.FINAL else {}
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the ids of the images that somebody has labelled."""
+        return list(self.session.labels)
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Return the ids of the others."""
+        known = self.session.labels
+        return [key for key in self.session.items if key not in known]
+
+    def list_images(self) -> list[str]:
+        """Return the ids of all images."""
+        return list(self.session.items)
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Return the path of a ZIP archive with the labelled images and a manifest."""
+        path = self.session.chain.output_dir / "dataset.zip"
+        rows = self.datalist()[: limit_cases or None]
+        with zipfile.ZipFile(path, "w") as archive:
+            for row in rows:
+                source = Path(row["image"])
+                for file in sorted(source.iterdir()) if source.is_dir() else [source]:
+                    archive.write(file, f"{row['id']}/{file.name}" if source.is_dir() else row["id"])
+            archive.writestr("labels.json", json.dumps({row["id"]: self.session.labels[row["id"]] for row in rows}))
+        return str(path)
+
+    def refresh(self) -> None:
+        """List the folder anew."""
+        self.session.refresh()
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Refuse: a server that writes into the folder of the images is none to leave running."""
+        raise ValueError(_BY_HAND)
+
+    def remove_image(self, image_id: str) -> None:
+        """Refuse, likewise."""
+        raise ValueError(_BY_HAND)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Keep a label that is in a JSON file; returns its id, which is the image's."""
+        self.session.item(image_id)
+        if label_tag == DefaultLabelTag.FINAL:
+            label = class_of(Path(label_filename).read_bytes(), self.session.classes)
+            self.session.put_label(image_id, label, **(label_info or {}))
+        else:
+            path = self._file(image_id, label_tag)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(label_filename, path)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Take a label back."""
+        self.session.item(label_id)
+        if label_tag == DefaultLabelTag.FINAL:
+            self.session.store.remove(label_id)
+        else:
+            self._file(label_id, label_tag).unlink(missing_ok=True)
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Add to what is known of an image, until the server ends."""
+        self.session.item(image_id)
+        self._infos[image_id] = {**self._infos.get(image_id, {}), **info}
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known of a label."""
+        known = self.get_label_info(label_id, label_tag)
+        if not known:
+            raise ValueError(f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first.")
+        added = {key: value for key, value in {**known, **info}.items() if key not in ("label", "ts")}
+        self.session.put_label(label_id, known["label"], **added)
+
+    def status(self) -> dict[str, Any]:
+        """Return how many images there are, and how many are labelled."""
+        total, completed = len(self.session.items), len(self.session.labels)
+        return {"total": total, "completed": completed, "label_tags": {"final": completed}, "train": self.datalist()}
+
+    def json(self) -> dict[str, Any]:
+        """Return all images and their labels."""
+        labels = self.session.labels
+        return {
+            "name": self.name(),
+            "objects": {
+                key: {
+                    "image": {"info": self.get_image_info(key)},
+                    "labels": {"final": {"info": self.session.store.info(key)}} if key in labels else {},
+                }
+                for key in self.session.items
+            },
+        }
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.files.glob("*") if path.is_dir() and path.name != "final"]
+
+    def _file(self, image_id: str, tag: str) -> Path:
+        self.session.item(image_id)  # which no path outside the folder is
+        if not tag.isidentifier():
+            raise ValueError(f"tag: expected a word such as 'original', got {tag!r}. Pass another.")
+        return self.files / str(tag) / f"{image_id}.json"
+
+
+def class_of(content: bytes, classes: tuple[str, ...]) -> str:
+    """Return the class in a label's JSON.
+
+    Args:
+        content: the JSON, ``{"label": name}`` or ``{"idx": number}``.
+        classes: class names in the order of their indices.
+
+    Raises:
+        ValueError: When there is none.
+
+    Example::
+
+        >>> class_of(b'{"idx": 0}', ("Background", "Disc"))
+        'Background'
+
+    """
+    hint = 'Pass a file with {"label": name}.'
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}") from None
+    if isinstance(found, dict) and isinstance(found.get("label"), str):
+        return str(found["label"])
+    index = found.get("idx") if isinstance(found, dict) else None
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
+        raise ValueError(f"label: expected a class name, or an index below {len(classes)}, got {str(found)[:80]}. {hint}")
+    return classes[index]

@@ -1,0 +1,99 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = ["Guard"]
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Guard:
+    """Let only those requests through that come from the user of this server.
+
+    A request must name the server by one of its own names, since a foreign name that resolves to this machine lets a
+    web page past the browser's rules; must not be sent by another web page; and where there is a password, must know
+    it (HTTP basic authentication, any user name).
+
+    Args:
+        app: the ASGI application behind.
+        hosts: names of this server, default None: any.
+        password: the password, default None: none is asked for.
+
+    """
+
+    def __init__(self, app: Any, *, hosts: Collection[str] | None = None, password: str | None = None) -> None:
+        self.app = app
+        self.hosts = hosts
+        self.password = password
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
+        """Answer a request, or hand it on.
+
+        Args:
+            scope: the connection.
+            receive: gives the request's body.
+            send: takes the answer.
+
+        """
+        if scope["type"] == "http":
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            refused = self._refused(headers)
+            if refused is not None:
+                await _answer(send, *refused)
+                return
+        await self.app(scope, receive, send)
+
+    def _refused(self, headers: MutableMapping[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if self.hosts is not None and _name(f"//{host}") not in self.hosts:
+            return 400, f"host: expected one of {sorted(self.hosts)}, got {host!r}. Use the address that was printed."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 403, f"origin: expected a page of this server, got {origin!r}. Open the server's own page."
+        if self.password is not None and not self._knows(headers.get("authorization", "")):
+            return 401, "password: expected the server's, got none or another. Any user name will do."
+        return None
+
+    def _knows(self, authorization: str) -> bool:
+        kind, _, value = authorization.partition(" ")
+        if kind.lower() != "basic":
+            return False
+        try:
+            given = base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+        return hmac.compare_digest(given, str(self.password).encode())
+
+
+def _name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+async def _answer(send: Send, status: int, message: str) -> None:
+    body = json.dumps({"detail": message}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="monai_weckd"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

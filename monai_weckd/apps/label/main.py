@@ -1,0 +1,144 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The app, as MONAI Label finds it: a direct subclass of ``MONAILabelApp`` in a file of this name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from monai_weckd import __version__
+from monai_weckd.annotation import AnnotationSession, UnknownImageError
+from monai_weckd.apps.label.datastore import FolderDatastore
+from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
+
+__all__ = ["ChainLabelApp"]
+
+NAME = "chain"
+
+
+class ChainLabelApp(MONAILabelApp):
+    """A chain that grows with the labels of a MONAI Label server; its one model, trainer and strategy is "chain".
+
+    Args:
+        app_dir: folder of this file.
+        studies: folder of the images.
+        conf: with the :py:class:`monai_weckd.annotation.AnnotationSession` under ``session``.
+
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, Any]) -> None:
+        self.session: AnnotationSession = conf["session"]
+        super().__init__(
+            app_dir,
+            studies,
+            {},
+            name=f"{self.session.chain.bundle.root.name} by monai_weckd",
+            description="image-level classes, learnt by a chain from few labels",
+            version=__version__,
+            labels=list(self.session.classes),
+        )
+
+    def init_datastore(self) -> Datastore:
+        """Return the session's images and labels."""
+        return FolderDatastore(self.session)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Return the classifier."""
+        return {NAME: ChainInfer(self.session)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Return what adds a stage."""
+        return {NAME: ChainTrain(self.session)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Return the order of the next images."""
+        return {NAME: ChainOrder(self.session)}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Return what looks at new images."""
+        return {NAME: ChainScoring(self.session)}
+
+    def init_batch_infer(self) -> Callable:
+        """Return what classifies many images."""
+        return ChainBatch()
+
+    def on_init_complete(self) -> None:
+        """Look at the images, in the background. Nothing is cleaned up at intervals: there are no sessions."""
+        self.session.look()
+
+    def info(self) -> dict[str, Any]:
+        """Return what there is, and the history of the chain."""
+        return {**super().info(), "chain": self.session.state()}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Classify an image of the folder by its id, or one that was uploaded.
+
+        Args:
+            request: with ``model`` and ``image``.
+            datastore: default None: the app's.
+
+        """
+        self.check("infer", request)
+        image = request["image"]
+        try:
+            path = self.session.item(image)["image"]
+        except UnknownImageError:
+            # an upload; no other path of the server is anybody's to name
+            if Path(image).parent != Path(tempfile.gettempdir()) or not Path(image).is_file():
+                raise
+            path, request = image, {**request, "save_label": False}
+        file, result = self._infers[NAME]({**request, "image": path})
+        if file is not None:
+            self.datastore().save_label(image, file, request.get("label_tag", "original"), {})
+        return {"label": image if file else None, "tag": "original", "file": file, "params": result}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the next image, with why; empty when none is left.
+
+        Args:
+            request: with ``strategy``.
+
+        """
+        self.check("activelearning", request)
+        return self._strategies[NAME](request, self.datastore()) or {}
+
+    def check(self, method: str, request: dict[str, Any]) -> None:
+        """Refuse what cannot be done, before it is begun.
+
+        Args:
+            method: "infer", "batch_infer", "train", "scoring" or "activelearning".
+            request: the request.
+
+        Raises:
+            MONAILabelException: When something of another name than "chain" is asked for.
+            ValueError: When the labels do not suffice for a stage.
+            StageRunningError: When a stage is being trained.
+
+        """
+        key = {"scoring": "method", "activelearning": "strategy"}.get(method, "model")
+        if request.get(key) != NAME:
+            message = f"{key}: expected {NAME!r}, got {request.get(key)!r}. There is no other."
+            raise MONAILabelException(MONAILabelError.INVALID_INPUT, message)
+        if method == "train":
+            self.session.check_training()

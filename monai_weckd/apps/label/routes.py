@@ -1,0 +1,89 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The routes of this package below ``/weckd``, beside MONAI Label's own; both are views of one session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from monai_weckd.annotation import AnnotationSession, Suggestion
+
+__all__ = ["make_router"]
+
+
+class GivenLabel(BaseModel):
+    """Body of a request that gives a label."""
+
+    label: str
+
+
+def make_router(session: AnnotationSession) -> APIRouter:
+    """Return the routes of a session.
+
+    Args:
+        session: images, labels and chain.
+
+    """
+    router = APIRouter(prefix="/weckd", tags=["monai_weckd"])
+
+    @router.get("/state")
+    def state() -> dict[str, Any]:
+        return session.state()
+
+    @router.get("/next", response_model=None)
+    def next_image(count: int = 1) -> dict[str, Any] | JSONResponse:
+        if not 1 <= count <= 1000:
+            raise ValueError(f"count: expected a number from 1 to 1000, got {count}. Pass another.")
+        found = session.next(count=count)
+        if not found:
+            return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
+        return {**suggested(found[0]), "more": [suggested(one) for one in found[1:]]}
+
+    @router.put("/label/{image_id:path}")
+    def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
+        session.put_label(image_id, given.label)
+        return {"id": image_id, "label": given.label, "budget": session.state()["budget"]}
+
+    @router.delete("/label/{image_id:path}")
+    def remove_label(image_id: str) -> dict[str, Any]:
+        session.item(image_id)
+        session.store.remove(image_id)
+        return {"id": image_id, "label": None, "budget": session.state()["budget"]}
+
+    @router.get("/predict/{image_id:path}")
+    def predict(image_id: str) -> dict[str, Any]:
+        return session.predict(session.item(image_id)["image"])
+
+    @router.post("/train", status_code=202)
+    def train() -> dict[str, Any]:
+        from monailabel.utils.async_tasks.task import AsyncTask
+
+        AsyncTask.run("train", request={"model": "chain"}, enqueue=True)
+        return session.state()["training"]
+
+    return router
+
+
+def suggested(one: Suggestion) -> dict[str, Any]:
+    """Return a suggestion as JSON can hold it.
+
+    Args:
+        one: the suggestion.
+
+    """
+    probabilities = None if one.probabilities is None else [float(value) for value in one.probabilities]
+    return {"id": one.id, "reason": one.reason, "probabilities": probabilities}

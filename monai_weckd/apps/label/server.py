@@ -1,0 +1,127 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError
+from monai_weckd.apps.label.compat import register_missing, run_tasks_in_threads
+from monai_weckd.apps.label.guard import Guard
+
+__all__ = ["make_application", "serve"]
+
+logger = logging.getLogger(__name__)
+
+# nothing of the network is asked, and no background task starts by itself
+_SETTINGS = {
+    "BUNDLE_DOWNLOAD_SRC": "local",
+    "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+    "MONAI_LABEL_SESSIONS": "false",
+    "MONAI_LABEL_TRACKING_ENABLED": "false",
+    # a page of another origin has no business here; the empty list would allow all
+    "MONAI_LABEL_CORS_ORIGINS": '["http://127.0.0.1"]',
+}
+# of masks, of other servers, of pages that load their scripts from elsewhere, or of the machine's own files
+_LEFT_OUT = ("/proxy", "/ohif", "/logs", "/model", "/infer/wsi", "/docs", "/reload", "/session")
+_STATUS = {UnknownImageError: 404, StageRunningError: 409, NoStageError: 409, ValueError: 400, TypeError: 400}
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(session: AnnotationSession, *, host: str, port: int, password: str | None) -> None:
+    """Serve a session until the process is ended.
+
+    Args:
+        session: images, labels and chain.
+        host: address to listen on.
+        port: port to listen on.
+        password: password of all requests, None: none is asked for.
+
+    """
+    import uvicorn
+
+    application = make_application(session)
+    # where the server listens on all addresses, nobody knows its names; there is a password then
+    hosts = {*_LOCAL, host} if host in _LOCAL else None
+    uvicorn.run(
+        Guard(application, hosts=hosts, password=password), host=host, port=port, log_level="warning", access_log=False
+    )
+
+
+def make_application(session: AnnotationSession) -> Any:
+    """Return MONAI Label's application with this package's app, routes and answers to errors.
+
+    Args:
+        session: images, labels and chain.
+
+    Raises:
+        ImportError: When MONAI Label is not installed.
+
+    """
+    os.environ.update(_SETTINGS)
+    register_missing()
+    try:
+        from monailabel.config import settings
+    except ImportError as error:
+        raise ImportError(f"monailabel: expected to be installed, got {error}. Run `make label-env`.") from None
+    settings.MONAI_LABEL_APP_DIR = str(Path(__file__).parent)
+    settings.MONAI_LABEL_STUDIES = str(session.studies)
+    settings.MONAI_LABEL_APP_CONF = {"session": session}
+    from fastapi.responses import RedirectResponse
+    from monailabel.app import app
+    from monailabel.interfaces.utils.app import app_instance
+
+    from monai_weckd.apps.label.routes import make_router
+
+    run_tasks_in_threads(lambda method, request: app_instance().check(method, request))
+    app.router.routes[:] = [route for route in app.router.routes if not _left_out(getattr(route, "path", ""))]
+    app.include_router(make_router(session))
+    app.add_api_route("/", lambda: RedirectResponse("/weckd/state"), include_in_schema=False)
+    _answer_errors(app)
+    return app
+
+
+def _left_out(path: str) -> bool:
+    return path == "/" or path.startswith(_LEFT_OUT)
+
+
+def _answer_errors(app: Any) -> None:
+    """Answer what a request has wrong by a status of its own and one line."""
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from monailabel.interfaces.exception import MONAILabelException
+    from starlette.exceptions import HTTPException
+
+    def answer(status: int, message: object) -> JSONResponse:
+        return JSONResponse({"detail": " ".join(str(message).split())}, status_code=status)
+
+    def refused(request: Any, error: Exception) -> JSONResponse:
+        status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
+        logger.info("refused", exc_info=error)
+        return answer(status, error)
+
+    def invalid(request: Any, error: Any) -> JSONResponse:
+        first = error.errors()[0]
+        return answer(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+    def failed(request: Any, error: Any) -> JSONResponse:
+        # MONAI Label says 500 where a parameter is missing
+        return answer(400 if error.status_code == 500 else error.status_code, error.detail)
+
+    for kind in _STATUS:
+        app.add_exception_handler(kind, refused)
+    app.add_exception_handler(MONAILabelException, lambda request, error: answer(404, error.msg))
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, failed)

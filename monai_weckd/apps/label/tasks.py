@@ -1,0 +1,164 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from monai_weckd.annotation import AnnotationSession
+
+__all__ = ["ChainBatch", "ChainInfer", "ChainOrder", "ChainScoring", "ChainTrain"]
+
+
+class ChainInfer(InferTask):
+    """Classify an image by the last accepted student.
+
+    Args:
+        session: images and chain.
+
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        super().__init__(
+            type=InferType.CLASSIFICATION,
+            labels={name: index for index, name in enumerate(session.classes)},
+            dimension=session.chain.bundle.spatial_dims,
+            description=f"the last accepted student of {session.chain.bundle.root.name}",
+        )
+        self.session = session
+
+    def is_valid(self) -> bool:
+        """Tell whether it is listed: always, since a student comes with the first stage."""
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        """Return the path of a JSON file, where the prediction is to be saved, and the prediction.
+
+        Args:
+            request: with ``image``, the path of an image.
+
+        """
+        result = self.session.predict(request["image"])
+        if not request.get("save_label"):
+            return None, result
+        with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as file:
+            json.dump(result, file)
+        return file.name, result
+
+
+class ChainBatch(BatchInferTask):
+    """Classify many images and save each prediction; one that cannot be read is reported in its place."""
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable) -> dict[str, Any]:
+        """Return the answer of ``infer`` for each image, or its error.
+
+        Args:
+            request: with ``images``: "all", "labeled" or "unlabeled".
+            datastore: the images.
+            infer: classifies one.
+
+        """
+        found: dict[str, Any] = {}
+        for image_id in self.get_images(request, datastore):
+            try:
+                answer = infer({**request, "image": image_id, "save_label": True}, datastore)
+                Path(answer.pop("file")).unlink()
+                found[image_id] = answer
+            except ValueError as error:
+                found[image_id] = {"error": " ".join(str(error).split())}
+        return found
+
+
+class ChainTrain(TrainTask):
+    """Add a stage to the chain.
+
+    Args:
+        session: images and chain.
+
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        super().__init__("add a stage on the labels that have come since the last one")
+        self.session = session
+
+    def stats(self) -> dict[str, Any]:
+        """Return what each stage did."""
+        return {"stages": self.session.state()["stages"]}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train the stage; returns what it did.
+
+        Args:
+            request: has no settings of its own: these are the server's.
+            datastore: the images.
+
+        """
+        return self.session.train()
+
+
+class ChainScoring(ScoringMethod):
+    """Look at the images that the last student has not seen yet.
+
+    Args:
+        session: images and chain.
+
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        super().__init__("look at new images, so that they can be put in order")
+        self.session = session
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Look at them.
+
+        Args:
+            request: nothing of it counts.
+            datastore: the images.
+
+        """
+        self.session.chain.score(list(self.session.items.values()))
+        return {"unreadable": self.session.chain.unreadable}
+
+
+class ChainOrder(Strategy):
+    """Choose the image whose label is asked for next, and say why.
+
+    Args:
+        session: images and chain.
+
+    """
+
+    def __init__(self, session: AnnotationSession) -> None:
+        super().__init__("typical images before there is a student, then those between classes, unlike labelled ones")
+        self.session = session
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Return ``id`` and ``reason``, None when no image is left.
+
+        Args:
+            request: nothing of it counts.
+            datastore: the images.
+
+        """
+        found = self.session.next()
+        return {"id": found[0].id, "reason": found[0].reason} if found else None
