@@ -16,6 +16,7 @@ from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor, only_
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.pictures import describe_image, image_png
 from monai_weckd.annotation.session import AnnotationSession, NoStageError, UnknownImageError
 from monai_weckd.annotation.store import LabelStore
 
@@ -29,6 +30,8 @@ __all__ = [
     "StageRunningError",
     "Suggestion",
     "UnknownImageError",
+    "describe_image",
     "find_items",
+    "image_png",
     "only_classes",
 ]

@@ -136,7 +136,7 @@ class AnnotatedChain:
             raise StageRunningError(
                 f"stage: expected none in training, got one in {self.output_dir}. Wait until it is done."
             ) from None
-        with lock:
+        with lock, self._alone():
             self._load()  # another process may have added a stage
             return self._append(items, labels, progress)
 
@@ -186,12 +186,16 @@ class AnnotatedChain:
             items: all images.
 
         """
-        with FileLock(self.output_dir / "stage.lock"):
+        with self._alone():
             self._load()
             scores = self._look(self.path if self.stages else self.output_dir, items)
             if scores is not self._scores:
                 scores.save((self.path if self.stages else self.output_dir) / "scores.npz")
                 self._scores = scores
+
+    def _alone(self) -> FileLock:
+        """Return the lock of who computes: one at a time, so that a stage does not depend on what else is going on."""
+        return FileLock(self.output_dir / "compute.lock")
 
     def _look(self, folder: Path, items: Sequence[Mapping[str, Any]]) -> Scores:
         """Return the scores of items by the last student in a folder, which looks at those that it has not seen."""

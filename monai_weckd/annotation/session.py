@@ -166,6 +166,7 @@ class AnnotationSession:
     def _look(self) -> None:
         try:
             self.chain.score(list(self.items.values()))
+            self._predictor()
         except Exception:  # nobody waits for this thread: without its answer the order is another, and that is all
             logger.exception("new images could not be looked at")
         finally:
@@ -218,11 +219,8 @@ class AnnotationSession:
             seed=chain.bundle.seed,
         )
 
-    def train(self) -> dict[str, Any]:
-        """Train a stage on the labels that have come, and wait for it; ``training`` says how far it is.
-
-        Returns:
-            What the stage did.
+    def reserve(self) -> None:
+        """Say that a stage is being trained, for who starts :py:meth:`train` in a thread and answers at once.
 
         Raises:
             StageRunningError: When one is being trained.
@@ -232,9 +230,28 @@ class AnnotationSession:
         with self._lock:
             self.check_training()
             self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
+
+    def train(self, *, reserved: bool = False) -> dict[str, Any]:
+        """Train a stage on the labels that have come, and wait for it; ``training`` says how far it is.
+
+        Args:
+            reserved: whether :py:meth:`reserve` was called, default False.
+
+        Returns:
+            What the stage did.
+
+        Raises:
+            StageRunningError: When one is being trained.
+            ValueError: When the labels do not suffice.
+
+        """
+        if not reserved:
+            self.reserve()
         error = None
         try:
-            return self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+            done = self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+            self._predictor()  # made here, where nothing else is computed
+            return done
         except Exception as failure:
             error = " ".join(str(failure).split()) or type(failure).__name__
             raise

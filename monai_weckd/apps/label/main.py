@@ -141,4 +141,5 @@ class ChainLabelApp(MONAILabelApp):
             message = f"{key}: expected {NAME!r}, got {request.get(key)!r}. There is no other."
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, message)
         if method == "train":
-            self.session.check_training()
+            self.session.reserve()
+            request["reserved"] = True

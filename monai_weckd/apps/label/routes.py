@@ -14,13 +14,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from monai_weckd.annotation import AnnotationSession, Suggestion
+from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
 
 __all__ = ["make_router"]
 
@@ -52,6 +52,21 @@ def make_router(session: AnnotationSession) -> APIRouter:
         if not found:
             return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
         return {**suggested(found[0]), "more": [suggested(one) for one in found[1:]]}
+
+    # before the next one, whose path would take it for a part of the id
+    @router.get("/image/{image_id:path}/png", response_class=Response)
+    def picture(
+        image_id: str,
+        number: Annotated[int | None, Query(alias="slice")] = None,
+        center: float | None = None,
+        width: float | None = None,
+    ) -> Response:
+        path = session.item(image_id)["image"]
+        return Response(image_png(path, number=number, center=center, width=width), media_type="image/png")
+
+    @router.get("/image/{image_id:path}")
+    def image(image_id: str) -> dict[str, Any]:
+        return {"id": image_id, "label": session.labels.get(image_id), **describe_image(session.item(image_id)["image"])}
 
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:

@@ -109,11 +109,11 @@ class ChainTrain(TrainTask):
         """Train the stage; returns what it did.
 
         Args:
-            request: has no settings of its own: these are the server's.
+            request: has no settings of its own, these are the server's.
             datastore: the images.
 
         """
-        return self.session.train()
+        return self.session.train(reserved=request.get("reserved") is True)
 
 
 class ChainScoring(ScoringMethod):
