@@ -176,8 +176,9 @@ class AnnotatedBundle:
             loader, inferer = (parser.get_parsed_content(f"train#{name}") for name in ("dataloader", "inferer"))
             head_layer = parser.get_parsed_content("head_layer")
             probabilities = []
-            for path in students or [None]:
-                if path is not None:
+            for number in range(max(1, len(students))):
+                if students:
+                    path = students[number]
                     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
                 features, logits = extract(network, loader.dataset, head_layer=head_layer, inferer=inferer)
                 probabilities.append(torch.softmax(logits, dim=1).numpy())
@@ -274,7 +275,9 @@ class ImagePredictor:
             raise ValueError(
                 f"image: expected {self.spatial_dims} spatial dimensions, got {image.ndim - 1}. Pass another image."
             )
-        probabilities: np.ndarray = torch.softmax(self.network(image[None].to(self.device)).float(), dim=1)[0].cpu().numpy()
+        probabilities: np.ndarray = (
+            torch.softmax(self.network(image[None].to(self.device)).float(), dim=1)[0].cpu().numpy()
+        )
         if not np.isfinite(probabilities).all():
             raise ValueError("image: expected finite probabilities, got others. Look for NaN in the image.")
         return probabilities

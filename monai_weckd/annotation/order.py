@@ -91,8 +91,8 @@ class Scores:
         parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
         if not self.ids:
             parts = [(new, new[:0]) for _, new in parts]
-        joined = [np.concatenate(pair) for pair in parts]
-        return Scores(self.made_by, (*self.ids, *ids), *joined, {**self.unreadable, **unreadable})
+        rows, chances, changes = (np.concatenate(pair) for pair in parts)
+        return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, {**self.unreadable, **unreadable})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to a file, as a whole.
@@ -102,9 +102,11 @@ class Scores:
 
         """
         buffer = io.BytesIO()
-        texts = {"made_by": self.made_by, "ids": self.ids, "bad": tuple(self.unreadable), "why": tuple(self.unreadable.values())}
-        arrays = {name: getattr(self, name) for name in ("features", "probabilities", "disagreement")}
-        np.savez(buffer, **arrays, **{name: np.array(value, dtype=np.str_) for name, value in texts.items()})
+        content: dict[str, Any] = {name: getattr(self, name) for name in ("features", "probabilities", "disagreement")}
+        content.update(made_by=self.made_by, ids=self.ids, bad=[*self.unreadable], why=[*self.unreadable.values()])
+        for name in ("ids", "bad", "why"):
+            content[name] = np.array(content[name], dtype=np.str_)  # of an empty list, NumPy would make numbers
+        np.savez(buffer, **content)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
@@ -122,8 +124,8 @@ class Scores:
             if str(found["made_by"]) != made_by:
                 return cls.empty(made_by)
             bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
-            arrays = [found[name] for name in ("features", "probabilities", "disagreement")]
-            return cls(made_by, tuple(found["ids"].tolist()), *arrays, bad)
+            features, probabilities, change = (found[name] for name in ("features", "probabilities", "disagreement"))
+            return cls(made_by, tuple(found["ids"].tolist()), features, probabilities, change, bad)
 
 
 def suggest(
@@ -177,7 +179,8 @@ def suggest(
         chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "typical", key))
         return found + [Suggestion(key, "typical of images without a label", None) for key in chosen]
     chosen_rows = sorted(
-        (rows[place] for place in places), key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row]))
+        (rows[place] for place in places),
+        key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row])),
     )
     return found + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
 

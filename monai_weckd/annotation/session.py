@@ -126,7 +126,9 @@ class AnnotationSession:
         """
         item = self.items.get(image_id)
         if item is None:
-            raise UnknownImageError(f"id: expected an image in {self.studies.name!r}, got {image_id!r}. Ask for the list.")
+            raise UnknownImageError(
+                f"id: expected an image in {self.studies.name!r}, got {image_id!r}. Ask for the list."
+            )
         return item
 
     def put_label(self, image_id: str, label: str, **info: Any) -> None:

@@ -43,7 +43,11 @@ class GivenLabels:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return {"split_of": dict(self.split_of), "shards": list(map(list, self.shards)), "touched": sorted(self.touched)}
+        return {
+            "split_of": dict(self.split_of),
+            "shards": list(map(list, self.shards)),
+            "touched": sorted(self.touched),
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> GivenLabels:

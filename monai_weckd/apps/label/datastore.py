@@ -69,7 +69,7 @@ class FolderDatastore(Datastore):
         """Return the id of the label for each tag that the image has."""
         self.session.item(image_id)
         tags = [folder.name for folder in self._folders() if (folder / f"{image_id}.json").is_file()]
-        return {tag: image_id for tag in [*(["final"] if image_id in self.session.labels else []), *tags]}
+        return dict.fromkeys([*(["final"] if image_id in self.session.labels else []), *tags], image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         """Return the id of the label of a tag, empty where there is none."""
@@ -78,7 +78,11 @@ class FolderDatastore(Datastore):
     def get_image(self, image_id: str, params: Any = None) -> Any:
         """Return the bytes of an image, of a series those of its first file."""
         path = Path(self.get_image_uri(image_id))
-        return next(file for file in sorted(path.iterdir()) if file.is_file()).read_bytes() if path.is_dir() else path.read_bytes()
+        return (
+            next(file for file in sorted(path.iterdir()) if file.is_file()).read_bytes()
+            if path.is_dir()
+            else path.read_bytes()
+        )
 
     def get_image_uri(self, image_id: str) -> str:
         """Return the path of an image."""
@@ -174,7 +178,9 @@ class FolderDatastore(Datastore):
         """Add to what is known of a label."""
         known = self.get_label_info(label_id, label_tag)
         if not known:
-            raise ValueError(f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first.")
+            raise ValueError(
+                f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
+            )
         added = {key: value for key, value in {**known, **info}.items() if key not in ("label", "ts")}
         self.session.put_label(label_id, known["label"], **added)
 
@@ -227,10 +233,14 @@ def class_of(content: bytes, classes: tuple[str, ...]) -> str:
     try:
         found = json.loads(content)
     except ValueError as error:
-        raise ValueError(f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}") from None
+        raise ValueError(
+            f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}"
+        ) from None
     if isinstance(found, dict) and isinstance(found.get("label"), str):
         return str(found["label"])
     index = found.get("idx") if isinstance(found, dict) else None
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
-        raise ValueError(f"label: expected a class name, or an index below {len(classes)}, got {str(found)[:80]}. {hint}")
+        raise ValueError(
+            f"label: expected a class name, or an index below {len(classes)}, got {str(found)[:80]}. {hint}"
+        )
     return classes[index]

@@ -53,6 +53,20 @@ def make_router(session: AnnotationSession) -> APIRouter:
             return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
         return {**suggested(found[0]), "more": [suggested(one) for one in found[1:]]}
 
+    @router.post("/train", status_code=202)
+    def train() -> dict[str, Any]:
+        from monailabel.utils.async_tasks.task import AsyncTask
+
+        AsyncTask.run("train", request={"model": "chain"}, enqueue=True)
+        return session.state()["training"]
+
+    _add_images(router, session)
+    return router
+
+
+def _add_images(router: APIRouter, session: AnnotationSession) -> None:
+    """Add the routes of single images."""
+
     # before the next one, whose path would take it for a part of the id
     @router.get("/image/{image_id:path}/png", response_class=Response)
     def picture(
@@ -66,7 +80,11 @@ def make_router(session: AnnotationSession) -> APIRouter:
 
     @router.get("/image/{image_id:path}")
     def image(image_id: str) -> dict[str, Any]:
-        return {"id": image_id, "label": session.labels.get(image_id), **describe_image(session.item(image_id)["image"])}
+        return {
+            "id": image_id,
+            "label": session.labels.get(image_id),
+            **describe_image(session.item(image_id)["image"]),
+        }
 
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
@@ -82,15 +100,6 @@ def make_router(session: AnnotationSession) -> APIRouter:
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:
         return session.predict(session.item(image_id)["image"])
-
-    @router.post("/train", status_code=202)
-    def train() -> dict[str, Any]:
-        from monailabel.utils.async_tasks.task import AsyncTask
-
-        AsyncTask.run("train", request={"model": "chain"}, enqueue=True)
-        return session.state()["training"]
-
-    return router
 
 
 def suggested(one: Suggestion) -> dict[str, Any]:
