@@ -175,7 +175,7 @@ class AnnotatedChain:
         )
         write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
         # with what it knows of the images, so that the next question is answered by the new student at once
-        self._look(part, readable).save(part / "scores.npz")
+        self._look(part, items).save(part / "scores.npz")
         self._replace(part)
         self._load()
         return self.stages[-1]

@@ -1,0 +1,259 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from annotation_runs import OTOSCOPY, class_of, label_next, make_annotated, make_bundle
+from filelock import FileLock
+
+from monai_weckd import ChainPlan
+from monai_weckd.__main__ import main
+from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, StageRunningError, find_items
+from monai_weckd.data import load_datalist
+from monai_weckd.data.phantoms import make_phantom
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies") / "images"
+    make_phantom("otoscopy", folder, items=48, seed=0)
+    (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grown(studies, tmp_path_factory):
+    """Return the folder of a chain of two stages, what was labelled at each, and what was reported."""
+    output_dir = tmp_path_factory.mktemp("grown") / "output"
+    chain, items = make_annotated(studies, output_dir)
+    chain.score(items)
+    labels, history, reports = {}, [], []
+    for _ in range(2):
+        label_next(chain, items, labels, 16)
+        chain.append_stage(items, labels, progress=lambda *place: reports.append(place))
+        history.append(dict(labels))
+    return output_dir, history, reports
+
+
+@pytest.fixture
+def copy(grown, tmp_path):
+    """Return the chain of two stages in a folder of its own, and its labels."""
+    shutil.copytree(grown[0], tmp_path / "output", symlinks=True)
+    return tmp_path / "output", dict(grown[1][-1])
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bundle": "none"}, r"bundle: expected configs/train\.json in 'none', got none\. Pass a bundle\."),
+        ({"overlays": ["none.json"]}, r"config_file: expected an existing file, got 'none\.json'\. Correct the path\."),
+        ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),
+        ({"changes": {"shard_policy": "shared"}}, "shard_policy: expected 'cumulative' or 'disjoint', got 'shared'"),
+        ({"changes": {"freeze_backbone": True, "unfreeze_last": True}}, "unfreeze_last: expected False, got True"),
+    ],
+)
+def test_refuses_a_bundle_that_does_not_serve(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AnnotatedBundle(**{"bundle": OTOSCOPY, "dataset_dir": tmp_path, "cache_dir": tmp_path, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 1.0}, r"val_fraction: expected a fraction in \(0, 1\), got 1\.0\. Pass e\.g\. 0\.25\."),
+        ({"ahead": 0}, r"ahead: expected 1 image or more, got 0\. Pass e\.g\. 24\."),
+    ],
+)
+def test_refuses_numbers_out_of_range(studies, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_annotated(studies, tmp_path, **options)
+
+
+def test_refuses_a_chain_of_other_classes(studies, copy):
+    bundle = make_bundle(studies, copy[0])
+    bundle.classes = ("a", "b")
+    with pytest.raises(ValueError, match=r"output_dir: expected a chain of the classes \['a', 'b'\], got \['chronic"):
+        AnnotatedChain(bundle, copy[0])
+
+
+def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):
+    items = find_items(studies, spatial_dims=2)
+    expected = {item["id"]: item["group"] for item in load_datalist(studies).items}
+    found = {item["id"]: item["group"] for item in items}
+    assert found == {**expected, "normal/broken.png": "normal/broken.png"}
+    assert {key for item in items for key in item} == {"image", "id", "group"}
+
+
+def test_each_stage_has_the_labels_that_came_since_the_last(studies, grown):
+    output_dir, history, _ = grown
+    plan = ChainPlan.from_json((output_dir / "chain" / "plan.json").read_text())
+    given = read(output_dir / "chain" / "given.json")
+    group = {item["id"]: item["group"] for item in find_items(studies, spatial_dims=2)}
+    train, val = ({g for g, split in given["split_of"].items() if split == name} for name in ("train", "val"))
+    assert not train & val
+    assert given["split_of"].keys() == {group[key] for key in history[1]}
+    assert set(plan.val) == {key for key in history[1] if group[key] in val}
+    assert set(plan.stages[0].new) == {key for key in history[0] if group[key] in train}
+    assert set(plan.stages[1].labelled) == {key for key in history[1] if group[key] in train}
+    everything = {key for key in group if key != "normal/broken.png" and group[key] not in val}
+    assert set(plan.pool(2)) == everything - history[1].keys()
+    assert plan.skipped == ("normal/broken.png",)
+
+
+def test_one_chain_json_tells_of_all_stages(grown):
+    folder = grown[0] / "chain"
+    chain = read(folder / "chain.json")
+    first, second = chain["stages"]
+    assert [first["stage"], second["stage"]] == [1, 2]
+    assert (first["teacher"], second["teacher"]) == (None, 1)
+    assert second["gate"]["previous"] is not None
+    epochs = read(folder / "history.json")["epochs"]
+    assert [(one["epoch"], one["stage"]) for one in epochs] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [line["purpose"] for line in chain["ledger"]] == ["shard", "shard", "validation"]
+    accepted = [stage for stage in chain["stages"] if stage["accepted"]][-1]
+    assert (folder / accepted["checkpoint"]).read_bytes() == (folder / "model.pt").read_bytes()
+    assert all((folder / stage["checkpoint"]).is_file() for stage in chain["stages"])
+
+
+def test_report_and_predict_understand_it(studies, copy, tmp_path):
+    folder = copy[0] / "chain"
+    assert main(["report", "--output_dir", str(folder)]) == 0
+    command = ["predict", "--bundle", str(OTOSCOPY), "--ckpt", str(folder / "model.pt"), "--input", str(studies)]
+    assert main([*command, "--output", str(tmp_path / "out.csv")]) == 0
+    with (tmp_path / "out.csv").open() as file:
+        rows = {os.path.relpath(row["file"], studies): row for row in csv.DictReader(file)}
+    chain, items = make_annotated(studies, copy[0])
+    predictor = chain.predictor()
+    for item in items[:3]:
+        expected = [float(rows[item["id"]][f"probability_{name}"]) for name in chain.bundle.classes]
+        np.testing.assert_allclose(predictor.predict(item["image"]), expected, atol=1e-4)
+
+
+def test_progress_is_reported(grown):
+    assert grown[2] == [(1, 0, 2), (1, 1, 2), (1, 2, 2), (2, 0, 2), (2, 1, 2), (2, 2, 2)]
+
+
+def test_the_next_images_are_known_after_a_stage_and_a_restart(studies, copy):
+    chain, items = make_annotated(studies, copy[0])
+    found = chain.next(items, copy[1], count=5)
+    assert len({one.id for one in found}) == 5
+    assert not {one.id for one in found} & copy[1].keys()
+    assert all("margin" in one.reason for one in found)
+    predictor, image = chain.predictor(), {item["id"]: item["image"] for item in items}
+    np.testing.assert_allclose(found[0].probabilities, predictor.predict(image[found[0].id]), atol=1e-3)
+    assert chain.unreadable.keys() == {"normal/broken.png"}
+    assert chain.budget(copy[1]) == 32
+
+
+def test_new_images_come_first_until_they_have_been_looked_at(studies, copy, tmp_path):
+    folder = tmp_path / "more"
+    shutil.copytree(studies, folder)
+    (folder / "new.png").write_bytes((studies / sorted(copy[1])[0]).read_bytes())
+    chain, items = make_annotated(folder, copy[0])
+    first = chain.next(items, copy[1])[0]
+    assert (first.id, first.reason, first.probabilities) == ("new.png", "not yet seen by the network", None)
+    looked = []
+    embed = chain.bundle.embed
+    chain.bundle.embed = lambda found, students: (looked.append([item["id"] for item in found]), embed(found, students))[1]
+    chain.score(items)
+    chain.score(items)
+    assert looked == [["new.png"]]  # each image once for each student
+    assert chain.next(items, copy[1])[0].reason != first.reason
+
+
+def test_refuses_a_stage_while_one_is_running(studies, copy):
+    chain, items = make_annotated(studies, copy[0])
+    with (
+        FileLock(copy[0] / "stage.lock"),
+        pytest.raises(StageRunningError, match=r"stage: expected none in training, got one in .*\. Wait until it is"),
+    ):
+        chain.append_stage(items, copy[1])
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted((folder / "chain").rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("moment", ["training", "replacing"])
+def test_a_kill_leaves_the_chain_as_it_was(studies, copy, moment):
+    chain, items = make_annotated(studies, copy[0])
+    labels = copy[1]
+    label_next(chain, items, labels, 12)
+    before = files_of(copy[0])
+
+    def die(*place):
+        if moment == "replacing" or place[1] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run():
+        torch.set_num_threads(1)
+        if moment == "replacing":
+            chain._replace = die
+        chain.append_stage(items, labels, progress=die if moment == "training" else None)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert (copy[0] / "chain_3").is_dir()  # it did get there
+    assert files_of(copy[0]) == before
+    again, items = make_annotated(studies, copy[0])
+    assert len(again.stages) == 2
+    if moment == "replacing":  # what is left of it is in nobody's way
+        assert again.append_stage(items, labels)["stage"] == 3
+        assert sorted(path.name for path in copy[0].glob("chain_*")) == ["chain_2", "chain_3"]
+
+
+def test_a_rejected_stage_is_said_to_be_and_leaves_the_model(studies, copy, monkeypatch):
+    chain, items = make_annotated(studies, copy[0])
+    before = (copy[0] / "chain" / "model.pt").read_bytes()
+    monkeypatch.setattr("monai_weckd.handlers.continuation._measure", lambda evaluator: 2.0)  # better than any student
+    label_next(chain, items, copy[1], 12)
+    stage = chain.append_stage(items, copy[1])
+    assert stage["accepted"] is False
+    assert stage["gate"]["previous"] == 2.0
+    accepted = chain.accepted[-1]
+    assert accepted["stage"] < 3
+    assert (copy[0] / "chain" / "model.pt").read_bytes() == before
+    # what is known of the images is by the student that stays
+    assert chain.next(items, copy[1])[0].probabilities is not None
+    monkeypatch.undo()
+    label_next(chain, items, copy[1], 8)
+    assert chain.append_stage(items, copy[1])["teacher"] == accepted["stage"]
+
+
+def test_classes_without_a_validation_image_are_left_out_of_the_gate(studies, tmp_path):
+    chain, items = make_annotated(studies, tmp_path / "output")
+    names = chain.bundle.classes[1:3]
+    labels = {item["id"]: class_of(item["id"]) for item in items if class_of(item["id"]) in names}
+    labels.pop("normal/broken.png", None)
+    stage = chain.append_stage(items, labels)
+    assert 0 <= stage["gate"]["value"] <= 1  # of one class that is absent, MONAI makes NaN
+    assert stage["val"]["macro_auc"] == pytest.approx(stage["gate"]["value"], abs=0.2)
