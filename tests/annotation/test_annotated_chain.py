@@ -177,7 +177,10 @@ def test_new_images_come_first_until_they_have_been_looked_at(studies, copy, tmp
     assert (first.id, first.reason, first.probabilities) == ("new.png", "not yet seen by the network", None)
     looked = []
     embed = chain.bundle.embed
-    chain.bundle.embed = lambda found, students: (looked.append([item["id"] for item in found]), embed(found, students))[1]
+    chain.bundle.embed = lambda found, students: (
+        looked.append([item["id"] for item in found]),
+        embed(found, students),
+    )[1]
     chain.score(items)
     chain.score(items)
     assert looked == [["new.png"]]  # each image once for each student
@@ -235,7 +238,7 @@ def test_a_rejected_stage_is_said_to_be_and_leaves_the_model(studies, copy, monk
     chain, items = make_annotated(studies, copy[0])
     before = (copy[0] / "chain" / "model.pt").read_bytes()
     monkeypatch.setattr("monai_weckd.handlers.continuation._measure", lambda evaluator: 2.0)  # better than any student
-    label_next(chain, items, copy[1], 12)
+    label_next(chain, items, copy[1], 8)
     stage = chain.append_stage(items, copy[1])
     assert stage["accepted"] is False
     assert stage["gate"]["previous"] == 2.0
@@ -245,7 +248,7 @@ def test_a_rejected_stage_is_said_to_be_and_leaves_the_model(studies, copy, monk
     # what is known of the images is by the student that stays
     assert chain.next(items, copy[1])[0].probabilities is not None
     monkeypatch.undo()
-    label_next(chain, items, copy[1], 8)
+    label_next(chain, items, copy[1], 6)
     assert chain.append_stage(items, copy[1])["teacher"] == accepted["stage"]
 
 

@@ -31,9 +31,7 @@ def scores(*, students=2, ids=IDS, unreadable=(), seed=0):
 
 
 def ask(found, *, labelled=(), count=4, items=ITEMS, stage=1):
-    return suggest(
-        found, items, dict.fromkeys(labelled, "ill"), classes=CLASSES, count=count, stage=stage, seed=0
-    )
+    return suggest(found, items, dict.fromkeys(labelled, "ill"), classes=CLASSES, count=count, stage=stage, seed=0)
 
 
 def test_disagreement_is_the_total_variation_distance():

@@ -1,0 +1,89 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-label" / "bin" / "python"
+OTOSCOPY = ROOT / "bundles" / "otoscopy_chain_classification"
+SMALL = ("freeze_backbone=true", "max_epochs=6", "iterations_per_epoch=3", "batch_size=8", "embedding_views=2")
+
+needs_monai_label = pytest.mark.skipif(
+    not PYTHON.exists(), reason="MONAI Label is in .venv-label, which `make label-env` makes"
+)
+
+
+class LabelServer:
+    """A server in a process of its own, on a free port of this machine, spoken to by REST alone."""
+
+    def __init__(self, studies, output_dir, *, options=(), settings=SMALL, bundle=OTOSCOPY):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [PYTHON, "-W", "ignore", "-m", "monai_weckd", "label", "--bundle", bundle, "--studies", studies]
+        command += ["--output_dir", output_dir, "--port", self.port, *options]
+        for setting in settings:
+            command += ["--set", setting]
+        self.log = Path(output_dir).with_suffix(".log")
+        with self.log.open("ab") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "http_proxy": "http://127.0.0.1:9"}
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            )
+
+    def __enter__(self):
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return self
+        self.__exit__()
+        raise RuntimeError(self.log.read_text()[-4000:])
+
+    def __exit__(self, *error):
+        self.process.kill()  # as the power does
+        self.process.wait()
+
+    def ask(self, method, path, *, session=None, **options):
+        """Return the answer to a request."""
+        import requests
+
+        speaker = session or requests.Session()
+        speaker.trust_env = False  # no proxy
+        return speaker.request(method, self.url + path, timeout=120, **options)
+
+    def state(self):
+        return self.ask("GET", "/weckd/state").json()
+
+    def wait_for_stage(self):
+        """Wait until no stage is being trained; returns the state then."""
+        while (state := self.state())["training"]["running"]:
+            time.sleep(0.1)
+        return state
+
+    def memory_mb(self):
+        """Return how much memory the server's process holds."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")) / 1024

@@ -1,0 +1,45 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from monai_weckd.__main__ import main
+from monai_weckd.data.phantoms import make_phantom
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "host: expected 127.0.0.1 without a password, got '0.0.0.0', which others can reach."),
+        (["--password_file", "short"], "password_file: expected 8 characters or more, got 3. Choose a longer one."),
+        (["--studies", "https://pacs/dicom"], "studies: expected a folder, got the address 'https://pacs/dicom'."),
+        (["--studies", "none"], "studies: expected a folder of images, got 'none'. Correct the path."),
+        (["--bundle", "none"], "bundle: expected configs/train.json in 'none', got none. Pass a bundle."),
+        (["--val_fraction", "0"], "val_fraction: expected a fraction in (0, 1), got 0.0. Pass e.g. 0.25."),
+        (["--set", "sed=1"], "set: expected a key of"),
+        ([], "monailabel: expected to be installed, got No module named 'monailabel"),
+    ],
+)
+def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short").write_text("abc\n")
+    make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
+    monkeypatch.setitem(sys.modules, "monailabel", None)
+    from label_server import OTOSCOPY
+
+    command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]
+    assert main(command) == 1
+    assert f"error: {message}" in capsys.readouterr().err
