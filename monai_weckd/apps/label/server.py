@@ -31,11 +31,7 @@ _SETTINGS = {
     "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     "MONAI_LABEL_SESSIONS": "false",
     "MONAI_LABEL_TRACKING_ENABLED": "false",
-    # a page of another origin has no business here; the empty list would allow all
-    "MONAI_LABEL_CORS_ORIGINS": '["http://127.0.0.1"]',
 }
-# of masks, of other servers, of pages that load their scripts from elsewhere, or of the machine's own files
-_LEFT_OUT = ("/proxy", "/ohif", "/logs", "/model", "/infer/wsi", "/docs", "/reload", "/session")
 _STATUS = {UnknownImageError: 404, StageRunningError: 409, NoStageError: 409, ValueError: 400, TypeError: 400}
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -61,7 +57,9 @@ def serve(session: AnnotationSession, *, host: str, port: int, password: str | N
 
 
 def make_application(session: AnnotationSession) -> Any:
-    """Return MONAI Label's application with this package's app, routes and answers to errors.
+    """Return an application with MONAI Label's routes for classes, and with this package's app and routes.
+
+    Its routes for masks, other archives and logs are left out, and so is its page, which loads scripts from elsewhere.
 
     Args:
         session: images, labels and chain.
@@ -79,22 +77,24 @@ def make_application(session: AnnotationSession) -> Any:
     settings.MONAI_LABEL_APP_DIR = str(Path(__file__).parent)
     settings.MONAI_LABEL_STUDIES = str(session.studies)
     settings.MONAI_LABEL_APP_CONF = {"session": session}
+    from fastapi import FastAPI
     from fastapi.responses import RedirectResponse
-    from monailabel.app import app
+    from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, scoring, train
     from monailabel.interfaces.utils.app import app_instance
 
     from monai_weckd.apps.label.routes import make_router
 
-    run_tasks_in_threads(lambda method, request: app_instance().check(method, request))
-    app.router.routes[:] = [route for route in app.router.routes if not _left_out(getattr(route, "path", ""))]
+    instance = app_instance()
+    run_tasks_in_threads(instance.check)
+    instance.server_mode(True)
+    app = FastAPI(title="monai_weckd label", docs_url=None, redoc_url=None)
+    for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):
+        app.include_router(endpoint.router)
     app.include_router(make_router(session))
     app.add_api_route("/", lambda: RedirectResponse("/weckd/state"), include_in_schema=False)
     _answer_errors(app)
+    instance.on_init_complete()
     return app
-
-
-def _left_out(path: str) -> bool:
-    return path == "/" or path.startswith(_LEFT_OUT)
 
 
 def _answer_errors(app: Any) -> None:
