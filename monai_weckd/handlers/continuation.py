@@ -12,7 +12,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
+from monai_weckd.chain_file import read_sealed
 from monai_weckd.engines.chain_options import StageRecord
 from monai_weckd.engines.utils import freeze
 from monai_weckd.features import unwrap
@@ -46,14 +48,21 @@ class ChainContinuation:
         previous: output folder of the earlier run, with ``chain.json``, ``history.json`` and its students.
 
     Raises:
-        ValueError: When the folder holds no chain, or one that the plan does not go on with.
+        ValueError: When the folder holds no chain, a damaged one, or one that the plan does not go on with.
+        ValueError: When its classes, their order or its preprocessing are others, or a student is not the one that
+            ``chain.json`` names.
 
     """
 
     def __init__(self, previous: str | os.PathLike[str]) -> None:
         self.previous = Path(previous)
-        self.chain = _read(self.previous / "chain.json")
-        self.epochs = _read(self.previous / "history.json")["epochs"]
+        if not (self.previous / "chain.json").is_file():
+            raise ValueError(
+                f"previous: expected the output folder of a chain, got no {self.previous / 'chain.json'}. "
+                "Train its stages first."
+            )
+        self.chain = read_sealed(self.previous / "chain.json", ("classes", "preprocessing", "stages", "ledger"))
+        self.epochs = read_sealed(self.previous / "history.json", ("epochs",))["epochs"]
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
@@ -74,7 +83,18 @@ class ChainContinuation:
                 f"stage_epochs: expected {[stage['epochs'] for stage in stages]} for the stages in {self.previous}, "
                 f"got {now}. Pass what these took, and the epochs of the new one."
             )
+        self._check_kind("classes", list(walker.plan.classes))
+        if "recorder" in walker.parts:
+            self._check_kind("preprocessing", walker.parts["recorder"].preprocessing)
         engine.add_event_handler(Events.STARTED, self._begin)
+
+    def _check_kind(self, name: str, found: Any) -> None:
+        """Refuse a teacher that was trained on something else than the new stage is."""
+        if self.chain[name] != found:
+            raise ValueError(
+                f"{name}: expected {self.chain[name]}, as the chain in {self.previous} was trained, got {found}. "
+                "Train the stage as those before it."
+            )
 
     def _begin(self, engine: SupervisedTrainer) -> None:
         walker, network = engine.state.chain, unwrap(engine.network)
@@ -83,8 +103,8 @@ class ChainContinuation:
         accepted = [record for record in records if record.accepted]
         taken = accepted if walker.options.teacher == "ensemble" else accepted[-1:]
         for record in taken:
-            path = self.previous / self.chain["stages"][record.stage - 1]["checkpoint"]
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            content = self._student(self.chain["stages"][record.stage - 1])
+            network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
             walker.students.append(freeze(network))
         walker.records = records
         walker.accepted = replace(accepted[-1], value=_measure(walker.evaluator))
@@ -101,13 +121,17 @@ class ChainContinuation:
         for stage in self.chain["stages"]:
             path = output_dir / stage["checkpoint"]
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, (self.previous / stage["checkpoint"]).read_bytes())
+            write_atomically(path, self._student(stage))
 
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"previous: expected the output folder of a chain, got no {path}. Train its stages first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    def _student(self, stage: Mapping[str, Any]) -> bytes:
+        path = self.previous / stage["checkpoint"]
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != stage["sha256"]:
+            raise ValueError(
+                f"{path}: expected the student that chain.json names, got {'another' if content else 'no'} file. "
+                "Restore it from a copy."
+            )
+        return content
 
 
 def _record(stage: Mapping[str, Any]) -> StageRecord:

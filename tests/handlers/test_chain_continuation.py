@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.handlers import ChainContinuation, ChainRecorder
 from monai_weckd.oracle import UNLABELED
+from monai_weckd.utils import sealed_json
 
 ITEMS = make_items()
 WHOLE = plan_chain(ITEMS, classes=("a", "b", "c"), policy="cumulative", stratify=False)
@@ -61,6 +63,16 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def copy_with(folder, tmp_path, **changes):
+    """Return a copy of an output folder with another chain.json, as a program would have written it."""
+    copy = tmp_path / "previous"
+    shutil.copytree(folder, copy)
+    chain = {**read(copy / "chain.json"), **changes}
+    del chain["digest"]
+    (copy / "chain.json").write_text(sealed_json(chain, indent=4))
+    return copy
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first") / "output"
@@ -83,6 +95,34 @@ def test_refuses_other_epochs_than_the_earlier_stages_had(first, tmp_path):
         run(tmp_path / "out", 2, previous=first, max_epochs=5, stage_epochs=[3, 2])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("classes", ["b", "a", "c"]), ("preprocessing", [{"_target_": "ScaleIntensity"}])]
+)
+def test_refuses_a_teacher_of_other_classes_or_images(first, tmp_path, name, value):
+    changed = copy_with(first, tmp_path, **{name: value})
+    with pytest.raises(ValueError, match=rf"^{name}: expected \[.*\], as the chain in .* was trained, got "):
+        run(tmp_path / "out", 2, previous=changed)
+
+
+@pytest.mark.parametrize(("damage", "got"), [("other", "another"), ("none", "no")])
+def test_refuses_another_student(first, tmp_path, damage, got):
+    changed = copy_with(first, tmp_path)
+    path = changed / "stage_1" / "model.pt"
+    path.unlink()
+    if damage == "other":
+        torch.save(make_network(7).state_dict(), path)
+    with pytest.raises(ValueError, match=rf"stage_1/model\.pt: expected the student that chain\.json names, got {got}"):
+        run(tmp_path / "out", 2, previous=changed)
+
+
+def test_refuses_a_changed_history(first, tmp_path):
+    changed = copy_with(first, tmp_path)
+    path = changed / "history.json"
+    path.write_text(path.read_text().replace('"stage": 1', '"stage": 2', 1))
+    with pytest.raises(ValueError, match=r"history\.json: expected the content of its digest, got a changed one"):
+        run(tmp_path / "out", 2, previous=changed)
+
+
 @pytest.mark.parametrize("options", [{}, {"teacher": "ensemble"}, {"init": "initial"}])
 def test_stages_one_by_one_are_those_of_one_run_to_the_bit(tmp_path, options):
     whole = run(tmp_path / "whole", 3, **options)
@@ -103,14 +143,8 @@ def test_stages_one_by_one_are_those_of_one_run_to_the_bit(tmp_path, options):
 
 
 def test_the_gate_measures_the_teacher_on_the_validation_items_of_now(first, tmp_path):
-    chain = read(first / "chain.json")
-    chain["stages"][0]["gate"]["value"] = 123.0  # of other validation items
-    other = tmp_path / "previous"
-    other.mkdir()
-    for file in ("history.json", "model.pt"):
-        (other / file).write_bytes((first / file).read_bytes())
-    (other / "stage_1").symlink_to(first / "stage_1")
-    (other / "chain.json").write_text(json.dumps(chain))
-    trainer = run(tmp_path / "out", 2, previous=other)
+    stages = read(first / "chain.json")["stages"]
+    stages[0]["gate"]["value"] = 123.0  # of other validation items
+    trainer = run(tmp_path / "out", 2, previous=copy_with(first, tmp_path, stages=stages))
     assert trainer.records[1].previous == pytest.approx(read(first / "chain.json")["stages"][0]["gate"]["value"])
     assert trainer.records[1].teacher == 1
