@@ -41,7 +41,19 @@ def test_all_pages_are_built_without_a_warning(pages):
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".data", ".engines", ".handlers", ".losses", ".networks", ".selection", ".transforms", ".tune", ".visualize"],
+    [
+        "",
+        ".annotation",
+        ".data",
+        ".engines",
+        ".handlers",
+        ".losses",
+        ".networks",
+        ".selection",
+        ".transforms",
+        ".tune",
+        ".visualize",
+    ],
 )
 def test_the_reference_has_all_public_names(pages, package):
     html = "".join(path.read_text(encoding="utf-8") for path in (pages / "reference").glob("*.html"))

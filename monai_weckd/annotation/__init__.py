@@ -18,7 +18,7 @@ from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.pictures import describe_image, image_png
 from monai_weckd.annotation.session import AnnotationSession, NoStageError, UnknownImageError
-from monai_weckd.annotation.store import LabelStore
+from monai_weckd.annotation.store import LabelStore, class_of
 
 __all__ = [
     "AnnotatedBundle",
@@ -30,6 +30,7 @@ __all__ = [
     "StageRunningError",
     "Suggestion",
     "UnknownImageError",
+    "class_of",
     "describe_image",
     "find_items",
     "image_png",

@@ -284,7 +284,8 @@ def _students(folder: Path) -> list[Path]:
     """Return the files of the accepted students in a folder; there is none before the first stage."""
     path = folder / "chain.json"
     stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    return [folder / stage["checkpoint"] for stage in stages if stage["accepted"]]
+    # where they are, and not where the file says
+    return [folder / f"stage_{number}" / "model.pt" for number, stage in enumerate(stages, 1) if stage["accepted"]]
 
 
 def _digest(students: Sequence[Path]) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from monai_weckd.files import write_atomically
 from monai_weckd.utils import nearest
 
-__all__ = ["LabelStore"]
+__all__ = ["LabelStore", "class_of"]
 
 
 class LabelStore:
@@ -118,3 +118,36 @@ class LabelStore:
                 f"label: expected one of the {len(self.classes)} classes, got {label!r}. "
                 f"{nearest(str(label), self.classes)}"
             )
+
+
+def class_of(content: bytes, classes: tuple[str, ...]) -> str:
+    """Return the class in a label's JSON.
+
+    Args:
+        content: the JSON, ``{"label": name}`` or ``{"idx": number}``.
+        classes: class names in the order of their indices.
+
+    Raises:
+        ValueError: When there is none.
+
+    Example::
+
+        >>> class_of(b'{"idx": 0}', ("Background", "Disc"))
+        'Background'
+
+    """
+    hint = 'Pass a file with {"label": name}.'
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(
+            f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}"
+        ) from None
+    if isinstance(found, dict) and isinstance(found.get("label"), str):
+        return str(found["label"])
+    index = found.get("idx") if isinstance(found, dict) else None
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
+        raise ValueError(
+            f"label: expected a class name, or an index below {len(classes)}, got {str(found)[:80]}. {hint}"
+        )
+    return classes[index]

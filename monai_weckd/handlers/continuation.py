@@ -103,8 +103,9 @@ class ChainContinuation:
         accepted = [record for record in records if record.accepted]
         taken = accepted if walker.options.teacher == "ensemble" else accepted[-1:]
         for record in taken:
-            content = self._student(self.chain["stages"][record.stage - 1])
-            network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+            network.load_state_dict(
+                torch.load(io.BytesIO(self._student(record.stage)), map_location="cpu", weights_only=True)
+            )
             walker.students.append(freeze(network))
         walker.records = records
         walker.accepted = replace(accepted[-1], value=_measure(walker.evaluator))
@@ -118,20 +119,25 @@ class ChainContinuation:
 
     def _bring_students(self, output_dir: Path) -> None:
         """Copy the earlier students, so that the files of the new folder name nothing outside it."""
-        for stage in self.chain["stages"]:
-            path = output_dir / stage["checkpoint"]
+        for stage in range(1, len(self.chain["stages"]) + 1):
+            path = output_dir / _student_file(stage)
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, self._student(stage))
 
-    def _student(self, stage: Mapping[str, Any]) -> bytes:
-        path = self.previous / stage["checkpoint"]
+    def _student(self, stage: int) -> bytes:
+        path = self.previous / _student_file(stage)
         content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != stage["sha256"]:
+        if hashlib.sha256(content).hexdigest() != self.chain["stages"][stage - 1]["sha256"]:
             raise ValueError(
                 f"{path}: expected the student that chain.json names, got {'another' if content else 'no'} file. "
                 "Restore it from a copy."
             )
         return content
+
+
+def _student_file(stage: int) -> Path:
+    """Return where ChainRecorder keeps a student; what a file says of that is not followed."""
+    return Path(f"stage_{stage}") / "model.pt"
 
 
 def _record(stage: Mapping[str, Any]) -> StageRecord:

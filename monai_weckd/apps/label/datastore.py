@@ -20,7 +20,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from monai_weckd.annotation import AnnotationSession
+from monai_weckd.annotation import AnnotationSession, class_of
 
 __all__ = ["FolderDatastore"]
 
@@ -211,36 +211,3 @@ class FolderDatastore(Datastore):
         if not tag.isidentifier():
             raise ValueError(f"tag: expected a word such as 'original', got {tag!r}. Pass another.")
         return self.files / str(tag) / f"{image_id}.json"
-
-
-def class_of(content: bytes, classes: tuple[str, ...]) -> str:
-    """Return the class in a label's JSON.
-
-    Args:
-        content: the JSON, ``{"label": name}`` or ``{"idx": number}``.
-        classes: class names in the order of their indices.
-
-    Raises:
-        ValueError: When there is none.
-
-    Example::
-
-        >>> class_of(b'{"idx": 0}', ("Background", "Disc"))
-        'Background'
-
-    """
-    hint = 'Pass a file with {"label": name}.'
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(
-            f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}"
-        ) from None
-    if isinstance(found, dict) and isinstance(found.get("label"), str):
-        return str(found["label"])
-    index = found.get("idx") if isinstance(found, dict) else None
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
-        raise ValueError(
-            f"label: expected a class name, or an index below {len(classes)}, got {str(found)[:80]}. {hint}"
-        )
-    return classes[index]

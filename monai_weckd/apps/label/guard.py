@@ -16,11 +16,13 @@ import base64
 import binascii
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 __all__ = ["Guard"]
+
+_HOST = re.compile(r"\[([0-9a-f:.]+)\](?::\d+)?|([^\[\]:/@]+)(?::\d+)?", re.IGNORECASE)
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -63,10 +65,10 @@ class Guard:
 
     def _refused(self, headers: MutableMapping[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        if self.hosts is not None and _name(f"//{host}") not in self.hosts:
+        if self.hosts is not None and _name(host) not in self.hosts:
             return 400, f"host: expected one of {sorted(self.hosts)}, got {host!r}. Use the address that was printed."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return 403, f"origin: expected a page of this server, got {origin!r}. Open the server's own page."
         if self.password is not None and not self._knows(headers.get("authorization", "")):
             return 401, "password: expected the server's, got none or another. Any user name will do."
@@ -83,11 +85,10 @@ class Guard:
         return hmac.compare_digest(given, str(self.password).encode())
 
 
-def _name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+def _name(host: str) -> str:
+    """Return a host's name without its port, "" where it is not one."""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]).lower() if match else ""
 
 
 async def _answer(send: Send, status: int, message: str) -> None:

@@ -1,0 +1,131 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""A user of the label server in a few lines, by REST alone: ask, label, train, and test on groups that it never saw."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.label_order import hold_out
+
+__all__ = ["UserAtTheScreen", "put_images"]
+
+
+def put_images(items: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Link images into a folder, with a manifest that has their groups and no labels."""
+    for item in items:
+        path = folder / item["id"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(item["image"])
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["file", "label", "group"], *([item["id"], "", item["group"]] for item in items)])
+
+
+class UserAtTheScreen:
+    """Label what the server asks for.
+
+    Args:
+        url: the server's address.
+        truth: class of each image by its id.
+
+    """
+
+    def __init__(self, url: str, truth: Mapping[str, str]) -> None:
+        self.url = url
+        self.truth = truth
+        self.speaker = requests.Session()
+        self.speaker.trust_env = False
+        self.waits: list[float] = []
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        """Return what is in the answer."""
+        began = time.perf_counter()
+        answer = self.speaker.request(method, self.url + path, timeout=600, **options)
+        answer.raise_for_status()
+        self.waits.append(time.perf_counter() - began)
+        return answer.json()
+
+    def label(self, count: int) -> None:
+        """Label so many images, each when it is asked for."""
+        for _ in range(count):
+            image = self.ask("POST", "/activelearning/chain", json={})["id"]
+            files = {"label": ("label.json", f'{{"label": "{self.truth[image]}"}}')}
+            self.ask("PUT", "/datastore/label", params={"image": image, "tag": "final"}, files=files)
+
+    def train(self) -> tuple[dict[str, Any], float]:
+        """Train a stage; returns what it did, and the seconds until the server said so."""
+        began = time.perf_counter()
+        self.ask("POST", "/train/chain")
+        while (state := self.ask("GET", "/weckd/state"))["training"]["running"]:
+            time.sleep(0.1)
+        if state["training"]["error"]:
+            raise RuntimeError(state["training"]["error"])
+        return state["stages"][-1], time.perf_counter() - began
+
+    def test(self, items: Sequence[Mapping[str, Any]]) -> float:
+        """Return the balanced accuracy on images that are uploaded one by one."""
+        right: dict[str, list[bool]] = {}
+        for item in items:
+            with Path(item["image"]).open("rb") as file:
+                name = Path(item["image"]).name
+                found = self.ask("POST", "/infer/chain", params={"output": "json"}, files={"file": (name, file)})
+            label = self.truth[item["id"]]
+            right.setdefault(label, []).append(found["label"] == label)
+        return sum(sum(hits) / len(hits) for hits in right.values()) / len(right)
+
+
+def main() -> None:
+    """Print a line for each stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", help="name of a bundle")
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
+    parser.add_argument("--stages", type=int, default=3)
+    args = parser.parse_args()
+    from tests.apps.label_server import LabelServer
+
+    items, test, truth = hold_out(args.dataset_dir, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder, "images")
+        put_images(items, studies)
+        options = ["--config_file", "pretrained.json"]
+        bundle = Path(__file__).resolve().parents[1] / "bundles" / args.bundle
+        settings = ("freeze_backbone=true",)
+        with LabelServer(studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle) as server:
+            user = UserAtTheScreen(server.url, truth)
+            began = time.perf_counter()
+            user.ask("POST", "/scoring/chain", params={"run_sync": "true"})
+            print(f"{len(items)} images looked at in {time.perf_counter() - began:.1f} s, {len(test)} held out")
+            for _ in range(args.stages):
+                user.waits.clear()
+                user.label(args.labels)
+                wait = 1000 * sum(user.waits) / args.labels
+                stage, seconds = user.train()
+                print(
+                    f"stage {stage['stage']}: {stage['labelled']} labels in training, "
+                    f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms for a label, "
+                    f"balanced accuracy {user.test(test):.3f}, memory {server.memory_mb():.0f} MiB",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
