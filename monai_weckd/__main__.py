@@ -25,6 +25,7 @@ from monai_weckd.bundle_copy import add_bundle
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
+from monai_weckd.pacs.command import add_pacs
 from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
 from monai_weckd.predict.command import add_predict
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_predict(commands)
     add_label(commands)
+    add_pacs(commands)
     return parser
 
 

@@ -1,0 +1,170 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["add_pacs"]
+
+_SHOWN = 10
+_URL = "the DICOMweb service, such as https://host/dicom-web"
+
+T = TypeVar("T")
+
+
+def add_pacs(commands: Any) -> None:
+    """Add the commands ``fetch``, ``send`` and ``manifest``.
+
+    Args:
+        commands: the subparsers of ``python -m monai_weckd``.
+
+    """
+    parser = commands.add_parser("fetch", help="bring DICOM series from a DICOMweb server", allow_abbrev=False)
+    parser.set_defaults(run=_fetch)
+    parser.add_argument("--url", required=True, help=_URL)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the series and index.csv")
+    parser.add_argument("--modality", help="series of this modality, such as MR")
+    parser.add_argument("--study_date", metavar="DATE", help="studies of a date or range, such as 20200101-20201231")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="what else to match; repeatable"
+    )
+    parser = commands.add_parser("send", help="store structured reports on a DICOMweb server", allow_abbrev=False)
+    parser.set_defaults(run=_send)
+    parser.add_argument("--url", required=True, help=_URL)
+    parser.add_argument("--input", type=Path, required=True, help="a report, or a folder to search")
+    parser = commands.add_parser(
+        "manifest", help="label fetched series by structured reports: write manifest.csv", allow_abbrev=False
+    )
+    parser.set_defaults(run=_manifest)
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of fetched series")
+    parser.add_argument("--reports", type=Path, required=True, help="folder of fetched reports")
+    parser.add_argument("--unverified", action="store_true", help="take those, too, that no person has verified")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    filters = _filters(args)
+    from monai_weckd.data.dicom_errors import DicomReadError
+    from monai_weckd.pacs.errors import DicomwebObjectError
+    from monai_weckd.pacs.fetch import series_folder
+
+    server = _server(args.url)
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    try:
+        with series_folder(server, args.output_dir) as folder:
+            for series in _progress(server.series(filters), unit="series"):
+                try:
+                    fetched = folder.fetch(series)
+                except (DicomwebObjectError, DicomReadError) as fault:
+                    faults.append(str(fault))
+                    continue
+                counts["instances"] += fetched
+                counts["fetched" if fetched else "whole"] += 1
+    except KeyboardInterrupt:
+        raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
+    _tell(faults)
+    print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
+    print(f"files   {counts['instances']} fetched into {args.output_dir}")
+    if faults:
+        raise ValueError(f"{args.url}: expected all series, got {len(faults)} that cannot be fetched.")
+    if not counts:
+        raise ValueError(f"{args.url}: expected series that match, got none. Look at the filters.")
+
+
+def _send(args: argparse.Namespace) -> None:
+    from monai_weckd.pacs.send import list_reports, send_reports
+
+    reports = list_reports(args.input)
+    ledger = (args.input if args.input.is_dir() else args.input.parent) / "sent.csv"
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    try:
+        for sent in _progress(send_reports(_server(args.url), reports, ledger), unit="report"):
+            counts[sent.outcome] += 1
+            faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []
+    except KeyboardInterrupt:
+        raise InterruptedError(f"stopped after {counts.total()} reports; run it again to go on") from None
+    _tell(faults)
+    print(f"reports {counts['stored']} stored, {counts['there already']} there already, {counts['refused']} refused")
+    print(f"ledger  {ledger}")
+    if faults:
+        raise ValueError(f"{args.url}: expected to store all reports, got {len(faults)} refused. See {ledger}.")
+
+
+def _manifest(args: argparse.Namespace) -> None:
+    from monai_weckd.pacs.labels import write_manifest
+
+    counts = write_manifest(args.dataset_dir, args.reports, unverified=args.unverified)
+    print(f"items   {counts.pop('labelled')} labelled, {counts.pop('unlabelled')} not")
+    for reason, count in sorted(counts.items()):
+        print(f"reports {count} passed over: {reason}")
+    print(f"written {args.dataset_dir / 'manifest.csv'}")
+
+
+def _filters(args: argparse.Namespace) -> dict[str, str]:
+    """Return what to match by keyword, from all options."""
+    filters = {}
+    if args.modality is not None:
+        filters["Modality"] = args.modality
+    if args.study_date is not None:
+        if not re.fullmatch(r"\d{8}(-(\d{8})?)?|-\d{8}", args.study_date):
+            raise ValueError(f"study_date: expected YYYYMMDD or a range with -, got {args.study_date!r}. Correct it.")
+        filters["StudyDate"] = args.study_date
+    for text in args.filter:
+        keyword, _, value = text.partition("=")
+        filters[_checked_keyword(keyword)] = value
+        if not value:
+            raise ValueError(f"filter: expected KEYWORD=VALUE, got {text!r}. Write for example BodyPartExamined=BRAIN.")
+    if not filters:
+        raise ValueError("filter: expected at least one, got none. Pass --modality, --study_date or --filter.")
+    return filters
+
+
+def _checked_keyword(keyword: str) -> str:
+    from pydicom.datadict import keyword_dict
+
+    if keyword not in keyword_dict:
+        near = difflib.get_close_matches(keyword, keyword_dict, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Look it up in the DICOM standard."
+        raise ValueError(f"filter: expected a DICOM keyword, got {keyword!r}. {hint}")
+    return keyword
+
+
+def _server(url: str) -> Any:
+    from monai_weckd.pacs.server import DicomwebServer
+
+    # it repeats what the server says, which may be anything; what counts is told by the command
+    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
+    return DicomwebServer(url)
+
+
+def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
+    """Yield the items, with a progress bar where there is a terminal and tqdm is installed."""
+    from monai.utils import optional_import
+
+    tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
+    # disable=None: tqdm's own way to stay quiet where there is no terminal
+    yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
+
+
+def _tell(faults: Sequence[str]) -> None:
+    for fault in faults[:_SHOWN]:
+        print(f"bad     {fault}")
+    if len(faults) > _SHOWN:
+        print(f"bad     and {len(faults) - _SHOWN} more")

@@ -1,0 +1,99 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+__all__ = ["PASSWORD", "USER", "DicomwebError", "DicomwebObjectError", "failure_text", "may_pass", "told_error"]
+
+USER, PASSWORD = "MONAI_WECKD_PACS_USER", "MONAI_WECKD_PACS_PASSWORD"
+_LATER = (408, 429)  # 4xx that mean: ask again
+_LOGIN = (401, 403)
+
+
+class DicomwebError(OSError):
+    """The server cannot be worked with; the message is one line that names a URL without query and credentials."""
+
+
+class DicomwebObjectError(ValueError):
+    """One object of the server cannot be used, others may; the message is one line."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether a request that failed may succeed when it is made again.
+
+    Args:
+        error: what it raised.
+
+    """
+    from requests import exceptions
+
+    status = _status(error)
+    if status is not None:
+        return status in _LATER or status >= 500
+    broken = (EOFError, exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError)
+    return isinstance(error, broken) and not isinstance(error, exceptions.SSLError)
+
+
+def told_error(place: str, error: Exception) -> DicomwebError | DicomwebObjectError:
+    """Return the error to raise: what the server or a library says may quote a patient's name, a query or a password.
+
+    Args:
+        place: the URL, without a query.
+        error: what the request raised.
+
+    """
+    status = _status(error)
+    if status is None:
+        return DicomwebError(f"{place}: expected an answer, got {_reason(error)}. See that the server runs, and go on.")
+    if status in _LOGIN:
+        return DicomwebError(f"{place}: expected access, got {status}. Set {USER} and {PASSWORD}, or use .netrc.")
+    if may_pass(error):
+        return DicomwebError(f"{place}: expected an answer, got {status} again and again. Run it again later.")
+    return DicomwebObjectError(f"{place}: expected an answer, got {status}{_refusal(error)}. Look at the URL.")
+
+
+def failure_text(item: Dataset) -> str:
+    """Return why an instance was not stored, by the number that the standard has for it (PS3.18, I.2).
+
+    Args:
+        item: an item of the answer's sequence of failures.
+
+    """
+    return f"failure reason {int(item.get('FailureReason') or 0):04X}"
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the operating system says, or the kind of the error: its own text quotes the query."""
+    if isinstance(error, EOFError):
+        return "one that breaks off"
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
+
+
+def _refusal(error: Any) -> str:
+    """Return why an instance was not stored, where the answer is a list of what failed."""
+    try:
+        answer = Dataset.from_json(error.response.json())
+        return f", {failure_text(answer.FailedSOPSequence[0])}"
+    except Exception:  # the body is for people, or empty; what counts is the status
+        return ""

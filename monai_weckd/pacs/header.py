@@ -1,0 +1,40 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from pydicom import dcmread
+
+from monai_weckd.data.dicom_errors import named_errors
+
+__all__ = ["read_header"]
+
+
+def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[str, ...]:
+    """Return the text of some elements of a DICOM file, empty where absent; nothing else of the header is kept.
+
+    Args:
+        path: the file.
+        keywords: the elements.
+        name: what an error calls the file, default None: its path.
+
+    Raises:
+        DicomReadError: When it is no DICOM file.
+
+    """
+    with warnings.catch_warnings(), named_errors(name or str(path)):
+        # they quote values that are not as the standard wants them
+        warnings.simplefilter("ignore", UserWarning)
+        header = dcmread(path, specific_tags=list(keywords), stop_before_pixels=True)
+        return tuple(str(header.get(keyword) or "").strip() for keyword in keywords)

@@ -1,0 +1,94 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from monai_weckd.data import DicomReadError, read_classification_sr
+from monai_weckd.data.datalist import image_files
+from monai_weckd.files import write_atomically
+from monai_weckd.pacs.index import SeriesIndex, instance_files
+from monai_weckd.tables import table_text
+
+__all__ = ["write_manifest"]
+
+
+def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False) -> Counter[str]:
+    """Write ``manifest.csv`` for fetched series, labelled by what structured reports say; returns some counts.
+
+    An item is a series if some report is about a whole one of several instances, else an instance. Its group is the
+    patient, as in ``index.csv``. What no report is about is unlabeled.
+
+    Args:
+        dataset_dir: folder of fetched series.
+        reports: folder of fetched reports; of another kind than
+            ``ClassificationSRWriter``'s are passed over.
+        unverified: whether reports count that no person has verified, default False.
+
+    Raises:
+        FileExistsError: When there is a manifest already.
+        ValueError: When there is no series in the folder, no report of one, or two reports differ about an item.
+
+    """
+    manifest = dataset_dir / "manifest.csv"
+    if manifest.exists():
+        raise FileExistsError(f"dataset_dir: expected no manifest.csv, got {manifest}. Move it away to have it anew.")
+    if not dataset_dir.is_dir() or not (index := SeriesIndex(dataset_dir)).rows:
+        raise ValueError(f"dataset_dir: expected fetched series, got none in {dataset_dir}. Run fetch.")
+    instances = {uid: [path.stem for path in instance_files(dataset_dir / uid)] for uid in index.rows}
+    labels, counts = _labels(reports, instances, unverified=unverified)
+    if not labels:
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
+        raise ValueError(
+            f"reports: expected some of images in {dataset_dir}, got {told} in {reports}. See --unverified."
+        )
+    by_series = any(file in instances for file in labels)
+    rows = []
+    for series, row in index.rows.items():
+        files = [f"{series}/{uid}.dcm" for uid in instances[series]]
+        if series in labels or (by_series and not any(file in labels for file in files)):
+            files = [series]
+        rows += [{"file": file, "label": labels.get(file, ""), "group": row.group} for file in files]
+    write_atomically(manifest, table_text(["file", "label", "group"], rows))
+    counts["labelled"], counts["unlabelled"] = len(labels), len(rows) - len(labels)
+    return counts
+
+
+def _labels(reports: Path, instances: dict[str, list[str]], *, unverified: bool) -> tuple[dict[str, str], Counter[str]]:
+    """Return the class of each item that a report is about; a report that a person has verified goes before others."""
+    series_of = {uid: series for series, uids in instances.items() for uid in uids}
+    verified: dict[str, str] = {}
+    others: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for path in image_files(reports):
+        try:
+            report = read_classification_sr(path)
+        except DicomReadError:
+            counts["of another kind"] += 1
+            continue
+        series = series_of.get(report.images[0])
+        if series is None:
+            counts["of other images"] += 1
+        elif not (report.verified or unverified):
+            counts["unverified"] += 1
+        else:
+            item = series if len(report.images) > 1 else f"{series}/{report.images[0]}.dcm"
+            _set(verified if report.verified else others, item, report.predicted)
+    return {**others, **verified}, counts
+
+
+def _set(labels: dict[str, str], item: str, label: str) -> None:
+    if labels.setdefault(item, label) != label:
+        raise ValueError(
+            f"reports: expected one class for {item}, got {labels[item]!r} and {label!r}. Remove a report of it."
+        )

@@ -1,0 +1,315 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydicom.dataset import Dataset
+
+from monai_weckd.pacs.errors import (
+    PASSWORD,
+    USER,
+    DicomwebError,
+    DicomwebObjectError,
+    failure_text,
+    may_pass,
+    told_error,
+)
+from monai_weckd.pacs.header import read_header
+from monai_weckd.pacs.multipart import boundary_of, single_part
+
+__all__ = ["DicomwebServer", "Series", "is_uid"]
+
+_STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_PIECE = 2**18
+_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+_PAGE = 100  # results of a query that are asked for at once
+_WAITS = (1, 2, 4, 8)  # seconds before each further attempt
+
+T = TypeVar("T")
+
+
+class Series(NamedTuple):
+    """A series of the server.
+
+    Args:
+        study: its study's instance UID.
+        uid: its own.
+    """
+
+    study: str
+    uid: str
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text is a UID, and so a file name without harm: numbers with dots between them, 64 characters.
+
+    Example::
+
+        >>> is_uid("1.2.840"), is_uid("../1.2"), is_uid("1..2")
+        (True, False, False)
+
+    """
+    return len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text) is not None
+
+
+class DicomwebServer:
+    """Ask a DICOMweb server (QIDO-RS), take objects from it (WADO-RS) and give it some (STOW-RS).
+
+    A request that fails for the moment (no connection, an answer that breaks off, 408, 429, 5xx) is made again after
+    1, 2, 4 and 8 seconds; other refusals are told at once. User and password come from the environment,
+    ``MONAI_WECKD_PACS_USER`` and ``MONAI_WECKD_PACS_PASSWORD``, or from ``.netrc``. Needs ``dicomweb-client``.
+
+    Args:
+        url: where the service is, such as ``https://host/dicom-web``.
+
+    Raises:
+        ImportError: When dicomweb-client is not installed.
+        ValueError: When the URL is none or holds a password, or the environment has only one of user and password.
+
+    """
+
+    def __init__(self, url: str) -> None:
+        web, session_utils = _dicomweb_client()
+        self.url = _checked_url(url)
+        self._session = session_utils.create_session()
+        user, password = os.environ.get(USER), os.environ.get(PASSWORD)
+        if (user is None) != (password is None):
+            raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
+        if user is not None:
+            self._session.auth = (user, password)
+        # UIDs that are not quite as the standard wants them are checked by is_uid
+        self._client = web.DICOMwebClient(self.url, session=self._session, permissive_uid=True, timeout=_TIMEOUT)
+        self._client.set_http_retry_params(retry=False)
+
+    def series(self, filters: Mapping[str, str]) -> Iterator[Series]:
+        """Yield the series that match, page by page; their UIDs are as the server gives them.
+
+        Args:
+            filters: what to match, by DICOM keyword.
+
+        Raises:
+            DicomwebError: When the server gives the same full page again: it does not know the rest.
+
+        """
+        search = partial(self._client.search_for_series, search_filters=dict(filters))
+        for study, uid in self._pages("series", search, _STUDY, _SERIES):
+            yield Series(study, uid)
+
+    def instances(self, series: Series) -> list[str]:
+        """Return the UIDs of a series' instances.
+
+        Args:
+            series: the series.
+
+        Raises:
+            DicomwebObjectError: When a UID of it is none, or it has no instance.
+
+        """
+        place = f"studies/{series.study}/series/{series.uid}"
+        if not all(map(is_uid, series)):
+            raise DicomwebObjectError(f"{self.url}/series: expected UIDs of a series and its study, got other text.")
+        search = partial(self._client.search_for_instances, *series)
+        found = [uid for (uid,) in self._pages(f"{place}/instances", search, _INSTANCE)]
+        if not found or not all(map(is_uid, found)):
+            got = "other text" if found else "none"
+            raise DicomwebObjectError(f"{self.url}/{place}: expected UIDs of instances, got {got}.")
+        return found
+
+    def has(self, study: str, instance: str) -> bool:
+        """Return whether the server has an instance.
+
+        Args:
+            study: its study's instance UID.
+            instance: its own.
+
+        """
+        search = partial(self._client.search_for_instances, study, search_filters={"SOPInstanceUID": instance})
+        found = self._results(f"studies/{study}/instances", search)
+        return any(_value(entry, _INSTANCE) == instance for entry in found)
+
+    def retrieve(self, series: Series, instance: str, path: Path) -> None:
+        """Write an instance to a file, byte for byte as the server sends it; several threads may do so at once.
+
+        Args:
+            series: its series.
+            instance: its UID.
+            path: the file, which may be a part of it when this raises.
+
+        Raises:
+            DicomwebObjectError: When the server refuses it, or sends something else.
+
+        """
+        place = _place(series, instance)
+        self._call(place, partial(self._download, place, path))
+
+    def check(self, series: Series, instance: str, path: Path) -> None:
+        """Check that what was retrieved is what was asked for.
+
+        Args:
+            series: its series.
+            instance: its UID.
+            path: the file.
+
+        Raises:
+            DicomwebObjectError: When it is another object.
+            DicomReadError: When it is no DICOM file.
+
+        """
+        name = f"{self.url}/{_place(series, instance)}"
+        if read_header(path, "SeriesInstanceUID", "SOPInstanceUID", name=name) != (series.uid, instance):
+            raise DicomwebObjectError(f"{name}: expected the instance that was asked for, got another.")
+
+    def store(self, dataset: Dataset) -> str:
+        """Store an instance, unless the server has it; returns ``"stored"`` or ``"there already"``.
+
+        Args:
+            dataset: the instance.
+
+        Raises:
+            DicomwebObjectError: When the server refuses it.
+
+        """
+        place = f"studies/{dataset.StudyInstanceUID}"
+        before: list[bool] = []
+
+        def attempt() -> Dataset | None:
+            # asked before each attempt: what broke off may have arrived
+            before.append(self.has(dataset.StudyInstanceUID, dataset.SOPInstanceUID))
+            return None if before[-1] else self._sent(dataset)
+
+        answer = self._call(place, attempt)
+        if answer is not None:
+            self._check_stored(place, dataset, answer)
+        return "there already" if before[0] else "stored"
+
+    def _sent(self, dataset: Dataset) -> Dataset:
+        from requests import RequestException
+
+        try:
+            answer: Dataset = self._client.store_instances([dataset])
+        except Exception as error:
+            if isinstance(error, RequestException) and not isinstance(error, ValueError):
+                raise
+            return Dataset()  # an answer that cannot be parsed, with any error; whether it is stored is asked then
+        return answer
+
+    def _check_stored(self, place: str, dataset: Dataset, answer: Dataset) -> None:
+        uid = dataset.SOPInstanceUID
+        for item in answer.get("FailedSOPSequence") or ():
+            if item.get("ReferencedSOPInstanceUID") == uid:
+                raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got {failure_text(item)}.")
+        accepted = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or ()]
+        if uid not in accepted and not self.has(dataset.StudyInstanceUID, uid):
+            raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got no word of it.")
+
+    def _pages(self, place: str, search: Callable[..., Any], *tags: str) -> Iterator[tuple[str, ...]]:
+        """Yield the values of some elements of each result once; ends with a page in which nothing is new."""
+        seen: set[tuple[str, ...]] = set()
+        offset = 0
+        # a page that is shorter than asked for is not the last one where the server has a limit of its own
+        while page := self._results(place, partial(search, limit=_PAGE, offset=offset)):
+            found = dict.fromkeys(tuple(_value(entry, tag) for tag in tags) for entry in page)
+            new = [values for values in found if values not in seen]
+            if not new:
+                if len(page) == _PAGE:
+                    raise DicomwebError(
+                        f"{self.url}/{place}: expected further results after {len(seen)}, got the same ones: the "
+                        "server knows no offset. Narrow the query with --filter."
+                    )
+                return
+            seen.update(new)
+            yield from new
+            offset += len(page)
+
+    def _results(self, place: str, search: Callable[[], Any]) -> list[Any]:
+        found = self._call(place, search)
+        if not isinstance(found, list):
+            raise DicomwebError(f"{self.url}/{place}: expected a list of results, got other JSON. Look at the URL.")
+        return found
+
+    def _download(self, place: str, path: Path) -> None:
+        from requests import RequestException
+
+        headers = {
+            "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
+            "Accept-Encoding": "identity",  # pixels are hardly smaller when compressed once more
+        }
+        url = f"{self.url}/{place}"
+        with self._session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            response.raise_for_status()
+            try:
+                boundary = boundary_of(response.headers.get("Content-Type", ""))
+                with path.open("wb") as file:
+                    for piece in single_part(response.iter_content(_PIECE), boundary):
+                        file.write(piece)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except ValueError as error:
+                raise DicomwebObjectError(f"{url}: {error}") from None
+            except OSError as error:
+                if isinstance(error, RequestException):
+                    raise
+                raise OSError(f"{path}: cannot be written ({error.strerror}). Free some room, and go on.") from None
+
+    def _call(self, place: str, request: Callable[[], T]) -> T:
+        """Return what a request returns, which is made again as long as its failure may pass."""
+        from requests import RequestException
+
+        waits = iter(_WAITS)
+        while True:
+            try:
+                return request()
+            except (RequestException, EOFError) as error:
+                wait = next(waits, None)
+                if wait is None or not may_pass(error):
+                    raise told_error(f"{self.url}/{place}", error) from None
+            time.sleep(wait)
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        # not even the name is repeated
+        raise ValueError(f"url: expected no user and password in it, got some. Set {USER} and {PASSWORD}.")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"url: expected http(s)://host/path, got {url!r}. Pass where the server has DICOMweb.")
+    return urlunsplit(parts).rstrip("/")
+
+
+def _place(series: Series, instance: str) -> str:
+    return f"studies/{series.study}/series/{series.uid}/instances/{instance}"
+
+
+def _value(entry: Any, tag: str) -> str:
+    try:
+        return str(entry[tag]["Value"][0])
+    except (KeyError, IndexError, TypeError):
+        return ""
+
+
+def _dicomweb_client() -> tuple[Any, Any]:
+    try:
+        from dicomweb_client import session_utils, web
+    except ImportError as error:
+        raise ImportError(
+            "dicomweb_client: expected to be installed, got none. "
+            "Run pip install 'monai-weckd[pacs]' or pip install dicomweb-client."
+        ) from error
+    return web, session_utils

@@ -1,0 +1,220 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The commands against a real server, which dies in between."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import PATIENT, dicom_dataset
+from fake_dicomweb import dicom_bytes
+from prediction_models import CLASSES, OTOSCOPY, untrained_model
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
+pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
+
+import orthanc_server
+
+from monai_weckd.__main__ import main
+from monai_weckd.data import load_datalist, read_classification_sr, verify_images
+from monai_weckd.pacs.server import DicomwebServer
+from monai_weckd.tables import read_table
+
+pytestmark = pytest.mark.skipif(bool(orthanc_server.missing()), reason=orthanc_server.missing() or "it is there")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    found = orthanc_server.Orthanc(tmp_path_factory.mktemp("orthanc"))
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def pacs(server, monkeypatch):
+    """The server, empty, with its user and password in the environment; there is little patience."""
+    if server.process.poll() is not None:
+        server.start()
+    server.clear()
+    monkeypatch.setenv("MONAI_WECKD_PACS_USER", orthanc_server.LOGIN[0])
+    monkeypatch.setenv("MONAI_WECKD_PACS_PASSWORD", orthanc_server.LOGIN[1])
+    monkeypatch.setattr("monai_weckd.pacs.server._WAITS", (0.01, 0.02))
+    yield server
+    assert list(server.folder.glob("core*")) == []
+
+
+def pictures(count, *, per_series=1, patients=3):
+    """Return pictures in color by their UIDs: a study and a patient for each series."""
+    found, rng = {}, np.random.default_rng(0)
+    for number in range(count):
+        if number % per_series == 0:
+            series = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        dataset = dicom_dataset(pixels, **series, PatientID=f"{PATIENT['PatientID']}-{number % patients}")
+        found[str(dataset.SOPInstanceUID)] = dicom_bytes(dataset)
+    return found
+
+
+def run(command, *options):
+    return main([command, *map(str, options)])
+
+
+def fetch(pacs, folder, modality="OT"):
+    return run("fetch", "--url", pacs.url, "--output_dir", folder, "--modality", modality)
+
+
+def fetched(folder):
+    return {path.stem: path.read_bytes() for path in folder.rglob("*.dcm")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who listens where")
+def test_it_listens_on_this_machine_only(pacs):
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{pacs.port:04X}")}
+    assert listening == {f"0100007F:{pacs.port:04X}"}
+
+
+def test_no_access(capsys, pacs, monkeypatch, tmp_path):
+    monkeypatch.setenv("MONAI_WECKD_PACS_PASSWORD", "wr0ng")
+    assert fetch(pacs, tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert f"{pacs.url}/series: expected access, got 401." in error
+    assert "wr0ng" not in error
+
+
+def test_there_and_back(capsys, pacs, monkeypatch, tmp_path):
+    monkeypatch.setattr("monai_weckd.pacs.server._PAGE", 3)
+    originals = pictures(7)
+    compressed = dcmread(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))
+    path = Path(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))
+    originals[str(compressed.SOPInstanceUID)] = path.read_bytes()
+    for content in originals.values():
+        pacs.put(content)
+    images, reports = tmp_path / "images", tmp_path / "reports"
+    assert fetch(pacs, images) == 0
+    assert fetched(images) == originals
+
+    model = untrained_model(tmp_path / "output", spatial_size=[64, 64])
+    options = ["--bundle", OTOSCOPY, "--ckpt", model, "--input", images, "--output", tmp_path / "out.csv"]
+    assert run("predict", *options, "--write_sr", reports) == 0
+    rows = read_table((tmp_path / "out.csv").read_text())
+    assert [row["reason"] for row in rows] == [""] * 8
+    assert run("send", "--url", pacs.url, "--input", reports) == 0
+    assert run("send", "--url", pacs.url, "--input", reports) == 0
+    assert len(pacs.get("instances")) == 16
+
+    assert fetch(pacs, tmp_path / "back", "SR") == 0
+    assert fetched(tmp_path / "back") == {
+        str(dcmread(path).SOPInstanceUID): path.read_bytes() for path in reports.glob("*.dcm")
+    }
+    found = {}
+    for file in (tmp_path / "back").rglob("*.dcm"):
+        report = read_classification_sr(file)
+        found[report.images[0]] = (report.predicted, report.probabilities)
+    assert found == {
+        Path(row["file"]).stem: (row["predicted"], {name: float(row[f"probability_{name}"]) for name in CLASSES})
+        for row in rows
+    }
+
+    # the circle closes: the reports are labels
+    options = ["--dataset_dir", images, "--reports", tmp_path / "back"]
+    assert run("manifest", *options, "--unverified") == 0
+    datalist = verify_images(load_datalist(images, classes=CLASSES))
+    labels = {Path(item["id"]).stem: CLASSES[item["label"]] for item in datalist.items}
+    assert labels == {uid: predicted for uid, (predicted, _) in found.items()}
+    assert len({item["group"] for item in datalist.items}) == 4
+    text = "".join(capsys.readouterr())
+    assert re.findall("reports (.*) refused", text) == ["8 stored, 0 there already, 0", "0 stored, 8 there already, 0"]
+    text += "".join(path.read_text() for path in tmp_path.rglob("*.csv"))
+    assert [word for word in (*PATIENT.values(), *orthanc_server.LOGIN[1:], "Lestrade") if word in text] == []
+
+
+def killing(monkeypatch, pacs, name, number, *, after=False, then=lambda: None):
+    """Let the server die when a method is called for the n-th time."""
+    method, count = getattr(DicomwebServer, name), []
+
+    def called(self, *args):
+        count.append(args)
+        due = len(count) == number
+        if due and not after:
+            pacs.kill()
+            then()
+        result = method(self, *args)
+        if due and after:
+            pacs.kill()
+            then()
+        return result
+
+    monkeypatch.setattr(DicomwebServer, name, called)
+
+
+def test_a_server_that_dies_while_series_are_fetched(capsys, pacs, monkeypatch, tmp_path):
+    originals = pictures(60, per_series=20)
+    for content in originals.values():
+        pacs.put(content)
+    out = tmp_path / "out"
+    for number in (1, 10, 30):  # in the first series, in the next ones
+        with monkeypatch.context() as patched:
+            killing(patched, pacs, "retrieve", number)
+            assert fetch(pacs, out) == 1
+        assert (
+            "expected an answer, got Connection refused. See that the server runs, and go on."
+            in capsys.readouterr().err
+        )
+        assert all(len(list(folder.glob("*.dcm"))) == 20 for folder in out.iterdir() if folder.is_dir())
+        pacs.start()
+    assert len(pacs.get("instances")) == 60
+    assert fetch(pacs, out) == 0
+    assert fetched(out) == originals
+    rows = read_table((out / "index.csv").read_text())
+    assert [row["instances"] for row in rows] == ["20"] * 3
+
+
+def test_a_server_that_comes_back_is_waited_for(pacs, monkeypatch, tmp_path):
+    originals = pictures(10, per_series=10)
+    for content in originals.values():
+        pacs.put(content)
+    monkeypatch.setattr("monai_weckd.pacs.server._WAITS", (0.1,) * 100)
+    killing(monkeypatch, pacs, "retrieve", 5, then=pacs.start)
+    assert fetch(pacs, tmp_path / "out") == 0
+    assert fetched(tmp_path / "out") == originals
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_server_that_dies_while_reports_are_sent(pacs, monkeypatch, tmp_path, after):
+    from monai_weckd.data import ClassificationSRWriter
+
+    writer = ClassificationSRWriter(CLASSES, model="m", version="1", bundle="b")
+    for number, content in enumerate(pictures(8, per_series=4).values()):
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+        (tmp_path / "reports").mkdir(exist_ok=True)
+        writer.write(tmp_path / "reports" / f"{number}.dcm", [0.1, 0.2, 0.3, 0.4], source=tmp_path / f"{number}.dcm")
+    for name, number in (("_sent", 3), ("store", 5), ("_sent", 2)):
+        with monkeypatch.context() as patched:
+            killing(patched, pacs, name, number, after=after)
+            assert run("send", "--url", pacs.url, "--input", tmp_path / "reports") == 1
+        pacs.start()
+    assert run("send", "--url", pacs.url, "--input", tmp_path / "reports") == 0
+    expected = {str(dcmread(path).SOPInstanceUID): path.read_bytes() for path in (tmp_path / "reports").glob("*.dcm")}
+    assert pacs.contents() == expected
+    rows = read_table((tmp_path / "reports" / "sent.csv").read_text())
+    stored = [row["instance"] for row in rows if row["outcome"] == "stored"]
+    assert len(set(stored)) == len(stored)
+    assert {row["instance"] for row in rows} == set(expected)
