@@ -124,8 +124,10 @@ def series_folder(server: DicomwebServer, root: Path) -> Iterator[SeriesFolder]:
         with FileLock(root / ".lock", timeout=0):
             folder = SeriesFolder(server, root)
             folder.parts.mkdir(exist_ok=True)
-            yield folder
-            if not any(folder.parts.iterdir()):
-                folder.parts.rmdir()
+            try:
+                yield folder
+            finally:
+                if not any(folder.parts.iterdir()):
+                    folder.parts.rmdir()
     except Timeout:
         raise ValueError(f"output_dir: expected one fetch at a time into {root}, got another. Wait for it.") from None

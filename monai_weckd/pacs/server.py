@@ -39,7 +39,7 @@ __all__ = ["DicomwebServer", "Series", "is_uid"]
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PIECE = 2**18
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
-_PAGE = 100  # results of a query that are asked for at once
+_PAGE = 500  # results of a query that are asked for at once
 _WAITS = (1, 2, 4, 8)  # seconds before each further attempt
 
 T = TypeVar("T")
@@ -92,8 +92,8 @@ class DicomwebServer:
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)
         if (user is None) != (password is None):
             raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
-        if user is not None:
-            self._session.auth = (user, password)
+        if user is not None and password is not None:
+            self._session.auth = (user.encode(), password.encode())
         # UIDs that are not quite as the standard wants them are checked by is_uid
         self._client = web.DICOMwebClient(self.url, session=self._session, permissive_uid=True, timeout=_TIMEOUT)
         self._client.set_http_retry_params(retry=False)

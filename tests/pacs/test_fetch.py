@@ -76,7 +76,7 @@ def test_arguments_are_checked(capsys, fake, waits, tmp_path, options, message):
 def test_all_filters_are_sent(capsys, fake, waits, tmp_path):
     options = ["--study_date", "20200101-", "--filter", "BodyPartExamined=BRAIN", "--filter", "StudyID=a=b c"]
     assert fetch(fake, tmp_path / "out", *options) == 1
-    query = "BodyPartExamined=BRAIN&Modality=OT&StudyDate=20200101-&StudyID=a%3Db+c&limit=100&offset=0"
+    query = "BodyPartExamined=BRAIN&Modality=OT&StudyDate=20200101-&StudyID=a%3Db+c&limit=500&offset=0"
     assert fake.requests == [f"/dicom-web/series?{query}"]
     assert capsys.readouterr().err == f"error: {fake.url}: expected series that match, got none. Look at the filters.\n"
 

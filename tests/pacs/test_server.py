@@ -107,7 +107,7 @@ def test_pages_go_on_until_nothing_is_new(monkeypatch, fake, server, most, reque
 
 def test_filters_are_sent(fake, server):
     list(server.series({"Modality": "OT", "StudyDate": "20200101-20201231"}))
-    assert fake.requests == ["/dicom-web/series?Modality=OT&StudyDate=20200101-20201231&limit=100&offset=0"]
+    assert fake.requests == ["/dicom-web/series?Modality=OT&StudyDate=20200101-20201231&limit=500&offset=0"]
 
 
 def test_a_server_without_offset_is_asked_twice_at_most(monkeypatch, fake, server):
@@ -205,12 +205,13 @@ def test_nobody_there_is_told(waits):
 @pytest.mark.parametrize("way", ["environment", "netrc"])
 def test_logins(fake, waits, monkeypatch, tmp_path, way):
     fake.fill()
-    fake.login = basic("ada", "s3cret")
+    fake.login = basic("ada", "s3cr\u20act")
     if way == "environment":
         monkeypatch.setenv("MONAI_WECKD_PACS_USER", "ada")
-        monkeypatch.setenv("MONAI_WECKD_PACS_PASSWORD", "s3cret")
+        monkeypatch.setenv("MONAI_WECKD_PACS_PASSWORD", "s3cr\u20act")
     else:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password s3cret\n")
+        fake.login = basic("ada", "s3cret")
         (tmp_path / "netrc").chmod(0o600)
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert len(list(DicomwebServer(fake.url).series({}))) == 2
