@@ -81,7 +81,9 @@ def tables(found: Sequence[Mapping[str, Any]]) -> str:
         runs = (
             f"{content['finished']} of {content['runs']} runs, {content['groups']} groups, {len(about['seeds'])} seeds."
         )
-        parts += [title, f"{runs} {date}, {processor}.", "\n".join(rows(content)), " ".join(content["verdicts"])]
+        settings = f"Settings: `{' '.join(about['set'])}`."
+        about_it = f"{runs} {settings} {date}, {processor}."
+        parts += [title, about_it, "\n".join(rows(content)), " ".join(content["verdicts"])]
     return "\n\n".join(parts) + "\n"
 
 
