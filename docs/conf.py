@@ -36,7 +36,7 @@ myst_heading_anchors = 3
 nitpicky = True
 # the documentation is built without a network, hence without the inventories of other projects
 nitpick_ignore_regex = [
-    ("py:.*", r"(argparse|collections|ignite|monai|np|numpy|optuna|os|pathlib|torch)\..*"),
+    ("py:.*", r"(argparse|collections|ignite|monai|np|numpy|optuna|os|pathlib|pydicom|torch)\..*"),
     # names that are imported for type checking alone, which autodoc cannot look up
     ("py:class", "BaseTrial|DataLoader|Evaluator|EventEnum|Optimizer|Path|SupervisedTrainer"),
     # of the project, and not public

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -92,12 +93,15 @@ def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path)
     journal = Journal(ledger, Sent._fields)
     for uid, file in reports.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with named_errors(str(file)):
-            dataset = dcmread(file)
-        try:
-            outcome, reason = server.store(dataset), ""
-        except DicomwebObjectError as fault:
-            outcome, reason = "refused", str(fault)
+        with warnings.catch_warnings():
+            # they quote values that are not as the standard wants them
+            warnings.simplefilter("ignore", UserWarning)
+            with named_errors(str(file)):
+                dataset = dcmread(file)
+            try:
+                outcome, reason = server.store(dataset), ""
+            except DicomwebObjectError as fault:
+                outcome, reason = "refused", str(fault)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sent = Sent(now, server.url, file.name, uid, digest, outcome, reason)
         journal.add(sent._asdict())

@@ -94,7 +94,9 @@ def test_what_is_whole_is_not_fetched_again(capsys, fake, waits, tmp_path):
     fake.fill(series=3, instances=2)
     fetch(fake, tmp_path / "out")
     fake.requests.clear()
+    before = (tmp_path / "out" / "index.csv").stat().st_mtime_ns
     assert fetch(fake, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "index.csv").stat().st_mtime_ns == before
     assert "series  0 fetched, 3 there already, 0 bad\n" in capsys.readouterr().out
     assert all("/instances?" in request or "/series?" in request for request in fake.requests)
     # of a series that has grown, what is new

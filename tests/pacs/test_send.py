@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -157,6 +158,19 @@ def test_no_patient_is_in_the_ledger(capsys, fake, waits, reports):
     send(fake, reports)
     text = "".join(capsys.readouterr()) + (reports / "sent.csv").read_text()
     assert [value for value in PATIENT.values() if value in text] == []
+
+
+def test_a_header_is_not_quoted(fake, waits, reports):
+    with warnings.catch_warnings(record=True) as caught:
+        path = reports / "000001.dcm"
+        dataset = dcmread(path)
+        dataset.SpecificCharacterSet = "Doe^Jane"
+        dataset.save_as(path)
+        assert any("Doe^Jane" in str(warning.message) for warning in caught)  # so there is something to hide
+        caught.clear()
+        assert send(fake, reports) == 0
+    assert [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)] == []
+    assert len(fake.objects) == 3
 
 
 def test_an_interruption_is_told(capsys, fake, waits, reports, monkeypatch):
