@@ -46,11 +46,12 @@ class AnnotatedBundle:
         overlays: configuration files that are merged into ``configs/train.json``, in their order: paths, or names of
             files in ``configs``.
         changes: what to set in the configuration, by key.
+        classes: class names in the order of their indices, default None: those of the bundle's ``metadata.json``.
         cache_dir: folder for decoded images and embeddings where the configuration names none.
 
     Attributes:
         root: the bundle's folder.
-        classes: class names in the order of their indices, those of ``metadata.json``.
+        classes: class names in the order of their indices.
         spatial_dims: 2 for pictures, 3 for volumes.
 
     Raises:
@@ -65,6 +66,7 @@ class AnnotatedBundle:
         *,
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
         cache_dir: str | os.PathLike[str],
     ) -> None:
         self.root = Path(bundle)
@@ -75,7 +77,12 @@ class AnnotatedBundle:
         metadata = ConfigParser.load_config_file(str(self.root / "configs" / "metadata.json"))
         formats = metadata["network_data_format"]
         self.spatial_dims = len(formats["inputs"]["image"]["spatial_shape"])
-        self.classes = tuple(str(name) for name in formats["outputs"]["pred"]["channel_def"].values())
+        own = formats["outputs"]["pred"]["channel_def"].values()
+        self.classes = tuple(str(name) for name in (own if classes is None else classes))
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError(
+                f"classes: expected two or more, each once, got {list(self.classes)}. Name what is to be told apart."
+            )
         places = {"bundle_root": str(self.root), "dataset_dir": str(dataset_dir)}
         self.overrides: dict[str, Any] = {**(changes or {}), **places}
         parser = self._parser()

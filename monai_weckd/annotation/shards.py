@@ -21,7 +21,7 @@ from monai_weckd.oracle import LabelOracle
 from monai_weckd.plan import ChainPlan
 from monai_weckd.plan_stages import plan_stages
 from monai_weckd.splits import group_of, hash_fraction
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils import UNLABELED, nearest
 
 __all__ = ["GivenLabels", "plan_next_stage"]
 
@@ -92,8 +92,8 @@ def plan_next_stage(
         The plan, whose labels are in none of ``items``: see :py:func:`labelled_items`; and what it uses of the labels.
 
     Raises:
-        ValueError: When fewer than two classes have two labelled groups, there is no new label for training, or none
-            is left of an earlier shard.
+        ValueError: When a label is of another class, fewer than two classes have two labelled groups, there is no new
+            label for training, or none is left of an earlier shard.
 
     Example::
 
@@ -108,6 +108,12 @@ def plan_next_stage(
     """
     group = {item["id"]: group_of(item) for item in items}
     labels = {key: label for key, label in labels.items() if key in group}
+    for key, label in labels.items():
+        if label not in classes:
+            raise ValueError(
+                f"labels: expected one of the {len(classes)} classes, got {label!r} for {key!r}. "
+                f"{nearest(label, list(classes))}"
+            )
     split_of = _assign(labels, group, given.split_of, val_fraction=val_fraction, seed=seed)
     train = tuple(sorted(key for key in group if split_of.get(group[key]) != "val"))
     known = [key for key in labels if split_of[group[key]] == "train"]

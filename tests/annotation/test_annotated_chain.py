@@ -70,6 +70,11 @@ def read(path):
     [
         ({"bundle": "none"}, r"bundle: expected configs/train\.json in 'none', got none\. Pass a bundle\."),
         ({"overlays": ["none.json"]}, r"config_file: expected an existing file, got 'none\.json'\. Correct the path\."),
+        (
+            {"classes": ["a"]},
+            r"classes: expected two or more, each once, got \['a'\]\. Name what is to be told apart\.",
+        ),
+        ({"classes": ["a", "b", "a"]}, r"classes: expected two or more, each once, got \['a', 'b', 'a'\]"),
         ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),
         ({"changes": {"shard_policy": "shared"}}, "shard_policy: expected 'cumulative' or 'disjoint', got 'shared'"),
         ({"changes": {"freeze_backbone": True, "unfreeze_last": True}}, "unfreeze_last: expected False, got True"),

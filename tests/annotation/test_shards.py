@@ -46,6 +46,13 @@ def test_refuses_labels_that_cannot_both_train_and_validate(labels, message):
         plan(labels)
 
 
+def test_refuses_another_class():
+    with pytest.raises(
+        ValueError, match=r"labels: expected one of the 2 classes, got 'wel' for 'a1'\. Did you mean 'well'"
+    ):
+        plan({**FIRST, "a1": "wel"})
+
+
 def test_refuses_a_stage_without_new_labels():
     _, given = plan(FIRST)
     with pytest.raises(ValueError, match=r"labels: expected new labels for training since stage 1, got none\. Label"):

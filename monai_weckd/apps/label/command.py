@@ -41,6 +41,7 @@ def add_label(commands: Any) -> None:
     add("--output_dir", type=Path, help="where labels and chain are kept (default: .weckd in the folder of the images)")
     add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+    add("--classes", nargs="+", metavar="NAME", help="classes to tell apart (default: those of the bundle's metadata)")
     add("--val_fraction", type=float, default=0.25, help="labelled groups for validation (default: %(default)s)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -65,7 +66,12 @@ def _label(args: argparse.Namespace) -> None:
         raise ValueError(f"studies: expected a folder of images, got {args.studies!r}. Correct the path.")
     output_dir = args.output_dir or studies / ".weckd"
     bundle = AnnotatedBundle(
-        args.bundle, studies, overlays=args.config_file, changes=changes, cache_dir=output_dir / "cache"
+        args.bundle,
+        studies,
+        overlays=args.config_file,
+        changes=changes,
+        classes=args.classes,
+        cache_dir=output_dir / "cache",
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
     session = AnnotationSession(chain, studies)
