@@ -1,0 +1,165 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import entropy
+
+from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError, session
+from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.session import described
+from monai_weckd.annotation.shards import GivenLabels
+
+CLASSES = ("ill", "Background")
+
+
+class QuietChain:
+    """A chain that trains nothing, when it is told to."""
+
+    def __init__(self, output_dir):
+        self.bundle = SimpleNamespace(
+            classes=CLASSES, spatial_dims=2, root=Path("a_bundle"), policy="cumulative", seed=0
+        )
+        self.output_dir, self.val_fraction, self.given = output_dir, 0.25, GivenLabels()
+        self.stages, self.accepted, self.unreadable = [], [], {}
+        self.go, self.error, self.looked = threading.Event(), None, threading.Event()
+
+    def append_stage(self, items, labels, *, progress):
+        progress(1, 2, 3)
+        assert self.go.wait(10)
+        if self.error is not None:
+            raise self.error
+        return {"stage": 1}
+
+    def predictor(self):
+        return None
+
+    def next(self, items, labels, *, count):
+        return [Suggestion(item["id"], "why", None) for item in items if item["id"] not in labels][:count]
+
+    def score(self, items):
+        self.looked.set()
+
+    def budget(self, labels):
+        return len(labels)
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for number in range(6):
+        path = folder / f"g{number}" / "ear.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+    return folder
+
+
+@pytest.fixture
+def here(images, tmp_path):
+    return AnnotationSession(QuietChain(tmp_path / "output"), images)
+
+
+def label_all(here):
+    for number, key in enumerate(sorted(here.items)):
+        here.put_label(key, CLASSES[number % 2])
+
+
+def test_refuses_an_image_that_is_not_there(here):
+    for ask in (here.item, lambda key: here.put_label(key, "ill")):
+        with pytest.raises(
+            UnknownImageError, match=r"id: expected an image in 'images', got 'none'\. Ask for the list\."
+        ):
+            ask("none")
+
+
+def test_refuses_another_class_and_a_folder_without_images(here, tmp_path):
+    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'background'\. Did you mean"):
+        here.put_label("g0/ear.png", "background")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"):
+        AnnotationSession(here.chain, tmp_path / "empty")
+
+
+def test_refuses_a_prediction_before_there_is_a_student(here):
+    with pytest.raises(NoStageError, match=r"model: expected a chain with a stage, got none yet\. Label images and"):
+        here.predict(here.item("g0/ear.png")["image"])
+
+
+def test_a_probability_row_as_json():
+    row = np.array([0.25, 0.75])
+    found = described(row, CLASSES)
+    assert (found["label"], found["idx"]) == ("Background", 1)
+    assert found["prediction"] == [
+        {"idx": 0, "label": "ill", "score": 0.25},
+        {"idx": 1, "label": "Background", "score": 0.75},
+    ]
+    assert found["entropy"] == pytest.approx(entropy(row))
+    assert described(np.array([1.0, 0.0]), CLASSES)["entropy"] == 0
+
+
+def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeypatch):
+    monkeypatch.setattr(session, "_LISTED_FOR", -1.0)
+    here.put_label("g1/ear.png", "ill")
+    (images / "g0" / "ear.png").rename(images / "new.png")
+    (images / "g1" / "ear.png").unlink()
+    assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
+    assert here.labels == {}
+    assert here.state()["images"] == {"total": 5, "labelled": 0, "unlabelled": 5, "unreadable": 0}
+
+
+def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
+    assert [one.id for one in here.next(count=2)] == sorted(here.items)[:2]
+    assert here.chain.looked.wait(10)
+
+
+def test_one_stage_at_a_time(here):
+    label_all(here)
+    here.reserve()
+    assert here.training.running
+    with pytest.raises(
+        StageRunningError, match=r"stage: expected none in training, got stage 1\. Wait until it is done"
+    ):
+        here.reserve()
+    thread = threading.Thread(target=here.train, kwargs={"reserved": True})
+    thread.start()
+    with pytest.raises(StageRunningError):
+        here.train()
+    here.chain.go.set()
+    thread.join()
+    expected = {"running": False, "stage": 1, "epoch": 2, "epochs": 3, "error": None}
+    assert here.state()["training"] == expected
+
+
+def test_a_stage_without_labels_is_refused_before_it_begins(here):
+    with pytest.raises(ValueError, match="labels: expected labels in two groups or more of at least two classes"):
+        here.train()
+    assert here.state()["training"] == {"running": False, "stage": 0, "epoch": 0, "epochs": 0, "error": None}
+
+
+def test_why_a_stage_failed_is_told_in_one_line(here):
+    label_all(here)
+    here.chain.error = FloatingPointError("loss: expected a finite number,\n got nan.")
+    here.chain.go.set()
+    with pytest.raises(FloatingPointError):
+        here.train()
+    found = here.state()["training"]
+    assert (found["running"], found["error"]) == (False, "loss: expected a finite number, got nan.")
+    here.chain.error = None
+    assert here.train() == {"stage": 1}
+    assert here.state()["training"]["error"] is None
