@@ -31,8 +31,7 @@ def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False
 
     Args:
         dataset_dir: folder of fetched series.
-        reports: folder of fetched reports; of another kind than
-            ``ClassificationSRWriter``'s are passed over.
+        reports: folder of fetched reports; others than those of ``ClassificationSRWriter`` are passed over.
         unverified: whether reports count that no person has verified, default False.
 
     Raises:
@@ -50,17 +49,18 @@ def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False
     if not labels:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
         raise ValueError(
-            f"reports: expected some of images in {dataset_dir}, got {told} in {reports}. See --unverified."
+            f"reports: expected some about images in {dataset_dir}, got {told} in {reports}. See --unverified."
         )
     by_series = any(file in instances for file in labels)
     rows = []
-    for series, row in index.rows.items():
+    for series, entry in index.rows.items():
         files = [f"{series}/{uid}.dcm" for uid in instances[series]]
         if series in labels or (by_series and not any(file in labels for file in files)):
             files = [series]
-        rows += [{"file": file, "label": labels.get(file, ""), "group": row.group} for file in files]
+        rows += [{"file": file, "label": labels.get(file, ""), "group": entry.group} for file in files]
     write_atomically(manifest, table_text(["file", "label", "group"], rows))
-    counts["labelled"], counts["unlabelled"] = len(labels), len(rows) - len(labels)
+    counts["labelled"] = sum(bool(row["label"]) for row in rows)
+    counts["unlabelled"] = len(rows) - counts["labelled"]
     return counts
 
 
@@ -76,7 +76,7 @@ def _labels(reports: Path, instances: dict[str, list[str]], *, unverified: bool)
         except DicomReadError:
             counts["of another kind"] += 1
             continue
-        series = series_of.get(report.images[0])
+        series = series_of.get(report.images[0]) if report.images else None
         if series is None:
             counts["of other images"] += 1
         elif not (report.verified or unverified):

@@ -93,7 +93,7 @@ def test_no_report_that_counts_is_told(archive, capsys):
         path.unlink()
     (archive.reports / "picture.dcm").write_bytes(files(folder)[0].read_bytes())
     assert archive.manifest() == 1
-    message = f"reports: expected some of images in {archive.images}, got 1 of another kind, 1 of other images, 1 unver"
+    message = f"reports: expected some about images in {archive.images}, got 1 of another kind, 1 of other images, 1 u"
     assert message in capsys.readouterr().err
     assert not (archive.images / "manifest.csv").exists()
 
@@ -120,13 +120,15 @@ def test_instances_are_labelled(archive, capsys):
     assert groups[one.name] == groups[two.name] != groups[three.name]
 
 
-def test_series_are_labelled(archive):
+def test_series_are_labelled(archive, capsys):
     one, two, three = archive.series(3), archive.series(2), archive.series(3)
     archive.report(one, "ill")
     archive.report(two, "well")
+    archive.report(files(one)[0], "ill")  # and of one of its instances, too
     assert archive.manifest("--unverified") == 0
     labels = {row["file"]: row["label"] for row in archive.rows()}
     assert labels == {one.name: "ill", two.name: "well", three.name: ""}
+    assert "items   2 labelled, 1 not\n" in capsys.readouterr().out
     assert len(load_datalist(archive.images).items) == 3
 
 
