@@ -76,7 +76,7 @@ def loop(server: DicomwebServer, series: Series, folder: Path | None) -> None:
 
 def run_arm(arm: str, server: DicomwebServer, series: Series) -> dict[str, float]:
     """Return the seconds that an arm takes, and the peak of its memory beyond what it starts with, in MiB."""
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "out"
         list(server.series({"SeriesInstanceUID": series.uid}))  # what is loaded lazily is there
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
