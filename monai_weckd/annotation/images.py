@@ -18,6 +18,7 @@ from typing import Any
 
 from monai_weckd.data.datalist import manifest_groups
 from monai_weckd.predict.images import list_images
+from monai_weckd.tables import read_table
 
 __all__ = ["find_items"]
 
@@ -26,8 +27,8 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
     """List the images of a folder for somebody to label; none is opened.
 
     Args:
-        folder: the folder, searched with its subfolders. Where it has a ``manifest.csv``, the groups are taken from it,
-            and its labels are not.
+        folder: the folder, searched with its subfolders. Groups are taken from its ``manifest.csv``, where it has one,
+            labels are not; of series that ``python -m monai_weckd fetch`` has brought, from ``index.csv``.
         spatial_dims: 2 for pictures, 3 for volumes, of which all DICOM files in a folder are one.
 
     Returns:
@@ -39,9 +40,16 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
 
     """
     root = Path(folder).absolute()
-    groups = manifest_groups(root)
+    groups = manifest_groups(root) or _fetched_groups(root)
     items = []
     for path in list_images(root, spatial_dims=spatial_dims):
         key = Path(path).relative_to(root).as_posix()
-        items.append({"image": path, "id": key, "group": groups.get(key) or key})
+        items.append({"image": path, "id": key, "group": groups.get(key) or groups.get(Path(key).parts[0]) or key})
     return items
+
+
+def _fetched_groups(root: Path) -> dict[str, str]:
+    """Return the patient of each series that was fetched into a folder, by the series' own folder in it."""
+    path = root / "index.csv"
+    rows = read_table(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return {row["series"]: row["group"] for row in rows}

@@ -16,11 +16,11 @@ import difflib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["add_pacs"]
+__all__ = ["add_pacs", "fetch_into", "filter_of"]
 
 _SHOWN = 10
 _URL = "the DICOMweb service, such as https://host/dicom-web"
@@ -58,16 +58,31 @@ def add_pacs(commands: Any) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    filters = _filters(args)
+    fetch_into(args.output_dir, args.url, _filters(args))
+
+
+def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
+    """Bring the series that match into a folder, and say how many.
+
+    Args:
+        output_dir: the folder.
+        url: where the DICOMweb service is.
+        filters: what to match, by DICOM keyword.
+
+    Raises:
+        ValueError: When no series matches, or some cannot be fetched.
+        InterruptedError: When somebody stops it.
+
+    """
     from monai_weckd.data.dicom_errors import DicomReadError
     from monai_weckd.pacs.errors import DicomwebObjectError
     from monai_weckd.pacs.fetch import series_folder
 
-    server = _server(args.url)
+    server = _server(url)
     counts: Counter[str] = Counter()
     faults: list[str] = []
     try:
-        with series_folder(server, args.output_dir) as folder:
+        with series_folder(server, output_dir) as folder:
             for series in _progress(server.series(filters), unit="series"):
                 try:
                     fetched = folder.fetch(series)
@@ -80,11 +95,11 @@ def _fetch(args: argparse.Namespace) -> None:
         raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
     _tell(faults)
     print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
-    print(f"files   {counts['instances']} fetched into {args.output_dir}")
+    print(f"files   {counts['instances']} fetched into {output_dir}")
     if faults:
-        raise ValueError(f"{args.url}: expected all series, got {len(faults)} that cannot be fetched.")
+        raise ValueError(f"{url}: expected all series, got {len(faults)} that cannot be fetched.")
     if not counts:
-        raise ValueError(f"{args.url}: expected series that match, got none. Look at the filters.")
+        raise ValueError(f"{url}: expected series that match, got none. Look at the filters.")
 
 
 def _send(args: argparse.Namespace) -> None:
@@ -126,14 +141,27 @@ def _filters(args: argparse.Namespace) -> dict[str, str]:
         if not re.fullmatch(r"\d{8}(-(\d{8})?)?|-\d{8}", args.study_date):
             raise ValueError(f"study_date: expected YYYYMMDD or a range with -, got {args.study_date!r}. Correct it.")
         filters["StudyDate"] = args.study_date
-    for text in args.filter:
-        keyword, _, value = text.partition("=")
-        filters[_checked_keyword(keyword)] = value
-        if not value:
-            raise ValueError(f"filter: expected KEYWORD=VALUE, got {text!r}. Write for example BodyPartExamined=BRAIN.")
+    filters.update(map(filter_of, args.filter))
     if not filters:
         raise ValueError("filter: expected at least one, got none. Pass --modality, --study_date or --filter.")
     return filters
+
+
+def filter_of(text: str) -> tuple[str, str]:
+    """Return keyword and value of ``KEYWORD=VALUE``, as ``--filter`` takes it.
+
+    Args:
+        text: the argument.
+
+    Raises:
+        ValueError: When the keyword is none of DICOM's, or there is no value.
+
+    """
+    keyword, _, value = text.partition("=")
+    keyword = _checked_keyword(keyword)
+    if not value:
+        raise ValueError(f"filter: expected KEYWORD=VALUE, got {text!r}. Write for example BodyPartExamined=BRAIN.")
+    return keyword, value
 
 
 def _checked_keyword(keyword: str) -> str:

@@ -25,7 +25,16 @@ from monai_weckd.data.phantoms import make_phantom
     [
         (["--host", "0.0.0.0"], "host: expected 127.0.0.1 without a password, got '0.0.0.0', which others can reach."),
         (["--password_file", "short"], "password_file: expected 8 characters or more, got 3. Choose a longer one."),
-        (["--studies", "https://pacs/dicom"], "studies: expected a folder, got the address 'https://pacs/dicom'."),
+        (["--studies", "https://pacs/dicom"], "output_dir: expected a folder for images from a DICOMweb service, got"),
+        (
+            ["--studies", "https://pacs/dicom", "--output_dir", "out"],
+            "filter: expected at least one for a DICOMweb ser",
+        ),
+        (
+            ["--studies", "https://pacs/dicom", "--output_dir", "out", "--filter", "Modalty=MR"],
+            "filter: expected a DICOM keyword, got 'Modalty'. Did you mean 'Modality'?",
+        ),
+        (["--filter", "Modality=MR"], "filter: expected none for a folder, got ['Modality=MR']."),
         (["--studies", "none"], "studies: expected a folder of images, got 'none'. Correct the path."),
         (["--bundle", "none"], "bundle: expected configs/train.json in 'none', got none. Pass a bundle."),
         (["--val_fraction", "0"], "val_fraction: expected a fraction in (0, 1), got 0.0. Pass e.g. 0.25."),

@@ -37,7 +37,8 @@ def add_label(commands: Any) -> None:
     parser.set_defaults(run=_label)
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="the bundle's folder")
-    add("--studies", required=True, help="folder of the images")
+    add("--studies", required=True, help="folder of the images, or the address of a DICOMweb service")
+    add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series of it; repeatable")
     add("--output_dir", type=Path, help="where labels and chain are kept (default: .weckd in the folder of the images)")
     add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
@@ -51,19 +52,13 @@ def add_label(commands: Any) -> None:
 
 def _label(args: argparse.Namespace) -> None:
     password = _password(args)
-    if args.studies.startswith(("http://", "https://")):
-        raise ValueError(
-            f"studies: expected a folder, got the address {args.studies!r}. Fetch its images into a folder first."
-        )
+    studies = _studies(args)
     changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
     from monai_weckd.apps.label.server import serve
     from monai_weckd.utils import limit_threads
 
     limit_threads()
-    studies = Path(args.studies)
-    if not studies.is_dir():
-        raise ValueError(f"studies: expected a folder of images, got {args.studies!r}. Correct the path.")
     output_dir = args.output_dir or studies / ".weckd"
     bundle = AnnotatedBundle(
         args.bundle,
@@ -80,6 +75,25 @@ def _label(args: argparse.Namespace) -> None:
     print(f"chain   {len(chain.stages)} stages in {output_dir}")
     print(f"open    http://{args.host}:{args.port}/", flush=True)
     serve(session, host=args.host, port=args.port, password=password)
+
+
+def _studies(args: argparse.Namespace) -> Path:
+    """Return the folder of the images, into which those of a DICOMweb service are fetched."""
+    if not args.studies.startswith(("http://", "https://")):
+        if args.filter:
+            raise ValueError(f"filter: expected none for a folder, got {args.filter}. It is for a DICOMweb service.")
+        if not Path(args.studies).is_dir():
+            raise ValueError(f"studies: expected a folder of images, got {args.studies!r}. Correct the path.")
+        return Path(args.studies)
+    from monai_weckd.pacs.command import fetch_into, filter_of
+
+    if args.output_dir is None:
+        raise ValueError("output_dir: expected a folder for images from a DICOMweb service, got none. Pass one.")
+    if not args.filter:
+        raise ValueError("filter: expected at least one for a DICOMweb service, got none. Pass e.g. Modality=MR.")
+    folder: Path = args.output_dir / "images"
+    fetch_into(folder, args.studies, dict(map(filter_of, args.filter)))
+    return folder
 
 
 def _password(args: argparse.Namespace) -> str | None:
