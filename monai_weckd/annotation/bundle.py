@@ -129,12 +129,14 @@ class AnnotatedBundle:
 
         """
         epochs = [*earlier_epochs, self.epochs_of(plan.num_stages)]
-        changes = {
+        changes: dict[str, Any] = {
             "output_dir": os.fspath(output_dir),
             "num_stages": len(epochs),
             "stage_epochs": epochs,
             "max_epochs": sum(epochs),
         }
+        if not plan.pool(plan.num_stages):
+            changes["pool_ratio"] = 0  # every image has a label
         with one_error():
             workflow = self._workflow(items, plan, changes, previous)
             workflow.initialize()

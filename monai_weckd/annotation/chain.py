@@ -214,6 +214,16 @@ class AnnotatedChain:
         features, probabilities = self.bundle.embed(new, students[-2:])
         return scores.with_more([item["id"] for item in new], features, probabilities, unreadable)
 
+    def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the last student has seen all images, or has tried to.
+
+        Args:
+            items: all images.
+
+        """
+        known = {*self._scores.ids, *self._scores.unreadable}
+        return all(item["id"] in known for item in items)
+
     def next(
         self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1
     ) -> list[Suggestion]:

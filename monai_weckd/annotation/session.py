@@ -155,10 +155,9 @@ class AnnotationSession:
 
         """
         items = list(self.items.values())
-        found = self.chain.next(items, self.labels, count=count)
-        if any(one.probabilities is None for one in found) or not found:
+        if not self.chain.knows(items):
             self.look()
-        return found
+        return self.chain.next(items, self.labels, count=count)
 
     def look(self) -> None:
         """Look at new images, in the background."""

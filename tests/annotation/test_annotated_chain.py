@@ -253,8 +253,11 @@ def test_a_rejected_stage_is_said_to_be_and_leaves_the_model(studies, copy, monk
     # what is known of the images is by the student that stays
     assert chain.next(items, copy[1])[0].probabilities is not None
     monkeypatch.undo()
-    label_next(chain, items, copy[1], 6)
-    assert chain.append_stage(items, copy[1])["teacher"] == accepted["stage"]
+    # with a label for every image, of which there is no pool left
+    labels = {**copy[1], **{item["id"]: class_of(item["id"]) for item in items if item["group"] != item["id"]}}
+    stage = chain.append_stage(items, labels)
+    assert (stage["teacher"], stage["pool"]) == (accepted["stage"], 0)
+    assert chain.next(items, labels) == []
 
 
 def test_classes_without_a_validation_image_are_left_out_of_the_gate(studies, tmp_path):

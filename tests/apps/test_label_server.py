@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import threading
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -91,6 +93,7 @@ IMAGE = "normal/ear_0001_1.png"
         ("POST", "/infer/chain", {}, 400, "Neither Image nor File"),
         ("POST", f"/infer/chain?image={IMAGE}", {}, 409, "model: expected a chain with a stage, got none yet."),
         ("GET", f"/weckd/predict/{IMAGE}", {}, 409, "model: expected a chain with a stage, got none yet."),
+        ("POST", "/infer/chain?session_id=1", {}, 400, "session_id: expected none, got one. Upload the image as file."),
         ("POST", "/infer/chain?image=none.png", {}, 404, "id: expected an image in 'images', got 'none.png'."),
         ("POST", "/infer/chain?image=/etc/passwd", {}, 404, "id: expected an image in 'images', got '/etc/passwd'."),
         ("POST", f"/infer/chain?image={IMAGE}", {"data": {"params": "[1"}}, 400, "Expecting ',' delimiter"),
@@ -204,11 +207,16 @@ def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies):
     assert one["label"] == CLASSES[one["idx"]] == CLASSES[scores.argmax()]
     assert one["entropy"] == pytest.approx(-(scores * np.log(scores)).sum())
     assert trained.ask("GET", f"/weckd/predict/{IMAGE}").json() == one
+    uploads = set(Path(tempfile.gettempdir()).glob("tmp*.png"))
     with (studies / IMAGE).open("rb") as file:
         assert trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", file)}).json() == one
     broken = trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", b"nothing")})
     assert broken.status_code == 400
     assert broken.json()["detail"].startswith("image: expected one that can be read, got")
+    assert set(Path(tempfile.gettempdir()).glob("tmp*.png")) <= uploads  # none of them is left behind
+    query = {"params": '{"save_label": true, "label_tag": "../x"}'}
+    refused = trained.ask("POST", f"/infer/chain?image={IMAGE}", data=query)
+    assert refused.json()["detail"].startswith("tag: expected a word such as 'original', got '../x'.")
     batch = trained.ask("POST", "/batch/infer/chain?images=all&run_sync=true", json={}).json()
     assert len(batch) == 51
     assert batch[IMAGE]["params"] == one

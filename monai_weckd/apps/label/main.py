@@ -28,7 +28,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_weckd import __version__
-from monai_weckd.annotation import AnnotationSession, UnknownImageError
+from monai_weckd.annotation import AnnotationSession
 from monai_weckd.apps.label.datastore import FolderDatastore
 from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
 
@@ -101,17 +101,32 @@ class ChainLabelApp(MONAILabelApp):
         """
         self.check("infer", request)
         image = request["image"]
+        if image in self.session.items:
+            return self._infer(request, self.session.item(image)["image"])
+        # an upload; no other path of the server is anybody's to name
+        upload = Path(str(image))
+        if upload.parent != Path(tempfile.gettempdir()) or not upload.is_file():
+            self.session.item(image)
         try:
-            path = self.session.item(image)["image"]
-        except UnknownImageError:
-            # an upload; no other path of the server is anybody's to name
-            if Path(image).parent != Path(tempfile.gettempdir()) or not Path(image).is_file():
-                raise
-            path, request = image, {**request, "save_label": False}
+            return self._infer({**request, "save_label": False}, str(upload))
+        except Exception:
+            upload.unlink(missing_ok=True)  # which MONAI Label does after an answer alone
+            raise
+
+    def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
         file, result = self._infers[NAME]({**request, "image": path})
         if file is not None:
-            self.datastore().save_label(image, file, request.get("label_tag", "original"), {})
-        return {"label": image if file else None, "tag": "original", "file": file, "params": result}
+            try:
+                self.datastore().save_label(request["image"], file, request.get("label_tag", "original"), {})
+            except ValueError:
+                Path(file).unlink()
+                raise
+        label = None if file is None else request["image"]
+        return {"label": label, "tag": "original", "file": file, "params": result}
+
+    def sessions(self) -> Any:
+        """Refuse: MONAI Label's sessions are uploads that stay, and there are none here."""
+        raise ValueError("session_id: expected none, got one. Upload the image as file.")
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the next image, with why; empty when none is left.
