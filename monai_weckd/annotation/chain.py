@@ -229,8 +229,8 @@ class AnnotatedChain:
     ) -> list[Suggestion]:
         """Return the images whose labels are asked for next, in their order; an empty list when none is left.
 
-        It opens no image: call :py:meth:`score` first. See :py:func:`suggest` for the order. ``ahead`` images are
-        chosen at a time, and again when there is a new student or new images.
+        It opens no image: call :py:meth:`score` first. See :py:func:`monai_weckd.annotation.order.suggest` for the
+        order. ``ahead`` images are chosen at a time, and again when there is a new student or new images.
 
         Args:
             items: all images.

@@ -89,7 +89,7 @@ def plan_next_stage(
         skipped: ids of images that cannot be read, for the record.
 
     Returns:
-        The plan, whose labels are in none of ``items``: see :py:func:`labelled_items`; and what it uses of the labels.
+        The plan, whose labels are in none of ``items``: see ``labelled_items``; and what it uses of the labels.
 
     Raises:
         ValueError: When a label is of another class, fewer than two classes have two labelled groups, there is no new
