@@ -13,16 +13,46 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from monai.utils import MetaKeys
 from PIL import Image
 
+from monai_weckd.data.dicom_reader import DicomReader
 from monai_weckd.transforms.load import LoadMedicalImage
 
 __all__ = ["describe_image", "image_png"]
+
+_WINDOW = ("WindowCenter", "WindowWidth")
+_BYTES = (127.5, 255.0)
+_SAMPLES = 2**20
+# where the first pixel of an axis is that runs to the left, back or feet
+_EDGES = ("R", "A", "S")
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class _Shown:
+    """An image as it is shown: ``array`` is (C, columns, rows[, slices])."""
+
+    array: np.ndarray
+    window: tuple[float, float]
+    limits: tuple[float, float]
+    pixel: tuple[float, float]
+    edges: tuple[str, str] | None
+
+    @property
+    def is_color(self) -> bool:
+        return self.array.shape[0] == 3
+
+    @property
+    def slices(self) -> int:
+        return self.array.shape[3] if self.array.ndim == 4 else 1
 
 
 def describe_image(path: str) -> dict[str, Any]:
@@ -32,66 +62,120 @@ def describe_image(path: str) -> dict[str, Any]:
         path: a file, or the folder of a DICOM series.
 
     Returns:
-        ``kind`` ("color", "gray" or "volume"), ``shape`` (spatial, in the order X, Y, Z), number of ``slices``, and as
-        ``window`` the ``center`` and ``width`` that show most of the values; None for color.
+        ``kind`` ("color", "gray" or "volume"); ``shape`` in columns, rows and, for a volume, slices; the number of
+        ``slices``; ``pixel``, width and height of a pixel in mm where they are known; ``edges``, the directions in the
+        patient (R, A, S) of the ``left`` and ``top`` edge, None where they are not known; for gray, the ``window`` to
+        begin with (``center``, ``width``: of a DICOM file its own, of bytes all, else that of most values) and the
+        ``limits`` of all values (``low``, ``high``), None for color.
 
     Raises:
         ValueError: When the image cannot be read.
 
     """
-    array = _read(path)
-    shape = list(array.shape[1:])
-    kind = "volume" if len(shape) == 3 else "color" if array.shape[0] == 3 else "gray"
-    window = None if array.shape[0] == 3 else dict(zip(("center", "width"), _window(array), strict=True))
-    return {"kind": kind, "shape": shape, "slices": shape[2] if len(shape) == 3 else 1, "window": window}
+    shown = _read(path)
+    volume, gray = shown.array.ndim == 4, not shown.is_color
+    return {
+        "kind": "volume" if volume else "gray" if gray else "color",
+        "shape": list(shown.array.shape[1:]),
+        "slices": shown.slices,
+        "pixel": list(shown.pixel),
+        "edges": dict(zip(("left", "top"), shown.edges, strict=True)) if shown.edges else None,
+        "window": dict(zip(("center", "width"), shown.window, strict=True)) if gray else None,
+        "limits": dict(zip(("low", "high"), shown.limits, strict=True)) if gray else None,
+    }
 
 
 def image_png(
     path: str, *, number: int | None = None, center: float | None = None, width: float | None = None
 ) -> bytes:
-    """Return one slice of an image as an 8-bit PNG, with X to the right and Y downwards.
+    """Return one slice of an image as an 8-bit PNG.
+
+    Where the file says how the image lies in the patient, it is mirrored, or its axes swapped, so that the patient's
+    right is at the left and the front or the head at the top, as radiologists see it.
 
     Args:
         path: a file, or the folder of a DICOM series.
         number: number of the slice, from 0, default None: the middle one.
-        center: value that becomes middle gray, default None: see :py:func:`describe_image`. Not for color.
+        center: value that becomes middle gray, default None: see :py:func:`describe_image`.
         width: range of values from black to white, likewise.
 
     Raises:
         ValueError: When the image cannot be read, or there is no such slice or window.
 
     """
-    array = _read(path)
-    slices = array.shape[3] if array.ndim == 4 else 1
-    number = slices // 2 if number is None else number
-    if not 0 <= number < slices:
-        raise ValueError(f"slice: expected a number from 0 to {slices - 1}, got {number}. Pass another.")
-    if width is not None and not width > 0:
-        raise ValueError(f"width: expected a number above 0, got {width}. Pass another.")
-    plane = array[..., number] if array.ndim == 4 else array
-    if array.shape[0] != 3 or array.dtype != np.uint8:
-        found = _window(array)
-        low = (found[0] if center is None else center) - (found[1] if width is None else width) / 2
-        high = low + (found[1] if width is None else width)
-        plane = np.clip((plane.astype(np.float32) - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
-    picture = Image.fromarray(plane[0].T if plane.shape[0] == 1 else plane.transpose(2, 1, 0))
+    shown = _read(path)
+    number = shown.slices // 2 if number is None else number
+    center, width = shown.window[0] if center is None else center, shown.window[1] if width is None else width
+    if not 0 <= number < shown.slices:
+        raise ValueError(f"slice: expected a number from 0 to {shown.slices - 1}, got {number}. Pass another.")
+    if not math.isfinite(center):
+        raise ValueError(f"center: expected a finite number, got {center}. Pass another.")
+    if not 0 < width < math.inf:
+        raise ValueError(f"width: expected a finite number above 0, got {width}. Pass another.")
+    plane = shown.array[..., number] if shown.array.ndim == 4 else shown.array
+    gray = (plane.astype(np.float64) - center) * (255 / width) + _BYTES[0]
+    pixels = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    # for a browser on the same machine: quick, not small
+    Image.fromarray(np.ascontiguousarray(pixels if shown.is_color else pixels[..., 0])).save(
+        buffer, format="PNG", compress_level=1
+    )
     return buffer.getvalue()
 
 
-def _window(array: np.ndarray) -> tuple[float, float]:
-    if array.dtype == np.uint8:
-        return 127.5, 255.0
-    low, high = (float(value) for value in np.percentile(array, (1, 99)))
-    return (low + high) / 2, max(high - low, 1e-6)
-
-
-def _read(path: str) -> np.ndarray:
+def _read(path: str) -> _Shown:
     return _kept(path, os.stat(path).st_mtime_ns)
 
 
-# who looks at a volume looks at one slice after the other
-@lru_cache(maxsize=4)
-def _kept(path: str, changed: int) -> np.ndarray:
-    return LoadMedicalImage().read(path)[0]
+@lru_cache(maxsize=4)  # who scrolls asks for one slice after the other
+def _kept(path: str, changed: int) -> _Shown:
+    array, meta = LoadMedicalImage(dicom_reader=DicomReader(tags=_WINDOW)).read(path)
+    if array.shape[0] not in (1, 3):
+        raise ValueError(f"image: expected 1 or 3 channels, got {array.shape[0]}. Convert it.")
+    limits = float(array.min()), float(array.max())
+    window = _window(array, meta, limits)
+    turned, pixel, edges = _turned(array, meta)
+    return _Shown(turned, window, limits, pixel, edges)
+
+
+def _window(array: np.ndarray, meta: Mapping[str, Any], limits: tuple[float, float]) -> tuple[float, float]:
+    color = array.shape[0] == 3
+    if array.dtype == np.uint8 or (color and limits[0] >= 0 and 1 < limits[1] <= 255):
+        return _BYTES
+    own = _own_window(meta)
+    if own is not None and own[0] - own[1] / 2 < limits[1] and own[0] + own[1] / 2 > limits[0]:
+        return own
+    values = array.ravel()
+    low, high = (float(value) for value in np.percentile(values[:: 1 + values.size // _SAMPLES], (1, 99)))
+    low, high = (low, high) if high > low else limits  # a few bright values on a wide ground
+    return (low + high) / 2, high - low or 1.0
+
+
+def _own_window(meta: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the first window in a DICOM header, None where there is none that can be used."""
+    if meta.get("inverted", True):  # no DICOM, or the window is of values before they were mirrored
+        return None
+    try:
+        center, width = (float(meta[keyword].strip("[]").split(",")[0]) for keyword in _WINDOW)
+    except ValueError:
+        return None
+    return (center, width) if math.isfinite(center) and 0 < width < math.inf else None
+
+
+def _turned(
+    array: np.ndarray, meta: Mapping[str, Any]
+) -> tuple[np.ndarray, tuple[float, float], tuple[str, str] | None]:
+    """Return an image as it is looked at, width and height of its pixels, and the directions of its edges."""
+    axes = np.asarray(meta[MetaKeys.AFFINE])[:3, :2]
+    sizes = [float(size) for size in np.linalg.norm(axes, axis=0)]
+    pixel = (sizes[0], sizes[1]) if min(sizes) > 0 else (1.0, 1.0)
+    if not meta["has_geometry"] or min(sizes) == 0:
+        return array, pixel, None
+    first = int(np.abs(axes[:, 0]).argmax())
+    second = max({0, 1, 2} - {first}, key=lambda place: abs(axes[place, 1]))
+    # of right and left, back and front, feet and head, the earlier pair runs across; in RAS, all run the other way
+    flipped = tuple(1 + axis for axis, place in enumerate((first, second)) if axes[place, axis] > 0)
+    array = np.flip(array, flipped)
+    if first < second:
+        return array, pixel, (_EDGES[first], _EDGES[second])
+    return np.swapaxes(array, 1, 2), pixel[::-1], (_EDGES[second], _EDGES[first])
