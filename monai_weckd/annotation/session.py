@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # how long a list of the folder is good for, in seconds
 _LISTED_FOR = 5.0
+_LAST = 8
 
 
 class NoStageError(RuntimeError):
@@ -74,13 +75,19 @@ class AnnotationSession:
     Args:
         chain: the chain; labels are kept in its output folder.
         studies: the folder of the images; new ones are found within seconds.
+        label_budget: how many labels somebody means to give, default None: not said. It is told, not enforced.
 
     Raises:
-        ValueError: When there is no image.
+        ValueError: When there is no image, or a label budget below 1.
 
     """
 
-    def __init__(self, chain: AnnotatedChain, studies: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, chain: AnnotatedChain, studies: str | os.PathLike[str], *, label_budget: int | None = None
+    ) -> None:
+        if label_budget is not None and label_budget < 1:
+            raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
+        self.label_budget = label_budget
         self.chain = chain
         self.studies = Path(studies)
         self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes)
@@ -131,8 +138,8 @@ class AnnotationSession:
             )
         return item
 
-    def put_label(self, image_id: str, label: str, **info: Any) -> None:
-        """Give an image a label.
+    def put_label(self, image_id: str, label: str, **info: Any) -> str | None:
+        """Give an image a label; returns the one it had, if any.
 
         Args:
             image_id: id of the image.
@@ -145,7 +152,7 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        self.store.put(image_id, label, **info)
+        return self.store.put(image_id, label, **info)
 
     def next(self, *, count: int = 1) -> list[Suggestion]:
         """Return the images whose labels are asked for next; those that are new are looked at in the background.
@@ -277,7 +284,9 @@ class AnnotationSession:
                 "unreadable": bad,
             },
             "labels": {name: list(labels.values()).count(name) for name in self.classes},
+            "last_labels": [{"id": key, "label": label} for key, label in list(labels.items())[: -_LAST - 1 : -1]],
             "budget": self.chain.budget(labels),
+            "label_budget": self.label_budget,
             "stages": [stage_summary(stage) for stage in self.chain.stages],
             "training": asdict(self.training),
         }

@@ -41,10 +41,9 @@ class LabelStore:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     store = LabelStore(Path(folder, "labels.json"), ["ill", "well"])
-        ...     store.put("b.png", "well")
-        ...     store.put("a.png", "ill")
-        ...     LabelStore(store.path, store.classes).labels
-        {'b.png': 'well', 'a.png': 'ill'}
+        ...     _ = store.put("b.png", "well"), store.put("a.png", "well")
+        ...     store.put("a.png", "ill"), LabelStore(store.path, store.classes).labels
+        ('well', {'b.png': 'well', 'a.png': 'ill'})
 
     """
 
@@ -72,8 +71,8 @@ class LabelStore:
         """
         return dict(self._entries.get(image_id, {}))
 
-    def put(self, image_id: str, label: str, **info: Any) -> None:
-        """Give an image a label; another one than it had counts as given now.
+    def put(self, image_id: str, label: str, **info: Any) -> str | None:
+        """Give an image a label; another one than it had counts as given now. Returns the one it had, if any.
 
         Args:
             image_id: id of the image.
@@ -87,10 +86,12 @@ class LabelStore:
         self._check(label)
         with self._lock:
             entries = dict(self._entries)
-            if entries.get(image_id, {}).get("label") != label:
+            previous: str | None = entries.get(image_id, {}).get("label")
+            if previous != label:
                 entries.pop(image_id, None)
             entries[image_id] = {**info, "label": label, "ts": int(time.time())}
             self._write(entries)
+            return previous
 
     def remove(self, image_id: str) -> None:
         """Take a label back.

@@ -52,8 +52,10 @@ def test_labels_keep_their_order_and_outlive_the_process(store):
     for key, label in (("b", "well"), ("a", "ill"), ("c", "ill")):
         store.put(key, label)
     assert list(again(store).labels.items()) == [("b", "well"), ("a", "ill"), ("c", "ill")]
-    store.put("b", "well", user="me")  # the same again
-    store.put("a", "well")  # another one counts as given now
+    assert store.put("b", "well", user="me") == "well"  # the same again
+    assert store.put("a", "well") == "ill"  # another one counts as given now
+    assert store.put("d", "ill") is None
+    store.remove("d")
     store.remove("c")
     assert list(again(store).labels.items()) == [("b", "well"), ("a", "well")]
     assert again(store).info("b")["user"] == "me"

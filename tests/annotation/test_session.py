@@ -104,6 +104,23 @@ def test_refuses_a_prediction_before_there_is_a_student(here):
         here.predict(here.item("g0/ear.png")["image"])
 
 
+def test_refuses_a_label_budget_below_one(here):
+    with pytest.raises(ValueError, match=r"label_budget: expected 1 label or more, got 0\. Pass e\.g\. 48\."):
+        AnnotationSession(here.chain, here.studies, label_budget=0)
+    assert AnnotationSession(here.chain, here.studies, label_budget=2).state()["label_budget"] == 2
+
+
+def test_tells_the_last_labels_and_what_they_replaced(here, monkeypatch):
+    monkeypatch.setattr(session, "_LAST", 4)
+    assert here.state()["last_labels"] == []
+    for key in sorted(here.items):
+        assert here.put_label(key, "ill") is None
+    assert here.put_label("g1/ear.png", "Background") == "ill"
+    found = here.state()["last_labels"]
+    assert found[0] == {"id": "g1/ear.png", "label": "Background"}
+    assert [one["id"][:2] for one in found] == ["g1", "g5", "g4", "g3"]
+
+
 def test_a_probability_row_as_json():
     row = np.array([0.25, 0.75])
     found = described(row, CLASSES)

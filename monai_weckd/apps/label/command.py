@@ -45,6 +45,7 @@ def add_label(commands: Any) -> None:
     add("--classes", nargs="+", metavar="NAME", help="classes to tell apart (default: those of the bundle's metadata)")
     add("--val_fraction", type=float, default=0.25, help="labelled groups for validation (default: %(default)s)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
+    add("--label_budget", type=int, help="how many labels you mean to give; the page says when they are given")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--password_file", type=Path, help="file with the password that all requests must know")
@@ -69,7 +70,7 @@ def _label(args: argparse.Namespace) -> None:
         cache_dir=output_dir / "cache",
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    session = AnnotationSession(chain, studies)
+    session = AnnotationSession(chain, studies, label_budget=args.label_budget)
     logging.getLogger("monai_weckd").setLevel(logging.INFO)
     print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
     print(f"chain   {len(chain.stages)} stages in {output_dir}")

@@ -76,7 +76,8 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
         width: float | None = None,
     ) -> Response:
         path = session.item(image_id)["image"]
-        return Response(image_png(path, number=number, center=center, width=width), media_type="image/png")
+        content = image_png(path, number=number, center=center, width=width)
+        return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @router.get("/image/{image_id:path}")
     def image(image_id: str) -> dict[str, Any]:
@@ -88,8 +89,8 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
 
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
-        session.put_label(image_id, given.label)
-        return {"id": image_id, "label": given.label, "budget": session.state()["budget"]}
+        previous = session.put_label(image_id, given.label)
+        return {"id": image_id, "label": given.label, "previous": previous, "budget": session.state()["budget"]}
 
     @router.delete("/label/{image_id:path}")
     def remove_label(image_id: str) -> dict[str, Any]:
