@@ -11,6 +11,7 @@ setup(
     package_dir=BUNDLES,
     package_data={
         "monai_weckd": ["py.typed"],
+        "monai_weckd.apps.label": ["page/*"],
         "monai_weckd.visualize": ["*.jinja"],
         **{name: ["LICENSE", "configs/*", "docs/*", "networks/*.py"] for name in BUNDLES},
     },

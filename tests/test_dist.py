@@ -87,6 +87,8 @@ def test_the_wheel_holds_package_and_bundles_and_nothing_else(source, archives):
     assert package == {name if name.startswith("monai_weckd/") else f"monai_weckd/{name}" for name in source[1]}
     assert {
         "monai_weckd/py.typed",
+        "monai_weckd/apps/label/page/index.html",
+        "monai_weckd/apps/label/page/page.js",
         "monai_weckd/visualize/report.html.jinja",
         "monai_weckd/visualize/style.css.jinja",
         f"monai_weckd/bundles/{NAME}/configs/train.json",

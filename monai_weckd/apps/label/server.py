@@ -79,10 +79,10 @@ def make_application(session: AnnotationSession) -> Any:
     settings.MONAI_LABEL_STUDIES = str(session.studies)
     settings.MONAI_LABEL_APP_CONF = {"session": session}
     from fastapi import FastAPI
-    from fastapi.responses import RedirectResponse
     from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, scoring, train
     from monailabel.interfaces.utils.app import app_instance
 
+    from monai_weckd.apps.label.page import make_page
     from monai_weckd.apps.label.routes import make_router
 
     instance = app_instance()
@@ -92,7 +92,7 @@ def make_application(session: AnnotationSession) -> Any:
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
-    app.add_api_route("/", lambda: RedirectResponse("/weckd/state"), include_in_schema=False)
+    app.include_router(make_page())
     _answer_errors(app)
     instance.on_init_complete()
     return app

@@ -1,0 +1,131 @@
+// Copyright (c) monai_weckd contributors
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//     http://www.apache.org/licenses/LICENSE-2.0
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+// What the server says of labels and chain, as it is shown beside the image.
+
+import { byId, element, quoted, visible } from "./server.js";
+
+const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
+
+function figure(value) {
+  return value === null || value === undefined ? "–" : value.toFixed(3);
+}
+
+// Buttons of the classes; `give` is called with the class that is chosen.
+export function makeClasses(names, give) {
+  const buttons = names.map((name, index) => {
+    const button = element("button", "", { type: "button", className: "class" });
+    const shortcut = index < 9 ? String(index + 1) : "";
+    if (shortcut) button.setAttribute("aria-keyshortcuts", shortcut);
+    button.append(
+      element("span", "", { className: "bar" }),
+      element("kbd", shortcut || "–"),
+      element("bdi", visible(name), { className: "what" }),
+      element("span", "", { className: "probability" }),
+      element("span", "", { className: "note count" }),
+    );
+    button.addEventListener("click", () => give(name));
+    return button;
+  });
+  byId("classes").replaceChildren(...buttons);
+}
+
+export function showClasses({ classes, labels }, current, locked) {
+  [...byId("classes").children].forEach((button, index) => {
+    const probability = current?.probabilities?.[index];
+    button.querySelector(".bar").style.width = `${100 * (probability ?? 0)}%`;
+    button.querySelector(".probability").textContent = probability === undefined ? "" : PERCENT.format(probability);
+    const count = labels[classes[index]];
+    button.querySelector(".count").textContent = count === 1 ? "1 label" : `${count} labels`;
+    button.setAttribute("aria-pressed", String(current?.label === classes[index]));
+    button.setAttribute("aria-disabled", String(locked));
+  });
+}
+
+export function showProgress({ images, budget, label_budget: told, last_labels: last }, asked, open) {
+  const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
+  byId("labelled-text").textContent = `${images.labelled} of ${images.total} images labelled${unreadable}`;
+  Object.assign(byId("labelled"), { max: images.total, value: images.labelled });
+  const limit = asked ?? told;
+  const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;
+  byId("budget-text").textContent = `Label budget: ${budget}${rest}`;
+  byId("budget").hidden = limit === null;
+  if (limit !== null) Object.assign(byId("budget"), { max: limit, value: Math.min(budget, limit) });
+  byId("last").hidden = last.length === 0;
+  showLast(last, open);
+}
+
+function showLast(last, open) {
+  const key = JSON.stringify(last);
+  const list = byId("last-labels");
+  if (list.dataset.shown === key) return; // who has the focus keeps it
+  list.dataset.shown = key;
+  list.replaceChildren(...last.map(({ id, label }) => {
+    const button = element("button", "", { type: "button" });
+    button.append(element("bdi", visible(id)), ": ", element("bdi", visible(label)));
+    button.addEventListener("click", () => open(id));
+    const row = element("li");
+    row.append(button);
+    return row;
+  }));
+}
+
+export function showChain({ stages, training }) {
+  byId("train").setAttribute("aria-disabled", String(training.running));
+  byId("training-row").hidden = !training.running;
+  byId("training-text").textContent =
+    `Stage ${training.stage}: epoch ${training.epoch} of ${training.epochs || "…"}`;
+  Object.assign(byId("epochs"), { max: training.epochs || 1, value: training.epoch });
+  byId("training-error").hidden = training.running || training.error === null;
+  byId("training-error").textContent = `Stage ${training.stage} failed. ${visible(training.error ?? "")}`;
+  byId("stages").hidden = stages.length === 0;
+  if (stages.length === 0) return;
+  byId("metric").textContent = named(stages.at(-1).metric);
+  byId("rows").replaceChildren(...stages.map(stageRow));
+}
+
+function stageRow(stage) {
+  const row = element("tr");
+  const heading = element("th", stage.stage);
+  heading.scope = "row";
+  const verdict = element("td", stage.accepted ? "✓ accepted" : "✗ rejected");
+  verdict.className = stage.accepted ? "accepted" : "rejected";
+  row.append(
+    heading, element("td", stage.labelled), element("td", figure(stage.value)), element("td", figure(stage.previous)),
+    verdict,
+  );
+  return row;
+}
+
+function named(metric) {
+  return metric.replace(/^val_/, "").replaceAll("_", " ").replace("auc", "AUC");
+}
+
+// What has come of a training since the state before, as a sentence; null where none has ended.
+export function ended(before, { stages, training }) {
+  if (before === null || training.running) return null;
+  const { running, stage } = before.training;
+  if (!running && stages.length === before.stages.length) return null;
+  if (running && stages.length < stage) {
+    return training.error === null ? `Stage ${stage} was interrupted. Train it again.` : `Stage ${stage} failed.`;
+  }
+  const done = stages.at(-1);
+  const verdict = done.accepted ? "accepted" : "rejected, the student before stays";
+  const earlier = done.previous === null ? "" : `, before ${figure(done.previous)}`;
+  return `Stage ${done.stage} ${verdict}: ${named(done.metric)} ${figure(done.value)}${earlier}.`;
+}
+
+// What was saved, as a sentence; an overwrite says so.
+export function saved(id, label, previous, known) {
+  if (previous === null || previous === label) return `Saved: ${quoted(id)} is ${quoted(label)}.`;
+  const whose = previous === known ? "" : ", given meanwhile elsewhere";
+  return `Saved: ${quoted(id)} is ${quoted(label)} in the place of ${quoted(previous)}${whose}.`;
+}

@@ -1,0 +1,361 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from label_browser import ForkedServer, Page, needs_browser
+from label_server import OTOSCOPY, SMALL, needs_monai_label
+from PIL import Image
+
+from monai_weckd.data.phantoms import make_phantom
+
+pytestmark = [needs_browser, needs_monai_label]
+
+CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
+FILES = ["", "page/style.css", "page/page.js", "page/panels.js", "page/server.js", "page/viewer.js", "page/icon.svg"]
+# markup, quotes, what an address would be cut at, and a mark that turns the rest around
+HOSTILE = "<img src=x onerror=\"document.title='!'\">&amp;'%2f#?\u202egnp.png"
+
+
+@pytest.fixture(scope="module")
+def ears(tmp_path_factory):
+    return make_phantom("otoscopy", tmp_path_factory.mktemp("ears") / "images", items=40, seed=0)
+
+
+@pytest.fixture
+def server(forks, ears, tmp_path):
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=["--label_budget", 14]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def idle_server(forks, ears, tmp_path_factory):
+    with ForkedServer(forks, ears, tmp_path_factory.mktemp("idle") / "output", settings=SMALL) as server:
+        yield server
+
+
+def truth(page):
+    """Return the number of the class of the phantom that is shown."""
+    return CLASSES.index(page.name.split("/")[0])
+
+
+def stored(server):
+    """Return the labels on the disk."""
+    path = server.log.with_suffix("") / "labels.json"
+    return {key: entry["label"] for key, entry in json.loads(path.read_text())["labels"].items()}
+
+
+def test_the_page_loads_nothing_from_elsewhere(idle_server):
+    for name in FILES:
+        answer = idle_server.ask("GET", f"/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'; base-uri 'none'")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        links = set(re.findall(r"(?:https?:)?//[\w.]+", answer.text.replace("http://www.apache.org/", "")))
+        assert links <= {"http://www.w3.org"}, name  # the namespace of the icon
+        assert "style=" not in answer.text
+        assert "innerHTML" not in answer.text
+    assert idle_server.ask("GET", "/page/page.py").status_code == 404
+
+
+def test_somebody_labels_and_trains(server, browser):
+    page = Page(browser, server.url)
+    assert page.text("reason").startswith("Why this one: ")
+    assert page.text("budget-text") == "Label budget: 0 of 14"
+
+    # too early: one line, and a retry
+    page.key("t")
+    page.wait(lambda: page.error)
+    assert page.error.startswith("No stage begun. labels: expected")
+
+    given = {page.label(truth(page), click=True): None for _ in range(2)}
+    given |= {page.label(truth(page)): None for _ in range(10)}
+    assert stored(server) == {key: key.split("/")[0] for key in given}
+    assert page.status == f"Saved: {list(given)[-1]} is {stored(server)[list(given)[-1]]}."
+    assert page.error == ""
+    page.wait(lambda: page.text("labelled-text") == "12 of 40 images labelled")
+
+    # skip, take it back, skip again: it does not come again, nor after a reload
+    while "not yet seen" in Page(browser, server.url).text("reason"):
+        time.sleep(0.1)  # the order changes once the images have been looked at
+    skipped = page.name
+    page.key("s")
+    page.wait(lambda: page.name != skipped and page.is_ready)
+    page.key("u")
+    page.wait(lambda: page.name == skipped and page.is_ready)
+    page.find("skip").click()
+    page.wait(lambda: page.name != skipped and page.is_ready)
+    after = page.name
+    page = Page(browser, server.url)
+    assert page.name == after
+    assert page.text("labelled-text") == "12 of 40 images labelled"
+
+    # undo, by both keys
+    for undo in (lambda: page.key("u"), lambda: page.chord("\ue009", "z")):
+        last = page.label(truth(page))
+        assert last in stored(server)
+        undo()
+        page.wait(lambda last=last: page.name == last and page.is_ready)
+        assert last not in stored(server)
+        assert page.status == f"Taken back: {last} has no label."
+
+    # a wrong class, seen later and corrected
+    right = truth(page)
+    wrong = page.label((right + 1) % 4)
+    page.wait(lambda: page.find("last-labels").get_attribute("textContent").startswith(wrong))
+    page.find("last").find_element("tag name", "summary").click()
+    page.find("last-labels").find_element("tag name", "button").click()
+    page.wait(lambda: page.name == wrong and page.is_ready)
+    assert [chosen for *_, chosen in page.classes()].index("true") == (right + 1) % 4
+    page.label(right)
+    assert page.status == f"Saved: {wrong} is {CLASSES[right]} in the place of {CLASSES[(right + 1) % 4]}."
+    assert stored(server)[wrong] == CLASSES[right]
+
+    page.label(truth(page))
+    page.wait(lambda: page.text("budget-text") == "Label budget: 14 of 14: all used")
+
+    # a stage, with the bars that it brings
+    assert [probability for _, probability, *_ in page.classes()] == [""] * 4
+    page.find("train").click()
+    page.wait(lambda: page.status.startswith("Stage 1 accepted: macro AUC "))
+    page.wait(lambda: page.classes()[0][1])
+    expected = server.ask("GET", f"/weckd/predict/{page.name}").json()["prediction"]
+    bars = [round(100 * one["score"]) for one in expected]
+    assert [int(probability.rstrip("%")) for _, probability, *_ in page.classes()] == pytest.approx(bars, abs=1)
+    counts = list(server.state()["labels"].values())
+    assert [int(count.split()[0]) for _, _, count, _ in page.classes()] == counts
+
+    for _ in range(6):
+        page.label(truth(page))
+    assert page.text("reason").startswith("Why this one: between ")
+    page.key("t")
+    page.wait(lambda: len(page.table()) == 2)
+    for stage, row in zip(server.state()["stages"], page.table(), strict=True):
+        before = "\N{EN DASH}" if stage["previous"] is None else f"{stage['previous']:.3f}"
+        verdict = "✓ accepted" if stage["accepted"] else "✗ rejected"
+        assert row == [str(stage["stage"]), str(stage["labelled"]), f"{stage['value']:.3f}", before, verdict]
+
+    assert Page(browser, server.url, query="?budget=30").text("budget-text") == "Label budget: 20 of 30"
+    loaded = page.run("return performance.getEntriesByType('resource').map((one) => new URL(one.name).origin)")
+    assert set(loaded) == {server.url}
+    assert page.console() == []
+
+
+def test_the_server_dies_and_comes_back(forks, ears, tmp_path, browser):
+    server = ForkedServer(forks, ears, tmp_path / "output", settings=SMALL)
+    with server:
+        page = Page(browser, server.url)
+        for _ in range(12):
+            page.label(truth(page))
+        shown, right = page.name, truth(page)
+    page.key(str(right + 1))
+    page.wait(lambda: page.error)
+    assert (
+        page.error
+        == f"Not saved: {shown} as {CLASSES[right]}. The server does not answer. Look whether it runs, then retry."
+    )
+    assert page.status == ""
+    assert page.name == shown
+    assert shown not in stored(server)
+    page.key("u")  # nothing else is begun before it is saved
+    assert page.status == "Retry, choose again, or skip: the last label is not saved."
+    with server:
+        page.find("retry").click()
+        page.wait(lambda: page.name != shown and page.is_ready)
+        assert page.error == ""
+        assert stored(server)[shown] == CLASSES[right]
+        page.find("train").click()
+        page.wait(lambda: page.text("training-text").startswith("Stage 1: epoch 0 of "))
+    page.wait(lambda: page.error)
+    before = page.name
+    with server:
+        page.wait(lambda: page.error == "")
+        page.wait(lambda: page.status == "Stage 1 was interrupted. Train it again.")
+        assert page.name == before
+        page.label(truth(page))
+        assert len(stored(server)) == 14
+
+
+def test_progress_and_failure_of_a_stage_are_told(server, browser):
+    page = Page(browser, server.url)
+    # the same page, whose server says in turn that it trains and that it has failed
+    page.run("""const ask = window.fetch;
+        window.training = { running: true, stage: 3, epoch: 5, epochs: 12, error: null };
+        window.fetch = async (address, options) => {
+          if (address !== "weckd/state") return ask(address, options);
+          const state = await (await ask(address, options)).json();
+          return new Response(JSON.stringify({ ...state, training: window.training }));
+        };""")
+    page.label(0)  # after which the state is asked for, too
+    page.wait(lambda: page.text("training-text") == "Stage 3: epoch 5 of 12")
+    assert page.run("return [epochs.value, epochs.max, epochs.labels[0].id]") == [5, 12, "training-text"]
+    assert page.find("train").get_attribute("aria-disabled") == "true"
+    page.run("window.training = { running: false, stage: 3, epoch: 5, epochs: 12, error: 'disk: expected room' }")
+    page.wait(lambda: page.status == "Stage 3 failed.")
+    assert page.text("training-error") == "Stage 3 failed. disk: expected room"
+    assert page.find("training-error").is_displayed()
+    assert not page.find("training-row").is_displayed()
+
+
+def test_two_windows_do_not_lose_each_others_labels(server, browser):
+    first = Page(browser, server.url)
+    shown, window = first.name, browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    second = Page(browser, server.url)
+    assert second.name == shown
+    second.label(0)
+    browser.switch_to.window(window)
+    assert first.name == shown
+    first.label(1)
+    assert first.status == f"Saved: {shown} is {CLASSES[1]} in the place of {CLASSES[0]}, given meanwhile elsewhere."
+    assert stored(server) == {shown: CLASSES[1]}
+    # the second one cannot take back what is no longer its own
+    browser.switch_to.window(next(one for one in browser.window_handles if one != window))
+    second.key("u")
+    second.wait(lambda: second.name == shown and second.is_ready)
+    assert second.status == f"{shown} stays as it is: its label has been changed elsewhere."
+    assert stored(server) == {shown: CLASSES[1]}
+    browser.close()
+    browser.switch_to.window(window)
+
+
+def test_hostile_names_are_text(forks, tmp_path, browser):
+    names = ["<b>ill</b>", '"onclick="alert(1)', "&lt;normal", "\u202eegassem"]
+    bundle = shutil.copytree(OTOSCOPY, tmp_path / "bundle")
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = dict(zip("0123", names, strict=True))
+    (bundle / "configs/metadata.json").write_text(json.dumps(metadata))
+    studies = tmp_path / "a&b <i>"
+    studies.mkdir()
+    Image.fromarray(np.full((8, 9, 3), 200, np.uint8)).save(studies / HOSTILE, format="PNG")
+    with ForkedServer(forks, studies, tmp_path / "output", settings=SMALL, bundle=bundle) as server:
+        page = Page(browser, server.url)
+        assert page.name == HOSTILE.replace("\u202e", "\\u202e")
+        assert [name for name, *_ in page.classes()] == [*names[:3], "\\u202eegassem"]
+        np.testing.assert_array_equal(page.pixels(), 200)
+        page.label(3)
+        assert page.status == f"Saved: {HOSTILE} is {names[3]}.".replace("\u202e", "\\u202e")
+        assert stored(server) == {HOSTILE: names[3]}
+        page.wait(lambda: page.find("last").is_displayed())
+        assert page.text("blank") == "Each image has a label."
+        page.key("u")
+        page.wait(lambda: page.is_ready)
+        assert stored(server) == {}
+        assert page.run("return document.querySelectorAll('img, b, i, [onclick], [onerror]').length") == 0
+        assert page.run("return document.title") == "Label: bundle"
+        assert page.console() == []
+
+
+@pytest.mark.slow  # a folder is listed anew after some seconds
+def test_undo_goes_on_where_an_image_is_gone(forks, tmp_path, browser):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(studies / f"{number}.png")
+    with ForkedServer(forks, studies, tmp_path / "output", settings=SMALL) as server:
+        page = Page(browser, server.url)
+        first, second = page.label(0), page.label(1)
+        (studies / second).unlink()
+        page.wait(lambda: server.ask("GET", f"/weckd/image/{second}").status_code == 404)
+        page.key("u")
+        page.wait(lambda: page.error.startswith("id: expected an image in 'studies'"))
+        page.key("u")
+        page.wait(lambda: page.name == first and page.is_ready)
+        assert page.error == ""
+        assert first not in stored(server)
+
+
+def test_a_key_that_is_held_labels_one_image(server, browser):
+    page = Page(browser, server.url)
+
+    def press(*, repeats):
+        event = {"type": "rawKeyDown", "key": "1", "autoRepeat": repeats}
+        browser.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+
+    before = page.name
+    press(repeats=False)
+    page.wait(lambda: page.name != before and page.is_ready)
+    for _ in range(3):
+        press(repeats=True)
+        time.sleep(0.1)
+        page.wait(lambda: page.is_ready)
+    assert len(stored(server)) == 1
+    after = page.name
+    press(repeats=False)
+    page.wait(lambda: page.name != after and page.is_ready)
+    assert len(stored(server)) == 2
+
+
+def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
+    from selenium.webdriver import Keys
+
+    page = Page(browser, server.url)
+    reached = []
+    for _ in range(30):
+        page.key(Keys.TAB)
+        found = page.run("""const one = document.activeElement, style = getComputedStyle(one);
+            return [one.id || one.className, style.outlineStyle, parseFloat(style.outlineWidth)]""")
+        reached.append(found[0])
+        if found[0] == "keys":
+            break
+        assert found[1] == "solid", found
+        assert found[2] >= 2, found
+    assert [one for one in reached if one != "class"] == ["screen", "skip", "undo", "train", "keys"]
+    assert reached.count("class") == 4
+    page.key(Keys.SPACE)  # single keys off
+    page.key("1")
+    time.sleep(0.2)
+    assert server.state()["budget"] == 0
+    before = page.name
+    page.run("document.querySelector('.class').focus()")
+    page.key(Keys.ENTER)
+    page.wait(lambda: page.name != before and page.is_ready)
+    assert stored(server) == {before: CLASSES[0]}
+    page.find("keys").click()
+    nameless = page.run("""return [...document.querySelectorAll("input, progress, button")].filter((one) =>
+        !(one.labels?.length || one.textContent.trim())).map((one) => one.id)""")
+    assert nameless == []
+    assert page.find("status").get_attribute("role") == "status"
+    assert page.find("error").get_attribute("role") == "alert"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (500, 700)])
+def test_it_fits_and_can_be_read(idle_server, browser, scheme, size):
+    browser.set_window_size(*size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    page = Page(browser, idle_server.url)
+    wide, inner = page.run("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= inner
+    assert page.find("picture").rect["height"] > 150
+    assert page.run("return document.querySelector('.class').getBoundingClientRect().bottom < window.innerHeight")
+    colors = page.run("""const style = (one) => getComputedStyle(document.querySelector(one));
+        return [style("body").backgroundColor, style("body").color, style(".note").color]""")
+    ground, *texts = (luminance(color) for color in colors)
+    assert (ground > 0.5) == (scheme == "light")
+    for text in texts:
+        assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+def luminance(color):
+    """Return the relative luminance of a color as WCAG 2.2 defines it."""
+    parts = np.array([int(part) for part in re.findall(r"\d+", color)[:3]]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
