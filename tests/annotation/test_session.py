@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,12 @@ def test_refuses_another_class_and_a_folder_without_images(here, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"):
         AnnotationSession(here.chain, tmp_path / "empty")
+
+
+def test_refuses_a_file_name_that_no_answer_can_hold(here, images):
+    os.rename(images / "g3", os.fsencode(images) + b"/\xff")
+    with pytest.raises(ValueError, match=r"images: expected file names in UTF-8, got '\\udcff/ear\.png'\. Rename it\."):
+        here.refresh()
 
 
 def test_refuses_a_prediction_before_there_is_a_student(here):
