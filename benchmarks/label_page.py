@@ -1,0 +1,108 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""A user of the label server's page in a browser: press keys, train, and test on groups that it never saw."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.label_order import hold_out
+from benchmarks.label_user import UserAtTheScreen, put_images
+
+__all__ = ["UserInABrowser"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class UserInABrowser(UserAtTheScreen):
+    """Label what the page asks for, by keys, and train by a key.
+
+    Args:
+        url: the server's address.
+        truth: class of each image by its id.
+        page: the page, open in a browser.
+
+    """
+
+    def __init__(self, url: str, truth: dict[str, str], page: Any) -> None:
+        super().__init__(url, truth)
+        self.page = page
+        self.classes = [name for name, *_ in page.classes()]
+
+    def label(self, count: int) -> None:
+        """Label so many images, each when it is shown."""
+        for _ in range(count):
+            began = time.perf_counter()
+            self.page.label(self.classes.index(self.truth[self.page.name]))
+            self.waits.append(time.perf_counter() - began)
+
+    def train(self) -> tuple[dict[str, Any], float]:
+        """Train a stage; returns what it did, and the seconds until the page said so."""
+        began = time.perf_counter()
+        rows = len(self.page.table())
+        self.page.key("t")
+        self.page.wait(lambda: len(self.page.table()) > rows or self.page.error, seconds=600)
+        if self.page.error:
+            raise RuntimeError(self.page.error)
+        return self.ask("GET", "/weckd/state")["stages"][-1], time.perf_counter() - began
+
+
+def main() -> None:
+    """Print a line for each stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", help="name of a bundle")
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
+    parser.add_argument("--stages", type=int, default=3)
+    args = parser.parse_args()
+    sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "apps")]
+    from label_browser import Page, open_browser
+    from label_server import LabelServer
+
+    items, test, truth = hold_out(args.dataset_dir, seed=0)
+    driver = open_browser()
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder, "images")
+        put_images(items, studies)
+        server = LabelServer(
+            studies,
+            Path(folder, "output"),
+            bundle=ROOT / "bundles" / args.bundle,
+            options=["--config_file", "pretrained.json"],
+            settings=("freeze_backbone=true",),
+        )
+        with server:
+            UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
+            user = UserInABrowser(server.url, truth, Page(driver, server.url))
+            print(f"{len(items)} images, {len(test)} of other groups held out")
+            for _ in range(args.stages):
+                user.waits.clear()
+                user.label(args.labels)
+                wait = 1000 * sum(user.waits) / args.labels
+                stage, seconds = user.train()
+                print(
+                    f"stage {stage['stage']}: {stage['labelled']} labels in training, "
+                    f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms from key to "
+                    f"the next image, balanced accuracy {user.test(test):.3f}",
+                    flush=True,
+                )
+    driver.quit()
+
+
+if __name__ == "__main__":
+    main()
