@@ -326,10 +326,10 @@ class StageWalker:
         if not engine.state.stage:
             return
         value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
-        if math.isnan(value):
-            raise ValueError(
-                f"{evaluator.state.key_metric_name}: expected a number on validation, got nan, by which no stage can "
-                "be judged. Give validation labels of every class, or another key metric."
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{evaluator.state.key_metric_name}: expected a finite number on validation, got {value}, by which no "
+                "stage can be judged. Give validation labels of every class, or another key metric."
             )
         if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}

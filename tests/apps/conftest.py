@@ -15,6 +15,9 @@ from __future__ import annotations
 import pytest
 from label_browser import Forks, open_browser
 
+# it imports MONAI Label, which is in another environment
+collect_ignore = ["fork_servers.py"]
+
 
 @pytest.fixture(scope="session")
 def forks():

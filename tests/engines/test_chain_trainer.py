@@ -328,7 +328,7 @@ def test_a_metric_that_is_no_number_is_refused_by_its_name():
     name = trainer.walker.evaluator.state.key_metric_name
     trainer.walker.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: metrics.update({name: float("nan")}))
     with pytest.raises(
-        ValueError, match=f"^{name}: expected a number on validation, got nan, by which no stage can be"
+        FloatingPointError, match=f"^{name}: expected a finite number on validation, got nan, by which no"
     ):
         trainer.run()
 

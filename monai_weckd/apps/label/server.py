@@ -70,11 +70,11 @@ def make_application(session: AnnotationSession) -> Any:
 
     """
     os.environ.update(_SETTINGS)
-    register_missing()
     try:
         from monailabel.config import settings
     except ImportError as error:
         raise ImportError(f"monailabel: expected to be installed, got {error}. Run `make label-env`.") from None
+    register_missing()
     settings.MONAI_LABEL_APP_DIR = str(Path(__file__).parent)
     settings.MONAI_LABEL_STUDIES = str(session.studies)
     settings.MONAI_LABEL_APP_CONF = {"session": session}
