@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
+from monai_weckd.chain_file import model_chain
 from monai_weckd.data.verify import find_faults
 from monai_weckd.files import sync_folder, write_atomically
 
@@ -51,7 +52,7 @@ class AnnotatedChain:
         ahead: how many images to choose at a time, default 24.
 
     Raises:
-        ValueError: When a number is out of its range, or the chain in the folder is of other classes.
+        ValueError: When a number is out of its range, or the chain in the folder is damaged or of other classes.
 
     """
 
@@ -263,7 +264,9 @@ class AnnotatedChain:
         chain, given, folder = None, GivenLabels(), self.output_dir
         if self.path.exists():
             folder = self.path.resolve()
-            chain = json.loads((folder / "chain.json").read_text(encoding="utf-8"))
+            chain = model_chain(folder / "model.pt")
+            if chain is None:
+                raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
             given = GivenLabels.from_dict(json.loads((folder / "given.json").read_text(encoding="utf-8")))
             if tuple(chain["classes"]) != self.bundle.classes:
                 raise ValueError(

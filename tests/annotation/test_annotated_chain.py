@@ -97,6 +97,15 @@ def test_refuses_numbers_out_of_range(studies, tmp_path, options, message):
         make_annotated(studies, tmp_path, **options)
 
 
+def test_refuses_a_model_that_is_not_the_chain_s(studies, copy):
+    path = copy[0] / "chain" / "model.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt: expected a model of the chain\.json beside it, got another one"):
+        AnnotatedChain(make_bundle(studies, copy[0]), copy[0])
+
+
 def test_refuses_a_chain_of_other_classes(studies, copy):
     bundle = make_bundle(studies, copy[0])
     bundle.classes = ("a", "b")
