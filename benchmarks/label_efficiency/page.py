@@ -117,7 +117,7 @@ def ablations(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def draw(found: Iterable[Mapping[str, Any]]) -> None:
-    """Draw balanced accuracy against the label budget, a panel for each start and set."""
+    """Draw balanced accuracy against the label budget, a panel for each start and set with several budgets."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -126,13 +126,15 @@ def draw(found: Iterable[Mapping[str, Any]]) -> None:
     panels: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for content in found:
         panels.setdefault((content["about"]["start"], content["about"]["dataset_dir"]), []).append(content)
+    # one budget makes no curve
+    panels = {panel: contents for panel, contents in panels.items() if len(contents) > 1}
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False)
     for axis, ((start, name), contents) in zip(axes[0], panels.items(), strict=True):
-        for curve in CURVES:
+        for number, curve in enumerate(CURVES):
             known = [(a["labels"], a["metrics"][METRIC]) for c in contents for a in c["arms"] if a["name"] == curve]
             if known:
                 labels, values = zip(*sorted(known, key=lambda pair: pair[0]), strict=True)
-                axis.plot(labels, [value["mean"] for value in values], marker="o", label=curve)
+                axis.plot(labels, [value["mean"] for value in values], marker="o", label=curve, color=f"C{number}")
         top = [a["metrics"][METRIC]["mean"] for c in contents for a in c["arms"] if a["name"] == "everything"]
         if top:
             axis.axhline(sum(top) / len(top), color="gray", linestyle="--", label="everything")
