@@ -83,13 +83,19 @@ def _asked(
     return sorted(left, key=lambda key: hash_fraction(seed, "random order", key))[:count]
 
 
-def main() -> None:
-    """Print a line for each order, and write all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return the command line of whoever labels stage by stage."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", help="name of a bundle")
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
     parser.add_argument("--stages", type=int, default=3)
+    return parser
+
+
+def main() -> None:
+    """Print a line for each order, and write all figures."""
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache_dir", type=Path, help="where embeddings are kept")
     parser.add_argument("--output", type=Path, help="JSON with all figures")

@@ -14,15 +14,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_order import hold_out
-from benchmarks.label_user import UserAtTheScreen, put_images
+from benchmarks.label_order import arguments, hold_out
+from benchmarks.label_user import UserAtTheScreen, put_images, walk
 
 __all__ = ["UserInABrowser"]
 
@@ -64,12 +63,7 @@ class UserInABrowser(UserAtTheScreen):
 
 def main() -> None:
     """Print a line for each stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", help="name of a bundle")
-    parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
-    parser.add_argument("--stages", type=int, default=3)
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "apps")]
     from label_browser import Page, open_browser
     from label_server import LabelServer
@@ -90,17 +84,7 @@ def main() -> None:
             UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
             user = UserInABrowser(server.url, truth, Page(driver, server.url))
             print(f"{len(items)} images, {len(test)} of other groups held out")
-            for _ in range(args.stages):
-                user.waits.clear()
-                user.label(args.labels)
-                wait = 1000 * sum(user.waits) / args.labels
-                stage, seconds = user.train()
-                print(
-                    f"stage {stage['stage']}: {stage['labelled']} labels in training, "
-                    f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms from key to "
-                    f"the next image, balanced accuracy {user.test(test):.3f}",
-                    flush=True,
-                )
+            walk(user, test, labels=args.labels, stages=args.stages)
     driver.quit()
 
 

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import requests
 
-from benchmarks.label_order import hold_out
+from benchmarks.label_order import arguments, hold_out
 
 __all__ = ["UserAtTheScreen", "put_images"]
 
@@ -92,14 +91,24 @@ class UserAtTheScreen:
         return sum(sum(hits) / len(hits) for hits in right.values()) / len(right)
 
 
+def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: int, stages: int) -> None:
+    """Let a user label and train, and print a line for each stage."""
+    for _ in range(stages):
+        user.waits.clear()
+        user.label(labels)
+        wait = 1000 * sum(user.waits) / labels
+        stage, seconds = user.train()
+        print(
+            f"stage {stage['stage']}: {stage['labelled']} labels in training, "
+            f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms for a label, "
+            f"balanced accuracy {user.test(test):.3f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Print a line for each stage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", help="name of a bundle")
-    parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
-    parser.add_argument("--stages", type=int, default=3)
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     from tests.apps.label_server import LabelServer
 
     items, test, truth = hold_out(args.dataset_dir, seed=0)
@@ -114,17 +123,8 @@ def main() -> None:
             began = time.perf_counter()
             user.ask("POST", "/scoring/chain", params={"run_sync": "true"})
             print(f"{len(items)} images looked at in {time.perf_counter() - began:.1f} s, {len(test)} held out")
-            for _ in range(args.stages):
-                user.waits.clear()
-                user.label(args.labels)
-                wait = 1000 * sum(user.waits) / args.labels
-                stage, seconds = user.train()
-                print(
-                    f"stage {stage['stage']}: {stage['labelled']} labels in training, "
-                    f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms for a label, "
-                    f"balanced accuracy {user.test(test):.3f}, memory {server.memory_mb():.0f} MiB",
-                    flush=True,
-                )
+            walk(user, test, labels=args.labels, stages=args.stages)
+            print(f"memory {server.memory_mb():.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from monai_weckd.utils import first_cause, nearest
 __all__ = [
     "PLACES",
     "describe_transforms",
+    "find_overlay",
     "is_complete",
     "prepare_output_dir",
     "refuse_unused_keys",
@@ -214,6 +215,23 @@ def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[
         if name not in _READING:
             found.append({**{key: plain(value) for key, value in transform.items()}, "_target_": name})
     return found
+
+
+def find_overlay(root: Path, overlay: str | os.PathLike[str]) -> Path:
+    """Return the file of an overlay, given by its path or by its name in a bundle's ``configs``.
+
+    Args:
+        root: the bundle's folder.
+        overlay: path or name.
+
+    Raises:
+        ValueError: When there is no such file.
+
+    """
+    for path in (Path(overlay), root / "configs" / overlay):
+        if path.is_file():
+            return path
+    raise ValueError(f"config_file: expected an existing file, got {os.fspath(overlay)!r}. Correct the path.")
 
 
 def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import CommonKeys
 
+from monai_weckd.bundle import find_overlay
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.features import extract
 from monai_weckd.plan import ChainPlan
@@ -73,7 +74,10 @@ class AnnotatedBundle:
         for name in ("train.json", "metadata.json"):
             if not (self.root / "configs" / name).is_file():
                 raise ValueError(f"bundle: expected configs/{name} in {str(bundle)!r}, got none. Pass a bundle.")
-        self.files = [str(self.root / "configs" / "train.json"), *(str(self._find(overlay)) for overlay in overlays)]
+        self.files = [
+            str(self.root / "configs" / "train.json"),
+            *(str(find_overlay(self.root, overlay)) for overlay in overlays),
+        ]
         metadata = ConfigParser.load_config_file(str(self.root / "configs" / "metadata.json"))
         formats = metadata["network_data_format"]
         self.spatial_dims = len(formats["inputs"]["image"]["spatial_shape"])
@@ -244,12 +248,6 @@ class AnnotatedBundle:
         _measure_present(config["validate"], plan, items)
         workflow.parser.set(config)
         return workflow
-
-    def _find(self, overlay: str | os.PathLike[str]) -> Path:
-        for path in (Path(overlay), self.root / "configs" / overlay):
-            if path.is_file():
-                return path
-        raise ValueError(f"config_file: expected an existing file, got {os.fspath(overlay)!r}. Correct the path.")
 
 
 class ImagePredictor:

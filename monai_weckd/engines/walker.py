@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -24,16 +23,15 @@ import torch.distributed as dist
 from ignite.engine import Events
 from monai.engines import IterationEvents
 from monai.inferers import SimpleInferer
-from monai.utils import CommonKeys
 
 from monai_weckd.data.loader import stage_loader, training_items
-from monai_weckd.data.stage import INDEX
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.asking import ask_for_shard
 from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
 from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.ensemble import MeanLogits
+from monai_weckd.engines.guards import check_loss, check_metric
 from monai_weckd.engines.ranks import check_same_on_all_ranks, of_rank_0, share_weights
 from monai_weckd.engines.resuming import restore_walk, walk_state
 from monai_weckd.engines.utils import attach_first, freeze, predict_logits
@@ -302,35 +300,14 @@ class StageWalker:
             self.average.swap()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
-        loss = float(engine.state.output[CommonKeys.LOSS].detach())
-        if not math.isfinite(loss):
-            state, good = engine.state, f"stage {self.accepted.stage}" if self.accepted else "none"
-            raise FloatingPointError(
-                f"loss: expected a finite number, got {loss} in stage {state.stage}, epoch {state.stage_epoch}, "
-                f"iteration {state.iteration}, of {self._batch_names(engine)}. "
-                f"Lower the learning rate, or leave out what is broken; last good checkpoint: {good}."
-            )
-
-    def _batch_names(self, engine: SupervisedTrainer, most: int = 8) -> str:
-        """Return which images of the present batch are not finite, or have logits that are not, or else all."""
-        places, broken = engine.state.batch[INDEX].tolist(), list[int]()
-        for key in (CommonKeys.IMAGE, CommonKeys.PRED):
-            finite = engine.state.output[key].detach().flatten(1).isfinite().all(dim=1).tolist()
-            broken = broken or [place for place, good in zip(places, finite, strict=True) if not good]
-        names = [str(self.items[place]["id"]) for place in broken or places]
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return ", ".join(map(repr, names[:most])) + more
+        check_loss(engine, self.items, last_good=f"stage {self.accepted.stage}" if self.accepted else "none")
 
     def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
         value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{evaluator.state.key_metric_name}: expected a finite number on validation, got {value}, by which no "
-                "stage can be judged. Give validation labels of every class, or another key metric."
-            )
+        check_metric(evaluator.state.key_metric_name, value)
         if self.best is None or not evaluator.metric_cmp_fn(self.best[0], value):
             weights = {key: tensor.detach().clone() for key, tensor in unwrap(engine.network).state_dict().items()}
             self.best = (value, engine.state.stage_epoch, weights)

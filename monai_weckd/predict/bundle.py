@@ -23,7 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle import describe_transforms
+from monai_weckd.bundle import describe_transforms, find_overlay
 from monai_weckd.chain_file import model_chain
 from monai_weckd.utils import nearest, one_error
 
@@ -134,7 +134,9 @@ class PredictionBundle:
         self.spatial_dims = len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
         parser = ConfigParser()
         parser.read_meta(configs / "metadata.json")
-        parser.read_config([str(configs / "inference.json"), *(str(self._find(overlay)) for overlay in overlays)])
+        parser.read_config(
+            [str(configs / "inference.json"), *(str(find_overlay(self.root, overlay)) for overlay in overlays)]
+        )
         parser["bundle_root"] = str(self.root)
         for key in _NEEDED:
             if key not in parser:
@@ -145,12 +147,6 @@ class PredictionBundle:
                 raise ValueError(f"set: expected a key of {configs / 'inference.json'}, got {key!r}. {hint}")
             parser[key] = value
         return parser
-
-    def _find(self, overlay: str | os.PathLike[str]) -> Path:
-        for path in (Path(overlay), self.root / "configs" / overlay):
-            if path.is_file():
-                return path
-        raise ValueError(f"config_file: expected an existing file, got {os.fspath(overlay)!r}. Correct the path.")
 
     def _check_chain(self, parser: ConfigParser) -> None:
         """Refuse other images than those of the training: the network would take them, and be worse."""

@@ -51,10 +51,10 @@ class Orthanc:
     """One server with its storage in a folder; it may be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.library = folder, folder / "loopback.so"
+        self.folder, self.shim = folder, folder / "loopback.so"
         (folder / "loopback.c").write_text(LOOPBACK)
         source = str(folder / "loopback.c")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(self.library), source, "-ldl"], check=True)
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(self.shim), source, "-ldl"], check=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -76,7 +76,7 @@ class Orthanc:
 
     def start(self) -> None:
         program = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
-        environment = {**os.environ, "LD_PRELOAD": str(self.library)}
+        environment = {**os.environ, "LD_PRELOAD": str(self.shim)}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [program, str(self.folder / "orthanc.json")], env=environment, stdout=log, stderr=log
