@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.utils import CommonKeys
 
 from monai_weckd.bundle import find_overlay
@@ -89,6 +89,9 @@ class AnnotatedBundle:
             )
         places = {"bundle_root": str(self.root), "dataset_dir": str(dataset_dir)}
         self.overrides: dict[str, Any] = {**(changes or {}), **places}
+        # made once, here: it goes through the imported modules, and fails if another thread imports meanwhile
+        self._locator = ComponentLocator()
+        self._locator.get_component_module_name("")
         parser = self._parser()
         if parser["cache_dir"] is None:
             parser["cache_dir"] = self.overrides["cache_dir"] = str(cache_dir)
@@ -217,6 +220,7 @@ class AnnotatedBundle:
 
     def _parser(self) -> ConfigParser:
         parser = ConfigParser()
+        parser.locator = self._locator
         parser.read_config(self.files)
         for key, value in self.overrides.items():
             if key not in parser:
@@ -236,6 +240,7 @@ class AnnotatedBundle:
         workflow = ConfigWorkflow(
             self.files, workflow_type="train", logging_file=False, **{**self.overrides, **changes}
         )
+        workflow.parser.locator = self._locator
         config = workflow.parser.get()
         config.update(datalist=Datalist([dict(item) for item in items], self.classes), plan=plan)
         config["initialize"] = [step for step in config["initialize"] if not any(n in step for n in _NOT_IN_A_SERVER)]

@@ -201,6 +201,19 @@ def test_new_images_come_first_until_they_have_been_looked_at(studies, copy, tmp
     assert chain.next(items, copy[1])[0].reason != first.reason
 
 
+def test_imports_of_other_threads_do_not_disturb(studies, copy, monkeypatch):
+    output_dir, labels = copy
+    chain, items = make_annotated(studies, output_dir)
+
+    def listed(self):  # as listing sys.modules ends while another thread imports
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr("monai.bundle.ComponentLocator._find_module_names", listed)
+    label_next(chain, items, labels, 8)
+    assert chain.append_stage(items, labels)["stage"] == 3
+    assert chain.predictor().predict(items[0]["image"]).shape == (4,)
+
+
 def test_refuses_a_stage_while_one_is_running(studies, copy):
     chain, items = make_annotated(studies, copy[0])
     with (

@@ -16,13 +16,14 @@ import io
 import json
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from dicom_files import write_dicom
-from label_server import LabelServer, needs_monai_label
+from label_server import SMALL, LabelServer, needs_monai_label
 from PIL import Image
 
 from monai_weckd.data.phantoms import make_phantom
@@ -258,17 +259,36 @@ def test_eight_clients_at_once_get_right_answers(trained):
     assert wrong == []
 
 
+def kept_labels(output_dir):
+    return json.loads((output_dir / "labels.json").read_text())["labels"]
+
+
 def test_a_killed_server_comes_back_with_all_labels(trained, studies, output_dir):
     label_next(trained, 3)
     before = trained.state()
-    labels = json.loads((output_dir / "labels.json").read_text())["labels"]
-    following = trained.ask("GET", "/weckd/next").json()
+    labels = kept_labels(output_dir)
     prediction = trained.ask("GET", f"/weckd/predict/{IMAGE}").json()
     trained.__exit__()
-    with LabelServer(studies, output_dir) as again:
+    long = [setting.replace("max_epochs=6", "max_epochs=3000") for setting in SMALL]
+    with LabelServer(studies, output_dir, settings=long) as again:
         after = again.state()
         assert {**after, "training": None} == {**before, "training": None}
-        assert json.loads((output_dir / "labels.json").read_text())["labels"] == labels
+        assert kept_labels(output_dir) == labels
         assert again.ask("GET", f"/weckd/predict/{IMAGE}").json() == prediction
         assert again.ask("GET", "/weckd/next").json()["id"] not in labels
-        assert following["id"] not in labels
+        # killed again, in the middle of a stage of a thousand epochs, while somebody goes on labelling
+        assert again.ask("POST", "/weckd/train").status_code == 202
+        while again.state()["training"]["epoch"] < 2:
+            time.sleep(0.01)
+        label_next(again, 3)
+        during = again.state()
+        assert during["training"]["running"]
+    with LabelServer(studies, output_dir) as last:
+        after = last.state()
+        assert {**after, "training": None} == {**during, "training": None}
+        assert (after["budget"], len(after["stages"])) == (before["budget"] + 3, 2)
+        assert last.ask("GET", f"/weckd/predict/{IMAGE}").json() == prediction
+        assert last.ask("POST", "/weckd/train").status_code == 202
+        after = last.wait_for_stage()
+        assert (len(after["stages"]), after["training"]["error"]) == (3, None)
+        assert len(kept_labels(output_dir)) == after["budget"] == during["budget"]
