@@ -90,13 +90,13 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("--labels", type=int, default=24, help="labels of a stage")
     parser.add_argument("--stages", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how often, each time with other groups held out")
     return parser
 
 
 def main() -> None:
     """Print a line for each order, and write all figures."""
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache_dir", type=Path, help="where embeddings are kept")
     parser.add_argument("--output", type=Path, help="JSON with all figures")
     args = parser.parse_args()

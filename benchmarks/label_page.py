@@ -15,13 +15,13 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_order import arguments, hold_out
-from benchmarks.label_user import UserAtTheScreen, put_images, walk
+from benchmarks.label_order import arguments
+from benchmarks.label_user import UserAtTheScreen, repeat
 
 __all__ = ["UserInABrowser"]
 
@@ -38,7 +38,7 @@ class UserInABrowser(UserAtTheScreen):
 
     """
 
-    def __init__(self, url: str, truth: dict[str, str], page: Any) -> None:
+    def __init__(self, url: str, truth: Mapping[str, str], page: Any) -> None:
         super().__init__(url, truth)
         self.page = page
         self.classes = [name for name, *_ in page.classes()]
@@ -62,30 +62,16 @@ class UserInABrowser(UserAtTheScreen):
 
 
 def main() -> None:
-    """Print a line for each stage."""
+    """Print a line for each stage of each seed, and the means."""
     args = arguments(__doc__).parse_args()
     sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "apps")]
     from label_browser import Page, open_browser
-    from label_server import LabelServer
 
-    items, test, truth = hold_out(args.dataset_dir, seed=0)
     driver = open_browser()
-    with tempfile.TemporaryDirectory() as folder:
-        studies = Path(folder, "images")
-        put_images(items, studies)
-        server = LabelServer(
-            studies,
-            Path(folder, "output"),
-            bundle=ROOT / "bundles" / args.bundle,
-            options=["--config_file", "pretrained.json"],
-            settings=("freeze_backbone=true",),
-        )
-        with server:
-            UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
-            user = UserInABrowser(server.url, truth, Page(driver, server.url))
-            print(f"{len(items)} images, {len(test)} of other groups held out")
-            walk(user, test, labels=args.labels, stages=args.stages)
-    driver.quit()
+    try:
+        repeat(args, lambda url, truth: UserInABrowser(url, truth, Page(driver, url)))
+    finally:
+        driver.quit()
 
 
 if __name__ == "__main__":

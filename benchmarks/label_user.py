@@ -14,18 +14,20 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
 
 from benchmarks.label_order import arguments, hold_out
 
-__all__ = ["UserAtTheScreen", "put_images"]
+__all__ = ["UserAtTheScreen", "put_images", "repeat", "summary"]
 
 
 def put_images(items: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -91,40 +93,79 @@ class UserAtTheScreen:
         return sum(sum(hits) / len(hits) for hits in right.values()) / len(right)
 
 
-def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: int, stages: int) -> None:
-    """Let a user label and train, and print a line for each stage."""
+def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: int, stages: int) -> list[float]:
+    """Let a user label and train, and print a line for each stage; returns the balanced accuracy after each."""
+    found = []
     for _ in range(stages):
         user.waits.clear()
         user.label(labels)
         wait = 1000 * sum(user.waits) / labels
         stage, seconds = user.train()
+        found.append(user.test(test))
         print(
             f"stage {stage['stage']}: {stage['labelled']} labels in training, "
             f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms for a label, "
-            f"balanced accuracy {user.test(test):.3f}",
+            f"balanced accuracy {found[-1]:.3f}",
             flush=True,
         )
+    return found
+
+
+def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], UserAtTheScreen]) -> None:
+    """Let a user come to a server of its own for each seed, which holds out other groups, and print the means.
+
+    Args:
+        args: from the command line.
+        come: makes the user of a server's address and the truth.
+
+    """
+    from tests.apps.label_server import LabelServer
+
+    bundle = Path(__file__).resolve().parents[1] / "bundles" / args.bundle
+    rows = []
+    for seed in range(args.seeds):
+        items, test, truth = hold_out(args.dataset_dir, seed=seed)
+        with tempfile.TemporaryDirectory() as folder:
+            studies = Path(folder, "images")
+            put_images(items, studies)
+            options = ["--config_file", "pretrained.json"]
+            settings = ("freeze_backbone=true", f"seed={seed}")
+            with LabelServer(
+                studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle
+            ) as server:
+                began = time.perf_counter()
+                UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
+                seconds = time.perf_counter() - began
+                print(
+                    f"seed {seed}: {len(items)} images looked at in {seconds:.1f} s, {len(test)} held out", flush=True
+                )
+                rows.append(walk(come(server.url, truth), test, labels=args.labels, stages=args.stages))
+                print(f"memory {server.memory_mb():.0f} MiB")
+    print(summary(rows))
+
+
+def summary(rows: Sequence[Sequence[float]]) -> str:
+    """Return mean, standard deviation over seeds, and in how many seeds a stage is above the one before.
+
+    Args:
+        rows: balanced accuracy after each stage, by seed.
+
+    """
+    table = np.array(rows)
+    spread = table.std(axis=0, ddof=1) if len(rows) > 1 else np.full(table.shape[1], np.nan)
+    lines = []
+    for stage, (mean, deviation) in enumerate(zip(table.mean(axis=0), spread, strict=True), 1):
+        steps = table[:, stage - 1] - table[:, stage - 2] if stage > 1 else None
+        rise = (
+            "" if steps is None else f", {steps.mean():+.3f}, above the stage before in {sum(steps > 0)} of {len(rows)}"
+        )
+        lines.append(f"stage {stage}: mean {mean:.3f} +- {deviation:.3f}{rise}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print a line for each stage."""
-    args = arguments(__doc__).parse_args()
-    from tests.apps.label_server import LabelServer
-
-    items, test, truth = hold_out(args.dataset_dir, seed=0)
-    with tempfile.TemporaryDirectory() as folder:
-        studies = Path(folder, "images")
-        put_images(items, studies)
-        options = ["--config_file", "pretrained.json"]
-        bundle = Path(__file__).resolve().parents[1] / "bundles" / args.bundle
-        settings = ("freeze_backbone=true",)
-        with LabelServer(studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle) as server:
-            user = UserAtTheScreen(server.url, truth)
-            began = time.perf_counter()
-            user.ask("POST", "/scoring/chain", params={"run_sync": "true"})
-            print(f"{len(items)} images looked at in {time.perf_counter() - began:.1f} s, {len(test)} held out")
-            walk(user, test, labels=args.labels, stages=args.stages)
-            print(f"memory {server.memory_mb():.0f} MiB")
+    """Print a line for each stage of each seed, and the means."""
+    repeat(arguments(__doc__).parse_args(), UserAtTheScreen)
 
 
 if __name__ == "__main__":

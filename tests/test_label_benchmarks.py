@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.label_order import hold_out
-from benchmarks.label_user import UserAtTheScreen, put_images
+from benchmarks.label_user import UserAtTheScreen, put_images, summary
 from monai_weckd.annotation import find_items
 from monai_weckd.data.phantoms import make_phantom
 
@@ -50,3 +50,10 @@ def test_balanced_accuracy_is_the_mean_over_classes(tmp_path):
     answers = iter(["ill", "well", "well", "well"])
     user.ask = lambda *arguments, **options: {"label": next(answers)}
     assert user.test(items) == (1 / 3 + 1) / 2
+
+
+def test_the_summary_of_seeds():
+    assert summary([[0.5, 0.7], [0.7, 0.6]]).splitlines() == [
+        "stage 1: mean 0.600 +- 0.141",
+        "stage 2: mean 0.650 +- 0.071, +0.050, above the stage before in 1 of 2",
+    ]
