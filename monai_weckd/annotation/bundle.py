@@ -54,6 +54,8 @@ class AnnotatedBundle:
         root: the bundle's folder.
         classes: class names in the order of their indices.
         spatial_dims: 2 for pictures, 3 for volumes.
+        tolerance: of the gate, None where neither ``changes`` nor the configuration has one: then it is what one of n
+            validation images is worth, 1 / n.
 
     Raises:
         ValueError: When a file or key is missing, or a setting is of no use for a chain that grows by stages.
@@ -98,12 +100,15 @@ class AnnotatedBundle:
         with one_error():
             self.policy = str(parser.get_parsed_content("shard_policy"))
             self.seed = int(parser.get_parsed_content("seed"))
+            tolerance = float(parser.get_parsed_content("tolerance"))
             self.stage_epochs = divide_epochs(
                 parser.get_parsed_content("max_epochs"),
                 parser.get_parsed_content("num_stages"),
                 parser.get_parsed_content("stage_epochs"),
             )
             _check(parser, self.policy)
+        # asked for by name, 0 is meant
+        self.tolerance = tolerance if tolerance or "tolerance" in (changes or {}) else None
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage: those of the configured chain's, and of its last one for all that follow.
@@ -142,6 +147,8 @@ class AnnotatedBundle:
             "stage_epochs": epochs,
             "max_epochs": sum(epochs),
         }
+        if self.tolerance is None:
+            changes["tolerance"] = 1 / len(plan.val)
         if not plan.pool(plan.num_stages):
             changes["pool_ratio"] = 0  # every image has a label
         with one_error():

@@ -60,6 +60,8 @@ class ChainDistillationTrainer(DistillationTrainer):
             None: ``max_epochs``; see :py:class:`ChainOptions`. Raise ``trainer.state.max_epochs`` to run on.
         init: where a student starts from: "teacher" or "initial" weights.
         accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
+        tolerance: how much worse than its teacher it may be and not be rejected, default 0.0; see
+            :py:class:`ChainOptions`.
         pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
         views: how many augmented views of an item there are in a stage, which return in turn; default 0: a new one
             each time.
@@ -101,6 +103,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         chain_epochs: int | None = None,
         init: str = "teacher",
         accept: str = "improves",
+        tolerance: float = 0.0,
         pool_ratio: int = 0,
         views: int = 0,
         teacher: str = "last",
@@ -121,6 +124,7 @@ class ChainDistillationTrainer(DistillationTrainer):
             chain_epochs=chain_epochs,
             init=init,
             accept=accept,
+            tolerance=tolerance,
             pool_ratio=pool_ratio,
             views=views,
             teacher=teacher,

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +61,7 @@ class StageRecord:
         metric: name of the metric that the gate compares.
         value: the metric of the kept weights, None without an evaluator.
         previous: the metric of the teacher that stood before, None where there was none.
+        tolerance: how much worse than ``previous`` it was allowed to be.
         accepted: whether the student became the teacher of the stages after it.
         selection: how its shard was chosen, see :py:class:`monai_weckd.ChainPlan`.
         calibration: the temperature by which its logits were divided at its end, None without calibration.
@@ -77,6 +79,7 @@ class StageRecord:
     metric: str | None
     value: float | None
     previous: float | None
+    tolerance: float
     accepted: bool
     selection: str
     calibration: float | None
@@ -95,6 +98,8 @@ class ChainOptions:
             that the network had before the first stage).
         accept: "improves" rejects a stage whose key metric on validation is worse than its teacher's, "always"
             takes every stage.
+        tolerance: how much worse it may be on validation, in units of the key metric, and not be rejected; default 0.0.
+            With n validation items 1 / n is about what a single one of them is worth.
         pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
         views: how many views of an item there are in a stage, default 0: a new one each time.
         teacher: who guides: "last" (the last accepted student), "ensemble" (the mean logits of all accepted
@@ -120,6 +125,7 @@ class ChainOptions:
     chain_epochs: int | None = None
     init: str = "teacher"
     accept: str = "improves"
+    tolerance: float = 0.0
     pool_ratio: int = 0
     views: int = 0
     teacher: str = "last"
@@ -133,6 +139,10 @@ class ChainOptions:
             value = getattr(self, name)
             if value not in valid:
                 raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(
+                f"tolerance: expected 0 or more, got {self.tolerance}. Pass 0 to reject all that is worse."
+            )
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging: expected a decay from 0 to below 1, got {self.averaging}. 0 switches it off.")
         if self.teacher == "average" and self.averaging == 0:

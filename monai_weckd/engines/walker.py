@@ -346,12 +346,17 @@ class StageWalker:
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
         return temperature
 
+    def _accepts(self, value: float | None, previous: float | None) -> bool:
+        if self.options.accept == "always" or self.evaluator is None or value is None or previous is None:
+            return True
+        better = self.evaluator.metric_cmp_fn
+        tolerance = self.options.tolerance if better(1.0, 0.0) else -self.options.tolerance  # less may be better
+        return not better(previous - tolerance, value)
+
     def _record(self, engine: SupervisedTrainer, value: float | None, best_epoch: int) -> StageRecord:
         stage, last = engine.state.stage, self.accepted
         previous = last.value if last else None
-        accepted = self.options.accept == "always" or previous is None or value is None
-        if not accepted and self.evaluator is not None:
-            accepted = not self.evaluator.metric_cmp_fn(previous, value)
+        accepted = self._accepts(value, previous)
         calibration = self._calibrate(engine) if accepted else None
         ids = set(self.plan.stages[stage - 1].labelled)
         return StageRecord(
@@ -366,6 +371,7 @@ class StageWalker:
             metric=self.evaluator.state.key_metric_name if self.evaluator is not None else None,
             value=value,
             previous=previous,
+            tolerance=self.options.tolerance,
             accepted=accepted,
             selection=self.plan.selection,
             calibration=calibration,

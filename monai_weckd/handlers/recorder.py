@@ -200,7 +200,7 @@ class ChainRecorder:
                 "accepted": record.accepted,
                 "selection": record.selection,
                 "calibration": record.calibration,
-                "gate": {"metric": record.metric, "value": record.value, "previous": record.previous},
+                "gate": {name: getattr(record, name) for name in ("metric", "value", "previous", "tolerance")},
                 "checkpoint": checkpoint.as_posix(),
                 "sha256": digest,
             }

@@ -132,7 +132,7 @@ def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         check_keys(entry, ("purpose", "stage", "labels"), where="chain.json: ledger")
     for stage in chain["stages"]:
         check_keys(stage, _STAGE_KEYS, where="chain.json: stages")
-        check_keys(stage["gate"], ("metric", "value", "previous"), where="chain.json: gate")
+        check_keys(stage["gate"], ("metric", "value", "previous", "tolerance"), where="chain.json: gate")
     numbers = [stage["stage"] for stage in chain["stages"]]
     if chain["final"]["stage"] not in numbers:
         raise ValueError(

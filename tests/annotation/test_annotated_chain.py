@@ -113,6 +113,18 @@ def test_refuses_a_chain_of_other_classes(studies, copy):
         AnnotatedChain(bundle, copy[0])
 
 
+def test_the_gate_is_as_tolerant_as_configured(studies, tmp_path):
+    overlay = tmp_path / "tolerant.json"
+    overlay.write_text('{"tolerance": 0.1}')
+    assert make_bundle(studies, tmp_path).tolerance is None
+    assert make_bundle(studies, tmp_path, overlays=[overlay]).tolerance == 0.1
+    assert make_bundle(studies, tmp_path, tolerance=0).tolerance == 0
+    chain = AnnotatedChain(make_bundle(studies, tmp_path / "output", tolerance=0), tmp_path / "output")
+    items = find_items(studies, spatial_dims=2)
+    labels = {item["id"]: class_of(item["id"]) for item in items if "broken" not in item["id"]}
+    assert chain.append_stage(items, labels)["gate"]["tolerance"] == 0
+
+
 def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):
     items = find_items(studies, spatial_dims=2)
     expected = {item["id"]: item["group"] for item in load_datalist(studies).items}
@@ -144,6 +156,8 @@ def test_one_chain_json_tells_of_all_stages(grown):
     assert [first["stage"], second["stage"]] == [1, 2]
     assert (first["teacher"], second["teacher"]) == (None, 1)
     assert second["gate"]["previous"] is not None
+    plan = read(grown[0] / "chain" / "plan.json")
+    assert second["gate"]["tolerance"] == 1 / len(plan["val"]) < first["gate"]["tolerance"]
     epochs = read(folder / "history.json")["epochs"]
     assert [(one["epoch"], one["stage"]) for one in epochs] == [(1, 1), (2, 1), (3, 2), (4, 2)]
     assert [line["purpose"] for line in chain["ledger"]] == ["shard", "shard", "validation"]

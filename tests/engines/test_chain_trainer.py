@@ -39,6 +39,9 @@ def test_args_validation():
         make_chain(accept="never")
     with pytest.raises(ValueError, match="pool_ratio: expected 0 or more, got -1"):
         make_chain(pool_ratio=-1)
+    for tolerance in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"tolerance: expected 0 or more, got {tolerance}\. Pass 0 to reject all"):
+            make_chain(tolerance=tolerance)
     with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
         make_chain(validate=False)
     with pytest.raises(ValueError, match="max_epochs: expected at least one for each of 3 stages, got 2"):
@@ -235,6 +238,19 @@ def test_gate_rejects_a_stage_that_is_worse_than_its_teacher():
     assert [record.teacher for record in trainer.records] == [None, 1, 1]
     assert [record.previous for record in trainer.records] == [None, 0.7, 0.7]
     assert fingerprint(trainer.network) == script.weights[4]
+
+
+@pytest.mark.parametrize(("tolerance", "accepted"), [(0.0, False), (0.09, False), (0.11, True)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gate_accepts_what_is_worse_by_less_than_the_tolerance(tolerance, accepted, sign):
+    trainer = make_chain(max_epochs=3, tolerance=tolerance)
+    if sign == -1:  # the less the better
+        trainer.walker.evaluator.metric_cmp_fn = lambda current, best: current < best
+    Script(trainer, [sign * 0.6, sign * 0.5, sign * 0.7])
+    trainer.run()
+    assert [record.accepted for record in trainer.records] == [True, accepted, True]
+    assert [record.tolerance for record in trainer.records] == [tolerance] * 3
+    assert trainer.records[2].previous == sign * (0.5 if accepted else 0.6)
 
 
 def test_a_rejected_last_stage_leaves_the_accepted_student():

@@ -90,7 +90,12 @@ def make_stage(stage, metrics, *, accepted):
         "val": metrics and {**metrics, "balanced_accuracy": 0.6 + 0.01 * stage, "macro_auc": None},
         "test": metrics,
         "accepted": accepted,
-        "gate": {"metric": "val_balanced_accuracy", "value": 0.7, "previous": None if stage == 1 else 0.65},
+        "gate": {
+            "metric": "val_balanced_accuracy",
+            "value": 0.7,
+            "previous": None if stage == 1 else 0.65,
+            "tolerance": 0.0,
+        },
         "checkpoint": f"stage_{stage}/model.pt",
     }
 
@@ -395,7 +400,7 @@ def test_absent_parts_say_why(tmp_path):
 
 def test_a_chain_of_one_stage_without_validation_has_a_page(run):
     stage = {**run.chain["stages"][0], "val": None, "test": None}
-    stage["gate"] = {"metric": None, "value": None, "previous": None}
+    stage["gate"] = {"metric": None, "value": None, "previous": None, "tolerance": 0.0}
     run.chain.update(stages=[stage], final={"stage": 1, "test": None})
     run.history["epochs"] = [{**epoch, "val": None} for epoch in run.history["epochs"][:4]]
     text = Reader(run.page()).text

@@ -119,7 +119,8 @@ export function ended(before, { stages, training }) {
   }
   const done = stages.at(-1);
   const verdict = done.accepted ? "accepted" : "rejected, the student before stays";
-  const earlier = done.previous === null ? "" : `, before ${figure(done.previous)}`;
+  const earlier =
+    done.previous === null ? "" : `, before ${figure(done.previous)}, tolerance ${figure(done.tolerance)}`;
   return `Stage ${done.stage} ${verdict}: ${named(done.metric)} ${figure(done.value)}${earlier}.`;
 }
 
