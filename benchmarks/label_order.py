@@ -27,6 +27,7 @@ from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
 from monai_weckd.data import load_datalist
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.splits import assign_split, hash_fraction
+from monai_weckd.utils import parse_value, split_assignment
 
 __all__ = ["grow", "hold_out"]
 
@@ -34,38 +35,59 @@ BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 ORDERS = ("chain", "random")
 
 
-def hold_out(dataset_dir: Path, *, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
-    """Return the items to label, without labels, those of a quarter of the groups to test on, and the truth by id."""
+def hold_out(
+    dataset_dir: Path, *, seed: int, development: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
+    """Return the items to label, without labels, those of a quarter of the groups to test on, and the truth by id.
+
+    Args:
+        dataset_dir: the images.
+        seed: draws the groups.
+        development: leave the test groups out, and hold out a quarter of the others, to choose settings on.
+
+    """
     items, classes, _ = load_datalist(dataset_dir)
     truth = {item["id"]: classes[item["label"]] for item in items}
     blind = [{key: item[key] for key in ("image", "id", "group")} for item in items]
-    split = {
-        item["id"]: assign_split(item["group"], seed=seed, val_fraction=0.01, test_fraction=0.25) for item in items
-    }
+    rest, test = _divide(blind, seed)
+    return (*_divide(rest, 100 + seed), truth) if development else (rest, test, truth)
+
+
+def _divide(items: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    held = [assign_split(item["group"], seed=seed, val_fraction=0.01, test_fraction=0.25) == "test" for item in items]
     return (
-        [item for item in blind if split[item["id"]] != "test"],
-        [item for item in blind if split[item["id"]] == "test"],
-        truth,
+        [item for item, out in zip(items, held, strict=True) if not out],
+        [item for item, out in zip(items, held, strict=True) if out],
     )
 
 
 def grow(
-    bundle: AnnotatedBundle, dataset_dir: Path, output_dir: Path, *, order: str, seed: int, labels: int, stages: int
-) -> list[float]:
-    """Return the balanced accuracy of the model on the held-out groups after each stage of so many labels."""
-    items, test, truth = hold_out(dataset_dir, seed=seed)
+    bundle: AnnotatedBundle, output_dir: Path, *, order: str, seed: int, args: argparse.Namespace
+) -> tuple[list[float], int]:
+    """Return the balanced accuracy of the model on the held-out groups after each stage, and how many were rejected.
+
+    Args:
+        bundle: trains the stages.
+        output_dir: for the chain.
+        order: "chain" or "random".
+        seed: draws the groups, and the random order.
+        args: from the command line.
+
+    """
+    labels = args.labels
+    items, test, truth = hold_out(args.dataset_dir, seed=seed, development=args.development)
     chain = AnnotatedChain(bundle, output_dir, ahead=labels)
     chain.score(items)
     given: dict[str, str] = {}
     found = []
-    for _ in range(stages):
+    for _ in range(args.stages):
         for key in _asked(chain, items, given, order=order, seed=seed, count=labels):
             given[key] = truth[key]
         chain.append_stage(items, given)
         probabilities = bundle.embed(test, [chain.path / "model.pt"])[1][0]
         places = [bundle.classes.index(truth[item["id"]]) for item in test]
         found.append(float(classification_metrics(probabilities, places)["balanced_accuracy"] or 0))
-    return found
+    return found, args.stages - len(chain.accepted)
 
 
 def _asked(
@@ -99,29 +121,25 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cache_dir", type=Path, help="where embeddings are kept")
     parser.add_argument("--output", type=Path, help="JSON with all figures")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
+    parser.add_argument("--development", action="store_true", help="leave the test groups out, and hold out others")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in the bundle's train.json")
     args = parser.parse_args()
-    figures: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
+    settings = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    figures: dict[str, list[list[float]]] = {order: [] for order in args.orders}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
-            for order in ORDERS:
+            for order in args.orders:
                 bundle = AnnotatedBundle(
                     BUNDLES / args.bundle,
                     args.dataset_dir,
                     overlays=["pretrained.json"],
-                    changes={"freeze_backbone": True, "seed": seed},
+                    changes={"freeze_backbone": True, "seed": seed, **settings},
                     cache_dir=args.cache_dir or Path(folder, "cache"),
                 )
-                found = grow(
-                    bundle,
-                    args.dataset_dir,
-                    Path(folder, f"{order}_{seed}"),
-                    order=order,
-                    seed=seed,
-                    labels=args.labels,
-                    stages=args.stages,
-                )
+                found, rejected = grow(bundle, Path(folder, f"{order}_{seed}"), order=order, seed=seed, args=args)
                 figures[order].append(found)
-                print(order, seed, *(f"{value:.3f}" for value in found), flush=True)
+                print(order, seed, *(f"{value:.3f}" for value in found), f"{rejected} rejected", flush=True)
     for order, rows in figures.items():
         print(order, "mean", *(f"{value:.3f}" for value in np.mean(rows, axis=0)))
     if args.output is not None:

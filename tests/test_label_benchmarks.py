@@ -37,6 +37,17 @@ def test_the_user_never_sees_the_groups_to_test_on(tmp_path):
     assert not any(truth[item["id"]] in line for item in items for line in _labels(tmp_path / "images"))
 
 
+def test_settings_are_chosen_without_the_test_groups(tmp_path):
+    make_phantom("otoscopy", tmp_path / "data", items=48, seed=0)
+    items, test, _ = hold_out(tmp_path / "data", seed=0)
+    less, development, _ = hold_out(tmp_path / "data", seed=0, development=True)
+    assert less
+    assert development
+    assert sorted(item["id"] for item in (*less, *development)) == sorted(item["id"] for item in items)
+    groups = [{item["group"] for item in part} for part in (less, development, test)]
+    assert len(set.union(*groups)) == sum(map(len, groups))
+
+
 def _labels(folder):
     return [line.split(",")[1] for line in (folder / "manifest.csv").read_text().splitlines()]
 
