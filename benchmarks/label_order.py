@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in the bundle's train.json")
     args = parser.parse_args()
     settings = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     figures: dict[str, list[list[float]]] = {order: [] for order in args.orders}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):

@@ -198,6 +198,9 @@ def test_stages_are_told_in_state_and_info(trained):
     assert info["models"]["chain"]["type"] == "classification"
     assert info["chain"]["stages"] == info["train_stats"]["chain"]["stages"] == state["stages"]
     assert trained.ask("GET", "/train/").json()["status"] == "DONE"
+    log = trained.log.read_text()
+    assert log.count("stage 1 accepted: StageRecord(") == 1
+    assert "Logging file" not in log  # what MONAI says to each workflow without one
 
 
 def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies):

@@ -60,6 +60,10 @@ def _label(args: argparse.Namespace) -> None:
     from monai_weckd.utils import limit_threads
 
     limit_threads()
+    # a line for each stage; of MONAI's workflows, none that there is no logging file
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("monai_weckd.engines").setLevel(logging.INFO)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     output_dir = args.output_dir or studies / ".weckd"
     bundle = AnnotatedBundle(
         args.bundle,
@@ -71,7 +75,6 @@ def _label(args: argparse.Namespace) -> None:
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
     session = AnnotationSession(chain, studies, label_budget=args.label_budget)
-    logging.getLogger("monai_weckd").setLevel(logging.INFO)
     print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
     print(f"chain   {len(chain.stages)} stages in {output_dir}")
     print(f"open    http://{args.host}:{args.port}/", flush=True)
