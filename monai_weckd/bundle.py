@@ -41,6 +41,7 @@ __all__ = [
     "run_settings",
     "show_cause_last",
     "unused_keys",
+    "training_files",
 ]
 
 logger = logging.getLogger(__name__)
@@ -217,6 +218,23 @@ def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[
     return found
 
 
+def training_files(bundle: str | os.PathLike[str], overlays: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the files that configure a bundle's training: its ``train.json``, and the overlays to merge into it.
+
+    Args:
+        bundle: the bundle's folder.
+        overlays: paths, or names of files in ``configs``, in their order.
+
+    Raises:
+        ValueError: When a file is missing.
+
+    """
+    train = Path(bundle) / "configs" / "train.json"
+    if not train.is_file():
+        raise ValueError(f"bundle: expected configs/train.json in {os.fspath(bundle)!r}, got none. Pass a bundle.")
+    return [train, *(find_overlay(Path(bundle), overlay) for overlay in overlays)]
+
+
 def find_overlay(root: Path, overlay: str | os.PathLike[str]) -> Path:
     """Return the file of an overlay, given by its path or by its name in a bundle's ``configs``.
 
@@ -231,7 +249,10 @@ def find_overlay(root: Path, overlay: str | os.PathLike[str]) -> Path:
     for path in (Path(overlay), root / "configs" / overlay):
         if path.is_file():
             return path
-    raise ValueError(f"config_file: expected an existing file, got {os.fspath(overlay)!r}. Correct the path.")
+    raise ValueError(
+        f"config_file: expected a file, or the name of one in {root / 'configs'}, got {os.fspath(overlay)!r}. "
+        "Correct the path."
+    )
 
 
 def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from ignite.engine import Events
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle import find_overlay
+from monai_weckd.bundle import training_files
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.features import extract
 from monai_weckd.plan import ChainPlan
@@ -73,14 +73,11 @@ class AnnotatedBundle:
         cache_dir: str | os.PathLike[str],
     ) -> None:
         self.root = Path(bundle)
-        for name in ("train.json", "metadata.json"):
-            if not (self.root / "configs" / name).is_file():
-                raise ValueError(f"bundle: expected configs/{name} in {str(bundle)!r}, got none. Pass a bundle.")
-        self.files = [
-            str(self.root / "configs" / "train.json"),
-            *(str(find_overlay(self.root, overlay)) for overlay in overlays),
-        ]
-        metadata = ConfigParser.load_config_file(str(self.root / "configs" / "metadata.json"))
+        self.files = list(map(str, training_files(bundle, overlays)))
+        metadata_file = self.root / "configs" / "metadata.json"
+        if not metadata_file.is_file():
+            raise ValueError(f"bundle: expected configs/metadata.json in {str(bundle)!r}, got none. Pass a bundle.")
+        metadata = ConfigParser.load_config_file(str(metadata_file))
         formats = metadata["network_data_format"]
         self.spatial_dims = len(formats["inputs"]["image"]["spatial_shape"])
         own = formats["outputs"]["pred"]["channel_def"].values()

@@ -25,7 +25,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_weckd.bundle import PLACES
+from monai_weckd.bundle import PLACES, find_overlay, training_files
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.data.datalist import Datalist
@@ -79,16 +79,14 @@ class ComparedBundle:
     ) -> None:
         self.root = Path(bundle)
         self.dataset_dir = Path(dataset_dir)
-        train = self.root / "configs" / "train.json"
-        if not train.is_file():
-            raise ValueError(f"bundle: expected configs/train.json in {str(bundle)!r}, got none. Pass a bundle.")
+        files = training_files(bundle, overlays)
         self.parser = ConfigParser()
-        self.parser.read_config([str(train), *(str(self._find(overlay)) for overlay in overlays)])
+        self.parser.read_config(files)
         places = {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir)}
         for key, value in {**(changes or {}), **places}.items():
             if key not in self.parser:
                 hint = nearest(key, list(self.parser.get()))
-                raise ValueError(f"set: expected a key of {train}, got {key!r}. {hint}")
+                raise ValueError(f"set: expected a key of {files[0]}, got {key!r}. {hint}")
             self.parser[key] = value
         self.config: dict[str, Any] = deepcopy(self.parser.get())
         self.parser.get_parsed_content("imports")
@@ -160,7 +158,7 @@ class ComparedBundle:
         """
         overlay = None
         if arm.file is not None:
-            overlay = ConfigParser.load_config_file(str(self._find(f"{arm.file}.json")))
+            overlay = ConfigParser.load_config_file(str(find_overlay(self.root, f"{arm.file}.json")))
         labeled = sum(is_labeled(item) and split.split_of[item["id"]] == "train" for item in self.datalist.items)
         return arm_overrides(arm, self.size, labeled=labeled, keys=self.config, overlay=overlay)
 
@@ -233,12 +231,3 @@ class ComparedBundle:
         if not {**config, **overrides}.get("attention_weight") and "feature_layer" in config:
             found["feature_layer"] = None
         return {**found, "train#handlers": handlers}
-
-    def _find(self, overlay: str | os.PathLike[str]) -> Path:
-        for path in (Path(overlay), self.root / "configs" / overlay):
-            if path.is_file():
-                return path
-        raise ValueError(
-            f"config_file: expected a file, or the name of one in {self.root / 'configs'}, got {os.fspath(overlay)!r}. "
-            "Correct the path."
-        )

@@ -16,12 +16,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_weckd.bundle import PLACES, unused_keys
+from monai_weckd.bundle import PLACES, training_files, unused_keys
 from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
@@ -49,7 +48,8 @@ class TunedBundle:
         bundle: the bundle's folder.
         dataset_dir: the data.
         cache_dir: folder for decoded images where the configuration names none; all trials share it.
-        overlays: configuration files that are merged into ``configs/train.json``, in their order.
+        overlays: configuration files that are merged into ``configs/train.json``, in their order: paths, or names of
+            files in ``configs``.
         changes: what to set in the configuration, by key.
         parameters: what is tuned.
         seed: seed by which validation labels are left out, default 0.
@@ -71,7 +71,7 @@ class TunedBundle:
         changes: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self.files = _existing_files(Path(bundle), overlays)
+        self.files = training_files(bundle, overlays)
         self.parameters = tuple(parameters)
         self.overrides = {"bundle_root": str(bundle), "dataset_dir": str(dataset_dir), **(changes or {})}
         parser = ConfigParser()
@@ -186,16 +186,6 @@ class TunedBundle:
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}
         self.datalist = datalist._replace(items=[item for item in datalist.items if item["id"] in reachable])
-
-
-def _existing_files(bundle: Path, overlays: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    files = [bundle / "configs" / "train.json", *map(Path, overlays)]
-    if not files[0].is_file():
-        raise ValueError(f"bundle: expected configs/train.json in {str(bundle)!r}, got none. Pass a bundle.")
-    for file in files[1:]:
-        if not file.is_file():
-            raise ValueError(f"config_file: expected an existing file, got {str(file)!r}. Correct the path.")
-    return files
 
 
 def _nearest_key(key: str, keys: list[str]) -> str:

@@ -69,7 +69,10 @@ def read(path):
     ("arguments", "message"),
     [
         ({"bundle": "none"}, r"bundle: expected configs/train\.json in 'none', got none\. Pass a bundle\."),
-        ({"overlays": ["none.json"]}, r"config_file: expected an existing file, got 'none\.json'\. Correct the path\."),
+        (
+            {"overlays": ["none.json"]},
+            r"config_file: expected a file, or the name of one in .*configs, got 'none\.json'\.",
+        ),
         (
             {"classes": ["a"]},
             r"classes: expected two or more, each once, got \['a'\]\. Name what is to be told apart\.",

@@ -60,7 +60,7 @@ def python(code, *argv):
         (["--parameters", "learning_rat"], "parameters: expected some of"),
         (["--set", "batch_size"], "set: expected KEY=VALUE, got 'batch_size'. Write for example --set batch_size=8."),
         (["--set", "batchsize=4"], "set: expected a key of"),
-        (["--config_file", "none.json"], "config_file: expected an existing file, got 'none.json'."),
+        (["--config_file", "none.json"], "config_file: expected a file, or the name of one in"),
         (["--bundle", "/no/bundle"], "bundle: expected configs/train.json in '/no/bundle', got none."),
         (["--storage", "study.db"], "storage: expected the URL of a database, got 'study.db'"),
     ],

@@ -76,7 +76,10 @@ def shuffle_test_labels(manifest, test):
     ("options", "message"),
     [
         ({"bundle": "/no/bundle"}, "bundle: expected configs/train.json in '/no/bundle', got none. Pass a bundle."),
-        ({"overlays": ["/no/file.json"]}, "config_file: expected an existing file, got '/no/file.json'."),
+        (
+            {"overlays": ["/no/file.json"]},
+            "config_file: expected a file, or the name of one in .*, got '/no/file",
+        ),
         ({"data": "/no/data"}, "dataset_dir: expected an existing folder, got '/no/data'."),
         ({"changes": {"max_epoch": 3}}, r"set: expected a key of .*, got 'max_epoch'. Did you mean 'max_epochs'\?"),
         ({"changes": {"learning_rate": 1.0}}, "set: expected a key that is not tuned, got 'learning_rate'. Leave it"),
