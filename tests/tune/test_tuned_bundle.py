@@ -78,7 +78,7 @@ def shuffle_test_labels(manifest, test):
         ({"bundle": "/no/bundle"}, "bundle: expected configs/train.json in '/no/bundle', got none. Pass a bundle."),
         (
             {"overlays": ["/no/file.json"]},
-            "config_file: expected a file, or the name of one in .*, got '/no/file",
+            "config_file: expected a file, or the name of one in .*, got '/no/file.json'.",
         ),
         ({"data": "/no/data"}, "dataset_dir: expected an existing folder, got '/no/data'."),
         ({"changes": {"max_epoch": 3}}, r"set: expected a key of .*, got 'max_epoch'. Did you mean 'max_epochs'\?"),
