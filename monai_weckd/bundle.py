@@ -40,8 +40,8 @@ __all__ = [
     "refuse_unused_keys",
     "run_settings",
     "show_cause_last",
-    "unused_keys",
     "training_files",
+    "unused_keys",
 ]
 
 logger = logging.getLogger(__name__)
