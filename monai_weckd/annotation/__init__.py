@@ -17,7 +17,7 @@ from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.pictures import describe_image, image_png
-from monai_weckd.annotation.session import AnnotationSession, NoStageError, UnknownImageError
+from monai_weckd.annotation.session import AnnotationSession, NoStageError, StageStoppedError, UnknownImageError
 from monai_weckd.annotation.store import LabelStore, class_of
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "LabelStore",
     "NoStageError",
     "StageRunningError",
+    "StageStoppedError",
     "Suggestion",
     "UnknownImageError",
     "class_of",

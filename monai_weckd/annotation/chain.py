@@ -131,14 +131,13 @@ class AnnotatedChain:
             StageRunningError: When a stage is being trained already, by this or another process.
 
         """
-        lock = FileLock(self.output_dir / "stage.lock")
         try:
-            lock.acquire(timeout=0)
+            held = FileLock(self.output_dir / "stage.lock").acquire(timeout=0)
         except Timeout:
             raise StageRunningError(
                 f"stage: expected none in training, got one in {self.output_dir}. Wait until it is done."
             ) from None
-        with lock, self._alone():
+        with held, self._alone():
             self._load()  # another process may have added a stage
             return self._append(items, labels, progress)
 

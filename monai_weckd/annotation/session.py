@@ -30,7 +30,7 @@ from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.store import LabelStore
 
-__all__ = ["AnnotationSession", "NoStageError", "UnknownImageError"]
+__all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownImageError"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ _LAST = 8
 
 class NoStageError(RuntimeError):
     """A prediction is asked for before there is a student."""
+
+
+class StageStoppedError(RuntimeError):
+    """A stage was stopped before its end."""
 
 
 class UnknownImageError(ValueError):
@@ -56,7 +60,7 @@ class TrainingStatus:
         stage: its number, 0 before the first one.
         epoch: epochs done of the stage.
         epochs: epochs of the stage.
-        error: why the last one failed, in one line; None if it did not.
+        error: why the last one ended early, in one line; None if it did not.
 
     """
 
@@ -94,6 +98,7 @@ class AnnotationSession:
         self.training = TrainingStatus()
         self._lock = threading.Lock()
         self._looking = threading.Lock()
+        self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
         self.refresh()
@@ -237,6 +242,7 @@ class AnnotationSession:
         """
         with self._lock:
             self.check_training()
+            self._stop.clear()
             self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
 
     def train(self, *, reserved: bool = False) -> dict[str, Any]:
@@ -250,6 +256,7 @@ class AnnotationSession:
 
         Raises:
             StageRunningError: When one is being trained.
+            StageStoppedError: When it was stopped.
             ValueError: When the labels do not suffice.
 
         """
@@ -266,7 +273,22 @@ class AnnotationSession:
         finally:
             self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
 
+    def stop(self) -> None:
+        """Let the stage that is being trained end with its epoch and come to nothing; its labels stay new.
+
+        Raises:
+            ValueError: When none is being trained.
+
+        """
+        if not self.training.running:
+            raise ValueError("stage: expected one in training, got none. There is nothing to stop.")
+        self._stop.set()
+
     def _progress(self, stage: int, epoch: int, epochs: int) -> None:
+        if self._stop.is_set():
+            raise StageStoppedError(
+                f"stage: stopped after epoch {epoch} of {epochs}. Its labels wait for the next training."
+            )
         self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
 
     def state(self) -> dict[str, Any]:

@@ -231,6 +231,19 @@ def test_imports_of_other_threads_do_not_disturb(studies, copy, monkeypatch):
     assert chain.predictor().predict(items[0]["image"]).shape == (4,)
 
 
+def test_a_stage_that_failed_may_be_begun_again_at_once(studies, copy):
+    chain, items = make_annotated(studies, copy[0])
+    label_next(chain, items, copy[1], 8)
+
+    def fail(*place):
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room") as failure:
+        chain.append_stage(items, copy[1], progress=fail)
+    assert chain.append_stage(items, copy[1])["stage"] == 3
+    assert failure.value.__traceback__ is not None  # which holds all that the failed call had
+
+
 def test_refuses_a_stage_while_one_is_running(studies, copy):
     chain, items = make_annotated(studies, copy[0])
     with (

@@ -22,7 +22,14 @@ import pytest
 from PIL import Image
 from scipy.stats import entropy
 
-from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError, session
+from monai_weckd.annotation import (
+    AnnotationSession,
+    NoStageError,
+    StageRunningError,
+    StageStoppedError,
+    UnknownImageError,
+    session,
+)
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.session import described
 from monai_weckd.annotation.shards import GivenLabels
@@ -46,6 +53,7 @@ class QuietChain:
         assert self.go.wait(10)
         if self.error is not None:
             raise self.error
+        progress(1, 2, 3)
         return {"stage": 1}
 
     def predictor(self):
@@ -171,6 +179,19 @@ def test_one_stage_at_a_time(here):
     thread.join()
     expected = {"running": False, "stage": 1, "epoch": 2, "epochs": 3, "error": None}
     assert here.state()["training"] == expected
+
+
+def test_a_stage_that_is_stopped_leaves_its_labels_to_the_next(here):
+    with pytest.raises(ValueError, match=r"stage: expected one in training, got none\. There is nothing to stop\."):
+        here.stop()
+    label_all(here)
+    here.reserve()
+    here.stop()
+    with pytest.raises(StageStoppedError, match=r"stage: stopped after epoch 2 of 3\. Its labels wait for the next"):
+        here.train(reserved=True)
+    assert here.state()["training"]["error"].startswith("stage: stopped after epoch 2 of 3.")
+    here.chain.go.set()
+    assert here.train() == {"stage": 1}  # which nobody has stopped
 
 
 def test_a_stage_without_labels_is_refused_before_it_begins(here):

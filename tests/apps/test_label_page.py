@@ -206,9 +206,11 @@ def test_progress_and_failure_of_a_stage_are_told(server, browser):
     page.wait(lambda: page.text("training-text") == "Stage 3: epoch 5 of 12")
     assert page.run("return [epochs.value, epochs.max, epochs.labels[0].id]") == [5, 12, "training-text"]
     assert page.find("train").get_attribute("aria-disabled") == "true"
+    page.find("stop").click()
+    page.wait(lambda: page.error.startswith("Not stopped. stage: expected one in training, got none."))
     page.run("window.training = { running: false, stage: 3, epoch: 5, epochs: 12, error: 'disk: expected room' }")
-    page.wait(lambda: page.status == "Stage 3 failed.")
-    assert page.text("training-error") == "Stage 3 failed. disk: expected room"
+    page.wait(lambda: page.status == "Stage 3 ended early.")
+    assert page.text("training-error") == "Stage 3 ended early. disk: expected room"
     assert page.find("training-error").is_displayed()
     assert not page.find("training-row").is_displayed()
 

@@ -262,11 +262,17 @@ def test_eight_clients_at_once_get_right_answers(trained):
     assert wrong == []
 
 
+def begin_stage(server):
+    assert server.ask("POST", "/weckd/train").status_code == 202
+    while server.state()["training"]["epoch"] < 2:
+        time.sleep(0.01)
+
+
 def kept_labels(output_dir):
     return json.loads((output_dir / "labels.json").read_text())["labels"]
 
 
-def test_a_killed_server_comes_back_with_all_labels(trained, studies, output_dir):
+def test_a_stage_is_stopped_and_a_killed_server_comes_back_with_all_labels(trained, studies, output_dir):
     label_next(trained, 3)
     before = trained.state()
     labels = kept_labels(output_dir)
@@ -279,10 +285,17 @@ def test_a_killed_server_comes_back_with_all_labels(trained, studies, output_dir
         assert kept_labels(output_dir) == labels
         assert again.ask("GET", f"/weckd/predict/{IMAGE}").json() == prediction
         assert again.ask("GET", "/weckd/next").json()["id"] not in labels
-        # killed again, in the middle of a stage of a thousand epochs, while somebody goes on labelling
-        assert again.ask("POST", "/weckd/train").status_code == 202
-        while again.state()["training"]["epoch"] < 2:
-            time.sleep(0.01)
+        # stopped by either route, in the middle of a stage of a thousand epochs
+        for route, status in ("/weckd/train", 202), ("/train/", 200):
+            assert again.ask("DELETE", route).status_code == 400
+            begin_stage(again)
+            assert again.ask("DELETE", route).status_code == status
+            stopped = again.wait_for_stage()
+            assert stopped["training"]["error"].startswith("stage: stopped after epoch ")
+            assert again.ask("GET", "/train/").json()["status"] == "STOPPED"
+            assert {**stopped, "training": None} == {**before, "training": None}
+        # killed, while somebody goes on labelling
+        begin_stage(again)
         label_next(again, 3)
         during = again.state()
         assert during["training"]["running"]

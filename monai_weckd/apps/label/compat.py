@@ -24,6 +24,8 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any, NoReturn
 
+from monai_weckd.annotation import StageStoppedError
+
 __all__ = ["register_missing", "run_tasks_in_threads"]
 
 logger = logging.getLogger(__name__)
@@ -46,11 +48,12 @@ def register_missing() -> None:
             sys.modules[name] = module
 
 
-def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None]) -> None:
+def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Callable[[str], None]) -> None:
     """Let MONAI Label run its background tasks in threads of this process, in place of fresh ones without this module.
 
     Args:
         check: called with method and request before a task is accepted; what it raises is the answer.
+        stop: called with the method of a task that is to end; what it raises is the answer.
 
     """
     from monailabel.interfaces.utils.app import app_instance
@@ -72,6 +75,8 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None]) -> None:
         try:
             getattr(app_instance(), method)(dict(task["request"]))
             task["status"] = "DONE"
+        except StageStoppedError as error:
+            task.update(status="STOPPED", details=[str(error)])
         except Exception as error:  # nobody waits for this thread: the task tells
             logger.exception("%s failed", method)
             task.update(status="ERROR", details=[" ".join(str(error).split())])
@@ -79,10 +84,12 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None]) -> None:
             task["end_ts"] = _now()
             utils.background_processes[method].pop(task["id"], None)
 
-    def stop(method: str) -> NoReturn:
-        raise ValueError(f"{method}: expected to run to its end, which takes seconds, got a stop. Wait for it.")
+    def end(method: str) -> dict[str, Any]:
+        stop(method)
+        last: dict[str, Any] = utils.background_tasks[method][-1]
+        return last
 
-    tasks.run_background_task, tasks.stop_background_task = run, stop
+    tasks.run_background_task, tasks.stop_background_task = run, end
 
 
 def _absent(*args: Any, **options: Any) -> NoReturn:

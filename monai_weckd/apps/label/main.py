@@ -158,3 +158,17 @@ class ChainLabelApp(MONAILabelApp):
         if method == "train":
             self.session.reserve()
             request["reserved"] = True
+
+    def stop(self, method: str) -> None:
+        """Stop the stage in training, at the end of its epoch.
+
+        Args:
+            method: "train".
+
+        Raises:
+            ValueError: When it is another, or no stage is being trained.
+
+        """
+        if method != "train":
+            raise ValueError(f"{method}: expected to run to its end, got a stop. Only a training can be stopped.")
+        self.session.stop()

@@ -60,6 +60,11 @@ def make_router(session: AnnotationSession) -> APIRouter:
         AsyncTask.run("train", request={"model": "chain"}, enqueue=True)
         return session.state()["training"]
 
+    @router.delete("/train", status_code=202)
+    def stop() -> dict[str, Any]:
+        session.stop()
+        return session.state()["training"]
+
     _add_images(router, session)
     return router
 

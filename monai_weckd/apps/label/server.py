@@ -86,7 +86,7 @@ def make_application(session: AnnotationSession) -> Any:
     from monai_weckd.apps.label.routes import make_router
 
     instance = app_instance()
-    run_tasks_in_threads(instance.check)
+    run_tasks_in_threads(instance.check, instance.stop)
     instance.server_mode(True)
     app = FastAPI(title="monai_weckd label", docs_url=None, redoc_url=None)
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):

@@ -220,6 +220,14 @@ async function train() {
   poll();
 }
 
+async function stop() {
+  await attempt(async () => {
+    await ask("DELETE", "weckd/train");
+    say("The stage stops at the end of its epoch.");
+  }, stop, "Not stopped. ");
+  poll();
+}
+
 function take(found) {
   const before = state;
   state = found;
@@ -281,6 +289,7 @@ function onKey(event) {
 byId("skip").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("train").addEventListener("click", train);
+byId("stop").addEventListener("click", stop);
 byId("retry").addEventListener("click", () => (failure ?? offline)?.retry());
 byId("keys").checked = localStorage.getItem("keys") !== "off";
 byId("keys").addEventListener("change", () => localStorage.setItem("keys", byId("keys").checked ? "on" : "off"));

@@ -85,7 +85,7 @@ export function showChain({ stages, training }) {
     `Stage ${training.stage}: epoch ${training.epoch} of ${training.epochs || "…"}`;
   Object.assign(byId("epochs"), { max: training.epochs || 1, value: training.epoch });
   byId("training-error").hidden = training.running || training.error === null;
-  byId("training-error").textContent = `Stage ${training.stage} failed. ${visible(training.error ?? "")}`;
+  byId("training-error").textContent = `Stage ${training.stage} ended early. ${visible(training.error ?? "")}`;
   byId("stages").hidden = stages.length === 0;
   if (stages.length === 0) return;
   byId("metric").textContent = named(stages.at(-1).metric);
@@ -115,7 +115,7 @@ export function ended(before, { stages, training }) {
   const { running, stage } = before.training;
   if (!running && stages.length === before.stages.length) return null;
   if (running && stages.length < stage) {
-    return training.error === null ? `Stage ${stage} was interrupted. Train it again.` : `Stage ${stage} failed.`;
+    return training.error === null ? `Stage ${stage} was interrupted. Train it again.` : `Stage ${stage} ended early.`;
   }
   const done = stages.at(-1);
   const verdict = done.accepted ? "accepted" : "rejected, the student before stays";
