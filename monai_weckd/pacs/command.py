@@ -49,12 +49,15 @@ def add_pacs(commands: Any) -> None:
     parser.add_argument("--url", required=True, help=_URL)
     parser.add_argument("--input", type=Path, required=True, help="a report, or a folder to search")
     parser = commands.add_parser(
-        "manifest", help="label fetched series by structured reports: write manifest.csv", allow_abbrev=False
+        "manifest", help="write manifest.csv, with labels given at `label` or in structured reports", allow_abbrev=False
     )
     parser.set_defaults(run=_manifest)
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of fetched series")
-    parser.add_argument("--reports", type=Path, required=True, help="folder of fetched reports")
-    parser.add_argument("--unverified", action="store_true", help="take those, too, that no person has verified")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the images, or of fetched series")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--labels", type=Path, help="labels.json that `label` has kept")
+    source.add_argument("--reports", type=Path, help="folder of fetched reports")
+    parser.add_argument("--unverified", action="store_true", help="take reports, too, that no person has verified")
+    parser.add_argument("--output", type=Path, help="the manifest (default: manifest.csv in the folder of the images)")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -123,13 +126,24 @@ def _send(args: argparse.Namespace) -> None:
 
 
 def _manifest(args: argparse.Namespace) -> None:
-    from monai_weckd.pacs.labels import write_manifest
+    output = args.output or args.dataset_dir / "manifest.csv"
+    if output.exists():
+        raise FileExistsError(f"output: expected nothing at {output}, got a file. Pass another --output.")
+    if args.unverified and args.reports is None:
+        raise ValueError("unverified: expected with --reports, got --labels, which a person has given. Leave it out.")
+    if args.labels is not None:
+        from monai_weckd.annotation.export import export_labels
 
-    counts = write_manifest(args.dataset_dir, args.reports, unverified=args.unverified)
+        counts = export_labels(args.dataset_dir, args.labels, output)
+    else:
+        from monai_weckd.pacs.labels import write_manifest
+
+        counts = write_manifest(args.dataset_dir, args.reports, output, unverified=args.unverified)
     print(f"items   {counts.pop('labelled')} labelled, {counts.pop('unlabelled')} not")
     for reason, count in sorted(counts.items()):
-        print(f"reports {count} passed over: {reason}")
-    print(f"written {args.dataset_dir / 'manifest.csv'}")
+        if count:
+            print(f"{'reports' if args.labels is None else 'labels '} {count} passed over: {reason}")
+    print(f"written {output}")
 
 
 def _filters(args: argparse.Namespace) -> dict[str, str]:

@@ -23,8 +23,8 @@ from monai_weckd.tables import table_text
 __all__ = ["write_manifest"]
 
 
-def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False) -> Counter[str]:
-    """Write ``manifest.csv`` for fetched series, labelled by what structured reports say; returns some counts.
+def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified: bool = False) -> Counter[str]:
+    """Write a manifest of fetched series, labelled by what structured reports say; returns some counts.
 
     An item is a series if some report is about a whole one of several instances, else an instance. Its group is the
     patient, as in ``index.csv``. What no report is about is unlabeled.
@@ -32,16 +32,13 @@ def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False
     Args:
         dataset_dir: folder of fetched series.
         reports: folder of fetched reports; others than those of ``ClassificationSRWriter`` are passed over.
+        output: the manifest to write.
         unverified: whether reports count that no person has verified, default False.
 
     Raises:
-        FileExistsError: When there is a manifest already.
         ValueError: When there is no series in the folder, no report of one, or two reports differ about an item.
 
     """
-    manifest = dataset_dir / "manifest.csv"
-    if manifest.exists():
-        raise FileExistsError(f"dataset_dir: expected no manifest.csv, got {manifest}. Move it away to have it anew.")
     if not dataset_dir.is_dir() or not (index := SeriesIndex(dataset_dir)).rows:
         raise ValueError(f"dataset_dir: expected fetched series, got none in {dataset_dir}. Run fetch.")
     instances = {uid: [path.stem for path in instance_files(dataset_dir / uid)] for uid in index.rows}
@@ -58,7 +55,7 @@ def write_manifest(dataset_dir: Path, reports: Path, *, unverified: bool = False
         if series in labels or (by_series and not any(file in labels for file in files)):
             files = [series]
         rows += [{"file": file, "label": labels.get(file, ""), "group": entry.group} for file in files]
-    write_atomically(manifest, table_text(["file", "label", "group"], rows))
+    write_atomically(output, table_text(["file", "label", "group"], rows))
     counts["labelled"] = sum(bool(row["label"]) for row in rows)
     counts["unlabelled"] = len(rows) - counts["labelled"]
     return counts

@@ -73,7 +73,7 @@ def test_a_manifest_that_is_there_is_kept(archive, capsys):
     archive.series(1)
     (archive.images / "manifest.csv").write_text("mine")
     assert archive.manifest() == 1
-    assert "dataset_dir: expected no manifest.csv, got " in capsys.readouterr().err
+    assert "output: expected nothing at " in capsys.readouterr().err
     assert (archive.images / "manifest.csv").read_text() == "mine"
 
 

@@ -1,0 +1,56 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+from monai_weckd.annotation.images import find_items
+from monai_weckd.files import write_atomically
+
+__all__ = ["export_labels"]
+
+
+def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
+    """Write a manifest of all images in a folder, with the labels that somebody has given; returns some counts.
+
+    Groups are those of the folder's ``manifest.csv``, or of fetched series. Where a folder has a label, it is a series,
+    and so are all others with DICOM files.
+
+    Args:
+        dataset_dir: folder of the images.
+        labels: ``labels.json`` of :py:class:`~monai_weckd.annotation.AnnotationSession`.
+        output: the manifest to write.
+
+    Returns:
+        How many images are "labelled", how many "unlabelled", and how many labels are "of images that are gone".
+
+    Raises:
+        ValueError: When there are no labels, or no images.
+
+    """
+    if not labels.is_file():
+        raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
+    given = {key: entry["label"] for key, entry in json.loads(labels.read_text(encoding="utf-8"))["labels"].items()}
+    series = any((dataset_dir / key).is_dir() for key in given)
+    items = find_items(dataset_dir, spatial_dims=3 if series else 2)
+    rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
+    text = io.StringIO(newline="")
+    # as they are, since they are read again: no guard against formulas
+    csv.writer(text).writerows([["file", "label", "group"], *rows])
+    write_atomically(output, text.getvalue())
+    known = sum(bool(label) for _, label, _ in rows)
+    return Counter({"labelled": known, "unlabelled": len(rows) - known, "of images that are gone": len(given)})

@@ -1,0 +1,100 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from dicom_files import write_dicom
+from PIL import Image
+
+from monai_weckd.__main__ import main
+from monai_weckd.data import load_datalist
+from monai_weckd.utils import UNLABELED
+
+NAMES = ["a/ear.png", "a/=1+1.png", 'b/eine "Ohr", links.png', "b/ohr_ä.png", "c/-x.png"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+    return folder
+
+
+def write_labels(folder, labels):
+    path = folder.parent / "labels.json"
+    path.write_text(json.dumps({"format": 1, "labels": {key: {"label": label} for key, label in labels.items()}}))
+    return path
+
+
+def export(images, labels, *options):
+    return main(["manifest", "--dataset_dir", str(images), "--labels", str(labels), *map(str, options)])
+
+
+def test_a_bundle_finds_every_image_with_the_label_that_it_was_given(images, capsys):
+    given = {NAMES[1]: "ill", NAMES[2]: "well, rather", NAMES[4]: "ill"}
+    assert export(images, write_labels(images, {**given, "gone.png": "ill"})) == 0
+    out = capsys.readouterr().out
+    assert out == (
+        "items   3 labelled, 2 not\n"
+        "labels  1 passed over: of images that are gone\n"
+        f"written {images / 'manifest.csv'}\n"
+    )
+    items, classes, _ = load_datalist(images)
+    assert sorted(item["id"] for item in items) == sorted(NAMES)
+    labels = {item["id"]: classes[item["label"]] for item in items if item["label"] != UNLABELED}
+    assert labels == given
+
+
+def test_groups_stay_and_a_manifest_is_not_overwritten(images, capsys):
+    manifest = images / "manifest.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["file", "label", "group"], *([name, "other", name[0]] for name in NAMES)])
+    before, labels = manifest.read_bytes(), write_labels(images, {NAMES[0]: "ill"})
+    assert export(images, labels) == 1
+    assert f"output: expected nothing at {manifest}, got a file. Pass another --output." in capsys.readouterr().err
+    assert manifest.read_bytes() == before
+    output = images.parent / "new.csv"
+    assert export(images, labels, "--output", output) == 0
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = {row["file"]: (row["label"], row["group"]) for row in csv.DictReader(file)}
+    assert rows == {name: ("ill" if name == NAMES[0] else "", name[0]) for name in NAMES}
+
+
+def test_a_series_is_one_item_where_one_has_a_label(tmp_path):
+    folder = tmp_path / "images"
+    for series in ("one", "two"):
+        for number in range(2):
+            (folder / series).mkdir(parents=True, exist_ok=True)
+            write_dicom(folder / series / f"{number}.dcm", np.zeros((4, 4), np.uint16))
+    assert export(folder, write_labels(folder, {"one": "ill"})) == 0
+    text = (folder / "manifest.csv").read_text()
+    assert text.splitlines() == ["file,label,group", "one,ill,one", "two,,two"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labels", "none.json"], "labels: expected labels.json of `label`, got no none.json. Correct the path."),
+        (["--labels", "labels.json", "--unverified"], "unverified: expected with --reports, got --labels, which a"),
+    ],
+)
+def test_errors_are_one_line(images, capsys, options, message):
+    assert main(["manifest", "--dataset_dir", str(images), *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (images / "manifest.csv").exists()
