@@ -210,8 +210,8 @@ def _plain(value: Any, place: str) -> Any:
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    if isinstance(value, torch.Tensor):
-        return value.detach()
+    if isinstance(value, torch.Tensor):  # the metadata of a MetaTensor ``weights_only`` would refuse
+        return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, Counter):  # as the milestones of a scheduler
         return value
     if isinstance(value, Mapping):

@@ -19,6 +19,7 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor, list_data_collate
 
 import monai_weckd.files
 from monai_weckd.files import finish_writing, pack_state, read_state, write_atomically, write_behind, write_state
@@ -67,6 +68,16 @@ def test_a_state_comes_back_with_its_types(tmp_path):
         assert found["milestones"] == state["milestones"]
         assert sorted(found["milestones"].elements()) == [1, 1, 3]
         assert not found["weights"]["a"].requires_grad
+
+
+def test_a_tensor_with_metadata_comes_back_as_a_tensor(tmp_path):
+    # what a handler keeps of a batch of MONAI's loader, such as the running mean of the alignment
+    rows = [{"image": MetaTensor([0.0, 1.0])}, {"image": MetaTensor([3.0, 5.0])}]
+    batch = list_data_collate(rows)["image"]
+    write_state(tmp_path / "state.pt", pack_state({"mean": batch.mean(dim=0)}))
+    found = read_state(tmp_path / "state.pt")["mean"]
+    assert type(found) is torch.Tensor
+    assert found.tolist() == [1.5, 3.0]
 
 
 @pytest.mark.parametrize("value", [object(), np.zeros(2), {1}, lambda: 0], ids=["object", "array", "set", "function"])
