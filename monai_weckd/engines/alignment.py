@@ -63,11 +63,15 @@ class DistributionAlignment:
         """Return the running mean; the prior is that of the labels."""
         return {"mean": self.mean}
 
-    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor | None]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, torch.Tensor | None], *, device: torch.device | None = None
+    ) -> None:
         """Come back to a running mean.
 
         Args:
             state_dict: from :py:meth:`state_dict`.
+            device: where it is used, default None: where it is.
 
         """
-        self.mean = state_dict["mean"]
+        mean = state_dict["mean"]
+        self.mean = None if mean is None else mean.to(device)

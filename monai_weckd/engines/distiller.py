@@ -188,10 +188,11 @@ class Distiller:
 
         """
         self.criterion.temperature, self.criterion.weight = state_dict["temperature"], state_dict["weight"]
+        device = self.engine.state.device
         if self.alignment is not None:
-            self.alignment.load_state_dict(state_dict["alignment"])
+            self.alignment.load_state_dict(state_dict["alignment"], device=device)
         if self.cache is not None:
-            self.cache.load_state_dict(state_dict["cache"], device=self.engine.state.device)
+            self.cache.load_state_dict(state_dict["cache"], device=device)
 
     def close(self) -> None:
         """Take all hooks and event handlers away again."""

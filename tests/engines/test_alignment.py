@@ -63,3 +63,14 @@ def test_a_running_mean_can_be_gone_on_with():
         first(logits, unlabelled)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(rows[2], unlabelled), second(rows[2], unlabelled))
+
+
+def test_a_running_mean_comes_back_to_the_trainer_s_device():
+    # a checkpoint is read on the CPU; "meta" stands for a GPU
+    trainer = make_chain()
+    trainer.distiller.alignment = align = DistributionAlignment([1, 1, 1])
+    align.mean = torch.full((3,), 1 / 3)
+    state = trainer.distiller.state_dict()
+    trainer.state.device = torch.device("meta")
+    trainer.distiller.load_state_dict(state)
+    assert align.mean.device == trainer.state.device
