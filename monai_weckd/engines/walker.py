@@ -132,6 +132,9 @@ class StageWalker:
         for handle in self._handles:
             handle.remove()
         del engine.state.chain
+        # a schedule in a later run would take them for its own
+        for name in ("stage", "stage_epoch", "stage_epochs"):
+            vars(engine.state).pop(name, None)
 
     def paused(self, engine: SupervisedTrainer) -> bool:
         """Return whether the run ends before the chain does, which another run goes on with."""

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from monai_weckd import plan_chain, plan_training
 from monai_weckd.engines import ChainEvents, fingerprint
-from monai_weckd.handlers import ChainHandler, ChainRecorder
-from monai_weckd.losses import DistillationLoss
+from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
+from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
 CLASSES = ("a", "b", "c")
 
@@ -209,3 +209,15 @@ def test_detaching_leaves_an_ordinary_trainer():
     # a whole batch of labelled items again, in the loader's own order
     assert trainer.state.epoch == 7
     assert "task_loss" not in trainer.state.output[0]
+
+
+def test_a_schedule_after_a_detached_chain_is_that_of_its_own_run():
+    parts, found = make_parts(), []
+    handler = ChainHandler(parts[0], evaluator=parts[4])
+    trainer = make_pipeline(parts, [handler])
+    trainer.run()
+    handler.detach(trainer)
+    DistillationHandler(make_network(1), temperature=TemperatureSchedule(6.0, 1.0, "linear")).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: found.append(engine.state.temperature))
+    trainer.run()
+    assert found == pytest.approx([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
