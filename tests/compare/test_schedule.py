@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -102,6 +103,18 @@ def test_failed_runs_are_tried_once_in_each_call_and_the_others_go_on(tmp_path):
     assert told == ["chain", "single", "ensemble"]
     time.sleep(0.02)  # coarse clocks of file systems
     assert do(tmp_path, make_runs(folds=1)) == ["single"]
+
+
+def test_nobody_waits_for_a_failed_run_on_a_server_whose_clock_is_behind(tmp_path, monkeypatch):
+    write = RunStore.write
+
+    def write_early(store, arm, cell, result):
+        write(store, arm, cell, result)
+        os.utime(store.path(arm, cell), (0, 0))
+
+    monkeypatch.setattr(RunStore, "write", write_early)
+    monkeypatch.setattr(time, "sleep", lambda seconds: seconds and pytest.fail("it waits"))
+    assert do(tmp_path, make_runs(folds=1), fail=["single"]) == ["chain", "single", "ensemble"]
 
 
 def test_a_damaged_result_is_told(tmp_path):
