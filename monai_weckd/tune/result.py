@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from monai_weckd.files import write_atomically
 from monai_weckd.tables import table_text
 from monai_weckd.tune.backend import optuna
@@ -66,7 +68,7 @@ def write_overlay(path: Path, values: Mapping[str, Any]) -> None:
         values: what it sets, by key.
 
     """
-    write_atomically(path, json.dumps(dict(values), indent=4) + "\n")
+    _write(path, json.dumps(dict(values), indent=4) + "\n")
 
 
 def write_trials(path: Path, trials: Iterable[optuna.trial.FrozenTrial], *, names: Sequence[str]) -> None:
@@ -90,7 +92,13 @@ def write_trials(path: Path, trials: Iterable[optuna.trial.FrozenTrial], *, name
         }
         for trial in trials
     )
-    write_atomically(path, table_text(["trial", "state", "value", *names, "epochs", "seconds", "note"], rows))
+    _write(path, table_text(["trial", "state", "value", *names, "epochs", "seconds", "note"], rows))
+
+
+def _write(path: Path, text: str) -> None:
+    # the workers of a study end at nearly the same time, and write the same files
+    with FileLock(f"{path}.lock"):
+        write_atomically(path, text)
 
 
 def run_command(files: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> str:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import fire
 import optuna
@@ -95,6 +98,27 @@ def test_the_overlay_keeps_every_digit(tmp_path):
     text = (tmp_path / "tuned.json").read_text()
     assert json.loads(text) == values
     assert text == json.dumps(values, indent=4) + "\n"
+
+
+def test_workers_that_end_together_do_not_disturb_each_other(tmp_path, monkeypatch):
+    path, fsync, began, go_on = tmp_path / "tuned.json", os.fsync, threading.Event(), threading.Event()
+
+    def wait_once(number):
+        if not began.is_set():
+            began.set()
+            go_on.wait(30)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", wait_once)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(write_overlay, path, {"pool_ratio": 1})
+        assert began.wait(30)
+        second = pool.submit(write_overlay, path, {"pool_ratio": 2})
+        wait([second], timeout=0.3)
+        go_on.set()
+        first.result()
+        second.result()
+    assert json.loads(path.read_text()) == {"pool_ratio": 2}
 
 
 @pytest.mark.parametrize(
