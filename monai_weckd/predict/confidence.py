@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_weckd.chain_file import model_chain
+from monai_weckd.chain_file import model_chain, read_text
 from monai_weckd.tables import read_table
 
 __all__ = ["calibration_text", "validation_text"]
@@ -49,8 +49,10 @@ def validation_text(checkpoint: Path, min_confidence: float) -> str:
     path = checkpoint.with_name("predictions.csv")
     if not path.is_file():
         return "unknown on validation: no predictions.csv beside the model"
+    # a file name may be bytes that are no UTF-8
+    text = read_text(path, errors="surrogateescape")
     try:
-        rows = read_table(path.read_text(encoding="utf-8"), ["split", "label", "predicted"])
+        rows = read_table(text, ["split", "label", "predicted"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     rows = [row for row in rows if row["split"] == "val"]

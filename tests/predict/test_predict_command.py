@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 
 import nibabel
 import numpy as np
@@ -26,9 +27,11 @@ from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_mo
 
 from monai_weckd.__main__ import main
 from monai_weckd.data import read_classification_sr
+from monai_weckd.files import write_atomically
 from monai_weckd.predict import images
 from monai_weckd.predict.bundle import PredictionBundle
-from monai_weckd.tables import read_table
+from monai_weckd.predict.confidence import validation_text
+from monai_weckd.tables import read_table, table_text
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +238,13 @@ def test_low_confidence_has_no_class(capsys, tmp_path):
     assert "not calibrated: a confidence is no probability of being right" in out
     assert "on validation 1 of 4 without a class (25%), accuracy of the others 0.667; the chain has seen" in out
     assert f"images  6 read, 0 bad, {len(empty)} below min_confidence\n" in out
+
+
+def test_validation_items_may_have_names_that_are_no_text(tmp_path):
+    rows = [{"id": os.fsdecode(b"\xff.png"), "split": "val", "label": "a", "predicted": "a", "probability_a": 0.9}]
+    write_atomically(tmp_path / "predictions.csv", table_text(list(rows[0]), rows))
+    text = validation_text(tmp_path / "model.pt", 0.5)
+    assert text.startswith("on validation 0 of 1 without a class (0%), accuracy of the others 1.000")
 
 
 def test_a_name_is_no_formula(monkeypatch, model, tmp_path):
