@@ -201,13 +201,11 @@ class ComparedBundle:
         # from memory: whoever edits the bundle during a long comparison does not change its later runs
         path = output_dir.with_name(f"{output_dir.name}.json")
         path.write_text(json.dumps({key: value for key, value in self.config.items() if key not in _UNREAD}))
-        try:
-            self._run(path, {**settings, "output_dir": str(output_dir)})
-        finally:
-            # engines and handlers refer to each other: hundreds of networks would wait for the collector, which need
-            # not look at what was there before
-            gc.collect()
-            gc.freeze()
+        self._run(path, {**settings, "output_dir": str(output_dir)})
+        # engines and handlers refer to each other: hundreds of networks would wait for the collector, which need not
+        # look at what was there before; those of a run that fails are still in its traceback, and never to be frozen
+        gc.collect()
+        gc.freeze()
 
     def _run(self, path: Path, settings: Mapping[str, Any]) -> None:
         meta = str(self.root / "configs" / "metadata.json")
