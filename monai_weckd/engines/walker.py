@@ -293,9 +293,12 @@ class StageWalker:
             engine.state.distiller.alignment = DistributionAlignment(counts)
 
     def _average(self, engine: SupervisedTrainer) -> None:
-        for average in (self.average, self.mirror):
-            if average is not None:
-                average.update()
+        if self.mirror is not None:
+            self.mirror.update()
+        # MONAI's optimizer steps once in so many iterations of an epoch, and in its last
+        waits = engine.state.iteration % engine.state.epoch_length % engine.accumulation_steps
+        if self.average is not None and not waits:
+            self.average.update()
 
     def _show_average(self, engine: SupervisedTrainer) -> None:
         """Put the averaged weights into the network, until the next epoch begins."""

@@ -102,6 +102,22 @@ def test_a_chain_validates_and_keeps_the_averaged_weights():
     assert any(not torch.equal(a, b) for a, b in zip(kept, raw.network.state_dict().values(), strict=True))
 
 
+def test_weights_count_once_for_each_step_of_the_optimizer():
+    network, steps, found = make_network(), [], []
+    expected, bias = network[6].bias.tolist(), network[6].bias
+    trainer = make_chain(
+        network=network, plan=ONE_STAGE, max_epochs=1, epoch_length=6, accumulation_steps=4, averaging=0.9
+    )
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(bias.tolist()))
+    trainer.walker.evaluator.add_event_handler(Events.STARTED, lambda _: found.append(bias.tolist()))
+    trainer.run()
+    for step, weights in enumerate(steps):
+        decay = (1 + step) / (10 + step)
+        expected = [decay * mean + (1 - decay) * weight for mean, weight in zip(expected, weights, strict=True)]
+    assert len(steps) == 2
+    assert found[0] == pytest.approx(expected)
+
+
 def test_averaging_does_not_change_how_the_student_learns():
     # within a stage the student's own weights take the same path, whether or not an average is validated in between
     losses = {}
