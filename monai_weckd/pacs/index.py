@@ -100,7 +100,7 @@ class SeriesIndex:
             series: its UID.
 
         """
-        del self.rows[series]
+        self.rows.pop(series, None)
         self._journal.replace(row._asdict() for row in self.rows.values())
 
     def is_whole(self, series: str, instances: Collection[str]) -> bool:
@@ -115,15 +115,15 @@ class SeriesIndex:
         return series in self.rows and names.issuperset(instances) and not self.is_damaged(series)
 
     def is_damaged(self, series: str) -> bool:
-        """Return whether the files of a series have another size than they had, or another number.
+        """Return whether the files of a series have another size than they had, or another number, or are all gone.
 
         Args:
             series: its UID.
 
         """
-        row = self.rows[series]
+        row = self.rows.get(series)  # none of a folder without a file, which is no series
         sizes = [path.stat().st_size for path in instance_files(self.root / series)]
-        return (len(sizes), sum(sizes)) != (row.instances, row.bytes)
+        return row is None or (len(sizes), sum(sizes)) != (row.instances, row.bytes)
 
     def _group(self, file: Path, series: str) -> str:
         """Return the patient of a file, by the first of the series that have the same."""

@@ -111,7 +111,7 @@ def test_what_is_whole_is_not_fetched_again(capsys, fake, waits, tmp_path):
     assert_same(fake, tmp_path / "out")
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "unlisted", "no folder"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "unlisted", "empty folder", "no folder"])
 def test_what_was_damaged_is_fetched_again(fake, waits, tmp_path, damage):
     fake.fill(series=2, instances=3)
     out = tmp_path / "out"
@@ -126,7 +126,8 @@ def test_what_was_damaged_is_fetched_again(fake, waits, tmp_path, damage):
     else:
         for path in file.parent.iterdir():
             path.unlink()
-        file.parent.rmdir()
+        if damage == "no folder":
+            file.parent.rmdir()
     assert fetch(fake, out) == 0
     assert_same(fake, out)
 
