@@ -73,6 +73,7 @@ def basic(text):
         "",
         "Basic",
         "Basic !",
+        "Basic é",
         basic("me"),
         basic("me:other"),
         basic("pässword:"),

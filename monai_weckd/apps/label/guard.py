@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 import re
@@ -80,7 +79,7 @@ class Guard:
             return False
         try:
             given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
+        except ValueError:  # of what is no base64, or no ASCII
             return False
         return hmac.compare_digest(given, str(self.password).encode())
 
