@@ -203,26 +203,31 @@ class AnnotatedChain:
         students = _students(folder)
         made_by = _digest(students)
         scores = self._scores if self._scores.made_by == made_by else Scores.empty(made_by)
-        known = {*scores.ids, *scores.unreadable}
-        new = [item for item in items if item["id"] not in known]
-        if not new:
-            return scores
+        seen = set(scores.ids)
+        new = [item for item in items if item["id"] not in seen]
+        # those that could not be read, too: a file may have been on its way into the folder
         unreadable = find_faults(new)
         new = [item for item in new if item["id"] not in unreadable]
+        if unreadable != scores.unreadable:
+            scores = replace(scores, unreadable=unreadable)
         if not new:
-            return replace(scores, unreadable={**scores.unreadable, **unreadable})
+            return scores
         features, probabilities = self.bundle.embed(new, students[-2:])
         return scores.with_more([item["id"] for item in new], features, probabilities, unreadable)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the last student has seen all images, or has tried to.
+        """Return whether the last student has seen all images, but for those that still cannot be read.
 
         Args:
             items: all images.
 
         """
-        known = {*self._scores.ids, *self._scores.unreadable}
-        return all(item["id"] in known for item in items)
+        scores = self._scores
+        seen = set(scores.ids)
+        others = [item for item in items if item["id"] not in seen]
+        if any(item["id"] not in scores.unreadable for item in others):
+            return False
+        return len(find_faults(others)) == len(others)
 
     def next(
         self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1

@@ -218,6 +218,23 @@ def test_new_images_come_first_until_they_have_been_looked_at(studies, copy, tmp
     assert chain.next(items, copy[1])[0].reason != first.reason
 
 
+def test_an_image_that_was_on_its_way_into_the_folder_is_looked_at_again(studies, copy, tmp_path):
+    folder = tmp_path / "more"
+    shutil.copytree(studies, folder)
+    content = (studies / sorted(copy[1])[0]).read_bytes()
+    (folder / "new.png").write_bytes(content[:100])
+    chain, items = make_annotated(folder, copy[0])
+    chain.score(items)
+    assert chain.unreadable.keys() == {"new.png", "normal/broken.png"}
+    assert chain.knows(items)
+    (folder / "new.png").write_bytes(content)
+    assert not chain.knows(items)
+    chain.score(items)
+    assert chain.unreadable.keys() == {"normal/broken.png"}
+    assert chain.knows(items)
+    assert "new.png" in {one.id for one in chain.next(items, copy[1], count=len(items))}
+
+
 def test_imports_of_other_threads_do_not_disturb(studies, copy, monkeypatch):
     output_dir, labels = copy
     chain, items = make_annotated(studies, output_dir)
