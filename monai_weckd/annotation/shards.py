@@ -76,7 +76,8 @@ def plan_next_stage(
     A group that has got its first label since then is assigned to training or validation, for good: of each class at
     least one group, and ``val_fraction`` of them, are in validation, drawn by a hash of their names. One group of each
     class stays in training at least. Unlabelled images of groups in training are the pool; those of groups in
-    validation take no part. A label that was withdrawn leaves its shard.
+    validation take no part. A label that was withdrawn leaves its shard. A new group with an image that has trained is
+    in training, too.
 
     Args:
         items: all images, dictionaries with ``id`` and, where known, ``group``.
@@ -93,7 +94,7 @@ def plan_next_stage(
 
     Raises:
         ValueError: When a label is of another class, fewer than two classes have two labelled groups, there is no new
-            label for training, or none is left of an earlier shard.
+            label for training, none is left of an earlier shard, or an image of one is in a validating group now.
 
     Example::
 
@@ -114,7 +115,9 @@ def plan_next_stage(
                 f"labels: expected one of the {len(classes)} classes, got {label!r} for {key!r}. "
                 f"{nearest(label, list(classes))}"
             )
-    split_of = _assign(labels, group, given.split_of, val_fraction=val_fraction, seed=seed)
+    # whose groups are others than before, as by a new manifest, has trained all the same
+    trained = {group[key]: "train" for shard in given.shards for key in shard if key in labels}
+    split_of = _assign(labels, group, {**trained, **given.split_of}, val_fraction=val_fraction, seed=seed)
     train = tuple(sorted(key for key in group if split_of.get(group[key]) != "val"))
     known = [key for key in labels if split_of[group[key]] == "train"]
     old = [tuple(key for key in shard if key in labels) for shard in given.shards]
@@ -183,6 +186,12 @@ def _check(
     group: Mapping[str, str],
     split_of: Mapping[str, str],
 ) -> None:
+    for key in (key for shard in shards for key in shard):
+        if split_of[group[key]] == "val":
+            raise ValueError(
+                f"group: expected one in training for {key!r}, as before, got {group[key]!r}, which validates. "
+                "Correct manifest.csv, or begin anew in another output folder."
+            )
     places = {(label, split_of[group[key]]) for key, label in labels.items()}
     if sum((name, "train") in places and (name, "val") in places for name in classes) < 2:
         counts = Counter(labels.values())

@@ -136,6 +136,36 @@ def test_images_that_are_gone_are_left_out():
     assert key not in later.shards[0]
 
 
+def moved(group_of):
+    return [{**item, "group": group_of(item["id"])} for item in ITEMS]
+
+
+def test_images_that_have_trained_go_on_training_in_another_group():
+    apart = moved(lambda key: key)  # as without a manifest
+    labels = {item["id"]: CLASSES[ord(item["group"]) % 2] for item in ITEMS[:10]}
+    _, given = plan(labels, items=apart)
+    more = {**labels, **{item["id"]: CLASSES[ord(item["group"]) % 2] for item in ITEMS[10:]}}
+    for seed in range(8):  # each draws other groups for validation
+        found, later = plan(more, given, seed=seed)
+        trained = {key[0] for key in given.shards[0]}
+        assert trained.isdisjoint(key[0] for key in found.val)
+        assert later.shards[0] == given.shards[0]
+
+
+def test_refuses_to_validate_with_an_image_that_has_trained():
+    _, given = plan(FIRST)
+    key = given.shards[0][0]
+    validating = next(group for group, split in given.split_of.items() if split == "val")
+    with pytest.raises(
+        ValueError, match=rf"group: expected one in training for '{key}', as before, got '{validating}', which valid"
+    ):
+        plan(
+            {**FIRST, "e1": "ill", "f1": "well", "g1": "ill"},
+            given,
+            items=moved(lambda one: validating if one == key else one[0]),
+        )
+
+
 def test_what_is_kept_survives_json():
     _, given = plan(FIRST)
     assert GivenLabels.from_dict(given.to_dict()) == GivenLabels(given.split_of, given.shards, given.touched)

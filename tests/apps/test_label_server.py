@@ -152,6 +152,16 @@ def test_a_wrong_label_file_is_answered_in_one_line(server, content, message):
     assert answer.json()["detail"].startswith(message)
 
 
+def test_a_file_that_a_request_has_not_brought_is_left_alone(server, studies):
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        file.write((studies / IMAGE).read_bytes())
+        file.flush()
+        answer = server.ask("POST", f"/infer/chain?image={file.name}")
+        assert Path(file.name).is_file()
+    assert answer.status_code == 404
+    assert answer.json()["detail"].startswith(f"id: expected an image in 'images', got '{file.name}'.")
+
+
 def test_both_kinds_of_routes_see_one_store(server):
     files = {"label": ("label.json", b'{"idx": 3}'), "params": (None, '{"note": "sure"}')}
     answer = server.ask("PUT", f"/datastore/label?image={IMAGE}&tag=final", files=files)
