@@ -213,7 +213,7 @@ def test_stages_are_told_in_state_and_info(trained):
     assert "Logging file" not in log  # what MONAI says to each workflow without one
 
 
-def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies):
+def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies, output_dir):
     one = trained.ask("POST", f"/infer/chain?image={IMAGE}&output=json").json()
     assert [each["label"] for each in one["prediction"]] == CLASSES
     scores = np.array([each["score"] for each in one["prediction"]])
@@ -221,13 +221,14 @@ def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies):
     assert one["label"] == CLASSES[one["idx"]] == CLASSES[scores.argmax()]
     assert one["entropy"] == pytest.approx(-(scores * np.log(scores)).sum())
     assert trained.ask("GET", f"/weckd/predict/{IMAGE}").json() == one
-    uploads = set(Path(tempfile.gettempdir()).glob("tmp*.png"))
     with (studies / IMAGE).open("rb") as file:
         assert trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", file)}).json() == one
     broken = trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", b"nothing")})
     assert broken.status_code == 400
     assert broken.json()["detail"].startswith("image: expected one that can be read, got")
-    assert set(Path(tempfile.gettempdir()).glob("tmp*.png")) <= uploads  # none of them is left behind
+    refused = trained.ask("PUT", "/datastore/image?image=up", files={"file": ("up.png", b"nothing")})
+    assert refused.json()["detail"].startswith("images: expected to be put into the folder, and taken out, by hand")
+    assert list((output_dir / ".uploads").glob("*.png")) == []  # none of them is left behind
     query = {"params": '{"save_label": true, "label_tag": "../x"}'}
     refused = trained.ask("POST", f"/infer/chain?image={IMAGE}", data=query)
     assert refused.json()["detail"].startswith("tag: expected a word such as 'original', got '../x'.")

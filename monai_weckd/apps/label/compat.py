@@ -17,16 +17,19 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from types import ModuleType
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 from monai_weckd.annotation import StageStoppedError
 
-__all__ = ["register_missing", "run_tasks_in_threads"]
+__all__ = ["keep_uploads_in", "register_missing", "run_tasks_in_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,19 @@ def register_missing() -> None:
             for function in functions:
                 setattr(module, function, _absent)
             sys.modules[name] = module
+
+
+def keep_uploads_in(folder: Path) -> None:
+    """Let MONAI Label put uploads into a folder of their own, so that no other file can be taken for one.
+
+    Args:
+        folder: the folder.
+
+    """
+    from monailabel.endpoints import datastore, infer
+
+    for endpoint in (datastore, infer):
+        endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(tempfile.NamedTemporaryFile, dir=folder))
 
 
 def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Callable[[str], None]) -> None:

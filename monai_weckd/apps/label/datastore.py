@@ -143,6 +143,7 @@ class FolderDatastore(Datastore):
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse: a server that writes into the folder of the images is none to leave running."""
+        Path(image_filename).unlink()  # which MONAI Label does after an answer alone
         raise ValueError(_BY_HAND)
 
     def remove_image(self, image_id: str) -> None:

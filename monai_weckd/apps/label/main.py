@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,17 @@ class ChainLabelApp(MONAILabelApp):
         studies: folder of the images.
         conf: with the :py:class:`monai_weckd.annotation.AnnotationSession` under ``session``.
 
+    Attributes:
+        uploads: where what a request has brought is kept until it is answered.
+
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, Any]) -> None:
         self.session: AnnotationSession = conf["session"]
+        # hidden: it may be below the folder of the images
+        self.uploads = self.session.chain.output_dir.absolute() / ".uploads"
+        shutil.rmtree(self.uploads, ignore_errors=True)  # what a server that was killed has left
+        self.uploads.mkdir(exist_ok=True)
         super().__init__(
             app_dir,
             studies,
@@ -105,7 +112,7 @@ class ChainLabelApp(MONAILabelApp):
             return self._infer(request, self.session.item(image)["image"])
         # an upload; no other path of the server is anybody's to name
         upload = Path(str(image))
-        if upload.parent != Path(tempfile.gettempdir()) or not upload.is_file():
+        if upload.parent != self.uploads or not upload.is_file():
             self.session.item(image)
         try:
             return self._infer({**request, "save_label": False}, str(upload))
