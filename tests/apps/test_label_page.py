@@ -215,6 +215,28 @@ def test_progress_and_failure_of_a_stage_are_told(server, browser):
     assert not page.find("training-row").is_displayed()
 
 
+def test_a_label_whose_answer_was_lost_is_taken_back_as_a_whole(server, browser):
+    page = Page(browser, server.url)
+    shown = page.name
+    page.run("""const ask = window.fetch;
+        window.fetch = async (address, options) => {
+          const answer = await ask(address, options);
+          if (options.method !== "PUT") return answer;
+          window.fetch = ask;
+          throw new TypeError("lost");
+        };""")
+    page.key("1")
+    page.wait(lambda: page.error.startswith(f"Not saved: {shown} as {CLASSES[0]}."))
+    assert stored(server) == {shown: CLASSES[0]}  # but it was
+    page.find("retry").click()
+    page.wait(lambda: page.name != shown and page.is_ready)
+    assert page.status == f"Saved: {shown} is {CLASSES[0]}."
+    page.key("u")
+    page.wait(lambda: page.name == shown and page.is_ready)
+    assert stored(server) == {}
+    assert page.status == f"Taken back: {shown} has no label."
+
+
 def test_two_windows_do_not_lose_each_others_labels(server, browser):
     first = Page(browser, server.url)
     shown, window = first.name, browser.current_window_handle

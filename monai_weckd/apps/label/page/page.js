@@ -141,11 +141,13 @@ async function give(label) {
 
 async function save(image, label) {
   if (busy) return;
+  const tried = pending?.id === image.id ? pending.label : undefined; // of which the answer alone may have been lost
   pending = { id: image.id, label };
   say("Saving …");
   const done = await attempt(
     async () => {
-      const { previous } = await askJson("PUT", `weckd/label/${place(image.id)}`, { label });
+      const found = (await askJson("PUT", `weckd/label/${place(image.id)}`, { label })).previous;
+      const previous = found === tried ? image.label : found;
       pending = null;
       remember("given", [...remembered("given"), { id: image.id, label, previous }]);
       say(saved(image.id, label, previous, image.label));
