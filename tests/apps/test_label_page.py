@@ -237,6 +237,25 @@ def test_a_label_whose_answer_was_lost_is_taken_back_as_a_whole(server, browser)
     assert page.status == f"Taken back: {shown} has no label."
 
 
+def test_a_retry_that_is_clicked_twice_is_one(server, browser):
+    page = Page(browser, server.url)
+    skipped = page.name
+    page.run("""const ask = window.fetch;
+        window.asked = [];
+        window.fetch = async (address, options) => {
+          if (!address.startsWith("weckd/next")) return ask(address, options);
+          window.asked.push(address);
+          if (window.asked.length === 1) throw new TypeError("gone");
+          await new Promise((go) => setTimeout(go, 500));
+          return ask(address, options);
+        };""")
+    page.key("s")
+    page.wait(lambda: page.error)
+    page.run("retry.click(); retry.click()")
+    page.wait(lambda: page.name != skipped and page.is_ready)
+    assert len(page.run("return window.asked")) == 2
+
+
 def test_two_windows_do_not_lose_each_others_labels(server, browser):
     first = Page(browser, server.url)
     shown, window = first.name, browser.current_window_handle

@@ -292,7 +292,9 @@ byId("skip").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("train").addEventListener("click", train);
 byId("stop").addEventListener("click", stop);
-byId("retry").addEventListener("click", () => (failure ?? offline)?.retry());
+byId("retry").addEventListener("click", () => {
+  if (!busy) (failure ?? offline)?.retry();
+});
 byId("keys").checked = localStorage.getItem("keys") !== "off";
 byId("keys").addEventListener("change", () => localStorage.setItem("keys", byId("keys").checked ? "on" : "off"));
 document.addEventListener("keydown", onKey);
