@@ -256,6 +256,25 @@ def test_a_retry_that_is_clicked_twice_is_one(server, browser):
     assert len(page.run("return window.asked")) == 2
 
 
+def test_a_server_with_another_chain_is_gone_on_with(server, browser):
+    page = Page(browser, server.url)
+    page.run("""const ask = window.fetch;
+        const stage = { stage: 1, labelled: 8, metric: "val_macro_auc", value: 0.5, previous: null, accepted: true };
+        window.stages = [stage];
+        window.fetch = async (address, options) => {
+          const answer = await ask(address, options);
+          if (address !== "weckd/state") return answer;
+          return new Response(JSON.stringify({ ...await answer.json(), stages: window.stages }));
+        };""")
+    page.label(0)
+    page.wait(lambda: page.status == "Stage 1 accepted: macro AUC 0.500.")
+    page.run("window.stages = []")
+    page.label(0)
+    page.wait(lambda: page.table() == [] or not page.find("stages").is_displayed())
+    time.sleep(0.2)
+    assert page.console() == []
+
+
 def test_two_windows_do_not_lose_each_others_labels(server, browser):
     first = Page(browser, server.url)
     shown, window = first.name, browser.current_window_handle

@@ -113,7 +113,7 @@ function named(metric) {
 export function ended(before, { stages, training }) {
   if (before === null || training.running) return null;
   const { running, stage } = before.training;
-  if (!running && stages.length === before.stages.length) return null;
+  if (!running && stages.length <= before.stages.length) return null; // fewer: a server of another chain
   if (running && stages.length < stage) {
     return training.error === null ? `Stage ${stage} was interrupted. Train it again.` : `Stage ${stage} ended early.`;
   }
