@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from filelock import FileLock
 
 from monai_weckd.__main__ import main
 from monai_weckd.data.phantoms import make_phantom
@@ -52,3 +53,19 @@ def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, op
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]
     assert main(command) == 1
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_refuses_a_second_server_on_the_same_labels(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "monailabel", None)
+    from label_server import OTOSCOPY
+
+    make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
+    output_dir = tmp_path / "output"
+    output_dir.mkdir()
+    command = ["label", "--bundle", str(OTOSCOPY), "--studies", str(tmp_path / "images")]
+    command += ["--output_dir", str(output_dir)]
+    with FileLock(output_dir / "server.lock"):
+        assert main(command) == 1
+    assert f"error: output_dir: expected one server at a time on {output_dir}, got another." in capsys.readouterr().err
+    assert main(command) == 1  # the first one has ended
+    assert "error: monailabel: expected to be installed" in capsys.readouterr().err

@@ -74,11 +74,24 @@ def _label(args: argparse.Namespace) -> None:
         cache_dir=output_dir / "cache",
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    session = AnnotationSession(chain, studies, label_budget=args.label_budget)
-    print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
-    print(f"chain   {len(chain.stages)} stages in {output_dir}")
-    print(f"open    http://{args.host}:{args.port}/", flush=True)
-    serve(session, host=args.host, port=args.port, password=password)
+    with _alone(output_dir):  # a session reads the labels once, and writes them all
+        session = AnnotationSession(chain, studies, label_budget=args.label_budget)
+        print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
+        print(f"chain   {len(chain.stages)} stages in {output_dir}")
+        print(f"open    http://{args.host}:{args.port}/", flush=True)
+        serve(session, host=args.host, port=args.port, password=password)
+
+
+def _alone(output_dir: Path) -> Any:
+    """Return the lock, held, of the one server of a folder."""
+    from filelock import FileLock, Timeout
+
+    try:
+        return FileLock(output_dir / "server.lock").acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"output_dir: expected one server at a time on {output_dir}, got another. Stop it, or pass another folder."
+        ) from None
 
 
 def _studies(args: argparse.Namespace) -> Path:
