@@ -35,8 +35,8 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
         Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.
 
     Raises:
-        ValueError: When there is no image, a name is not in UTF-8, or the manifest is not as described in
-            :py:func:`monai_weckd.data.load_datalist`.
+        ValueError: When there is no image, a name is not in UTF-8, a series lies in the folder itself, or the manifest
+            is not as described in :py:func:`monai_weckd.data.load_datalist`.
 
     """
     root = Path(folder).absolute()
@@ -44,6 +44,11 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
     items = []
     for path in list_images(root, spatial_dims=spatial_dims):
         key = Path(path).relative_to(root).as_posix()
+        if key == ".":  # which is no part of an address
+            raise ValueError(
+                f"images: expected each DICOM series in a folder below {root}, got files of one in it. "
+                "Move them into a folder."
+            )
         if any("\ud800" <= letter <= "\udfff" for letter in key):  # JSON cannot hold it
             raise ValueError(f"images: expected file names in UTF-8, got {key!r}. Rename it.")
         items.append({"image": path, "id": key, "group": groups.get(key) or groups.get(Path(key).parts[0]) or key})

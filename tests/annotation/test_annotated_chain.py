@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from annotation_runs import OTOSCOPY, class_of, label_next, make_annotated, make_bundle
+from dicom_files import write_dicom
 from filelock import FileLock
 
 from monai_weckd import ChainPlan
@@ -126,6 +127,13 @@ def test_the_gate_is_as_tolerant_as_configured(studies, tmp_path):
     items = find_items(studies, spatial_dims=2)
     labels = {item["id"]: class_of(item["id"]) for item in items if "broken" not in item["id"]}
     assert chain.append_stage(items, labels)["gate"]["tolerance"] == 0
+
+
+def test_refuses_a_series_that_has_no_folder_of_its_own(tmp_path):
+    write_dicom(tmp_path / "1.dcm", np.zeros((8, 8), np.uint16))
+    with pytest.raises(ValueError, match=r"images: expected each DICOM series in a folder below .*, got files of"):
+        find_items(tmp_path, spatial_dims=3)
+    assert [item["id"] for item in find_items(tmp_path, spatial_dims=2)] == ["1.dcm"]
 
 
 def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):
