@@ -246,8 +246,9 @@ class AnnotatedChain:
         scores = self._scores
         present = {item["id"] for item in items}
         key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
-        left = [one for one in self._queue[1] if one.id not in labels]
-        if self._queue[0] != key or len(left) < count:
+        queued_for, queue = self._queue  # both at once: another thread may put others there
+        left = [one for one in queue if one.id not in labels]
+        if queued_for != key or len(left) < count:
             left = suggest(
                 scores,
                 items,

@@ -226,6 +226,22 @@ def test_new_images_come_first_until_they_have_been_looked_at(studies, copy, tmp
     assert chain.next(items, copy[1])[0].reason != first.reason
 
 
+def test_an_image_that_is_gone_is_not_asked_for_by_two_at_once(studies, copy):
+    chain, items = make_annotated(studies, copy[0])
+    gone = chain.next(items, copy[1])[0].id
+    items = [item for item in items if item["id"] != gone]
+
+    class Slow(dict):
+        """Labels that somebody else has asked with by the time that they are looked at."""
+
+        def __contains__(self, key):
+            chain.next(items, copy[1])
+            return super().__contains__(key)
+
+    chain.next(items, Slow(copy[1]))
+    assert chain.next(items, copy[1])[0].id != gone
+
+
 def test_an_image_that_was_on_its_way_into_the_folder_is_looked_at_again(studies, copy, tmp_path):
     folder = tmp_path / "more"
     shutil.copytree(studies, folder)
