@@ -152,6 +152,16 @@ def test_a_wrong_label_file_is_answered_in_one_line(server, content, message):
     assert answer.json()["detail"].startswith(message)
 
 
+def test_why_a_label_cannot_be_written_is_told(server, output_dir):
+    blocked = output_dir / "labels.json.part"  # as a full disk does, which cannot be had here
+    blocked.mkdir()
+    answer = server.ask("PUT", f"/weckd/label/{IMAGE}", json={"label": "normal"})
+    blocked.rmdir()
+    assert answer.status_code == 500
+    assert str(blocked) in answer.json()["detail"]
+    assert server.ask("GET", f"/weckd/image/{IMAGE}").json()["label"] is None
+
+
 def test_a_file_that_a_request_has_not_brought_is_left_alone(server, studies):
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         file.write((studies / IMAGE).read_bytes())

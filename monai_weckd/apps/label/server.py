@@ -33,7 +33,14 @@ _SETTINGS = {
     "MONAI_LABEL_TRACKING_ENABLED": "false",
 }
 # of the wrong type may be what MONAI Label takes from a request without a look at it
-_STATUS = {UnknownImageError: 404, StageRunningError: 409, NoStageError: 409, ValueError: 400, TypeError: 400}
+_STATUS = {
+    UnknownImageError: 404,
+    StageRunningError: 409,
+    NoStageError: 409,
+    ValueError: 400,
+    TypeError: 400,
+    OSError: 500,  # such as a full disk
+}
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -111,7 +118,9 @@ def _answer_errors(app: Any) -> None:
 
     def refused(request: Any, error: Exception) -> JSONResponse:
         status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))
-        logger.log(logging.WARNING if isinstance(error, TypeError) else logging.INFO, "refused", exc_info=error)
+        logger.log(
+            logging.WARNING if isinstance(error, (TypeError, OSError)) else logging.INFO, "refused", exc_info=error
+        )
         return answer(status, error)
 
     def invalid(request: Any, error: Any) -> JSONResponse:
