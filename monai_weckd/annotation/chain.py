@@ -165,17 +165,21 @@ class AnnotatedChain:
         self._remove_leftovers()
         part = self.output_dir / f"chain_{stage}"
         part.mkdir()
-        self.bundle.train(
-            labelled_items(readable, labels, self.bundle.classes),
-            plan,
-            part,
-            previous=self.path if self.stages else None,
-            earlier_epochs=[one["epochs"] for one in self.stages],
-            progress=None if progress is None else partial(progress, stage),
-        )
-        write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
-        # with what it knows of the images, so that the next question is answered by the new student at once
-        self._look(part, items).save(part / "scores.npz")
+        try:
+            self.bundle.train(
+                labelled_items(readable, labels, self.bundle.classes),
+                plan,
+                part,
+                previous=self.path if self.stages else None,
+                earlier_epochs=[one["epochs"] for one in self.stages],
+                progress=None if progress is None else partial(progress, stage),
+            )
+            write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
+            # with what it knows of the images, so that the next question is answered by the new student at once
+            self._look(part, items).save(part / "scores.npz")
+        except Exception:
+            shutil.rmtree(part, ignore_errors=True)  # where the disk is full, labels need the room
+            raise
         self._replace(part)
         self._load()
         return self.stages[-1]
