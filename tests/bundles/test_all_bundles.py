@@ -39,7 +39,7 @@ REAL = {
     "brain_mri_3d": "hippocampus_mri_3d",
 }
 KINDS = list(REAL)
-ITEMS = {"otoscopy": 72, "blood_smear": 72, "brain_mri": 60, "brain_mri_3d": 36}
+ITEMS = {"otoscopy": 72, "blood_smear": 72, "brain_mri": 60, "brain_mri_3d": 24}
 
 
 def bundle_of(kind):
