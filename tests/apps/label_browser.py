@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_server import OTOSCOPY, PYTHON, ROOT, LabelServer
+from label_server import OTOSCOPY, PYTHON, ROOT, LabelServer, listens
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -82,12 +82,9 @@ class ForkedServer(LabelServer):
     def __enter__(self):
         self.pid = self.forks.start(self.log, self.arguments)
         for _ in range(300):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
+            if listens(self.port):
                 return self
+            time.sleep(0.1)
         raise RuntimeError(self.log.read_text()[-4000:])
 
     def __exit__(self, *error):

@@ -30,6 +30,15 @@ needs_monai_label = pytest.mark.skipif(
 )
 
 
+def listens(port):
+    """Return whether somebody listens on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 class LabelServer:
     """A server in a process of its own, on a free port of this machine, spoken to by REST alone."""
 
@@ -53,12 +62,9 @@ class LabelServer:
         for _ in range(600):
             if self.process.poll() is not None:
                 break
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
+            if listens(self.port):
                 return self
+            time.sleep(0.1)
         self.__exit__()
         raise RuntimeError(self.log.read_text()[-4000:])
 
