@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
+from monai_weckd.cli.options import parse_value, split_assignment
 from monai_weckd.data import load_datalist
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.splits import assign_split, hash_fraction
-from monai_weckd.utils import parse_value, split_assignment
 
 __all__ = ["grow", "hold_out"]
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_weckd.apps.label.command import add_label
 from monai_weckd.bundle_copy import add_bundle
+from monai_weckd.cli.options import split_assignment
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.oracle import LabelOracle, is_labeled
@@ -30,7 +31,6 @@ from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
 from monai_weckd.predict.command import add_predict
 from monai_weckd.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.tune.command import add_tune
-from monai_weckd.utils import split_assignment
 
 if TYPE_CHECKING:
     from monai_weckd.forecast import BundleForecast

@@ -29,7 +29,8 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
 from monai_weckd.data.row_store import content_key
-from monai_weckd.utils import first_cause, nearest
+from monai_weckd.utils.errors import first_cause
+from monai_weckd.utils.messages import nearest
 
 __all__ = [
     "PLACES",

@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["add_bundle", "bundle_names", "copy_bundle"]
 

@@ -20,7 +20,7 @@ import torch
 from monai.utils import CommonKeys
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["FeatureHook", "HeadHook", "extract", "find_head", "unwrap"]
 

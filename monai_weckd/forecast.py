@@ -21,10 +21,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
+from monai_weckd.cli.options import parse_value
 from monai_weckd.cost import estimate_cost
 from monai_weckd.plan import ChainPlan
 from monai_weckd.probe import probe_costs
-from monai_weckd.utils import parse_value
 
 __all__ = ["BundleForecast"]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["LabelOracle", "LedgerEntry", "index_items", "is_labeled"]
 

@@ -23,7 +23,8 @@ from monai_weckd.plan_checks import PlanError, check_plan, check_settings, split
 from monai_weckd.plan_json import ANEW, FORMAT, read_plan_fields
 from monai_weckd.plan_stages import StagePlan, divide_shards, plan_stages, refuse
 from monai_weckd.splits import SPLITS, assign_split, group_of
-from monai_weckd.utils import json_digest, nearest, sealed_json
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.records import json_digest, sealed_json
 
 __all__ = ["ChainPlan", "PlanError", "StagePlan", "check_plan", "plan_chain", "read_shards"]
 

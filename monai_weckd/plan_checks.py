@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from monai_weckd.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.selection import STRATEGIES
 from monai_weckd.splits import SPLITS, group_of
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 if TYPE_CHECKING:
     from monai_weckd.plan import ChainPlan

@@ -15,7 +15,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from monai_weckd.utils import json_digest, nearest
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.records import json_digest
 
 __all__ = ["ANEW", "FORMAT", "read_plan_fields"]
 

@@ -16,8 +16,7 @@ import json
 
 import pytest
 
-from monai_weckd.chain_file import model_chain
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.records import model_chain, sealed_json
 
 
 def write(folder, **changes):

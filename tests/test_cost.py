@@ -197,8 +197,8 @@ def test_a_chain_reports_what_was_predicted_and_what_it_took(caplog):
 def test_a_chain_that_goes_on_keeps_its_prediction_and_adds_up_its_time(tmp_path):
     from ignite.engine import Events
 
-    from monai_weckd.files import finish_writing
     from monai_weckd.handlers import ChainCheckpoint, CostReporter
+    from monai_weckd.utils.files import finish_writing
 
     def build(resume):
         handlers = [CostReporter(seconds=0.1), ChainCheckpoint(tmp_path, resume=resume)]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from monai_weckd.draws import derive, uniforms
+from monai_weckd.utils.draws import derive, uniforms
 
 
 def split_mix(state):

@@ -21,8 +21,8 @@ import pytest
 import torch
 from monai.data import MetaTensor, list_data_collate
 
-import monai_weckd.files
-from monai_weckd.files import finish_writing, pack_state, read_state, write_atomically, write_behind, write_state
+import monai_weckd.utils.files
+from monai_weckd.utils.files import finish_writing, pack_state, read_state, write_atomically, write_behind, write_state
 
 
 @pytest.mark.parametrize("content", ["text\r\nä\n", b"\x00\xff"])
@@ -97,9 +97,9 @@ def test_a_packed_state_stays_as_it_is(tmp_path):
 
 
 def test_written_behind_it_is_there_when_that_is_waited_for(tmp_path, monkeypatch):
-    path, gate, write = tmp_path / "state.pt", threading.Event(), monai_weckd.files.write_atomically
+    path, gate, write = tmp_path / "state.pt", threading.Event(), monai_weckd.utils.files.write_atomically
     monkeypatch.setattr(
-        monai_weckd.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
+        monai_weckd.utils.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
     )
     write_behind(path, pack_state({"a": 1}))
     assert not path.exists()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from monai_weckd.oracle import LabelOracle, LedgerEntry, index_items, is_labeled
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 ITEMS = [{"id": "a", "label": 0}, {"id": "b", "label": 1}, {"id": "c", "label": UNLABELED}, {"id": "d"}]
 

@@ -28,7 +28,7 @@ from monai_weckd.data.datalist import load_datalist
 from monai_weckd.oracle import LabelOracle
 from monai_weckd.plan import PlanError, check_plan, plan_chain
 from monai_weckd.splits import apportion
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 CLASSES = ("ill", "well", "unsure")
 POLICIES = ("disjoint", "cumulative", "shared")

@@ -18,7 +18,7 @@ import pytest
 
 from monai_weckd.plan import ChainPlan, StagePlan, check_plan, plan_chain
 from monai_weckd.plan_checks import PlanError
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]

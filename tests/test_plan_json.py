@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.plan import ChainPlan, PlanError, check_plan, plan_chain
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.records import sealed_json
 
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from monai_weckd.tables import table_text
+from monai_weckd.utils.tables import table_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(ROOT / "monai_weckd").rglob("*.py"), *(ROOT / "bundles").rglob("*.py")])

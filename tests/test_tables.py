@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_weckd.tables import read_table, table_text
+from monai_weckd.utils.tables import read_table, table_text
 
 FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1"]
 # what utf-8 can hold; csv knows no NUL

@@ -18,7 +18,7 @@ import sys
 import pytest
 import torch
 
-from monai_weckd.utils import available_processors, limit_threads
+from monai_weckd.utils.system import available_processors, limit_threads
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_threads_are_limited(monkeypatch):
 
 
 def test_threads_of_a_fresh_process_follow_the_environment():
-    code = "from monai_weckd.utils import limit_threads; print(limit_threads(1))"
+    code = "from monai_weckd.utils.system import limit_threads; print(limit_threads(1))"
     for environment, expected in (({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")):
         kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         found = subprocess.run(

@@ -29,7 +29,8 @@ from monai_weckd.data.datalist import Datalist
 from monai_weckd.features import extract
 from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
-from monai_weckd.utils import nearest, one_error
+from monai_weckd.utils.errors import one_error
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["AnnotatedBundle", "ImagePredictor", "only_classes"]
 

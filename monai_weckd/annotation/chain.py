@@ -27,9 +27,9 @@ from filelock import FileLock, Timeout
 from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
-from monai_weckd.chain_file import model_chain
 from monai_weckd.data.verify import find_faults
-from monai_weckd.files import sync_folder, write_atomically
+from monai_weckd.utils.files import sync_folder, write_atomically
+from monai_weckd.utils.records import model_chain
 
 __all__ = ["AnnotatedChain", "StageRunningError"]
 

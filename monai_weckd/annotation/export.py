@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from monai_weckd.annotation.images import find_items
-from monai_weckd.files import write_atomically
+from monai_weckd.utils.files import write_atomically
 
 __all__ = ["export_labels"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from monai_weckd.data.datalist import manifest_groups
 from monai_weckd.predict.images import list_images
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 
 __all__ = ["find_items"]
 

@@ -21,7 +21,8 @@ from monai_weckd.oracle import LabelOracle
 from monai_weckd.plan import ChainPlan
 from monai_weckd.plan_stages import plan_stages
 from monai_weckd.splits import group_of, hash_fraction
-from monai_weckd.utils import UNLABELED, nearest
+from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["GivenLabels", "plan_next_stage"]
 

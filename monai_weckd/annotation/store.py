@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.files import write_atomically
-from monai_weckd.utils import nearest
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["LabelStore", "class_of"]
 

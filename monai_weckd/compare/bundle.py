@@ -32,7 +32,7 @@ from monai_weckd.data.datalist import Datalist
 from monai_weckd.oracle import is_labeled
 from monai_weckd.plan import PlanError, plan_chain
 from monai_weckd.splits import group_of, hash_fraction
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["ComparedBundle"]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.utils import parse_value, split_assignment
+from monai_weckd.cli.options import parse_value, split_assignment
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -114,8 +114,8 @@ def _tell(run: ArmRun, result: Mapping[str, Any]) -> None:
 
 
 def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:
-    from monai_weckd.compare.store import replace_text
     from monai_weckd.compare.summary import comparison_csv
+    from monai_weckd.utils.files import replace_text
     from monai_weckd.visualize.comparison import comparison_page
 
     hidden = ("run", "command", "output_dir", "report_only")

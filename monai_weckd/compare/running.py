@@ -25,7 +25,7 @@ from monai_weckd.compare.arms import Arm
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.utils import first_cause
+from monai_weckd.utils.errors import first_cause
 
 if TYPE_CHECKING:
     from monai_weckd.compare.bundle import ComparedBundle

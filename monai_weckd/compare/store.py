@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.compare.statistics import RunPredictions
-from monai_weckd.tables import read_table, table_text
-from monai_weckd.utils import json_digest
+from monai_weckd.utils.files import replace_text
+from monai_weckd.utils.records import json_digest
+from monai_weckd.utils.tables import read_table, table_text
 
-__all__ = ["RunStore", "read_rows", "replace_text"]
+__all__ = ["RunStore", "read_rows"]
 
 _SEAL, _PREDICTIONS = "seal", "predictions"
 
@@ -144,19 +144,6 @@ class RunStore:
         if not isinstance(result, dict) or result.pop(_SEAL, None) not in (None, json_digest(result)):
             raise ValueError(f"{path}: expected the result as it was written, got a changed one. Remove the file.")
         return result
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, whoever else writes it at the same time.
-
-    Args:
-        path: the file.
-        text: its content.
-
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_bytes(text.encode("utf-8", errors="surrogateescape"))
-    os.replace(part, path)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.splits import SPLITS
-from monai_weckd.utils import UNLABELED, nearest
+from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["Datalist", "image_files", "load_datalist", "manifest_groups"]
 

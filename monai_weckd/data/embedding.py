@@ -26,8 +26,8 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 from monai_weckd.data.row_store import RowStore, content_key, describe, digest
-from monai_weckd.draws import derive
 from monai_weckd.features import images_of
+from monai_weckd.utils.draws import derive
 
 if TYPE_CHECKING:
     from monai_weckd.handlers.backbone import FrozenBackbone

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.splits import SPLITS
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["with_splits"]
 

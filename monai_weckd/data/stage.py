@@ -22,8 +22,8 @@ from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
-from monai_weckd.draws import derive
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.draws import derive
+from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["INDEX", "PLAIN", "VIEW", "StageBatchSampler", "StageDataset"]
 

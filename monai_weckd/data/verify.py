@@ -22,7 +22,8 @@ from typing import Any
 
 from monai_weckd.data.datalist import Datalist, image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
-from monai_weckd.utils import available_processors, nearest
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.system import available_processors
 
 __all__ = ["find_faults", "verify_images"]
 

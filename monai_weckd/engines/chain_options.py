@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ignite.engine import EventEnum
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["ChainEvents", "ChainOptions", "StageRecord", "Stateful"]
 

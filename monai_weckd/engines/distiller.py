@@ -25,7 +25,7 @@ from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.engines.utils import fingerprint, page_out
 from monai_weckd.features import FeatureHook, unwrap
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer

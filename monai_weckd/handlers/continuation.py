@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
-from monai_weckd.chain_file import read_sealed
 from monai_weckd.engines.chain_options import StageRecord
 from monai_weckd.engines.utils import freeze
 from monai_weckd.features import unwrap
-from monai_weckd.files import write_atomically
 from monai_weckd.oracle import LabelOracle
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.records import read_sealed
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer

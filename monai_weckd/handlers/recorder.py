@@ -31,12 +31,12 @@ from monai_weckd.engines.chain_options import ChainEvents
 from monai_weckd.engines.distiller import DistillationKeys
 from monai_weckd.engines.utils import predict_logits
 from monai_weckd.features import unwrap
-from monai_weckd.files import state_bytes, write_atomically
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.oracle import LabelOracle
-from monai_weckd.tables import table_text
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.files import state_bytes, write_atomically
+from monai_weckd.utils.records import sealed_json
+from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
 
 if TYPE_CHECKING:

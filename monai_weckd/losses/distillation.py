@@ -21,7 +21,7 @@ from torch.nn.modules.loss import _Loss
 
 from monai_weckd.losses.attention import as_float, attention_transfer_loss, check_reduction
 from monai_weckd.losses.temperature import check_temperature
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["DistillationLoss", "distillation_loss"]
 

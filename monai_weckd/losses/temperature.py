@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["TemperatureSchedule", "check_temperature"]
 

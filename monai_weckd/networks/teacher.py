@@ -21,8 +21,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from monai_weckd.chain_file import model_chain
 from monai_weckd.features import unwrap
+from monai_weckd.utils.records import model_chain
 
 onnxruntime, _ = optional_import("onnxruntime")
 

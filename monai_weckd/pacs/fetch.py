@@ -21,9 +21,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from monai_weckd.files import sync_folder
 from monai_weckd.pacs.index import SeriesIndex
 from monai_weckd.pacs.server import DicomwebServer, Series
+from monai_weckd.utils.files import sync_folder
 
 __all__ = ["SeriesFolder", "series_folder"]
 

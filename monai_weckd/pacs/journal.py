@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.files import write_atomically
-from monai_weckd.tables import read_table, table_text
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.tables import read_table, table_text
 
 __all__ = ["Journal"]
 

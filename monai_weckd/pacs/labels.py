@@ -16,9 +16,9 @@ from pathlib import Path
 
 from monai_weckd.data import DicomReadError, read_classification_sr
 from monai_weckd.data.datalist import image_files
-from monai_weckd.files import write_atomically
 from monai_weckd.pacs.index import SeriesIndex, instance_files
-from monai_weckd.tables import table_text
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.tables import table_text
 
 __all__ = ["write_manifest"]
 

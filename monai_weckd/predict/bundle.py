@@ -24,8 +24,9 @@ from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
 from monai_weckd.bundle import describe_transforms, find_overlay
-from monai_weckd.chain_file import model_chain
-from monai_weckd.utils import nearest, one_error
+from monai_weckd.utils.errors import one_error
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.records import model_chain
 
 __all__ = ["PredictionBundle"]
 

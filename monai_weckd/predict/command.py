@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.utils import limit_threads, nearest, parse_value, split_assignment
+from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
     from monai_weckd.predict.bundle import PredictionBundle

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_weckd.chain_file import model_chain, read_text
-from monai_weckd.tables import read_table
+from monai_weckd.utils.records import model_chain, read_text
+from monai_weckd.utils.tables import read_table
 
 __all__ = ["calibration_text", "validation_text"]
 

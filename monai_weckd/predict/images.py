@@ -22,7 +22,7 @@ import torch
 
 from monai_weckd.data.datalist import image_files
 from monai_weckd.predict.bundle import PredictionBundle
-from monai_weckd.utils import available_processors
+from monai_weckd.utils.system import available_processors
 
 __all__ = ["Prediction", "list_images", "predict_images"]
 

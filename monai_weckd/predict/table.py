@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from monai_weckd.predict.images import Prediction
-from monai_weckd.tables import table_text
+from monai_weckd.utils.tables import table_text
 
 __all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["STRATEGIES", "SelectionContext", "check_selection"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from monai_weckd.draws import uniforms
+from monai_weckd.utils.draws import uniforms
 
 __all__ = ["BatchAugment", "BatchTransform", "check_prob"]
 

@@ -22,7 +22,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import CommonKeys
 
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["WithholdLabelD", "WithholdLabelDict", "WithholdLabeld"]
 

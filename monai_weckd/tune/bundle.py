@@ -25,7 +25,8 @@ from monai_weckd.plan import ChainPlan
 from monai_weckd.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter, complete_temperature
-from monai_weckd.utils import nearest, one_error
+from monai_weckd.utils.errors import one_error
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["TunedBundle"]
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.cli.options import parse_value, split_assignment
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
-from monai_weckd.utils import parse_value, split_assignment
 
 if TYPE_CHECKING:
     import optuna

@@ -21,10 +21,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from monai_weckd.files import write_atomically
-from monai_weckd.tables import table_text
 from monai_weckd.tune.backend import optuna
 from monai_weckd.tune.counts import DIVERGED, OWN_VALUES, outcome
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.tables import table_text
 
 __all__ = ["best_trial", "own_trial", "run_command", "write_overlay", "write_trials"]
 

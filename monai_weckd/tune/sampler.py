@@ -14,8 +14,8 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from monai_weckd.draws import derive
 from monai_weckd.tune.backend import optuna
+from monai_weckd.utils.draws import derive
 
 __all__ = ["PlacedSampler"]
 

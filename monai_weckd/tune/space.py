@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

@@ -25,7 +25,7 @@ from monai.visualize import GradCAM, default_upsampler
 from PIL import Image
 
 from monai_weckd.features import unwrap
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["confident_errors", "save_error_gallery"]
 

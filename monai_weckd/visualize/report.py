@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.chain_file import check_keys, read_json, read_sealed, read_text
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
-from monai_weckd.tables import read_table
+from monai_weckd.utils.records import check_keys, read_json, read_sealed, read_text
+from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from monai_weckd.__main__ import main
 from monai_weckd.data import load_datalist
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 NAMES = ["a/ear.png", "a/=1+1.png", 'b/eine "Ohr", links.png', "b/ohr_ä.png", "c/-x.png"]
 

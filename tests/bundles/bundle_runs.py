@@ -28,7 +28,7 @@ from matplotlib import pyplot  # noqa: F401
 from monai.bundle import ConfigWorkflow, run
 
 import monai_weckd.visualize  # noqa: F401
-from monai_weckd.utils import first_cause
+from monai_weckd.utils.errors import first_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"

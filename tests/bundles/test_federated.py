@@ -24,7 +24,7 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.utils import first_cause
+from monai_weckd.utils.errors import first_cause
 
 CLIENTS, LOCAL_EPOCHS = 2, 2
 # two rounds, the first of which stops within a stage

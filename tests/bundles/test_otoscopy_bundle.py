@@ -30,7 +30,7 @@ from monai.networks.nets import EfficientNetBN
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 
 METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece"}
 

@@ -32,9 +32,9 @@ from bundle_runs import OTOSCOPY
 from monai.bundle import ConfigWorkflow
 
 import monai_weckd.bundle
-import monai_weckd.files
+import monai_weckd.utils.files
 import monai_weckd.visualize  # noqa: F401
-from monai_weckd.utils import first_cause
+from monai_weckd.utils.errors import first_cause
 
 
 def die():

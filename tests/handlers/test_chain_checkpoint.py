@@ -27,12 +27,12 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
-import monai_weckd.files
+import monai_weckd.utils.files
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents, fingerprint
-from monai_weckd.files import finish_writing, pack_state, read_state, state_bytes, write_state
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.utils.files import finish_writing, pack_state, read_state, state_bytes, write_state
 
 ITEMS = make_items(groups=36)
 # and the digests of files with these in them
@@ -268,10 +268,10 @@ def test_the_checkpoint_is_plain_names_its_students_and_goes_at_the_end(tmp_path
 
 
 def test_a_slow_disk_gets_the_weights_of_the_epoch_all_the_same(tmp_path, monkeypatch):
-    gate, write = threading.Event(), monai_weckd.files.write_atomically
+    gate, write = threading.Event(), monai_weckd.utils.files.write_atomically
     trainer, _ = make(tmp_path)
     monkeypatch.setattr(
-        monai_weckd.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
+        monai_weckd.utils.files, "write_atomically", lambda path, content: gate.wait(60) and write(path, content)
     )
     weights = {}
 

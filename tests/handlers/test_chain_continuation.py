@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.handlers import ChainContinuation, ChainRecorder
 from monai_weckd.oracle import UNLABELED
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.records import sealed_json
 
 ITEMS = make_items()
 WHOLE = plan_chain(ITEMS, classes=("a", "b", "c"), policy="cumulative", stratify=False)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from monai_weckd import ChainPlan, plan_chain
 from monai_weckd.engines import fingerprint
 from monai_weckd.handlers import ChainRecorder, predict_probabilities
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize import write_report
 
 

@@ -28,7 +28,7 @@ from torch.autograd import gradcheck
 
 from monai_weckd.losses.attention import attention_transfer_loss
 from monai_weckd.losses.distillation import DistillationLoss, distillation_loss
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 HALVES = [torch.float16, torch.bfloat16]
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.pacs.journal import Journal
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 
 COLUMNS = ["name", "size"]
 ROWS = [{"name": "a", "size": "1"}, {"name": "=b,\n'c", "size": "2"}, {"name": "d", "size": "3"}]

@@ -20,7 +20,7 @@ pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'"
 
 from monai_weckd.__main__ import main
 from monai_weckd.data import ClassificationSRWriter, load_datalist
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 
 CLASSES = ["ill", "well"]
 

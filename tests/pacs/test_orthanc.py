@@ -34,7 +34,7 @@ import orthanc_server
 from monai_weckd.__main__ import main
 from monai_weckd.data import load_datalist, read_classification_sr, verify_images
 from monai_weckd.pacs.server import DicomwebServer
-from monai_weckd.tables import read_table
+from monai_weckd.utils.tables import read_table
 
 pytestmark = pytest.mark.skipif(bool(orthanc_server.missing()), reason=orthanc_server.missing() or "it is there")
 

@@ -19,7 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.records import sealed_json
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"

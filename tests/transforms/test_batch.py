@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from monai.transforms import Affine, Flip
 from scipy.stats import kstest
 
-from monai_weckd.draws import uniforms
 from monai_weckd.transforms import (
     BatchAugment,
     BatchRandAffine,
@@ -32,6 +31,7 @@ from monai_weckd.transforms import (
     BatchRandShiftIntensity,
 )
 from monai_weckd.transforms.batch_spatial import affine_matrix, resample_affine
+from monai_weckd.utils.draws import uniforms
 
 EVERY = [
     BatchRandFlip(spatial_axis=(0, 1)),

@@ -25,7 +25,7 @@ from monai.transforms import Compose, Lambdad
 from monai_weckd.data.loader import training_items
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.transforms import WithholdLabeld
-from monai_weckd.utils import UNLABELED
+from monai_weckd.utils.enums import UNLABELED
 
 
 def withhold(label, *, identity="b", **options):

@@ -28,8 +28,8 @@ from PIL import Image
 from scipy import stats
 
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics
-from monai_weckd.tables import table_text
-from monai_weckd.utils import sealed_json
+from monai_weckd.utils.records import sealed_json
+from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import figures
 from monai_weckd.visualize.gallery import save_error_gallery
 from monai_weckd.visualize.report import write_report

@@ -17,7 +17,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.utils import parse_value, split_assignment
+from monai_weckd.cli.options import parse_value, split_assignment
 
 __all__ = ["add_label"]
 
@@ -57,7 +57,7 @@ def _label(args: argparse.Namespace) -> None:
     changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
     from monai_weckd.apps.label.server import serve
-    from monai_weckd.utils import limit_threads
+    from monai_weckd.utils.system import limit_threads
 
     limit_threads()
     # a line for each stage; of MONAI's workflows, none that there is no logging file

@@ -21,7 +21,7 @@ from monai_weckd.data.phantoms.brain import BRAIN_FINDINGS, scan_slice, scan_vol
 from monai_weckd.data.phantoms.items import PhantomItem, phantom_items
 from monai_weckd.data.phantoms.otoscopy import EAR_FINDINGS, draw_ear
 from monai_weckd.data.phantoms.writers import write_picture, write_slice, write_volume
-from monai_weckd.utils import nearest
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["is_phantom", "make_phantom"]
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.utils import json_digest
-
-__all__ = ["check_keys", "model_chain", "read_json", "read_sealed", "read_text"]
+__all__ = ["check_keys", "json_digest", "model_chain", "read_json", "read_sealed", "read_text", "sealed_json"]
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
@@ -125,3 +123,25 @@ def model_chain(model: str | os.PathLike[str]) -> dict[str, Any] | None:
             "Put the chain.json of its own training there: it has the order of the classes."
         )
     return chain
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of an object, in hexadecimal.
+
+    Args:
+        content: the object; its keys are text.
+
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed_json(content: Mapping[str, Any], *, indent: int) -> str:
+    """Return an object as JSON with its digest in it, so that who reads it can tell whether it is as it was written.
+
+    Args:
+        content: the object.
+        indent: spaces for each level.
+
+    """
+    return json.dumps({**content, "digest": json_digest(content)}, indent=indent) + "\n"

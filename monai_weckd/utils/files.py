@@ -28,6 +28,7 @@ __all__ = [
     "finish_writing",
     "pack_state",
     "read_state",
+    "replace_text",
     "state_bytes",
     "sync_folder",
     "write_atomically",
@@ -222,3 +223,16 @@ def _plain(value: Any, place: str) -> Any:
     raise TypeError(
         f"{place}: expected tensors and plain Python values, got {type(value).__name__}. Leave it out of state_dict()."
     )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old or the new one, whoever else writes it at the same time.
+
+    Args:
+        path: the file.
+        text: its content.
+
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_bytes(text.encode("utf-8", errors="surrogateescape"))
+    os.replace(part, path)

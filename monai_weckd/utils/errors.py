@@ -1,0 +1,41 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["first_cause", "one_error"]
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the error that others were raised from: monai.bundle wraps it in those that name an expression.
+
+    Args:
+        error: the last error.
+
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Raise the error that stands behind those of MONAI, which name the place in a configuration and not the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = first_cause(error)
+        if cause is error:
+            raise
+        raise cause from None

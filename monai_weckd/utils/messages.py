@@ -1,0 +1,29 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import difflib
+
+__all__ = ["nearest"]
+
+
+def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
+    """Return a hint with the valid key nearest to a mistyped one, or all of them where none is near.
+
+    Example::
+
+        >>> nearest("disjont", ["disjoint", "cumulative"])
+        "Did you mean 'disjoint'?"
+
+    """
+    match = difflib.get_close_matches(str(key), valid, n=1)
+    return f"Did you mean {match[0]!r}?" if match else f"Valid: {', '.join(map(repr, valid))}."

@@ -1,0 +1,54 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+__all__ = ["available_processors", "limit_threads"]
+
+
+def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:
+    """Return how many processors this process may use, by its affinity and a container's quota.
+
+    Args:
+        quota: file with the container's quota, ``<microseconds or max> <period>``; it need not exist.
+
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux knows it
+        count = os.cpu_count() or 1
+    path = Path(quota)
+    if path.is_file():
+        allowed, period = path.read_text(encoding="ascii").split()
+        if allowed != "max":
+            count = min(count, max(1, math.floor(int(allowed) / int(period))))
+    return count
+
+
+def limit_threads(most: int = 8) -> int:
+    """Let torch use the processors of this process, but no more than ``most``, and return the number of threads.
+
+    A batch of some dozen small images has no work for more, which only wait for each other. ``OMP_NUM_THREADS``, where
+    it is set, is left in charge. The number changes the order of summation, and so the last bits of a training.
+
+    Args:
+        most: largest number of threads, default 8.
+
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(most, available_processors()))
+    return torch.get_num_threads()
