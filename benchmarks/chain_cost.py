@@ -32,6 +32,7 @@ from monai_weckd import plan_chain
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.engines import ChainDistillationTrainer, freeze
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.plan.settings import PlanSettings
 
 __all__ = ["measure"]
 
@@ -61,7 +62,7 @@ def make_items(number: int, side: int) -> list[dict[str, Any]]:
 
 def make_chain(items: list[dict[str, Any]], *, epochs: int, length: int, pool_ratio: int) -> Callable[[], None]:
     """Return a function that trains a chain of three stages, on 30 % of the labels each."""
-    plan, network = plan_chain(items, classes=tuple("abcde"), label_fraction=0.3), big_network()
+    plan, network = plan_chain(items, PlanSettings(label_fraction=0.3), classes=tuple("abcde")), big_network()
 
     def run() -> None:
         ChainDistillationTrainer(

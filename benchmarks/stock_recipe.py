@@ -43,6 +43,7 @@ from monai.utils import set_determinism
 
 from monai_weckd import plan_chain
 from monai_weckd.data import load_datalist
+from monai_weckd.plan.settings import PlanSettings
 
 DESCRIPTION = """Train the otoscopy bundle's chain with MONAI's own parts and their defaults, and print its seconds.
 Of this project it uses the data list and the plan alone. It stands for what a MONAI user would write."""
@@ -150,7 +151,9 @@ def run(dataset_dir: Path) -> dict[str, float]:
     """Train the whole chain and return its seconds, decoding included."""
     set_determinism(seed=4)
     items, classes, _ = load_datalist(dataset_dir)
-    plan = plan_chain(items, classes=classes, num_stages=STAGES, policy="cumulative", stratify=False, seed=4)
+    plan = plan_chain(
+        items, PlanSettings(num_stages=STAGES, policy="cumulative", stratify=False, seed=4), classes=classes
+    )
     start, cpu = time.perf_counter(), time.process_time()
     training = CacheDataset(plan.select(items, "train"), Compose([*loading(), *augmentation()]), progress=False)
     held_out = [

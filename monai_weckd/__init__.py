@@ -14,43 +14,43 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["ChainPlan", "StagePlan", "LabelOracle", "plan_chain", "plan_training", "read_shards", "__version__"]
+__all__ = ["ChainPlan", "LabelOracle", "PlanSettings", "StagePlan", "__version__", "plan_chain", "plan_training"]
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ChainPlan": "plan",
-    "StagePlan": "plan",
-    "plan_chain": "plan",
-    "plan_training": "planning",
-    "read_shards": "plan",
-    "LabelOracle": "oracle",
-}
-_MODULES = (
+_PLANNING = ("ChainPlan", "LabelOracle", "PlanSettings", "StagePlan", "plan_chain", "plan_training")
+_SUBPACKAGES = (
+    "annotation",
     "bundle",
+    "compare",
+    "costs",
     "data",
     "engines",
-    "features",
     "handlers",
     "inferers",
     "losses",
     "metrics",
+    "networks",
+    "pacs",
+    "plan",
+    "predict",
     "selection",
     "transforms",
+    "tune",
     "utils",
     "visualize",
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Import sub-packages when they are first used (PEP 562): planning needs neither torch nor MONAI."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name in _MODULES:
+    """Import subpackages when they are first used (PEP 562): planning needs neither torch nor MONAI."""
+    if name in _PLANNING:
+        return getattr(importlib.import_module(f"{__name__}.plan"), name)
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Name what is imported when it is first used, too."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

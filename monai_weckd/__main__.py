@@ -25,11 +25,14 @@ from monai_weckd.bundle_copy import add_bundle
 from monai_weckd.cli.options import split_assignment
 from monai_weckd.compare.command import add_compare
 from monai_weckd.data.datalist import Datalist, load_datalist
-from monai_weckd.oracle import LabelOracle, is_labeled
 from monai_weckd.pacs.command import add_pacs
-from monai_weckd.plan import ChainPlan, PlanError, plan_chain, read_shards
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.checks import PlanError
+from monai_weckd.plan.oracle import LabelOracle, is_labeled
+from monai_weckd.plan.planner import plan_chain, read_shards
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.predict.command import add_predict
-from monai_weckd.splits import SPLITS, divide_epochs, group_of
 from monai_weckd.tune.command import add_tune
 
 if TYPE_CHECKING:
@@ -162,18 +165,20 @@ def _plan(args: argparse.Namespace) -> None:
     datalist = load_datalist(args.dataset_dir, split_file=args.split_file)
     plan = plan_chain(
         datalist.items,
+        PlanSettings(
+            num_stages=args.num_stages,
+            label_fraction=args.label_fraction,
+            policy=args.policy,
+            shard_by=args.shard_by,
+            stratify=not args.no_stratify,
+            selection=args.selection,
+            missing_classes=args.missing_classes,
+            val_fraction=args.val_fraction,
+            test_fraction=args.test_fraction,
+            seed=args.seed,
+        ),
         classes=datalist.classes,
-        num_stages=args.num_stages,
-        label_fraction=args.label_fraction,
-        policy=args.policy,
-        shard_by=args.shard_by,
-        stratify=not args.no_stratify,
-        selection=args.selection,
         shards=None if args.shard_file is None else read_shards(args.shard_file),
-        missing_classes=args.missing_classes,
-        val_fraction=args.val_fraction,
-        test_fraction=args.test_fraction,
-        seed=args.seed,
     )
     splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, args)
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
@@ -201,7 +206,7 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
     for split in SPLITS:
         items = plan.select(datalist.items, split)
         # the classes of the training items are known only where the plan has read them
-        shown = split != "train" or plan.stratify
+        shown = split != "train" or plan.settings.stratify
         labeled = [item["id"] for item in items if is_labeled(item)]
         counts = _class_counts(oracle, plan, labeled) if shown else ["-"] * len(plan.classes)
         yield [split, len(items), len({group_of(item) for item in items}), len(labeled), *counts]
@@ -214,13 +219,13 @@ def _stage_rows(plan: ChainPlan, datalist: Datalist, args: argparse.Namespace) -
     oracle = LabelOracle(datalist.items)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
-    for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.num_stages), strict=True):
+    for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.settings.num_stages), strict=True):
         steps, labelled = epochs * args.iterations_per_epoch, plan.num_labelled(stage.stage)
         new = len(stage.new)
         known: list[Any] = [len({groups[key] for key in stage.labelled})]
         known += _class_counts(oracle, plan, stage.labelled)
         if not stage.labelled:  # whose labels these will be is for the chain to say
-            new = 0 if plan.policy == "shared" and stage.stage > 1 else plan.shard_size
+            new = 0 if plan.settings.policy == "shared" and stage.stage > 1 else plan.shard_size
             known = ["-"] * len(known)
         passes = f"{steps * args.batch_size / labelled:.1f}"
         rows.append([stage.stage, labelled, new, *known, len(plan.train) - labelled, epochs, steps, passes])
@@ -248,13 +253,14 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
         f"= {budget['train']} for training + {budget['val']} for validation",
         f"test: {len(plan.test)} labels, used for the final figures only",
     ]
-    if plan.stratify:
+    if plan.settings.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --no_stratify reads none"
         )
     if plan.undrawn is not None:
         lines.append(
-            f"selection: {plan.selection}; each shard is chosen when its stage starts, before its labels are known"
+            f"selection: {plan.settings.selection}; "
+            "each shard is chosen when its stage starts, before its labels are known"
         )
     if plan.unused:
         lines.append(f"unused: {len(plan.unused)} unlabeled items in validation and test")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from monai_weckd.plan import ChainPlan
-from monai_weckd.splits import divide_epochs
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.splits import divide_epochs
 
 __all__ = ["CostEstimate", "StepCosts", "estimate_cost"]
 
@@ -110,7 +110,7 @@ def estimate_cost(
         val_interval: epochs from one validation to the next, default 1.
 
     """
-    epochs = divide_epochs(max_epochs, plan.num_stages, None if stage_epochs is None else tuple(stage_epochs))
+    epochs = divide_epochs(max_epochs, plan.settings.num_stages, None if stage_epochs is None else tuple(stage_epochs))
     steps, seconds = [], []
     for stage, count in zip(plan.stages, epochs, strict=True):
         number = count * epoch_length

@@ -23,7 +23,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.cli.options import parse_value
 from monai_weckd.cost import estimate_cost
-from monai_weckd.plan import ChainPlan
+from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.probe import probe_costs
 
 __all__ = ["BundleForecast"]

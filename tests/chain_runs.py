@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainDistillationTrainer
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.plan.settings import PlanSettings
 
 
 def make_items(groups=60, per_group=2, classes=3, seed=0):
@@ -79,7 +80,7 @@ def make_chain(
 ):
     """Build a small chain; returns the trainer."""
     items = make_items() if items is None else items
-    plan = plan or plan_chain(items, classes=("a", "b", "c"), policy=policy, stratify=stratify, seed=seed)
+    plan = plan or plan_chain(items, PlanSettings(policy=policy, stratify=stratify, seed=seed), classes=("a", "b", "c"))
     network = network or make_network()
     transform = Compose([RandGaussianNoised("image", prob=1.0, std=noise)])
     loader = DataLoader(Dataset(plan.select(items, "train"), transform), batch_size=batch_size, num_workers=num_workers)

@@ -22,6 +22,7 @@ from monai_weckd import plan_chain
 from monai_weckd.cost import CostEstimate, StepCosts, estimate_cost
 from monai_weckd.engines import fingerprint
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.probe import peak_bytes, probe_costs, resident_bytes
 
 COSTS = StepCosts(
@@ -41,7 +42,7 @@ OPTIONS = {"max_epochs": 12, "epoch_length": 10, "batch_size": 4}
 
 
 def make_plan(stages=3, **options):
-    return plan_chain(make_items(), classes=("a", "b", "c"), num_stages=stages, **options)
+    return plan_chain(make_items(), PlanSettings(num_stages=stages, **options), classes=("a", "b", "c"))
 
 
 def by_hand(plan, *, pool_ratio=0, views=0, batch_size=4, epochs=4, length=10):

@@ -21,7 +21,10 @@ import pytest
 
 from monai_weckd.__main__ import main
 from monai_weckd.data.datalist import load_datalist
-from monai_weckd.plan import ChainPlan, check_plan, plan_chain
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.checks import check_plan
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_the_table_is_the_plan(capsys, dataset, policy):
     assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
     out = capsys.readouterr().out
     items, classes, _ = load_datalist(dataset)
-    plan = plan_chain(items, classes=classes, policy=policy, seed=3, label_fraction=0.2)
+    plan = plan_chain(items, PlanSettings(policy=policy, seed=3, label_fraction=0.2), classes=classes)
     assert ChainPlan.from_json(output.read_text()) == plan
     assert check_plan(plan, items) == []
     assert plan.digest[:12] in out
@@ -225,7 +228,7 @@ def test_module_and_version(dataset):
 def test_real_sets(capsys, shared_data, tmp_path, name):
     output = tmp_path / "plan.json"
     assert main(["plan", "--dataset_dir", str(shared_data(name)), "--output", str(output)]) == 0
-    assert json.loads(output.read_text())["num_stages"] == 3
+    assert json.loads(output.read_text())["settings"]["num_stages"] == 3
     assert set(rows(capsys.readouterr().out)) >= {"train", "val", "test", "1", "2", "3"}
 
 
@@ -286,11 +289,8 @@ def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
     assert 0 < float(total[4]) < 300
     plan = plan_chain(
         load_datalist(phantom).items,
+        PlanSettings(policy="cumulative", stratify=False, label_fraction=0.3, seed=4),
         classes=load_datalist(phantom).classes,
-        policy="cumulative",
-        stratify=False,
-        label_fraction=0.3,
-        seed=4,
     )
     stages = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]
     assert [int(row[1]) for row in stages] == [len(stage.labelled) for stage in plan.stages]

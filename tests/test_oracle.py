@@ -17,7 +17,7 @@ import json
 import numpy as np
 import pytest
 
-from monai_weckd.oracle import LabelOracle, LedgerEntry, index_items, is_labeled
+from monai_weckd.plan.oracle import LabelOracle, LedgerEntry, index_items, is_labeled
 from monai_weckd.utils.enums import UNLABELED
 
 ITEMS = [{"id": "a", "label": 0}, {"id": "b", "label": 1}, {"id": "c", "label": UNLABELED}, {"id": "d"}]

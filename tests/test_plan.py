@@ -25,10 +25,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.data.datalist import load_datalist
-from monai_weckd.oracle import LabelOracle
-from monai_weckd.plan import PlanError, check_plan, plan_chain
-from monai_weckd.splits import apportion
+from monai_weckd.plan.checks import PlanError, check_plan
+from monai_weckd.plan.oracle import LabelOracle
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import apportion
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.options import option_names
 
 CLASSES = ("ill", "well", "unsure")
 POLICIES = ("disjoint", "cumulative", "shared")
@@ -58,6 +61,12 @@ def labels_of(items: list[dict]) -> dict[str, int]:
 ITEMS = make_items()
 PLAN = plan_chain(ITEMS, classes=CLASSES)
 NINES = with_splits(make_items(81, per_group=9))
+
+
+def split_settings(arguments):
+    """Return the arguments of plan_chain, of which those that are settings are passed as PlanSettings."""
+    settings = {key: arguments.pop(key) for key in list(arguments) if key in option_names(PlanSettings)}
+    return {**arguments, "settings": PlanSettings(**settings)}
 
 
 # ---------------------------------------------------------------------------------------------- validation
@@ -103,7 +112,7 @@ NINES = with_splits(make_items(81, per_group=9))
 )
 def test_argument_validation(settings, message):
     with pytest.raises(ValueError, match=message) as error:
-        plan_chain(**{"items": ITEMS, "classes": CLASSES, **settings})
+        plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **settings}))
     assert "\n" not in str(error.value)
 
 
@@ -139,7 +148,7 @@ def test_class_missing_from_train():
     with pytest.raises(
         PlanError, match=r"^stage 1: expected labels of every class, got none of \['unsure'\] among 15"
     ) as error:
-        plan_chain(items, classes=CLASSES, stratify=False)
+        plan_chain(items, PlanSettings(stratify=False), classes=CLASSES)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["stage 1", "stage 2", "stage 3"]
     assert str(error.value).endswith("(2 more, see `problems`)")
 
@@ -149,7 +158,7 @@ def test_class_too_rare_for_the_stages():
     items = [{**item, "label": 0} if item["id"] in rare else item for item in with_splits(ITEMS)]
     with pytest.raises(PlanError, match=r"^stage 3: expected labels of every class, got none of \['unsure'\] among 15"):
         plan_chain(items, classes=CLASSES)
-    assert plan_chain(items, classes=CLASSES, num_stages=2).num_stages == 2
+    assert plan_chain(items, PlanSettings(num_stages=2), classes=CLASSES).settings.num_stages == 2
 
 
 # ---------------------------------------------------------------------------------------------------- splits
@@ -165,7 +174,7 @@ def test_splits_hold_all_items_and_no_group_twice():
 @settings(max_examples=30, deadline=None)
 def test_a_group_more_or_less_moves_no_other(seed, removed):
     def home(items):
-        plan = plan_chain(items, classes=CLASSES, seed=seed, num_stages=1, label_fraction=1.0)
+        plan = plan_chain(items, PlanSettings(seed=seed, num_stages=1, label_fraction=1.0), classes=CLASSES)
         return {key: split for split in ("train", "val", "test") for key in getattr(plan, split)}
 
     fewer = [item for item in ITEMS if int(item["group"][1:]) not in removed]
@@ -192,7 +201,7 @@ def test_what_holds_for_every_plan(sizes, policy, shard_by, stratify, seed):
     ]
     arguments = {"policy": policy, "shard_by": shard_by, "stratify": stratify, "missing_classes": "allow"}
     try:
-        plan = plan_chain(items, classes=CLASSES, label_fraction=0.2, seed=seed, **arguments)
+        plan = plan_chain(items, PlanSettings(label_fraction=0.2, seed=seed, **arguments), classes=CLASSES)
     except PlanError:  # a seed that leaves a split without a class, which is told
         assume(False)
     assert Counter(plan.train + plan.val + plan.test) == Counter(labels_of(items).keys())
@@ -215,7 +224,7 @@ def test_what_holds_for_every_plan(sizes, policy, shard_by, stratify, seed):
 
 def test_explicit_splits_are_kept():
     items = with_splits(ITEMS)
-    plan = plan_chain(items, classes=CLASSES, seed=5)
+    plan = plan_chain(items, PlanSettings(seed=5), classes=CLASSES)
     for split in ("train", "val", "test"):
         assert set(getattr(plan, split)) == {item["id"] for item in items if item["split"] == split}
 
@@ -239,7 +248,7 @@ def test_unlabeled_items_are_pool_in_train_and_unused_elsewhere():
 @pytest.mark.parametrize("stratify", [True, False])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies(policy, stratify):
-    plan = plan_chain(ITEMS, classes=CLASSES, policy=policy, stratify=stratify)
+    plan = plan_chain(ITEMS, PlanSettings(policy=policy, stratify=stratify), classes=CLASSES)
     size = round(0.1 * len(plan.train))
     new, labelled = [stage.new for stage in plan.stages], [stage.labelled for stage in plan.stages]
     assert [stage.stage for stage in plan.stages] == [1, 2, 3]
@@ -271,7 +280,7 @@ def test_stratified_quotas():
 
 
 def test_shards_of_groups():
-    plan = plan_chain(ITEMS, classes=CLASSES, shard_by="group", num_stages=2)
+    plan = plan_chain(ITEMS, PlanSettings(shard_by="group", num_stages=2), classes=CLASSES)
     groups = [{item["group"] for item in ITEMS if item["id"] in stage.new} for stage in plan.stages]
     assert not groups[0] & groups[1]
     for stage, names in zip(plan.stages, groups, strict=True):
@@ -280,7 +289,7 @@ def test_shards_of_groups():
 
 
 def test_all_labels_are_allowed_for_the_upper_bound():
-    plan = plan_chain(ITEMS, classes=CLASSES, label_fraction=1.0, policy="shared")
+    plan = plan_chain(ITEMS, PlanSettings(label_fraction=1.0, policy="shared"), classes=CLASSES)
     assert plan.stages[2].labelled == plan.train
     assert plan.pool(3) == ()
 
@@ -291,7 +300,7 @@ def test_all_labels_are_allowed_for_the_upper_bound():
 @pytest.mark.parametrize("shard_by", ["item", "group"])
 def test_blindness(shard_by):
     oracle = LabelOracle(ITEMS)
-    plan = plan_chain(ITEMS, classes=CLASSES, stratify=False, shard_by=shard_by, oracle=oracle)
+    plan = plan_chain(ITEMS, PlanSettings(stratify=False, shard_by=shard_by), classes=CLASSES, oracle=oracle)
     assert oracle.revealed == {*plan.val, *plan.test, *(key for stage in plan.stages for key in stage.new)}
     hidden = [item for item in ITEMS if item["id"] not in oracle.revealed]
     assert len(hidden) > 100
@@ -299,9 +308,8 @@ def test_blindness(shard_by):
     swap = {item["id"]: label for item, label in zip(hidden, shuffled, strict=True)}
     again = plan_chain(
         [{**item, "label": swap.get(item["id"], item["label"])} for item in ITEMS],
+        PlanSettings(stratify=False, shard_by=shard_by),
         classes=CLASSES,
-        stratify=False,
-        shard_by=shard_by,
     )
     assert again == plan
     assert again.digest == plan.digest
@@ -312,10 +320,10 @@ def test_hidden_labels_are_not_even_looked_at():
         def __index__(self):
             pytest.fail("a hidden label was read")
 
-    plan = plan_chain(ITEMS, stratify=False)
+    plan = plan_chain(ITEMS, PlanSettings(stratify=False))
     seen = {*plan.val, *plan.test, *(key for stage in plan.stages for key in stage.new)}
     items = [item if item["id"] in seen else {**item, "label": Secret()} for item in ITEMS]
-    assert plan_chain(items, stratify=False) == plan
+    assert plan_chain(items, PlanSettings(stratify=False)) == plan
     assert check_plan(plan, items) == []
     assert plan.classes == ("0", "1", "2")
 
@@ -324,7 +332,7 @@ def test_hidden_labels_are_not_even_looked_at():
 @pytest.mark.parametrize("stratify", [True, False])
 def test_the_ledger_of_a_plan(stratify, policy):
     oracle = LabelOracle(ITEMS)
-    plan = plan_chain(ITEMS, classes=CLASSES, oracle=oracle, stratify=stratify, policy=policy)
+    plan = plan_chain(ITEMS, PlanSettings(stratify=stratify, policy=policy), classes=CLASSES, oracle=oracle)
     lines = {(entry.purpose, entry.stage): entry.labels for entry in oracle.ledger}
     expected = {("validation", None): len(plan.val), ("test", None): len(plan.test)}
     expected |= {("shard", stage.stage): len(stage.new) for stage in plan.stages if stage.new}
@@ -347,7 +355,9 @@ def test_labels_come_through_the_oracle_alone():
 def test_the_order_of_the_items_does_not_matter(rng, policy, stratify, shard_by):
     shuffled = rng.sample(ITEMS, len(ITEMS))
     plans = [
-        plan_chain(items, classes=CLASSES, policy=policy, stratify=stratify, shard_by=shard_by, num_stages=2)
+        plan_chain(
+            items, PlanSettings(policy=policy, stratify=stratify, shard_by=shard_by, num_stages=2), classes=CLASSES
+        )
         for items in (ITEMS, shuffled, iter(shuffled))
     ]
     assert plans[0] == plans[1] == plans[2]
@@ -356,7 +366,7 @@ def test_the_order_of_the_items_does_not_matter(rng, policy, stratify, shard_by)
 
 def test_another_seed_or_setting_is_another_plan():
     others = [{"seed": 1}, {"label_fraction": 0.12}, {"policy": "cumulative"}, {"stratify": False}, {"skipped": ["x"]}]
-    plans = [PLAN, *(plan_chain(ITEMS, classes=CLASSES, **other) for other in others)]
+    plans = [PLAN, *(plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **other})) for other in others)]
     assert len({plan.digest for plan in plans}) == len(plans)
 
 
@@ -380,7 +390,7 @@ def test_a_hundred_thousand_items():
 
 def test_a_plan_is_immutable():
     with pytest.raises(FrozenInstanceError):
-        PLAN.seed = 1  # type: ignore[misc]
+        PLAN.settings.seed = 1  # type: ignore[misc]
     assert hash(PLAN) == hash(plan_chain(ITEMS, classes=CLASSES))
 
 
@@ -420,7 +430,7 @@ def test_real_sets(shared_data, monkeypatch, name, stratify):
     monkeypatch.setattr(builtins, "open", guarded)
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
     items, classes, _ = load_datalist(folder)
-    plan = plan_chain(items, classes=classes, stratify=stratify)
+    plan = plan_chain(items, PlanSettings(stratify=stratify), classes=classes)
     assert check_plan(plan, items) == []
     split_of: dict[str, str] = {}
     for split in ("train", "val", "test"):

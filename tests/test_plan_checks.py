@@ -16,9 +16,12 @@ from dataclasses import replace
 
 import pytest
 
-from monai_weckd.plan import ChainPlan, StagePlan, check_plan, plan_chain
-from monai_weckd.plan_checks import PlanError
+from monai_weckd.plan.chain_plan import ChainPlan, StagePlan
+from monai_weckd.plan.checks import PlanError, check_plan
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.options import option_names
 
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
@@ -34,7 +37,10 @@ def test_plan_error_shows_the_first_problem_and_keeps_all():
 
 
 def broken(**changes) -> ChainPlan:
-    return replace(PLAN, **changes)
+    """Return the plan with other fields, of which those of its settings are changed there."""
+    names = changes.keys() & set(option_names(PlanSettings))
+    settings = replace(PLAN.settings, **{name: changes.pop(name) for name in names})
+    return replace(PLAN, settings=settings, **changes)
 
 
 def stages(**changes) -> tuple[StagePlan, ...]:
@@ -91,5 +97,5 @@ def test_check_plan_finds_an_item_that_lost_its_label():
 @pytest.mark.parametrize("shard_by", ["item", "group"])
 @pytest.mark.parametrize("stratify", [True, False])
 def test_check_plan_finds_nothing_in_a_good_plan(policy, shard_by, stratify):
-    plan = plan_chain(ITEMS, classes=CLASSES, policy=policy, shard_by=shard_by, stratify=stratify)
+    plan = plan_chain(ITEMS, PlanSettings(policy=policy, shard_by=shard_by, stratify=stratify), classes=CLASSES)
     assert check_plan(plan, ITEMS) == []

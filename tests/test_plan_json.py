@@ -18,7 +18,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from monai_weckd.plan import ChainPlan, PlanError, check_plan, plan_chain
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.checks import PlanError, check_plan
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.records import sealed_json
 
 CLASSES = ("ill", "well", "unsure")
@@ -37,11 +40,8 @@ def test_json_round_trip(seed, policy, label_fraction, stratify):
     try:
         plan = plan_chain(
             ITEMS,
+            PlanSettings(seed=seed, policy=policy, label_fraction=label_fraction, stratify=stratify),
             classes=CLASSES,
-            seed=seed,
-            policy=policy,
-            label_fraction=label_fraction,
-            stratify=stratify,
             skipped=["é"],
         )
     except PlanError:
@@ -78,13 +78,17 @@ def sealed(**changes) -> str:
         ("[]", r"plan: expected a JSON object, got list"),
         (edited(format=2), r"plan: expected format 1, got 2"),
         (edited(format=None), r"plan: expected format 1, got None"),
-        (edited(seed=None), r"plan: expected a field 'seed', got none"),
+        (edited(classes=None), r"plan: expected a field 'classes', got none"),
         (edited(digest=None), r"plan: expected a field 'digest', got none"),
-        (edited(sed=1), r"plan: expected no field 'sed'. Did you mean 'seed'\?"),
-        (edited(seed=1), r"plan: expected digest [0-9a-f]{64}, got [0-9a-f]{64}: it was changed after it was made"),
+        (edited(clases=1), r"plan: expected no field 'clases'. Did you mean 'classes'\?"),
+        (
+            edited(shard_size=1),
+            r"plan: expected digest [0-9a-f]{64}, got [0-9a-f]{64}: it was changed after it was made",
+        ),
         (edited(train=["a"]), r"plan: expected digest"),
         (edited(train="abc"), r"plan: expected digest"),
-        (sealed(policy="disjont"), r"policy: expected one of"),
+        (sealed(settings={"policy": "disjont"}), r"policy: expected one of"),
+        (sealed(settings={"sed": 1}), r"plan: expected the fields as they were written, got TypeError"),
         (sealed(stages=5), r"plan: expected the fields as they were written, got TypeError"),
         (sealed(stages=[{"stage": 1}]), r"plan: expected the fields as they were written, got KeyError\('new'\)"),
     ],

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import pytest
 
-from monai_weckd import ChainPlan, plan_chain, read_shards
-from monai_weckd.plan import check_plan
+from monai_weckd import ChainPlan, plan_chain
+from monai_weckd.plan import read_shards, replan
+from monai_weckd.plan.checks import check_plan
+from monai_weckd.plan.settings import PlanSettings
 
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
 CLASSES = ("ill", "well", "unsure")
 
 
 def active(**options):
-    return plan_chain(ITEMS, classes=CLASSES, selection="margin", **options)
+    return plan_chain(ITEMS, PlanSettings(selection="margin", **options), classes=CLASSES)
 
 
 def shard(plan, first):
@@ -30,10 +32,10 @@ def shard(plan, first):
 
 def test_a_plan_for_a_teacher_to_fill_reads_no_training_label():
     unlabeled = [{**item, "label": 9} if item["id"] in set(active().train) else item for item in ITEMS]
-    plan = plan_chain(unlabeled, classes=CLASSES, selection="margin")
+    plan = plan_chain(unlabeled, PlanSettings(selection="margin"), classes=CLASSES)
     assert [stage.labelled for stage in plan.stages] == [(), (), ()]
     assert plan.undrawn == 1
-    assert not plan.stratify
+    assert not plan.settings.stratify
 
 
 @pytest.mark.parametrize(("policy", "sizes"), [("cumulative", [1, 2, 3]), ("disjoint", [1, 1, 1])])
@@ -76,11 +78,11 @@ def test_shards_are_drawn_in_turn_and_from_training_items():
 def test_given_shards_are_taken_as_they_are():
     plan = plan_chain(ITEMS, classes=CLASSES)
     parts = [plan.train[:3], plan.train[10:20], plan.train[30:31]]
-    given = plan_chain(ITEMS, classes=CLASSES, policy="cumulative", shards=parts)
+    given = plan_chain(ITEMS, PlanSettings(policy="cumulative"), classes=CLASSES, shards=parts)
     assert [stage.new for stage in given.stages] == parts
     assert [len(stage.labelled) for stage in given.stages] == [3, 13, 14]
     assert check_plan(given, ITEMS) == []
-    one = plan_chain(ITEMS, classes=CLASSES, policy="shared", shards=parts)
+    one = plan_chain(ITEMS, PlanSettings(policy="shared"), classes=CLASSES, shards=parts)
     assert {len(stage.labelled) for stage in one.stages} == {14}
 
 
@@ -89,11 +91,12 @@ def test_given_shards_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"shards: expected one for each of 3 stages, got 2"):
         plan_chain(ITEMS, classes=CLASSES, shards=[plan.train[:5], plan.train[5:9]])
     with pytest.raises(ValueError, match=r"shards: expected distinct ids of labeled training items, got 1 twice and 0"):
-        plan_chain(ITEMS, classes=CLASSES, num_stages=2, shards=[plan.train[:5], plan.train[4:9]])
+        plan_chain(ITEMS, PlanSettings(num_stages=2), classes=CLASSES, shards=[plan.train[:5], plan.train[4:9]])
     with pytest.raises(ValueError, match=r"shards: expected distinct ids .* got 0 twice and 1 others"):
-        plan_chain(ITEMS, classes=CLASSES, num_stages=1, shards=[plan.test[:1]])
+        plan_chain(ITEMS, PlanSettings(num_stages=1), classes=CLASSES, shards=[plan.test[:1]])
+    given = plan_chain(ITEMS, PlanSettings(num_stages=1), classes=CLASSES, shards=[plan.train[:9]])
     with pytest.raises(ValueError, match=r"train_items: expected the items of the given shards, got others"):
-        plan_chain(ITEMS, classes=CLASSES, num_stages=1, shards=[plan.train[:9]]).replan(plan.select(ITEMS, "train"))
+        replan(given, plan.select(ITEMS, "train"))
 
 
 def test_a_missing_class_can_be_allowed():
@@ -101,16 +104,16 @@ def test_a_missing_class_can_be_allowed():
     for number in range(3):
         few[number]["label"] = 1
     with pytest.raises(ValueError, match=r"got none of .* stratify=True, another seed, or missing_classes='allow'"):
-        plan_chain(few, classes=("a", "b"), stratify=False)
-    plan = plan_chain(few, classes=("a", "b"), stratify=False, missing_classes="allow")
+        plan_chain(few, PlanSettings(stratify=False), classes=("a", "b"))
+    plan = plan_chain(few, PlanSettings(stratify=False, missing_classes="allow"), classes=("a", "b"))
     assert plan.shard_size == 10
 
 
 def test_settings_are_checked():
     with pytest.raises(ValueError, match=r"selection: expected one of .* got 'typcial'. Did you mean 'typical'"):
-        plan_chain(ITEMS, classes=CLASSES, selection="typcial")
+        plan_chain(ITEMS, PlanSettings(selection="typcial"), classes=CLASSES)
     with pytest.raises(ValueError, match=r"missing_classes: expected one of .* got 'ok'"):
-        plan_chain(ITEMS, classes=CLASSES, missing_classes="ok")
+        plan_chain(ITEMS, PlanSettings(missing_classes="ok"), classes=CLASSES)
     with pytest.raises(ValueError, match=r"shard_by: expected 'item' with selection='margin', got 'group'"):
         active(shard_by="group")
 

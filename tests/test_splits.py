@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from monai_weckd.splits import apportion, assign_split, divide_epochs, draw_shards, hash_fraction
+from monai_weckd.plan.splits import apportion, assign_split, divide_epochs, draw_shards, hash_fraction
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
@@ -60,7 +60,7 @@ def test_hash_fraction_is_uniform_and_independent_of_purpose_and_seed():
 
 
 def test_hash_fraction_stays_below_one(monkeypatch):
-    monkeypatch.setattr("monai_weckd.splits._digest", lambda *_: b"\xff" * 32)
+    monkeypatch.setattr("monai_weckd.plan.splits._digest", lambda *_: b"\xff" * 32)
     assert hash_fraction(0, "split", "a") < 1
 
 

@@ -27,8 +27,9 @@ from monai.utils import CommonKeys
 from monai_weckd.bundle import training_files
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.features import extract
-from monai_weckd.plan import ChainPlan
-from monai_weckd.splits import divide_epochs
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.utils.errors import one_error
 from monai_weckd.utils.messages import nearest
 
@@ -138,7 +139,7 @@ class AnnotatedBundle:
             progress: called after each epoch with its number within the stage and the stage's epochs.
 
         """
-        epochs = [*earlier_epochs, self.epochs_of(plan.num_stages)]
+        epochs = [*earlier_epochs, self.epochs_of(plan.settings.num_stages)]
         changes: dict[str, Any] = {
             "output_dir": os.fspath(output_dir),
             "num_stages": len(epochs),
@@ -147,7 +148,7 @@ class AnnotatedBundle:
         }
         if self.tolerance is None:
             changes["tolerance"] = 1 / len(plan.val)
-        if not plan.pool(plan.num_stages):
+        if not plan.pool(plan.settings.num_stages):
             changes["pool_ratio"] = 0  # every image has a label
         with one_error():
             workflow = self._workflow(items, plan, changes, previous)
@@ -181,14 +182,16 @@ class AnnotatedBundle:
         """
         plan = ChainPlan(
             classes=self.classes,
-            seed=self.seed,
-            num_stages=1,
-            label_fraction=1.0,
-            policy=self.policy,
-            shard_by="item",
-            stratify=False,
-            selection="given",
             train=tuple(item["id"] for item in items),
+            settings=PlanSettings(
+                seed=self.seed,
+                num_stages=1,
+                label_fraction=1.0,
+                policy=self.policy,
+                shard_by="item",
+                stratify=False,
+                selection="given",
+            ),
         )
         with one_error():
             parser = self._workflow(items, plan, {}, None).parser

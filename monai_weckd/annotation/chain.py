@@ -159,7 +159,7 @@ class AnnotatedChain:
             seed=self.bundle.seed,
             skipped=sorted(unreadable),
         )
-        stage = plan.num_stages
+        stage = plan.settings.num_stages
         if progress is not None:
             progress(stage, 0, self.bundle.epochs_of(stage))
         self._remove_leftovers()

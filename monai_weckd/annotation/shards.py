@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from monai_weckd.oracle import LabelOracle
-from monai_weckd.plan import ChainPlan
-from monai_weckd.plan_stages import plan_stages
-from monai_weckd.splits import group_of, hash_fraction
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.oracle import LabelOracle
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import group_of, hash_fraction
+from monai_weckd.plan.stages import plan_stages
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 
@@ -127,18 +128,20 @@ def plan_next_stage(
     _check(shards, labels, classes, group, split_of)
     plan = ChainPlan(
         classes=tuple(classes),
-        seed=seed,
-        num_stages=len(shards),
-        label_fraction=1.0,
-        policy=policy,
-        shard_by="item",
-        stratify=False,
-        selection="given",
-        missing_classes="allow",
         train=train,
         val=tuple(sorted(key for key in labels if split_of[group[key]] == "val")),
         skipped=tuple(skipped),
         unused=tuple(sorted(key for key in group if key not in labels and split_of.get(group[key]) == "val")),
+        settings=PlanSettings(
+            seed=seed,
+            num_stages=len(shards),
+            label_fraction=1.0,
+            policy=policy,
+            shard_by="item",
+            stratify=False,
+            selection="given",
+            missing_classes="allow",
+        ),
     )
     index = {item["id"]: item for item in labelled_items(items, labels, classes)}
     plan = plan_stages(plan, index, LabelOracle(list(index.values())), shards=shards)

@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from monai_weckd.bundle import PLACES, find_overlay, training_files
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.oracle import is_labeled
-from monai_weckd.plan import PlanError, plan_chain
-from monai_weckd.splits import group_of, hash_fraction
+from monai_weckd.plan.checks import PlanError
+from monai_weckd.plan.oracle import is_labeled
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.splits import group_of, hash_fraction
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["ComparedBundle"]
@@ -47,8 +48,6 @@ _TALKERS = (
 )
 # what nothing reads when they are gone
 _UNREAD = ("_meta_", "checkpoint_interval")
-# what the plan of a run takes from elsewhere
-_GIVEN = ("_target_", "items", "classes", "skipped", "shards", "seed")
 _SEEDS = 1000
 
 
@@ -129,16 +128,14 @@ class ComparedBundle:
             ValueError: When no seed does.
 
         """
-        settings = {
-            key: self.parser.get_parsed_content(f"plan#{key}") for key in self.config["plan"] if key not in _GIVEN
-        }
+        settings = self.parser.get_parsed_content("plan#settings")
         items = [{**item, "split": split.split_of[item["id"]]} for item in self.datalist.items]
         problem = ""
         for attempt in range(_SEEDS):
             number = int(hash_fraction(seed, f"run {split.repeat} {split.fold} {attempt}", "") * 2**31)
             try:
                 for change in ({}, {"num_stages": 1, "selection": "random"}):
-                    plan_chain(items, classes=self.datalist.classes, **{**settings, **change, "seed": number})
+                    plan_chain(items, replace(settings, seed=number, **change), classes=self.datalist.classes)
             except PlanError as error:
                 problem = str(error)
             else:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
-from monai_weckd.splits import SPLITS
+from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 

@@ -21,7 +21,7 @@ from monai.data import SmartCacheDataset
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
-from monai_weckd.splits import identify
+from monai_weckd.plan.splits import identify
 
 __all__ = ["as_batch", "stage_loader", "training_items"]
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monai_weckd.data.npz import array_header, check_array, map_array, read_array
-from monai_weckd.splits import SPLITS
+from monai_weckd.plan.splits import SPLITS
 
 __all__ = [
     "Reference",

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.splits import SPLITS
+from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["with_splits"]

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 from monai_weckd.data.loader import as_batch
 from monai_weckd.data.stage import StageDataset
 from monai_weckd.features import extract
-from monai_weckd.oracle import is_labeled
+from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-    from monai_weckd.plan import ChainPlan
+    from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["ask_for_shard"]
 
@@ -67,7 +67,8 @@ def ask_for_shard(
             inferer=engine.inferer,
         )
         # who has learnt nothing yet is unsure of everything
-        strategy = "typical" if not guided and plan.selection in NEED_PROBABILITIES else plan.selection
+        selection = plan.settings.selection
+        strategy = "typical" if not guided and selection in NEED_PROBABILITIES else selection
         known = {key for part in plan.stages for key in part.new}
         context = SelectionContext(
             features=features.numpy(),
@@ -75,7 +76,7 @@ def ask_for_shard(
             groups=[item["group"] for item in items],
             labelled=np.array([item["id"] in known for item in items]),
             askable=np.array([is_labeled(item) for item in items]),
-            seed=plan.seed,
+            seed=plan.settings.seed,
             stage=stage,
         )
         places = select_items(strategy, context, count=plan.shard_size)

@@ -24,8 +24,8 @@ from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRe
 from monai_weckd.engines.distillation import DistillationTrainer, SupervisedOptions
 from monai_weckd.engines.walker import StageWalker
 from monai_weckd.losses import DistillationLoss
-from monai_weckd.oracle import LabelOracle
-from monai_weckd.plan import ChainPlan
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.oracle import LabelOracle
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

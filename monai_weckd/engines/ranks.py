@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from monai_weckd.plan import ChainPlan
+    from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["check_same_on_all_ranks", "of_rank_0", "share_weights"]
 

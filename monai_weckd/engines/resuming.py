@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_weckd.engines.chain_options import StageRecord
 from monai_weckd.engines.utils import freeze
-from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan.oracle import LabelOracle
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer

@@ -36,13 +36,14 @@ from monai_weckd.engines.ranks import check_same_on_all_ranks, of_rank_0, share_
 from monai_weckd.engines.resuming import restore_walk, walk_state
 from monai_weckd.engines.utils import attach_first, freeze, predict_logits
 from monai_weckd.features import unwrap
-from monai_weckd.oracle import LabelOracle, is_labeled
-from monai_weckd.splits import divide_epochs
+from monai_weckd.plan.oracle import LabelOracle, is_labeled
+from monai_weckd.plan.planner import replan
+from monai_weckd.plan.splits import divide_epochs
 
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.plan import ChainPlan
+    from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["StageWalker"]
 
@@ -107,10 +108,10 @@ class StageWalker:
         # the data and the plan are checked here, before the first image is opened
         items = training_items(engine.data_loader)
         if {item["id"] for item in items} != set(self.plan.train):
-            self.plan = self.plan.replan(items)
+            self.plan = replan(self.plan, items)
         self.items = items
         total = engine.state.max_epochs if self.options.chain_epochs is None else self.options.chain_epochs
-        self.epochs = divide_epochs(total, self.plan.num_stages, self.options.stage_epochs)
+        self.epochs = divide_epochs(total, self.plan.settings.num_stages, self.options.stage_epochs)
         self._check_epochs(engine)
         engine.state.chain = self
         steps: list[tuple[Any, Callable]] = [
@@ -186,7 +187,7 @@ class StageWalker:
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
         check_same_on_all_ranks(self.plan)
         self.oracle = LabelOracle(self.items)
-        if self.plan.stratify:
+        if self.plan.settings.stratify:
             # the plan was drawn class by class, which has read these labels: the ledger says so
             known = [item["id"] for item in self.items if is_labeled(item)]
             self.oracle.reveal(known, purpose="stratification")
@@ -213,7 +214,7 @@ class StageWalker:
         engine.state.stage_epoch = stage_epoch
         rank = dist.get_rank() if dist.is_initialized() else 0
         # dropout draws from torch's own generator: make it, too, a function of the place in the chain
-        place = np.random.SeedSequence([self.plan.seed, stage, stage_epoch, rank])
+        place = np.random.SeedSequence([self.plan.settings.seed, stage, stage_epoch, rank])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def keep_beginnings(self, engine: SupervisedTrainer) -> None:
@@ -269,7 +270,7 @@ class StageWalker:
             # there is nobody to guide on the pool in a stage without a teacher
             pool_ratio=self.options.pool_ratio if engine.state.distiller.teacher is not None else 0,
             num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
-            seed=self.plan.seed,
+            seed=self.plan.settings.seed,
             stage=stage,
             views=self.options.views,
             start=start * engine.state.epoch_length,
@@ -379,7 +380,7 @@ class StageWalker:
             previous=previous,
             tolerance=self.options.tolerance,
             accepted=accepted,
-            selection=self.plan.selection,
+            selection=self.plan.settings.selection,
             calibration=calibration,
         )
 

@@ -142,7 +142,7 @@ class FrozenBackbone:
         """
         if not self.freeze:
             return
-        stages = engine.state.chain.plan.num_stages
+        stages = engine.state.chain.plan.settings.num_stages
         if self.unfreeze_last and stages < 2:
             raise ValueError(
                 f"unfreeze_last: expected two stages or more, got {stages}. Train the whole network without "
@@ -164,7 +164,7 @@ class FrozenBackbone:
         self._begin_stage(engine)
 
     def _begin_stage(self, engine: SupervisedTrainer) -> None:
-        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.state.chain.plan.num_stages))
+        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.state.chain.plan.settings.num_stages))
         if self.frozen:
             self._fill()
 

@@ -22,7 +22,7 @@ from monai_weckd.handlers.distillation import DistillationHandler
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.plan import ChainPlan
+    from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["ChainHandler"]
 

@@ -26,7 +26,7 @@ from ignite.engine import Events
 from monai_weckd.engines.chain_options import StageRecord
 from monai_weckd.engines.utils import freeze
 from monai_weckd.features import unwrap
-from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import read_sealed
 
@@ -72,9 +72,9 @@ class ChainContinuation:
 
         """
         stages, walker = self.chain["stages"], engine.state.chain
-        if len(stages) != walker.plan.num_stages - 1:
+        if len(stages) != walker.plan.settings.num_stages - 1:
             raise ValueError(
-                f"previous: expected a chain of {walker.plan.num_stages - 1} stages, one less than the plan, "
+                f"previous: expected a chain of {walker.plan.settings.num_stages - 1} stages, one less than the plan, "
                 f"got {len(stages)} in {self.previous}. Plan one stage more than it has."
             )
         before, now = [stage["epochs"] for stage in stages], list(walker.epochs[:-1])

@@ -33,7 +33,7 @@ from monai_weckd.engines.utils import predict_logits
 from monai_weckd.features import unwrap
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.records import sealed_json
 from monai_weckd.utils.tables import table_text
@@ -231,7 +231,7 @@ class ChainRecorder:
         content = {
             "format": 1,
             "classes": list(plan.classes),
-            "seed": plan.seed,
+            "seed": plan.settings.seed,
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
             "preprocessing": self.preprocessing,

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from monai_weckd.oracle import LabelOracle
-from monai_weckd.plan import ChainPlan
-from monai_weckd.splits import draw_shards
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.oracle import LabelOracle
+from monai_weckd.plan.splits import draw_shards
 
 __all__ = ["BlindOracle", "limit_validation"]
 

@@ -21,8 +21,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_weckd.bundle import PLACES, training_files, unused_keys
-from monai_weckd.plan import ChainPlan
-from monai_weckd.splits import divide_epochs
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter, complete_temperature
 from monai_weckd.utils.errors import one_error
@@ -101,7 +101,7 @@ class TunedBundle:
             self.own_values = {item.name: parser.get_parsed_content(item.name) for item in self.parameters}
             self.epochs = divide_epochs(
                 parser.get_parsed_content("train#trainer#max_epochs"),
-                self.plan.num_stages,
+                self.plan.settings.num_stages,
                 parser.get_parsed_content("train#trainer#stage_epochs", default=None),
             )
             better = parser.get("validate#evaluator#metric_cmp_fn")
@@ -179,10 +179,10 @@ class TunedBundle:
         parser["plan#oracle"] = oracle
         parser["datalist"] = datalist
         whole: ChainPlan = parser.get_parsed_content("plan")
-        if whole.selection not in ("random", "given"):
+        if whole.settings.selection not in ("random", "given"):
             raise ValueError(
-                f"selection: expected 'random' or a shard_file, got {whole.selection!r}: every trial would ask for "
-                "other labels. Pass --set selection=random, or --set shard_file=path/to/plan.json of a run."
+                f"selection: expected 'random' or a shard_file, got {whole.settings.selection!r}: every trial "
+                "would ask for other labels. Pass --set selection=random, or --set plan#shards=path/to/plan.json."
             )
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}

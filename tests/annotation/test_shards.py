@@ -17,7 +17,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
-from monai_weckd.plan import check_plan
+from monai_weckd.plan.checks import check_plan
 
 CLASSES = ("ill", "well")
 ITEMS = [{"id": f"{group}{number}", "group": group} for group in "abcdefgh" for number in (1, 2)]

@@ -28,7 +28,7 @@ from monai_weckd.compare.running import execute, run_arm
 from monai_weckd.compare.schedule import plan_runs
 from monai_weckd.compare.store import RunStore
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.plan import ChainPlan
+from monai_weckd.plan.chain_plan import ChainPlan
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 SMALL = {

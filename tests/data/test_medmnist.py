@@ -27,7 +27,8 @@ from monai.data import DataLoader, Dataset
 from monai_weckd.data.datalist import load_datalist
 from monai_weckd.data.npz import map_array
 from monai_weckd.data.verify import verify_images
-from monai_weckd.plan import plan_chain
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.transforms.load import LoadMedicalImage, LoadMedicalImaged
 
 SAVES = (np.savez, np.savez_compressed)
@@ -168,7 +169,7 @@ def test_names_come_from_the_package(tmp_path):
 @pytest.mark.usefixtures("no_medmnist")
 def test_official_splits_are_those_of_the_plan(tmp_path):
     datalist = load_datalist(archive(tmp_path))
-    plan = plan_chain(datalist.items, num_stages=2, label_fraction=0.5, seed=0)
+    plan = plan_chain(datalist.items, PlanSettings(num_stages=2, label_fraction=0.5, seed=0))
     for split in COUNTS:
         assert {item["id"] for item in datalist.items if item["split"] == split} == set(getattr(plan, split))
 

@@ -19,8 +19,9 @@ from monai.engines import IterationEvents
 
 from monai_weckd import plan_chain
 from monai_weckd.engines import WeightAverage
+from monai_weckd.plan.settings import PlanSettings
 
-ONE_STAGE = plan_chain(make_items(), classes=("a", "b", "c"), num_stages=1)
+ONE_STAGE = plan_chain(make_items(), PlanSettings(num_stages=1), classes=("a", "b", "c"))
 
 
 def test_the_average_is_that_of_its_formula():

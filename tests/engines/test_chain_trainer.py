@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, fingerprint
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.plan.settings import PlanSettings
 
 
 def final_weights(**options):
@@ -159,7 +160,7 @@ def test_hidden_generator_state_changes_nothing():
 @pytest.mark.parametrize("pool_ratio", [0, 1])
 def test_withheld_labels_change_no_bit(stratify, pool_ratio):
     items = make_items()
-    plan = plan_chain(items, policy="cumulative", stratify=stratify)
+    plan = plan_chain(items, PlanSettings(policy="cumulative", stratify=stratify))
     revealed = {key for stage in plan.stages for key in stage.labelled} | set(plan.val)
     withheld = [item for item in items if item["id"] not in revealed]
     labels = [item["label"] for item in withheld]
@@ -356,7 +357,7 @@ def test_a_shard_of_one_item_more_than_a_batch_trains_with_batch_norm():
     )
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         network(torch.zeros(1, 3, 8, 8))
-    plan = plan_chain(make_items(), classes=("a", "b", "c"), num_stages=2)
+    plan = plan_chain(make_items(), PlanSettings(num_stages=2), classes=("a", "b", "c"))
     size = len(plan.stages[0].labelled) - 1
     trainer, sizes = make_chain(plan=plan, network=network, batch_size=size), set()
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: sizes.add(len(engine.state.batch["label"])))

@@ -32,6 +32,7 @@ from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents, fingerprint
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.files import finish_writing, pack_state, read_state, state_bytes, write_state
 
 ITEMS = make_items(groups=36)
@@ -78,7 +79,9 @@ def make(output_dir, *, resume=False, by_handler=False, weights=0, more=(), chec
     """Build a chain that is written down and kept; returns the trainer and what it drew."""
     output_dir.mkdir(exist_ok=True)
     selection = options.pop("selection", "random")
-    plan = plan_chain(ITEMS, classes=("a", "b", "c"), policy="cumulative", label_fraction=0.2, selection=selection)
+    plan = plan_chain(
+        ITEMS, PlanSettings(policy="cumulative", label_fraction=0.2, selection=selection), classes=("a", "b", "c")
+    )
     network, drawer = make_network(weights), Drawer()
     recorder = ChainRecorder(output_dir, None, val_data_loader=DataLoader(Dataset(plan.select(ITEMS, "val"))))
     keeper = ChainCheckpoint(output_dir, resume=resume, **(checkpoint or {}))

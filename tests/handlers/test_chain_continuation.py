@@ -23,11 +23,12 @@ from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
 from monai_weckd.handlers import ChainContinuation, ChainRecorder
-from monai_weckd.oracle import UNLABELED
+from monai_weckd.plan.oracle import UNLABELED
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.records import sealed_json
 
 ITEMS = make_items()
-WHOLE = plan_chain(ITEMS, classes=("a", "b", "c"), policy="cumulative", stratify=False)
+WHOLE = plan_chain(ITEMS, PlanSettings(policy="cumulative", stratify=False), classes=("a", "b", "c"))
 
 
 def plan_of(stages, items, **options):
@@ -35,8 +36,8 @@ def plan_of(stages, items, **options):
     splits = {key: split for split in ("train", "val", "test") for key in getattr(WHOLE, split)}
     items = [{**item, "split": splits[item["id"]]} for item in items]
     shards = [stage.new for stage in WHOLE.stages[:stages]]
-    settings = {"policy": "cumulative", "num_stages": stages, "shards": shards, "classes": WHOLE.classes}
-    return plan_chain(items, **{**settings, **options})
+    settings = PlanSettings(policy="cumulative", num_stages=stages)
+    return plan_chain(items, settings, **{"shards": shards, "classes": WHOLE.classes, **options})
 
 
 def labelled_so_far(stages):

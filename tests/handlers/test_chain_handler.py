@@ -28,6 +28,7 @@ from monai_weckd import plan_chain, plan_training
 from monai_weckd.engines import ChainEvents, fingerprint
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.plan.settings import PlanSettings
 
 CLASSES = ("a", "b", "c")
 
@@ -39,7 +40,7 @@ def smooth():
 def make_parts(*, dataset=None, scheduler=False):
     """Return plan, loader, network, optimizer, evaluator and schedulers of an ordinary pipeline."""
     items = make_items()
-    plan = plan_chain(items, classes=CLASSES, policy="cumulative")
+    plan = plan_chain(items, PlanSettings(policy="cumulative"), classes=CLASSES)
     network = make_network()
     transform = Compose([RandGaussianNoised("image", prob=1.0, std=0.2)])
     dataset = dataset or MonaiDataset(plan.select(items, "train"), transform)

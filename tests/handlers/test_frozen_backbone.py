@@ -29,6 +29,7 @@ from monai_weckd.data import ByteCacheDataset
 from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, PrepareViews
 from monai_weckd.handlers import FrozenBackbone, predict_probabilities
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.transforms import BatchAugment, BatchRandFlip
 
 CLASSES = ("a", "b", "c")
@@ -41,7 +42,9 @@ def make_frozen(*, network=None, num_stages=3, batch_size=8, num_workers=0, hand
     network = network or make_network()
     backbone = FrozenBackbone(network, **frozen)
     items = make_items()
-    plan = plan_chain(items, classes=CLASSES, policy="cumulative", num_stages=num_stages, stratify=True, seed=0)
+    plan = plan_chain(
+        items, PlanSettings(policy="cumulative", num_stages=num_stages, stratify=True, seed=0), classes=CLASSES
+    )
     make = data or (lambda part: ByteCacheDataset(part, []))
     train, val = (backbone.embed(make(plan.select(items, split))) for split in ("train", "val"))
     metric = {"val_accuracy": Accuracy(output_transform=from_engine(["pred", "label"]))}
@@ -263,7 +266,7 @@ def test_without_freeze_it_is_not_there():
 def test_selection_asks_by_the_embeddings():
     trainer, _, (train, val) = make_frozen()
     items = make_items()
-    plan = plan_chain(items, classes=CLASSES, policy="cumulative", selection="auto", seed=0)
+    plan = plan_chain(items, PlanSettings(policy="cumulative", selection="auto", seed=0), classes=CLASSES)
     trainer.walker.plan = plan
     calls = []
     trainer.network[0].register_forward_hook(lambda module, inputs, output: calls.append(len(output)))

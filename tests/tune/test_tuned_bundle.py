@@ -21,7 +21,7 @@ import optuna
 import pytest
 
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.oracle import LabelOracle
+from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.tune.bundle import TunedBundle
 from monai_weckd.tune.objective import METRIC, ChainObjective
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
@@ -170,7 +170,7 @@ def test_values_reach_the_training(make):
 def test_trials_of_an_active_chain_train_on_random_shards(make):
     bundle = make()
     assert bundle.replaced_selection == "auto"
-    assert bundle.plan.selection == bundle.workflow(VALUES).parser["selection"] == "random"
+    assert bundle.plan.settings.selection == bundle.workflow(VALUES).parser["selection"] == "random"
     assert make(changes={"selection": "random"}).replaced_selection is None
 
 

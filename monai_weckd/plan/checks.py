@@ -12,24 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from monai_weckd.oracle import LabelOracle, index_items, is_labeled
-from monai_weckd.selection import STRATEGIES
-from monai_weckd.splits import SPLITS, group_of
-from monai_weckd.utils.messages import nearest
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.oracle import LabelOracle, index_items, is_labeled
+from monai_weckd.plan.splits import SPLITS, group_of
 
-if TYPE_CHECKING:
-    from monai_weckd.plan import ChainPlan
-
-__all__ = ["PlanError", "check_plan", "check_settings", "class_problems", "split_problems", "stage_problems"]
-
-_CHOICES = {
-    "policy": ("disjoint", "cumulative", "shared"),
-    "shard_by": ("item", "group"),
-    "selection": ("given", *STRATEGIES),
-    "missing_classes": ("error", "allow"),
-}
+__all__ = ["PlanError", "check_plan", "refuse", "class_problems", "split_problems", "stage_problems"]
 
 
 class PlanError(ValueError):
@@ -44,6 +33,18 @@ class PlanError(ValueError):
         self.problems = tuple(problems)
         others = f" ({len(problems) - 1} more, see `problems`)" if len(problems) > 1 else ""
         super().__init__(problems[0] + others)
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise a PlanError if there is any problem.
+
+    Args:
+        problems: what is wrong, one line each.
+
+    """
+    found = list(problems)
+    if found:
+        raise PlanError(found)
 
 
 def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -64,37 +65,6 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
     usable = [key for key in ids if key in index and is_labeled(index[key])]
     labels = LabelOracle(list(index.values())).reveal(usable, purpose="test")
     return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
-
-
-def check_settings(plan: ChainPlan) -> None:
-    """Raise a ValueError when a setting of a plan is out of its range.
-
-    Args:
-        plan: the plan.
-
-    """
-    for name, valid in _CHOICES.items():
-        value = getattr(plan, name)
-        if value not in valid:
-            raise ValueError(f"{name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
-    for name in ("seed", "num_stages"):
-        value = getattr(plan, name)
-        if not isinstance(value, int) or (name == "num_stages" and value < 1):
-            least = "of at least 1" if name == "num_stages" else "of any size"
-            raise ValueError(f"{name}: expected an integer {least}, got {value!r}. Pass such a number.")
-    for name in ("label_fraction", "val_fraction", "test_fraction"):
-        value = getattr(plan, name)
-        if not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise ValueError(f"{name}: expected a fraction in (0, 1], got {value!r}. Pass such a number.")
-    if plan.val_fraction + plan.test_fraction >= 1:
-        raise ValueError(
-            f"val_fraction, test_fraction: expected a sum below 1, got {plan.val_fraction} + {plan.test_fraction}. "
-            "Leave groups for training."
-        )
-    if plan.shard_by == "group" and plan.selection not in ("random", "given"):
-        raise ValueError(
-            f"shard_by: expected 'item' with selection={plan.selection!r}, got 'group'. A teacher asks for items."
-        )
 
 
 def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
@@ -136,11 +106,11 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
 
     """
     numbers = [stage.stage for stage in plan.stages]
-    if numbers != list(range(1, plan.num_stages + 1)):
-        yield f"stages: expected the numbers 1 to {plan.num_stages}, got {numbers}. Make the plan anew."
+    if numbers != list(range(1, plan.settings.num_stages + 1)):
+        yield f"stages: expected the numbers 1 to {plan.settings.num_stages}, got {numbers}. Make the plan anew."
     yield from _policy_problems(plan)
     yield from _shard_problems(plan, index)
-    if plan.missing_classes == "allow" or plan.selection != "random":
+    if plan.settings.missing_classes == "allow" or plan.settings.selection != "random":
         return  # nobody can know the classes of the labels that are asked for
     for stage in plan.stages:
         remedy = "Pass a larger label_fraction, stratify=True, another seed, or missing_classes='allow'."
@@ -188,15 +158,15 @@ def _group_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> 
 def _policy_problems(plan: ChainPlan) -> Iterator[str]:
     train, brought = set(plan.train), set[str]()
     for stage in plan.stages:
-        if plan.policy == "shared" and stage.stage > 1 and stage.new:
+        if plan.settings.policy == "shared" and stage.stage > 1 and stage.new:
             yield f"stage {stage.stage}: expected no new labels (shared), got {len(stage.new)}. Make the plan anew."
         brought |= set(stage.new)
-        if not stage.labelled and plan.selection not in ("random", "given"):
+        if not stage.labelled and plan.settings.selection not in ("random", "given"):
             continue  # its shard has not been drawn
-        expected = set(stage.new) if plan.policy == "disjoint" else brought
+        expected = set(stage.new) if plan.settings.policy == "disjoint" else brought
         if set(stage.labelled) != expected:
             yield (
-                f"stage {stage.stage}: expected the {len(expected)} labels of policy {plan.policy!r}, "
+                f"stage {stage.stage}: expected the {len(expected)} labels of policy {plan.settings.policy!r}, "
                 f"got {len(set(stage.labelled) ^ expected)} too many or too few. Make the plan anew."
             )
         if strange := set(stage.labelled) - train:
@@ -207,9 +177,9 @@ def _shard_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> 
     home: dict[str, int] = {}
     for stage in plan.stages:
         known = {key for key in stage.new if key in index}
-        units = {group_of(index[key]) for key in known} if plan.shard_by == "group" else known
+        units = {group_of(index[key]) for key in known} if plan.settings.shard_by == "group" else known
         if twice := sorted(unit for unit in units if home.setdefault(unit, stage.stage) != stage.stage):
             yield (
-                f"stage {stage.stage}: expected each {plan.shard_by} in one shard, got {len(twice)} in two, "
+                f"stage {stage.stage}: expected each {plan.settings.shard_by} in one shard, got {len(twice)} in two, "
                 f"first {twice[0]!r} as in stage {home[twice[0]]}. Make the plan anew."
             )

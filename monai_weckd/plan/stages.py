@@ -11,34 +11,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from monai_weckd.oracle import LabelOracle, is_labeled
-from monai_weckd.plan_checks import PlanError, class_problems, stage_problems
-from monai_weckd.splits import draw_shards, group_of
+from monai_weckd.plan.chain_plan import ChainPlan, divide_shards
+from monai_weckd.plan.checks import class_problems, refuse, stage_problems
+from monai_weckd.plan.oracle import LabelOracle, is_labeled
+from monai_weckd.plan.splits import draw_shards, group_of
 
-if TYPE_CHECKING:
-    from monai_weckd.plan import ChainPlan
-
-__all__ = ["StagePlan", "divide_shards", "plan_stages", "refuse"]
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage of a plan.
-
-    Args:
-        stage: stage number, from 1.
-        new: ids whose labels the stage brings in, its shard.
-        labelled: ids whose labels the stage trains on; empty as long as its shard has not been drawn.
-
-    """
-
-    stage: int
-    new: tuple[str, ...]
-    labelled: tuple[str, ...]
+__all__ = ["plan_stages"]
 
 
 def plan_stages(
@@ -62,61 +44,32 @@ def plan_stages(
 
     """
     labeled = [key for key in plan.train if is_labeled(index[key])]
-    number = 1 if plan.policy == "shared" else plan.num_stages
+    number = 1 if plan.settings.policy == "shared" else plan.settings.num_stages
     if shards is not None:
         drawn = _given(plan, shards, set(labeled), number)
     else:
-        plan = replace(plan, shard_size=round(plan.label_fraction * len(labeled)))
+        plan = replace(plan, shard_size=round(plan.settings.label_fraction * len(labeled)))
         _check_size(plan, number, len(labeled))
-        drawn = _random(plan, index, oracle, labeled, number) if plan.selection == "random" else []
+        drawn = _random(plan, index, oracle, labeled, number) if plan.settings.selection == "random" else []
     plan = replace(plan, shard_size=plan.shard_size or len(drawn[0]), stages=divide_shards(drawn, plan))
     shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
     refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
     return plan
 
 
-def divide_shards(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[StagePlan, ...]:
-    """Return the stages of a plan whose first shards have been drawn.
-
-    Args:
-        shards: the shards so far.
-        plan: a plan, whose policy and number of stages count.
-
-    """
-    stages = []
-    for number in range(1, plan.num_stages + 1):
-        new = shards[number - 1] if number <= len(shards) else ()
-        known = tuple(sorted(key for shard in shards[:number] for key in shard))
-        undrawn = number > len(shards) and plan.policy != "shared"
-        stages.append(StagePlan(number, new, () if undrawn else new if plan.policy == "disjoint" else known))
-    return tuple(stages)
-
-
-def refuse(problems: Iterable[str]) -> None:
-    """Raise a PlanError if there is any problem.
-
-    Args:
-        problems: what is wrong, one line each.
-
-    """
-    found = list(problems)
-    if found:
-        raise PlanError(found)
-
-
 def _random(
     plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], oracle: LabelOracle, labeled: Sequence[str], number: int
 ) -> list[tuple[str, ...]]:
-    labels = oracle.reveal(labeled, purpose="stratification") if plan.stratify else None
+    labels = oracle.reveal(labeled, purpose="stratification") if plan.settings.stratify else None
     if labels is not None:
         refuse(class_problems(plan, "train", labels, "Pass another seed, or give every item a split."))
     units: dict[str, list[str]] = {}
-    if plan.shard_by == "group":
+    if plan.settings.shard_by == "group":
         for key in labeled:
             units.setdefault(group_of(index[key]), []).append(key)
     else:
         units = {key: [key] for key in labeled}
-    shards = draw_shards(units, labels, num_shards=number, size=plan.shard_size, seed=plan.seed)
+    shards = draw_shards(units, labels, num_shards=number, size=plan.shard_size, seed=plan.settings.seed)
     for stage, shard in enumerate(shards, 1):
         if len(shard) < plan.shard_size:
             raise ValueError(
@@ -147,8 +100,8 @@ def _given(
 
 def _check_size(plan: ChainPlan, number: int, labeled: int) -> None:
     size = plan.shard_size
-    fraction = f"label_fraction={plan.label_fraction} of {labeled} labeled training items"
-    least = len(plan.classes) if plan.missing_classes == "error" and plan.selection == "random" else 1
+    fraction = f"label_fraction={plan.settings.label_fraction} of {labeled} labeled training items"
+    least = len(plan.classes) if plan.settings.missing_classes == "error" and plan.settings.selection == "random" else 1
     if size < max(least, 1):
         raise ValueError(
             f"label_fraction: expected a label of each of {len(plan.classes)} classes in a shard, got {size} labels "

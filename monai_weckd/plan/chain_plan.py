@@ -1,0 +1,240 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from monai_weckd.plan.oracle import index_items
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import SPLITS
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.records import json_digest, sealed_json
+
+__all__ = ["ChainPlan", "StagePlan", "divide_shards"]
+
+_FORMAT = 1
+_ANEW = "Make the plan anew with `python -m monai_weckd plan`."
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a plan.
+
+    Args:
+        stage: stage number, from 1.
+        new: ids whose labels the stage brings in, its shard.
+        labelled: ids whose labels the stage trains on; empty as long as its shard has not been drawn.
+
+    """
+
+    stage: int
+    new: tuple[str, ...]
+    labelled: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """Who sees what when: the splits, and the labels of each stage. Made by :py:func:`plan_chain`.
+
+    Args:
+        classes: class names in the order of their indices.
+        settings: how it was planned.
+        shard_size: number of labels that a shard brings in.
+        train: ids of the training items, labeled and unlabeled, sorted.
+        val: ids of the validation items, sorted.
+        test: ids of the test items, sorted.
+        stages: the stages in order.
+        skipped: ids of items that could not be read.
+        unused: ids of unlabeled items in validation and test, of no use there.
+
+    """
+
+    classes: tuple[str, ...]
+    settings: PlanSettings
+    shard_size: int = 0
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    stages: tuple[StagePlan, ...] = ()
+    skipped: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan's canonical JSON, in hexadecimal; two plans are the same if their digests are."""
+        return json_digest(self._fields())
+
+    @property
+    def label_budget(self) -> dict[str, int]:
+        """Number of distinct labels that training and validation use, or will use."""
+        shards = 1 if self.settings.policy == "shared" else len(self.stages)
+        drawn = len({key for stage in self.stages for key in stage.new})
+        return {"train": drawn if self.undrawn is None else shards * self.shard_size, "val": len(self.val)}
+
+    @property
+    def undrawn(self) -> int | None:
+        """The first stage whose shard is yet to be drawn, None if there is none."""
+        return next((stage.stage for stage in self.stages if not stage.labelled), None)
+
+    def num_labelled(self, stage: int) -> int:
+        """Return how many labels a stage trains on, or will.
+
+        Args:
+            stage: stage number, from 1.
+
+        """
+        shards = stage if self.settings.policy == "cumulative" else 1
+        return len(self.stages[stage - 1].labelled) or shards * self.shard_size
+
+    def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
+        """Return the plan with the shard that has been chosen for a stage; it must be the first one not yet drawn.
+
+        Args:
+            stage: stage number, from 1.
+            ids: ids of ``shard_size`` training items.
+
+        Raises:
+            ValueError: When the stage has its shard, or it is another one's turn, or the ids are not as they must be.
+
+        """
+        if stage != self.undrawn:
+            raise ValueError(f"stage: expected {self.undrawn}, whose shard is next, got {stage}. Draw them in turn.")
+        known = {key for part in self.stages for key in part.new}
+        chosen = set(ids)
+        if len(chosen) != self.shard_size or not chosen <= set(self.train) or chosen & known:
+            raise ValueError(
+                f"ids: expected {self.shard_size} training items that no stage has yet, got {len(chosen)}, "
+                f"{len(chosen - set(self.train))} of them strange and {len(chosen & known)} known. Choose others."
+            )
+        shards = [part.new for part in self.stages[: stage - 1]]
+        return replace(self, stages=divide_shards([*shards, tuple(sorted(chosen))], self))
+
+    def pool(self, stage: int) -> tuple[str, ...]:
+        """Return the training ids whose labels a stage does not see.
+
+        Args:
+            stage: stage number, from 1.
+
+        Raises:
+            ValueError: When there is no such stage.
+
+        """
+        if not 1 <= stage <= len(self.stages):
+            raise ValueError(f"stage: expected a number from 1 to {len(self.stages)}, got {stage!r}. Count from 1.")
+        labelled = set(self.stages[stage - 1].labelled)
+        return tuple(key for key in self.train if key not in labelled)
+
+    def select(self, items: Iterable[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+        """Return the items of a split, in the plan's order.
+
+        Args:
+            items: the items that the plan was made from.
+            split: "train", "val" or "test".
+
+        Raises:
+            ValueError: When ``split`` is unknown, or an item of it is not among ``items``.
+
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split: expected one of {SPLITS}, got {split!r}. {nearest(split, SPLITS)}")
+        index = index_items(items)
+        absent = [key for key in getattr(self, split) if key not in index]
+        if absent:
+            raise ValueError(
+                f"items: expected all {len(getattr(self, split))} of {split}, got none for {len(absent)}, "
+                f"first {absent[0]!r}. Use the items that the plan was made from."
+            )
+        return [dict(index[key]) for key in getattr(self, split)]
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, with its digest."""
+        return sealed_json(self._fields(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChainPlan:
+        """Return the plan that :py:meth:`to_json` wrote.
+
+        Args:
+            text: the JSON.
+
+        Raises:
+            ValueError: When it is not the JSON of a plan, or not as it was written.
+
+        """
+        content = _read_fields(text, [field.name for field in fields(cls)])
+        try:
+            stages = tuple(
+                StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labelled"])) for stage in content["stages"]
+            )
+            lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+            settings = PlanSettings(**content["settings"])
+            return cls(**{**content, **lists, "settings": settings, "stages": stages})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"plan: expected the fields as they were written, got {error!r}. {_ANEW}") from error
+
+    def _fields(self) -> dict[str, Any]:
+        shallow = {field.name: getattr(self, field.name) for field in fields(self)}
+        stages = [vars(stage) for stage in self.stages]
+        return {"format": _FORMAT, **shallow, "settings": asdict(self.settings), "stages": stages}
+
+
+def divide_shards(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[StagePlan, ...]:
+    """Return the stages of a plan whose first shards have been drawn.
+
+    Args:
+        shards: the shards so far.
+        plan: a plan, whose policy and number of stages count.
+
+    """
+    stages = []
+    for number in range(1, plan.settings.num_stages + 1):
+        new = shards[number - 1] if number <= len(shards) else ()
+        known = tuple(sorted(key for shard in shards[:number] for key in shard))
+        undrawn = number > len(shards) and plan.settings.policy != "shared"
+        stages.append(StagePlan(number, new, () if undrawn else new if plan.settings.policy == "disjoint" else known))
+    return tuple(stages)
+
+
+def _read_fields(text: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a plan's JSON, without format and digest, if they are as they were written.
+
+    Args:
+        text: the JSON.
+        names: names of the fields that there must be.
+
+    Raises:
+        ValueError: When it is no JSON object, of another format, has not just these fields, or was changed.
+
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"plan: expected JSON, got {error}. {_ANEW}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"plan: expected a JSON object, got {type(content).__name__}. {_ANEW}")
+    version = content.pop("format", None)
+    if version != _FORMAT:
+        raise ValueError(f"plan: expected format {_FORMAT}, got {version!r}. {_ANEW}")
+    expected = [*names, "digest"]
+    for name in expected:
+        if name not in content:
+            raise ValueError(f"plan: expected a field {name!r}, got none. {_ANEW}")
+    for name in content:
+        if name not in expected:
+            raise ValueError(f"plan: expected no field {name!r}. {nearest(name, expected)}")
+    digest, found = content.pop("digest"), json_digest({"format": version, **content})
+    if digest != found:
+        raise ValueError(f"plan: expected digest {found}, got {digest}: it was changed after it was made. {_ANEW}")
+    return content

@@ -1,0 +1,75 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Options that are declared once: the fields of frozen dataclasses, each with its help and its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import Field, field, fields
+from typing import Any
+
+from monai_weckd.utils.messages import nearest
+
+__all__ = ["check_choices", "option", "option_names", "option_rows"]
+
+
+def option(default: Any, text: str, *, choices: Sequence[str] | None = None) -> Any:
+    """Return a dataclass field that knows what the command line and the documentation say about it.
+
+    Args:
+        default: the default.
+        text: what the option does, as a phrase without a full stop.
+        choices: the values that it can take, default None: any of its type.
+
+    """
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+def check_choices(options: Any) -> None:
+    """Refuse a value that is not among the choices of its option.
+
+    Args:
+        options: an instance of a dataclass whose fields :py:func:`option` made.
+
+    Raises:
+        ValueError: When a value is none of the choices.
+
+    """
+    for item in fields(options):
+        valid, value = item.metadata["choices"], getattr(options, item.name)
+        if valid is not None and value not in valid:
+            raise ValueError(f"{item.name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+
+
+def option_names(kind: Any) -> tuple[str, ...]:
+    """Return the names of the options of a dataclass, in their order.
+
+    Args:
+        kind: the dataclass.
+
+    """
+    return tuple(item.name for item in fields(kind))
+
+
+def option_rows(kind: Any) -> list[tuple[str, str, str]]:
+    """Return name, default and help of each option of a dataclass, for a table in the documentation.
+
+    Args:
+        kind: the dataclass.
+
+    """
+    return [(item.name, repr(item.default), _help(item)) for item in fields(kind)]
+
+
+def _help(item: Field[Any]) -> str:
+    choices = item.metadata["choices"]
+    return item.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
