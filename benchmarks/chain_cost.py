@@ -30,8 +30,9 @@ from benchmarks.harness import ROOT, Result, child, interleave
 from benchmarks.steps import RATE, TEMPERATURE, big_network, supervised_step
 from monai_weckd import plan_chain
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.engines import ChainDistillationTrainer, freeze
+from monai_weckd.engines import ChainDistillationTrainer
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import freeze
 from monai_weckd.plan.settings import PlanSettings
 
 __all__ = ["measure"]

@@ -28,7 +28,7 @@ from monai.transforms import LoadImage
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.reader import DicomReader
 
 DESCRIPTION = """Time DicomReader against MONAI's PydicomReader on the same files, in turns, and print medians as JSON.
 Both run inside LoadImage, down to the float32 tensor. A ratio below 1 means that DicomReader is faster."""

@@ -18,8 +18,8 @@ from monai.engines import SupervisedTrainer
 
 from benchmarks.harness import Result, interleave, keep_heap, ratio
 from benchmarks.steps import TEMPERATURE, Batch, big_network, make_batch, our_trainer, run_epoch, stock_trainer
-from monai_weckd.engines import freeze
 from monai_weckd.handlers import DistillationHandler
+from monai_weckd.networks import freeze
 
 __all__ = ["measure"]
 

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.harness import Result, child, interleave, ratio
 from benchmarks.steps import big_network, distillation_step, make_batch, our_trainer, supervised_step
-from monai_weckd.engines import freeze
+from monai_weckd.networks import freeze
 
 __all__ = ["measure"]
 

@@ -26,8 +26,9 @@ from monai.networks.nets import resnet18
 
 from benchmarks.harness import Result, interleave, keep_heap, ratio
 from benchmarks.rivals import model_optimizer_step, torchdistill_step
-from monai_weckd.engines import DistillationTrainer, freeze
+from monai_weckd.engines import DistillationTrainer
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import freeze
 
 __all__ = ["measure"]
 

@@ -36,7 +36,7 @@ from monai_weckd.predict.command import add_predict
 from monai_weckd.tune.command import add_tune
 
 if TYPE_CHECKING:
-    from monai_weckd.forecast import BundleForecast
+    from monai_weckd.costs.forecast import BundleForecast
 
 __all__ = ["main"]
 
@@ -196,7 +196,7 @@ def _forecast(args: argparse.Namespace) -> BundleForecast | None:
         if "set" in args:
             raise ValueError("set: expected together with a bundle, got it alone. Pass --bundle.")
         return None
-    from monai_weckd.forecast import BundleForecast
+    from monai_weckd.costs.forecast import BundleForecast
 
     return BundleForecast(args.bundle, dict(map(split_assignment, vars(args).get("set", ()))))
 

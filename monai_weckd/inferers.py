@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_weckd.engines.ensemble import MeanLogits
-from monai_weckd.features import find_head, unwrap
+from monai_weckd.networks.ensemble import MeanLogits
+from monai_weckd.networks.features import find_head, unwrap
 
 __all__ = ["AutocastInferer", "HeadInferer", "has_bfloat16"]
 
@@ -50,7 +50,7 @@ class HeadInferer(Inferer):
     """Call only the head of a network where the inputs are embeddings, (B, D), and the whole network on images.
 
     Args:
-        head_layer: module path of the head, default None: see :py:func:`monai_weckd.features.find_head`.
+        head_layer: module path of the head, default None: see :py:func:`monai_weckd.networks.features.find_head`.
         inferer: calls the whole network on images, default None: as it is. The head is called as it is.
 
     Example::

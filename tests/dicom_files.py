@@ -19,8 +19,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.reader import DicomReader
 
 __all__ = ["PATIENT", "dicom_dataset", "read", "refused", "write_dicom", "write_series"]
 

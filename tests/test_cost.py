@@ -19,11 +19,11 @@ import torch
 from chain_runs import make_chain, make_items, make_network
 
 from monai_weckd import plan_chain
-from monai_weckd.cost import CostEstimate, StepCosts, estimate_cost
-from monai_weckd.engines import fingerprint
+from monai_weckd.costs.estimate import CostEstimate, StepCosts, estimate_cost
+from monai_weckd.costs.probe import peak_bytes, probe_costs, resident_bytes
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.probe import peak_bytes, probe_costs, resident_bytes
 
 COSTS = StepCosts(
     step=0.02,

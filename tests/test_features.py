@@ -24,7 +24,7 @@ from monai.networks.nets import DenseNet121
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from monai_weckd.features import FeatureHook, HeadHook, extract, find_head, unwrap
+from monai_weckd.networks.features import FeatureHook, HeadHook, extract, find_head, unwrap
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 import torch
 from chain_runs import make_chain, make_network
 
-from monai_weckd.engines.ensemble import MeanLogits
 from monai_weckd.inferers import AutocastInferer, HeadInferer, has_bfloat16
+from monai_weckd.networks.ensemble import MeanLogits
 
 
 @pytest.mark.parametrize("able", [True, False])

@@ -26,7 +26,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.bundle import training_files
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.features import extract
+from monai_weckd.networks.features import extract
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.data.datalist import manifest_groups
-from monai_weckd.predict.images import list_images
+from monai_weckd.data.image_files import list_images
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["find_items"]

@@ -24,7 +24,7 @@ import numpy as np
 from monai.utils import MetaKeys
 from PIL import Image
 
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.transforms.load import LoadMedicalImage
 
 __all__ = ["describe_image", "image_png"]

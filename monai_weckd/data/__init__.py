@@ -19,9 +19,9 @@ from .verify import verify_images
 
 if TYPE_CHECKING:
     from .byte_cache import ByteCacheDataset
-    from .dicom_errors import DicomReadError
-    from .dicom_reader import DicomReader
-    from .dicom_sr import ClassificationReport, ClassificationSRWriter, read_classification_sr
+    from .dicom.errors import DicomReadError
+    from .dicom.reader import DicomReader
+    from .dicom.sr import ClassificationReport, ClassificationSRWriter, read_classification_sr
     from .embedding import EmbeddingDataset
     from .stage import StageBatchSampler, StageDataset
 
@@ -42,14 +42,14 @@ __all__ = [
 
 _HOMES = {
     "ByteCacheDataset": "byte_cache",
-    "ClassificationReport": "dicom_sr",
-    "ClassificationSRWriter": "dicom_sr",
-    "DicomReadError": "dicom_errors",
-    "DicomReader": "dicom_reader",
+    "ClassificationReport": "dicom.sr",
+    "ClassificationSRWriter": "dicom.sr",
+    "DicomReadError": "dicom.errors",
+    "DicomReader": "dicom.reader",
     "EmbeddingDataset": "embedding",
     "StageBatchSampler": "stage",
     "StageDataset": "stage",
-    "read_classification_sr": "dicom_sr",
+    "read_classification_sr": "dicom.sr",
 }
 
 

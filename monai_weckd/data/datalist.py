@@ -14,19 +14,18 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from monai_weckd.data.image_files import SUFFIXES, image_files
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["Datalist", "image_files", "load_datalist", "manifest_groups"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", ".dcm")
+__all__ = ["Datalist", "load_datalist", "manifest_groups"]
 
 
 class Datalist(NamedTuple):
@@ -131,33 +130,6 @@ def manifest_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
     manifest = os.path.join(folder, "manifest.csv")
     rows = _read_manifest(manifest) if os.path.isfile(manifest) else []
     return {PurePath(os.path.normpath(row.file)).as_posix(): row.group for row in rows if row.group}
-
-
-def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the paths of all images below a folder, sorted; hidden files, DICOMDIR and other files are passed over.
-
-    Args:
-        folder: the folder to search, with its subfolders.
-
-    """
-    for here, subfolders, files in os.walk(folder):
-        # sorted in place: os.walk goes on in this order, which would be the file system's otherwise
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            path = os.path.join(here, name)
-            if not name.startswith(".") and name != "DICOMDIR" and _is_image(path):
-                yield path
-
-
-def _is_image(path: str) -> bool:
-    if path.lower().endswith(SUFFIXES):
-        return True
-    suffix = os.path.splitext(path)[1]
-    # DICOM files are often named by their UID, whose last number looks like a suffix
-    if suffix and not suffix[1:].isdigit():
-        return False
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def _read_folders(root: str) -> list[_Row]:

@@ -26,7 +26,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 from monai_weckd.data.row_store import RowStore, content_key, describe, digest
-from monai_weckd.features import images_of
+from monai_weckd.networks.features import images_of
 from monai_weckd.utils.draws import derive
 
 if TYPE_CHECKING:

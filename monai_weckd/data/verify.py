@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from monai_weckd.data.datalist import Datalist, image_files
+from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import available_processors

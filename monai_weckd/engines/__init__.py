@@ -18,9 +18,7 @@ from .chain import ChainDistillationTrainer
 from .chain_options import ChainEvents, ChainOptions, StageRecord
 from .distillation import DistillationTrainer
 from .distiller import DistillationEvents, DistillationKeys, Distiller
-from .ensemble import MeanLogits
 from .teacher_cache import TeacherCache
-from .utils import fingerprint, freeze
 from .views import PrepareViews
 from .walker import StageWalker
 
@@ -33,14 +31,11 @@ __all__ = [
     "DistillationTrainer",
     "Distiller",
     "DistributionAlignment",
-    "MeanLogits",
     "PrepareViews",
     "StageRecord",
     "StageWalker",
     "TeacherCache",
     "WeightAverage",
     "divide_logits",
-    "fingerprint",
     "fit_temperature",
-    "freeze",
 ]

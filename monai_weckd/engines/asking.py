@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from monai_weckd.data.loader import as_batch
 from monai_weckd.data.stage import StageDataset
-from monai_weckd.features import extract
+from monai_weckd.data.stage_loader import as_batch
+from monai_weckd.networks.features import extract
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES

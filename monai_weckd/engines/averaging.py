@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from monai_weckd.engines.utils import freeze
-from monai_weckd.features import unwrap
+from monai_weckd.networks.features import unwrap
+from monai_weckd.networks.freezing import freeze
 
 __all__ = ["WeightAverage"]
 

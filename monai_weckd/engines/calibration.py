@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_weckd.features import find_head, find_module, unwrap
+from monai_weckd.networks.features import find_head, find_module, unwrap
 
 __all__ = ["divide_logits", "fit_temperature"]
 

@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monai_weckd.engines.distiller import DistillationEvents, Distiller
-from monai_weckd.features import unwrap
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks.features import unwrap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -23,8 +23,8 @@ from monai.utils import CommonKeys
 from monai_weckd.data.stage import INDEX, VIEW
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.teacher_cache import TeacherCache
-from monai_weckd.engines.utils import fingerprint, page_out
-from monai_weckd.features import FeatureHook, unwrap
+from monai_weckd.networks.features import FeatureHook, unwrap
+from monai_weckd.networks.freezing import fingerprint, page_out
 from monai_weckd.utils.enums import UNLABELED
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Distiller:
         if teacher is not None and unwrap(teacher) is unwrap(self.engine.network):
             raise ValueError(
                 "teacher: expected another object than the trained network, got the network itself. "
-                "Pass monai_weckd.engines.freeze(network)."
+                "Pass monai_weckd.networks.freeze(network)."
             )
         if self.student_hook is not None and isinstance(teacher, torch.jit.ScriptModule):
             raise ValueError(

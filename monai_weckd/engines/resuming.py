@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.engines.chain_options import StageRecord
-from monai_weckd.engines.utils import freeze
+from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle
 
 if TYPE_CHECKING:

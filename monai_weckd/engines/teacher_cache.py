@@ -27,7 +27,7 @@ class TeacherCache:
     output can be found under its own item and view seed alone, so that an item augmented afresh is always asked about.
 
     Args:
-        teacher: fingerprint of the teacher, see :py:func:`monai_weckd.engines.fingerprint`.
+        teacher: fingerprint of the teacher, see :py:func:`monai_weckd.networks.fingerprint`.
 
     """
 

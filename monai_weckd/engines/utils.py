@@ -11,20 +11,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable
-from copy import deepcopy
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from ignite.engine import Engine, RemovableEventHandle
-from monai.utils import CommonKeys
 
-from monai_weckd.features import unwrap
-
-__all__ = ["attach_first", "fingerprint", "freeze", "page_out", "predict_logits"]
+__all__ = ["attach_first"]
 
 
 def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
@@ -40,69 +32,3 @@ def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEven
     handlers = engine._event_handlers[event]  # Ignite has no public way to this
     handlers.insert(0, handlers.pop())
     return handle
-
-
-def freeze(network: torch.nn.Module) -> torch.nn.Module:
-    """Return a teacher: a copy of ``network`` in eval mode, without gradients and without wrappers.
-
-    Args:
-        network: the network to copy, also inside DistributedDataParallel or ``torch.compile``.
-
-    """
-    return deepcopy(unwrap(network)).eval().requires_grad_(False)
-
-
-def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
-    """Return a SHA-256 digest of every parameter and buffer of a network.
-
-    Args:
-        network: any module; its tensors may be on any device and of any type.
-        without: module path of a part to leave out, default None: all of it.
-
-    """
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        if without is not None and name.startswith(f"{without}."):
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
-    """Move a network's weights out of memory: to a file that they are read from again when they are used.
-
-    Args:
-        network: any module; afterwards its tensors are on the CPU, mapped from the file.
-        path: the file, which must outlive the network's use.
-
-    """
-    torch.save(network.state_dict(), path)
-    weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    network.load_state_dict(weights, assign=True)
-
-
-def predict_logits(
-    network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits, (N, C), and labels, (N,), of everything that a loader gives, in its order, on the CPU.
-
-    Args:
-        network: the classifier; its train or eval mode is put back. It is called without its wrappers, of which
-            DistributedDataParallel would wait for the other ranks.
-        loader: batches with ``image`` and ``label``.
-        device: where the network is.
-        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
-
-    """
-    call = inferer or (lambda images, model: model(images))
-    network = unwrap(network)
-    training = network.training
-    network.eval()
-    logits, labels = [], []
-    with torch.inference_mode():
-        for batch in loader:
-            logits.append(call(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network).float().cpu())
-            labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
-    network.train(training)
-    return torch.cat(logits), torch.cat(labels)

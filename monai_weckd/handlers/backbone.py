@@ -23,9 +23,9 @@ from ignite.engine import Events
 
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines.chain_options import ChainEvents
-from monai_weckd.engines.utils import fingerprint
-from monai_weckd.features import extract, find_head, find_module, unwrap
 from monai_weckd.inferers import HeadInferer
+from monai_weckd.networks.features import extract, find_head, find_module, unwrap
+from monai_weckd.networks.freezing import fingerprint
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer

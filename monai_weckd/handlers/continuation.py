@@ -24,8 +24,8 @@ import torch
 from ignite.engine import Events
 
 from monai_weckd.engines.chain_options import StageRecord
-from monai_weckd.engines.utils import freeze
-from monai_weckd.features import unwrap
+from monai_weckd.networks.features import unwrap
+from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import read_sealed

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ignite.engine import Events
 from monai.utils import CommonKeys
 
-from monai_weckd.cost import estimate_cost
-from monai_weckd.probe import peak_bytes, probe_costs
+from monai_weckd.costs.estimate import estimate_cost
+from monai_weckd.costs.probe import peak_bytes, probe_costs
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -34,7 +34,7 @@ class CostReporter:
     """Predict what a chain will cost when it begins, and report what it has cost when it ends.
 
     The prediction comes from a probe of a few seconds on copies, which changes no bit of the training, see
-    :py:func:`monai_weckd.probe.probe_costs`. Both go to the log, and as a dictionary to ``engine.state.cost``, from
+    :py:func:`monai_weckd.costs.probe_costs`. Both go to the log, and as a dictionary to ``engine.state.cost``, from
     where :py:class:`monai_weckd.handlers.ChainRecorder` takes them: list this handler before it. Decoding is not
     predicted here, since the images have been decoded when a chain begins. Does nothing on other ranks than 0, and
     nothing where heads train on embeddings: that takes seconds, most of them the engine's own, which no probe sees; nor

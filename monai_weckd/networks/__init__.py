@@ -9,9 +9,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Networks, their features and heads, and teachers from files."""
+
 from __future__ import annotations
 
 from .efficientnet_lite import EfficientNetLite
+from .ensemble import MeanLogits
+from .features import FeatureHook, HeadHook, extract, find_head, unwrap
+from .freezing import fingerprint, freeze, predict_logits
 from .teacher import OnnxNetwork, load_teacher
 
-__all__ = ["EfficientNetLite", "OnnxNetwork", "load_teacher"]
+__all__ = [
+    "EfficientNetLite",
+    "FeatureHook",
+    "HeadHook",
+    "MeanLogits",
+    "OnnxNetwork",
+    "extract",
+    "fingerprint",
+    "find_head",
+    "freeze",
+    "load_teacher",
+    "predict_logits",
+    "unwrap",
+]

@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from monai_weckd.features import unwrap
+from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.records import model_chain
 
 onnxruntime, _ = optional_import("onnxruntime")

@@ -77,7 +77,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
         InterruptedError: When somebody stops it.
 
     """
-    from monai_weckd.data.dicom_errors import DicomReadError
+    from monai_weckd.data.dicom.errors import DicomReadError
     from monai_weckd.pacs.errors import DicomwebObjectError
     from monai_weckd.pacs.fetch import series_folder
 

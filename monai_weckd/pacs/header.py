@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from monai_weckd.data.dicom_errors import named_errors
+from monai_weckd.data.dicom.errors import named_errors
 
 __all__ = ["read_header"]
 

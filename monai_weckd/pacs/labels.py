@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from monai_weckd.data import DicomReadError, read_classification_sr
-from monai_weckd.data.datalist import image_files
+from monai_weckd.data.image_files import image_files
 from monai_weckd.pacs.index import SeriesIndex, instance_files
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text

@@ -57,9 +57,9 @@ def add_predict(commands: Any) -> None:
 def _predict(args: argparse.Namespace) -> None:
     _check(args)
     changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    from monai_weckd.data.image_files import list_images
     from monai_weckd.predict.bundle import PredictionBundle
     from monai_weckd.predict.confidence import calibration_text, validation_text
-    from monai_weckd.predict.images import list_images
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=changes)

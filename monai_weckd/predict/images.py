@@ -14,19 +14,15 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from monai_weckd.data.datalist import image_files
 from monai_weckd.predict.bundle import PredictionBundle
 from monai_weckd.utils.system import available_processors
 
-__all__ = ["Prediction", "list_images", "predict_images"]
-
-_NOT_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz")
+__all__ = ["Prediction", "predict_images"]
 
 
 class Prediction(NamedTuple):
@@ -48,31 +44,6 @@ class _Image(NamedTuple):
     path: str
     tensor: torch.Tensor | None
     fault: str = ""
-
-
-def list_images(path: Path, *, spatial_dims: int) -> list[str]:
-    """Return the images at a path, sorted; of volumes, all DICOM files in a folder are one.
-
-    Args:
-        path: an image, or a folder that is searched with its subfolders.
-        spatial_dims: 2 for pictures, 3 for volumes.
-
-    Raises:
-        FileNotFoundError: When there is nothing at the path.
-        ValueError: When there is no image in the folder.
-
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"input: expected a file or folder, got nothing at {path}. Correct the path.")
-    if not path.is_dir():
-        return [str(path)]
-    found = image_files(path)
-    if spatial_dims == 3:
-        found = (name if name.lower().endswith(_NOT_DICOM) else str(Path(name).parent) for name in found)
-    images = list(dict.fromkeys(found))
-    if not images:
-        raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none.")
-    return images
 
 
 def predict_images(

@@ -27,7 +27,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from PIL import Image, ImageOps
 
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.medmnist import read_medmnist
 
 __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
@@ -63,7 +63,7 @@ class LoadMedicalImage(Transform):
     - NIfTI (``.nii``, ``.nii.gz``): scaled values. One slice, ``(X, Y, 1)``, is 2-D.
     - MedMNIST: a reference ``<archive>.npz::<split>/<index>`` in the place of a path, see
       :py:func:`~monai_weckd.data.medmnist.read_medmnist`.
-    - DICOM: as :py:class:`~monai_weckd.data.dicom_reader.DicomReader` gives it.
+    - DICOM: as :py:class:`~monai_weckd.data.dicom.reader.DicomReader` gives it.
 
     ``meta`` has the same keys for each format (DICOM adds some): ``filename_or_obj``, ``affine``,
     ``original_affine``, ``space``, ``spatial_shape``, ``original_channel_dim`` (0) and ``has_geometry``, so that

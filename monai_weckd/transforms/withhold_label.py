@@ -79,7 +79,7 @@ class WithholdLabeld(MapTransform):
 
 
 def _known_by(item: Mapping[Hashable, Any]) -> str:
-    """Return what an item is known by, as in :py:func:`monai_weckd.data.loader.training_items`."""
+    """Return what an item is known by, as in :py:func:`monai_weckd.data.stage_loader.training_items`."""
     key = item.get("id", item.get(CommonKeys.IMAGE))
     if "id" not in item and not isinstance(key, str | os.PathLike):
         raise ValueError(

@@ -24,7 +24,7 @@ from monai.utils import convert_to_tensor
 from monai.visualize import GradCAM, default_upsampler
 from PIL import Image
 
-from monai_weckd.features import unwrap
+from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["confident_errors", "save_error_gallery"]

@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader
 
 from monai_weckd.data import StageBatchSampler
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.engines import ChainEvents, fingerprint
-from monai_weckd.features import unwrap
+from monai_weckd.engines import ChainEvents
 from monai_weckd.handlers import ChainProgressBar, predict_probabilities
+from monai_weckd.networks import fingerprint
+from monai_weckd.networks.features import unwrap
 
 # one optimizer step a stage: the first without a teacher, the others with a teacher and a pool
 ONE_STEP = {"max_epochs": 3, "epoch_length": 1, "accept": "always", "init": "teacher", "pool_ratio": 1}

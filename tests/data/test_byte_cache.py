@@ -35,8 +35,8 @@ from monai.transforms import (
 from PIL import Image
 
 from monai_weckd.data import ByteCacheDataset, StageBatchSampler, StageDataset
-from monai_weckd.data.loader import as_batch
 from monai_weckd.data.row_store import RowStore, content_key, describe
+from monai_weckd.data.stage_loader import as_batch
 from monai_weckd.transforms import LoadMedicalImaged
 
 

@@ -23,7 +23,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from monai_weckd.data.datalist import Datalist, image_files, load_datalist
+from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.image_files import image_files
 from monai_weckd.utils.enums import UNLABELED
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".gz", ".dcm")

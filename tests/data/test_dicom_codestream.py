@@ -17,8 +17,8 @@ from dicom_files import dicom_dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import JPEG2000, JPEGBaseline8Bit
 
-from monai_weckd.data.dicom_codestream import check_codestreams
-from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom.codestream import check_codestreams
+from monai_weckd.data.dicom.errors import DicomReadError
 
 ROWS, COLUMNS = 20, 30
 

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.reader import DicomReader
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of what it repairs
 

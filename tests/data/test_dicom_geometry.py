@@ -18,8 +18,8 @@ from monai.transforms import LoadImage, Spacing
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.reader import DicomReader
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (5, 7), dtype=np.uint16)

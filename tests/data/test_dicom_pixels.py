@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.reader import DicomReader
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (5, 7), dtype=np.uint16)

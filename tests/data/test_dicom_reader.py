@@ -33,9 +33,9 @@ from pydicom.uid import (
 )
 
 from monai_weckd.data import dicom_codestream, dicom_pixels
-from monai_weckd.data.dicom_errors import DicomReadError, named_errors
-from monai_weckd.data.dicom_header import read_dicom
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.header import read_dicom
+from monai_weckd.data.dicom.reader import DicomReader
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (5, 7), dtype=np.uint16)
@@ -226,7 +226,7 @@ def test_a_configuration_builds_it(tmp_path):
         "load": {
             "_target_": "LoadImaged",
             "keys": "image",
-            "reader": {"_target_": "monai_weckd.data.dicom_reader.DicomReader", "window": [1000, 500]},
+            "reader": {"_target_": "monai_weckd.data.dicom.reader.DicomReader", "window": [1000, 500]},
             "ensure_channel_first": True,
         }
     }

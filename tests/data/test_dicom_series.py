@@ -24,7 +24,7 @@ from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd, SaveI
 from pydicom.uid import BasicTextSRStorage, MediaStorageDirectoryStorage
 
 from monai_weckd.data import dicom_header
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.reader import DicomReader
 
 RNG = np.random.default_rng(0)
 VOLUME = RNG.integers(0, 4096, (7, 5, 6), dtype=np.uint16)

@@ -23,8 +23,8 @@ from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.reader import DicomReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

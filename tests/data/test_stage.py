@@ -23,7 +23,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader
 
 from monai_weckd.data import StageBatchSampler, StageDataset
-from monai_weckd.data.loader import stage_loader, training_items
+from monai_weckd.data.stage_loader import stage_loader, training_items
 
 OPTIONS = {"batch_size": 4, "num_batches": 10, "seed": 0, "stage": 1}
 

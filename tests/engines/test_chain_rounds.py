@@ -17,8 +17,9 @@ import torch
 from chain_runs import make_chain
 from ignite.engine import Events
 
-from monai_weckd.engines import ChainEvents, fingerprint
+from monai_weckd.engines import ChainEvents
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import fingerprint
 
 ROUNDS = {"accept": "always", "chain_epochs": 6}
 

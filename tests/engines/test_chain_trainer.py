@@ -22,8 +22,9 @@ from monai.data import CacheDataset, Dataset
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
-from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, fingerprint
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
 
 

@@ -23,8 +23,9 @@ from monai.transforms import Compose
 from monai.utils import CommonKeys
 from torch.nn import functional
 
-from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer, fingerprint, freeze
+from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer
 from monai_weckd.losses import DistillationLoss, attention_transfer_loss, distillation_loss
+from monai_weckd.networks import fingerprint, freeze
 
 
 def make_network(seed=0):

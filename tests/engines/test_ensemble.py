@@ -15,8 +15,9 @@ import pytest
 import torch
 from chain_runs import make_chain, make_network
 
-from monai_weckd.engines import ChainEvents, MeanLogits
+from monai_weckd.engines import ChainEvents
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import MeanLogits
 
 
 def test_an_ensemble_of_none_is_refused():

@@ -20,9 +20,10 @@ from chain_runs import make_chain, make_network
 from ignite.engine import Events
 from monai.engines import IterationEvents
 
-from monai_weckd.engines import DistillationKeys, DistillationTrainer, TeacherCache, fingerprint
-from monai_weckd.engines.utils import page_out
+from monai_weckd.engines import DistillationKeys, DistillationTrainer, TeacherCache
 from monai_weckd.losses import DistillationLoss, attention_map
+from monai_weckd.networks import fingerprint
+from monai_weckd.networks.freezing import page_out
 
 
 class Asked(torch.nn.Sequential):

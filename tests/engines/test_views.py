@@ -17,7 +17,8 @@ from chain_runs import make_chain, make_items
 from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
-from monai_weckd.engines import ChainEvents, DistillationKeys, PrepareViews, fingerprint
+from monai_weckd.engines import ChainEvents, DistillationKeys, PrepareViews
+from monai_weckd.networks import fingerprint
 from monai_weckd.transforms import BatchAugment, BatchRandFlip, BatchRandGaussianNoise
 
 WEAK = [BatchRandFlip(0.5, (0, 1))]

@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader
 
 import monai_weckd.utils.files
 from monai_weckd import plan_chain
-from monai_weckd.engines import ChainEvents, fingerprint
+from monai_weckd.engines import ChainEvents
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.files import finish_writing, pack_state, read_state, state_bytes, write_state
 

@@ -25,9 +25,10 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader, Dataset
 
 from monai_weckd import plan_chain, plan_training
-from monai_weckd.engines import ChainEvents, fingerprint
+from monai_weckd.engines import ChainEvents
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
 
 CLASSES = ("a", "b", "c")

@@ -24,8 +24,8 @@ from sklearn.metrics import accuracy_score
 from torch.utils.data import DataLoader
 
 from monai_weckd import ChainPlan, plan_chain
-from monai_weckd.engines import fingerprint
 from monai_weckd.handlers import ChainRecorder, predict_probabilities
+from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize import write_report

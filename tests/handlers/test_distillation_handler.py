@@ -25,9 +25,10 @@ from monai.networks.nets import DenseNet
 from monai.transforms import RandGaussianNoised
 from monai.utils import set_determinism
 
-from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer, fingerprint
+from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer
 from monai_weckd.handlers import DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
+from monai_weckd.networks import fingerprint
 
 LAYER = "2"
 

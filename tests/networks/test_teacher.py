@@ -20,9 +20,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 
-from monai_weckd.engines import fingerprint
 from monai_weckd.handlers import DistillationHandler
-from monai_weckd.networks import OnnxNetwork, load_teacher
+from monai_weckd.networks import OnnxNetwork, fingerprint, load_teacher
 from monai_weckd.utils.records import sealed_json
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"

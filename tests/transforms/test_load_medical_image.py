@@ -25,8 +25,8 @@ from monai.transforms import EnsureChannelFirst, SaveImage
 from PIL import Image
 from pydicom.pixels import convert_color_space
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_reader import DicomReader
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.transforms.load import (
     LoadMedicalImage,
     LoadMedicalImageD,
@@ -281,7 +281,7 @@ def test_the_dictionary_form_loads_its_keys(tmp_path):
 
 
 def test_a_configuration_builds_it_and_it_goes_to_workers(tmp_path):
-    reader = {"_target_": "monai_weckd.data.dicom_reader.DicomReader", "window": "dicom"}
+    reader = {"_target_": "monai_weckd.data.dicom.reader.DicomReader", "window": "dicom"}
     target = "monai_weckd.transforms.load.LoadMedicalImaged"
     config = {"load": {"_target_": target, "keys": "image", "channels": 3, "dicom_reader": reader}}
     load = pickle.loads(pickle.dumps(ConfigParser(config).get_parsed_content("load")))

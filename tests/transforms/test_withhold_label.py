@@ -22,7 +22,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, Lambdad
 
-from monai_weckd.data.loader import training_items
+from monai_weckd.data.stage_loader import training_items
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.transforms import WithholdLabeld
 from monai_weckd.utils.enums import UNLABELED

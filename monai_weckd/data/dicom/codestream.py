@@ -24,7 +24,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom.errors import DicomReadError
 
 __all__ = ["check_codestreams", "check_deflated"]
 

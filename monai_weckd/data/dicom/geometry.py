@@ -18,8 +18,8 @@ import numpy as np
 from monai.data.utils import orientation_ras_lps
 from pydicom.dataset import Dataset
 
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_header import frame_module, numbers
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.header import frame_module, numbers
 
 __all__ = ["ImagePlane", "image_plane", "order_planes", "plane_affine", "pixel_spacing"]
 

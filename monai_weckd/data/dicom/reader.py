@@ -22,11 +22,11 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from pydicom.datadict import DicomDictionary, tag_for_keyword
 from pydicom.dataset import Dataset
 
-from monai_weckd.data.dicom_errors import DicomReadError, named_errors
-from monai_weckd.data.dicom_geometry import ImagePlane, image_plane, order_planes, pixel_spacing, plane_affine
-from monai_weckd.data.dicom_header import check_is_picture
-from monai_weckd.data.dicom_pixels import Window, picture_frames
-from monai_weckd.data.dicom_series import read_series
+from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.geometry import ImagePlane, image_plane, order_planes, pixel_spacing, plane_affine
+from monai_weckd.data.dicom.header import check_is_picture
+from monai_weckd.data.dicom.pixels import Window, picture_frames
+from monai_weckd.data.dicom.series import read_series
 
 __all__ = ["DicomReader"]
 

@@ -26,8 +26,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
-from monai_weckd.data.dicom_errors import DicomReadError, named_errors
-from monai_weckd.data.dicom_series import read_series
+from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.series import read_series
 
 if TYPE_CHECKING:
     import highdicom

@@ -17,9 +17,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, get_decoder
 
-from monai_weckd.data.dicom_codestream import check_codestreams
-from monai_weckd.data.dicom_errors import DicomReadError
-from monai_weckd.data.dicom_header import frame_module, numbers, standard_name
+from monai_weckd.data.dicom.codestream import check_codestreams
+from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.header import frame_module, numbers, standard_name
 
 __all__ = ["Window", "picture_frames"]
 
@@ -35,7 +35,7 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255.
 
     Args:
-        dataset: what :py:func:`~monai_weckd.data.dicom_header.read_dicom` gave.
+        dataset: what :py:func:`~monai_weckd.data.dicom.header.read_dicom` gave.
         window: ``None`` keeps modality values, ``"dicom"`` applies the window or VOI table of the header, and
             ``(center, width)`` that window, all to 0..1. Gray images only. Defaults to ``None``.
 

@@ -22,9 +22,9 @@ from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
 from monai_weckd.cli.options import parse_value
-from monai_weckd.cost import estimate_cost
+from monai_weckd.costs.estimate import estimate_cost
+from monai_weckd.costs.probe import probe_costs
 from monai_weckd.plan.chain_plan import ChainPlan
-from monai_weckd.probe import probe_costs
 
 __all__ = ["BundleForecast"]
 

@@ -20,8 +20,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMicroscopyImageStorage
 
-from monai_weckd.data.dicom_codestream import check_deflated
-from monai_weckd.data.dicom_errors import DicomReadError
+from monai_weckd.data.dicom.codestream import check_deflated
+from monai_weckd.data.dicom.errors import DicomReadError
 
 __all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
 

@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
 from pydicom.uid import UID
 
-from monai_weckd.data.dicom_errors import DicomReadError, named_errors
-from monai_weckd.data.dicom_header import read_dicom, standard_name
+from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.header import read_dicom, standard_name
 
 __all__ = ["read_series"]
 

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from monai.engines import default_prepare_batch
 
-from monai_weckd.cost import StepCosts
+from monai_weckd.costs.estimate import StepCosts
 from monai_weckd.data.stage import INDEX, VIEW
-from monai_weckd.engines.utils import freeze
-from monai_weckd.features import unwrap
 from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks.features import unwrap
+from monai_weckd.networks.freezing import freeze
 
 __all__ = ["peak_bytes", "probe_costs", "resident_bytes"]
 
