@@ -20,20 +20,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.apps.label.command import add_label
 from monai_weckd.bundle_copy import add_bundle
+from monai_weckd.cli.compare import add_compare
+from monai_weckd.cli.label import add_label
 from monai_weckd.cli.options import split_assignment
-from monai_weckd.compare.command import add_compare
+from monai_weckd.cli.pacs import add_pacs
+from monai_weckd.cli.predict import add_predict
+from monai_weckd.cli.tune import add_tune
 from monai_weckd.data.datalist import Datalist, load_datalist
-from monai_weckd.pacs.command import add_pacs
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.planner import plan_chain, read_shards
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS, divide_epochs, group_of
-from monai_weckd.predict.command import add_predict
-from monai_weckd.tune.command import add_tune
 
 if TYPE_CHECKING:
     from monai_weckd.costs.forecast import BundleForecast

@@ -24,9 +24,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from monai_weckd.annotation.bundle import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
+from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.data.verify import find_faults
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain

@@ -25,7 +25,7 @@ from monai.utils import MetaKeys
 from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.transforms.load import LoadMedicalImage
+from monai_weckd.data.image_reader import read_image
 
 __all__ = ["describe_image", "image_png"]
 
@@ -129,7 +129,7 @@ def _read(path: str) -> _Shown:
 
 @lru_cache(maxsize=4)  # who scrolls asks for one slice after the other
 def _kept(path: str, changed: int) -> _Shown:
-    array, meta = LoadMedicalImage(dicom_reader=DicomReader(tags=_WINDOW)).read(path)
+    array, meta = read_image(path, dicom_reader=DicomReader(tags=_WINDOW))
     if array.shape[0] not in (1, 3):
         raise ValueError(f"image: expected 1 or 3 channels, got {array.shape[0]}. Convert it.")
     limits = float(array.min()), float(array.max())

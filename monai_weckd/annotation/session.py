@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from monai_weckd.annotation.bundle import ImagePredictor
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.store import LabelStore
+from monai_weckd.annotation.training import ImagePredictor
 
 __all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownImageError"]
 

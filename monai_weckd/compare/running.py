@@ -28,7 +28,7 @@ from monai_weckd.metrics import classification_metrics
 from monai_weckd.utils.errors import first_cause
 
 if TYPE_CHECKING:
-    from monai_weckd.compare.bundle import ComparedBundle
+    from monai_weckd.compare.training import ComparedBundle
 
 __all__ = ["ArmRun", "execute", "run_arm"]
 

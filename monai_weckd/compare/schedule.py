@@ -24,7 +24,7 @@ from monai_weckd.compare.running import ArmRun, execute
 from monai_weckd.compare.store import RunStore
 
 if TYPE_CHECKING:
-    from monai_weckd.compare.bundle import ComparedBundle
+    from monai_weckd.compare.training import ComparedBundle
 
 __all__ = ["plan_runs", "work_off"]
 

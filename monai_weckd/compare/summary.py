@@ -25,7 +25,7 @@ from monai_weckd.compare.statistics import METRICS, ArmDifference, RunPrediction
 from monai_weckd.compare.store import RunStore
 
 if TYPE_CHECKING:
-    from monai_weckd.compare.bundle import ComparedBundle
+    from monai_weckd.compare.training import ComparedBundle
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 

@@ -36,7 +36,7 @@ _MODES = ("error", "skip")
 def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist:
     """Read every image once, as training does, and stop at, or leave out, the items that cannot be used.
 
-    The reader is :py:meth:`monai_weckd.transforms.LoadMedicalImage.read`: what it refuses is found here, before
+    The reader is :py:func:`monai_weckd.data.image_reader.read_image`: what it refuses is found here, before
     anything is trained or written. Of compressed NIfTI the checksum is compared, too. Of a MedMNIST archive each split
     is read once, against its checksum. What this process has read before, and what has not been written to since, is
     not read again.
@@ -102,11 +102,11 @@ def _state(path: str) -> tuple[str, int, int]:
 @lru_cache(maxsize=1 << 17)
 def _known_fault(path: str, states: tuple[tuple[str, int, int], ...]) -> str | None:
     # imported here: to list and to plan takes no torch
-    from monai_weckd.transforms.load import LoadMedicalImage
+    from monai_weckd.data.image_reader import read_image
 
     try:
         if not check_split(path):
-            LoadMedicalImage().read(path)
+            read_image(path)
             if path.lower().endswith(".gz"):
                 _check_gzip(path)
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:

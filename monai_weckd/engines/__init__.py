@@ -15,9 +15,9 @@ from .alignment import DistributionAlignment
 from .averaging import WeightAverage
 from .calibration import divide_logits, fit_temperature
 from .chain import ChainDistillationTrainer
-from .chain_options import ChainEvents, ChainOptions, StageRecord
 from .distillation import DistillationTrainer
 from .distiller import DistillationEvents, DistillationKeys, Distiller
+from .options import ChainEvents, ChainOptions, StageRecord
 from .teacher_cache import TeacherCache
 from .views import PrepareViews
 from .walker import StageWalker

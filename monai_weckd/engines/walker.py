@@ -26,13 +26,13 @@ from monai.inferers import SimpleInferer
 
 from monai_weckd.data.stage_loader import stage_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
-from monai_weckd.engines.asking import ask_for_shard
 from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
-from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, StageRecord, Stateful
+from monai_weckd.engines.distributed import check_same_on_all_ranks, of_rank_0, share_weights
 from monai_weckd.engines.guards import check_loss, check_metric
-from monai_weckd.engines.ranks import check_same_on_all_ranks, of_rank_0, share_weights
+from monai_weckd.engines.options import ChainEvents, ChainOptions, StageRecord, Stateful
 from monai_weckd.engines.resuming import restore_walk, walk_state
+from monai_weckd.engines.shard_request import ask_for_shard
 from monai_weckd.engines.utils import attach_first
 from monai_weckd.networks.ensemble import MeanLogits
 from monai_weckd.networks.features import unwrap

@@ -20,8 +20,8 @@ from .distillation import DistillationHandler
 from .losses import losses_from_output
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
+from .schedules import TemperatureHandler
 from .teacher_weight import TeacherWeightHandler
-from .temperature import TemperatureHandler
 
 __all__ = [
     "ChainCheckpoint",

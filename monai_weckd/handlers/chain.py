@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.engines.chain_options import ChainEvents, ChainOptions, Stateful
+from monai_weckd.engines.options import ChainEvents, ChainOptions, Stateful
 from monai_weckd.engines.walker import StageWalker
 from monai_weckd.handlers.distillation import DistillationHandler
 

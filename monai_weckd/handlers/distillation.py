@@ -22,8 +22,8 @@ from monai.engines import SupervisedTrainer
 
 from monai_weckd.engines.distiller import DistillationEvents, Distiller
 from monai_weckd.engines.utils import attach_first
+from monai_weckd.handlers.schedules import TemperatureHandler
 from monai_weckd.handlers.teacher_weight import TeacherWeightHandler
-from monai_weckd.handlers.temperature import TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import load_teacher
 

@@ -27,8 +27,8 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import images_behind
-from monai_weckd.engines.chain_options import ChainEvents
 from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.engines.options import ChainEvents
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import unwrap

@@ -14,7 +14,7 @@ from __future__ import annotations
 from ignite.engine import Events
 from monai.engines import Workflow
 
-from monai_weckd.handlers.temperature import stage_progress
+from monai_weckd.handlers.schedules import stage_progress
 from monai_weckd.losses import DistillationLoss
 
 __all__ = ["TeacherWeightHandler"]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from monai_weckd.predict.bundle import PredictionBundle
+from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.system import available_processors
 
 __all__ = ["Prediction", "predict_images"]

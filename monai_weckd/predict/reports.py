@@ -17,8 +17,8 @@ from pathlib import Path
 from monai.data.image_reader import is_dicom_path
 
 from monai_weckd.data import ClassificationSRWriter, DicomReadError
-from monai_weckd.predict.bundle import PredictionBundle
 from monai_weckd.predict.images import Prediction
+from monai_weckd.predict.model import PredictionBundle
 
 __all__ = ["ReportFolder"]
 

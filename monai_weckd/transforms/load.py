@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +19,15 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor
-from monai.data.image_reader import ImageReader, NibabelReader
-from monai.data.utils import is_no_channel
+from monai.data.image_reader import ImageReader
 from monai.transforms import MapTransform, Transform
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
-from PIL import Image, ImageOps
+from monai.utils import ImageMetaKey, MetaKeys
 
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.medmnist import read_medmnist
+from monai_weckd.data.image_reader import read_image
 
 __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-_PLAIN_MODES = ("L", "RGB", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_CONVERTED_MODES = {
-    "1": "L",
-    "LA": "L",
-    "P": "RGB",
-    "PA": "RGB",
-    "RGBA": "RGB",
-    "RGBX": "RGB",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-}
-_MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's "L"
 
 
@@ -102,55 +83,16 @@ class LoadMedicalImage(Transform):
 
         Raises:
             FileNotFoundError: When there is nothing at ``path``.
-            ValueError: When :py:meth:`read` refuses it, or its channels do not fit.
+            ValueError: When :py:func:`~monai_weckd.data.image_reader.read_image` refuses it, or its channels do not
+                fit.
         """
         path = Path(path).expanduser()
-        array, meta = self.read(path)
+        array, meta = read_image(path, dicom_reader=self.dicom_reader)
         array = _with_channels(array, self.channels, path)
         meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
         return MetaTensor.ensure_torch_and_prune_meta(np.ascontiguousarray(array, dtype=np.float32), meta)
-
-    def read(self, path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return an image as it is stored, channel-first, and where it lies: all that can fail, and nothing beyond.
-
-        Args:
-            path: as for a call.
-
-        Raises:
-            FileNotFoundError: When there is nothing at ``path``.
-            ValueError: When it is not one image in a known format, is damaged or too large, or holds NaN or infinity.
-        """
-        path = Path(path).expanduser()
-        array = read_medmnist(str(path))
-        if array is not None:
-            meta = _meta(np.eye(4), has_geometry=False)
-        elif path.exists():
-            array, meta = self._read(path)
-        else:
-            raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
-        _check_finite(array, path)
-        return array, meta
-
-    def _read(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return a channel-first array and where it lies, by the format of the file."""
-        head = b"" if path.is_dir() else _head(path)
-        if path.is_dir() or head[128:] == b"DICM":
-            return self._read_dicom(path)
-        if not head:
-            raise ValueError(f"{path}: expected an image, got an empty file. Copy it again or leave it out.")
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            return _read_nifti(path)
-        if head.startswith(_PICTURES):
-            return _read_picture(path)
-        if path.suffix.lower() in _DICOM_SUFFIXES:
-            return self._read_dicom(path)  # says what is wrong with it
-        raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format. Convert it.")
-
-    def _read_dicom(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        array, meta = self.dicom_reader.get_data(self.dicom_reader.read(str(path)))
-        return _channel_first(array, meta[MetaKeys.ORIGINAL_CHANNEL_DIM]), meta
 
 
 class LoadMedicalImaged(MapTransform):
@@ -184,92 +126,6 @@ class LoadMedicalImaged(MapTransform):
         for key in self.key_iterator(d):
             d[key] = self.loader(d[key])
         return d
-
-
-def _head(path: Path) -> bytes:
-    """Return the bytes that tell the format."""
-    with path.open("rb") as file:
-        return file.read(132)
-
-
-def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read a picture with Pillow, upright, as gray or RGB."""
-    limit = Image.MAX_IMAGE_PIXELS or math.inf
-    # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
-    with path.open("rb") as file, _decoding(path), Image.open(file, formats=_FORMATS) as image:
-        # Pillow itself only warns of up to twice as many
-        if math.prod(image.size) > limit:
-            raise Image.DecompressionBombError
-        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
-        ImageOps.exif_transpose(image, in_place=True)
-        mode = _CONVERTED_MODES.get(image.mode, image.mode)
-        array = np.asarray(image if mode == image.mode else image.convert(mode))
-    if pages > 1:
-        raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
-    if mode not in _PLAIN_MODES:
-        raise ValueError(f"{path}: expected a gray or RGB picture, got mode {mode}. Convert it.")
-    affine, channel_dim = np.eye(4), float("nan") if array.ndim == 2 else -1
-    return _channel_first(np.swapaxes(array, 0, 1), channel_dim), _meta(affine, has_geometry=False)
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read a NIfTI file with MONAI's reader; RGB24 voxels become channels, one slice becomes 2-D."""
-    reader = NibabelReader(squeeze_non_spatial_dims=True)
-    with _decoding(path):
-        image = reader.read(str(path))
-    if math.prod(image.shape) > _MAX_VOXELS:
-        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {image.shape}. Crop or resample it.")
-    with _decoding(path):
-        array, header = reader.get_data(image)
-    channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
-    if array.dtype.names:
-        array, channel_dim = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1), -1
-    array = _channel_first(array, channel_dim)
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    if array.ndim not in (3, 4) or np.iscomplexobj(array):
-        raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
-    return array, _meta(header[MetaKeys.AFFINE], has_geometry=bool(header["sform_code"] or header["qform_code"]))
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever damaged bytes make a decoder raise into one line that names the file."""
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
-        ) from error
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path}: cannot be decoded ({reason}). Repair the file or leave it out.") from error
-
-
-def _check_finite(array: np.ndarray, path: Path) -> None:
-    """Refuse NaN, and what is infinite in float32: one such voxel spreads to all in the first normalization."""
-    if array.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore"):
-        bad = array.size - int(np.isfinite(array.astype(np.float32, copy=False)).sum())
-    if bad:
-        raise ValueError(
-            f"{path}: expected finite values, got {bad} of {array.size} that are NaN or infinite. "
-            "Replace them, by 0 where they are background, or leave the file out."
-        )
-
-
-def _meta(affine: np.ndarray, *, has_geometry: bool) -> dict[str, Any]:
-    return {
-        MetaKeys.AFFINE: affine,
-        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        "has_geometry": has_geometry,
-    }
-
-
-def _channel_first(array: np.ndarray, channel_dim: float) -> np.ndarray:
-    return array[None] if is_no_channel(channel_dim) else np.moveaxis(array, int(channel_dim), 0)
 
 
 def _with_channels(array: np.ndarray, channels: int | None, path: Path) -> np.ndarray:

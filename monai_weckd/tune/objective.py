@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from monai_weckd.tune.backend import optuna
-from monai_weckd.tune.bundle import TunedBundle
 from monai_weckd.tune.pruner import TrialPruner
 from monai_weckd.tune.space import suggest_values
+from monai_weckd.tune.training import TunedBundle
 from monai_weckd.utils.errors import one_error
 
 __all__ = ["METRIC", "ChainObjective"]

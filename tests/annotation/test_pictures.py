@@ -21,7 +21,7 @@ from dicom_files import write_dicom, write_series
 from PIL import Image
 
 from monai_weckd.annotation import describe_image, image_png
-from monai_weckd.transforms import LoadMedicalImage
+from monai_weckd.data.image_reader import read_image
 
 # from indices to mm in RAS: axial as DICOM has it, axial as NIfTI has it, sagittal, coronal with axes swapped, oblique
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -98,7 +98,7 @@ def test_a_dicom_series_begins_with_its_own_window(tmp_path):
     folder = tmp_path / "series"
     write_series(folder, array, LPS, WindowCenter=[40, 300], WindowWidth=[400, 2000])
     assert describe_image(str(folder))["window"] == {"center": 40, "width": 400}
-    read = LoadMedicalImage().read(folder)[0][0]
+    read = read_image(folder)[0][0]
     for number in range(4):
         expected = np.clip((read[..., number].T + 160) / 400 * 255, 0, 255)
         np.testing.assert_allclose(pixels(image_png(str(folder), number=number)), expected, atol=0.5001)
@@ -117,7 +117,7 @@ def test_a_dicom_series_begins_with_its_own_window(tmp_path):
 def test_where_a_header_has_no_window_of_use_most_values_are_shown(tmp_path, elements):
     array = np.random.default_rng(0).integers(0, 4000, (32, 32)).astype(np.uint16)
     path = write_dicom(tmp_path / "a.dcm", array, **elements)
-    low, high = np.percentile(LoadMedicalImage().read(path)[0], (1, 99))
+    low, high = np.percentile(read_image(path)[0], (1, 99))
     assert describe_image(path)["window"] == pytest.approx({"center": (low + high) / 2, "width": high - low})
 
 

@@ -19,7 +19,7 @@ from dicom_files import write_series
 from label_browser import ForkedServer, Page, needs_browser
 from label_server import ROOT, needs_monai_label
 
-from monai_weckd.transforms import LoadMedicalImage
+from monai_weckd.data.image_reader import read_image
 
 pytestmark = [needs_browser, needs_monai_label]
 
@@ -41,7 +41,7 @@ def test_volumes_are_scrolled_and_windowed(forks, tmp_path, browser):
         page = Page(browser, server.url)
         for _ in range(2):
             path = studies / page.name
-            array = LoadMedicalImage().read(path)[0][0]
+            array = read_image(path)[0][0]
             slices = array.shape[2]
 
             def shows(number, array=array):

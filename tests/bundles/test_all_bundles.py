@@ -29,7 +29,7 @@ from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metada
 from PIL import Image
 
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.predict.bundle import PredictionBundle
+from monai_weckd.predict.model import PredictionBundle
 
 # the otoscopy bundle, whose files the others are made from, has tests of its own; here is what must hold for all
 REAL = {

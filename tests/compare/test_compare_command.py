@@ -22,11 +22,11 @@ import pytest
 
 from monai_weckd.__main__ import main
 from monai_weckd.compare.arms import ARMS
-from monai_weckd.compare.bundle import ComparedBundle
 from monai_weckd.compare.folds import cross_validation_splits
 from monai_weckd.compare.running import execute, run_arm
 from monai_weckd.compare.schedule import plan_runs
 from monai_weckd.compare.store import RunStore
+from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.plan.chain_plan import ChainPlan
 

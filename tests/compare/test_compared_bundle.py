@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd.compare.bundle import ComparedBundle
+from monai_weckd.compare.training import ComparedBundle
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 

@@ -28,8 +28,8 @@ from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_mo
 from monai_weckd.__main__ import main
 from monai_weckd.data import read_classification_sr
 from monai_weckd.predict import images
-from monai_weckd.predict.bundle import PredictionBundle
 from monai_weckd.predict.confidence import validation_text
+from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import read_table, table_text
 

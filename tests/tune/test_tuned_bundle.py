@@ -22,9 +22,9 @@ import pytest
 
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.plan.oracle import LabelOracle
-from monai_weckd.tune.bundle import TunedBundle
 from monai_weckd.tune.objective import METRIC, ChainObjective
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
+from monai_weckd.tune.training import TunedBundle
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"

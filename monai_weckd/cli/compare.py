@@ -56,11 +56,11 @@ def _compare(args: argparse.Namespace) -> None:
     import logging
 
     from monai_weckd.compare.arms import choose_arms
-    from monai_weckd.compare.bundle import ComparedBundle
     from monai_weckd.compare.folds import cross_validation_splits
     from monai_weckd.compare.schedule import plan_runs, work_off
     from monai_weckd.compare.store import RunStore
     from monai_weckd.compare.summary import summarize_comparison
+    from monai_weckd.compare.training import ComparedBundle
     from monai_weckd.data.phantoms import is_phantom
     from monai_weckd.visualize.comparison import check_page
 

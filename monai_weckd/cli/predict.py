@@ -22,8 +22,8 @@ from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
-    from monai_weckd.predict.bundle import PredictionBundle
     from monai_weckd.predict.images import Prediction
+    from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
 
 __all__ = ["add_predict"]
@@ -58,8 +58,8 @@ def _predict(args: argparse.Namespace) -> None:
     _check(args)
     changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     from monai_weckd.data.image_files import list_images
-    from monai_weckd.predict.bundle import PredictionBundle
     from monai_weckd.predict.confidence import calibration_text, validation_text
+    from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=changes)

@@ -23,7 +23,7 @@ from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
 if TYPE_CHECKING:
     import optuna
 
-    from monai_weckd.tune.bundle import TunedBundle
+    from monai_weckd.tune.training import TunedBundle
 
 __all__ = ["add_tune"]
 
@@ -61,9 +61,9 @@ def _tune(args: argparse.Namespace) -> None:
 
     # one line for each trial is ours; an error is told by the command
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    from monai_weckd.tune.bundle import TunedBundle
     from monai_weckd.tune.objective import ChainObjective
     from monai_weckd.tune.study import open_study
+    from monai_weckd.tune.training import TunedBundle
     from monai_weckd.tune.trials import run_trials
 
     # it warns in every trial that the bundle's logging is not set up

@@ -102,7 +102,7 @@ def _studies(args: argparse.Namespace) -> Path:
         if not Path(args.studies).is_dir():
             raise ValueError(f"studies: expected a folder of images, got {args.studies!r}. Correct the path.")
         return Path(args.studies)
-    from monai_weckd.pacs.command import fetch_into, filter_of
+    from monai_weckd.cli.pacs import fetch_into, filter_of
 
     if args.output_dir is None:
         raise ValueError("output_dir: expected a folder for images from a DICOMweb service, got none. Pass one.")
