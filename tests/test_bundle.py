@@ -17,14 +17,9 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_weckd.bundle import (
-    is_complete,
-    prepare_output_dir,
-    refuse_unused_keys,
-    run_settings,
-    show_cause_last,
-    unused_keys,
-)
+from monai_weckd.bundle.checks import refuse_unused_keys, show_cause_last, unused_keys
+from monai_weckd.bundle.identity import run_settings
+from monai_weckd.bundle.output import is_complete, prepare_output_dir
 
 CONFIG = {
     "imports": ["$import monai_weckd"],

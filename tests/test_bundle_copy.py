@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from monai_weckd import bundle_copy
-from monai_weckd.__main__ import main
-from monai_weckd.bundle_copy import bundle_names, copy_bundle
+from monai_weckd.bundle.shipped import bundle_names, copy_bundle
+from monai_weckd.cli.main import main
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 NAME = "otoscopy_chain_classification"

@@ -27,7 +27,7 @@ from monai.data import Dataset
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.compare.store import RunStore
 from monai_weckd.handlers import ChainRecorder
 from monai_weckd.plan.settings import PlanSettings

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data.datalist import load_datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import check_plan
@@ -207,7 +207,7 @@ def test_phantom(capsys, monkeypatch, tmp_path):
 def test_as_a_program_without_torch(dataset):
     # planning starts at once: neither torch nor MONAI is imported
     code = (
-        "import sys; from monai_weckd.__main__ import main; code = main(sys.argv[1:]); "
+        "import sys; from monai_weckd.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'monai'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else code)"
     )
     command = [sys.executable, "-c", code, "plan", "--dataset_dir", str(dataset)]

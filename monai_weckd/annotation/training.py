@@ -24,7 +24,7 @@ from ignite.engine import Events
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle import training_files
+from monai_weckd.bundle.config import training_files
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.networks.features import extract
 from monai_weckd.plan.chain_plan import ChainPlan

@@ -25,7 +25,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_weckd.bundle import PLACES, find_overlay, training_files
+from monai_weckd.bundle.config import find_overlay, training_files
+from monai_weckd.bundle.identity import PLACES
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.data.datalist import Datalist

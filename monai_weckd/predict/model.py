@@ -23,7 +23,8 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle import describe_transforms, find_overlay
+from monai_weckd.bundle.config import find_overlay
+from monai_weckd.bundle.identity import describe_transforms
 from monai_weckd.utils.errors import one_error
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import model_chain

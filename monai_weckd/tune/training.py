@@ -20,7 +20,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_weckd.bundle import PLACES, training_files, unused_keys
+from monai_weckd.bundle.checks import unused_keys
+from monai_weckd.bundle.config import training_files
+from monai_weckd.bundle.identity import PLACES
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation

@@ -27,8 +27,8 @@ from dicom_files import write_dicom
 from filelock import FileLock
 
 from monai_weckd import ChainPlan
-from monai_weckd.__main__ import main
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, StageRunningError, find_items
+from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.data.phantoms import make_phantom
 

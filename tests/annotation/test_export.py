@@ -20,7 +20,7 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.utils.enums import UNLABELED
 

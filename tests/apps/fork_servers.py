@@ -21,8 +21,8 @@ import sys
 import torch
 
 import monai_weckd.annotation
-from monai_weckd.__main__ import main
 from monai_weckd.apps.label import server
+from monai_weckd.cli.main import main
 
 os.environ.update(server._SETTINGS)
 server.register_missing()

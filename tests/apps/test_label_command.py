@@ -17,7 +17,7 @@ import sys
 import pytest
 from filelock import FileLock
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
 
 

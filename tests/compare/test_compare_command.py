@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.folds import cross_validation_splits
 from monai_weckd.compare.running import execute, run_arm

@@ -23,8 +23,8 @@ from dicom_files import PATIENT, write_dicom, write_series
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from monai_weckd.data import ByteCacheDataset, load_datalist, verify_images
-from monai_weckd.transforms import LoadMedicalImage, load
+from monai_weckd.data import ByteCacheDataset, image_reader, load_datalist, verify_images
+from monai_weckd.transforms import LoadMedicalImage
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 RNG = np.random.default_rng(0)
@@ -161,14 +161,14 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     root = folder_with(tmp_path, "a.png", picture)
     (root / "a.png").chmod(0)
     if os.access(root / "a.png", os.R_OK):  # as root
-        genuine = load._head
+        genuine = image_reader._head
 
         def head(path):
             if path.name == "a.png":
                 raise PermissionError(13, "Permission denied", str(path))
             return genuine(path)
 
-        monkeypatch.setattr(load, "_head", head)
+        monkeypatch.setattr(image_reader, "_head", head)
     refused_and_skipped(
         root, "a.png", r"cannot be read \(Permission denied\)\. See that it is there and may be read, or leave it out\."
     )

@@ -23,7 +23,7 @@ from pydicom.uid import generate_uid
 
 pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.pacs.fetch import series_folder
 from monai_weckd.pacs.server import DicomwebServer
 

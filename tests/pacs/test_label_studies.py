@@ -19,7 +19,7 @@ from fake_dicomweb import FakeDicomweb
 
 pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "brain_mri_chain_classification"
 

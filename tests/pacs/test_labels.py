@@ -18,7 +18,7 @@ from pydicom.uid import generate_uid
 
 pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data import ClassificationSRWriter, load_datalist
 from monai_weckd.utils.tables import read_table
 

@@ -31,7 +31,7 @@ pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'"
 
 import orthanc_server
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist, read_classification_sr, verify_images
 from monai_weckd.pacs.server import DicomwebServer
 from monai_weckd.utils.tables import read_table

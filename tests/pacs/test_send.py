@@ -26,7 +26,7 @@ from pydicom.uid import generate_uid
 pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
 pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data import ClassificationSRWriter
 from monai_weckd.pacs.server import DicomwebServer
 

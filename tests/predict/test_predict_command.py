@@ -25,7 +25,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data import read_classification_sr
 from monai_weckd.predict import images
 from monai_weckd.predict.confidence import validation_text

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd.__main__ import main
+from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.tune.objective import METRIC, ChainObjective
 from monai_weckd.tune.space import SPACE, suggest_values
@@ -141,7 +141,7 @@ def test_without_a_completed_trial_there_is_one_line(capsys, dataset, tmp_path):
 
 def test_without_optuna_there_is_one_line(dataset, tmp_path):
     code = (
-        "import sys; sys.modules['optuna'] = None; from monai_weckd.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; sys.modules['optuna'] = None; from monai_weckd.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     done = python(code, *arguments(dataset, tmp_path / "out"))
     assert done.returncode == 1
@@ -153,7 +153,7 @@ def test_without_optuna_there_is_one_line(dataset, tmp_path):
 
 def test_the_other_commands_do_not_import_optuna(dataset):
     code = (
-        "import sys; from monai_weckd.__main__ import main; code = main(sys.argv[1:]); "
+        "import sys; from monai_weckd.cli.main import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'monai', 'optuna', 'sqlalchemy'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )

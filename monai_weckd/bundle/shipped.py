@@ -11,32 +11,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["add_bundle", "bundle_names", "copy_bundle"]
+__all__ = ["bundle_names", "copy_bundle"]
 
 # what trainings and interpreters leave in a bundle is no part of it, and not in the wheel
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "models", "output")
-
-
-def add_bundle(commands: Any) -> None:
-    """Add the command ``bundle``.
-
-    Args:
-        commands: the subparsers of ``python -m monai_weckd``.
-
-    """
-    parser = commands.add_parser("bundle", help="copy a bundle, to run it and to change it", allow_abbrev=False)
-    parser.set_defaults(run=_bundle)
-    parser.add_argument("--name", required=True, help=f"one of {', '.join(bundle_names())}")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder in which the bundle becomes DIR/NAME")
 
 
 def bundle_names() -> list[str]:
@@ -76,14 +60,6 @@ def copy_bundle(name: str, folder: str | os.PathLike[str]) -> Path:
 
 def _home() -> Path:
     """Return the folder of the bundles: in a wheel it is in the package, in a checkout beside it."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "bundles"
     return installed if installed.is_dir() else package.parent / "bundles"
-
-
-def _bundle(args: argparse.Namespace) -> None:
-    target = copy_bundle(args.name, args.to)
-    command = ["python", "-m", "monai.bundle", "run", "--config_file", target / "configs" / "train.json"]
-    command += ["--bundle_root", target, "--dataset_dir", "path/to/images", "--output_dir", "path/to/output"]
-    print(f"The bundle is in {target}. Next:")
-    print(shlex.join(map(str, command)))

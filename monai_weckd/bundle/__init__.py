@@ -1,0 +1,35 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bundles: reading their configuration, checking a run before it starts, and what a run writes down."""
+
+from __future__ import annotations
+
+from .checks import refuse_unused_keys, show_cause_last, unused_keys
+from .config import find_overlay, training_files
+from .identity import PLACES, describe_transforms, run_settings
+from .output import is_complete, prepare_output_dir
+from .shipped import bundle_names, copy_bundle
+
+__all__ = [
+    "PLACES",
+    "bundle_names",
+    "copy_bundle",
+    "describe_transforms",
+    "find_overlay",
+    "is_complete",
+    "prepare_output_dir",
+    "refuse_unused_keys",
+    "run_settings",
+    "show_cause_last",
+    "training_files",
+    "unused_keys",
+]

@@ -1,0 +1,132 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.properties import InferProperties, TrainProperties
+from monai.utils import BundlePropertyConfig
+
+from monai_weckd.utils.errors import first_cause
+from monai_weckd.utils.messages import nearest
+
+__all__ = ["refuse_unused_keys", "show_cause_last", "unused_keys"]
+
+
+_REFERENCE = re.compile(r"[@%]([\w:#]+)")
+
+
+# read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
+_READ_BY_MONAI = {
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "save_execute_config",
+    "displayable_configs",
+    # what monai.fl.client.MonaiAlgo names each run
+    "run_name",
+}
+
+
+def _strings(config: Any) -> Iterator[str]:
+    """Go through every string in a nested configuration."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, dict):
+        for value in config.values():
+            yield from _strings(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _strings(value)
+
+
+def unused_keys(config: dict[str, Any]) -> dict[str, str]:
+    """Return the keys of a bundle's configuration that nothing reads, each with a hint at the key that was meant.
+
+    A key is read when a reference (``@key``) or macro (``%key``) names it, when it is one of MONAI's bundle
+    properties, or when its name begins with an underscore. The members of a group without ``_target_``, such as
+    ``train``, are looked at too.
+
+    Args:
+        config: the content of the configuration files and overrides, merged.
+
+    Example::
+
+        >>> unused_keys({"run": ["$print(@seed)"], "seed": 0, "sed": 1})
+        {'sed': "Did you mean 'seed'?"}
+
+    """
+    read = {name for text in _strings(config) for name in _REFERENCE.findall(text)}
+    for properties in (TrainProperties, InferProperties):
+        read |= {str(value[BundlePropertyConfig.ID]) for value in properties.values()}
+    read = {name.replace("::", "#") for name in read} | _READ_BY_MONAI
+    parents = {name.rsplit("#", depth)[0] for name in read for depth in range(1, name.count("#") + 1)}
+    known = sorted(read | parents)
+    unused = {}
+    for key, value in config.items():
+        is_group = isinstance(value, dict) and "_target_" not in value and key in parents
+        for name in [f"{key}#{member}" for member in value] if is_group else [key]:
+            if name not in known and not name.rsplit("#", 1)[-1].startswith("_"):
+                unused[name] = nearest(
+                    name, [other for other in known if other in parents or "#" in name or "#" not in other]
+                )
+    return unused
+
+
+def refuse_unused_keys() -> None:
+    """Stop a bundle run whose configuration holds a key that nothing reads, such as a mistyped override.
+
+    ``monai.bundle`` adds a mistyped override as a new key and goes on. Call this first in ``initialize``. A
+    configuration's expressions cannot name the parser that evaluates them, so it is looked up among the callers.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+        ValueError: When a key is read by nothing.
+
+    """
+    unused = unused_keys(_calling_parser("refuse_unused_keys").get())
+    if unused:
+        key, hint = next(iter(unused.items()))
+        raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
+
+
+def _calling_parser(name: str) -> ConfigParser:
+    """Return the parser of the configuration whose expression is being evaluated."""
+    callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
+    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
+    if parser is None:
+        raise RuntimeError(f"{name}: expected to be called from a bundle's configuration, got another caller.")
+    return parser
+
+
+def show_cause_last() -> None:
+    """Let an error that stops the program end, after its traceback, with the line that says what to do.
+
+    ``monai.bundle`` wraps whatever a configuration's expressions raise, so that the last line of a traceback names an
+    expression. This adds one line below it with the first error of the chain. It changes nothing for a program that
+    catches its errors.
+    """
+
+    def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, traceback)
+        cause = first_cause(error)
+        if cause is not error:
+            sys.stderr.write(f"\n{type(cause).__name__}: {cause}\n")
+
+    sys.excepthook = report

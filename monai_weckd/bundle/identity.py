@@ -1,0 +1,120 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_weckd.bundle.checks import _calling_parser
+from monai_weckd.data.row_store import content_key
+
+__all__ = ["PLACES", "describe_transforms", "run_settings"]
+
+
+_READING = ("LoadImaged", "LoadMedicalImaged", "EnsureTyped")
+
+
+# where things are, and how they are loaded, says nothing about what comes out
+PLACES = frozenset(
+    {
+        "_meta_",
+        "bundle_root",
+        "dataset_dir",
+        "output_dir",
+        "cache_dir",
+        "overwrite",
+        "resume",
+        "checkpoint_interval",
+        "num_workers",
+        "device",
+    }
+)
+
+
+# what else may be another when a run goes on: what runs when, and MONAI's tracking
+_NOT_A_SETTING = PLACES | {
+    "imports",
+    "initialize",
+    "run",
+    "finalize",
+    "tracking_uri",
+    "experiment_name",
+    "run_name",
+    "save_execute_config",
+    "is_not_rank0",
+}
+
+
+def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return, from within a configuration, all that must be the same when an interrupted run goes on.
+
+    These are the configuration's values by their places, as they are written, but for places of files, workers and
+    the like; and a digest of the data list and of the bytes of its images, each of which is read once.
+
+    Args:
+        items: the data list.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+
+    """
+    config = {key: value for key, value in _calling_parser("run_settings").get().items() if key not in _NOT_A_SETTING}
+    archives: dict[str, str] = {}
+    rows = [
+        [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
+        for item in items
+    ]
+    # labels go no further than into the digest
+    content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
+    return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
+
+
+def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[Any]:
+    """Return what a configuration does to an image once it is read, as values for JSON.
+
+    Transforms that read the file or say what kind of tensor holds it are left out: they differ between programs, and
+    change no value.
+
+    Args:
+        place: where the list of transforms is, each by its ``_target_``, such as "train#deterministic_transforms".
+        parser: of the configuration, default None: of that from within which this is called.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration, without a parser.
+
+    """
+    parser = parser or _calling_parser("describe_transforms")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("@"):
+            value = parser.get_parsed_content(value[1:])
+        return json.loads(json.dumps(value, default=str))
+
+    found = []
+    for transform in parser[place]:
+        name = transform["_target_"].rpartition(".")[2]
+        if name not in _READING:
+            found.append({**{key: plain(value) for key, value in transform.items()}, "_target_": name})
+    return found
+
+
+def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Go through the values of a nested configuration, with their places such as "train#dataset#data"."""
+    if isinstance(config, (dict, list)) and config:
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _leaves(value, f"{place}#{key}" if place else str(key))
+    else:
+        yield place, config

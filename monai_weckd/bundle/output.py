@@ -1,0 +1,100 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+__all__ = ["is_complete", "prepare_output_dir"]
+
+logger = logging.getLogger(__name__)
+
+_TRACKED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
+_CHAIN_OUTPUT = re.compile(
+    r"((plan|datalist|chain|history)\.json|predictions\.csv|(model|checkpoint)\.pt)(\.part)?"
+    r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
+)
+_BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
+
+
+def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Make an empty folder for a run, and refuse to mix a run with an earlier one.
+
+    With ``resume`` a complete run and one with a checkpoint stay as they are; one that came to no checkpoint begins
+    anew.
+
+    Args:
+        output_dir: the folder; made if absent.
+        overwrite: remove an earlier run's files first, default False. Only what a chain writes is removed.
+        resume: whether to go on with an earlier run, default False.
+
+    Raises:
+        ValueError: When both ``overwrite`` and ``resume`` are True.
+        FileExistsError: When the folder is not empty and ``overwrite`` is False.
+        FileExistsError: When the folder holds anything that no chain wrote, even to overwrite.
+        PermissionError: When the folder cannot be written to.
+
+    """
+    if overwrite and resume:
+        raise ValueError("resume: expected False with overwrite, got True. Go on with the run, or remove it.")
+    path = Path(output_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(
+            f"output_dir: expected a folder to write to, got {path} ({error}). Pass another one."
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise PermissionError(
+            f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
+        )
+    # `--tracking` writes down the configuration before anything of it runs
+    present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
+    if not present:
+        return path
+    if resume and ((path / "checkpoint.pt").exists() or is_complete(path)):
+        return path
+    begun = resume and ((path / "plan.json").exists() or all(_BEFORE_THE_PLAN.fullmatch(e.name) for e in present))
+    if not overwrite and not begun:
+        raise FileExistsError(
+            f"output_dir: expected an empty folder, got {path} with {len(present)} entries. "
+            "Pass another one, --resume true to go on with an interrupted run, or --overwrite true to remove it."
+        )
+    if not begun and not (path / "plan.json").exists():
+        raise FileExistsError(
+            f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
+        )
+    # if this is interrupted, too, what is left is neither a complete run nor of unknown origin
+    order = {"predictions.csv": -1, "plan.json": 1}
+    for entry in sorted(present, key=lambda entry: order.get(entry.name, 0)):
+        if _CHAIN_OUTPUT.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return path
+
+
+def is_complete(output_dir: str | os.PathLike) -> bool:
+    """Return, and say, whether a folder holds a complete run, of which nothing is left to be trained.
+
+    Its checkpoint goes when everything else is written.
+
+    Args:
+        output_dir: the folder.
+
+    """
+    path = Path(output_dir)
+    complete = (path / "predictions.csv").exists() and not (path / "checkpoint.pt").exists()
+    if complete:
+        logger.info("%s holds a complete run, there is nothing to train: pass another output_dir, or overwrite", path)
+    return complete
