@@ -28,7 +28,8 @@ from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
 from monai_weckd.cli.options import parse_value, split_assignment
 from monai_weckd.data import load_datalist
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.plan.splits import assign_split, hash_fraction
+from monai_weckd.plan.splits import assign_split
+from monai_weckd.utils.draws import hash_fraction
 
 __all__ = ["grow", "hold_out"]
 

@@ -29,7 +29,7 @@ from monai_weckd.plan.checks import PlanError, check_plan
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.plan.splits import apportion
+from monai_weckd.utils.draws import apportion
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.options import option_names
 

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from monai_weckd.plan.splits import apportion, assign_split, divide_epochs, draw_shards, hash_fraction
+from monai_weckd.plan.splits import assign_split, divide_epochs, draw_shards
+from monai_weckd.utils.draws import apportion, hash_fraction
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 

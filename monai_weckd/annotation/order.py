@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_weckd.plan.splits import group_of, hash_fraction
+from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import write_atomically
 
 __all__ = ["Scores", "Suggestion", "suggest"]

@@ -20,8 +20,9 @@ from typing import Any
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.plan.splits import group_of, hash_fraction
+from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import plan_stages
+from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 

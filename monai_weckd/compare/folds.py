@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.plan.splits import apportion, group_of, hash_fraction
+from monai_weckd.plan.splits import group_of
+from monai_weckd.utils.draws import apportion, hash_fraction
 
 __all__ = ["FoldSplit", "cross_validation_splits"]
 

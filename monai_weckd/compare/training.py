@@ -33,7 +33,8 @@ from monai_weckd.data.datalist import Datalist
 from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.planner import plan_chain
-from monai_weckd.plan.splits import group_of, hash_fraction
+from monai_weckd.plan.splits import group_of
+from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["ComparedBundle"]

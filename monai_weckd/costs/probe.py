@@ -26,10 +26,10 @@ import torch
 from monai.engines import default_prepare_batch
 
 from monai_weckd.costs.estimate import StepCosts
-from monai_weckd.data.stage import INDEX, VIEW
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
+from monai_weckd.utils.enums import INDEX, VIEW
 
 __all__ = ["peak_bytes", "probe_costs", "resident_bytes"]
 

@@ -23,14 +23,9 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
 from monai_weckd.utils.draws import derive
-from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.enums import INDEX, PLAIN, UNLABELED, VIEW
 
-__all__ = ["INDEX", "PLAIN", "VIEW", "StageBatchSampler", "StageDataset"]
-
-# where a batch says which items it holds, and with which seeds they were augmented
-INDEX, VIEW = "index", "view"
-# and, where its images are embeddings of augmented ones, those of the images themselves
-PLAIN = "plain"
+__all__ = ["StageBatchSampler", "StageDataset"]
 
 
 class StageBatchSampler(Sampler[list[tuple[int, int]]]):

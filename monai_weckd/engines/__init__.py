@@ -11,13 +11,17 @@
 
 from __future__ import annotations
 
+from monai_weckd.engines.distiller import Distiller
+from monai_weckd.engines.events import ChainEvents, DistillationEvents
+from monai_weckd.engines.options import ChainOptions
+from monai_weckd.engines.state import StageRecord
+from monai_weckd.utils.enums import DistillationKeys
+
 from .alignment import DistributionAlignment
 from .averaging import WeightAverage
 from .calibration import divide_logits, fit_temperature
 from .chain import ChainDistillationTrainer
 from .distillation import DistillationTrainer
-from .distiller import DistillationEvents, DistillationKeys, Distiller
-from .options import ChainEvents, ChainOptions, StageRecord
 from .teacher_cache import TeacherCache
 from .views import PrepareViews
 from .walker import StageWalker

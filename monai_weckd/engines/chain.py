@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monai_weckd.engines.distillation import DistillationTrainer, SupervisedOptions
-from monai_weckd.engines.options import ChainEvents, ChainOptions, StageRecord, Stateful
+from monai_weckd.engines.events import ChainEvents
+from monai_weckd.engines.options import ChainOptions
+from monai_weckd.engines.state import StageRecord, Stateful
 from monai_weckd.engines.walker import StageWalker
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.chain_plan import ChainPlan

@@ -25,7 +25,8 @@ from monai.utils import CommonKeys
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from monai_weckd.engines.distiller import DistillationEvents, Distiller
+from monai_weckd.engines.distiller import Distiller
+from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks.features import unwrap
 

@@ -17,38 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ignite.engine import EventEnum, Events
+from ignite.engine import Events
 from monai.utils import CommonKeys
 
-from monai_weckd.data.stage import INDEX, VIEW
 from monai_weckd.engines.alignment import DistributionAlignment
+from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.networks.features import FeatureHook, unwrap
 from monai_weckd.networks.freezing import fingerprint, page_out
-from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW, DistillationKeys
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
     from monai_weckd.losses import DistillationLoss
 
-__all__ = ["DistillationEvents", "DistillationKeys", "Distiller"]
-
-
-class DistillationEvents(EventEnum):
-    """Events that distillation adds to an iteration."""
-
-    TEACHER_COMPLETED = "teacher_completed"
-
-
-class DistillationKeys:
-    """Keys that distillation adds to ``engine.state.output``, and the one of the teacher's own view in a batch."""
-
-    TEACHER_IMAGE = "teacher_image"
-    TEACHER_PRED = "teacher_pred"
-    TASK_LOSS = "task_loss"
-    DISTILLATION_LOSS = "distillation_loss"
-    ATTENTION_LOSS = "attention_loss"
+__all__ = ["Distiller"]
 
 
 class Distiller:

@@ -13,76 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from ignite.engine import EventEnum
 
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["ChainEvents", "ChainOptions", "StageRecord", "Stateful"]
+__all__ = ["ChainOptions"]
 
 _CHOICES = {
     "init": ("teacher", "initial"),
     "accept": ("improves", "always"),
     "teacher": ("last", "ensemble", "student", "average"),
 }
-
-
-class ChainEvents(EventEnum):
-    """Events that mark the stages of a chain."""
-
-    STAGE_STARTED = "stage_started"
-    STAGE_COMPLETED = "stage_completed"
-
-
-class Stateful(Protocol):
-    """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
-
-    def state_dict(self) -> Any:
-        """Return the state to come back to."""
-
-    def load_state_dict(self, state_dict: Any) -> Any:
-        """Come back to a state."""
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What one stage did.
-
-    Args:
-        stage: stage number, from 1.
-        teacher: stage number of the teacher, None for a stage without one.
-        labelled: number of labels trained on.
-        groups: number of groups that these labels come from.
-        pool: number of training items seen, if at all, without their labels.
-        epochs: number of epochs run.
-        best_epoch: epoch of the stage, from 1, whose weights were kept.
-        seconds: wall time of the stage, validation included.
-        metric: name of the metric that the gate compares.
-        value: the metric of the kept weights, None without an evaluator.
-        previous: the metric of the teacher that stood before, None where there was none.
-        tolerance: how much worse than ``previous`` it was allowed to be.
-        accepted: whether the student became the teacher of the stages after it.
-        selection: how its shard was chosen, see :py:class:`monai_weckd.ChainPlan`.
-        calibration: the temperature by which its logits were divided at its end, None without calibration.
-
-    """
-
-    stage: int
-    teacher: int | None
-    labelled: int
-    groups: int
-    pool: int
-    epochs: int
-    best_epoch: int
-    seconds: float
-    metric: str | None
-    value: float | None
-    previous: float | None
-    tolerance: float
-    accepted: bool
-    selection: str
-    calibration: float | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.engines.options import StageRecord
+from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle
 

@@ -11,12 +11,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, RemovableEventHandle
+from monai.utils import CommonKeys
 
-__all__ = ["attach_first"]
+from monai_weckd.utils.enums import INDEX
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+
+__all__ = ["attach_first", "check_loss", "check_metric"]
 
 
 def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
@@ -32,3 +39,56 @@ def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEven
     handlers = engine._event_handlers[event]  # Ignite has no public way to this
     handlers.insert(0, handlers.pop())
     return handle
+
+
+_SHOWN = 8
+
+
+def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *, last_good: str) -> None:
+    """Stop a chain whose loss is no number.
+
+    Args:
+        engine: its trainer, with the loss of the present batch.
+        items: the items that the batch's indices count, with ``id``.
+        last_good: where the last good student is.
+
+    Raises:
+        FloatingPointError: When the loss is not finite; it names the images.
+
+    """
+    loss, state = float(engine.state.output[CommonKeys.LOSS].detach()), engine.state
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"loss: expected a finite number, got {loss} in stage {state.stage}, epoch {state.stage_epoch}, "
+            f"iteration {state.iteration}, of {_batch_names(engine, items)}. "
+            f"Lower the learning rate, or leave out what is broken; last good checkpoint: {last_good}."
+        )
+
+
+def check_metric(name: str, value: float) -> None:
+    """Stop a chain whose validation cannot tell one student from another.
+
+    Args:
+        name: name of the metric.
+        value: its value.
+
+    Raises:
+        FloatingPointError: When it is not finite, as an area under the curve is for a class without items.
+
+    """
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"{name}: expected a finite number on validation, got {value}, by which no stage can be judged. "
+            "Give validation labels of every class, or another key metric."
+        )
+
+
+def _batch_names(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]]) -> str:
+    """Return which images of the present batch are not finite, or have logits that are not, or else all."""
+    places, broken = engine.state.batch[INDEX].tolist(), list[int]()
+    for key in (CommonKeys.IMAGE, CommonKeys.PRED):
+        finite = engine.state.output[key].detach().flatten(1).isfinite().all(dim=1).tolist()
+        broken = broken or [place for place, good in zip(places, finite, strict=True) if not good]
+    names = [str(items[place]["id"]) for place in broken or places]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -18,8 +18,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.utils import CommonKeys
 
-from monai_weckd.data.stage import PLAIN, VIEW
-from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.utils.enums import PLAIN, VIEW, DistillationKeys
 
 __all__ = ["PrepareViews"]
 

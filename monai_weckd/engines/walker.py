@@ -29,11 +29,12 @@ from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
 from monai_weckd.engines.distributed import check_same_on_all_ranks, of_rank_0, share_weights
-from monai_weckd.engines.guards import check_loss, check_metric
-from monai_weckd.engines.options import ChainEvents, ChainOptions, StageRecord, Stateful
+from monai_weckd.engines.events import ChainEvents
+from monai_weckd.engines.options import ChainOptions
 from monai_weckd.engines.resuming import restore_walk, walk_state
 from monai_weckd.engines.shard_request import ask_for_shard
-from monai_weckd.engines.utils import attach_first
+from monai_weckd.engines.state import StageRecord, Stateful
+from monai_weckd.engines.utils import attach_first, check_loss, check_metric
 from monai_weckd.networks.ensemble import MeanLogits
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze, predict_logits

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from monai_weckd.handlers.schedules import TeacherWeightHandler
+
 from .backbone import FrozenBackbone
 from .chain import ChainHandler
 from .checkpoint import ChainCheckpoint
@@ -21,7 +23,6 @@ from .losses import losses_from_output
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
 from .schedules import TemperatureHandler
-from .teacher_weight import TeacherWeightHandler
 
 __all__ = [
     "ChainCheckpoint",

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from ignite.engine import Events
 
 from monai_weckd.data.embedding import EmbeddingDataset
-from monai_weckd.engines.options import ChainEvents
+from monai_weckd.engines.events import ChainEvents
 from monai_weckd.inferers import HeadInferer
 from monai_weckd.networks.features import extract, find_head, find_module, unwrap
 from monai_weckd.networks.freezing import fingerprint

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.engines.options import ChainEvents, ChainOptions, Stateful
+from monai_weckd.engines.events import ChainEvents
+from monai_weckd.engines.options import ChainOptions
+from monai_weckd.engines.state import Stateful
 from monai_weckd.engines.walker import StageWalker
 from monai_weckd.handlers.distillation import DistillationHandler
 

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 
-from monai_weckd.engines.options import Stateful
+from monai_weckd.engines.state import Stateful
 from monai_weckd.engines.utils import attach_first
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.files import finish_writing, pack_state, read_state, write_behind

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
-from monai_weckd.engines.options import StageRecord
+from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle

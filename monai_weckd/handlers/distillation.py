@@ -20,10 +20,10 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
-from monai_weckd.engines.distiller import DistillationEvents, Distiller
+from monai_weckd.engines.distiller import Distiller
+from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.engines.utils import attach_first
-from monai_weckd.handlers.schedules import TemperatureHandler
-from monai_weckd.handlers.teacher_weight import TeacherWeightHandler
+from monai_weckd.handlers.schedules import TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import load_teacher
 

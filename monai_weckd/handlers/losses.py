@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from monai.utils import CommonKeys
 
-from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.utils.enums import DistillationKeys
 
 __all__ = ["LOSS_KEYS", "losses_from_output"]
 

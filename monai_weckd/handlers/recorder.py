@@ -27,13 +27,13 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import images_behind
-from monai_weckd.engines.distiller import DistillationKeys
-from monai_weckd.engines.options import ChainEvents
+from monai_weckd.engines.events import ChainEvents
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.plan.oracle import LabelOracle
+from monai_weckd.utils.enums import DistillationKeys
 from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.records import sealed_json
 from monai_weckd.utils.tables import table_text

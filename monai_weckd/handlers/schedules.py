@@ -16,7 +16,7 @@ from monai.engines import Workflow
 
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
-__all__ = ["TemperatureHandler", "stage_progress"]
+__all__ = ["TeacherWeightHandler", "TemperatureHandler", "stage_progress"]
 
 
 class TemperatureHandler:
@@ -64,3 +64,50 @@ def stage_progress(engine: Workflow) -> float:
     epoch = getattr(engine.state, "stage_epoch", engine.state.epoch)
     epochs = getattr(engine.state, "stage_epochs", engine.state.max_epochs)
     return (epoch - 1) / (epochs - 1) if epochs > 1 else 0.0
+
+
+class TeacherWeightHandler:
+    """Let a teacher have less to say, or more, from the first to the last epoch of a stage, in equal steps.
+
+    A teacher that has seen fewer labels than its student is a good start and a poor end: with ``end=0`` a stage ends as
+    a training on labels alone, which no mistake of the teacher can hold back (teacher annealing, Clark et al.,
+    https://arxiv.org/abs/1907.04829). Sets ``loss_function.weight`` at the start of each epoch and leaves it in
+    ``engine.state.distillation_weight`` for handlers that log state attributes.
+
+    Args:
+        loss_function: the loss whose weight is set.
+        start: share of the distillation loss in a stage's first epoch, 0.0 to 1.0.
+        end: share in its last epoch, default None: ``start``.
+
+    Raises:
+        ValueError: When a share is out of its range.
+
+    """
+
+    def __init__(self, loss_function: DistillationLoss, start: float, end: float | None = None) -> None:
+        self.loss_function = loss_function
+        self.start = start
+        self.end = start if end is None else end
+        for name, value in (("start", self.start), ("end", self.end)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {value}. 0 leaves the teacher out.")
+
+    def attach(self, engine: Workflow) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Set the share of the epoch that begins.
+
+        Args:
+            engine: Ignite Engine, it should be a trainer.
+
+        """
+        progress = stage_progress(engine)
+        weight = (1 - progress) * self.start + progress * self.end
+        self.loss_function.weight = engine.state.distillation_weight = weight

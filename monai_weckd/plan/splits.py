@@ -11,32 +11,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["apportion", "assign_split", "divide_epochs", "draw_shards", "group_of", "hash_fraction", "identify"]
+from monai_weckd.utils.draws import apportion, draw_digest, hash_fraction
+
+__all__ = ["assign_split", "divide_epochs", "draw_shards", "group_of", "identify"]
 
 SPLITS = ("train", "val", "test")
-
-
-def hash_fraction(seed: int, purpose: str, key: str) -> float:
-    """Map a key to a uniform number in [0, 1) that depends on nothing but the arguments.
-
-    Args:
-        seed: seed of the plan.
-        purpose: keeps the draws of different purposes independent.
-        key: what is drawn for, such as a group.
-
-    Example::
-
-        >>> round(hash_fraction(0, "split", "patient 1"), 6)
-        0.719824
-
-    """
-    # 53 bits: all that a double holds, so that the largest value stays below 1
-    return (int.from_bytes(_digest(seed, purpose, key)[:8], "big") >> 11) * 2.0**-53
 
 
 def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
@@ -62,39 +45,6 @@ def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: f
     if u < test_fraction:
         return "test"
     return "val" if u < test_fraction + val_fraction else "train"
-
-
-def apportion(total: int, counts: Sequence[int]) -> list[int]:
-    """Divide a number of places among classes in proportion to their counts, by largest remainder (Hamilton's method).
-
-    A class that has items gets one place at least, if there are as many places as such classes; the class with the most
-    places gives it.
-
-    Args:
-        total: number of places; no more than there are items are given.
-        counts: number of items of each class.
-
-    Example::
-
-        >>> apportion(10, [50, 30, 20]), apportion(5, [97, 2, 1])
-        ([5, 3, 2], [3, 1, 1])
-
-    """
-    whole = sum(counts)
-    total = min(total, whole)
-    if total == 0:
-        return [0] * len(counts)
-    # integers throughout: a remainder in floating point would depend on how it was computed
-    quotas = [total * count // whole for count in counts]
-    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * counts[i] % whole))
-    for i in by_remainder[: total - sum(quotas)]:
-        quotas[i] += 1
-    if total >= sum(count > 0 for count in counts):
-        for i, count in enumerate(counts):
-            if count and not quotas[i]:
-                quotas[quotas.index(max(quotas))] -= 1
-                quotas[i] = 1
-    return quotas
 
 
 def group_of(item: Mapping[str, Any]) -> str:
@@ -144,7 +94,7 @@ def draw_shards(
         [('a', 'b'), ('e', 'f')]
 
     """
-    members, digests = list(units.values()), [_digest(seed, "shard", key) for key in units]
+    members, digests = list(units.values()), [draw_digest(seed, "shard", key) for key in units]
     classes = [0 if labels is None else _majority([labels[i] for i in ids]) for ids in members]
     strata: dict[int, deque[Sequence[str]]] = {}
     # places are sorted, not keys: to look up a hundred thousand strings in random order takes longer than to hash them
@@ -208,8 +158,3 @@ def _majority(labels: Sequence[int]) -> int:
     counts = Counter(labels)
     # of classes equally common, the first
     return min(counts, key=lambda label: (-counts[label], label))
-
-
-def _digest(*parts: Any) -> bytes:
-    # a file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates
-    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()

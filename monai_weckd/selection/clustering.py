@@ -16,7 +16,7 @@ from math import isqrt
 
 import numpy as np
 
-from monai_weckd.plan.splits import apportion
+from monai_weckd.utils.draws import apportion
 
 __all__ = ["draw_apart", "k_means", "squared_distances"]
 

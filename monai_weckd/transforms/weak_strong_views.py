@@ -20,7 +20,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
 from monai.utils import MAX_SEED, ensure_tuple
 
-from monai_weckd.engines.distiller import DistillationKeys
+from monai_weckd.utils.enums import DistillationKeys
 
 __all__ = ["WeakStrongViewsD", "WeakStrongViewsDict", "WeakStrongViewsd"]
 

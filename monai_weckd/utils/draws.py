@@ -11,11 +11,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["derive", "uniforms"]
+__all__ = ["apportion", "derive", "draw_digest", "hash_fraction", "uniforms"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -71,3 +73,65 @@ def _mix(state: np.ndarray) -> np.ndarray:
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND
     return state ^ (state >> np.uint64(31))
+
+
+def hash_fraction(seed: int, purpose: str, key: str) -> float:
+    """Map a key to a uniform number in [0, 1) that depends on nothing but the arguments.
+
+    Args:
+        seed: seed of the plan.
+        purpose: keeps the draws of different purposes independent.
+        key: what is drawn for, such as a group.
+
+    Example::
+
+        >>> round(hash_fraction(0, "split", "patient 1"), 6)
+        0.719824
+
+    """
+    # 53 bits: all that a double holds, so that the largest value stays below 1
+    return (int.from_bytes(draw_digest(seed, purpose, key)[:8], "big") >> 11) * 2.0**-53
+
+
+def apportion(total: int, counts: Sequence[int]) -> list[int]:
+    """Divide a number of places among classes in proportion to their counts, by largest remainder (Hamilton's method).
+
+    A class that has items gets one place at least, if there are as many places as such classes; the class with the most
+    places gives it.
+
+    Args:
+        total: number of places; no more than there are items are given.
+        counts: number of items of each class.
+
+    Example::
+
+        >>> apportion(10, [50, 30, 20]), apportion(5, [97, 2, 1])
+        ([5, 3, 2], [3, 1, 1])
+
+    """
+    whole = sum(counts)
+    total = min(total, whole)
+    if total == 0:
+        return [0] * len(counts)
+    # integers throughout: a remainder in floating point would depend on how it was computed
+    quotas = [total * count // whole for count in counts]
+    by_remainder = sorted(range(len(counts)), key=lambda i: -(total * counts[i] % whole))
+    for i in by_remainder[: total - sum(quotas)]:
+        quotas[i] += 1
+    if total >= sum(count > 0 for count in counts):
+        for i, count in enumerate(counts):
+            if count and not quotas[i]:
+                quotas[quotas.index(max(quotas))] -= 1
+                quotas[i] = 1
+    return quotas
+
+
+def draw_digest(*parts: Any) -> bytes:
+    """Return the SHA-256 digest of the text of several parts, by whose order keys are drawn.
+
+    Args:
+        parts: such as a seed, a purpose and a key.
+
+    """
+    # a file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()

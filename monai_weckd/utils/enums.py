@@ -9,10 +9,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Keys of batches and outputs, and the label of an unlabeled item."""
+
 from __future__ import annotations
 
-__all__ = ["UNLABELED"]
-
+__all__ = ["INDEX", "PLAIN", "UNLABELED", "VIEW", "DistillationKeys"]
 
 # the label of an item whose label nobody has revealed
 UNLABELED = -1
+
+# where a batch says which items it holds, and with which seeds they were augmented
+INDEX, VIEW = "index", "view"
+# and, where its images are embeddings of augmented ones, those of the images themselves
+PLAIN = "plain"
+
+
+class DistillationKeys:
+    """Keys that distillation adds to ``engine.state.output``, and the one of the teacher's own view in a batch."""
+
+    TEACHER_IMAGE = "teacher_image"
+    TEACHER_PRED = "teacher_pred"
+    TASK_LOSS = "task_loss"
+    DISTILLATION_LOSS = "distillation_loss"
+    ATTENTION_LOSS = "attention_loss"
