@@ -110,7 +110,7 @@ def measure_formula(rounds: int, *, epochs: int, length: int, side: int, number:
                 times[f"chain {ratio}"], times["step 8"], times[f"step {size}"], times[f"look {size}"], strict=True
             )
         ]
-        what = f"{'with pool images' if ratio else 'labelled images alone'}, {steps} steps a stage"
+        what = f"{'with pool images' if ratio else 'labeled images alone'}, {steps} steps a stage"
         results.append(Result("P5", f"chain of three stages / its cost formula, {what}", median(ratios), 1.1))
     return results
 

@@ -56,11 +56,11 @@ def embed_items(
 
 
 def compare_views(
-    rows: np.ndarray, labels: np.ndarray, groups: Sequence[str], *, labelled: int, rounds: int = 40
+    rows: np.ndarray, labels: np.ndarray, groups: Sequence[str], *, labeled: int, rounds: int = 40
 ) -> dict[int, np.ndarray]:
     """Return balanced accuracy and macro AUC of logistic regression, (rounds, 2), by number of views.
 
-    In each round a third of the groups is held out, and of the others some items are labelled.
+    In each round a third of the groups is held out, and of the others some items are labeled.
     """
     counts = [count for count in (0, 1, 2, 4, 8, MOST) if count < rows.shape[1]]
     found: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
@@ -68,7 +68,7 @@ def compare_views(
     for seed in range(rounds):
         rng = np.random.default_rng(seed)
         held_out = np.isin(groups, rng.permutation(names)[: len(names) // 3])
-        chosen = rng.choice(np.flatnonzero(~held_out), labelled, replace=False)
+        chosen = rng.choice(np.flatnonzero(~held_out), labeled, replace=False)
         if any(len(set(labels[part])) < len(set(labels)) for part in (chosen, held_out)):
             continue
         for count in counts:
@@ -95,14 +95,14 @@ def main() -> None:
     labels = np.unique([item["label"] for item in items], return_inverse=True)[1]
     print("| labels | views | balanced accuracy | macro AUC | gain in balanced accuracy | gain in macro AUC |")
     print("|---|---|---|---|---|---|")
-    for labelled in (28, 84):
-        figures = compare_views(rows, labels, [item["group"] for item in items], labelled=labelled)
+    for labeled in (28, 84):
+        figures = compare_views(rows, labels, [item["group"] for item in items], labeled=labeled)
         for count, values in figures.items():
             gains = values - figures[0]
             error = gains.std(axis=0) / len(gains) ** 0.5
             cells = [f"{value:.3f}" for value in values.mean(axis=0)]
             cells += [f"{gain:.3f} ± {one:.3f}" for gain, one in zip(gains.mean(axis=0), error, strict=True)]
-            print(f"| {labelled} | {count} | {' | '.join(cells)} |")
+            print(f"| {labeled} | {count} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

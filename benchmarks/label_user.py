@@ -103,7 +103,7 @@ def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: in
         stage, seconds = user.train()
         found.append(user.test(test))
         print(
-            f"stage {stage['stage']}: {stage['labelled']} labels in training, "
+            f"stage {stage['stage']}: {stage['labeled']} labels in training, "
             f"{'accepted' if stage['accepted'] else 'rejected'}, {seconds:.1f} s, {wait:.0f} ms for a label, "
             f"balanced accuracy {found[-1]:.3f}",
             flush=True,

@@ -74,10 +74,10 @@ def prepare(part: str, number: int) -> Any:
     if part == "sampler":
         from monai_weckd.data import StageBatchSampler
 
-        labelled, pool = np.arange(number // 10), np.arange(number // 10, number)
+        labeled, pool = np.arange(number // 10), np.arange(number // 10, number)
         options = {"batch_size": 16, "pool_ratio": 1, "num_batches": number, "seed": 0, "stage": 1}
         # half an epoch over the pool; no batch is kept, as no loader keeps one
-        return lambda: deque(islice(StageBatchSampler(labelled, pool, **options), number // 32), maxlen=0)
+        return lambda: deque(islice(StageBatchSampler(labeled, pool, **options), number // 32), maxlen=0)
     from monai.transforms import Lambdad
 
     from monai_weckd.data import ByteCacheDataset

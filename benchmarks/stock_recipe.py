@@ -117,7 +117,7 @@ def endless(loader: DataLoader) -> Any:
 
 
 def run_stage(
-    network: torch.nn.Module, teacher: torch.nn.Module | None, labelled: Any, pool: Any, validation: DataLoader
+    network: torch.nn.Module, teacher: torch.nn.Module | None, labeled: Any, pool: Any, validation: DataLoader
 ) -> None:
     """Train one student."""
     device = torch.device("cpu")
@@ -133,7 +133,7 @@ def run_stage(
     SupervisedTrainer(
         device,
         EPOCHS,
-        labelled,
+        labeled,
         network,
         optimizer,
         torch.nn.CrossEntropyLoss(),
@@ -171,13 +171,13 @@ def run(dataset_dir: Path) -> dict[str, float]:
     )
     teacher = None
     for stage in plan.stages:
-        labelled = torch.utils.data.Subset(training, [place[key] for key in stage.labelled])
+        labeled = torch.utils.data.Subset(training, [place[key] for key in stage.labeled])
         rest = torch.utils.data.Subset(training, [place[key] for key in plan.pool(stage.stage)])
-        sampler = torch.utils.data.RandomSampler(labelled, replacement=True, num_samples=BATCH * LENGTH)
+        sampler = torch.utils.data.RandomSampler(labeled, replacement=True, num_samples=BATCH * LENGTH)
         run_stage(
             network,
             teacher,
-            DataLoader(labelled, batch_size=BATCH, sampler=sampler),
+            DataLoader(labeled, batch_size=BATCH, sampler=sampler),
             endless(DataLoader(rest, batch_size=BATCH, shuffle=True, drop_last=True)),
             DataLoader(held_out[0], batch_size=64),
         )

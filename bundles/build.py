@@ -92,7 +92,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "task": "Classification of peripheral blood cells from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on microscopic images of blood cells."},
             "description": "A small residual network that sorts microscopic images of single blood cells into eight "
-            "classes, trained by chain distillation: each stage learns from its own labelled shard and from the frozen "
+            "classes, trained by chain distillation: each stage learns from its own labeled shard and from the frozen "
             "network of the stage before it. Not a medical device.",
             "data_source": "Peripheral blood cell images (Acevedo et al., Data in Brief 2020)",
             "image_classes": "RGB image of one cell, any size, resized to 64 x 64, intensities in [-1, 1]",
@@ -141,7 +141,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "task": "Classification of brain MRI slices from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on slices of brain MRI."},
             "description": "A small residual network that sorts slices of brain MRI into three tumors and none, "
-            "trained by chain distillation: each stage learns from its own labelled shard and from the frozen network "
+            "trained by chain distillation: each stage learns from its own labeled shard and from the frozen network "
             "of the stage before it. Not a medical device.",
             "data_source": "Brain Tumor Classification (MRI), Bhuvaji et al., Kaggle 2020",
             "data_type": "DICOM, PNG, JPEG, TIFF or BMP",
@@ -197,7 +197,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "task": "Classification of brain MRI volumes from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on volumes of brain MRI."},
             "description": "A small 3-D residual network that sorts MRI volumes of the hippocampus by size, trained by "
-            "chain distillation: each stage learns from its own labelled shard and from the frozen network of the "
+            "chain distillation: each stage learns from its own labeled shard and from the frozen network of the "
             "stage before it. Not a medical device.",
             "data_source": "Medical Segmentation Decathlon Task04 (Simpson et al., arXiv:1902.09063)",
             "data_type": "NIfTI or DICOM series",

@@ -140,7 +140,7 @@ def test_views_help_a_head_where_they_differ(noise, gain):
     rows = image + np.concatenate(
         [np.zeros((120, 1, 40)), noise * rng.normal(size=(120, 8, 40)) * (np.arange(40) > 2)], 1
     )
-    found = compare_views(rows, labels, groups, labelled=40, rounds=10)
+    found = compare_views(rows, labels, groups, labeled=40, rounds=10)
     assert list(found) == [0, 1, 2, 4, 8]
     gains = (found[8] - found[0]).mean(axis=0)
     assert (gains > 0.01).all() if gain else np.abs(gains).max() < 0.01

@@ -52,7 +52,7 @@ def by_hand(plan, *, pool_ratio=0, views=0, batch_size=4, epochs=4, length=10):
         pooled, seconds = pool_ratio and stage.stage > 1, 0.0
         for step in range(epochs * length):
             seconds += COSTS.pool_step if pooled else COSTS.step
-            passes = [(step + 1) * batch_size / len(stage.labelled)]
+            passes = [(step + 1) * batch_size / len(stage.labeled)]
             if pooled:
                 passes.append((step + 1) * batch_size * pool_ratio / len(plan.pool(stage.stage)))
             # once every item of the slower part has been seen in all its views, nothing is asked any more

@@ -123,11 +123,11 @@ def test_the_table_is_the_plan(capsys, dataset, policy):
         groups = len({by_id[key]["group"] for key in ids})
         assert table[split] == [*map(str, (len(ids), groups, labeled)), *counts(ids)]
     for stage, epochs in zip(plan.stages, (3, 4, 4), strict=True):
-        groups = len({by_id[key]["group"] for key in stage.labelled})
-        passes = f"{epochs * 7 * 4 / len(stage.labelled):.1f}"
+        groups = len({by_id[key]["group"] for key in stage.labeled})
+        passes = f"{epochs * 7 * 4 / len(stage.labeled):.1f}"
         assert table[str(stage.stage)] == [
-            *map(str, (len(stage.labelled), len(stage.new), groups)),
-            *counts(stage.labelled),
+            *map(str, (len(stage.labeled), len(stage.new), groups)),
+            *counts(stage.labeled),
             *map(str, (len(plan.pool(stage.stage)), epochs, epochs * 7)),
             passes,
         ]
@@ -293,7 +293,7 @@ def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
         classes=load_datalist(phantom).classes,
     )
     stages = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]
-    assert [int(row[1]) for row in stages] == [len(stage.labelled) for stage in plan.stages]
+    assert [int(row[1]) for row in stages] == [len(stage.labeled) for stage in plan.stages]
 
 
 def test_the_command_line_goes_before_the_bundle(capsys, phantom):

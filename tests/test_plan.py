@@ -210,15 +210,15 @@ def test_what_holds_for_every_plan(sizes, policy, shard_by, stratify, seed):
     assert sum(map(len, splits)) == len(sizes)
     seen = set()
     for stage in plan.stages:
-        labelled, new = set(stage.labelled), set(stage.new)
-        assert len(labelled) == len(stage.labelled) > 0
-        assert labelled <= set(plan.train)
+        labeled, new = set(stage.labeled), set(stage.new)
+        assert len(labeled) == len(stage.labeled) > 0
+        assert labeled <= set(plan.train)
         assert not new & seen
-        assert not labelled & set(plan.pool(stage.stage))
+        assert not labeled & set(plan.pool(stage.stage))
         if shard_by == "group":
             assert not {group[key] for key in new} & {group[key] for key in seen}
         seen |= new
-        assert labelled == (new if policy == "disjoint" else seen)
+        assert labeled == (new if policy == "disjoint" else seen)
     assert plan.label_budget["train"] == len(seen)
 
 
@@ -237,7 +237,7 @@ def test_unlabeled_items_are_pool_in_train_and_unused_elsewhere():
     assert plan.unused
     assert set(plan.train) & unlabeled
     for stage in plan.stages:
-        assert not unlabeled & set(stage.labelled)
+        assert not unlabeled & set(stage.labeled)
         assert unlabeled - set(plan.unused) <= set(plan.pool(stage.stage))
     assert len(plan.stages[0].new) == round(0.1 * len(set(plan.train) - unlabeled))
 
@@ -250,21 +250,21 @@ def test_unlabeled_items_are_pool_in_train_and_unused_elsewhere():
 def test_policies(policy, stratify):
     plan = plan_chain(ITEMS, PlanSettings(policy=policy, stratify=stratify), classes=CLASSES)
     size = round(0.1 * len(plan.train))
-    new, labelled = [stage.new for stage in plan.stages], [stage.labelled for stage in plan.stages]
+    new, labeled = [stage.new for stage in plan.stages], [stage.labeled for stage in plan.stages]
     assert [stage.stage for stage in plan.stages] == [1, 2, 3]
     if policy == "shared":
         assert list(map(len, new)) == [size, 0, 0]
-        assert labelled == [new[0]] * 3
+        assert labeled == [new[0]] * 3
     else:
         assert list(map(len, new)) == [size] * 3
         assert len(set(sum(new, ()))) == 3 * size
     if policy == "disjoint":
-        assert labelled == new
+        assert labeled == new
     if policy == "cumulative":
-        assert [set(part) for part in labelled] == [set(new[0]), set(new[0] + new[1]), set(sum(new, ()))]
-        assert list(map(len, labelled)) == [size, 2 * size, 3 * size]
+        assert [set(part) for part in labeled] == [set(new[0]), set(new[0] + new[1]), set(sum(new, ()))]
+        assert list(map(len, labeled)) == [size, 2 * size, 3 * size]
     for stage in plan.stages:
-        assert set(plan.pool(stage.stage)) == set(plan.train) - set(stage.labelled)
+        assert set(plan.pool(stage.stage)) == set(plan.train) - set(stage.labeled)
     assert plan.label_budget == {"train": size if policy == "shared" else 3 * size, "val": len(plan.val)}
 
 
@@ -290,7 +290,7 @@ def test_shards_of_groups():
 
 def test_all_labels_are_allowed_for_the_upper_bound():
     plan = plan_chain(ITEMS, PlanSettings(label_fraction=1.0, policy="shared"), classes=CLASSES)
-    assert plan.stages[2].labelled == plan.train
+    assert plan.stages[2].labeled == plan.train
     assert plan.pool(3) == ()
 
 

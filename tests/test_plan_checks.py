@@ -59,9 +59,9 @@ BROKEN = {
     "empty": (broken(test=()), r"test: expected at least one item, got none"),
     "class_of_val": (broken(val=PLAN.val[:1]), r"val: expected labels of every class, got none of \[.*\] among 1"),
     "numbers": (broken(stages=PLAN.stages[:2]), r"stages: expected the numbers 1 to 3, got \[1, 2\]"),
-    "not_train": (broken(stages=stages(new=PLAN.val, labelled=PLAN.val)), r"stage 2: expected training items, got 'i"),
+    "not_train": (broken(stages=stages(new=PLAN.val, labeled=PLAN.val)), r"stage 2: expected training items, got 'i"),
     "overlap": (
-        broken(stages=stages(new=FIRST, labelled=FIRST)),
+        broken(stages=stages(new=FIRST, labeled=FIRST)),
         r"stage 2: expected each item in one shard, got 19 in two",
     ),
     "policy": (
@@ -70,7 +70,7 @@ BROKEN = {
     ),
     "shared": (broken(policy="shared"), r"stage 2: expected no new labels \(shared\), got 19"),
     "class_of_stage": (
-        broken(stages=stages(new=ILL, labelled=ILL)),
+        broken(stages=stages(new=ILL, labeled=ILL)),
         r"stage 2: expected labels of every class, got none of \['well', 'unsure'\]",
     ),
     "shared_group": (

@@ -33,7 +33,7 @@ def shard(plan, first):
 def test_a_plan_for_a_teacher_to_fill_reads_no_training_label():
     unlabeled = [{**item, "label": 9} if item["id"] in set(active().train) else item for item in ITEMS]
     plan = plan_chain(unlabeled, PlanSettings(selection="margin"), classes=CLASSES)
-    assert [stage.labelled for stage in plan.stages] == [(), (), ()]
+    assert [stage.labeled for stage in plan.stages] == [(), (), ()]
     assert plan.undrawn == 1
     assert not plan.settings.stratify
 
@@ -42,12 +42,12 @@ def test_a_plan_for_a_teacher_to_fill_reads_no_training_label():
 def test_drawn_shards_become_stages(policy, sizes):
     plan = active(policy=policy)
     budget, expected = plan.label_budget, [size * plan.shard_size for size in sizes]
-    assert [plan.num_labelled(stage) for stage in (1, 2, 3)] == expected
+    assert [plan.num_labeled(stage) for stage in (1, 2, 3)] == expected
     for stage in (1, 2, 3):
         plan = plan.draw(stage, shard(plan, 40 * stage))
         assert check_plan(plan, ITEMS) == []
     assert plan.undrawn is None
-    assert [len(stage.labelled) for stage in plan.stages] == expected == [plan.num_labelled(s) for s in (1, 2, 3)]
+    assert [len(stage.labeled) for stage in plan.stages] == expected == [plan.num_labeled(s) for s in (1, 2, 3)]
     assert plan.label_budget == budget
     assert ChainPlan.from_json(plan.to_json()) == plan
 
@@ -56,7 +56,7 @@ def test_a_shared_shard_is_drawn_once():
     plan = active(policy="shared")
     plan = plan.draw(1, shard(plan, 0))
     assert plan.undrawn is None
-    assert len({stage.labelled for stage in plan.stages}) == 1
+    assert len({stage.labeled for stage in plan.stages}) == 1
     assert plan.label_budget["train"] == plan.shard_size
 
 
@@ -80,10 +80,10 @@ def test_given_shards_are_taken_as_they_are():
     parts = [plan.train[:3], plan.train[10:20], plan.train[30:31]]
     given = plan_chain(ITEMS, PlanSettings(policy="cumulative"), classes=CLASSES, shards=parts)
     assert [stage.new for stage in given.stages] == parts
-    assert [len(stage.labelled) for stage in given.stages] == [3, 13, 14]
+    assert [len(stage.labeled) for stage in given.stages] == [3, 13, 14]
     assert check_plan(given, ITEMS) == []
     one = plan_chain(ITEMS, PlanSettings(policy="shared"), classes=CLASSES, shards=parts)
-    assert {len(stage.labelled) for stage in one.stages} == {14}
+    assert {len(stage.labeled) for stage in one.stages} == {14}
 
 
 def test_given_shards_that_do_not_fit_are_refused():

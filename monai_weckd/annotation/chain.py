@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
-from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
+from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.data.verify import find_faults
 from monai_weckd.utils.files import sync_folder, write_atomically
@@ -48,7 +48,7 @@ class AnnotatedChain:
     Args:
         bundle: how to train.
         output_dir: where the chain is kept; made if absent.
-        val_fraction: fraction of the labelled groups in validation, in (0, 1), default 0.25.
+        val_fraction: fraction of the labeled groups in validation, in (0, 1), default 0.25.
         ahead: how many images to choose at a time, default 24.
 
     Raises:
@@ -102,7 +102,7 @@ class AnnotatedChain:
         """Return the number of labels that anything touched, withdrawn ones included.
 
         Args:
-            labels: class of each labelled image by its id.
+            labels: class of each labeled image by its id.
 
         """
         return len(self.given.touched | labels.keys())
@@ -120,7 +120,7 @@ class AnnotatedChain:
 
         Args:
             items: all images, dictionaries with ``image`` (a path), ``id`` and, where known, ``group``.
-            labels: class of each labelled image by its id, in the order in which they were given.
+            labels: class of each labeled image by its id, in the order in which they were given.
             progress: called after each epoch with stage, epoch of the stage, and the stage's epochs.
 
         Returns:
@@ -167,7 +167,7 @@ class AnnotatedChain:
         part.mkdir()
         try:
             self.bundle.train(
-                labelled_items(readable, labels, self.bundle.classes),
+                labeled_items(readable, labels, self.bundle.classes),
                 plan,
                 part,
                 previous=self.path if self.stages else None,
@@ -243,7 +243,7 @@ class AnnotatedChain:
 
         Args:
             items: all images.
-            labels: class of each labelled image by its id.
+            labels: class of each labeled image by its id.
             count: how many, default 1.
 
         """

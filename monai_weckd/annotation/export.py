@@ -36,7 +36,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         output: the manifest to write.
 
     Returns:
-        How many images are "labelled", how many "unlabelled", and how many labels are "of images that are gone".
+        How many images are "labeled", how many "unlabeled", and how many labels are "of images that are gone".
 
     Raises:
         ValueError: When there are no labels, or no images.
@@ -53,4 +53,4 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     csv.writer(text).writerows([["file", "label", "group"], *rows])
     write_atomically(output, text.getvalue())
     known = sum(bool(label) for _, label, _ in rows)
-    return Counter({"labelled": known, "unlabelled": len(rows) - known, "of images that are gone": len(given)})
+    return Counter({"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)})

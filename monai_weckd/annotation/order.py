@@ -132,7 +132,7 @@ class Scores:
 def suggest(
     scores: Scores,
     items: Sequence[Mapping[str, Any]],
-    labelled: Mapping[str, str],
+    labeled: Mapping[str, str],
     *,
     classes: Sequence[str],
     count: int,
@@ -148,7 +148,7 @@ def suggest(
     Args:
         scores: what is known of the images.
         items: all images, dictionaries with ``id`` and, where known, ``group``.
-        labelled: images with a label, by id.
+        labeled: images with a label, by id.
         classes: class names in the order of their indices.
         count: how many, at least 1; fewer where fewer are left.
         stage: number of the stage that the labels are for, from 1.
@@ -156,7 +156,7 @@ def suggest(
 
     """
     by_id = {item["id"]: item for item in items}
-    todo = [key for key in by_id if key not in labelled and key not in scores.unreadable]
+    todo = [key for key in by_id if key not in labeled and key not in scores.unreadable]
     known = set(scores.ids)
     fresh = sorted((key for key in todo if key not in known), key=lambda key: hash_fraction(seed, "fresh", key))
     found = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
@@ -170,7 +170,7 @@ def suggest(
         features=scores.features[rows],
         probabilities=scores.probabilities[rows] if guided else None,
         groups=[group_of(by_id[key]) for key in ids],
-        labelled=np.array([key in labelled for key in ids]),
+        labeled=np.array([key in labeled for key in ids]),
         askable=np.ones(len(ids), dtype=bool),
         seed=seed,
         stage=stage,

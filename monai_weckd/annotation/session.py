@@ -117,7 +117,7 @@ class AnnotationSession:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labelled image that is there, in the order in which they were given."""
+        """Class of each labeled image that is there, in the order in which they were given."""
         items = self.items
         return {key: label for key, label in self.store.labels.items() if key in items}
 
@@ -301,8 +301,8 @@ class AnnotationSession:
             "classes": list(self.classes),
             "images": {
                 "total": len(items),
-                "labelled": len(labels),
-                "unlabelled": len(items) - len(labels) - sum(key in items and key not in labels for key in unreadable),
+                "labeled": len(labels),
+                "unlabeled": len(items) - len(labels) - sum(key in items and key not in labels for key in unreadable),
                 "unreadable": bad,
             },
             "labels": {name: list(labels.values()).count(name) for name in self.classes},
@@ -351,7 +351,7 @@ def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
         stage: a stage in ``chain.json``.
 
     """
-    names = ("stage", "teacher", "labelled", "groups", "pool", "accepted", "seconds")
+    names = ("stage", "teacher", "labeled", "groups", "pool", "accepted", "seconds")
     validation = stage["val"] or {}
     figures = {name: validation.get(name) for name in ("balanced_accuracy", "accuracy", "macro_auc")}
     return {**{name: stage[name] for name in names}, **stage["gate"], "validation": figures}

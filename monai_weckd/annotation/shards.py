@@ -78,25 +78,25 @@ def plan_next_stage(
 
     A group that has got its first label since then is assigned to training or validation, for good: of each class at
     least one group, and ``val_fraction`` of them, are in validation, drawn by a hash of their names. One group of each
-    class stays in training at least. Unlabelled images of groups in training are the pool; those of groups in
+    class stays in training at least. Unlabeled images of groups in training are the pool; those of groups in
     validation take no part. A label that was withdrawn leaves its shard. A new group with an image that has trained is
     in training, too.
 
     Args:
         items: all images, dictionaries with ``id`` and, where known, ``group``.
-        labels: class of each labelled image by its id, in the order in which they were given.
+        labels: class of each labeled image by its id, in the order in which they were given.
         given: what the stages so far have used.
         classes: class names in the order of their indices.
         policy: what a stage trains on: "cumulative" or "disjoint".
-        val_fraction: fraction of the labelled groups in validation, in (0, 1).
+        val_fraction: fraction of the labeled groups in validation, in (0, 1).
         seed: seed of the splits.
         skipped: ids of images that cannot be read, for the record.
 
     Returns:
-        The plan, whose labels are in none of ``items``: see ``labelled_items``; and what it uses of the labels.
+        The plan, whose labels are in none of ``items``: see ``labeled_items``; and what it uses of the labels.
 
     Raises:
-        ValueError: When a label is of another class, fewer than two classes have two labelled groups, there is no new
+        ValueError: When a label is of another class, fewer than two classes have two labeled groups, there is no new
             label for training, none is left of an earlier shard, or an image of one is in a validating group now.
 
     Example::
@@ -106,7 +106,7 @@ def plan_next_stage(
         >>> plan, given = plan_next_stage(
         ...     items, labels, GivenLabels(), classes=["ill", "well"], policy="cumulative", val_fraction=0.25, seed=0
         ... )
-        >>> len(plan.val), [len(stage.labelled) for stage in plan.stages], len(plan.pool(1))
+        >>> len(plan.val), [len(stage.labeled) for stage in plan.stages], len(plan.pool(1))
         (2, [2], 4)
 
     """
@@ -144,12 +144,12 @@ def plan_next_stage(
             missing_classes="allow",
         ),
     )
-    index = {item["id"]: item for item in labelled_items(items, labels, classes)}
+    index = {item["id"]: item for item in labeled_items(items, labels, classes)}
     plan = plan_stages(plan, index, LabelOracle(list(index.values())), shards=shards)
     return plan, GivenLabels(split_of, tuple(shards), given.touched | labels.keys())
 
 
-def labelled_items(
+def labeled_items(
     items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return items as a data list has them, with their class index or ``UNLABELED`` as ``label``.

@@ -59,7 +59,7 @@ class LabelStore:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labelled image, in the order in which they were given."""
+        """Class of each labeled image, in the order in which they were given."""
         return {key: entry["label"] for key, entry in dict(self._entries).items()}
 
     def info(self, image_id: str) -> dict[str, Any]:

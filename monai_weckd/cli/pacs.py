@@ -139,7 +139,7 @@ def _manifest(args: argparse.Namespace) -> None:
         from monai_weckd.pacs.labels import write_manifest
 
         counts = write_manifest(args.dataset_dir, args.reports, output, unverified=args.unverified)
-    print(f"items   {counts.pop('labelled')} labelled, {counts.pop('unlabelled')} not")
+    print(f"items   {counts.pop('labeled')} labeled, {counts.pop('unlabeled')} not")
     for reason, count in sorted(counts.items()):
         if count:
             print(f"{'reports' if args.labels is None else 'labels '} {count} passed over: {reason}")

@@ -151,15 +151,15 @@ def _stage_rows(plan: ChainPlan, datalist: Datalist, args: argparse.Namespace) -
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
     for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.settings.num_stages), strict=True):
-        steps, labelled = epochs * args.iterations_per_epoch, plan.num_labelled(stage.stage)
+        steps, labeled = epochs * args.iterations_per_epoch, plan.num_labeled(stage.stage)
         new = len(stage.new)
-        known: list[Any] = [len({groups[key] for key in stage.labelled})]
-        known += _class_counts(oracle, plan, stage.labelled)
-        if not stage.labelled:  # whose labels these will be is for the chain to say
+        known: list[Any] = [len({groups[key] for key in stage.labeled})]
+        known += _class_counts(oracle, plan, stage.labeled)
+        if not stage.labeled:  # whose labels these will be is for the chain to say
             new = 0 if plan.settings.policy == "shared" and stage.stage > 1 else plan.shard_size
             known = ["-"] * len(known)
-        passes = f"{steps * args.batch_size / labelled:.1f}"
-        rows.append([stage.stage, labelled, new, *known, len(plan.train) - labelled, epochs, steps, passes])
+        passes = f"{steps * args.batch_size / labeled:.1f}"
+        rows.append([stage.stage, labeled, new, *known, len(plan.train) - labeled, epochs, steps, passes])
     return rows
 
 

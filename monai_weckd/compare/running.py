@@ -146,7 +146,7 @@ def _train(
         "val_labels": budget["val"],
         "plan_digest": json.loads(plan)["digest"],
         "stages": [
-            {key: stage[key] for key in ("stage", "labelled", "accepted", "gate", "val", "test", "seconds")}
+            {key: stage[key] for key in ("stage", "labeled", "accepted", "gate", "val", "test", "seconds")}
             for stage in chain["stages"]
         ],
         "final_stage": chain["final"]["stage"],

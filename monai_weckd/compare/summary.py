@@ -100,7 +100,7 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
         for stage in result["stages"]:
             figures = [stage["test"][name] for name in METRICS]
             writer.writerow(
-                [*place, stage["stage"], stage["labelled"], stage["accepted"], *figures, round(stage["seconds"], 3), ""]
+                [*place, stage["stage"], stage["labeled"], stage["accepted"], *figures, round(stage["seconds"], 3), ""]
             )
         figures = [result["test"][name] for name in METRICS]
         cost = [round(result[key], 3) for key in ("seconds", "cpu_seconds")]
@@ -133,9 +133,9 @@ def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for name in METRICS
             if (values := [stage["test"][name] for stage in stages if stage["test"][name] is not None])
         }
-        labelled = float(np.mean([stage["labelled"] for stage in stages]))
+        labeled = float(np.mean([stage["labeled"] for stage in stages]))
         accepted = sum(stage["accepted"] for stage in stages)
-        found.append({"stage": number, "labelled": labelled, "runs": len(stages), "accepted": accepted, "test": means})
+        found.append({"stage": number, "labeled": labeled, "runs": len(stages), "accepted": accepted, "test": means})
     return found
 
 

@@ -26,10 +26,10 @@ class StepCosts:
     """What the parts of a training cost on one machine, as :py:func:`monai_weckd.costs.probe.probe_costs` measures it.
 
     Args:
-        step: seconds of a training step on a batch of labelled items, augmentation included.
-        pool_step: seconds of one on a batch of labelled and pool items.
-        teacher: seconds in which the teacher looks at a batch of labelled items.
-        pool_teacher: seconds for one of labelled and pool items.
+        step: seconds of a training step on a batch of labeled items, augmentation included.
+        pool_step: seconds of one on a batch of labeled and pool items.
+        teacher: seconds in which the teacher looks at a batch of labeled items.
+        pool_teacher: seconds for one of labeled and pool items.
         validate: seconds for one validation item.
         load: seconds to decode one image, 0.0 where the images have been decoded.
         base_bytes: memory of the process before the chain begins.
@@ -103,8 +103,8 @@ def estimate_cost(
         costs: what the parts cost.
         max_epochs: epochs of the whole chain.
         epoch_length: steps of an epoch.
-        batch_size: labelled items in a batch.
-        pool_ratio: pool items for each labelled one, from the second stage on. Default 0.
+        batch_size: labeled items in a batch.
+        pool_ratio: pool items for each labeled one, from the second stage on. Default 0.
         views: views of an item in the teacher cache, default 0: no cache.
         stage_epochs: epochs of each stage, default None: shared evenly.
         val_interval: epochs from one validation to the next, default 1.
@@ -118,10 +118,10 @@ def estimate_cost(
         pooled = guided and pool_ratio > 0
         asked = number
         if views:
-            labelled = plan.num_labelled(stage.stage)
-            passes = [labelled / batch_size]
+            labeled = plan.num_labeled(stage.stage)
+            passes = [labeled / batch_size]
             if pooled:
-                passes.append((len(plan.train) - labelled) / (batch_size * pool_ratio))
+                passes.append((len(plan.train) - labeled) / (batch_size * pool_ratio))
             asked = min(number, round(views * max(passes)))
         spent = number * (costs.pool_step if pooled else costs.step)
         spent += guided * asked * (costs.pool_teacher if pooled else costs.teacher)

@@ -57,8 +57,8 @@ def probe_costs(
         loss_function: task and distillation loss; its attention part is left out.
         image_shape: (C, spatial dimensions) of an image.
         num_classes: number of classes.
-        batch_size: labelled items in a batch.
-        pool_ratio: pool items for each labelled one, default 0.
+        batch_size: labeled items in a batch.
+        pool_ratio: pool items for each labeled one, default 0.
         prepare_batch: as the trainer's, default MONAI's.
         inferer: as the trainer's, default: the network is called as it is.
         load: functions that decode an image each, tried in turn; default none.

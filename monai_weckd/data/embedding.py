@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,12 +29,21 @@ from monai_weckd.data.row_store import RowStore, content_key, describe, digest
 from monai_weckd.networks.features import images_of
 from monai_weckd.utils.draws import derive
 
-if TYPE_CHECKING:
-    from monai_weckd.handlers.backbone import FrozenBackbone
-
-__all__ = ["EmbeddingDataset", "images_behind"]
+__all__ = ["Backbone", "EmbeddingDataset", "images_behind"]
 
 _CHUNK = 64
+
+
+class Backbone(Protocol):
+    """What an :py:class:`EmbeddingDataset` asks for embeddings, such as ``monai_weckd.handlers.FrozenBackbone``."""
+
+    frozen: bool
+
+    def embeddings(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return the embeddings, (N, D), of batches of images."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of whatever makes the embeddings."""
 
 
 class EmbeddingDataset(Dataset):
@@ -75,7 +84,7 @@ class EmbeddingDataset(Dataset):
     def __init__(
         self,
         dataset: Any,
-        backbone: FrozenBackbone,
+        backbone: Backbone,
         *,
         augment: Callable | None = None,
         views: int = 0,

@@ -38,10 +38,10 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
     stage, index and how often the stage has come to the item.
 
     Args:
-        labelled: dataset indices whose labels the stage trains on.
+        labeled: dataset indices whose labels the stage trains on.
         pool: dataset indices that come without their labels.
-        batch_size: number of labelled items in a batch, over all ranks.
-        pool_ratio: number of pool items for each labelled item in a batch, default 0.
+        batch_size: number of labeled items in a batch, over all ranks.
+        pool_ratio: number of pool items for each labeled item in a batch, default 0.
         views: how many views of an item there are in a stage, which then return in turn; default 0: a new one each
             time.
         num_batches: number of batches in the stage.
@@ -49,11 +49,11 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         stage: stage number, from 1.
         start: first batch to give, when a stage goes on from the middle, default 0.
         rank: this process's place among ``world_size``; it gets every ``world_size``-th item of the batch, and so as
-            many labelled and as many pool items as any other rank: the mean of the ranks' losses is the batch's.
+            many labeled and as many pool items as any other rank: the mean of the ranks' losses is the batch's.
         world_size: number of processes that share a batch, default 1.
 
     Raises:
-        ValueError: When ``labelled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
+        ValueError: When ``labeled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
         ValueError: When ``batch_size`` is smaller than ``world_size``, or no multiple of it.
 
     Example::
@@ -69,7 +69,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(
         self,
-        labelled: Sequence[int],
+        labeled: Sequence[int],
         pool: Sequence[int] = (),
         *,
         batch_size: int,
@@ -82,8 +82,8 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if len(labelled) == 0:
-            raise ValueError("labelled: expected at least one item, got none. Raise label_fraction.")
+        if len(labeled) == 0:
+            raise ValueError("labeled: expected at least one item, got none. Raise label_fraction.")
         if pool_ratio > 0 and len(pool) == 0:
             raise ValueError(f"pool_ratio: expected 0 where the pool is empty, got {pool_ratio}. Pass pool_ratio=0.")
         if views < 0:
@@ -97,7 +97,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
                 f"batch_size: expected a multiple of {world_size}, the number of processes, got {batch_size}. "
                 "Give every process as many items as the others."
             )
-        self.labelled = np.asarray(labelled)
+        self.labeled = np.asarray(labeled)
         self.pool = np.asarray(pool)
         self.batch_size = batch_size
         self.pool_ratio = pool_ratio
@@ -113,7 +113,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.num_batches - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        streams = [self._stream(self.labelled, self.batch_size, number=0)]
+        streams = [self._stream(self.labeled, self.batch_size, number=0)]
         if self.pool_ratio:
             streams.append(self._stream(self.pool, self.batch_size * self.pool_ratio, number=1))
         for parts in zip(*streams, strict=True):

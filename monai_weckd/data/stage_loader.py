@@ -72,10 +72,10 @@ def stage_loader(
     """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
 
     Args:
-        template: the trainer's own loader; ``batch_size`` counts the labelled items on each rank.
+        template: the trainer's own loader; ``batch_size`` counts the labeled items on each rank.
         labels: the revealed labels by dataset index.
         pool: dataset indices that come without their labels.
-        pool_ratio: pool items for each labelled item.
+        pool_ratio: pool items for each labeled item.
         num_batches: number of batches in the stage.
         seed: seed of the chain.
         stage: stage number, from 1.

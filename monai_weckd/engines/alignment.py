@@ -44,20 +44,20 @@ class DistributionAlignment:
         self.momentum = momentum
         self.mean: torch.Tensor | None = None
 
-    def __call__(self, logits: torch.Tensor, unlabelled: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
         """Return the logits, those of items without a label aligned.
 
         Args:
             logits: the teacher's, (B, C).
-            unlabelled: which items have no label, (B,).
+            unlabeled: which items have no label, (B,).
 
         """
-        if not unlabelled.any():
+        if not unlabeled.any():
             return logits
-        batch = logits[unlabelled].float().softmax(dim=1).mean(dim=0)
+        batch = logits[unlabeled].float().softmax(dim=1).mean(dim=0)
         self.mean = batch if self.mean is None else self.momentum * self.mean + (1 - self.momentum) * batch
         shift = self.prior.to(logits.device).log() - self.mean.clamp_min(1e-6).log()
-        return torch.where(unlabelled[:, None], logits + shift.to(logits.dtype), logits)
+        return torch.where(unlabeled[:, None], logits + shift.to(logits.dtype), logits)
 
     def state_dict(self) -> dict[str, torch.Tensor | None]:
         """Return the running mean; the prior is that of the labels."""

@@ -22,7 +22,7 @@ LOWEST, HIGHEST = 0.5, 10.0
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the temperature that gives labelled items the highest likelihood when it divides their logits.
+    """Return the temperature that gives labeled items the highest likelihood when it divides their logits.
 
     The likelihood is a concave function of ``1 / T``: its slope is brought to zero by bisection, between 0.5 and 10.
     Temperature scaling after Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.

@@ -64,7 +64,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
         tolerance: how much worse than its teacher it may be and not be rejected, default 0.0; see
             :py:class:`ChainOptions`.
-        pool_ratio: pool images for each labelled one in a batch, from the first stage with a teacher on. Default 0.
+        pool_ratio: pool images for each labeled one in a batch, from the first stage with a teacher on. Default 0.
         views: how many augmented views of an item there are in a stage, which return in turn; default 0: a new one
             each time.
         teacher: who guides: "last", "ensemble", "student" or "average", see :py:class:`ChainOptions`, as for the next

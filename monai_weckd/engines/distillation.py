@@ -90,7 +90,7 @@ class DistillationTrainer(SupervisedTrainer):
     Args:
         device: where to run.
         max_epochs: number of epochs.
-        train_data_loader: batches with ``image`` and ``label``; the label ``-1`` means unlabelled.
+        train_data_loader: batches with ``image`` and ``label``; the label ``-1`` means unlabeled.
         network: the student.
         optimizer: the student's optimizer.
         loss_function: task, distillation and attention loss and their weights.

@@ -40,7 +40,7 @@ class ChainOptions:
             takes every stage.
         tolerance: how much worse it may be on validation, in units of the key metric, and not be rejected; default 0.0.
             With n validation items 1 / n is about what a single one of them is worth.
-        pool_ratio: pool items for each labelled item in a batch; the teacher alone guides on them. Default 0.
+        pool_ratio: pool items for each labeled item in a batch; the teacher alone guides on them. Default 0.
         views: how many views of an item there are in a stage, default 0: a new one each time.
         teacher: who guides: "last" (the last accepted student), "ensemble" (the mean logits of all accepted
             students), or from the first stage on "student" (the student itself, as in FixMatch, arXiv 2001.07685) or

@@ -75,8 +75,8 @@ def restore_walk(walker: StageWalker, engine: SupervisedTrainer, loaded: Mapping
     state.stage_epochs = walker.epochs[state.stage - 1]
     walker.oracle = LabelOracle(walker.items)
     walker.oracle.load_state_dict(loaded["oracle"])
-    labelled = walker.plan.stages[state.stage - 1].labelled
-    walker.labels = walker.oracle.reveal(labelled, purpose="shard", stage=state.stage)
+    labeled = walker.plan.stages[state.stage - 1].labeled
+    walker.labels = walker.oracle.reveal(labeled, purpose="shard", stage=state.stage)
     walker.set_teacher(engine, walker.labels)
     for name, average in (("average", walker.average), ("mirror", walker.mirror)):
         if average is not None:

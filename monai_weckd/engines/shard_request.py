@@ -46,14 +46,14 @@ def ask_for_shard(
     """Return the ids of the items whose labels the trainer's network, as it is now, asks for.
 
     It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer.
-    "margin" and "badge" need a network that has learnt from labels: the first shard is then "typical".
+    "margin" and "badge" need a network that has learned from labels: the first shard is then "typical".
 
     Args:
         engine: the trainer; its network is the last accepted student, or what the first stage begins with.
         plan: the plan, whose stage has no shard yet.
         items: the training items in the dataset's order.
         stage: stage number, from 1.
-        guided: whether the network has learnt from a shard, so that its probabilities mean something.
+        guided: whether the network has learned from a shard, so that its probabilities mean something.
         head_layer: module path of the classification head, default None: the last linear layer.
 
     """
@@ -66,7 +66,7 @@ def ask_for_shard(
             device=engine.state.device,
             inferer=engine.inferer,
         )
-        # who has learnt nothing yet is unsure of everything
+        # who has learned nothing yet is unsure of everything
         selection = plan.settings.selection
         strategy = "typical" if not guided and selection in NEED_PROBABILITIES else selection
         known = {key for part in plan.stages for key in part.new}
@@ -74,7 +74,7 @@ def ask_for_shard(
             features=features.numpy(),
             probabilities=torch.softmax(logits, dim=1).numpy() if guided else None,
             groups=[item["group"] for item in items],
-            labelled=np.array([item["id"] in known for item in items]),
+            labeled=np.array([item["id"] in known for item in items]),
             askable=np.array([is_labeled(item) for item in items]),
             seed=plan.settings.seed,
             stage=stage,

@@ -34,7 +34,7 @@ class StageRecord:
     Args:
         stage: stage number, from 1.
         teacher: stage number of the teacher, None for a stage without one.
-        labelled: number of labels trained on.
+        labeled: number of labels trained on.
         groups: number of groups that these labels come from.
         pool: number of training items seen, if at all, without their labels.
         epochs: number of epochs run.
@@ -52,7 +52,7 @@ class StageRecord:
 
     stage: int
     teacher: int | None
-    labelled: int
+    labeled: int
     groups: int
     pool: int
     epochs: int

@@ -249,7 +249,7 @@ class StageWalker:
                 head_layer=self.options.head_layer,
             )
             self.plan = self.plan.draw(stage, asked)
-        self.labels = self.oracle.reveal(self.plan.stages[stage - 1].labelled, purpose="shard", stage=stage)
+        self.labels = self.oracle.reveal(self.plan.stages[stage - 1].labeled, purpose="shard", stage=stage)
         if not self.students or self.options.init == "initial":
             network.load_state_dict(self.initial)
         for part, beginning in zip(self.stateful, self.beginnings, strict=True):
@@ -367,11 +367,11 @@ class StageWalker:
         previous = last.value if last else None
         accepted = self._accepts(value, previous)
         calibration = self._calibrate(engine) if accepted else None
-        ids = set(self.plan.stages[stage - 1].labelled)
+        ids = set(self.plan.stages[stage - 1].labeled)
         return StageRecord(
             stage=stage,
             teacher=last.stage if last else None,
-            labelled=len(ids),
+            labeled=len(ids),
             groups=len({item["group"] for item in self.items if item["id"] in ids}),
             pool=len(self.plan.pool(stage)),
             epochs=engine.state.stage_epoch,

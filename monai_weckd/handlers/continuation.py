@@ -141,7 +141,7 @@ def _student_file(stage: int) -> Path:
 
 
 def _record(stage: Mapping[str, Any]) -> StageRecord:
-    names = ("stage", "teacher", "labelled", "groups", "pool", "epochs", "best_epoch", "seconds")
+    names = ("stage", "teacher", "labeled", "groups", "pool", "epochs", "best_epoch", "seconds")
     others = ("accepted", "selection", "calibration")
     return StageRecord(**{name: stage[name] for name in (*names, *others)}, **stage["gate"])
 

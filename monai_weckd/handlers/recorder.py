@@ -190,7 +190,7 @@ class ChainRecorder:
             {
                 "stage": record.stage,
                 "teacher": record.teacher,
-                "labelled": record.labelled,
+                "labeled": record.labeled,
                 "groups": record.groups,
                 "pool": record.pool,
                 "epochs": record.epochs,

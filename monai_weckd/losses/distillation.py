@@ -45,7 +45,7 @@ def distillation_loss(
     dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
 
     With ``hard_labels`` it is the cross entropy of the student, at temperature 1, with the class that the teacher holds
-    most probable; with a ``threshold`` as well, the loss on unlabelled images of Sohn et al., "FixMatch",
+    most probable; with a ``threshold`` as well, the loss on unlabeled images of Sohn et al., "FixMatch",
     https://arxiv.org/abs/2001.07685.
 
     Args:
@@ -113,13 +113,13 @@ class DistillationLoss(_Loss):
     """Combine what the labels say with what the teacher says.
 
     ``(1 - weight) * task + weight * distillation + attention_weight * attention``; without a teacher the task loss
-    alone, to which ``weight`` does not apply. The task loss is taken over the labelled items only, the other two over
-    all items. An item is unlabelled where its target, or for ``multilabel`` its whole row of targets, is -1.
+    alone, to which ``weight`` does not apply. The task loss is taken over the labeled items only, the other two over
+    all items. An item is unlabeled where its target, or for ``multilabel`` its whole row of targets, is -1.
 
     ``weight``, ``attention_weight`` and ``temperature`` are plain attributes, which a handler may set between epochs.
 
     Args:
-        task_loss: callable ``(logits, target) -> loss`` for the labelled items, whose targets it is given as they came
+        task_loss: callable ``(logits, target) -> loss`` for the labeled items, whose targets it is given as they came
             out of the data loader. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with
             logits; the latter is a mean over the classes, as in PyTorch, whereas the distillation loss is a sum.
         weight: share of the distillation loss, 0.0 to 1.0. Defaults to 0.5.
@@ -180,7 +180,7 @@ class DistillationLoss(_Loss):
         if class_weights is not None and not all(0 < value < math.inf for value in class_weights):
             raise ValueError(
                 f"class_weights: expected a positive finite number per class, got {list(class_weights)}. "
-                "A class of weight 0 could not be learnt."
+                "A class of weight 0 could not be learned."
             )
         self.task_loss = task_loss
         self.weight = weight
@@ -237,7 +237,7 @@ class DistillationLoss(_Loss):
 
         Raises:
             ValueError: When a shape is not as above, or only one of the two features is given.
-            ValueError: When a labelled row of a multi-label target holds -1.
+            ValueError: When a labeled row of a multi-label target holds -1.
 
         """
         if (student_features is None) != (teacher_features is None):
@@ -273,7 +273,7 @@ class DistillationLoss(_Loss):
         return total
 
     def _task(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the task loss over the labelled items, 0 where there are none."""
+        """Return the task loss over the labeled items, 0 where there are none."""
         if type(target) is not torch.Tensor:
             target = target.as_subclass(torch.Tensor)
         _check_target(logits, target, multilabel=self.multilabel)
@@ -283,9 +283,9 @@ class DistillationLoss(_Loss):
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         if self.task_loss is None and not self.multilabel:
             return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
-        labelled = target.ne(UNLABELED).flatten(1).any(dim=1) if target.ndim > 1 else target.ne(UNLABELED)
-        if not labelled.all():
-            logits, target = logits[labelled], target[labelled]
+        labeled = target.ne(UNLABELED).flatten(1).any(dim=1) if target.ndim > 1 else target.ne(UNLABELED)
+        if not labeled.all():
+            logits, target = logits[labeled], target[labeled]
         if self.task_loss is not None:
             return self.task_loss(logits, target).mean()
         _check_rows(target)
@@ -361,9 +361,9 @@ def _check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: boo
 
 
 def _check_rows(target: torch.Tensor) -> None:
-    """Raise a ValueError when a labelled row is labelled in part."""
+    """Raise a ValueError when a labeled row is labeled in part."""
     if target.lt(0).any():
         raise ValueError(
-            f"target: expected 0 to 1 for every class of a labelled row, got {target.min().item()}. "
-            "Put -1 in the whole row to mark it unlabelled."
+            f"target: expected 0 to 1 for every class of a labeled row, got {target.min().item()}. "
+            "Put -1 in the whole row to mark it unlabeled."
         )

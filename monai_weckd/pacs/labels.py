@@ -24,7 +24,7 @@ __all__ = ["write_manifest"]
 
 
 def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified: bool = False) -> Counter[str]:
-    """Write a manifest of fetched series, labelled by what structured reports say; returns some counts.
+    """Write a manifest of fetched series, labeled by what structured reports say; returns some counts.
 
     An item is a series if some report is about a whole one of several instances, else an instance. Its group is the
     patient, as in ``index.csv``. What no report is about is unlabeled.
@@ -56,8 +56,8 @@ def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified
             files = [series]
         rows += [{"file": file, "label": labels.get(file, ""), "group": entry.group} for file in files]
     write_atomically(output, table_text(["file", "label", "group"], rows))
-    counts["labelled"] = sum(bool(row["label"]) for row in rows)
-    counts["unlabelled"] = len(rows) - counts["labelled"]
+    counts["labeled"] = sum(bool(row["label"]) for row in rows)
+    counts["unlabeled"] = len(rows) - counts["labeled"]
     return counts
 
 

@@ -35,13 +35,13 @@ class StagePlan:
     Args:
         stage: stage number, from 1.
         new: ids whose labels the stage brings in, its shard.
-        labelled: ids whose labels the stage trains on; empty as long as its shard has not been drawn.
+        labeled: ids whose labels the stage trains on; empty as long as its shard has not been drawn.
 
     """
 
     stage: int
     new: tuple[str, ...]
-    labelled: tuple[str, ...]
+    labeled: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class ChainPlan:
     @property
     def undrawn(self) -> int | None:
         """The first stage whose shard is yet to be drawn, None if there is none."""
-        return next((stage.stage for stage in self.stages if not stage.labelled), None)
+        return next((stage.stage for stage in self.stages if not stage.labeled), None)
 
-    def num_labelled(self, stage: int) -> int:
+    def num_labeled(self, stage: int) -> int:
         """Return how many labels a stage trains on, or will.
 
         Args:
@@ -96,7 +96,7 @@ class ChainPlan:
 
         """
         shards = stage if self.settings.policy == "cumulative" else 1
-        return len(self.stages[stage - 1].labelled) or shards * self.shard_size
+        return len(self.stages[stage - 1].labeled) or shards * self.shard_size
 
     def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
         """Return the plan with the shard that has been chosen for a stage; it must be the first one not yet drawn.
@@ -133,8 +133,8 @@ class ChainPlan:
         """
         if not 1 <= stage <= len(self.stages):
             raise ValueError(f"stage: expected a number from 1 to {len(self.stages)}, got {stage!r}. Count from 1.")
-        labelled = set(self.stages[stage - 1].labelled)
-        return tuple(key for key in self.train if key not in labelled)
+        labeled = set(self.stages[stage - 1].labeled)
+        return tuple(key for key in self.train if key not in labeled)
 
     def select(self, items: Iterable[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
         """Return the items of a split, in the plan's order.
@@ -176,7 +176,7 @@ class ChainPlan:
         content = _read_fields(text, [field.name for field in fields(cls)])
         try:
             stages = tuple(
-                StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labelled"])) for stage in content["stages"]
+                StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labeled"])) for stage in content["stages"]
             )
             lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
             settings = PlanSettings(**content["settings"])

@@ -61,7 +61,7 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
 
     """
     index = index_items(items)
-    ids = {key for part in (plan.val, plan.test, *(stage.labelled for stage in plan.stages)) for key in part}
+    ids = {key for part in (plan.val, plan.test, *(stage.labeled for stage in plan.stages)) for key in part}
     usable = [key for key in ids if key in index and is_labeled(index[key])]
     labels = LabelOracle(list(index.values())).reveal(usable, purpose="test")
     return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
@@ -114,9 +114,7 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
         return  # nobody can know the classes of the labels that are asked for
     for stage in plan.stages:
         remedy = "Pass a larger label_fraction, stratify=True, another seed, or missing_classes='allow'."
-        yield from class_problems(
-            plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labelled}, remedy
-        )
+        yield from class_problems(plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labeled}, remedy)
 
 
 def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None], remedy: str) -> Iterator[str]:
@@ -161,15 +159,15 @@ def _policy_problems(plan: ChainPlan) -> Iterator[str]:
         if plan.settings.policy == "shared" and stage.stage > 1 and stage.new:
             yield f"stage {stage.stage}: expected no new labels (shared), got {len(stage.new)}. Make the plan anew."
         brought |= set(stage.new)
-        if not stage.labelled and plan.settings.selection not in ("random", "given"):
+        if not stage.labeled and plan.settings.selection not in ("random", "given"):
             continue  # its shard has not been drawn
         expected = set(stage.new) if plan.settings.policy == "disjoint" else brought
-        if set(stage.labelled) != expected:
+        if set(stage.labeled) != expected:
             yield (
                 f"stage {stage.stage}: expected the {len(expected)} labels of policy {plan.settings.policy!r}, "
-                f"got {len(set(stage.labelled) ^ expected)} too many or too few. Make the plan anew."
+                f"got {len(set(stage.labeled) ^ expected)} too many or too few. Make the plan anew."
             )
-        if strange := set(stage.labelled) - train:
+        if strange := set(stage.labeled) - train:
             yield f"stage {stage.stage}: expected training items, got {min(strange)!r}. Make the plan anew."
 
 

@@ -112,7 +112,7 @@ def plan_training(
 
         >>> items = [{"image": f"{i:03}.png", "label": i % 2} for i in range(100)]
         >>> plan = plan_training(items, classes=["ill", "well"])
-        >>> [len(stage.labelled) for stage in plan.stages], len(plan.train), len(plan.val)
+        >>> [len(stage.labeled) for stage in plan.stages], len(plan.train), len(plan.val)
         ([10, 10, 10], 100, 0)
 
     """

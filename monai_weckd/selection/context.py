@@ -32,8 +32,8 @@ class SelectionContext:
         features: features of all training items, (N, D), in an order that is the same at all stages.
         probabilities: the teacher's class probabilities, (N, C); None before there is a teacher.
         groups: group of each item, N names.
-        labelled: items whose labels were asked for at earlier stages, (N,), bool.
-        askable: items whose labels could be asked for, (N,), bool; labelled ones are left out in any case.
+        labeled: items whose labels were asked for at earlier stages, (N,), bool.
+        askable: items whose labels could be asked for, (N,), bool; labeled ones are left out in any case.
         seed: non-negative seed of the plan.
         stage: number of the stage, from 1.
 
@@ -42,7 +42,7 @@ class SelectionContext:
     features: np.ndarray
     probabilities: np.ndarray | None
     groups: Sequence[str]
-    labelled: np.ndarray
+    labeled: np.ndarray
     askable: np.ndarray
     seed: int
     stage: int
@@ -50,7 +50,7 @@ class SelectionContext:
     @property
     def candidates(self) -> np.ndarray:
         """Return the indices of the items that can be asked for, ascending."""
-        return np.flatnonzero(self.askable & ~self.labelled)
+        return np.flatnonzero(self.askable & ~self.labeled)
 
 
 def check_selection(strategy: str, context: SelectionContext, *, count: int) -> None:
@@ -76,13 +76,13 @@ def check_selection(strategy: str, context: SelectionContext, *, count: int) -> 
         )
     _check_finite("features", context.features)
     size = len(context.features)
-    for name in ("groups", "labelled", "askable"):
+    for name in ("groups", "labeled", "askable"):
         if len(getattr(context, name)) != size:
             raise ValueError(
                 f"{name}: expected one for each of {size} rows of features, got {len(getattr(context, name))}. "
                 "Pass all in the same order."
             )
-    for name in ("labelled", "askable"):
+    for name in ("labeled", "askable"):
         # an array of indices would be taken for a mask without a word
         if getattr(context, name).dtype != bool:
             raise ValueError(f"{name}: expected an array of bool, got {getattr(context, name).dtype}. Pass a mask.")

@@ -105,7 +105,7 @@ def _random(context: SelectionContext, count: int, rng: np.random.Generator) -> 
 
 def _typical(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     points = embed(context.features, rng)
-    clusters = min(len(points), int(context.labelled.sum()) + count)
+    clusters = min(len(points), int(context.labeled.sum()) + count)
     cluster, distance = k_means(points, clusters, rng=rng)
     candidates = context.candidates
     nearest_first = candidates[np.lexsort((distance[candidates], cluster[candidates]))]
@@ -113,7 +113,7 @@ def _typical(context: SelectionContext, count: int, rng: np.random.Generator) ->
     # the place of each candidate within its cluster, behind those that have a label
     place = np.arange(len(candidates)) - np.repeat(np.cumsum(members) - members, members)
     mine = cluster[nearest_first]
-    place += np.bincount(cluster[context.labelled], minlength=clusters)[mine]
+    place += np.bincount(cluster[context.labeled], minlength=clusters)[mine]
     return nearest_first[np.lexsort((-np.bincount(cluster, minlength=clusters)[mine], place))[:count]]
 
 
@@ -138,7 +138,7 @@ def _diverse(context: SelectionContext, count: int, rng: np.random.Generator) ->
         weights[candidates],
         count=count,
         rng=rng,
-        nearest=_distance_to(points[candidates], points[context.labelled]),
+        nearest=_distance_to(points[candidates], points[context.labeled]),
         groups=groups[candidates],
         used=used,
     )
@@ -165,7 +165,7 @@ def _badge(context: SelectionContext, count: int, rng: np.random.Generator) -> n
 def _groups(context: SelectionContext) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each item's group, (N,), and the numbers of those in which an item has a label."""
     groups = np.unique(np.asarray(context.groups), return_inverse=True)[1]
-    return groups, np.unique(groups[context.labelled])
+    return groups, np.unique(groups[context.labeled])
 
 
 def _probabilities(context: SelectionContext) -> np.ndarray:

@@ -28,7 +28,7 @@ __all__ = ["WithholdLabelD", "WithholdLabelDict", "WithholdLabeld"]
 
 
 class WithholdLabeld(MapTransform):
-    """Replace the label of every item by -1, "unlabelled", unless the item is among those whose labels are revealed.
+    """Replace the label of every item by -1, "unlabeled", unless the item is among those whose labels are revealed.
 
     With it an ordinary MONAI pipeline trains on few labels and on images without: the losses of this package leave -1
     out. The type of a label stays. An item is known by its ``id``, or by its image path where it has none, as in a
@@ -37,7 +37,7 @@ class WithholdLabeld(MapTransform):
 
     Args:
         keys: keys of the labels.
-        revealed: ids of the items whose labels stay, such as ``plan.stages[0].labelled``.
+        revealed: ids of the items whose labels stay, such as ``plan.stages[0].labeled``.
         allow_missing_keys: do not raise an exception if a key is missing. Default ``False``.
 
     Raises:
@@ -72,7 +72,7 @@ class WithholdLabeld(MapTransform):
         is_revealed = _known_by(d) in self.revealed
         for key in self.key_iterator(d):
             # made for revealed labels too: a type that cannot hold -1 shows with the first item
-            withheld = _unlabelled(d[key], key)
+            withheld = _unlabeled(d[key], key)
             if not is_revealed:
                 d[key] = withheld
         return d
@@ -89,7 +89,7 @@ def _known_by(item: Mapping[Hashable, Any]) -> str:
     return str(key)
 
 
-def _unlabelled(label: Any, key: Hashable) -> Any:
+def _unlabeled(label: Any, key: Hashable) -> Any:
     """Return -1 in the type of a label."""
     if label is None:
         return UNLABELED

@@ -38,7 +38,7 @@ METRIC_NAMES = {
 _PLAN_KEYS = ("classes", "test", "skipped", "unused")
 _CHAIN_KEYS = ("format", "classes", "seed", "label_budget", "ledger", "settings", "stages", "final")
 _STAGE_KEYS = (
-    *("stage", "teacher", "labelled", "groups", "pool", "epochs", "best_epoch"),
+    *("stage", "teacher", "labeled", "groups", "pool", "epochs", "best_epoch"),
     *("seconds", "val", "test", "accepted", "gate", "checkpoint"),
 )
 _EPOCH_KEYS = ("epoch", "stage", "stage_epoch", "loss", "distillation_loss", "temperature", "val")

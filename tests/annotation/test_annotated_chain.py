@@ -43,7 +43,7 @@ def studies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grown(studies, tmp_path_factory):
-    """Return the folder of a chain of two stages, what was labelled at each, and what was reported."""
+    """Return the folder of a chain of two stages, what was labeled at each, and what was reported."""
     output_dir = tmp_path_factory.mktemp("grown") / "output"
     chain, items = make_annotated(studies, output_dir)
     chain.score(items)
@@ -154,7 +154,7 @@ def test_each_stage_has_the_labels_that_came_since_the_last(studies, grown):
     assert given["split_of"].keys() == {group[key] for key in history[1]}
     assert set(plan.val) == {key for key in history[1] if group[key] in val}
     assert set(plan.stages[0].new) == {key for key in history[0] if group[key] in train}
-    assert set(plan.stages[1].labelled) == {key for key in history[1] if group[key] in train}
+    assert set(plan.stages[1].labeled) == {key for key in history[1] if group[key] in train}
     everything = {key for key in group if key != "normal/broken.png" and group[key] not in val}
     assert set(plan.pool(2)) == everything - history[1].keys()
     assert plan.skipped == ("normal/broken.png",)

@@ -51,9 +51,7 @@ def test_a_bundle_finds_every_image_with_the_label_that_it_was_given(images, cap
     assert export(images, write_labels(images, {**given, "gone.png": "ill"})) == 0
     out = capsys.readouterr().out
     assert out == (
-        "items   3 labelled, 2 not\n"
-        "labels  1 passed over: of images that are gone\n"
-        f"written {images / 'manifest.csv'}\n"
+        f"items   3 labeled, 2 not\nlabels  1 passed over: of images that are gone\nwritten {images / 'manifest.csv'}\n"
     )
     items, classes, _ = load_datalist(images)
     assert sorted(item["id"] for item in items) == sorted(NAMES)

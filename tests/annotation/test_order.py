@@ -30,8 +30,8 @@ def scores(*, students=2, ids=IDS, unreadable=(), seed=0):
     return Scores.empty("x").with_more(ids, features, probabilities, dict.fromkeys(unreadable, "broken"))
 
 
-def ask(found, *, labelled=(), count=4, items=ITEMS, stage=1):
-    return suggest(found, items, dict.fromkeys(labelled, "ill"), classes=CLASSES, count=count, stage=stage, seed=0)
+def ask(found, *, labeled=(), count=4, items=ITEMS, stage=1):
+    return suggest(found, items, dict.fromkeys(labeled, "ill"), classes=CLASSES, count=count, stage=stage, seed=0)
 
 
 def test_disagreement_is_the_total_variation_distance():
@@ -94,13 +94,13 @@ def test_images_not_yet_seen_come_first_and_unreadable_ones_never():
 
 @pytest.mark.parametrize("students", [0, 2])
 def test_every_image_is_asked_for_once_until_none_is_left(students):
-    seen, labelled = scores(students=students), []
-    while found := ask(seen, labelled=labelled, count=5):
-        labelled += [one.id for one in found]
-    assert sorted(labelled) == IDS
+    seen, labeled = scores(students=students), []
+    while found := ask(seen, labeled=labeled, count=5):
+        labeled += [one.id for one in found]
+    assert sorted(labeled) == IDS
 
 
-def test_a_labelled_image_or_one_that_is_gone_is_not_asked_for():
-    found = ask(scores(), labelled=IDS[:4], items=ITEMS[:10], count=50)
+def test_a_labeled_image_or_one_that_is_gone_is_not_asked_for():
+    found = ask(scores(), labeled=IDS[:4], items=ITEMS[:10], count=50)
     assert sorted(one.id for one in found) == IDS[4:10]
-    assert ask(scores(), labelled=IDS) == []
+    assert ask(scores(), labeled=IDS) == []

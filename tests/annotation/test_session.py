@@ -155,7 +155,7 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     (images / "g1" / "ear.png").unlink()
     assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
     assert here.labels == {}
-    assert here.state()["images"] == {"total": 5, "labelled": 0, "unlabelled": 5, "unreadable": 0}
+    assert here.state()["images"] == {"total": 5, "labeled": 0, "unlabeled": 5, "unreadable": 0}
 
 
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from monai_weckd.annotation.shards import GivenLabels, labelled_items, plan_next_stage
+from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.plan.checks import check_plan
 
 CLASSES = ("ill", "well")
@@ -73,7 +73,7 @@ def test_the_first_stage_has_all_labels_that_do_not_validate():
     # one group of each class validates, the other one trains
     assert len(validating & {"a", "c"}) == len(validating & {"b", "d"}) == 1
     assert set(found.val) == {key for key in FIRST if key[0] in validating}
-    assert set(found.stages[0].labelled) == FIRST.keys() - set(found.val)
+    assert set(found.stages[0].labeled) == FIRST.keys() - set(found.val)
     assert set(found.pool(1)) == {
         item["id"] for item in ITEMS if item["group"] not in validating and item["id"] not in FIRST
     }
@@ -95,7 +95,7 @@ def test_the_next_stage_brings_what_came_since(policy):
     new = {key for key in ("e1", "f1", "g1") if later.split_of[key[0]] == "train"}
     assert set(found.stages[1].new) == new
     old = set(given.shards[0]) if policy == "cumulative" else set()
-    assert set(found.stages[1].labelled) == new | old
+    assert set(found.stages[1].labeled) == new | old
     assert set(found.pool(2)) == set(found.train) - new - old
 
 
@@ -121,10 +121,10 @@ def test_a_changed_label_stays_in_its_shard():
     labels = {**FIRST, key: "well" if FIRST[key] == "ill" else "ill", "e1": "ill", "f1": "well", "g1": "ill"}
     found, later = plan(labels, given)
     assert later.shards[0] == given.shards[0]
-    items = {item["id"]: item["label"] for item in labelled_items(ITEMS, labels, CLASSES)}
+    items = {item["id"]: item["label"] for item in labeled_items(ITEMS, labels, CLASSES)}
     assert items[key] == CLASSES.index(labels[key])
     assert items["h1"] == -1
-    assert key in found.stages[1].labelled
+    assert key in found.stages[1].labeled
 
 
 def test_images_that_are_gone_are_left_out():
@@ -186,7 +186,7 @@ def test_no_group_is_ever_in_two_splits(order, cuts, fraction, seed):
         except ValueError as error:
             assert str(error).startswith("labels: expected")  # noqa: PT017
             continue
-        assert check_plan(found, labelled_items(ITEMS, labels, CLASSES))[1:] == []  # but that there is no test split
+        assert check_plan(found, labeled_items(ITEMS, labels, CLASSES))[1:] == []  # but that there is no test split
         for split in ("train", "val"):
             for key in getattr(found, split):
                 if key in labels:

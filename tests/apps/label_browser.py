@@ -149,7 +149,7 @@ class Page:
 
     @property
     def is_ready(self):
-        """Return whether an image is shown and can be labelled."""
+        """Return whether an image is shown and can be labeled."""
         return self.run("""return !document.getElementById("frame").hidden
             && document.querySelector(".class")?.getAttribute("aria-disabled") === "false" """)
 

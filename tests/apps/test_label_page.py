@@ -89,7 +89,7 @@ def test_somebody_labels_and_trains(server, browser):
     assert stored(server) == {key: key.split("/")[0] for key in given}
     assert page.status == f"Saved: {list(given)[-1]} is {stored(server)[list(given)[-1]]}."
     assert page.error == ""
-    page.wait(lambda: page.text("labelled-text") == "12 of 40 images labelled")
+    page.wait(lambda: page.text("labeled-text") == "12 of 40 images labeled")
 
     # skip, take it back, skip again: it does not come again, nor after a reload
     while "not yet seen" in Page(browser, server.url).text("reason"):
@@ -104,7 +104,7 @@ def test_somebody_labels_and_trains(server, browser):
     after = page.name
     page = Page(browser, server.url)
     assert page.name == after
-    assert page.text("labelled-text") == "12 of 40 images labelled"
+    assert page.text("labeled-text") == "12 of 40 images labeled"
 
     # undo, by both keys
     for undo in (lambda: page.key("u"), lambda: page.chord("\ue009", "z")):
@@ -149,7 +149,7 @@ def test_somebody_labels_and_trains(server, browser):
     for stage, row in zip(server.state()["stages"], page.table(), strict=True):
         before = "\N{EN DASH}" if stage["previous"] is None else f"{stage['previous']:.3f}"
         verdict = "✓ accepted" if stage["accepted"] else "✗ rejected"
-        assert row == [str(stage["stage"]), str(stage["labelled"]), f"{stage['value']:.3f}", before, verdict]
+        assert row == [str(stage["stage"]), str(stage["labeled"]), f"{stage['value']:.3f}", before, verdict]
 
     assert Page(browser, server.url, query="?budget=30").text("budget-text") == "Label budget: 20 of 30"
     loaded = page.run("return performance.getEntriesByType('resource').map((one) => new URL(one.name).origin)")
@@ -259,7 +259,7 @@ def test_a_retry_that_is_clicked_twice_is_one(server, browser):
 def test_a_server_with_another_chain_is_gone_on_with(server, browser):
     page = Page(browser, server.url)
     page.run("""const ask = window.fetch;
-        const stage = { stage: 1, labelled: 8, metric: "val_macro_auc", value: 0.5, previous: null, accepted: true };
+        const stage = { stage: 1, labeled: 8, metric: "val_macro_auc", value: 0.5, previous: null, accepted: true };
         window.stages = [stage];
         window.fetch = async (address, options) => {
           const answer = await ask(address, options);

@@ -181,7 +181,7 @@ def test_both_kinds_of_routes_see_one_store(server):
     assert (kept["label"], kept["idx"], kept["note"]) == ("normal", 3, "sure")
     counts = server.ask("GET", "/datastore/").json()
     assert (counts["total"], counts["completed"]) == (51, 1)
-    assert server.state()["images"]["labelled"] == 1
+    assert server.state()["images"]["labeled"] == 1
     assert server.ask("DELETE", f"/weckd/label/{IMAGE}").json() == {"id": IMAGE, "label": None, "budget": 0}
     assert server.ask("GET", "/datastore/").json()["completed"] == 0
     assert server.ask("PUT", f"/weckd/label/{IMAGE}", json={"label": "normal"}).json()["budget"] == 1
@@ -204,12 +204,12 @@ def test_images_are_shown(server, studies):
 def test_stages_are_told_in_state_and_info(trained):
     state = trained.state()
     assert state["classes"] == CLASSES
-    assert state["images"] == {"total": 51, "labelled": 28, "unlabelled": 22, "unreadable": 1}
+    assert state["images"] == {"total": 51, "labeled": 28, "unlabeled": 22, "unreadable": 1}
     assert sum(state["labels"].values()) == state["budget"] == 28
     first, second = state["stages"]
     assert (first["stage"], first["teacher"], first["accepted"]) == (1, None, True)
     assert (second["stage"], second["teacher"]) == (2, 1)
-    assert second["labelled"] > first["labelled"]
+    assert second["labeled"] > first["labeled"]
     assert second["metric"] == "val_macro_auc"
     assert 0 <= second["validation"]["balanced_accuracy"] <= 1
     assert state["training"] == {"running": False, "stage": 2, "epoch": 2, "epochs": 2, "error": None}
@@ -315,7 +315,7 @@ def test_a_stage_is_stopped_and_a_killed_server_comes_back_with_all_labels(train
             assert stopped["training"]["error"].startswith("stage: stopped after epoch ")
             assert again.ask("GET", "/train/").json()["status"] == "STOPPED"
             assert {**stopped, "training": None} == {**before, "training": None}
-        # killed, while somebody goes on labelling
+        # killed, while somebody goes on labeling
         begin_stage(again)
         label_next(again, 3)
         during = again.state()

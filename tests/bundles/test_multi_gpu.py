@@ -113,7 +113,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("pool_ratio", [0, 1, 3])
-def test_each_rank_gets_as_many_labelled_and_pool_items_as_any_other(world_size, pool_ratio):
+def test_each_rank_gets_as_many_labeled_and_pool_items_as_any_other(world_size, pool_ratio):
     options = {"batch_size": 12, "num_batches": 9, "seed": 0, "stage": 1, "pool_ratio": pool_ratio}
     whole = StageBatchSampler(range(7), range(100, 117), **options)
     parts = [

@@ -84,7 +84,7 @@ def test_chain_json_says_who_learned_what(output):
     assert chain["label_budget"]["val"] == len(plan["val"])
     assert len(chain["stages"]) == 3
     for stage, planned in zip(chain["stages"], plan["stages"], strict=True):
-        assert stage["labelled"] == len(planned["labelled"])
+        assert stage["labeled"] == len(planned["labeled"])
         assert stage["checkpoint"] == f"stage_{stage['stage']}/model.pt"
         assert set(stage["val"]) == set(stage["test"]) == METRICS
         assert stage["seconds"] > 0
@@ -125,7 +125,7 @@ def test_same_command_same_bits_other_seed_other_bits(dataset, output, tmp_path)
 def test_paper_preset_runs(dataset, tmp_path):
     chain = train(OTOSCOPY, dataset, tmp_path / "paper", overlays=["paper"])
     assert all(stage["accepted"] for stage in chain["stages"])
-    assert len({stage["labelled"] for stage in chain["stages"]}) == 1
+    assert len({stage["labeled"] for stage in chain["stages"]}) == 1
     assert chain["ledger"][0]["purpose"] == "stratification"
     history = json.loads((tmp_path / "paper" / "history.json").read_text())["epochs"]
     assert history[0]["attention_loss"] is None

@@ -130,8 +130,8 @@ def test_the_single_model_has_the_labels_of_the_chain(finished):
             for arm in ("chain", "single", "first")
         }
         chain = [key for stage in plans["chain"].stages for key in stage.new]
-        assert set(plans["single"].stages[0].labelled) == set(chain)
-        assert set(plans["first"].stages[0].labelled) == set(plans["chain"].stages[0].new)
+        assert set(plans["single"].stages[0].labeled) == set(chain)
+        assert set(plans["first"].stages[0].labeled) == set(plans["chain"].stages[0].new)
         assert len({(plan.test, plan.val) for plan in plans.values()}) == 1
     # another split draws other labels
     other = ChainPlan.from_json((finished / "runs" / "chain" / "0-0-0.plan.json").read_text())
@@ -233,7 +233,7 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
         rows = [row for row in csv.DictReader((output_dir / "predictions.csv").open()) if row["split"] == "test"]
         plan = ChainPlan.from_json((output_dir / "plan.json").read_text())
         scores = [[float(row[f"probability_{name}"]) for name in bundle.datalist.classes] for row in rows]
-        members.append((overrides["seed"], plan.stages[0].labelled, np.array(scores)))
+        members.append((overrides["seed"], plan.stages[0].labeled, np.array(scores)))
 
     bundle.train = train
     for run in runs.values():
@@ -254,7 +254,7 @@ def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path
     assert "error" not in control
     plans = {name: ChainPlan.from_json(store.path(name, (0, 0, 0), ".plan.json").read_text()) for name in runs}
     chosen = {key for stage in plans["chain"].stages for key in stage.new}
-    assert chosen == set(plans["single_long+labels"].stages[0].labelled)
+    assert chosen == set(plans["single_long+labels"].stages[0].labeled)
     assert chain["labels"] == control["labels"] == len(chosen) > 0
 
 

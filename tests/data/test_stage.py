@@ -36,7 +36,7 @@ def make_data(count=7):
 
 
 def test_args_validation():
-    with pytest.raises(ValueError, match="labelled: expected at least one item, got none"):
+    with pytest.raises(ValueError, match="labeled: expected at least one item, got none"):
         StageBatchSampler([], **OPTIONS)
     with pytest.raises(ValueError, match="pool_ratio: expected 0 where the pool is empty, got 2"):
         StageBatchSampler([1], pool_ratio=2, **OPTIONS)

@@ -44,7 +44,7 @@ def test_shards_are_drawn_when_their_stage_starts():
     trainer = make_chain(items=items, plan=active_plan(items), max_epochs=3, accept="always")
     assert trainer.plan.undrawn == 1
     trainer.add_event_handler(
-        ChainEvents.STAGE_STARTED, lambda e: known.append([len(s.labelled) for s in e.plan.stages])
+        ChainEvents.STAGE_STARTED, lambda e: known.append([len(s.labeled) for s in e.plan.stages])
     )
     trainer.run()
     size = trainer.plan.shard_size
@@ -90,10 +90,10 @@ def test_another_run_can_use_the_chosen_labels():
     shards = [stage.new for stage in chosen.stages]
     one = plan_chain(items, PlanSettings(num_stages=1), classes=CLASSES, shards=shards)
     assert one.selection == "given"
-    assert set(one.stages[0].labelled) == set(chosen.stages[-1].labelled)
+    assert set(one.stages[0].labeled) == set(chosen.stages[-1].labeled)
     trainer = make_chain(items=items, plan=one, max_epochs=1, accept="always")
     trainer.run()
-    assert trainer.records[0].labelled == 3 * chosen.shard_size
+    assert trainer.records[0].labeled == 3 * chosen.shard_size
 
 
 @pytest.mark.parametrize("teacher", ["student", "average"])
@@ -110,7 +110,7 @@ def test_a_student_can_teach_itself_from_the_first_stage_on(teacher):
     )
     trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
     trainer.run()
-    assert batches == [16] * 12  # eight labelled and as many pool images, in the first stage too
+    assert batches == [16] * 12  # eight labeled and as many pool images, in the first stage too
     # after a step the student is its own teacher, whereas an average lags behind
     assert all(differs) if teacher == "average" else not any(differs)
 

@@ -24,14 +24,14 @@ def test_it_is_the_formula_of_the_paper():
     prior = np.array([5, 1, 3]) / 9
     for _ in range(3):
         logits = rng.normal(size=(5, 3)).astype(np.float32)
-        unlabelled = np.array([True, True, False, True, True])
+        unlabeled = np.array([True, True, False, True, True])
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        batch = p[unlabelled].mean(axis=0)
+        batch = p[unlabeled].mean(axis=0)
         mean = batch if mean is None else 0.9 * mean + 0.1 * batch
         expected = p.copy()
-        expected[unlabelled] = p[unlabelled] * prior / mean
+        expected[unlabeled] = p[unlabeled] * prior / mean
         expected /= expected.sum(axis=1, keepdims=True)
-        found = align(torch.from_numpy(logits), torch.from_numpy(unlabelled)).softmax(dim=1)
+        found = align(torch.from_numpy(logits), torch.from_numpy(unlabeled)).softmax(dim=1)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
 
 
@@ -58,11 +58,11 @@ def test_a_chain_begins_each_stage_with_a_new_one():
 def test_a_running_mean_can_be_gone_on_with():
     first, second = DistributionAlignment([1, 2]), DistributionAlignment([1, 2])
     rows = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
-    unlabelled = torch.tensor([True, True, False, True])
+    unlabeled = torch.tensor([True, True, False, True])
     for logits in rows[:2]:
-        first(logits, unlabelled)
+        first(logits, unlabeled)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(first(rows[2], unlabelled), second(rows[2], unlabelled))
+    assert torch.equal(first(rows[2], unlabeled), second(rows[2], unlabeled))
 
 
 def test_a_running_mean_comes_back_to_the_trainer_s_device():

@@ -121,9 +121,7 @@ def test_each_stage_trains_on_the_labels_of_its_plan_and_no_others():
     trainer = make_chain(items=items, policy="disjoint", epoch_length=20, noise=0.0, learning_rate=1e-6)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
     trainer.run()
-    assert [seen[stage.stage] for stage in trainer.plan.stages] == [
-        set(stage.labelled) for stage in trainer.plan.stages
-    ]
+    assert [seen[stage.stage] for stage in trainer.plan.stages] == [set(stage.labeled) for stage in trainer.plan.stages]
 
 
 def test_pool_images_come_without_labels_and_only_under_a_teacher():
@@ -162,7 +160,7 @@ def test_hidden_generator_state_changes_nothing():
 def test_withheld_labels_change_no_bit(stratify, pool_ratio):
     items = make_items()
     plan = plan_chain(items, PlanSettings(policy="cumulative", stratify=stratify))
-    revealed = {key for stage in plan.stages for key in stage.labelled} | set(plan.val)
+    revealed = {key for stage in plan.stages for key in stage.labeled} | set(plan.val)
     withheld = [item for item in items if item["id"] not in revealed]
     labels = [item["label"] for item in withheld]
     random.Random(0).shuffle(labels)
@@ -175,7 +173,7 @@ def test_withheld_labels_change_no_bit(stratify, pool_ratio):
     assert first == final_weights(items=shuffled, plan=plan, pool_ratio=pool_ratio)
 
     # the test can fail: a revealed label does change the weights
-    key = plan.stages[0].labelled[0]
+    key = plan.stages[0].labeled[0]
     by_id[key]["label"] = (by_id[key]["label"] + 1) % 3
     assert first != final_weights(items=shuffled, plan=plan, pool_ratio=pool_ratio)
 
@@ -324,7 +322,7 @@ def test_nan_loss_stops_with_its_place():
 def test_nan_loss_names_the_image_that_brings_it(value):
     items = make_items()
     plan = plan_chain(items, classes=("a", "b", "c"))
-    broken = plan.stages[0].labelled[0]
+    broken = plan.stages[0].labeled[0]
     (item,) = (item for item in items if item["id"] == broken)
     item["image"] = item["image"] * value
     trainer = make_chain(items=items, plan=plan)
@@ -359,7 +357,7 @@ def test_a_shard_of_one_item_more_than_a_batch_trains_with_batch_norm():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         network(torch.zeros(1, 3, 8, 8))
     plan = plan_chain(make_items(), PlanSettings(num_stages=2), classes=("a", "b", "c"))
-    size = len(plan.stages[0].labelled) - 1
+    size = len(plan.stages[0].labeled) - 1
     trainer, sizes = make_chain(plan=plan, network=network, batch_size=size), set()
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: sizes.add(len(engine.state.batch["label"])))
     trainer.run()
@@ -387,7 +385,7 @@ def test_a_replaced_data_list_is_planned_anew():
     )
     trainer.run()
     assert set(trainer.plan.train) == {item["id"] for item in others}
-    assert [record.labelled for record in trainer.records] == [3, 3, 3]
+    assert [record.labeled for record in trainer.records] == [3, 3, 3]
 
 
 def test_a_cache_dataset_gives_the_same_bits_as_a_plain_one():

@@ -331,7 +331,7 @@ def test_amp_on_a_cpu_still_trains():
     assert fingerprint(network) != before
 
 
-def test_unlabelled_items_are_guided_by_the_teacher_alone():
+def test_unlabeled_items_are_guided_by_the_teacher_alone():
     network, teacher = make_network(), make_network(5)
     batches = [{**batch, "label": torch.full_like(batch["label"], -1)} for batch in make_batches()]
     trainer = make_trainer(network=network, teacher=teacher, max_epochs=1)

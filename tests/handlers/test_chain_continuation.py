@@ -40,7 +40,7 @@ def plan_of(stages, items, **options):
     return plan_chain(items, settings, **{"shards": shards, "classes": WHOLE.classes, **options})
 
 
-def labelled_so_far(stages):
+def labeled_so_far(stages):
     """Return the items with the labels that have been given before a stage; the others have none."""
     known = {*WHOLE.val, *WHOLE.test, *(key for stage in WHOLE.stages[:stages] for key in stage.new)}
     return [item if item["id"] in known else {**item, "label": UNLABELED} for item in ITEMS]
@@ -77,7 +77,7 @@ def copy_with(folder, tmp_path, **changes):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first") / "output"
-    run(folder, 1, items=labelled_so_far(1))
+    run(folder, 1, items=labeled_so_far(1))
     return folder
 
 
@@ -130,7 +130,7 @@ def test_stages_one_by_one_are_those_of_one_run_to_the_bit(tmp_path, options):
     for stages in (1, 2, 3):
         previous = tmp_path / f"{stages - 1}" if stages > 1 else None
         # the labels of later stages are not there yet
-        last = run(tmp_path / f"{stages}", stages, items=labelled_so_far(stages), previous=previous, **options)
+        last = run(tmp_path / f"{stages}", stages, items=labeled_so_far(stages), previous=previous, **options)
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, last.network.state_dict()[name]), name
     one, other = (read(tmp_path / name / "chain.json") for name in ("whole", "3"))

@@ -154,7 +154,7 @@ def test_a_plain_dataset_and_loader_of_pytorch_will_do():
     plan = plan_training(parts[1].dataset.data, classes=CLASSES)
     trainer = make_pipeline(parts, [ChainHandler(plan, evaluator=parts[4])])
     trainer.run()
-    assert [entry.labelled for entry in trainer.state.chain.records] == [12] * 3
+    assert [entry.labeled for entry in trainer.state.chain.records] == [12] * 3
     assert trainer.state.chain.oracle.budget == 36
 
 
@@ -208,7 +208,7 @@ def test_detaching_leaves_an_ordinary_trainer():
     assert {event: list(found) for event, found in parts[4]._event_handlers.items() if found} == evaluator
     trainer.state.max_epochs = 7
     trainer.run()
-    # a whole batch of labelled items again, in the loader's own order
+    # a whole batch of labeled items again, in the loader's own order
     assert trainer.state.epoch == 7
     assert "task_loss" not in trainer.state.output[0]
 

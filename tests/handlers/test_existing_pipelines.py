@@ -96,7 +96,7 @@ def test_a_stock_bundle_becomes_a_chain_by_an_overlay(images, tmp_path):
     chain = run_bundle(images, tmp_path / "chain", overlays=[BUNDLE / "chain.json"])
     assert not hasattr(alone.state, "chain")
     records = chain.state.chain.records
-    assert [(record.labelled, record.epochs) for record in records] == [(14, 2), (28, 2), (42, 2)]
+    assert [(record.labeled, record.epochs) for record in records] == [(14, 2), (28, 2), (42, 2)]
     assert chain.state.iteration == alone.state.iteration
     saved = torch.load(tmp_path / "chain" / "model.pt", weights_only=True)
     accepted = chain.state.chain.students[-1].state_dict()

@@ -24,7 +24,7 @@ def logits(*shape, seed=0):
 
 
 def fixmatch(student, teacher, threshold):
-    """The loss on unlabelled images of arXiv 2001.07685, equation 4, for each item."""
+    """The loss on unlabeled images of arXiv 2001.07685, equation 4, for each item."""
     p = softmax(teacher.numpy(), axis=1)
     cross_entropy = -log_softmax(student.numpy(), axis=1)[np.arange(len(p)), p.argmax(axis=1)]
     return cross_entropy * (p.max(axis=1) >= threshold)

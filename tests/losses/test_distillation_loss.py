@@ -278,8 +278,8 @@ def test_refuses_the_features_of_one_network(missing):
         DistillationLoss()(logits(2, 3), torch.zeros(2), logits(2, 3), **features)
 
 
-def test_refuses_a_row_labelled_in_part():
-    with pytest.raises(ValueError, match=r"^target: expected 0 to 1 for every class of a labelled row, got -1"):
+def test_refuses_a_row_labeled_in_part():
+    with pytest.raises(ValueError, match=r"^target: expected 0 to 1 for every class of a labeled row, got -1"):
         DistillationLoss(multilabel=True)(logits(2, 3), torch.tensor([[1, 0, -1], [-1, -1, -1]]))
 
 
@@ -295,7 +295,7 @@ def test_refuses_a_class_that_does_not_exist(wrong):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("column", [False, True])
 @pytest.mark.parametrize("wrapper", [torch.as_tensor, MetaTensor])
-def test_task_loss_is_over_labelled_items(dtype, column, wrapper):
+def test_task_loss_is_over_labeled_items(dtype, column, wrapper):
     student, labels = logits(6, 3), torch.tensor([2, UNLABELED, 0, 1, UNLABELED, 2])
     target = wrapper((labels[:, None] if column else labels).to(dtype))
     known = labels != UNLABELED
@@ -307,7 +307,7 @@ def test_task_loss_is_over_labelled_items(dtype, column, wrapper):
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
-def test_an_unlabelled_item_leaves_no_trace(multilabel):
+def test_an_unlabeled_item_leaves_no_trace(multilabel):
     student = logits(3, 4).requires_grad_()
     target = torch.tensor([[0, 1, 0, 1], [-1, -1, -1, -1], [1, 0, 0, 0]]) if multilabel else torch.tensor([2, -1, 0])
     loss_function = DistillationLoss(multilabel=multilabel)
@@ -361,7 +361,7 @@ def test_class_weights_are_configuration_and_not_state():
     assert loss_function.to(torch.float64).class_weights.dtype == torch.float64
 
 
-def test_task_loss_is_given_the_labelled_rows_as_they_came():
+def test_task_loss_is_given_the_labeled_rows_as_they_came():
     student, target = logits(4, 3), torch.tensor([[1], [-1], [0], [2]])
     focal = FocalLoss(to_onehot_y=True, use_softmax=True)
     expected = focal(student[[0, 2, 3]], target[[0, 2, 3]])
@@ -418,7 +418,7 @@ def test_without_a_teacher_the_weight_does_not_apply():
     torch.testing.assert_close(DistillationLoss(weight=1.0)(student, target), expected)
 
 
-def test_unlabelled_items_learn_from_the_teacher():
+def test_unlabeled_items_learn_from_the_teacher():
     student, teacher = logits(3, 4).requires_grad_(), logits(3, 4, seed=1)
     DistillationLoss()(student, torch.full((3,), UNLABELED), teacher).backward()
     assert (student.grad.abs().sum(dim=1) > 0).all()

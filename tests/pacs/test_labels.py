@@ -98,7 +98,7 @@ def test_no_report_that_counts_is_told(archive, capsys):
     assert not (archive.images / "manifest.csv").exists()
 
 
-def test_instances_are_labelled(archive, capsys):
+def test_instances_are_labeled(archive, capsys):
     one = archive.series(2, PatientID="1")
     two = archive.series(1, PatientID="1")
     three = archive.series(1, PatientID="2")
@@ -113,14 +113,14 @@ def test_instances_are_labelled(archive, capsys):
         f"{two.name}/{files(two)[0].name}": "well",
         f"{three.name}/{files(three)[0].name}": "",
     }
-    assert "items   2 labelled, 2 not\nreports 1 passed over: unverified\n" in capsys.readouterr().out
+    assert "items   2 labeled, 2 not\nreports 1 passed over: unverified\n" in capsys.readouterr().out
     found = load_datalist(archive.images)
     assert found.classes == ("ill", "well")
     groups = {item["id"].split("/")[0]: item["group"] for item in found.items}
     assert groups[one.name] == groups[two.name] != groups[three.name]
 
 
-def test_series_are_labelled(archive, capsys):
+def test_series_are_labeled(archive, capsys):
     one, two, three = archive.series(3), archive.series(2), archive.series(3)
     archive.report(one, "ill")
     archive.report(two, "well")
@@ -128,7 +128,7 @@ def test_series_are_labelled(archive, capsys):
     assert archive.manifest("--unverified") == 0
     labels = {row["file"]: row["label"] for row in archive.rows()}
     assert labels == {one.name: "ill", two.name: "well", three.name: ""}
-    assert "items   2 labelled, 1 not\n" in capsys.readouterr().out
+    assert "items   2 labeled, 1 not\n" in capsys.readouterr().out
     assert len(load_datalist(archive.images).items) == 3
 
 

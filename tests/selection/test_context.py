@@ -26,7 +26,7 @@ def context(**changes):
         "features": np.arange(12, dtype=np.float32).reshape(4, 3),
         "probabilities": np.full((4, 2), 0.5, dtype=np.float32),
         "groups": ["a", "b", "c", "d"],
-        "labelled": np.zeros(4, dtype=bool),
+        "labeled": np.zeros(4, dtype=bool),
         "askable": np.ones(4, dtype=bool),
         "seed": 0,
         "stage": 2,
@@ -57,7 +57,7 @@ def broken(value):
         ),
         ("random", {"features": broken(-np.inf)}, r"^features: expected finite numbers, got others in 1 of 4 rows"),
         ("random", {"groups": ["a"]}, r"^groups: expected one for each of 4 rows of features, got 1. Pass all in the "),
-        ("random", {"labelled": np.zeros(3, bool)}, r"^labelled: expected one for each of 4 rows of features, got 3. "),
+        ("random", {"labeled": np.zeros(3, bool)}, r"^labeled: expected one for each of 4 rows of features, got 3. "),
         ("random", {"askable": np.zeros(5, bool)}, r"^askable: expected one for each of 4 rows of features, got 5. "),
         ("random", {"askable": np.arange(4)}, r"^askable: expected an array of bool, got int64. Pass a mask.$"),
         ("margin", {"probabilities": None}, r"^probabilities: expected a teacher's for selection='margin', got None. "),
@@ -84,7 +84,7 @@ def broken(value):
         ("auto", {"probabilities": broken(np.nan)}, r"^probabilities: expected finite numbers, got others in 1 of 4 r"),
         ("random", {"seed": -1}, r"^seed: expected a number of at least 0, got -1. Pass another.$"),
         ("random", {"stage": 0}, r"^stage: expected a number from 1, got 0. The first stage is 1.$"),
-        ("random", {"labelled": np.arange(4) < 3}, r"^count: expected from 1 to the 1 items that can be asked for, go"),
+        ("random", {"labeled": np.arange(4) < 3}, r"^count: expected from 1 to the 1 items that can be asked for, go"),
         ("random", {"askable": np.zeros(4, bool)}, r"^count: expected from 1 to the 0 items that can be asked for, go"),
     ],
 )
@@ -107,12 +107,12 @@ def test_a_large_feature_is_a_finite_one():
 
 
 def test_candidates():
-    masks = {"labelled": np.array([True, True, False, False]), "askable": np.array([True, False, True, False])}
+    masks = {"labeled": np.array([True, True, False, False]), "askable": np.array([True, False, True, False])}
     assert context(**masks).candidates.tolist() == [2]
 
 
 def test_there_is_no_door_for_labels():
     fields = {field.name for field in dataclasses.fields(SelectionContext)}
-    assert fields == {"features", "probabilities", "groups", "labelled", "askable", "seed", "stage"}
-    assert context().labelled.dtype == bool  # whether, not what: any other type is refused above
+    assert fields == {"features", "probabilities", "groups", "labeled", "askable", "seed", "stage"}
+    assert context().labeled.dtype == bool  # whether, not what: any other type is refused above
     assert list(inspect.signature(select_items).parameters) == ["strategy", "context", "count"]

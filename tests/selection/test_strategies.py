@@ -26,18 +26,18 @@ from monai_weckd.selection import STRATEGIES, SelectionContext, select_items
 from monai_weckd.selection.strategies import gradient_distances
 
 
-def make(size, *, seed=0, dimensions=4, classes=3, groups=None, labelled=(), closed=(), **changes):
+def make(size, *, seed=0, dimensions=4, classes=3, groups=None, labeled=(), closed=(), **changes):
     """Return a context of random features and probabilities."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(size, dtype=bool)
-    mask[list(labelled)] = True
+    mask[list(labeled)] = True
     askable = np.ones(size, dtype=bool)
     askable[list(closed)] = False
     settings = {
         "features": rng.standard_normal((size, dimensions)).astype(np.float32),
         "probabilities": rng.dirichlet(np.ones(classes), size).astype(np.float32),
         "groups": [str(i) for i in range(size)] if groups is None else groups,
-        "labelled": mask,
+        "labeled": mask,
         "askable": askable,
         "seed": seed,
         "stage": 2,
@@ -55,7 +55,7 @@ def contexts(draw):
         dimensions=draw(st.integers(1, 40)),
         classes=draw(st.integers(1, 4)),
         groups=draw(st.lists(st.sampled_from("abcd"), min_size=size, max_size=size)),
-        labelled=draw(indices),
+        labeled=draw(indices),
         closed=draw(st.sets(st.integers(0, size - 1), max_size=size // 3)),
     )
     if draw(st.booleans()):  # frames of a film that stands still
@@ -68,7 +68,7 @@ def contexts(draw):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(contexts(), st.data())
 def test_choices_are_distinct_askable_ascending_and_the_same_again(strategy, context, data):
-    left = int((context.askable & ~context.labelled).sum())
+    left = int((context.askable & ~context.labeled).sum())
     if left == 0:
         return
     count = data.draw(st.integers(1, left))
@@ -81,7 +81,7 @@ def test_choices_are_distinct_askable_ascending_and_the_same_again(strategy, con
     assert chosen.dtype.kind == "i"
     assert (np.diff(chosen) > 0).all()
     assert context.askable[chosen].all()
-    assert not context.labelled[chosen].any()
+    assert not context.labeled[chosen].any()
     assert np.array_equal(chosen, select_items(strategy, before, count=count))
     assert np.array_equal(context.features, before.features)
     assert np.array_equal(context.probabilities, before.probabilities)
@@ -89,7 +89,7 @@ def test_choices_are_distinct_askable_ascending_and_the_same_again(strategy, con
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_all_that_is_left_may_be_asked_for(strategy):
-    context = make(20, labelled=range(5), closed=range(15, 20))
+    context = make(20, labeled=range(5), closed=range(15, 20))
     assert select_items(strategy, context, count=10).tolist() == list(range(5, 15))
 
 
@@ -105,7 +105,7 @@ def test_seed_and_stage_change_the_draw(strategy):
 
 
 def test_random_gives_each_item_the_same_chance():
-    context = make(12, labelled=[0], closed=[11])
+    context = make(12, labeled=[0], closed=[11])
     counts = np.zeros(12)
     for seed in range(600):
         counts[select_items("random", dataclasses.replace(context, seed=seed), count=3)] += 1
@@ -120,7 +120,7 @@ def test_random_looks_at_nothing():
 
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(2, 6))
 def test_margin_is_scikit_activemls(seed, count, classes):
-    context = make(30, seed=seed, classes=classes, labelled=range(5))
+    context = make(30, seed=seed, classes=classes, labeled=range(5))
     scores = uncertainty_scores(context.probabilities[5:], method="margin_sampling")
     assert np.array_equal(select_items("margin", context, count=count), np.sort(5 + np.argsort(-scores)[:count]))
 
@@ -128,8 +128,8 @@ def test_margin_is_scikit_activemls(seed, count, classes):
 def test_margin_asks_for_the_least_certain_of_each_new_group():
     probabilities = np.array([[0.5, 0.5], [0.6, 0.4], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     context = make(5, probabilities=probabilities, groups=["a", "a", "b", "b", "c"])
-    for labelled, expected in (((), [0, 4, 3, 1]), ((1,), [4, 3, 0, 2]), ((2, 4), [0, 1, 3])):
-        context = dataclasses.replace(context, labelled=np.isin(np.arange(5), labelled))
+    for labeled, expected in (((), [0, 4, 3, 1]), ((1,), [4, 3, 0, 2]), ((2, 4), [0, 1, 3])):
+        context = dataclasses.replace(context, labeled=np.isin(np.arange(5), labeled))
         for count in range(1, len(expected) + 1):
             assert select_items("margin", context, count=count).tolist() == sorted(expected[:count])
 
@@ -144,11 +144,11 @@ def test_equal_margins_leave_no_preference_for_the_first_items():
 
 @pytest.mark.parametrize("strategy", ["margin", "badge"])
 def test_the_order_of_the_items_does_not_matter(strategy):
-    context = make(60, seed=3, labelled=range(10))
+    context = make(60, seed=3, labeled=range(10))
     order = np.random.default_rng(0).permutation(60)
     other = dataclasses.replace(
         context,
-        **{name: getattr(context, name)[order] for name in ("features", "probabilities", "labelled", "askable")},
+        **{name: getattr(context, name)[order] for name in ("features", "probabilities", "labeled", "askable")},
         groups=[context.groups[i] for i in order],
     )
     count = 12 if strategy == "margin" else 1  # after its first item badge draws
@@ -156,24 +156,24 @@ def test_the_order_of_the_items_does_not_matter(strategy):
     assert np.array_equal(np.sort(order[select_items(strategy, other, count=count)]), expected)
 
 
-def blobs(seed, labelled=(), sizes=(40, 30, 22, 15, 9)):
+def blobs(seed, labeled=(), sizes=(40, 30, 22, 15, 9)):
     """Return a context of blobs in different directions, and the blob of each item."""
     centers = 10 * np.eye(len(sizes))
     features, blob = make_blobs(list(sizes), centers=centers, cluster_std=0.3, shuffle=True, random_state=seed)
     mask = np.zeros(len(blob), dtype=bool)
-    mask[[int(np.flatnonzero(blob == number)[0]) for number in labelled]] = True
-    return make(len(blob), seed=seed, features=features.astype(np.float32), labelled=np.flatnonzero(mask)), blob
+    mask[[int(np.flatnonzero(blob == number)[0]) for number in labeled]] = True
+    return make(len(blob), seed=seed, features=features.astype(np.float32), labeled=np.flatnonzero(mask)), blob
 
 
-@pytest.mark.parametrize(("labelled", "count"), [((), 5), ((1, 3), 3), ((0,), 4)])
-def test_typical_covers_the_clusters_that_typiclust_covers(labelled, count):
+@pytest.mark.parametrize(("labeled", "count"), [((), 5), ((1, 3), 3), ((0,), 4)])
+def test_typical_covers_the_clusters_that_typiclust_covers(labeled, count):
     for seed in range(5):
-        context, blob = blobs(seed, labelled)
+        context, blob = blobs(seed, labeled)
         chosen = select_items("typical", context, count=count)
-        answers = np.where(context.labelled, 1.0, np.nan)
+        answers = np.where(context.labeled, 1.0, np.nan)
         theirs = TypiClust(random_state=seed, k=20).query(context.features, answers, batch_size=count)
         assert sorted(blob[chosen]) == sorted(blob[theirs])
-        assert sorted(blob[chosen]) == [number for number in range(5) if number not in labelled]
+        assert sorted(blob[chosen]) == [number for number in range(5) if number not in labeled]
 
 
 def test_typical_takes_the_item_nearest_to_the_center():
@@ -190,7 +190,7 @@ def test_typical_prefers_large_clusters():
     for seed in range(8):
         context, blob = blobs(seed)
         # with two labels in one blob, five clusters have four without a label for three questions
-        twice = dataclasses.replace(context, labelled=np.isin(np.arange(len(blob)), np.flatnonzero(blob == 3)[:2]))
+        twice = dataclasses.replace(context, labeled=np.isin(np.arange(len(blob)), np.flatnonzero(blob == 3)[:2]))
         assert sorted(blob[select_items("typical", twice, count=3)]) == [0, 1, 2]
 
 
@@ -203,7 +203,7 @@ def test_typical_passes_over_what_cannot_be_asked_for():
 
 
 def test_diverse_draws_by_distance_and_margin():
-    context = make(8, dimensions=3, classes=2, labelled=[0, 1], closed=[7])
+    context = make(8, dimensions=3, classes=2, labeled=[0, 1], closed=[7])
     directions = context.features / np.linalg.norm(context.features.astype(float), axis=1, keepdims=True)
     distance = ((directions[:, None] - directions[None, :2]) ** 2).sum(axis=-1).min(axis=1)
     chance = (distance * (1 - np.abs(context.probabilities[:, 0] - context.probabilities[:, 1])))[2:7]
@@ -223,11 +223,11 @@ def test_diverse_without_a_teacher_draws_by_distance_alone():
 @pytest.mark.parametrize("strategy", ["margin", "diverse", "badge"])
 @given(st.lists(st.sampled_from("abcdef"), min_size=12, max_size=30), st.integers(0, 1000), st.data())
 def test_new_groups_come_first(strategy, groups, seed, data):
-    labelled = data.draw(st.sets(st.integers(0, 5), max_size=3))
-    context = make(len(groups), seed=seed, groups=groups, labelled=labelled)
-    count = data.draw(st.integers(1, len(groups) - len(labelled)))
+    labeled = data.draw(st.sets(st.integers(0, 5), max_size=3))
+    context = make(len(groups), seed=seed, groups=groups, labeled=labeled)
+    count = data.draw(st.integers(1, len(groups) - len(labeled)))
     chosen = [groups[i] for i in select_items(strategy, context, count=count)]
-    new = set(groups) - {groups[i] for i in labelled}
+    new = set(groups) - {groups[i] for i in labeled}
     assert len(set(chosen) & new) == min(count, len(new))
 
 
@@ -280,7 +280,7 @@ def test_badge_continues_by_distance_between_gradients():
 
 
 def test_auto_is_typical_without_a_teacher_then_margin():
-    without, with_teacher = make(60, probabilities=None, stage=1), make(60, stage=2, labelled=range(10))
+    without, with_teacher = make(60, probabilities=None, stage=1), make(60, stage=2, labeled=range(10))
     for strategy, context in (("typical", without), ("margin", with_teacher)):
         chosen = select_items("auto", context, count=10)
         assert np.array_equal(chosen, select_items(strategy, context, count=10))

@@ -79,7 +79,7 @@ def test_the_type_of_a_label_stays(label):
     assert (np.asarray(label) == 2).all()
 
 
-def test_an_item_without_a_label_is_unlabelled():
+def test_an_item_without_a_label_is_unlabeled():
     assert withhold(None) == UNLABELED
 
 

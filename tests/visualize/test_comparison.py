@@ -39,7 +39,7 @@ def arm(name, value, *, stages=1, difference=None, runs=5):
         "stages": [
             {
                 "stage": n,
-                "labelled": 10.0 * n,
+                "labeled": 10.0 * n,
                 "runs": 5,
                 "accepted": 4,
                 "test": {k: v - 0.1 * (stages - n) for k, v in figures.items()},

@@ -81,7 +81,7 @@ def make_stage(stage, metrics, *, accepted):
     return {
         "stage": stage,
         "teacher": None if stage == 1 else 1,
-        "labelled": 31 * stage,
+        "labeled": 31 * stage,
         "groups": 20 * stage,
         "pool": 300 - 31 * stage,
         "epochs": 4,

@@ -61,7 +61,7 @@ class FolderDatastore(Datastore):
         raise ValueError(f"description: expected {self.description()!r}, got {description!r}. Leave it.")
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Return the labelled images, with the indices of their classes."""
+        """Return the labeled images, with the indices of their classes."""
         items, place = self.session.items, self.session.classes.index
         return [{**items[key], "label": place(label)} for key, label in self.session.labels.items()]
 
@@ -113,7 +113,7 @@ class FolderDatastore(Datastore):
         return self.session.store.info(label_id) if label_tag == DefaultLabelTag.FINAL else {}
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the ids of the images that somebody has labelled."""
+        """Return the ids of the images that somebody has labeled."""
         return list(self.session.labels)
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -126,7 +126,7 @@ class FolderDatastore(Datastore):
         return list(self.session.items)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Return the path of a ZIP archive with the labelled images and a manifest."""
+        """Return the path of a ZIP archive with the labeled images and a manifest."""
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
         with zipfile.ZipFile(path, "w") as archive:
@@ -186,7 +186,7 @@ class FolderDatastore(Datastore):
         self.session.put_label(label_id, known["label"], **added)
 
     def status(self) -> dict[str, Any]:
-        """Return how many images there are, and how many are labelled."""
+        """Return how many images there are, and how many are labeled."""
         total, completed = len(self.session.items), len(self.session.labels)
         return {"total": total, "completed": completed, "label_tags": {"final": completed}, "train": self.datalist()}
 

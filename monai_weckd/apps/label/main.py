@@ -61,7 +61,7 @@ class ChainLabelApp(MONAILabelApp):
             studies,
             {},
             name=f"{self.session.chain.bundle.root.name} by monai_weckd",
-            description="image-level classes, learnt by a chain from few labels",
+            description="image-level classes, learned by a chain from few labels",
             version=__version__,
             labels=list(self.session.classes),
         )

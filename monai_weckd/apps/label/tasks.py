@@ -149,7 +149,7 @@ class ChainOrder(Strategy):
     """
 
     def __init__(self, session: AnnotationSession) -> None:
-        super().__init__("typical images before there is a student, then those between classes, unlike labelled ones")
+        super().__init__("typical images before there is a student, then those between classes, unlike labeled ones")
         self.session = session
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:

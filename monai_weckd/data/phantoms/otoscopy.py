@@ -134,7 +134,7 @@ def _cone_of_light(
 def _vessels(
     scene: np.ndarray, u: np.ndarray, v: np.ndarray, group: np.random.Generator, *, strength: float, spokes: int
 ) -> np.ndarray:
-    """Draw thin vessels that run from the rim of the drum towards its center."""
+    """Draw thin vessels that run from the rim of the drum toward its center."""
     r, angle = np.hypot(u, v), np.arctan2(v, u)
     bend = 0.25 * rough(group, _SIZE, 6)
     alpha = np.zeros_like(r)
@@ -236,7 +236,7 @@ def _glare(scene: np.ndarray, item: np.random.Generator) -> np.ndarray:
 
 
 def _light(distance: np.ndarray, item: np.random.Generator) -> np.ndarray:
-    """Return how bright the lamp is: uneven, and falling towards the rim of the view."""
+    """Return how bright the lamp is: uneven, and falling toward the rim of the view."""
     x, y = pixel_grid(_SIZE)
     turned = item.uniform(-np.pi, np.pi)
     return (1.0 - 0.25 * distance.clip(0, 1) ** 2) * (1.0 + 0.25 * (x * np.cos(turned) + y * np.sin(turned)))

@@ -78,7 +78,7 @@ It proves nothing about patients: no accuracy reached here says anything about a
 
 
 def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0) -> Path:
-    """Write a synthetic labelled image set, to try the software without data; it proves nothing about patients.
+    """Write a synthetic labeled image set, to try the software without data; it proves nothing about patients.
 
     Classes differ by structure, while light, pose, color, gain, blur and noise vary alike in all of them. Images of a
     group (an ear, a smear, a patient) share anatomy and light, so that a split within groups leaks. The same arguments

@@ -27,7 +27,7 @@ let busy = false;
 let pending = null; // {id, label} that the server has not confirmed
 let failure = null; // {text, retry} of what somebody did
 let offline = null; // likewise of the state
-let idleAt = null; // unlabelled images when there was nothing to show
+let idleAt = null; // unlabeled images when there was nothing to show
 let polled = 0;
 let timer;
 
@@ -51,7 +51,7 @@ function render() {
   showClasses(state, current, busy || !current?.ready);
   showProgress(state, limit, open);
   showChain(state);
-  const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabelled > 0;
+  const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabeled > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : current?.label ? "Next" : "Skip";
 }
 
@@ -128,7 +128,7 @@ async function findNext() {
 
 function idle(skipped) {
   current = null;
-  idleAt = state?.images.unlabelled ?? null;
+  idleAt = state?.images.unlabeled ?? null;
   byId("name").textContent = "No image left";
   byId("reason").textContent = "";
   viewer.hide(skipped ? "Only skipped images are left without a label." : "Each image has a label.");
@@ -217,7 +217,7 @@ async function train() {
     const training = await askJson("POST", "weckd/train");
     if (state.stages.length >= training.stage) return; // the answer comes late: it is done
     state.training = training;
-    say(`Stage ${training.stage} is being trained. Go on labelling.`);
+    say(`Stage ${training.stage} is being trained. Go on labeling.`);
   }, train, "No stage begun. ");
   poll();
 }
@@ -263,7 +263,7 @@ async function poll() {
     take(found);
     if (!busy && pending === null) {
       if (recovered && failure !== null) failure.retry();
-      else if (current === null && failure === null && found.images.unlabelled !== idleAt) next();
+      else if (current === null && failure === null && found.images.unlabeled !== idleAt) next();
     }
   }
   render();

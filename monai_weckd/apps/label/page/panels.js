@@ -52,8 +52,8 @@ export function showClasses({ classes, labels }, current, locked) {
 
 export function showProgress({ images, budget, label_budget: told, last_labels: last }, asked, open) {
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
-  byId("labelled-text").textContent = `${images.labelled} of ${images.total} images labelled${unreadable}`;
-  Object.assign(byId("labelled"), { max: images.total, value: images.labelled });
+  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${unreadable}`;
+  Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
   const limit = asked ?? told;
   const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;
   byId("budget-text").textContent = `Label budget: ${budget}${rest}`;
@@ -99,7 +99,7 @@ function stageRow(stage) {
   const verdict = element("td", stage.accepted ? "✓ accepted" : "✗ rejected");
   verdict.className = stage.accepted ? "accepted" : "rejected";
   row.append(
-    heading, element("td", stage.labelled), element("td", figure(stage.value)), element("td", figure(stage.previous)),
+    heading, element("td", stage.labeled), element("td", figure(stage.value)), element("td", figure(stage.previous)),
     verdict,
   );
   return row;

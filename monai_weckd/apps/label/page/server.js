@@ -46,7 +46,7 @@ export async function askJson(method, address, body) {
   return (await ask(method, address, body)).json();
 }
 
-// A name may hold marks that turn the text after it around, or that cannot be seen: these are spelt out.
+// A name may hold marks that turn the text after it around, or that cannot be seen: these are spelled out.
 export function visible(text) {
   return String(text).replace(/[\p{Cc}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, (mark) =>
     `\\u${mark.codePointAt(0).toString(16).padStart(4, "0")}`);
