@@ -30,7 +30,7 @@ from benchmarks.harness import ROOT, Result, child, interleave
 from benchmarks.steps import RATE, TEMPERATURE, big_network, supervised_step
 from monai_weckd import plan_chain
 from monai_weckd.data.phantoms import make_phantom
-from monai_weckd.engines import ChainDistillationTrainer
+from monai_weckd.engines import ChainDistillationTrainer, ChainOptions
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import freeze
 from monai_weckd.plan.settings import PlanSettings
@@ -75,8 +75,7 @@ def make_chain(items: list[dict[str, Any]], *, epochs: int, length: int, pool_ra
             optimizer=torch.optim.SGD(network.parameters(), lr=RATE),
             loss_function=DistillationLoss(weight=0.5, temperature=TEMPERATURE),
             epoch_length=length,
-            accept="always",
-            pool_ratio=pool_ratio,
+            chain=ChainOptions(accept="always", pool_ratio=pool_ratio),
         ).run()
 
     return run

@@ -20,9 +20,10 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
-from monai_weckd.engines import ChainDistillationTrainer
+from monai_weckd.engines import ChainDistillationTrainer, ChainOptions
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.options import option_names
 
 
 def make_items(groups=60, per_group=2, classes=3, seed=0):
@@ -79,6 +80,7 @@ def make_chain(
     **options,
 ):
     """Build a small chain; returns the trainer."""
+    chain = ChainOptions(**{name: options.pop(name) for name in option_names(ChainOptions) if name in options})
     items = make_items() if items is None else items
     plan = plan or plan_chain(items, PlanSettings(policy=policy, stratify=stratify, seed=seed), classes=("a", "b", "c"))
     network = network or make_network()
@@ -94,6 +96,7 @@ def make_chain(
         "cpu",
         max_epochs,
         plan=plan,
+        chain=chain,
         train_data_loader=loader,
         network=network,
         optimizer=optimizer,

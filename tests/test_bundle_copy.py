@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd import bundle_copy
+from monai_weckd.bundle import shipped as bundle_copy
 from monai_weckd.bundle.shipped import bundle_names, copy_bundle
 from monai_weckd.cli.main import main
 

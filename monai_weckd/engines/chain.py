@@ -51,29 +51,13 @@ class ChainDistillationTrainer(DistillationTrainer):
         max_epochs: epochs of the whole chain.
         plan: who sees what when. If the loader's dataset holds other items than ``plan.train``, as when another
             program has replaced them, the stages are planned anew from these.
+        chain: how to walk from stage to stage, default None: :py:class:`ChainOptions` with its defaults.
         train_data_loader: a loader over all training items, from whose dataset each stage's batches are drawn;
             the labels in it reach no batch unless the plan reveals them.
         network: the student; the same object in all stages.
         optimizer: the student's optimizer.
         loss_function: task, distillation and attention loss and their weights.
         evaluator: validation; whenever it has run, its key metric tells whether these are the stage's best weights.
-        stage_epochs: epochs of each stage, default None: shared evenly.
-        chain_epochs: epochs of the whole chain where ``max_epochs`` are those of the first of several runs, default
-            None: ``max_epochs``; see :py:class:`ChainOptions`. Raise ``trainer.state.max_epochs`` to run on.
-        init: where a student starts from: "teacher" or "initial" weights.
-        accept: "improves": a stage that is worse on validation than its teacher is rejected; "always".
-        tolerance: how much worse than its teacher it may be and not be rejected, default 0.0; see
-            :py:class:`ChainOptions`.
-        pool_ratio: pool images for each labeled one in a batch, from the first stage with a teacher on. Default 0.
-        views: how many augmented views of an item there are in a stage, which return in turn; default 0: a new one
-            each time.
-        teacher: who guides: "last", "ensemble", "student" or "average", see :py:class:`ChainOptions`, as for the next
-            four.
-        averaging: decay of the moving average of a student's weights, default 0.0: no averaging.
-        alignment: whether to align the teacher's predictions on pool images with the classes of the labels.
-        calibrate: whether an accepted student is calibrated on validation before it teaches.
-        head_layer: module path of the classification head, default None: the last linear layer.
-        teacher_cache: whether to keep the teacher's outputs, so that it runs once for each view. Default False.
         fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
@@ -82,8 +66,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
 
     Raises:
-        ValueError: When the epochs cannot be shared among the stages, or an option is unknown.
-        ValueError: When ``teacher_cache`` is on and every view is new, or the teacher is not frozen.
+        ValueError: When the epochs cannot be shared among the stages.
         ValueError: When there is an attention loss and ``teacher`` is "ensemble", which has no features.
         ValueError: When ``accept`` is "improves" and there is no ``evaluator``.
         TypeError: When the loader's dataset is not a list of dictionaries.
@@ -96,24 +79,12 @@ class ChainDistillationTrainer(DistillationTrainer):
         max_epochs: int,
         *,
         plan: ChainPlan,
+        chain: ChainOptions | None = None,
         train_data_loader: Iterable | DataLoader,
         network: torch.nn.Module,
         optimizer: Optimizer,
         loss_function: DistillationLoss,
         evaluator: Evaluator | None = None,
-        stage_epochs: Sequence[int] | None = None,
-        chain_epochs: int | None = None,
-        init: str = "teacher",
-        accept: str = "improves",
-        tolerance: float = 0.0,
-        pool_ratio: int = 0,
-        views: int = 0,
-        teacher: str = "last",
-        averaging: float = 0.0,
-        alignment: bool = False,
-        calibrate: bool = False,
-        head_layer: str | None = None,
-        teacher_cache: bool = False,
         fresh: Sequence[Stateful] = (),
         student_layer: str | None = None,
         teacher_layer: str | None = None,
@@ -121,21 +92,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
         **options: Unpack[SupervisedOptions],
     ) -> None:
-        chain = ChainOptions(
-            stage_epochs=None if stage_epochs is None else tuple(stage_epochs),
-            chain_epochs=chain_epochs,
-            init=init,
-            accept=accept,
-            tolerance=tolerance,
-            pool_ratio=pool_ratio,
-            views=views,
-            teacher=teacher,
-            averaging=averaging,
-            alignment=alignment,
-            calibrate=calibrate,
-            head_layer=head_layer,
-        )
-        chain.check_teacher(teacher_cache=teacher_cache, attention_weight=loss_function.attention_weight)
+        chain = ChainOptions() if chain is None else chain
+        chain.check_attention(loss_function.attention_weight)
         self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
         super().__init__(
             device,
@@ -146,7 +104,7 @@ class ChainDistillationTrainer(DistillationTrainer):
             loss_function=loss_function,
             student_layer=student_layer,
             teacher_layer=teacher_layer,
-            teacher_cache=teacher_cache,
+            teacher_cache=chain.teacher_cache,
             # the walker attaches first, and so acts first
             train_handlers=[self.walker, *(train_handlers or [])],
             event_names=[ChainEvents, *(event_names or [])],

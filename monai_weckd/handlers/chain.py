@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.engines.events import ChainEvents
@@ -40,34 +39,33 @@ class ChainHandler(DistillationHandler):
 
     Args:
         plan: who sees what when, as from :py:func:`monai_weckd.plan_training`.
+        chain: how to walk from stage to stage, default None: :py:class:`~monai_weckd.engines.ChainOptions` with its
+            defaults.
         evaluator: the pipeline's own validation engine, whose key metric chooses the best weights and feeds the gate;
             default None, for ``accept="always"`` alone.
         fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the learning rate
             scheduler.
-        teacher_cache: whether to keep the teacher's outputs, so that it runs once for each view; default False.
-        options: how to walk from stage to stage, by the names of :py:class:`~monai_weckd.engines.ChainOptions`, and how
-            to distil, by those of :py:class:`DistillationHandler`, whose ``teacher`` is the chain's own affair.
+        distillation: how to distil, by the names of :py:class:`DistillationHandler`, whose ``teacher`` is the chain's
+            own affair.
 
     Raises:
-        TypeError: When an option is unknown.
-        ValueError: When an option is out of its range, or two of them exclude each other.
+        ValueError: When there is an attention loss and the teacher is an ensemble, which has no features.
 
     """
 
     def __init__(
         self,
         plan: ChainPlan,
+        chain: ChainOptions | None = None,
         *,
         evaluator: Evaluator | None = None,
         fresh: Sequence[Stateful] = (),
-        teacher_cache: bool = False,
-        **options: Any,
+        **distillation: Any,
     ) -> None:
-        names = {field.name for field in fields(ChainOptions)}
-        chain = ChainOptions(**{name: value for name, value in options.items() if name in names})
-        super().__init__(None, **{name: value for name, value in options.items() if name not in names})
-        chain.check_teacher(teacher_cache=teacher_cache, attention_weight=self.loss_function.attention_weight)
-        self.options["teacher_cache"] = teacher_cache
+        chain = ChainOptions() if chain is None else chain
+        super().__init__(None, **distillation)
+        chain.check_attention(self.loss_function.attention_weight)
+        self.options["teacher_cache"] = chain.teacher_cache
         self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
 
     def attach(self, engine: SupervisedTrainer) -> None:

@@ -32,7 +32,8 @@ from pydicom.uid import (
     VLWholeSlideMicroscopyImageStorage,
 )
 
-from monai_weckd.data import dicom_codestream, dicom_pixels
+from monai_weckd.data.dicom import codestream as dicom_codestream
+from monai_weckd.data.dicom import pixels as dicom_pixels
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.header import read_dicom
 from monai_weckd.data.dicom.reader import DicomReader

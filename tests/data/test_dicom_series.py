@@ -23,7 +23,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd, SaveImage
 from pydicom.uid import BasicTextSRStorage, MediaStorageDirectoryStorage
 
-from monai_weckd.data import dicom_header
+from monai_weckd.data.dicom import header as dicom_header
 from monai_weckd.data.dicom.reader import DicomReader
 
 RNG = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from monai.data import CacheDataset, Dataset
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
-from monai_weckd.engines import ChainDistillationTrainer, ChainEvents
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
@@ -69,7 +69,7 @@ def test_no_image_is_opened_before_the_options_are_checked():
             network=network,
             optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
             loss_function=DistillationLoss(),
-            accept="always",
+            chain=ChainOptions(accept="always"),
         )
 
 
@@ -380,7 +380,7 @@ def test_a_replaced_data_list_is_planned_anew():
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
         loss_function=DistillationLoss(),
-        accept="always",
+        chain=ChainOptions(accept="always"),
         epoch_length=2,
     )
     trainer.run()

@@ -25,7 +25,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader, Dataset
 
 from monai_weckd import plan_chain, plan_training
-from monai_weckd.engines import ChainEvents
+from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import fingerprint
@@ -111,9 +111,15 @@ def test_args_validation():
     with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
         ChainHandler(parts[0])
     with pytest.raises(ValueError, match="attention_weight: expected 0 with teacher='ensemble'"):
-        ChainHandler(parts[0], evaluator=parts[4], teacher="ensemble", attention=1.0, student_layer="2")
+        ChainHandler(
+            parts[0], evaluator=parts[4], chain=ChainOptions(teacher="ensemble"), attention=1.0, student_layer="2"
+        )
     with pytest.raises(ValueError, match="teacher_cache: expected False with views=0"):
-        ChainHandler(parts[0], evaluator=parts[4], teacher_cache=True)
+        ChainHandler(
+            parts[0],
+            evaluator=parts[4],
+            chain=ChainOptions(teacher_cache=True),
+        )
     handler = ChainHandler(parts[0], evaluator=parts[4])
     with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
         make_pipeline((None, [{"image": torch.zeros(1), "label": 0}], *parts[2:]), [handler])

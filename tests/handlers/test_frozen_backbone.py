@@ -26,7 +26,7 @@ from monai.handlers import ValidationHandler, from_engine
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, PrepareViews
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions, PrepareViews
 from monai_weckd.handlers import FrozenBackbone, predict_probabilities
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.settings import PlanSettings
@@ -68,7 +68,7 @@ def make_frozen(*, network=None, num_stages=3, batch_size=8, num_workers=0, hand
         evaluator=evaluator,
         inferer=options.pop("inferer", backbone.inferer),
         prepare_batch=PrepareViews(BatchAugment([BatchRandFlip(prob=0.5, spatial_axis=0)])),
-        pool_ratio=1,
+        chain=ChainOptions(pool_ratio=1),
         train_handlers=[ValidationHandler(1, evaluator), *handlers, backbone],
         **options,
     )
