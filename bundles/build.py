@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
-FILES = ("train", "evaluate", "inference", "metadata", "paper", "recommended", "multi_gpu_train", "federated_train")
+FILES = ("train", "evaluate", "inference", "metadata", "paper", "frozen", "multi_gpu_train", "federated_train")
 OVERLAYS = ("pretrained", "inference_pretrained")
 COPIES = ("configs/logging.conf", "LICENSE")
 # a bundle trained with the overlay "pretrained" needs the network's definition where monai_weckd is not installed
@@ -49,27 +50,25 @@ VOLUME_GEOMETRY = [
     NORMALIZE,
 ]
 MRI_AUGMENTATION = [
-    {"_target_": "monai_weckd.transforms.BatchRandFlip", "prob": 0.5, "spatial_axis": 0},
+    {"_target_": "monai_weckd.transforms.BatchRandFlip"},
     {
         "_target_": "monai_weckd.transforms.BatchRandAffine",
-        "prob": 1.0,
         "rotate_range": 0.3,
         "translate_range": 4,
         "scale_range": 0.15,
-        "padding_mode": "border",
     },
     {"_target_": "monai_weckd.transforms.BatchRandScaleIntensity", "prob": 0.8, "factors": 0.3},
     {"_target_": "monai_weckd.transforms.BatchRandShiftIntensity", "prob": 0.8, "offsets": 0.2},
     {"_target_": "monai_weckd.transforms.BatchRandGaussianNoise", "prob": 0.5, "std": 0.1},
 ]
 # what has no fixed range is kept in half precision
-MRI_TRAIN = {"train#augmentation": MRI_AUGMENTATION, "train#dataset#value_range": None}
+MRI_TRAIN = {"train#augmentation#transforms": MRI_AUGMENTATION, "train#dataset#value_range": None}
 # the folder of each series
 SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
 # of an overlay: the bundle has no such place
 ABSENT = object()
 # augmentation of slices ends before the erased patches
-WITHOUT_PATCHES = {f"train#augmentation#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
+WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
 
 
@@ -133,7 +132,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
         "pretrained": {
             "network_def#input_scale": 0.45,
-            "train#augmentation#1#translate_range": 6,
+            "train#augmentation#transforms#1#translate_range": 6,
             **WITHOUT_PATCHES,
         },
         "metadata": {
@@ -172,7 +171,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "train": {
             "seed": 0,
             "batch_size": 8,
-            "memory_format": "$torch.channels_last_3d",
+            "network": "$@network_def.to(@device, memory_format=torch.channels_last_3d)",
             "train#deterministic_transforms": [
                 LOAD_ANY,
                 *VOLUME_GEOMETRY,
@@ -185,10 +184,10 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "dicom": {"images": SERIES, "preprocessing#transforms#0": LOAD_ANY},
         "pretrained": {
             "spatial_size": ABSENT,
-            "memory_format": "$torch.contiguous_format",
+            "network": "$@network_def.to(@device)",
             "network_def#spatial_dims": 3,
             "network_def#input_scale": 0.45,
-            "train#augmentation#1#translate_range": ABSENT,
+            "train#augmentation#transforms#1#translate_range": ABSENT,
             **WITHOUT_PATCHES,
         },
         "inference_pretrained": {"spatial_size": ABSENT, "network_def#spatial_dims": 3},
@@ -233,6 +232,19 @@ def put(config: dict[str, Any], place: str, value: Any) -> None:
     config[last] = deepcopy(value)
 
 
+def to_text(config: Any) -> str:
+    """Return a configuration as JSON, in which a list of numbers or names, or a single entry, takes one line."""
+
+    def join(match: re.Match[str]) -> str:
+        return f"[{', '.join(part.strip() for part in match[1].split(','))}]"
+
+    text = json.dumps(config, indent=4, ensure_ascii=False)
+    text = re.sub(r"\[((?:\s*-?[\d.]+,?)+\s*)\]", join, text)
+    text = re.sub(r'\[((?:\s*"[@\w]+",?)+\s*)\]', join, text)
+    text = re.sub(r'\[\s*("[^"\n,]*")\s*\]', r"[\1]", text)
+    return re.sub(r'\{\s*("[^"\n]*": "[^"\n]*")\s*\}', r"{\1}", text) + "\n"
+
+
 def build() -> dict[Path, str]:
     """Return the text of every generated file."""
     texts = {}
@@ -242,14 +254,14 @@ def build() -> dict[Path, str]:
             shared = changes.get("all", {}) if file in ("train", "evaluate", "inference") else {}
             for place, value in {**shared, **changes.get(file, {})}.items():
                 put(config, place, value)
-            texts[ROOT / name / "configs" / f"{file}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+            texts[ROOT / name / "configs" / f"{file}.json"] = to_text(config)
         for file in OVERLAYS:
             config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
             config = {**config, **changes.get(file, {})}
             config = {place: value for place, value in config.items() if value is not ABSENT}
-            texts[ROOT / name / "configs" / f"{file}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+            texts[ROOT / name / "configs" / f"{file}.json"] = to_text(config)
         if "dicom" in changes:
-            texts[ROOT / name / "configs" / "dicom.json"] = json.dumps(changes["dicom"], indent=4) + "\n"
+            texts[ROOT / name / "configs" / "dicom.json"] = to_text(changes["dicom"])
         for file in COPIES:
             texts[ROOT / name / file] = (TEMPLATE / file).read_text(encoding="utf-8")
     for bundle in (TEMPLATE.name, *BUNDLES):

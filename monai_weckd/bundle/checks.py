@@ -25,7 +25,7 @@ from monai.utils import BundlePropertyConfig
 from monai_weckd.utils.errors import first_cause
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["refuse_unused_keys", "show_cause_last", "unused_keys"]
+__all__ = ["calling_parser", "check_run", "refuse_unused_keys", "show_cause_last", "unused_keys"]
 
 
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
@@ -89,6 +89,21 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
     return unused
 
 
+def check_run() -> None:
+    """Check a run of ``monai.bundle`` before it starts: call this first in ``run``.
+
+    An error of the run then ends with the line that says what to do, and a mistyped key is refused. Programs that run a
+    training within their own process have these checks of their own, and leave ``run`` out.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+        ValueError: When a key is read by nothing.
+
+    """
+    show_cause_last()
+    refuse_unused_keys()
+
+
 def refuse_unused_keys() -> None:
     """Stop a bundle run whose configuration holds a key that nothing reads, such as a mistyped override.
 
@@ -100,14 +115,22 @@ def refuse_unused_keys() -> None:
         ValueError: When a key is read by nothing.
 
     """
-    unused = unused_keys(_calling_parser("refuse_unused_keys").get())
+    unused = unused_keys(calling_parser("refuse_unused_keys").get())
     if unused:
         key, hint = next(iter(unused.items()))
         raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
 
 
-def _calling_parser(name: str) -> ConfigParser:
-    """Return the parser of the configuration whose expression is being evaluated."""
+def calling_parser(name: str) -> ConfigParser:
+    """Return the parser of the configuration whose expression is being evaluated.
+
+    Args:
+        name: of the function that asks, for the error.
+
+    Raises:
+        RuntimeError: When no configuration is being evaluated.
+
+    """
     callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
     parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
     if parser is None:

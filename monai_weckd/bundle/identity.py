@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_weckd.bundle.checks import _calling_parser
+from monai_weckd.bundle.checks import calling_parser
+from monai_weckd.data.phantoms import is_phantom
 from monai_weckd.data.row_store import content_key
 
 __all__ = ["PLACES", "describe_transforms", "run_settings"]
@@ -38,7 +40,6 @@ PLACES = frozenset(
         "overwrite",
         "resume",
         "checkpoint_interval",
-        "num_workers",
         "device",
     }
 )
@@ -71,7 +72,7 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         RuntimeError: When it is called from outside a configuration.
 
     """
-    config = {key: value for key, value in _calling_parser("run_settings").get().items() if key not in _NOT_A_SETTING}
+    config = {key: value for key, value in calling_parser("run_settings").get().items() if key not in _NOT_A_SETTING}
     archives: dict[str, str] = {}
     rows = [
         [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
@@ -80,6 +81,32 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     # labels go no further than into the digest
     content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
     return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
+
+
+def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return, from within a configuration, its plain values: what a run writes down beside the options of the chain.
+
+    These are the numbers, texts and lists of them at the top, and those of the loss function.
+
+    Args:
+        dataset_dir: the data; ``synthetic`` tells whether they are phantoms.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+
+    """
+    config = calling_parser("recorded_settings").get()
+    loss = {key: value for key, value in config.get("loss_function", {}).items() if not key.startswith("_")}
+    top = {**config, **loss}
+    found = {key: value for key, value in top.items() if key not in _NOT_A_SETTING and _is_plain(value)}
+    return {**found, "synthetic": is_phantom(dataset_dir)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell a value from an expression, a reference, or a component."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return not isinstance(value, dict) and not str(value).startswith(("$", "@", "%"))
 
 
 def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[Any]:
@@ -96,7 +123,7 @@ def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[
         RuntimeError: When it is called from outside a configuration, without a parser.
 
     """
-    parser = parser or _calling_parser("describe_transforms")
+    parser = parser or calling_parser("describe_transforms")
 
     def plain(value: Any) -> Any:
         if isinstance(value, str) and value.startswith("@"):

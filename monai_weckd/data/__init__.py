@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .datalist import Datalist, load_datalist
-from .verify import verify_images
+from .verify import read_datalist, verify_images
 
 if TYPE_CHECKING:
     from .byte_cache import ByteCacheDataset
@@ -37,6 +37,7 @@ __all__ = [
     "StageDataset",
     "load_datalist",
     "read_classification_sr",
+    "read_datalist",
     "verify_images",
 ]
 

@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 from monai_weckd.data.image_files import SUFFIXES, image_files
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
@@ -42,6 +45,16 @@ class Datalist(NamedTuple):
     items: list[dict[str, Any]]
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+
+    def plan(self, settings: PlanSettings | None = None, **options: Any) -> ChainPlan:
+        """Plan a chain over the items, see :py:func:`monai_weckd.plan_chain`.
+
+        Args:
+            settings: how to plan, default None: the defaults.
+            options: further arguments, such as ``shards``.
+
+        """
+        return plan_chain(self.items, settings, classes=self.classes, skipped=self.skipped, **options)
 
 
 class _Row(NamedTuple):

@@ -20,17 +20,37 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import available_processors
 
-__all__ = ["find_faults", "verify_images"]
+__all__ = ["find_faults", "read_datalist", "verify_images"]
 
 logger = logging.getLogger(__name__)
 
 _MODES = ("error", "skip")
+
+
+def read_datalist(
+    dataset_dir: str | os.PathLike[str],
+    *,
+    split_file: str | os.PathLike[str] | None = None,
+    on_bad_item: str = "error",
+) -> Datalist:
+    """List the items of a data set, and verify that each image can be read.
+
+    Args:
+        dataset_dir: see :py:func:`load_datalist`.
+        split_file: see :py:func:`load_datalist`.
+        on_bad_item: see :py:func:`verify_images`.
+
+    Raises:
+        ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
+
+    """
+    return verify_images(load_datalist(dataset_dir, split_file=split_file), on_bad_item=on_bad_item)
 
 
 def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist:

@@ -152,7 +152,8 @@ class DistillationTrainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            train_handlers=train_handlers,
+            # MONAI gives None for a component that is disabled
+            train_handlers=[handler for handler in train_handlers or [] if handler is not None],
             event_names=[DistillationEvents, *(event_names or [])],
             **options,
         )

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from monai_weckd.handlers.schedules import TeacherWeightHandler
-
 from .backbone import FrozenBackbone
 from .chain import ChainHandler
 from .checkpoint import ChainCheckpoint
@@ -20,9 +18,10 @@ from .continuation import ChainContinuation
 from .cost import CostReporter
 from .distillation import DistillationHandler
 from .losses import losses_from_output
+from .macro_auc import MacroAUC
 from .progress import ChainProgressBar
 from .recorder import ChainRecorder, predict_probabilities
-from .schedules import TemperatureHandler
+from .schedules import TeacherWeightHandler, TemperatureHandler
 
 __all__ = [
     "ChainCheckpoint",
@@ -33,6 +32,7 @@ __all__ = [
     "CostReporter",
     "DistillationHandler",
     "FrozenBackbone",
+    "MacroAUC",
     "TeacherWeightHandler",
     "TemperatureHandler",
     "losses_from_output",

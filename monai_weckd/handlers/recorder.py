@@ -16,10 +16,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Events
@@ -77,7 +79,8 @@ class ChainRecorder:
         test_data_loader: test items likewise, for figures only; default None: no test figures.
         target_layer: module path whose Grad-CAM is saved for the most confidently wrong test images (in ``errors``),
             default None: no such pictures.
-        settings: what else to write down in ``chain.json``, such as the learning rate.
+        settings: what else to write down in ``chain.json``, beside the options of chain and plan, such as the learning
+            rate.
         preprocessing: what is done to each image before the network sees it, as values for JSON; default: not said.
             With it, the order of the classes and the digests of the students ``chain.json`` says what a model is for.
 
@@ -235,13 +238,27 @@ class ChainRecorder:
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
             "preprocessing": self.preprocessing,
-            "settings": self.settings,
+            "settings": self._settings(engine),
             "cost": getattr(engine.state, "cost", None),
             "stages": self.stages,
             "final": {"stage": final["stage"], "test": final["test"], "sha256": digest or final["sha256"]},
         }
         write_atomically(self.output_dir / "chain.json", sealed_json(content, indent=4))
         write_atomically(self.output_dir / "history.json", sealed_json({"epochs": self.epochs}, indent=1))
+
+    def _settings(self, engine: SupervisedTrainer) -> dict[str, Any]:
+        """Return how the chain was trained: its options, those of its plan, and what the configuration adds."""
+        chain = engine.state.chain
+        return {
+            "network": type(unwrap(engine.network)).__name__,
+            "threads": torch.get_num_threads(),
+            "processes": idist.get_world_size(),
+            "max_epochs": engine.state.max_epochs,
+            "epoch_length": engine.state.epoch_length,
+            **asdict(chain.plan.settings),
+            **asdict(chain.options),
+            **self.settings,
+        }
 
     def _ledger(self, engine: SupervisedTrainer) -> list[dict[str, Any]]:
         lines = engine.state.chain.oracle.to_dicts() if engine.state.chain.oracle else []

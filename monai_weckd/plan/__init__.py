@@ -18,6 +18,7 @@ from .checks import PlanError, check_plan
 from .oracle import LabelOracle
 from .planner import plan_chain, plan_training, read_shards, replan
 from .settings import PlanSettings
+from .splits import divide_epochs, group_of, longest_stage
 
 __all__ = [
     "ChainPlan",
@@ -26,6 +27,9 @@ __all__ = [
     "PlanSettings",
     "StagePlan",
     "check_plan",
+    "divide_epochs",
+    "group_of",
+    "longest_stage",
     "plan_chain",
     "plan_training",
     "read_shards",

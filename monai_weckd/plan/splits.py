@@ -17,7 +17,7 @@ from typing import Any
 
 from monai_weckd.utils.draws import apportion, draw_digest, hash_fraction
 
-__all__ = ["assign_split", "divide_epochs", "draw_shards", "group_of", "identify"]
+__all__ = ["assign_split", "divide_epochs", "draw_shards", "group_of", "identify", "longest_stage"]
 
 SPLITS = ("train", "val", "test")
 
@@ -143,6 +143,18 @@ def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] 
             f"got {list(stage_epochs)}. Change the one or the other."
         )
     return tuple(stage_epochs)
+
+
+def longest_stage(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> int:
+    """Return the epochs of the longest stage, over which a learning rate schedule runs; see :py:func:`divide_epochs`.
+
+    Args:
+        max_epochs: epochs of the whole run.
+        num_stages: number of stages.
+        stage_epochs: epochs of each stage, default None.
+
+    """
+    return max(divide_epochs(max_epochs, num_stages, stage_epochs))
 
 
 def _take(queue: deque[Sequence[str]], quota: int) -> list[str]:

@@ -74,7 +74,7 @@ def write_report(output_dir: str | Path) -> Path:
     page = template.render(
         chain=chain,
         plan=plan,
-        plan_settings={key: value for key, value in plan.items() if not isinstance(value, list | dict)},
+        plan_settings={**plan["settings"], "shard_size": plan["shard_size"]},
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
         # a run that was stopped has a prediction and nothing to hold against it
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,

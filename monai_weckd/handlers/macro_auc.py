@@ -1,0 +1,55 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The area under the ROC curve as a key metric of validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.handlers import ROCAUC
+from monai.metrics import ROCAUCMetric, compute_roc_auc
+from monai.utils import Average
+
+__all__ = ["MacroAUC"]
+
+
+class MacroAUC(ROCAUC):
+    """Macro-averaged area under the ROC curve, over the classes that the labels can tell apart.
+
+    It is :py:class:`monai.handlers.ROCAUC` but for two things: labels are class indices, and a class without items, or
+    one that all items belong to, is left out of the mean, where MONAI's value would be NaN. Validation that grows with
+    the labels may lack a class for a while.
+
+    Args:
+        output_transform: makes a pair of the engine's output: probabilities, (B, C), and class indices, (B,), or lists
+            of these by item.
+
+    """
+
+    def __init__(self, output_transform: Callable = lambda x: x) -> None:
+        super().__init__(Average.MACRO, output_transform)
+        self.metric_fn = _PresentClasses(Average.MACRO)
+
+
+class _PresentClasses(ROCAUCMetric):
+    """Compute the area of the classes that have items and leave some to the others."""
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        classes = torch.arange(y_pred.shape[1], device=y.device)
+        return super()._compute_tensor(y_pred, (y.reshape(-1, 1) == classes).to(y_pred.dtype))
+
+    def aggregate(self, average: Average | str | None = None) -> Any:
+        y_pred, y = self.get_buffer()
+        present = y.any(dim=0) & ~y.all(dim=0)
+        return compute_roc_auc(y_pred[:, present], y[:, present], average or self.average)
