@@ -14,24 +14,23 @@
 from __future__ import annotations
 
 from .checks import check_run, refuse_unused_keys, show_cause_last, unused_keys
-from .config import find_overlay, training_files
+from .config import BundleConfig
 from .identity import PLACES, describe_transforms, recorded_settings, run_settings
 from .output import is_complete, prepare_output_dir
 from .shipped import bundle_names, copy_bundle
 
 __all__ = [
     "PLACES",
+    "BundleConfig",
     "bundle_names",
     "check_run",
     "copy_bundle",
     "describe_transforms",
-    "find_overlay",
     "is_complete",
     "prepare_output_dir",
     "recorded_settings",
     "refuse_unused_keys",
     "run_settings",
     "show_cause_last",
-    "training_files",
     "unused_keys",
 ]

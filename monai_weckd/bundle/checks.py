@@ -15,17 +15,26 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from pydoc import locate
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
 from monai_weckd.utils.errors import first_cause
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["calling_parser", "check_run", "refuse_unused_keys", "show_cause_last", "unused_keys"]
+__all__ = [
+    "accepted_arguments",
+    "calling_parser",
+    "check_run",
+    "refuse_unused_keys",
+    "show_cause_last",
+    "unknown_arguments",
+    "unused_keys",
+]
 
 
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
@@ -89,6 +98,47 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
     return unused
 
 
+def accepted_arguments(target: str, locator: ComponentLocator) -> tuple[str, ...] | None:
+    """Return the names of the arguments that a component takes, None where it takes any or nobody can tell.
+
+    Args:
+        target: its ``_target_``.
+        locator: finds the components of MONAI by their names.
+
+    """
+    module = locator.get_component_module_name(target)
+    component = locate(f"{module}.{target}" if isinstance(module, str) else target)
+    try:
+        parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # an expression, or nothing that can be called
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(parameter.name for parameter in parameters)
+
+
+def unknown_arguments(config: Any, locator: ComponentLocator, place: str = "") -> dict[str, str]:
+    """Return the places of arguments that their component does not take, each with a hint at what was meant.
+
+    Args:
+        config: a configuration, or a part of it.
+        locator: finds the components of MONAI by their names.
+        place: where the part is.
+
+    """
+    found: dict[str, str] = {}
+    if isinstance(config, dict):
+        names = accepted_arguments(config["_target_"], locator) if "_target_" in config else None
+        for key, value in config.items():
+            if names is not None and key not in names and not key.startswith("_"):
+                found[f"{place}#{key}"] = nearest(key, names)
+            found |= unknown_arguments(value, locator, f"{place}#{key}" if place else key)
+    elif isinstance(config, list):
+        for number, value in enumerate(config):
+            found |= unknown_arguments(value, locator, f"{place}#{number}")
+    return found
+
+
 def check_run() -> None:
     """Check a run of ``monai.bundle`` before it starts: call this first in ``run``.
 
@@ -115,7 +165,8 @@ def refuse_unused_keys() -> None:
         ValueError: When a key is read by nothing.
 
     """
-    unused = unused_keys(calling_parser("refuse_unused_keys").get())
+    config = calling_parser("refuse_unused_keys").get()
+    unused = {**unused_keys(config), **unknown_arguments(config, ComponentLocator())}
     if unused:
         key, hint = next(iter(unused.items()))
         raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")

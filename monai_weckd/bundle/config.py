@@ -9,13 +9,219 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The one reader of bundles: files merged, keys set, parts left out, and what is asked for evaluated."""
+
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-__all__ = ["find_overlay", "training_files"]
+from monai.bundle import ComponentLocator, ConfigParser
+
+from monai_weckd.bundle.checks import accepted_arguments, unused_keys
+from monai_weckd.bundle.identity import PLACES
+from monai_weckd.utils.errors import one_error
+from monai_weckd.utils.messages import nearest
+
+__all__ = ["BundleConfig", "find_overlay", "training_files"]
+
+
+class BundleConfig:
+    """The configuration of a bundle as a program uses it; nothing is evaluated before it is asked for.
+
+    The files are read once: what somebody edits later changes nothing. A key is written as for ``monai.bundle``, such
+    as ``batch_size`` or ``chain#tolerance``; one that the configuration does not have is refused, unless it is an
+    argument that its component takes.
+
+    Args:
+        bundle: the bundle's folder.
+        name: of the file in ``configs`` to begin with, default "train".
+        overlays: configuration files that are merged into it, in their order: paths, or names of files in ``configs``.
+        changes: what to set, by key.
+
+    Attributes:
+        root: the bundle's folder.
+        files: the configuration files.
+
+    Raises:
+        ValueError: When a file is missing, or a key is unknown.
+
+    Example::
+
+        >>> config = BundleConfig("bundles/otoscopy_chain_classification", changes={"chain#tolerance": 0.01})
+        >>> config["batch_size"], config["chain"]["tolerance"]
+        (16, 0.01)
+
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str],
+        name: str = "train",
+        *,
+        overlays: Sequence[str | os.PathLike[str]] = (),
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.root = Path(bundle)
+        main = self._file(f"{name}.json")
+        self.files = [main, *(self._overlay(overlay) for overlay in overlays)]
+        # made once: it goes through the imported modules, and fails if another thread imports meanwhile
+        self._locator = ComponentLocator()
+        self._locator.get_component_module_name("")
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in self.files])
+        parser["_meta_"] = self.metadata
+        self.parser = self._parser_of(parser.get())
+        for key, value in {**(changes or {}), "bundle_root": str(self.root)}.items():
+            self.set(key, value)
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Content of ``configs/metadata.json``."""
+        return ConfigParser.load_config_file(str(self._file("metadata.json")))
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by the metadata, in the order of their indices."""
+        return tuple(map(str, self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.parser
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a value as it is written."""
+        return self.parser[key]
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a value.
+
+        Args:
+            key: its key.
+            value: the value, or a component or expression for it.
+
+        Raises:
+            ValueError: When the configuration has no such key.
+
+        """
+        self._refuse_unknown(key)
+        self.parser[key] = value
+
+    def leave_out(self, *keys: str) -> None:
+        """Leave parts of the configuration out, where it has them: handlers of a list, a component, or a group.
+
+        Args:
+            keys: such as "train#monitors", whose handlers talk, or "test".
+
+        """
+        for key in keys:
+            if key not in self:
+                continue
+            part = self.parser[key]
+            if isinstance(part, list):
+                self.parser[key] = []
+            elif "_target_" in part:
+                self.parser[f"{key}#_disabled_"] = True
+            else:
+                self.parser.get().pop(key)
+
+    def value(self, key: str) -> Any:
+        """Return what a key evaluates to, the same object each time.
+
+        Args:
+            key: the key.
+
+        Raises:
+            Exception: What the evaluation raises, without MONAI's errors around it.
+
+        """
+        with one_error():
+            return self.parser.get_parsed_content(key)
+
+    def plain(self) -> dict[str, Any]:
+        """Return a copy of the configuration as it is written, without the places of files."""
+        return {key: deepcopy(value) for key, value in self.parser.get().items() if key not in PLACES}
+
+    def refuse_unused(self) -> None:
+        """Refuse a key that nothing reads.
+
+        Raises:
+            ValueError: When there is one.
+
+        """
+        for key, hint in unused_keys(self.parser.get()).items():
+            raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
+
+    def copy(self, changes: Mapping[str, Any] | None = None, **objects: Any) -> BundleConfig:
+        """Return a configuration like this one, of which nothing has been evaluated.
+
+        Args:
+            changes: what to set in it, by key.
+            objects: what takes the place of parts at the top, such as the data list.
+
+        Raises:
+            ValueError: When a key is unknown.
+
+        """
+        other = object.__new__(BundleConfig)
+        other.root, other.files, other._locator = self.root, self.files, self._locator
+        content = {key: value for key, value in self.parser.get().items() if key not in objects}
+        other.parser = self._parser_of(deepcopy(content))
+        for key, value in (changes or {}).items():
+            other.set(key, value)
+        other.parser.get().update(objects)
+        return other
+
+    def trainer(self) -> Any:
+        """Return the trainer, ready to run: what ``initialize`` lists has run, what ``run`` lists has not."""
+        if str(self.root) not in sys.path:  # as monai.bundle does, for scripts of the bundle
+            sys.path.insert(1, str(self.root))
+        for key in ("imports", "initialize", "train#trainer"):
+            trainer = self.value(key)
+        return trainer
+
+    def _parser_of(self, content: dict[str, Any]) -> ConfigParser:
+        parser = ConfigParser(content)
+        parser.locator = self._locator
+        return parser
+
+    def _refuse_unknown(self, key: str) -> None:
+        if key in self:
+            return
+        group, _, name = key.replace("::", "#").rpartition("#")
+        component = self.parser[group] if group and group in self else None
+        names = list(self.parser.get()) if component is None else list(component)
+        if isinstance(component, dict) and "_target_" in component:
+            taken = accepted_arguments(component["_target_"], self._locator)
+            if taken is None or name in taken or name.startswith("_"):
+                return
+            names = list(taken)
+        where = f"{group} of {self.files[0]}" if component is not None else str(self.files[0])
+        raise ValueError(f"set: expected a key of {where}, got {key!r}. {nearest(name, names)}")
+
+    def _file(self, name: str) -> Path:
+        path = self.root / "configs" / name
+        if not path.is_file():
+            raise ValueError(f"bundle: expected configs/{name} in {str(self.root)!r}, got none. Pass a bundle.")
+        return path
+
+    def _overlay(self, overlay: str | os.PathLike[str]) -> Path:
+        for path in (Path(overlay), self.root / "configs" / overlay):
+            if path.is_file():
+                return path
+        raise ValueError(
+            f"config_file: expected a file, or the name of one in {self.root / 'configs'}, "
+            f"got {os.fspath(overlay)!r}. Correct the path."
+        )
 
 
 def training_files(bundle: str | os.PathLike[str], overlays: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -99,7 +100,7 @@ def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:
     loss = {key: value for key, value in config.get("loss_function", {}).items() if not key.startswith("_")}
     top = {**config, **loss}
     found = {key: value for key, value in top.items() if key not in _NOT_A_SETTING and _is_plain(value)}
-    return {**found, "synthetic": is_phantom(dataset_dir)}
+    return {**found, "synthetic": is_phantom(Path(dataset_dir))}
 
 
 def _is_plain(value: Any) -> bool:

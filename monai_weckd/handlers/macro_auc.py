@@ -45,9 +45,9 @@ class MacroAUC(ROCAUC):
 class _PresentClasses(ROCAUCMetric):
     """Compute the area of the classes that have items and leave some to the others."""
 
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: Any = None, **kwargs: Any) -> Any:
         classes = torch.arange(y_pred.shape[1], device=y.device)
-        return super()._compute_tensor(y_pred, (y.reshape(-1, 1) == classes).to(y_pred.dtype))
+        return super()._compute_tensor(y_pred, (y.reshape(-1, 1) == classes).long())
 
     def aggregate(self, average: Average | str | None = None) -> Any:
         y_pred, y = self.get_buffer()
