@@ -18,7 +18,7 @@ from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.pictures import describe_image, image_png
 from monai_weckd.annotation.session import AnnotationSession, NoStageError, StageStoppedError, UnknownImageError
 from monai_weckd.annotation.store import LabelStore, class_of
-from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor, only_classes
+from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 
 __all__ = [
     "AnnotatedBundle",
@@ -35,5 +35,4 @@ __all__ = [
     "describe_image",
     "find_items",
     "image_png",
-    "only_classes",
 ]

@@ -9,35 +9,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The training of a bundle, one stage at a time, as labels come."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle.config import training_files
+from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
-from monai_weckd.utils.errors import one_error
-from monai_weckd.utils.messages import nearest
 
-__all__ = ["AnnotatedBundle", "ImagePredictor", "only_classes"]
-
-# handlers that a stage at the screen does not need: they talk, measure costs, or keep what lasts seconds
-_NOT_NEEDED = ("ChainCheckpoint", "ChainProgressBar", "CostReporter", "TensorBoardStatsHandler")
-_NOT_IN_A_SERVER = ("refuse_unused_keys", "show_cause_last")
+__all__ = ["AnnotatedBundle", "ImagePredictor"]
 
 
 class AnnotatedBundle:
@@ -56,8 +50,10 @@ class AnnotatedBundle:
         root: the bundle's folder.
         classes: class names in the order of their indices.
         spatial_dims: 2 for pictures, 3 for volumes.
-        tolerance: of the gate, None where neither ``changes`` nor the configuration has one: then it is what one of n
-            validation images is worth, 1 / n.
+        policy: what a stage trains on, "cumulative" or "disjoint".
+        seed: seed of the chain.
+        tolerance: of the gate, None where the configuration does not write one: then it is what one of n validation
+            images is worth, 1 / n.
 
     Raises:
         ValueError: When a file or key is missing, or a setting is of no use for a chain that grows by stages.
@@ -74,40 +70,21 @@ class AnnotatedBundle:
         classes: Sequence[str] | None = None,
         cache_dir: str | os.PathLike[str],
     ) -> None:
-        self.root = Path(bundle)
-        self.files = list(map(str, training_files(bundle, overlays)))
-        metadata_file = self.root / "configs" / "metadata.json"
-        if not metadata_file.is_file():
-            raise ValueError(f"bundle: expected configs/metadata.json in {str(bundle)!r}, got none. Pass a bundle.")
-        metadata = ConfigParser.load_config_file(str(metadata_file))
-        formats = metadata["network_data_format"]
-        self.spatial_dims = len(formats["inputs"]["image"]["spatial_shape"])
-        own = formats["outputs"]["pred"]["channel_def"].values()
-        self.classes = tuple(str(name) for name in (own if classes is None else classes))
-        if len(set(self.classes)) < max(2, len(self.classes)):
-            raise ValueError(
-                f"classes: expected two or more, each once, got {list(self.classes)}. Name what is to be told apart."
-            )
-        places = {"bundle_root": str(self.root), "dataset_dir": str(dataset_dir)}
-        self.overrides: dict[str, Any] = {**(changes or {}), **places}
-        # made once, here: it goes through the imported modules, and fails if another thread imports meanwhile
-        self._locator = ComponentLocator()
-        self._locator.get_component_module_name("")
-        parser = self._parser()
-        if parser["cache_dir"] is None:
-            parser["cache_dir"] = self.overrides["cache_dir"] = str(cache_dir)
-        with one_error():
-            self.policy = str(parser.get_parsed_content("shard_policy"))
-            self.seed = int(parser.get_parsed_content("seed"))
-            tolerance = float(parser.get_parsed_content("tolerance"))
-            self.stage_epochs = divide_epochs(
-                parser.get_parsed_content("max_epochs"),
-                parser.get_parsed_content("num_stages"),
-                parser.get_parsed_content("stage_epochs"),
-            )
-            _check(parser, self.policy)
-        # asked for by name, 0 is meant
-        self.tolerance = tolerance if tolerance or "tolerance" in (changes or {}) else None
+        changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
+        self.root, self.spatial_dims = config.root, config.spatial_dims
+        self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
+        if config["cache_dir"] is None:
+            config.set("cache_dir", str(cache_dir))
+        # nobody watches a stage here, and it lasts seconds: it is told by its session, and trained again if interrupted
+        config.leave_out("train#monitors", "train#checkpoint", "test")
+        for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
+            config.set(key, None)
+        _refuse_unfreezing(config)
+        chain, settings = config.value("chain"), config.value("plan#settings")
+        self.policy, self.seed = _own_labels(settings.policy), settings.seed
+        self.tolerance = chain.tolerance if "chain#tolerance" in config else None
+        self.stage_epochs = divide_epochs(config.value("max_epochs"), settings.num_stages, chain.stage_epochs)
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage: those of the configured chain's, and of its last one for all that follow.
@@ -139,28 +116,27 @@ class AnnotatedBundle:
             progress: called after each epoch with its number within the stage and the stage's epochs.
 
         """
-        epochs = [*earlier_epochs, self.epochs_of(plan.settings.num_stages)]
+        stage = plan.settings.num_stages
+        epochs = [*earlier_epochs, self.epochs_of(stage)]
         changes: dict[str, Any] = {
             "output_dir": os.fspath(output_dir),
             "num_stages": len(epochs),
-            "stage_epochs": epochs,
+            "chain#stage_epochs": epochs,
             "max_epochs": sum(epochs),
         }
         if self.tolerance is None:
-            changes["tolerance"] = 1 / len(plan.val)
-        if not plan.pool(plan.settings.num_stages):
-            changes["pool_ratio"] = 0  # every image has a label
-        with one_error():
-            workflow = self._workflow(items, plan, changes, previous)
-            workflow.initialize()
-            if progress is not None:
-                report = progress  # mypy
-                engine = workflow.parser.get_parsed_content("train#trainer")
-                engine.add_event_handler(
-                    Events.EPOCH_COMPLETED, lambda one: report(one.state.stage_epoch, one.state.stage_epochs)
-                )
-            workflow.run()
-        del workflow
+            changes["chain#tolerance"] = 1 / len(plan.val)
+        if not plan.pool(stage):
+            changes["chain#pool_ratio"] = 0  # every image has a label
+        trainer = self._config_of(items, plan, changes).trainer()
+        if previous is not None:
+            ChainContinuation(previous).attach(trainer)
+        if progress is not None:
+            trainer.add_event_handler(
+                Events.EPOCH_COMPLETED, lambda engine: progress(engine.state.stage_epoch, engine.state.stage_epochs)
+            )
+        trainer.run()
+        del trainer
         gc.collect()  # engines and handlers refer to each other
 
     def embed(
@@ -180,32 +156,20 @@ class AnnotatedBundle:
             Features, (N, D), and probabilities, (number of students, N, C).
 
         """
-        plan = ChainPlan(
-            classes=self.classes,
-            train=tuple(item["id"] for item in items),
-            settings=PlanSettings(
-                seed=self.seed,
-                num_stages=1,
-                label_fraction=1.0,
-                policy=self.policy,
-                shard_by="item",
-                stratify=False,
-                selection="given",
-            ),
+        settings = PlanSettings(
+            seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
-        with one_error():
-            parser = self._workflow(items, plan, {}, None).parser
-            parser.get_parsed_content("imports")
-            network = parser.get_parsed_content("network")
-            loader, inferer = (parser.get_parsed_content(f"train#{name}") for name in ("dataloader", "inferer"))
-            head_layer = parser.get_parsed_content("head_layer")
-            probabilities = []
-            for number in range(max(1, len(students))):
-                if students:
-                    path = students[number]
-                    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-                features, logits = extract(network, loader.dataset, head_layer=head_layer, inferer=inferer)
-                probabilities.append(torch.softmax(logits, dim=1).numpy())
+        plan = ChainPlan(self.classes, settings, train=tuple(item["id"] for item in items))
+        config = self._config_of(items, plan, {})
+        config.value("imports")
+        network = config.value("network")
+        dataset, inferer = config.value("train#dataloader").dataset, config.value("train#inferer")
+        head_layer, probabilities = config.value("chain").head_layer, []
+        for number in range(max(1, len(students))):
+            if students:
+                _load(network, students[number])
+            features, logits = extract(network, dataset, head_layer=head_layer, inferer=inferer)
+            probabilities.append(torch.softmax(logits, dim=1).numpy())
         shape = (len(students), len(items), len(self.classes))
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
 
@@ -216,51 +180,16 @@ class AnnotatedBundle:
             student: file with the student's weights.
 
         """
-        parser = self._parser()
-        # the data list is not there: all that the network needs of it are the classes
-        parser["class_names"] = list(self.classes)
-        with one_error():
-            parser.get_parsed_content("imports")
-            network = parser.get_parsed_content("network")
-            preprocessing = parser.get_parsed_content("validate#preprocessing")
-        network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))
-        return ImagePredictor(network.eval(), preprocessing, self.spatial_dims)
+        config = self.config.copy(datalist=Datalist([], self.classes))
+        config.value("imports")
+        network = config.value("network")
+        _load(network, student)
+        return ImagePredictor(network.eval(), config.value("train#preprocessing"), self.spatial_dims)
 
-    def _parser(self) -> ConfigParser:
-        parser = ConfigParser()
-        parser.locator = self._locator
-        parser.read_config(self.files)
-        for key, value in self.overrides.items():
-            if key not in parser:
-                raise ValueError(
-                    f"set: expected a key of {self.files[0]}, got {key!r}. {nearest(key, list(parser.get()))}"
-                )
-            parser[key] = value
-        return parser
-
-    def _workflow(
-        self,
-        items: Sequence[Mapping[str, Any]],
-        plan: ChainPlan,
-        changes: Mapping[str, Any],
-        previous: str | os.PathLike[str] | None,
-    ) -> ConfigWorkflow:
-        workflow = ConfigWorkflow(
-            self.files, workflow_type="train", logging_file=False, **{**self.overrides, **changes}
-        )
-        workflow.parser.locator = self._locator
-        config = workflow.parser.get()
-        config.update(datalist=Datalist([dict(item) for item in items], self.classes), plan=plan)
-        config["initialize"] = [step for step in config["initialize"] if not any(n in step for n in _NOT_IN_A_SERVER)]
-        config["run"] = ["$@train#trainer.run()"]
-        config.pop("test", None)
-        config["train"]["handlers"] = list(_needed(config["train"]["handlers"]))
-        if previous is not None:
-            handler = {"_target_": "monai_weckd.handlers.ChainContinuation", "previous": os.fspath(previous)}
-            config["train"]["handlers"].append(handler)
-        _measure_present(config["validate"], plan, items)
-        workflow.parser.set(config)
-        return workflow
+    def _config_of(
+        self, items: Sequence[Mapping[str, Any]], plan: ChainPlan, changes: Mapping[str, Any]
+    ) -> BundleConfig:
+        return self.config.copy(changes, datalist=Datalist([dict(item) for item in items], self.classes), plan=plan)
 
 
 class ImagePredictor:
@@ -312,46 +241,28 @@ class ImagePredictor:
             raise ValueError(f"image: expected one that can be read, got {reason}") from error
 
 
-def only_classes(output: Sequence[torch.Tensor], places: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Return the columns of some classes of predictions and labels, for a metric that needs items of each class.
-
-    Args:
-        output: probabilities and one-hot labels, (B, C) each.
-        places: indices of the classes.
-
-    """
-    return tuple(part[:, list(places)] for part in output)
+def _load(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:
+    network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))
 
 
-def _needed(handlers: Sequence[Any]) -> Any:
-    for handler in handlers:
-        name = handler["_target_"].rpartition(".")[2] if isinstance(handler, dict) else ""
-        if name == "ChainRecorder":
-            handler = {**handler, "test_data_loader": None, "target_layer": None}
-        if name not in _NOT_NEEDED:
-            yield handler
-
-
-def _measure_present(config: dict[str, Any], plan: ChainPlan, items: Sequence[Mapping[str, Any]]) -> None:
-    """Let an area under the curve look at the classes that validation has: of another one there is none."""
-    validating = set(plan.val)
-    places = sorted({item["label"] for item in items if item["id"] in validating})
-    if len(places) == len(plan.classes):
-        return
-    for metric in config["key_metric"].values():
-        if metric["_target_"].rpartition(".")[2] == "ROCAUC":
-            inner = metric["output_transform"].removeprefix("$")
-            metric["output_transform"] = (
-                f"$lambda output: monai_weckd.annotation.only_classes(({inner})(output), {places})"
-            )
-
-
-def _check(parser: ConfigParser, policy: str) -> None:
-    if policy not in ("cumulative", "disjoint"):
+def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) < max(2, len(classes)):
         raise ValueError(
-            f"shard_policy: expected 'cumulative' or 'disjoint', got {policy!r}. A stage needs labels of its own."
+            f"classes: expected two or more, each once, got {list(classes)}. Name what is to be told apart."
         )
-    if parser.get_parsed_content("unfreeze_last"):
+    return classes
+
+
+def _own_labels(policy: str) -> str:
+    if policy == "shared":
+        raise ValueError(
+            f"policy: expected 'cumulative' or 'disjoint', got {policy!r}. A stage needs labels of its own."
+        )
+    return policy
+
+
+def _refuse_unfreezing(config: BundleConfig) -> None:
+    if "backbone#unfreeze_last" in config and config.value("backbone#unfreeze_last"):
         raise ValueError(
             "unfreeze_last: expected False, got True: each stage is the last when it comes. "
             "Train the final model with monai.bundle, on the labels that were given."

@@ -107,7 +107,9 @@ def _is_plain(value: Any) -> bool:
     """Tell a value from an expression, a reference, or a component."""
     if isinstance(value, list):
         return all(map(_is_plain, value))
-    return not isinstance(value, dict) and not str(value).startswith(("$", "@", "%"))
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[Any]:

@@ -17,11 +17,12 @@ from pathlib import Path
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, find_items
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
-SMALL = {"freeze_backbone": True, "max_epochs": 6, "iterations_per_epoch": 3, "batch_size": 8, "embedding_views": 2}
+SMALL = {"max_epochs": 6, "iterations_per_epoch": 3, "batch_size": 8, "embedding_views": 2}
 
 
 def make_bundle(studies, output_dir, *, overlays=(), **changes):
     settings = {**SMALL, **changes}
+    overlays = ["frozen.json", *overlays]
     return AnnotatedBundle(OTOSCOPY, studies, overlays=overlays, changes=settings, cache_dir=output_dir / "cache")
 
 

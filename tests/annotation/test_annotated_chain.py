@@ -80,8 +80,8 @@ def read(path):
         ),
         ({"classes": ["a", "b", "a"]}, r"classes: expected two or more, each once, got \['a', 'b', 'a'\]"),
         ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),
-        ({"changes": {"shard_policy": "shared"}}, "shard_policy: expected 'cumulative' or 'disjoint', got 'shared'"),
-        ({"changes": {"freeze_backbone": True, "unfreeze_last": True}}, "unfreeze_last: expected False, got True"),
+        ({"changes": {"plan#settings#policy": "shared"}}, "policy: expected 'cumulative' or 'disjoint', got 'shared'"),
+        ({"overlays": ["frozen.json"], "changes": {"backbone#unfreeze_last": True}}, "unfreeze_last: expected False, got True"),
     ],
 )
 def test_refuses_a_bundle_that_does_not_serve(tmp_path, arguments, message):
@@ -119,11 +119,11 @@ def test_refuses_a_chain_of_other_classes(studies, copy):
 
 def test_the_gate_is_as_tolerant_as_configured(studies, tmp_path):
     overlay = tmp_path / "tolerant.json"
-    overlay.write_text('{"tolerance": 0.1}')
+    overlay.write_text('{"chain#tolerance": 0.1}')
     assert make_bundle(studies, tmp_path).tolerance is None
     assert make_bundle(studies, tmp_path, overlays=[overlay]).tolerance == 0.1
-    assert make_bundle(studies, tmp_path, tolerance=0).tolerance == 0
-    chain = AnnotatedChain(make_bundle(studies, tmp_path / "output", tolerance=0), tmp_path / "output")
+    assert make_bundle(studies, tmp_path, **{"chain#tolerance": 0}).tolerance == 0
+    chain = AnnotatedChain(make_bundle(studies, tmp_path / "output", **{"chain#tolerance": 0}), tmp_path / "output")
     items = find_items(studies, spatial_dims=2)
     labels = {item["id"]: class_of(item["id"]) for item in items if "broken" not in item["id"]}
     assert chain.append_stage(items, labels)["gate"]["tolerance"] == 0
