@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from monai_weckd.compare.tally import Tally, mean_defined, tally_predictions
-from monai_weckd.metrics import classification_metrics
+from monai_weckd.metrics import Tally, classification_metrics, mean_defined, tally_predictions
 
 __all__ = ["ArmDifference", "RunPredictions", "arm_difference", "arm_summary", "verdict"]
 

@@ -16,10 +16,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score
 
 from monai_weckd.compare.statistics import ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
-from monai_weckd.compare.tally import tally_predictions
 from monai_weckd.metrics import classification_metrics
 
 
@@ -55,32 +54,6 @@ def test_arms_without_a_run_in_common_are_refused():
     others = [replace(item, ids=item.ids[::-1]) for item in ours]
     with pytest.raises(ValueError, match="expected the same test items in both arms, got others in repeat 0, fold 0"):
         arm_difference(ours, others, groups=OWN_GROUPS)
-
-
-def test_weighted_sums_give_the_metrics_of_repeated_items():
-    rng = np.random.default_rng(1)
-    item = run(rng, [], np.array([0, 1, 2, 3] * 10))
-    weights = rng.integers(0, 4, size=(5, 40))
-    found = tally_predictions(item.probabilities, item.labels, weights).metrics()
-    for row, count in enumerate(weights):
-        index = np.repeat(np.arange(40), count)
-        truth, probabilities = item.labels[index], item.probabilities[index]
-        guess = probabilities.argmax(1)
-        assert found["balanced_accuracy"][row] == pytest.approx(balanced_accuracy_score(truth, guess))
-        assert found["accuracy"][row] == pytest.approx((truth == guess).mean())
-        assert found["macro_f1"][row] == pytest.approx(f1_score(truth, guess, average="macro"))
-        auc = roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
-        assert found["macro_auc"][row] == pytest.approx(auc)
-
-
-def test_classes_that_no_item_has_are_left_out():
-    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
-    found = tally_predictions(probabilities, np.array([0, 1, 1]), np.ones((1, 3))).metrics()
-    assert found["balanced_accuracy"] == pytest.approx([0.75])
-    assert found["macro_auc"] == pytest.approx([0.75])
-    alone = tally_predictions(probabilities, np.array([1, 1, 1]), np.ones((1, 3))).metrics()
-    assert np.isnan(alone["macro_auc"][0])
-    assert alone["balanced_accuracy"] == pytest.approx([1 / 3])
 
 
 def test_summary_against_scikit_learn():
