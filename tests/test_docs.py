@@ -48,6 +48,7 @@ def test_all_pages_are_built_without_a_warning(pages):
         ".engines",
         ".handlers",
         ".losses",
+        ".metrics",
         ".networks",
         ".selection",
         ".transforms",

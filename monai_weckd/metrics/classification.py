@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from monai_weckd.metrics.tally import confusion, tally_predictions
+
 __all__ = [
     "ReliabilityBin",
     "bootstrap_intervals",
@@ -24,6 +26,9 @@ __all__ = [
     "confusion_counts",
     "reliability_bins",
 ]
+
+# weights of items that are in memory at once while metrics are resampled
+_WEIGHTS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def confusion_counts(labels: ArrayLike, predicted: ArrayLike, *, num_classes: in
         raise ValueError(
             f"predicted: expected one class for each of the {len(truth)} labels, got {len(guess)}. Pass equal lengths."
         )
-    return _counts(truth, guess, num_classes)
+    return confusion(truth, guess, np.ones((1, len(truth))), num_classes=num_classes)[0].astype(np.int64)
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> list[ReliabilityBin]:
@@ -176,55 +181,33 @@ def bootstrap_intervals(
             f"groups: expected one group for each of the {len(truth)} items, got {len(names)}. Pass equal lengths."
         )
     _, membership = np.unique(names, return_inverse=True)
-    members = [np.flatnonzero(membership == group) for group in range(membership.max() + 1)]
-    if len(members) < 2:
+    count = membership.max() + 1
+    if count < 2:
         return dict.fromkeys(_hits_and_ranks(array, truth))
     rng = np.random.default_rng(seed)
+    step = max(1, _WEIGHTS_AT_ONCE // len(truth))
     resampled = []
-    for _ in range(num_resamples):
-        index = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        resampled.append(_hits_and_ranks(array[index], truth[index]))
-    return {name: _percentiles([metrics[name] for metrics in resampled], level=level) for name in resampled[0]}
+    for start in range(0, num_resamples, step):
+        draws = [rng.integers(count, size=count) for _ in range(min(step, num_resamples - start))]
+        times = np.stack([np.bincount(draw, minlength=count) for draw in draws])
+        resampled.append(tally_predictions(array, truth, times[:, membership]).metrics())
+    return {
+        name: _percentiles(np.concatenate([metrics[name] for metrics in resampled]), level=level)
+        for name in resampled[0]
+    }
 
 
-def _percentiles(values: list[float | None], *, level: float) -> tuple[float, float] | None:
-    defined = [value for value in values if value is not None]
-    if not defined:
+def _percentiles(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
         return None
     lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(lower), float(upper)
 
 
 def _hits_and_ranks(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    num_classes = probabilities.shape[1]
-    counts = _counts(labels, probabilities.argmax(1), num_classes)
-    right, truth = counts.diagonal(), counts.sum(1)
-    present = truth > 0
-    return {
-        "accuracy": float(right.sum() / len(labels)),
-        "balanced_accuracy": float((right[present] / truth[present]).mean()),
-        "macro_f1": float((2 * right[present] / (truth + counts.sum(0))[present]).mean()),
-        "macro_auc": _macro_auc(probabilities, labels, classes=np.flatnonzero(present)),
-    }
-
-
-def _counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _macro_auc(probabilities: np.ndarray, labels: np.ndarray, *, classes: np.ndarray) -> float | None:
-    if len(classes) < 2:
-        return None
-    return float(np.mean([_auc(probabilities[:, index], labels == index) for index in classes]))
-
-
-def _auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    # The Mann-Whitney form: tied scores share the mean of their ranks.
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    num_positive = int(positive.sum())
-    rank_sum = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(rank_sum / (num_positive * (len(scores) - num_positive)))
+    metrics = tally_predictions(probabilities, labels, np.ones((1, len(labels)))).metrics()
+    return {name: float(value) if np.isfinite(value) else None for name, (value,) in metrics.items()}
 
 
 def _reliability(probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int) -> list[ReliabilityBin]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Tally", "mean_defined", "tally_predictions"]
+__all__ = ["Tally", "confusion", "mean_defined", "tally_predictions"]
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,39 @@ def tally_predictions(probabilities: np.ndarray, labels: np.ndarray, weights: np
 
     """
     classes = probabilities.shape[1]
-    place = np.eye(classes * classes)[labels * classes + probabilities.argmax(1)]
-    counts = (weights @ place).reshape(-1, classes, classes)
+    counts = confusion(labels, probabilities.argmax(1), weights, num_classes=classes)
     wins = np.stack([_wins(probabilities[:, c], labels == c, weights) for c in range(classes)], axis=1)
     truth = counts.sum(2)
     return Tally(counts, wins, truth * (truth.sum(1, keepdims=True) - truth))
 
 
+def confusion(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """Add up weights by true class (row) and predicted class (column).
+
+    Args:
+        labels: true class indices, shape (N,).
+        predicted: predicted class indices, shape (N,).
+        weights: weight of each item, shape (R, N).
+        num_classes: number of classes C.
+
+    Returns:
+        Sums of weights, shape (R, C, C).
+
+    """
+    place = labels * num_classes + predicted
+    sums = [np.bincount(place, row, minlength=num_classes**2) for row in weights]
+    return np.reshape(sums, (len(weights), num_classes, num_classes))
+
+
 def _wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the Mann-Whitney statistic for each row of weights: a tie is half a win."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
-    ups = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
-    downs = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
-    return (ups * (downs.cumsum(1) - downs / 2)).sum(1)
+    order = np.argsort(scores)
+    above, negative = order[positive[order]], order[~positive[order]]
+    # the weight of the first k negatives, from the lowest score up, for each k
+    beaten = np.zeros((len(weights), len(negative) + 1))
+    np.cumsum(weights[:, negative], axis=1, out=beaten[:, 1:])
+    below, up_to = (np.searchsorted(scores[negative], scores[above], side) for side in ("left", "right"))
+    return np.einsum("rp,rp->r", weights[:, above], beaten[:, below] + beaten[:, up_to]) / 2
 
 
 def mean_defined(values: np.ndarray, *, axis: int) -> np.ndarray:

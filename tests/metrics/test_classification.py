@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+import monai_weckd.metrics.classification
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
 
 GOOD = np.array([[0.9, 0.1], [0.4, 0.6]])
@@ -204,6 +207,27 @@ def test_bootstrap_draws_whole_groups():
     assert apart["accuracy"][1] - apart["accuracy"][0] < 0.8 * (alone["accuracy"][1] - alone["accuracy"][0])
 
 
+def test_bootstrap_of_the_metrics_against_drawn_items():
+    probabilities, labels = make_case(5, num_items=30, num_classes=3, tied=True)
+    found = bootstrap_intervals(probabilities, labels, num_resamples=40, seed=2)
+    rng = np.random.default_rng(2)
+    drawn = [rng.integers(30, size=30) for _ in range(40)]
+    figures = [classification_metrics(probabilities[index], labels[index]) for index in drawn]
+    for name, limits in found.items():
+        expected = np.quantile([figure[name] for figure in figures], [0.025, 0.975])
+        assert limits == pytest.approx(expected, abs=1e-12), name
+
+
+def test_bootstrap_in_parts_of_any_size(monkeypatch):
+    probabilities, labels = make_case(5, num_items=30, num_classes=3)
+    at_once = bootstrap_intervals(probabilities, labels, num_resamples=50)
+    for weights in (1, 7 * 30):  # a resample alone, and seven, with one left for the last part
+        monkeypatch.setattr(monai_weckd.metrics.classification, "_WEIGHTS_AT_ONCE", weights)
+        found = bootstrap_intervals(probabilities, labels, num_resamples=50)
+        for name, limits in at_once.items():
+            assert found[name] == pytest.approx(limits, abs=1e-12), name
+
+
 def test_bootstrap_is_seeded():
     probabilities, labels = make_case(5, num_items=30, num_classes=3)
     first, again, other = (
@@ -219,6 +243,22 @@ def test_bootstrap_needs_two_groups_and_two_classes():
     found = bootstrap_intervals(probabilities, np.zeros(10, int), num_resamples=20)
     assert found["macro_auc"] is None
     assert found["accuracy"] is not None
+
+
+def test_no_items_have_no_counts():
+    none = np.zeros(0, int)
+    assert confusion_counts(none, none, num_classes=2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_metrics_need_little():
+    # neither torch nor MONAI, and nothing else of the package that could need them
+    code = "import sys, monai_weckd.metrics; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(run.stdout.split())
+    assert not loaded & {"torch", "monai", "sklearn"}
+    ours = {name.split(".")[1] for name in loaded if name.startswith("monai_weckd.")}
+    assert "metrics" in ours
+    assert ours <= {"metrics", "utils"}
 
 
 def test_calibration_error_has_no_interval():
