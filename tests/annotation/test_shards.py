@@ -82,7 +82,7 @@ def test_the_first_stage_has_all_labels_that_do_not_validate():
     }
     assert given.shards == (tuple(key for key in FIRST if key[0] not in validating),)
     assert given.touched == FIRST.keys()
-    assert found.selection == "given"
+    assert found.settings.selection == "given"
 
 
 @pytest.mark.parametrize("policy", ["cumulative", "disjoint"])
