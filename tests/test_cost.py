@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -104,6 +105,23 @@ def test_an_estimate_is_json():
     }
 
 
+class Timed(torch.nn.Sequential):
+    """A network with a clock, which goes on by a second for each image that is looked at, and by three in training."""
+
+    now = 0.0
+
+    def forward(self, x):
+        Timed.now += len(x) * (3 if self.training else 1)
+        return super().forward(x)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let time pass by work alone, however busy this machine is."""
+    monkeypatch.setattr(Timed, "now", 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: Timed.now)
+
+
 def probe(network, optimizer, **options):
     return probe_costs(
         network,
@@ -117,6 +135,20 @@ def probe(network, optimizer, **options):
     )
 
 
+@pytest.mark.usefixtures("clock")
+def test_the_probe_measures_each_part_on_its_batch():
+    network = Timed(*make_network())
+
+    def load():
+        Timed.now += 5
+
+    costs = probe(network, torch.optim.SGD(network.parameters(), lr=0.1), pool_ratio=2, load=[load])
+    assert (costs.step, costs.pool_step) == (3 * 4, 3 * 12)
+    assert (costs.teacher, costs.pool_teacher, costs.validate) == (4, 12, 1)
+    assert costs.load == 5
+    assert probe(network, torch.optim.SGD(network.parameters(), lr=0.1)).load == 0
+
+
 def test_the_probe_leaves_everything_as_it_is():
     network = make_network().train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
@@ -126,7 +158,7 @@ def test_the_probe_leaves_everything_as_it_is():
     def load():
         random.random(), np.random.random(), torch.rand(1)
 
-    costs = probe(network, optimizer, pool_ratio=2, load=[load])
+    probe(network, optimizer, pool_ratio=2, load=[load])
     assert fingerprint(network) == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
     assert random.getstate() == states[2]
@@ -135,8 +167,6 @@ def test_the_probe_leaves_everything_as_it_is():
     assert not optimizer.state
     assert scheduler.last_epoch == 0
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert 0 < costs.teacher < costs.step < costs.pool_step * 1.5
-    assert costs.load > 0
 
 
 def test_the_probe_counts_bytes():
@@ -174,12 +204,13 @@ def test_memory_is_that_of_the_process():
     assert peak_bytes() >= resident_bytes() * 0.99
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_chain_reports_what_was_predicted_and_what_it_took(caplog):
     from monai_weckd.handlers import CostReporter
 
     ends = []
     for handlers in ([], [CostReporter(seconds=0.2)]):
-        trainer = make_chain(handlers=handlers, pool_ratio=1, max_epochs=6)
+        trainer = make_chain(network=Timed(*make_network()), handlers=handlers, pool_ratio=1, max_epochs=6)
         with caplog.at_level("INFO", logger="monai_weckd"):
             trainer.run()
         ends.append(fingerprint(trainer.network))
@@ -188,13 +219,16 @@ def test_a_chain_reports_what_was_predicted_and_what_it_took(caplog):
     assert cost["predicted"]["steps"] == (8, 8, 8)
     assert cost["actual"]["seconds"] == [record.seconds for record in trainer.records]
     assert cost["ratio"] == pytest.approx(cost["actual"]["total_seconds"] / cost["predicted"]["total_seconds"])
-    assert 0.05 < cost["ratio"] < 200  # of a toy on a busy machine nearly all is overhead
+    # each stage was to be measured by a recorder as well, which this chain has not
+    unused = 3 * (len(trainer.plan.val) + len(trainer.plan.test))
+    assert cost["predicted"]["total_seconds"] - unused == cost["actual"]["total_seconds"]
     assert [line.split(":")[0] for line in caplog.messages if line.startswith(("predicted", "took"))] == [
         "predicted",
         "took",
     ]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_chain_that_goes_on_keeps_its_prediction_and_adds_up_its_time(tmp_path):
     from ignite.engine import Events
 
@@ -203,7 +237,7 @@ def test_a_chain_that_goes_on_keeps_its_prediction_and_adds_up_its_time(tmp_path
 
     def build(resume):
         handlers = [CostReporter(seconds=0.1), ChainCheckpoint(tmp_path, resume=resume)]
-        return make_chain(handlers=handlers, max_epochs=3, epoch_length=1)
+        return make_chain(network=Timed(*make_network()), handlers=handlers, max_epochs=3, epoch_length=1)
 
     first = build(False)
     first.add_event_handler(Events.ITERATION_STARTED(once=3), lambda engine: 1 / 0)
@@ -214,7 +248,10 @@ def test_a_chain_that_goes_on_keeps_its_prediction_and_adds_up_its_time(tmp_path
     trainer = build(True)
     trainer.run()
     assert trainer.state.cost["predicted"] == first.state.cost["predicted"]
-    # what is written down first has passed less: some milliseconds
     total = trainer.state.cost["actual"]["total_seconds"]
-    assert 0 < sum(record.seconds for record in trainer.records) < total + 0.1
-    assert 0 < passed < total
+    seconds = [record.seconds for record in trainer.records]
+    whole = make_chain(network=Timed(*make_network()), max_epochs=3, epoch_length=1)
+    whole.run()
+    # the interrupted run ended between two looks at images, so that none was lost
+    assert 0 < passed < total == sum(seconds)
+    assert seconds == [record.seconds for record in whole.records]

@@ -29,17 +29,14 @@ from monai_weckd.compare.store import RunStore
 
 # runs that do nothing but say so, for several processes
 WORKER = """
-import sys, time
+import sys
 from pathlib import Path
 from test_schedule import make_runs, note
 from monai_weckd.compare.schedule import work_off
 from monai_weckd.compare.store import RunStore
 folder = Path(sys.argv[1])
-(folder / f"ready-{sys.argv[2]}").touch()
-while len(list(folder.glob("ready-*"))) < 2:
-    time.sleep(0.01)
-store = RunStore(folder / "runs")
-work_off(make_runs(), None, store, cache_dir=folder, tell=lambda *_: None, run=note(folder, sys.argv[2]))
+run = note(folder, sys.argv[2], beside={"a", "b"})
+work_off(make_runs(), None, RunStore(folder / "runs"), cache_dir=folder, tell=lambda *_: None, run=run)
 """
 
 
@@ -54,13 +51,14 @@ def make_runs(arms=("chain", "single", "ensemble"), folds=4, digest="d"):
     return found
 
 
-def note(folder, who, *, seconds=0.05, fail=()):
-    """Return a function that does a run by writing down that it did."""
+def note(folder, who, *, beside=frozenset(), fail=()):
+    """Return a function that does a run by writing down that it did, and ends none before others have begun one."""
 
     def run(item, bundle, store, *, cache_dir):
         with (folder / "log").open("a") as log:
             log.write(f"{who} {item.arm.name} {item.split.fold}\n")
-        time.sleep(seconds)
+        while not beside <= {other for other, *_ in logged(folder)}:
+            time.sleep(0.01)
         result = {"digest": item.digest, "test": {}, **({"error": "no"} if item.arm.name in fail else {})}
         store.write(item.arm.name, item.cell, result)
         return result
@@ -82,7 +80,7 @@ def do(folder, runs, **options):
         store,
         cache_dir=folder,
         tell=lambda run, result: told.append(run.arm.name),
-        run=note(folder, "a", seconds=0, **options),
+        run=note(folder, "a", **options),
     )
     return told
 
@@ -131,7 +129,11 @@ def test_two_processes_share_the_work(tmp_path, pytestconfig):
     workers = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tmp_path), name]) for name in ("a", "b")
     ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    try:
+        assert [worker.wait() for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
     lines = logged(tmp_path)
     assert sorted(Counter((arm, fold) for _, arm, fold in lines).values()) == [1] * 12
     assert {who for who, _, _ in lines} == {"a", "b"}
@@ -152,7 +154,7 @@ def test_the_work_of_a_killed_process_is_taken_over(tmp_path):
     try:
         assert other.stdout.readline() == "held\n"
         told = []
-        waiter = threading.Thread(target=lambda: told.extend(do(tmp_path, runs)))
+        waiter = threading.Thread(target=lambda: told.extend(do(tmp_path, runs)), daemon=True)
         waiter.start()
         time.sleep(0.3)
         assert told == []
@@ -160,7 +162,7 @@ def test_the_work_of_a_killed_process_is_taken_over(tmp_path):
     finally:
         other.kill()
         other.wait()
-    waiter.join(timeout=30)
+    waiter.join()
     assert told == ["chain"]
 
 

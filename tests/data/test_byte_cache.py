@@ -14,7 +14,6 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
-import time
 from functools import partial
 from pathlib import Path
 
@@ -242,26 +241,36 @@ def test_processes_that_fill_one_file_at_once_decode_nothing_twice(tmp_path):
     )
 
 
-def _fill_slowly(folder, items):
+# where it is set, loading comes to a halt at an image in the middle
+_halted = None
+
+
+def _fill_and_halt(folder, items, halted=None):
+    global _halted  # not an argument of the transform, which decides about the file's name
     torch.set_num_threads(1)
-    slow = Compose([Lambdad("image", _sleep), *pipeline().transforms])
-    ByteCacheDataset(items, slow, value_range=(-1, 1), cache_dir=folder)
+    _halted = halted
+    halting = Compose([Lambdad("image", _halt), *pipeline().transforms])
+    ByteCacheDataset(items, halting, value_range=(-1, 1), cache_dir=folder)
 
 
-def _sleep(path):
-    time.sleep(0.05)
+def _halt(path):
+    if _halted is not None and path.endswith("4.png"):
+        _halted.set()
+        signal.pause()
     return path
 
 
 def test_a_killed_process_leaves_a_file_that_the_next_one_completes(tmp_path):
     items = pictures(tmp_path, 8)
-    worker = multiprocessing.get_context("fork").Process(target=_fill_slowly, args=(tmp_path / "cache", items))
+    context = multiprocessing.get_context("fork")
+    halted = context.Event()
+    worker = context.Process(target=_fill_and_halt, args=(tmp_path / "cache", items, halted))
     worker.start()
-    time.sleep(0.3)
+    halted.wait()
     worker.kill()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    _fill_slowly(tmp_path / "cache", items)
+    _fill_and_halt(tmp_path / "cache", items)
     (folder,) = (tmp_path / "cache").iterdir()
     assert len((folder / "keys.txt").read_text().split()) == 8
 

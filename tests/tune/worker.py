@@ -25,26 +25,31 @@ PARAMETERS = parse_parameters("learning_rate,distillation_weight")
 OWN = {"learning_rate": 1e-3, "distillation_weight": 0.5}
 
 
-def begin(storage):
-    """Open the study; a worker that gives no sign of life for two seconds is dead."""
-    return open_study(storage, "tune", parameters=PARAMETERS, settings={}, own_values=OWN, heartbeat=1, grace=2)
+def begin(storage, *, grace=2):
+    """Open the study; a worker that gives no sign of life for some seconds is dead."""
+    return open_study(storage, "tune", parameters=PARAMETERS, settings={}, own_values=OWN, heartbeat=1, grace=grace)
 
 
-def objective(trial, *, seconds=0.0, at=None, stop=lambda: None):
-    """Return a number that depends on the values alone; call ``stop`` in trial number ``at``."""
+def objective(trial, *, at=None, stop=lambda: None, workers=1):
+    """Return a number that depends on the values alone; call ``stop`` in trial number ``at``.
+
+    No trial ends before so many workers have begun one.
+    """
     values = suggest_values(trial, PARAMETERS)
     trial.set_user_attr("worker", os.getpid())
     if trial.number == at:
         stop()
-    time.sleep(seconds)
+    while len({one.user_attrs.get("worker", os.getpid()) for one in trial.study.trials}) < workers:
+        time.sleep(0.01)
     return values["distillation_weight"] - values["learning_rate"]
 
 
 if __name__ == "__main__":
-    url, number, seconds, at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    url, (number, workers, at) = sys.argv[1], map(int, sys.argv[2:])
     run_trials(
-        begin(url),
-        lambda trial: objective(trial, seconds=seconds, at=at, stop=lambda: os.kill(os.getpid(), 9)),
+        # nobody is killed beside another worker, who on a busy machine would take one for dead that is not
+        begin(url, grace=2 if workers == 1 else 600),
+        lambda trial: objective(trial, workers=workers, at=at, stop=lambda: os.kill(os.getpid(), 9)),
         trials=number,
         pause=0.1,
     )
