@@ -50,7 +50,7 @@ class QuietChain:
 
     def append_stage(self, items, labels, *, progress):
         progress(1, 2, 3)
-        assert self.go.wait(10)
+        assert self.go.wait(200)
         if self.error is not None:
             raise self.error
         progress(1, 2, 3)
@@ -160,7 +160,7 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
 
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
     assert [one.id for one in here.next(count=2)] == sorted(here.items)[:2]
-    assert here.chain.looked.wait(10)
+    assert here.chain.looked.wait(200)
 
 
 def test_one_stage_at_a_time(here):

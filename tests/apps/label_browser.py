@@ -81,7 +81,7 @@ class ForkedServer(LabelServer):
 
     def __enter__(self):
         self.pid = self.forks.start(self.log, self.arguments)
-        for _ in range(300):
+        while Path(f"/proc/{self.pid}").exists():
             if listens(self.port):
                 return self
             time.sleep(0.1)
@@ -126,7 +126,7 @@ class Page:
     def run(self, code, *values):
         return self.driver.execute_script(code, *values)
 
-    def wait(self, condition, *, seconds=30):
+    def wait(self, condition, *, seconds=200):
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < end, (self.name, self.status, self.error)

@@ -59,9 +59,7 @@ class LabelServer:
             )
 
     def __enter__(self):
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+        while self.process.poll() is None:
             if listens(self.port):
                 return self
             time.sleep(0.1)
@@ -78,7 +76,7 @@ class LabelServer:
 
         speaker = session or requests.Session()
         speaker.trust_env = False  # no proxy
-        return speaker.request(method, self.url + path, timeout=120, **options)
+        return speaker.request(method, self.url + path, timeout=200, **options)
 
     def state(self):
         return self.ask("GET", "/weckd/state").json()

@@ -144,7 +144,11 @@ HEADER = {
 }
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     elements=st.sets(st.sampled_from(sorted(HEADER)), max_size=2).flatmap(
         lambda keywords: st.fixed_dictionaries({keyword: HEADER[keyword] for keyword in sorted(keywords)})

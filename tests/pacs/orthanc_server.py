@@ -81,13 +81,11 @@ class Orthanc:
             self.process = subprocess.Popen(
                 [program, str(self.folder / "orthanc.json")], env=environment, stdout=log, stderr=log
             )
-        for _ in range(300):
+        while self.process.poll() is None:
             try:
                 self.get("system")
                 return
             except requests.ConnectionError:
-                if self.process.poll() is not None:
-                    break
                 time.sleep(0.05)
         raise RuntimeError((self.folder / "log").read_text()[-2000:])
 
@@ -97,13 +95,13 @@ class Orthanc:
             self.process.wait()
 
     def get(self, path: str):
-        answer = requests.get(f"{self.root}/{path}", auth=LOGIN, timeout=10)
+        answer = requests.get(f"{self.root}/{path}", auth=LOGIN, timeout=200)
         answer.raise_for_status()
         return answer.json()
 
     def put(self, content: bytes) -> None:
         """Store a DICOM file as it is."""
-        requests.post(f"{self.root}/instances", data=content, auth=LOGIN, timeout=10).raise_for_status()
+        requests.post(f"{self.root}/instances", data=content, auth=LOGIN, timeout=200).raise_for_status()
 
     def contents(self) -> dict[str, bytes]:
         """Return all instances, by their UIDs."""
@@ -111,9 +109,9 @@ class Orthanc:
         for key in self.get("instances"):
             uid = self.get(f"instances/{key}")["MainDicomTags"]["SOPInstanceUID"]
             assert uid not in found
-            found[uid] = requests.get(f"{self.root}/instances/{key}/file", auth=LOGIN, timeout=10).content
+            found[uid] = requests.get(f"{self.root}/instances/{key}/file", auth=LOGIN, timeout=200).content
         return found
 
     def clear(self) -> None:
         for key in self.get("patients"):
-            requests.delete(f"{self.root}/patients/{key}", auth=LOGIN, timeout=10).raise_for_status()
+            requests.delete(f"{self.root}/patients/{key}", auth=LOGIN, timeout=200).raise_for_status()
