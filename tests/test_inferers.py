@@ -56,9 +56,9 @@ def test_head_inferer_calls_the_head_on_embeddings_and_the_network_on_images(hea
     network, images = make_network().eval(), torch.rand(4, 3, 8, 8)
     inferer = HeadInferer(head_layer, inferer=Doubling())
     embeddings = network[:6](images)
-    assert torch.equal(inferer(embeddings, network), network(images))
-    assert torch.equal(inferer(images, network), 2 * network(images))
-    assert torch.equal(HeadInferer(head_layer)(embeddings, torch.compile(network)), network(images))
+    torch.testing.assert_close(inferer(embeddings, network), network(images))
+    torch.testing.assert_close(inferer(images, network), 2 * network(images))
+    torch.testing.assert_close(HeadInferer(head_layer)(embeddings, torch.compile(network)), network(images))
 
 
 def test_head_inferer_asks_every_member_of_an_ensemble():

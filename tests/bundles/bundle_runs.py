@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.tensorboard
+from figure_bounds import assert_figures_fit
 from matplotlib import pyplot  # noqa: F401
 from monai.bundle import ConfigWorkflow, run
 
@@ -80,6 +82,16 @@ def _train(log, options):
     torch.set_num_threads(1)  # a forked process has none of its parent's other threads
     warnings.simplefilter("ignore")
     run(**options)
+
+
+def assert_the_gate_fits(chain, output_dir):
+    """Check that gate and record of the final stage are of its student, by the probabilities that are kept of it."""
+    with open(Path(output_dir) / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+    stage = chain["stages"][chain["final"]["stage"] - 1]
+    for value in (stage["gate"]["value"], stage["val"]["macro_auc"]):
+        # the gate looks at the images in other batches than the record
+        assert_figures_fit({"macro_auc": value}, rows, chain["classes"], tolerance=1e-5, names=["macro_auc"])
 
 
 def refusal(bundle, **overrides):

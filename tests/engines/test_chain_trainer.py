@@ -16,7 +16,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from chain_runs import make_chain, make_evaluator, make_items, make_network
+from chain_runs import assert_same_weights, make_chain, make_evaluator, make_items, make_network
 from ignite.engine import Events
 from monai.data import CacheDataset, Dataset
 from torch.utils.data import DataLoader
@@ -438,8 +438,9 @@ def test_a_compiled_network_walks_the_same_chain_and_ends_as_a_plain_one():
     ends = []
     for options in ({}, {"compile": True, "compile_kwargs": {"backend": "eager"}}):
         network = make_network()
-        trainer = make_chain(network=network, pool_ratio=1, **options)
+        # without a metric, by which rounding would choose another epoch
+        trainer = make_chain(network=network, pool_ratio=1, accept="always", validate=False, **options)
         trainer.run()
-        ends.append(fingerprint(network))
+        ends.append(network)
         assert list(trainer.teacher.state_dict()) == list(network.state_dict())
-    assert ends[0] == ends[1]
+    assert_same_weights(*ends)

@@ -16,6 +16,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from chain_runs import assert_same_weights
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.engines import GanTrainer, IterationEvents, SupervisedTrainer
@@ -56,7 +57,8 @@ def make_loader():
 def make_trainer(kind=SupervisedTrainer, *, network=None, handlers=(), loss_function=None, **options):
     set_determinism(0)
     network = network or make_network()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    # no Adam, which takes a whole step for the smallest gradient, and so for the sign of a rounding
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     return kind(
         "cpu",
         max_epochs=3,
@@ -131,15 +133,19 @@ def test_the_student_is_that_of_a_distillation_trainer(options):
     )
     expected.run()
     assert found.state.iteration == expected.state.iteration == 12
-    assert fingerprint(found.network) == fingerprint(expected.network)
+    assert_same_weights(found.network, expected.network)
+    alone = make_trainer()
+    alone.run()
+    assert (found.network[0].weight - alone.network[0].weight).abs().max() > 1e-3
 
 
 def test_a_teacher_makes_a_difference_and_a_weight_of_nothing_does_not():
     alone = make_trainer()
     alone.run()
     teacher = make_network(seed=5, scale=3.0)
-    assert fingerprint(run_with_handler(teacher, weight=0.0).network) == fingerprint(alone.network)
-    assert fingerprint(run_with_handler(teacher, weight=0.5).network) != fingerprint(alone.network)
+    assert_same_weights(run_with_handler(teacher, weight=0.0).network, alone.network)
+    taught = run_with_handler(teacher, weight=0.5).network
+    assert (taught[0].weight - alone.network[0].weight).abs().max() > 1e-3
 
 
 def test_schedules_are_those_of_the_handlers():
@@ -249,10 +255,10 @@ def test_sources_of_one_teacher_make_one_student(tmp_path):
     teacher = make_network(seed=5, scale=3.0).eval()
     torch.save(teacher.state_dict(), tmp_path / "weights.pt")
     torch.jit.script(teacher).save(tmp_path / "script.pt")
-    expected = fingerprint(run_with_handler(deepcopy(teacher)).network)
-    assert fingerprint(run_with_handler(tmp_path / "weights.pt").network) == expected
-    assert fingerprint(run_with_handler(str(tmp_path / "weights.pt"), network=make_network(9)).network) == expected
-    assert fingerprint(run_with_handler(tmp_path / "script.pt").network) == expected
+    expected = run_with_handler(deepcopy(teacher)).network
+    assert_same_weights(run_with_handler(tmp_path / "weights.pt").network, expected)
+    assert_same_weights(run_with_handler(str(tmp_path / "weights.pt"), network=make_network(9)).network, expected)
+    assert_same_weights(run_with_handler(tmp_path / "script.pt").network, expected)
     with pytest.raises(ValueError, match=r"teacher: expected a network with layers to look into .* got TorchScript"):
         run_with_handler(tmp_path / "script.pt", attention=1.0, student_layer=LAYER)
 
@@ -288,8 +294,7 @@ def test_an_exported_network_teaches(tmp_path):
         )
         trainer.run()
     expected, found = losses.values()
-    # later losses drift apart: Adam takes a whole step for the smallest gradient
-    assert found[:3] == pytest.approx(expected[:3], rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match=r"path: expected a module of OnnxNetwork, got '2'"):
         run_with_handler(tmp_path / "teacher.onnx", attention=1.0, student_layer=LAYER)
 
@@ -306,5 +311,5 @@ def test_the_teacher_sees_what_the_transform_makes():
     teacher = make_network(seed=5, scale=3.0)
     found = run_with_handler(deepcopy(teacher), teacher_transform=lambda images: 2 * images + 1)
     expected = run_with_handler(Brighter(deepcopy(teacher)))
-    assert fingerprint(found.network) == fingerprint(expected.network)
-    assert fingerprint(found.network) != fingerprint(run_with_handler(teacher).network)
+    assert_same_weights(found.network, expected.network)
+    assert (found.network[0].weight - run_with_handler(teacher).network[0].weight).abs().max() > 1e-3

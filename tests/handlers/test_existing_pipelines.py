@@ -70,10 +70,15 @@ def test_a_stock_script_gains_a_teacher_by_the_two_lines_of_the_readme(images, t
         {key: tensor + 0.01 if tensor.is_floating_point() else tensor for key, tensor in alone.items()}, "teacher.pt"
     )
     taught = run_script(text, tmp_path, images, tmp_path / "taught", monkeypatch)
-    assert not same(taught, alone)
     # the same two lines with a weight of nothing change nothing
     quiet = run_script(text.replace("weight=0.5", "weight=0.0"), tmp_path, images, tmp_path / "quiet", monkeypatch)
-    assert same(quiet, alone)
+    # Adam takes a whole step for the smallest gradient, so that roundings drift apart
+    assert distance(quiet, alone) < 0.02 * distance(taught, alone)
+
+
+def distance(a, b):
+    """Return how far apart two networks are in all their weights together."""
+    return sum((a[key].double() - b[key].double()).square().sum().item() for key in a) ** 0.5
 
 
 def run_bundle(images, output_dir, *, overlays=()):

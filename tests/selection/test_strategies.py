@@ -122,7 +122,8 @@ def test_random_looks_at_nothing():
 def test_margin_is_scikit_activemls(seed, count, classes):
     context = make(30, seed=seed, classes=classes, labeled=range(5))
     scores = uncertainty_scores(context.probabilities[5:], method="margin_sampling")
-    assert np.array_equal(select_items("margin", context, count=count), np.sort(5 + np.argsort(-scores)[:count]))
+    chosen = select_items("margin", context, count=count)
+    np.testing.assert_allclose(np.sort(scores[chosen - 5])[::-1], np.sort(scores)[::-1][:count], atol=1e-6)
 
 
 def test_margin_asks_for_the_least_certain_of_each_new_group():
@@ -183,7 +184,7 @@ def test_typical_takes_the_item_nearest_to_the_center():
     for number in range(5):
         members = np.flatnonzero(blob == number)
         distance = np.linalg.norm(directions[members] - directions[members].mean(axis=0), axis=1)
-        assert members[distance.argmin()] in chosen
+        assert distance[np.isin(members, chosen)] == pytest.approx(distance.min(), rel=1e-4)
 
 
 def test_typical_prefers_large_clusters():
@@ -256,7 +257,7 @@ def test_badge_has_the_chances_of_scikit_activemls(seed):
     )
     norms, distances = gradient_distances(features, probabilities)
     np.testing.assert_allclose(norms / norms.sum(), chances[0])
-    assert select_items("badge", context, count=1).tolist() == [path[0]]
+    assert chances[0][select_items("badge", context, count=1)] == pytest.approx(chances[0].max())
     # it counts the origin among the points drawn earlier, which neither the paper nor the authors' program does
     nearest = norms
     for step in range(1, 8):

@@ -81,9 +81,10 @@ def test_an_item_depends_on_its_own_view_alone(size):
     augment = BatchAugment(EVERY)
     together = augment(batch, torch.tensor(views))
     for index, view in enumerate(views):
-        assert torch.equal(augment(batch[index : index + 1], [view])[0], together[index])
+        # a batch of another size is computed by other instructions
+        torch.testing.assert_close(augment(batch[index : index + 1], [view])[0], together[index], rtol=0, atol=1e-4)
     assert torch.equal(augment(batch, views), together)
-    assert not torch.equal(augment(batch, [view + 1 for view in views]), together)
+    assert (augment(batch, [view + 1 for view in views]) - together).flatten(1).abs().max(dim=1).values.min() > 0.01
 
 
 @pytest.mark.parametrize("size", SIZES)
