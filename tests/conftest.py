@@ -21,7 +21,20 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
+# what computes: the tests there compare numbers, which another processor rounds otherwise
+TESTS = Path(__file__).resolve().parent
+PORTABLE = {"compare", "data", "engines", "handlers", "losses", "networks", "predict", "selection", "transforms"}
+PORTABLE |= {"test_cost.py", "test_features.py", "test_inferers.py", "test_metrics.py", "test_pretrained.py"}
+PORTABLE |= {"test_all_bundles.py", "test_federated.py", "test_frozen.py", "test_multi_gpu.py"}
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that compare numbers by their folder or file."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and PORTABLE & set(item.path.relative_to(TESTS).parts):
+            item.add_marker("portable")
 
 
 @pytest.fixture
