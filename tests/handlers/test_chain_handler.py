@@ -28,7 +28,6 @@ from monai_weckd import plan_chain, plan_training
 from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
-from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
 
 CLASSES = ("a", "b", "c")
