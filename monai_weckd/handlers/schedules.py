@@ -27,11 +27,11 @@ class TemperatureHandler:
 
     Args:
         loss_function: the loss whose temperature is set.
-        schedule: temperature by progress; 0 is the stage's first epoch, 1 its last.
+        schedule: temperature by progress; 0 is the stage's first epoch, 1 its last. Default None: it stays as it is.
 
     """
 
-    def __init__(self, loss_function: DistillationLoss, schedule: TemperatureSchedule) -> None:
+    def __init__(self, loss_function: DistillationLoss, schedule: TemperatureSchedule | None = None) -> None:
         self.loss_function = loss_function
         self.schedule = schedule
 
@@ -51,7 +51,9 @@ class TemperatureHandler:
             engine: Ignite Engine, it should be a trainer.
 
         """
-        self.loss_function.temperature = engine.state.temperature = self.schedule(stage_progress(engine))
+        if self.schedule is not None:
+            self.loss_function.temperature = self.schedule(stage_progress(engine))
+        engine.state.temperature = self.loss_function.temperature
 
 
 def stage_progress(engine: Workflow) -> float:
