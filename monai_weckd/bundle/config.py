@@ -161,6 +161,19 @@ class BundleConfig:
         for key, hint in unused_keys(self.parser.get()).items():
             raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
 
+    def overlay(self, name: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return the content of an overlay, as it is written.
+
+        Args:
+            name: its path, or its name in the bundle's ``configs``.
+
+        Raises:
+            ValueError: When there is no such file.
+
+        """
+        content: dict[str, Any] = ConfigParser.load_config_file(str(self._overlay(name)))
+        return content
+
     def copy(self, changes: Mapping[str, Any] | None = None, **objects: Any) -> BundleConfig:
         """Return a configuration like this one, of which nothing has been evaluated.
 

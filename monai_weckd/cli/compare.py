@@ -70,7 +70,7 @@ def _compare(args: argparse.Namespace) -> None:
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=_changes(args))
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
-    arms = choose_arms(names, active=bundle.size.selection != "random")
+    arms = choose_arms(names, active=bundle.size.plan.selection != "random")
     if args.reference not in [arm.name for arm in arms]:
         raise ValueError(
             f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "
@@ -80,7 +80,7 @@ def _compare(args: argparse.Namespace) -> None:
         bundle.datalist.items,
         folds=args.folds,
         repeats=args.repeats,
-        label_fraction=bundle.size.label_fraction,
+        label_fraction=bundle.size.plan.label_fraction,
         val_labels=args.val_labels,
         classes=bundle.datalist.classes,
     )

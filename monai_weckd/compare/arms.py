@@ -16,33 +16,51 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from monai_weckd.engines.options import ChainOptions
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.plan.splits import longest_stage
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["ARMS", "Arm", "ChainSize", "arm_overrides", "choose_arms"]
 
+# the view of a teacher of its own that is weaker than the student's
+_WEAK_VIEW = {
+    "_target_": "monai_weckd.transforms.BatchAugment",
+    "transforms": [{"_target_": "monai_weckd.transforms.BatchRandFlip"}],
+}
 # what makes a chain of a training, each set so that it does nothing; how the network is trained stays as configured
 PLAIN: Mapping[str, Any] = MappingProxyType(
     {
         "selection": "random",
-        "shard_file": None,
-        "stage_epochs": None,
-        "init": "initial",
-        "accept": "always",
-        "teacher": "last",
-        "teacher_view": "same",
+        "plan#shards": None,
         "distillation_weight_end": None,
-        "threshold": 0.0,
-        "hard_labels": False,
-        "alignment": False,
-        "calibrate": False,
-        "attention_weight": 0.0,
-        "pool_ratio": 0,
+        "chain#stage_epochs": None,
+        "chain#init": "initial",
+        "chain#accept": "always",
+        "chain#teacher": "last",
+        "chain#alignment": False,
+        "chain#calibrate": False,
+        "chain#pool_ratio": 0,
+        "loss_function#threshold": 0.0,
+        "loss_function#hard_labels": False,
+        "loss_function#attention_weight": 0.0,
+        "train#prepare_batch#teacher_augment": None,
     }
 )
-_NO_TEMPERATURE = {"temperature_start": 1.0, "temperature_end": 1.0, "temperature_shape": "constant"}
-_SELF_TAUGHT = {**_NO_TEMPERATURE, "num_stages": 1, "distillation_weight": 0.5, "teacher_view": "weak"}
-_FIXMATCH = {**_SELF_TAUGHT, "teacher": "student", "threshold": 0.95, "hard_labels": True}
-_MEAN_TEACHER = {**_SELF_TAUGHT, "teacher": "average"}
+_SELF_TAUGHT = {
+    "num_stages": 1,
+    "distillation_weight": 0.5,
+    "loss_function#temperature": 1.0,
+    "train#handlers#1#schedule": None,
+    "train#prepare_batch#teacher_augment": _WEAK_VIEW,
+}
+_FIXMATCH = {
+    **_SELF_TAUGHT,
+    "chain#teacher": "student",
+    "loss_function#threshold": 0.95,
+    "loss_function#hard_labels": True,
+}
+_MEAN_TEACHER = {**_SELF_TAUGHT, "chain#teacher": "average"}
 
 
 @dataclass(frozen=True)
@@ -50,30 +68,24 @@ class ChainSize:
     """How much a configured chain trains, on how many labels: what its controls are measured out by.
 
     Args:
-        num_stages: number of stages.
-        shard_policy: "disjoint", "cumulative" or "shared".
-        label_fraction: size of a shard, as a fraction of the labeled training items.
+        plan: how it is planned.
+        chain: how it walks.
         max_epochs: epochs of the whole chain.
-        stage_epochs: epochs of each stage, None where they are shared evenly.
-        pool_ratio: pool items for each labeled item in a batch.
-        averaging: decay of the moving average of the weights.
-        selection: who chooses each shard.
+        frozen: whether it trains heads on a frozen backbone, default False.
+        unfreezes: whether its last stage then trains the whole network, default False.
 
     """
 
-    num_stages: int
-    shard_policy: str
-    label_fraction: float
+    plan: PlanSettings
+    chain: ChainOptions
     max_epochs: int
-    stage_epochs: Sequence[int] | None = None
-    pool_ratio: int = 0
-    averaging: float = 0.0
-    selection: str = "random"
+    frozen: bool = False
+    unfreezes: bool = False
 
     @property
     def longest_stage(self) -> int:
         """Epochs of the longest stage."""
-        return max(self.stage_epochs or [-(-self.max_epochs // self.num_stages)])
+        return longest_stage(self.max_epochs, self.plan.num_stages, self.chain.stage_epochs)
 
 
 @dataclass(frozen=True)
@@ -118,11 +130,11 @@ _TABLE = (
     Arm("first", "one model on as many labels as one shard has", _SINGLE, labels="first", steps="stage"),
     Arm("single", "one model trained for as many steps as one stage on as many random labels", _SINGLE, steps="stage"),
     Arm("single_long", "one model trained for as many steps on as many random labels", _SINGLE),
-    Arm("kd", "distillation in one step on as many random labels", {"num_stages": 2, "shard_policy": "shared"}),
+    Arm("kd", "distillation in one step on as many random labels", {"num_stages": 2, "plan#settings#policy": "shared"}),
     Arm(
         "born_again",
         "three born-again generations on as many random labels",
-        {"num_stages": 3, "shard_policy": "shared"},
+        {"num_stages": 3, "plan#settings#policy": "shared"},
     ),
     Arm("fixmatch", "FixMatch on as many random labels", _FIXMATCH, uses_pool=True),
     Arm("mean_teacher", "Mean Teacher on as many random labels", _MEAN_TEACHER, uses_pool=True),
@@ -163,7 +175,7 @@ def choose_arms(names: Sequence[str] | None, *, active: bool) -> list[Arm]:
 
 
 def arm_overrides(
-    arm: Arm, size: ChainSize, *, labeled: int, keys: Mapping[str, Any], overlay: Mapping[str, Any] | None = None
+    arm: Arm, size: ChainSize, *, labeled: int, overlay: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return what an arm changes in the configuration, labels of other runs apart.
 
@@ -171,27 +183,25 @@ def arm_overrides(
         arm: the arm.
         size: the configured chain.
         labeled: number of labeled training items.
-        keys: the configuration, of whose keys only those that there are need be made plain.
         overlay: content of the arm's file, default None.
 
     """
-    found = {key: value for key, value in PLAIN.items() if key in keys} if arm.plain else {}
-    found.update({**(overlay or {}), **arm.overrides})
-    if keys.get("freeze_backbone") and "attention_weight" in found:
+    overrides = {**(PLAIN if arm.plain else {}), **(overlay or {}), **arm.overrides}
+    if size.frozen and "loss_function#attention_weight" in overrides:
         # a frozen backbone leaves no attention to pass on
-        found["attention_weight"] = 0.0
+        overrides["loss_function#attention_weight"] = 0.0
     if arm.labels == "chain":
-        return found
-    shard = round(size.label_fraction * labeled)
-    shards = {"first": 1, "all": 1 if size.shard_policy == "shared" else size.num_stages}
+        return overrides
+    shard = round(size.plan.label_fraction * labeled)
+    shards = {"first": 1, "all": 1 if size.plan.policy == "shared" else size.plan.num_stages}
     # a fraction that comes to exactly as many labels as the chain's shards have together
-    found["label_fraction"] = 1.0 if arm.labels == "everything" else min(1.0, shards[arm.labels] * shard / labeled)
-    found["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
+    overrides["label_fraction"] = 1.0 if arm.labels == "everything" else min(1.0, shards[arm.labels] * shard / labeled)
+    overrides["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
     if arm.uses_pool:
-        found["pool_ratio"] = max(1, size.pool_ratio)
-    if found.get("teacher") == "average":
-        found["averaging"] = size.averaging or 0.99
-    if found["num_stages"] == 1 and keys.get("unfreeze_last"):
+        overrides["chain#pool_ratio"] = max(1, size.chain.pool_ratio)
+    if overrides.get("chain#teacher") == "average":
+        overrides["chain#averaging"] = size.chain.averaging or 0.99
+    if overrides["num_stages"] == 1 and size.unfreezes:
         # a single stage cannot be frozen and last at once: it trains the whole network, as the last stage does
-        found.update(freeze_backbone=False, unfreeze_last=False)
-    return found
+        overrides |= {"backbone#freeze": False, "backbone#unfreeze_last": False}
+    return overrides

@@ -119,7 +119,7 @@ def run_arm(
     overrides = bundle.overrides(run.arm, run.split)
     if run.needs is not None:
         _check_needs(run, store)
-        overrides["shard_file"] = str(store.path(run.needs.arm.name, run.needs.cell, ".plan.json").resolve())
+        overrides["plan#shards"] = str(store.path(run.needs.arm.name, run.needs.cell, ".plan.json").resolve())
     plan: str | None
     if run.arm.members == 1:
         result, rows, plan = _train(run, bundle, {**overrides, "seed": run.run_seed}, cache_dir)
@@ -134,9 +134,8 @@ def _train(
     run: ArmRun, bundle: ComparedBundle, overrides: Mapping[str, Any], cache_dir: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
-        split_file, output = Path(folder) / "splits.json", Path(folder) / "run"
-        split_file.write_text(json.dumps(bundle.splits_of(run.split)), encoding="utf-8")
-        bundle.train(output, {**overrides, "split_file": str(split_file)}, cache_dir=cache_dir)
+        output = Path(folder) / "run"
+        bundle.train(run.split, output, overrides, cache_dir=cache_dir)
         chain = json.loads((output / "chain.json").read_text(encoding="utf-8"))
         plan = (output / "plan.json").read_text(encoding="utf-8")
         rows = [row for row in read_rows(output / "predictions.csv") if row["split"] == "test"]
