@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from chain_runs import make_chain, make_items, make_network
+from PIL import Image
 
 from monai_weckd import plan_chain
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.costs import forecast
 from monai_weckd.costs.estimate import CostEstimate, StepCosts, estimate_cost
 from monai_weckd.costs.probe import peak_bytes, probe_costs, resident_bytes
+from monai_weckd.data.datalist import load_datalist
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
@@ -181,6 +186,39 @@ def test_the_probe_counts_bytes():
     assert kept <= costs.activation_bytes <= kept + 1500
     plain = probe(network, torch.optim.SGD(network.parameters(), lr=0.1))
     assert plain.training_bytes == weights
+
+
+def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            Image.new("RGB", (8, 9)).save(tmp_path / name / f"{number}.png")
+    datalist = load_datalist(tmp_path)
+    asked = {}
+
+    def probe(network, optimizer, **options):
+        assert {id(weight) for weight in network.parameters()} == {
+            id(weight) for group in optimizer.param_groups for weight in group["params"]
+        }
+        asked.update(options)
+        return COSTS
+
+    monkeypatch.setattr(forecast, "probe_costs", probe)
+    stages, chain = [1, 2, 9], {"views": 3, "teacher_cache": True, "pool_ratio": 2}
+    changes = {"spatial_size": [16, 20], "val_interval": 2, "chain#stage_epochs": stages}
+    bundle = Path(__file__).parents[1] / "bundles" / "otoscopy_chain_classification"
+    config = BundleConfig(bundle, changes={**changes, **{f"chain#{name}": value for name, value in chain.items()}})
+    plan = datalist.plan(PlanSettings(label_fraction=0.2))
+    lines = list(forecast.forecast_cost(config, plan, datalist, **OPTIONS))
+    assert lines[0].endswith("images of 3 x 16 x 20:")
+    expected = estimate_cost(plan, COSTS, pool_ratio=2, views=3, stage_epochs=stages, val_interval=2, **OPTIONS)
+    assert lines[2] == "  stages    " + " + ".join(f"{value:.1f}" for value in expected.seconds) + " s"
+    assert lines[3].startswith("  in all    120 steps, ")
+    found = {name: asked[name] for name in ("image_shape", "num_classes", "batch_size", "pool_ratio", "item_bytes")}
+    shape = (3, 16, 20)
+    assert found == {"image_shape": shape, "num_classes": 2, "batch_size": 4, "pool_ratio": 2, "item_bytes": 960}
+    assert len(asked["load"]) == 4
+    assert asked["load"][0]()["image"].shape == shape
 
 
 def test_args_validation():

@@ -113,13 +113,13 @@ def test_report(output, name):
     holds()
 
 
-def test_shard_file(output, tmp_path):
+def test_shards(output, tmp_path):
     lines = ["file,label,group"]
     for item in make_items(24):
         (tmp_path / item["id"]).touch()
         lines.append(f"{item['id']},{'abc'[item['label']]},{item['group']}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    command = ("plan", "--dataset_dir", tmp_path, "--shard_file", output / "plan.json", "--seed", "1")
+    command = ("plan", "--dataset_dir", tmp_path, "--shards", output / "plan.json", "--seed", "1")
     assert run(*command) == (0, "")
 
     @given(damage((output / "plan.json").read_bytes()))

@@ -55,6 +55,7 @@ def test_no_arguments_print_help(capsys):
         (["plam"], "invalid choice: 'plam'"),
         (["plan", "--dataset_dir", ".", "--sed", "1"], "unrecognized arguments: --sed"),
         (["plan", "--dataset_dir", ".", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["plan", "--dataset_dir", ".", "--stratify", "no"], "argument --stratify: expected true or false, got 'no'"),
         (["phantom"], "the following arguments are required: --kind, --out"),
     ],
 )
@@ -69,6 +70,9 @@ def test_wrong_usage(capsys, argv, message):
     ("options", "message"),
     [
         (["--policy", "comulative"], "error: policy: expected one of"),
+        (["--num_stages", "0"], "error: num_stages: expected an integer of at least 1, got 0."),
+        (["--label_fraction", "1.5"], "error: label_fraction: expected a fraction in (0, 1], got 1.5."),
+        (["--shards", "/no/such/plan.json"], "error: [Errno 2] No such file or directory"),
         (["--max_epochs", "2"], "error: max_epochs: expected at least one for each of 3 stages, got 2."),
         (["--batch_size", "0"], "error: batch_size: expected an integer of at least 1, got 0."),
         (["--iterations_per_epoch", "0"], "error: iterations_per_epoch: expected an integer of at least 1, got 0."),
@@ -154,7 +158,7 @@ def test_a_plan_takes_the_shards_of_another(capsys, dataset, tmp_path):
     path = tmp_path / "plan.json"
     assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", "--output", str(path)]) == 0
     first = rows(capsys.readouterr().out)
-    assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", "--shard_file", str(path)]) == 0
+    assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", "--shards", str(path)]) == 0
     second = rows(capsys.readouterr().out)
     assert [first[stage] for stage in "123"] == [second[stage] for stage in "123"]
 
@@ -176,7 +180,7 @@ def test_columns_are_aligned(capsys, dataset):
 
 
 def test_unstratified_plan_shows_no_withheld_label(capsys, dataset):
-    assert main(["plan", "--dataset_dir", str(dataset), "--no_stratify", "--label_fraction", "0.3"]) == 0
+    assert main(["plan", "--dataset_dir", str(dataset), "--stratify", "false", "--label_fraction", "0.3"]) == 0
     out = capsys.readouterr().out
     assert rows(out)["train"][-2:] == ["-", "-"]
     assert "stratification" not in out
@@ -270,10 +274,10 @@ def phantom(tmp_path_factory):
 
 
 def test_heads_on_embeddings_get_no_prediction(capsys, phantom):
-    options = ["--set", "freeze_backbone=true", "--label_fraction", "0.3"]
+    options = ["--config_file", "frozen.json", "--label_fraction", "0.3"]
     assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("freeze_backbone: a stage of heads takes seconds")
+    assert lines[-1].startswith("backbone#freeze: a stage of heads takes seconds")
     assert "probe" not in " ".join(lines)
 
 
@@ -297,10 +301,21 @@ def test_a_bundle_gives_the_settings_and_the_prediction(capsys, phantom):
 
 
 def test_the_command_line_goes_before_the_bundle(capsys, phantom):
-    options = ["--label_fraction", "0.3", "--policy", "disjoint", "--set", "stratify=true"]
+    options = ["--label_fraction", "0.3", "--policy", "disjoint", "--set", "plan#settings#stratify=true"]
     assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
     stages = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["1"], ["3"])]
     assert stages[0][1] == stages[1][1]  # disjoint shards of one size, where the bundle's are cumulative
+
+
+def test_epochs_of_each_stage_are_those_of_the_bundle(capsys, phantom):
+    options = ["--label_fraction", "0.3", "--set", "chain#stage_epochs=[1,2,3]", "--set", "spatial_size=[32, 32]"]
+    options += ["--max_epochs", "6", "--iterations_per_epoch", "5"]
+    assert main(["plan", "--dataset_dir", str(phantom), "--bundle", str(BUNDLE), *options]) == 0
+    text = capsys.readouterr().out
+    stages = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]
+    assert [row[-3:-1] for row in stages] == [["1", "5"], ["2", "10"], ["3", "15"]]
+    predicted = next(line.split()[1:-1:2] for line in text.splitlines() if line.startswith("  stages"))
+    assert len(predicted) == 3
 
 
 @pytest.mark.parametrize(
@@ -310,6 +325,15 @@ def test_the_command_line_goes_before_the_bundle(capsys, phantom):
         (["--bundle", str(BUNDLE), "--set", "batchsize=8"], "error: set: expected a key of"),
         (["--bundle", str(BUNDLE), "--set", "batch_size"], "error: set: expected KEY=VALUE, got 'batch_size'."),
         (["--set", "batch_size=8"], "error: set: expected together with a bundle, got it alone."),
+        (["--config_file", "frozen.json"], "error: config_file: expected together with a bundle, got it alone."),
+        (["--bundle", str(BUNDLE), "--config_file", "none.json"], "error: config_file: expected a file, or the name"),
+        (["--bundle", str(BUNDLE), "--set", "plan#settings#seed=x"], "error: seed: expected an integer of any size"),
+        (["--bundle", str(BUNDLE), "--set", "plan#settings#sed=1"], "error: set: expected a key of plan#settings of"),
+        (["--bundle", str(BUNDLE), "--set", "batch_size=0"], "error: batch_size: expected an integer of at least 1"),
+        (
+            ["--bundle", str(BUNDLE), "--val_fraction", "2"],
+            "error: val_fraction: expected a fraction in (0, 1], got 2.",
+        ),
     ],
 )
 def test_errors_about_a_bundle_are_one_line(capsys, phantom, options, message):

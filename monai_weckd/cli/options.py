@@ -11,10 +11,62 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, get_type_hints
 
-__all__ = ["parse_value", "split_assignment"]
+from monai_weckd.utils.options import option_names, option_rows
+
+__all__ = ["add_fields", "given_fields", "parse_changes", "parse_value", "split_assignment"]
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
+    """Add the fields of a dataclass of options to a parser, each as ``--name``, with its type, help and default.
+
+    An option that is not given is absent from what the parser returns: a bundle's value comes between the command line
+    and the default. What is out of its range is for the dataclass to refuse.
+
+    Args:
+        parser: of a command.
+        kind: the dataclass, whose fields :py:func:`monai_weckd.utils.options.option` made.
+
+    """
+    types, defaults = get_type_hints(kind), {item.name: item.default for item in fields(kind)}
+    for name, _, text in option_rows(kind):
+        default = "" if defaults[name] is None else f" (default: {_shown(defaults[name])})"
+        parser.add_argument(
+            f"--{name}",
+            type=_reader(types[name]),
+            default=argparse.SUPPRESS,
+            metavar="true|false" if types[name] is bool else None,
+            help=f"{text}{default}".replace("%", "%%"),
+        )
+
+
+def given_fields(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """Return the options of a dataclass that a command line has, by their names.
+
+    Args:
+        args: what the parser returned.
+        kind: the dataclass.
+
+    """
+    return {name: getattr(args, name) for name in option_names(kind) if name in args}
+
+
+def parse_changes(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the values that ``--set`` sets, by key.
+
+    Args:
+        assignments: the arguments, each ``KEY=VALUE``.
+
+    Raises:
+        ValueError: When one of them is something else.
+
+    """
+    return {key: parse_value(text) for key, text in map(split_assignment, assignments)}
 
 
 def split_assignment(text: str) -> tuple[str, str]:
@@ -49,3 +101,20 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """Return what reads a value of a type from the command line: JSON, where it is more than a number or a text."""
+    if kind is bool:
+        return _boolean
+    return kind if kind in (int, float, str) else parse_value
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,40 +14,50 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import split_assignment
+from monai_weckd.cli.options import add_fields, given_fields, parse_changes
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
-from monai_weckd.plan.planner import plan_chain, read_shards
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS, divide_epochs, group_of
+from monai_weckd.utils.options import option
 
 if TYPE_CHECKING:
-    from monai_weckd.costs.forecast import BundleForecast
+    from monai_weckd.bundle.config import BundleConfig
 
 __all__ = ["add_plan"]
 
 SCARCE = 5
 
-PLAN_DEFAULTS = {
-    "num_stages": 3,
-    "label_fraction": 0.1,
-    "policy": "disjoint",
-    "shard_by": "item",
-    "no_stratify": False,
-    "val_fraction": 0.15,
-    "test_fraction": 0.25,
-    "split_file": None,
-    "selection": "random",
-    "shard_file": None,
-    "missing_classes": "error",
-    "seed": 0,
-    "max_epochs": 36,
-    "iterations_per_epoch": 20,
-    "batch_size": 16,
+
+@dataclass(frozen=True)
+class _Training:
+    """What a plan is shown for, beside its settings: the data, the labels of another run, and the steps."""
+
+    split_file: str | None = option(None, "JSON file with the split of every item by its id")
+    shards: str | None = option(None, "plan.json of another run, whose shards are taken")
+    max_epochs: int = option(36, "epochs of the whole chain")
+    iterations_per_epoch: int = option(20, "optimizer steps in an epoch")
+    batch_size: int = option(16, "labeled images in a batch")
+
+    def __post_init__(self) -> None:
+        for name in ("iterations_per_epoch", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Raise it.")
+
+
+# where a bundle has them
+_KEYS = {
+    "split_file": "datalist#split_file",
+    "shards": "plan#shards",
+    "max_epochs": "max_epochs",
+    "iterations_per_epoch": "iterations_per_epoch",
+    "batch_size": "batch_size",
 }
 
 
@@ -62,74 +72,69 @@ def add_plan(commands: Any) -> None:
         "plan", help="show who sees what when, and what it costs in labels, steps and seconds", allow_abbrev=False
     )
     parser.set_defaults(run=_plan)
-
-    def add(name: str, **options: Any) -> None:
-        # left out where not given: what a bundle says comes between the command line and the defaults
-        default = PLAN_DEFAULTS.get(name)
-        options["help"] += "" if default is None or default is False else f" (default: {default})"
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
-
-    add("dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
-    add("bundle", type=Path, help="take what is not given from its train.json, and predict seconds and memory")
-    add("set", action="append", metavar="KEY=VALUE", help="set a value of that configuration; may be repeated")
-    add("num_stages", type=int, help="number of stages")
-    add("label_fraction", type=float, help="size of a shard, of the labeled training items")
-    add("policy", help="labels of a stage: disjoint, cumulative or shared")
-    add("shard_by", help="draw shards from single items (item) or whole groups (group)")
-    add("no_stratify", action="store_true", help="draw shards without reading the other training labels")
-    add("val_fraction", type=float, help="expected fraction of groups in validation")
-    add("test_fraction", type=float, help="expected fraction of groups in the test split")
-    add("split_file", help="JSON file with the split of every item by its id")
-    add("selection", help="who chooses shards: random, or a strategy of the chain such as auto")
-    add("shard_file", help="plan.json of another run, whose shards are taken")
-    add("missing_classes", help="a random shard without some class: error or allow")
-    add("seed", type=int, help="seed of splits and shards")
-    add("max_epochs", type=int, help="epochs of the whole chain")
-    add("iterations_per_epoch", type=int, help="optimizer steps in an epoch")
-    add("batch_size", type=int, help="labeled images in a batch")
-    add("output", type=Path, help="write the plan to this JSON file")
+    add = parser.add_argument
+    add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
+    add("--bundle", type=Path, help="take what is not given from its train.json, and predict seconds and memory")
+    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of that configuration; repeatable")
+    add_fields(parser, PlanSettings)
+    add_fields(parser, _Training)
+    add("--output", type=Path, help="write the plan to this JSON file")
 
 
 def _plan(args: argparse.Namespace) -> None:
-    forecast = _forecast(args)
-    args = argparse.Namespace(**{**PLAN_DEFAULTS, **(forecast.settings if forecast else {}), **vars(args)})
-    datalist = load_datalist(args.dataset_dir, split_file=args.split_file)
-    plan = plan_chain(
-        datalist.items,
-        PlanSettings(
-            num_stages=args.num_stages,
-            label_fraction=args.label_fraction,
-            policy=args.policy,
-            shard_by=args.shard_by,
-            stratify=not args.no_stratify,
-            selection=args.selection,
-            missing_classes=args.missing_classes,
-            val_fraction=args.val_fraction,
-            test_fraction=args.test_fraction,
-            seed=args.seed,
-        ),
-        classes=datalist.classes,
-        shards=None if args.shard_file is None else read_shards(args.shard_file),
-    )
-    splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, args)
+    config = _bundle(args)
+    settings, training = _settings(args, config), _training(args, config)
+    datalist = load_datalist(args.dataset_dir, split_file=training.split_file)
+    plan = datalist.plan(settings, shards=training.shards)
+    stage_epochs = None if config is None else config.value("chain").stage_epochs
+    epochs = divide_epochs(training.max_epochs, plan.settings.num_stages, stage_epochs)
+    splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, training, epochs)
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
     print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool", "epochs", "steps", "passes"], stages))
     print("", *_budget(plan, datalist), *_scarce(plan, splits), sep="\n")
-    if forecast is not None:
-        print("", *forecast.forecast(plan, datalist.items, args), sep="\n")
-    if "output" in args:
+    if config is not None:
+        print("", *_forecast(config, plan, datalist, training), sep="\n")
+    if args.output is not None:
         args.output.write_text(plan.to_json(), encoding="utf-8")
         print(f"plan {plan.digest[:12]} written to {args.output}")
 
 
-def _forecast(args: argparse.Namespace) -> BundleForecast | None:
-    if "bundle" not in args:
-        if "set" in args:
-            raise ValueError("set: expected together with a bundle, got it alone. Pass --bundle.")
+def _bundle(args: argparse.Namespace) -> BundleConfig | None:
+    if args.bundle is None:
+        for name in ("config_file", "set"):
+            if getattr(args, name):
+                raise ValueError(f"{name}: expected together with a bundle, got it alone. Pass --bundle.")
         return None
-    from monai_weckd.costs.forecast import BundleForecast
+    # imported here: without a bundle, planning needs neither torch nor MONAI
+    from monai_weckd.bundle.config import BundleConfig
 
-    return BundleForecast(args.bundle, dict(map(split_assignment, vars(args).get("set", ()))))
+    config = BundleConfig(args.bundle, overlays=args.config_file, changes=parse_changes(args.set))
+    config.value("imports")
+    return config
+
+
+def _settings(args: argparse.Namespace, config: BundleConfig | None) -> PlanSettings:
+    settings = PlanSettings() if config is None else config.value("plan#settings")
+    return replace(settings, **given_fields(args, PlanSettings))
+
+
+def _training(args: argparse.Namespace, config: BundleConfig | None) -> _Training:
+    own = {} if config is None else {name: config.value(key) for name, key in _KEYS.items() if key in config}
+    return _Training(**{**own, **given_fields(args, _Training)})
+
+
+def _forecast(config: BundleConfig, plan: ChainPlan, datalist: Datalist, training: _Training) -> Iterator[str]:
+    from monai_weckd.costs.forecast import forecast_cost
+
+    return forecast_cost(
+        config,
+        plan,
+        datalist,
+        max_epochs=training.max_epochs,
+        epoch_length=training.iterations_per_epoch,
+        batch_size=training.batch_size,
+    )
 
 
 def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
@@ -143,22 +148,21 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
         yield [split, len(items), len({group_of(item) for item in items}), len(labeled), *counts]
 
 
-def _stage_rows(plan: ChainPlan, datalist: Datalist, args: argparse.Namespace) -> list[list[Any]]:
-    for name in ("iterations_per_epoch", "batch_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {getattr(args, name)}. Raise it.")
+def _stage_rows(
+    plan: ChainPlan, datalist: Datalist, training: _Training, stage_epochs: Sequence[int]
+) -> list[list[Any]]:
     oracle = LabelOracle(datalist.items)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
-    for stage, epochs in zip(plan.stages, divide_epochs(args.max_epochs, plan.settings.num_stages), strict=True):
-        steps, labeled = epochs * args.iterations_per_epoch, plan.num_labeled(stage.stage)
+    for stage, epochs in zip(plan.stages, stage_epochs, strict=True):
+        steps, labeled = epochs * training.iterations_per_epoch, plan.num_labeled(stage.stage)
         new = len(stage.new)
         known: list[Any] = [len({groups[key] for key in stage.labeled})]
         known += _class_counts(oracle, plan, stage.labeled)
         if not stage.labeled:  # whose labels these will be is for the chain to say
             new = 0 if plan.settings.policy == "shared" and stage.stage > 1 else plan.shard_size
             known = ["-"] * len(known)
-        passes = f"{steps * args.batch_size / labeled:.1f}"
+        passes = f"{steps * training.batch_size / labeled:.1f}"
         rows.append([stage.stage, labeled, new, *known, len(plan.train) - labeled, epochs, steps, passes])
     return rows
 
@@ -186,7 +190,7 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     ]
     if plan.settings.stratify:
         lines.append(
-            "stratification: reads the labels of all training items to draw the shards; --no_stratify reads none"
+            "stratification: reads the labels of all training items to draw the shards; --stratify false reads none"
         )
     if plan.undrawn is not None:
         lines.append(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.cli.options import parse_changes
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
@@ -56,13 +56,12 @@ def add_predict(commands: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     _check(args)
-    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
     from monai_weckd.data.image_files import list_images
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
-    bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=changes)
+    bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=parse_changes(args.set))
     paths = list_images(args.input, spatial_dims=bundle.spatial_dims)
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:

@@ -12,121 +12,85 @@
 from __future__ import annotations
 
 import math
-from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
-from monai_weckd.cli.options import parse_value
-from monai_weckd.costs.estimate import estimate_cost
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.costs.estimate import CostEstimate, estimate_cost
 from monai_weckd.costs.probe import probe_costs
+from monai_weckd.data.datalist import Datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 
-__all__ = ["BundleForecast"]
+__all__ = ["forecast_cost"]
 
-# option of the command by key of the configuration
-_SETTINGS = {
-    "num_stages": "num_stages",
-    "label_fraction": "label_fraction",
-    "shard_policy": "policy",
-    "shard_by": "shard_by",
-    "val_fraction": "val_fraction",
-    "test_fraction": "test_fraction",
-    "split_file": "split_file",
-    "selection": "selection",
-    "shard_file": "shard_file",
-    "missing_classes": "missing_classes",
-    "seed": "seed",
-    "max_epochs": "max_epochs",
-    "iterations_per_epoch": "iterations_per_epoch",
-    "batch_size": "batch_size",
-}
 _PROBED_IMAGES = 4
 
 
-class BundleForecast:
-    """Predict what training with a bundle's configuration will cost here, before it begins.
+def forecast_cost(
+    config: BundleConfig, plan: ChainPlan, datalist: Datalist, *, max_epochs: int, epoch_length: int, batch_size: int
+) -> Iterator[str]:
+    """Predict what training with a bundle's configuration will cost here, before it begins, line by line.
+
+    Of heads that train on embeddings, no more is predicted than that they take seconds.
 
     Args:
-        bundle: the bundle's folder.
-        changes: what to set in ``configs/train.json``, by key, values as text.
-
-    Raises:
-        ValueError: When there is no such configuration, or it has no such key.
+        config: the bundle's training.
+        plan: the plan.
+        datalist: the data list that it was made of.
+        max_epochs: epochs of the whole chain.
+        epoch_length: optimizer steps in an epoch.
+        batch_size: labeled images in a batch.
 
     """
+    config = config.copy(datalist=datalist, plan=plan)
+    config.value("imports")
+    if _written(config, "backbone#freeze"):
+        yield "backbone#freeze: a stage of heads takes seconds, once each image has gone through the network"
+        return
+    load, chain = config.value("train#preprocessing"), config.value("chain")
+    images = [{CommonKeys.IMAGE: item["image"]} for item in plan.select(datalist.items, "train")[:_PROBED_IMAGES]]
+    shape = tuple(load(dict(images[0]))[CommonKeys.IMAGE].shape)
+    costs = probe_costs(
+        config.value("network"),
+        config.value("optimizer"),
+        loss_function=config.value("loss_function"),
+        image_shape=shape,
+        num_classes=len(plan.classes),
+        batch_size=batch_size,
+        pool_ratio=chain.pool_ratio,
+        prepare_batch=config.value("train#prepare_batch"),
+        inferer=config.value("train#inferer"),
+        load=[partial(load, image) for image in images],
+        item_bytes=math.prod(shape) * (2 if _written(config, "train#dataset#value_range") is None else 1),
+    )
+    estimate = estimate_cost(
+        plan,
+        costs,
+        max_epochs=max_epochs,
+        epoch_length=epoch_length,
+        batch_size=batch_size,
+        pool_ratio=chain.pool_ratio,
+        views=chain.views if chain.teacher_cache else 0,
+        stage_epochs=chain.stage_epochs,
+        val_interval=config.value("val_interval"),
+    )
+    yield f"predicted by a probe on this machine, images of {' x '.join(map(str, shape))}:"
+    yield from _lines(estimate)
 
-    def __init__(self, bundle: Path, changes: Mapping[str, str]) -> None:
-        path = bundle / "configs" / "train.json"
-        if not path.is_file():
-            raise ValueError(f"bundle: expected configs/train.json in {str(bundle)!r}, got none. Pass a bundle.")
-        self.parser = ConfigParser()
-        self.parser.read_config(str(path))
-        self.parser["bundle_root"] = str(bundle)
-        for key, text in changes.items():
-            if key not in self.parser:
-                raise ValueError(f"set: expected a key of {path}, got {key!r}. See its top level.")
-            self.parser[key] = parse_value(text)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the configuration says about the options of the ``plan`` command."""
-        found = {option: self._content(key) for key, option in _SETTINGS.items()}
-        return {**found, "no_stratify": not self._content("stratify")}
+def _written(config: BundleConfig, key: str) -> Any:
+    """Return the value of a key, None where the configuration does not have it."""
+    return config.value(key) if key in config else None
 
-    def forecast(self, plan: ChainPlan, items: Iterable[Mapping[str, Any]], args: Namespace) -> Iterator[str]:
-        """Yield what the chain will cost, line by line; of heads that train on embeddings no more than that they do.
 
-        Args:
-            plan: the plan.
-            items: the data list.
-            args: options of the command: ``max_epochs``, ``iterations_per_epoch`` and ``batch_size``.
-
-        """
-        self.parser["class_names"] = list(plan.classes)
-        self._content("imports")
-        if self._content("freeze_backbone"):
-            yield "freeze_backbone: a stage of heads takes seconds, once each image has gone through the network"
-            return
-        load = self._content("train#preprocessing")
-        images = [{CommonKeys.IMAGE: item["image"]} for item in plan.select(items, "train")[:_PROBED_IMAGES]]
-        shape = tuple(load(dict(images[0]))[CommonKeys.IMAGE].shape)
-        ratio, views = self._content("pool_ratio"), self._content("views")
-        costs = probe_costs(
-            self._content("network"),
-            self._content("optimizer"),
-            loss_function=self._content("loss_function"),
-            image_shape=shape,
-            num_classes=len(plan.classes),
-            batch_size=args.batch_size,
-            pool_ratio=ratio,
-            prepare_batch=self._content("train#prepare_batch"),
-            inferer=self._content("train#inferer"),
-            load=[partial(load, image) for image in images],
-            item_bytes=math.prod(shape) * (2 if self._content("train#dataset#value_range") is None else 1),
-        )
-        estimate = estimate_cost(
-            plan,
-            costs,
-            max_epochs=args.max_epochs,
-            epoch_length=args.iterations_per_epoch,
-            batch_size=args.batch_size,
-            pool_ratio=ratio,
-            views=views if self._content("teacher_cache") else 0,
-            val_interval=self._content("val_interval"),
-        )
-        yield f"predicted by a probe on this machine, images of {' x '.join(map(str, shape))}:"
-        yield f"  decoding  {_seconds([estimate.load_seconds])}"
-        yield f"  stages    {_seconds(estimate.seconds)}"
-        yield f"  in all    {sum(estimate.steps)} steps, {_seconds([estimate.total_seconds])}"
-        yield f"  memory    {estimate.peak_bytes / 2**20:.0f} MiB at most"
-
-    def _content(self, key: str) -> Any:
-        return self.parser.get_parsed_content(key)
+def _lines(estimate: CostEstimate) -> Iterator[str]:
+    yield f"  decoding  {_seconds([estimate.load_seconds])}"
+    yield f"  stages    {_seconds(estimate.seconds)}"
+    yield f"  in all    {sum(estimate.steps)} steps, {_seconds([estimate.total_seconds])}"
+    yield f"  memory    {estimate.peak_bytes / 2**20:.0f} MiB at most"
 
 
 def _seconds(values: Sequence[float]) -> str:
