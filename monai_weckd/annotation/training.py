@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Events
-from monai.utils import CommonKeys
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
@@ -30,6 +29,7 @@ from monai_weckd.networks.features import extract
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
+from monai_weckd.predict.model import class_probabilities, load_image, probability_fault
 
 __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
@@ -208,7 +208,6 @@ class ImagePredictor:
         self.spatial_dims = spatial_dims
         self.device = next(network.parameters()).device
 
-    @torch.inference_mode()
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
 
@@ -216,29 +215,16 @@ class ImagePredictor:
             path: a file, or the folder of a DICOM series.
 
         Raises:
-            ValueError: When the image cannot be read, or has other dimensions than the network takes.
+            ValueError: When the image cannot be read, has other dimensions than the network takes, or gives no finite
+                probabilities.
 
         """
-        image = torch.as_tensor(self._load(path)).as_subclass(torch.Tensor)
-        if image.ndim != self.spatial_dims + 1:
-            raise ValueError(
-                f"image: expected {self.spatial_dims} spatial dimensions, got {image.ndim - 1}. Pass another image."
-            )
-        probabilities: np.ndarray = (
-            torch.softmax(self.network(image[None].to(self.device)).float(), dim=1)[0].cpu().numpy()
-        )
-        if not np.isfinite(probabilities).all():
-            raise ValueError("image: expected finite probabilities, got others. Look for NaN in the image.")
+        image = load_image(self.preprocessing, path, self.spatial_dims)
+        probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        fault = probability_fault(path, probabilities)
+        if fault:
+            raise ValueError(fault)
         return probabilities
-
-    def _load(self, path: str) -> Any:
-        try:
-            return self.preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE]
-        except Exception as error:  # of damaged bytes, a decoder may raise anything
-            while error.__cause__ is not None and not isinstance(error, (ValueError, OSError)):
-                error = error.__cause__  # type: ignore[assignment]
-            reason = " ".join(str(error).split())
-            raise ValueError(f"image: expected one that can be read, got {reason}") from error
 
 
 def _load(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from monai_weckd.predict.model import PredictionBundle
+from monai_weckd.predict.model import PredictionBundle, probability_fault
 from monai_weckd.utils.system import available_processors
 
 __all__ = ["Prediction", "predict_images"]
@@ -77,17 +77,8 @@ def predict_images(
 def _load(bundle: PredictionBundle, path: str) -> _Image:
     try:
         return _Image(path, bundle.load(path))
-    # the decoders raise whatever the damaged bytes lead them to; nothing is lost, each fault is reported
-    except Exception as error:
-        fault = " ".join(str(_told(error)).split())
-        return _Image(path, None, fault if path in fault else f"{path}: {type(_told(error)).__name__}: {fault}")
-
-
-def _told(error: BaseException) -> BaseException:
-    """Return the error that says what is wrong: it wraps that of a decoder, and MONAI's names a transform."""
-    while error.__cause__ is not None and not isinstance(error, (ValueError, OSError)):
-        error = error.__cause__
-    return error
+    except ValueError as error:  # it is reported in the table
+        return _Image(path, None, str(error))
 
 
 def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Prediction]:
@@ -104,6 +95,5 @@ def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Predict
 
 
 def _checked(path: str, probabilities: np.ndarray) -> Prediction:
-    if np.isfinite(probabilities).all():
-        return Prediction(path, probabilities)
-    return Prediction(path, None, f"{path}: expected finite probabilities, got others. Look for NaN in the image.")
+    fault = probability_fault(path, probabilities)
+    return Prediction(path, None if fault else probabilities, fault)

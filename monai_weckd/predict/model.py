@@ -13,25 +13,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.utils import CommonKeys
 
-from monai_weckd.bundle.config import find_overlay
+from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
-from monai_weckd.utils.errors import one_error
-from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.errors import explaining_error, one_error
 from monai_weckd.utils.records import model_chain
 
-__all__ = ["PredictionBundle"]
-
-_NEEDED = ("device", "ckpt_path", "class_names", "network_def", "preprocessing", "inferer", "postprocessing")
+__all__ = ["PredictionBundle", "class_probabilities", "load_image", "probability_fault"]
 
 
 class PredictionBundle:
@@ -69,25 +65,24 @@ class PredictionBundle:
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.root = Path(bundle)
-        parser = self._read(overlays, changes or {})
+        config = BundleConfig(bundle, "inference", overlays=overlays, changes=changes)
+        self.root, self.metadata, self.spatial_dims = config.root, config.metadata, config.spatial_dims
         if checkpoint is not None:
-            parser["ckpt_path"] = os.fspath(checkpoint)
-        _read_as_in_training(parser)
-        with one_error():
-            parser.get_parsed_content("imports")
-            self.checkpoint = Path(parser.get_parsed_content("ckpt_path"))
-            if not self.checkpoint.is_file():
-                raise FileNotFoundError(
-                    f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
-                )
-            self._check_chain(parser)
-            self.classes = [str(name) for name in parser.get_parsed_content("class_names")]
-            self.device = torch.device(parser.get_parsed_content("device"))
-            self.preprocessing = parser.get_parsed_content("preprocessing")
-            self.inferer = parser.get_parsed_content("inferer")
-            self.postprocessing = parser.get_parsed_content("postprocessing")
-            self.network = self._loaded(parser.get_parsed_content("network_def"))
+            config.set("ckpt_path", os.fspath(checkpoint))
+        _read_as_in_training(config)
+        config.value("imports")
+        self.checkpoint = Path(config.value("ckpt_path"))
+        if not self.checkpoint.is_file():
+            raise FileNotFoundError(
+                f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
+            )
+        self._check_chain(config)
+        self.classes = [str(name) for name in config.value("class_names")]
+        self.device = torch.device(config.value("device"))
+        self.preprocessing = config.value("preprocessing")
+        self.inferer = config.value("inferer")
+        self.postprocessing = config.value("postprocessing")
+        self.network = self._loaded(config.value("network_def"))
 
     def load(self, path: str) -> torch.Tensor:
         """Return an image as the network takes it, (C, spatial dimensions).
@@ -96,16 +91,11 @@ class PredictionBundle:
             path: a file, or a folder with a DICOM series.
 
         Raises:
-            ValueError: When the image has more or fewer spatial dimensions than the network takes.
+            ValueError: When the image cannot be read, or has other dimensions than the network takes; in one line.
 
         """
-        image = torch.as_tensor(self.preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE])
-        if image.ndim != self.spatial_dims + 1:
-            found = image.ndim - 1
-            raise ValueError(f"{path}: expected an image of {self.spatial_dims} dimensions, got {found}. Leave it out.")
-        return image.as_subclass(torch.Tensor)
+        return load_image(self.preprocessing, path, self.spatial_dims)
 
-    @torch.inference_mode()
     def predict(self, images: torch.Tensor) -> np.ndarray:
         """Return the probabilities of the classes, (B, number of classes).
 
@@ -116,9 +106,9 @@ class PredictionBundle:
             ValueError: When the network has other classes than the configuration.
 
         """
-        logits = self.inferer(images.to(self.device), self.network)
-        found = [self.postprocessing({CommonKeys.PRED: row})[CommonKeys.PRED] for row in logits]
-        probabilities: np.ndarray = torch.stack(list(map(torch.as_tensor, found))).cpu().numpy()
+        probabilities = class_probabilities(
+            self.network, images.to(self.device), inferer=self.inferer, postprocessing=self._postprocess
+        )
         if probabilities.shape[1:] != (len(self.classes),):
             raise ValueError(
                 f"class_names: expected as many as the network's {list(probabilities.shape[1:])} outputs, "
@@ -126,45 +116,26 @@ class PredictionBundle:
             )
         return probabilities
 
-    def _read(self, overlays: Sequence[str | os.PathLike[str]], changes: Mapping[str, Any]) -> ConfigParser:
-        """Return the bundle's configuration, of which nothing has been evaluated."""
-        configs = self.root / "configs"
-        for name in ("inference.json", "metadata.json"):
-            if not (configs / name).is_file():
-                raise ValueError(f"bundle: expected configs/{name} in {str(self.root)!r}, got none. Pass a bundle.")
-        self.metadata = ConfigParser.load_config_file(configs / "metadata.json")
-        self.spatial_dims = len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
-        parser = ConfigParser()
-        parser.read_meta(configs / "metadata.json")
-        parser.read_config(
-            [str(configs / "inference.json"), *(str(find_overlay(self.root, overlay)) for overlay in overlays)]
-        )
-        parser["bundle_root"] = str(self.root)
-        for key in _NEEDED:
-            if key not in parser:
-                raise ValueError(f"bundle: expected the key {key!r} in its inference.json, got none. Add it.")
-        for key, value in changes.items():
-            if key not in parser:
-                hint = nearest(key, list(parser.get()))
-                raise ValueError(f"set: expected a key of {configs / 'inference.json'}, got {key!r}. {hint}")
-            parser[key] = value
-        return parser
+    def _postprocess(self, logits: torch.Tensor) -> torch.Tensor:
+        found = [self.postprocessing({CommonKeys.PRED: row})[CommonKeys.PRED] for row in logits]
+        return torch.stack(list(map(torch.as_tensor, found)))
 
-    def _check_chain(self, parser: ConfigParser) -> None:
+    def _check_chain(self, config: BundleConfig) -> None:
         """Refuse other images than those of the training: the network would take them, and be worse."""
         chain = model_chain(self.checkpoint)
         if chain is None:
             return
         trained = chain["settings"].get("spatial_size")
-        own = parser.get_parsed_content("spatial_size") if "spatial_size" in parser else trained
+        own = config.value("spatial_size") if "spatial_size" in config else trained
         if trained is not None and list(own) != list(trained):
             raise ValueError(
                 f"spatial_size: expected {list(trained)}, at which the model was trained, got {list(own)}. "
                 f"Pass --set spatial_size={json.dumps(trained, separators=(',', ':'))}, or the overlay of the training."
             )
-        if chain["preprocessing"] is None or not isinstance(parser["preprocessing"], dict):
+        if chain["preprocessing"] is None or not isinstance(config["preprocessing"], dict):
             return
-        found = describe_transforms("preprocessing#transforms", parser)
+        with one_error():
+            found = describe_transforms("preprocessing#transforms", config.parser)
         for transform, other in zip_longest(chain["preprocessing"], found):
             if transform != other:
                 raise ValueError(
@@ -184,13 +155,75 @@ class PredictionBundle:
         return network.to(self.device).eval()
 
 
-def _read_as_in_training(parser: ConfigParser) -> None:
-    preprocessing = parser["preprocessing"]
+def load_image(preprocessing: Callable, path: str, spatial_dims: int) -> torch.Tensor:
+    """Return an image as a network takes it, (C, spatial dimensions).
+
+    Args:
+        preprocessing: makes of ``{"image": path}`` what the network takes.
+        path: a file, or a folder with a DICOM series.
+        spatial_dims: spatial dimensions that the network takes.
+
+    Raises:
+        ValueError: When the image cannot be read, or has other dimensions; in one line.
+
+    """
+    try:
+        image = torch.as_tensor(preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE])
+    except Exception as error:  # of damaged bytes, a decoder may raise anything
+        cause = explaining_error(error)
+        reason = " ".join(str(cause).split())
+        if path not in reason:
+            reason = f"{path}: expected an image that can be read, got {type(cause).__name__}: {reason}"
+        raise ValueError(reason) from error
+    if image.ndim != spatial_dims + 1:
+        raise ValueError(f"{path}: expected an image of {spatial_dims} dimensions, got {image.ndim - 1}. Leave it out.")
+    return image.as_subclass(torch.Tensor)
+
+
+@torch.inference_mode()
+def class_probabilities(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    *,
+    inferer: Callable | None = None,
+    postprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> np.ndarray:
+    """Return the probabilities of the classes, (B, C); see :py:func:`probability_fault` for those of no use.
+
+    Args:
+        network: the classifier, in eval mode.
+        images: a batch, (B, channels, spatial dimensions), on the network's device.
+        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+        postprocessing: makes probabilities of logits, (B, C) each, default None: softmax.
+
+    """
+    logits = network(images) if inferer is None else inferer(images, network)
+    found = torch.softmax(logits.float(), dim=1) if postprocessing is None else postprocessing(logits)
+    probabilities: np.ndarray = found.cpu().numpy()
+    return probabilities
+
+
+def probability_fault(path: str, probabilities: np.ndarray) -> str:
+    """Return why the probabilities of an image are of no use, in one line; empty where they are finite.
+
+    Args:
+        path: the image.
+        probabilities: of the classes, (C,).
+
+    """
+    if np.isfinite(probabilities).all():
+        return ""
+    return f"{path}: expected finite probabilities, got others. Look for NaN in the image."
+
+
+def _read_as_in_training(config: BundleConfig) -> None:
+    preprocessing = config["preprocessing"]
     transforms = preprocessing.get("transforms", []) if isinstance(preprocessing, dict) else []
     for number, transform in enumerate(transforms):
         if isinstance(transform, dict) and transform.get("_target_", "").rpartition(".")[2] == "LoadImaged":
-            parser[f"preprocessing#transforms#{number}"] = {
+            loader = {
                 "_target_": "monai_weckd.transforms.LoadMedicalImaged",
                 "keys": transform["keys"],
-                "channels": "@channels" if "channels" in parser else None,
+                "channels": "@channels" if "channels" in config else None,
             }
+            config.set(f"preprocessing#transforms#{number}", loader)

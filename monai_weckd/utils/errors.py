@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["first_cause", "one_error"]
+__all__ = ["explaining_error", "first_cause", "one_error"]
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -25,6 +25,20 @@ def first_cause(error: BaseException) -> BaseException:
 
     """
     while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def explaining_error(error: BaseException) -> BaseException:
+    """Return the error that explains why a file cannot be read.
+
+    A reader wraps a decoder's error in one that says what is wrong, and MONAI wraps that in one that names a transform.
+
+    Args:
+        error: the last error.
+
+    """
+    while error.__cause__ is not None and not isinstance(error, (ValueError, OSError)):
         error = error.__cause__
     return error
 

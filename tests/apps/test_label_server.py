@@ -235,7 +235,7 @@ def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies, output_d
         assert trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", file)}).json() == one
     broken = trained.ask("POST", "/infer/chain?output=json", files={"file": ("up.png", b"nothing")})
     assert broken.status_code == 400
-    assert broken.json()["detail"].startswith("image: expected one that can be read, got")
+    assert ".png: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another" in broken.json()["detail"]
     refused = trained.ask("PUT", "/datastore/image?image=up", files={"file": ("up.png", b"nothing")})
     assert refused.json()["detail"].startswith("images: expected to be put into the folder, and taken out, by hand")
     assert list((output_dir / ".uploads").glob("*.png")) == []  # none of them is left behind
