@@ -13,11 +13,16 @@
 
 from __future__ import annotations
 
-from .checks import check_run, refuse_unused_keys, show_cause_last, unused_keys
-from .config import BundleConfig
-from .identity import PLACES, describe_transforms, recorded_settings, run_settings
-from .output import is_complete, prepare_output_dir
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .shipped import bundle_names, copy_bundle
+
+if TYPE_CHECKING:
+    from .checks import check_run, refuse_unused_keys, show_cause_last, unused_keys
+    from .config import BundleConfig
+    from .identity import PLACES, describe_transforms, recorded_settings, run_settings
+    from .output import is_complete, prepare_output_dir
 
 __all__ = [
     "PLACES",
@@ -34,3 +39,29 @@ __all__ = [
     "show_cause_last",
     "unused_keys",
 ]
+
+_HOMES = {
+    "PLACES": "identity",
+    "BundleConfig": "config",
+    "check_run": "checks",
+    "describe_transforms": "identity",
+    "is_complete": "output",
+    "prepare_output_dir": "output",
+    "recorded_settings": "identity",
+    "refuse_unused_keys": "checks",
+    "run_settings": "identity",
+    "show_cause_last": "checks",
+    "unused_keys": "checks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs MONAI when it is first used (PEP 562): the command line begins without it."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is imported when it is first used, too."""
+    return sorted({*globals(), *__all__})

@@ -99,7 +99,8 @@ class BundleConfig:
         return key in self.parser
 
     def __getitem__(self, key: str) -> Any:
-        """Return a value as it is written."""
+        """Return a value as it is written; :py:meth:`value` says what is raised."""
+        self._refuse_missing(key)
         return self.parser[key]
 
     def set(self, key: str, value: Any) -> None:
@@ -141,9 +142,11 @@ class BundleConfig:
             key: the key.
 
         Raises:
+            ValueError: When the configuration does not have it.
             Exception: What the evaluation raises, without MONAI's errors around it.
 
         """
+        self._refuse_missing(key)
         with one_error():
             return self.parser.get_parsed_content(key)
 
@@ -207,12 +210,21 @@ class BundleConfig:
         parser.locator = self._locator
         return parser
 
+    def _refuse_missing(self, key: str) -> None:
+        if key not in self:
+            raise ValueError(f"bundle: expected the key {key!r} in its {self.files[0].name}, got none. Add it.")
+
     def _refuse_unknown(self, key: str) -> None:
         if key in self:
             return
         group, _, name = key.replace("::", "#").rpartition("#")
         component = self.parser[group] if group and group in self else None
-        names = list(self.parser.get()) if component is None else list(component)
+        if isinstance(component, list):
+            names = [str(number) for number in range(len(component))]
+        elif isinstance(component, dict):
+            names = list(component)
+        else:  # nothing is there that could have parts
+            component, name, names = None, key.replace("::", "#").partition("#")[0], list(self.parser.get())
         if isinstance(component, dict) and "_target_" in component:
             taken = accepted_arguments(component["_target_"], self._locator)
             if taken is None or name in taken or name.startswith("_"):
