@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from monai.data import SmartCacheDataset
 from torch.utils.data import DataLoader
 
@@ -90,7 +90,7 @@ def stage_loader(
         raise ValueError(
             "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
         )
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    world_size = idist.get_world_size()
     sampler = StageBatchSampler(
         sorted(labels),
         pool,
@@ -101,7 +101,7 @@ def stage_loader(
         stage=stage,
         views=views,
         start=start,
-        rank=rank,
+        rank=idist.get_rank(),
         world_size=world_size,
     )
     return DataLoader(

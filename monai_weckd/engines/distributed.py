@@ -11,28 +11,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 
 if TYPE_CHECKING:
     from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["check_same_on_all_ranks", "of_rank_0", "share_weights"]
 
+Value = TypeVar("Value")
 
-def of_rank_0(value: float) -> float:
+
+def of_rank_0(value: Value) -> Value:
     """Return, on every rank, the value that rank 0 passes.
 
     Args:
-        value: this rank's value.
+        value: this rank's value: a number, which keeps its precision, or anything else that can be pickled.
 
     """
-    values = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
+    # gathered as an object, since Ignite broadcasts a number in single precision, and a list not at all
+    values: Any = idist.all_gather([value])
+    first: Value = values[0][0]
+    return first
 
 
 def share_weights(network: torch.nn.Module) -> None:
@@ -42,9 +44,10 @@ def share_weights(network: torch.nn.Module) -> None:
         network: the network without its wrappers.
 
     """
-    if dist.is_initialized():
-        for tensor in network.state_dict().values():
-            dist.broadcast(tensor, src=0)
+    for tensor in network.state_dict().values():
+        # Ignite broadcasts a copy where the network is not on the device that its backend uses
+        shared: Any = idist.broadcast(tensor)
+        tensor.copy_(shared)
 
 
 def check_same_on_all_ranks(plan: ChainPlan) -> None:
@@ -57,12 +60,10 @@ def check_same_on_all_ranks(plan: ChainPlan) -> None:
         ValueError: When one has.
 
     """
-    if not dist.is_initialized():
-        return
-    digests: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, plan.digest)
-    if len(set(digests)) > 1:
+    gathered: Any = idist.all_gather(plan.digest)
+    count = len(set(gathered))
+    if count > 1:
         raise ValueError(
-            f"plan: expected the same one on all ranks, got {len(set(digests))} different ones. "
+            f"plan: expected the same one on all ranks, got {count} different ones. "
             "Give every process the same images and settings."
         )

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageDataset
 from monai_weckd.data.stage_loader import as_batch
+from monai_weckd.engines.distributed import of_rank_0
 from monai_weckd.networks.features import extract
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
@@ -57,7 +57,7 @@ def ask_for_shard(
         head_layer: module path of the classification head, default None: the last linear layer.
 
     """
-    chosen: list[list[str]] = [[]]
+    chosen: list[str] = []
     if engine.state.rank == 0:
         features, logits = extract(
             engine.network,
@@ -80,10 +80,8 @@ def ask_for_shard(
             stage=stage,
         )
         places = select_items(strategy, context, count=plan.shard_size)
-        chosen = [[items[place]["id"] for place in places]]
-    if dist.is_initialized():
-        dist.broadcast_object_list(chosen, src=0)
-    return chosen[0]
+        chosen = [items[place]["id"] for place in places]
+    return of_rank_0(chosen)
 
 
 def _images(engine: SupervisedTrainer) -> Any:

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from ignite.engine import Events
 
 from monai_weckd.data.embedding import EmbeddingDataset
@@ -197,8 +197,8 @@ def _check_loss(loss_function: DistillationLoss | None) -> None:
 
 
 def _check_processes() -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if idist.get_world_size() > 1:
         raise ValueError(
-            f"freeze_backbone: expected one process, got {dist.get_world_size()}. "
+            f"freeze_backbone: expected one process, got {idist.get_world_size()}. "
             "Heads train in seconds: start it without torchrun."
         )
