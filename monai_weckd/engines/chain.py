@@ -129,4 +129,4 @@ class ChainDistillationTrainer(DistillationTrainer):
     @property
     def records(self) -> tuple[StageRecord, ...]:
         """What each stage did, so far."""
-        return tuple(self.walker.records)
+        return self.walker.records

@@ -11,10 +11,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-__all__ = ["StageRecord", "Stateful"]
+import torch
+
+from monai_weckd.engines.averaging import WeightAverage
+from monai_weckd.networks.ensemble import MeanLogits
+from monai_weckd.networks.freezing import freeze
+from monai_weckd.plan.oracle import LabelOracle, is_labeled
+from monai_weckd.plan.planner import replan
+
+if TYPE_CHECKING:
+    from monai_weckd.engines.options import ChainOptions
+    from monai_weckd.plan.chain_plan import ChainPlan
+
+__all__ = ["BestWeights", "ChainState", "StageRecord", "Stateful"]
 
 
 class Stateful(Protocol):
@@ -65,3 +80,296 @@ class StageRecord:
     accepted: bool
     selection: str
     calibration: float | None
+
+
+class BestWeights(NamedTuple):
+    """The best weights of a stage so far.
+
+    Args:
+        value: the key metric on validation that they reach.
+        epoch: epoch of the stage, from 1, that they come from.
+        weights: parameters and buffers by name.
+
+    """
+
+    value: float
+    epoch: int
+    weights: Mapping[str, torch.Tensor]
+
+
+class ChainState:
+    """The data of a chain: what its walker acts on, and what a checkpoint keeps of it.
+
+    Anybody may read its fields; they change by its methods alone.
+
+    Args:
+        plan: who sees what when.
+        options: how the chain goes from stage to stage.
+
+    """
+
+    def __init__(self, plan: ChainPlan, options: ChainOptions) -> None:
+        self.plan = plan
+        self.options = options
+        self.items: list[dict[str, Any]] = []
+        self.oracle: LabelOracle | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.records: list[StageRecord] = []
+        # the record of the teacher; after a continuation its value is the one measured anew
+        self.accepted: StageRecord | None = None
+        self.students: list[torch.nn.Module] = []
+        self.best: BestWeights | None = None
+        self.average: WeightAverage | None = None
+        self.mirror: WeightAverage | None = None
+        # what every stage begins with: states of the optimizer and the like, and the weights before the first stage
+        self.beginnings: list[Any] = []
+        self.initial: Any = None
+        self.began = time.perf_counter()
+
+    def set_items(self, items: Sequence[dict[str, Any]]) -> None:
+        """Say which items there are to train on; if they are not the plan's, the stages are planned anew.
+
+        Args:
+            items: the training items in the dataset's order, with ``id`` and ``group``.
+
+        """
+        if {item["id"] for item in items} != set(self.plan.train):
+            self.plan = replan(self.plan, items)
+        self.items = list(items)
+
+    def begin(self) -> None:
+        """Go to where a chain begins, before its first stage; a plan whose shards are drawn stays as it is."""
+        self._clear()
+        self.oracle = LabelOracle(self.items)
+        if self.plan.settings.stratify:
+            # the plan was drawn class by class, which has read these labels: the ledger says so
+            known = [item["id"] for item in self.items if is_labeled(item)]
+            self.oracle.reveal(known, purpose="stratification")
+
+    def keep_beginnings(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
+        """Keep what stages begin with.
+
+        Args:
+            network: the network without its wrappers.
+            stateful: what begins every stage as it is now, such as the optimizer.
+
+        """
+        self.beginnings = [deepcopy(part.state_dict()) for part in stateful]
+        self.initial = deepcopy(network.state_dict())
+
+    def draw_shard(self, stage: int, ids: Sequence[str]) -> None:
+        """Make the items that a network has asked for the shard of a stage.
+
+        Args:
+            stage: stage number, from 1.
+            ids: ids of the items.
+
+        """
+        self.plan = self.plan.draw(stage, ids)
+
+    def reveal(self, stage: int) -> dict[str, int]:
+        """Return the labels of a stage by item id; the ledger counts them once.
+
+        Args:
+            stage: stage number, from 1.
+
+        Raises:
+            RuntimeError: When the chain has not begun.
+
+        """
+        if self.oracle is None:
+            raise RuntimeError("oracle: expected a chain that has begun, got None. Start it by trainer.run().")
+        return self.oracle.reveal(self.plan.stages[stage - 1].labeled, purpose="shard", stage=stage)
+
+    def begin_stage(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
+        """Put everything where a stage begins.
+
+        Args:
+            network: the network without its wrappers, with the weights of the last student if there is one.
+            stateful: what begins every stage as it began the first, in the order in which it was kept.
+
+        """
+        if not self.students or self.options.init == "initial":
+            network.load_state_dict(self.initial)
+        for part, beginning in zip(stateful, self.beginnings, strict=True):
+            part.load_state_dict(deepcopy(beginning))
+        self._start_averages(network)
+        self.best = None
+        self.began = time.perf_counter()
+
+    def _start_averages(self, network: torch.nn.Module) -> None:
+        options = self.options
+        self.average = WeightAverage(network, decay=options.averaging) if options.averaging else None
+        self.mirror = WeightAverage(network, decay=0.0) if options.teacher == "student" else None
+
+    def restart_stage(self) -> None:
+        """Forget what the stage has kept of weights that are no longer the network's."""
+        self.best = None
+        for average in (self.average, self.mirror):
+            if average is not None:
+                average.restart()
+
+    def make_teacher(self) -> torch.nn.Module | None:
+        """Return who guides through the present stage, None for a stage without a teacher."""
+        if self.mirror is not None:
+            return self.mirror.module
+        if self.options.teacher == "average" and self.average is not None:
+            return self.average.module
+        if not self.students:
+            return None
+        return self.students[-1] if self.options.teacher == "last" else MeanLogits(self.students)
+
+    def keep_best(self, value: float, epoch: int, network: torch.nn.Module) -> None:
+        """Keep the network's weights as the best of the stage.
+
+        Args:
+            value: the key metric that they reach.
+            epoch: epoch of the stage, from 1.
+            network: the network without its wrappers.
+
+        """
+        weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
+        self.best = BestWeights(value, epoch, weights)
+
+    def add_record(
+        self, stage: int, *, epochs: int, metric: str | None, accepted: bool, calibration: float | None
+    ) -> StageRecord:
+        """Write down what a stage did, and return it.
+
+        Args:
+            stage: stage number, from 1.
+            epochs: number of epochs run.
+            metric: name of the metric that the gate compares.
+            accepted: whether the student becomes the teacher of the stages to come.
+            calibration: the temperature by which its logits were divided, None without calibration.
+
+        """
+        ids = set(self.plan.stages[stage - 1].labeled)
+        teacher, best = self.accepted, self.best
+        record = StageRecord(
+            stage=stage,
+            teacher=teacher.stage if teacher else None,
+            labeled=len(ids),
+            groups=len({item["group"] for item in self.items if item["id"] in ids}),
+            pool=len(self.plan.pool(stage)),
+            epochs=epochs,
+            best_epoch=best.epoch if best else epochs,
+            seconds=time.perf_counter() - self.began,
+            metric=metric,
+            value=best.value if best else None,
+            previous=teacher.value if teacher else None,
+            tolerance=self.options.tolerance,
+            accepted=accepted,
+            selection=self.plan.settings.selection,
+            calibration=calibration,
+        )
+        self.records.append(record)
+        if accepted:
+            self.accepted = record
+        return record
+
+    def add_student(self, network: torch.nn.Module) -> None:
+        """Make a copy of an accepted student the last one, and of all but an ensemble the only one.
+
+        Args:
+            network: the student.
+
+        """
+        earlier = self.students if self.options.teacher == "ensemble" else []
+        self.students = [*earlier, freeze(network)]
+
+    def replace_student(self, network: torch.nn.Module) -> None:
+        """Put a copy of what the last student has become in its place.
+
+        Args:
+            network: the student.
+
+        """
+        self.students[-1] = freeze(network)
+
+    def take_over(
+        self,
+        records: Sequence[StageRecord],
+        students: Sequence[torch.nn.Module],
+        ledger: Sequence[Mapping[str, Any]],
+        *,
+        value: float | None,
+    ) -> None:
+        """Put a chain that has begun behind the stages of an earlier run.
+
+        Args:
+            records: what these stages did.
+            students: the accepted students that guide from here on, frozen.
+            ledger: the ledger of the earlier run.
+            value: the key metric of the last accepted student, measured on the validation items of this run.
+
+        Raises:
+            RuntimeError: When the chain has not begun.
+
+        """
+        if self.oracle is None:
+            raise RuntimeError("oracle: expected a chain that has begun, got None. Take over when the run has started.")
+        last = [record for record in records if record.accepted][-1]
+        self.records, self.accepted, self.students = list(records), replace(last, value=value), list(students)
+        own = self.oracle.state_dict()
+        shards = [line for line in ledger if line["purpose"] == "shard"]
+        self.oracle.load_state_dict({**own, "ledger": [*shards, *own["ledger"]]})
+
+    def state_dict(self, *, keep_student: Callable[[torch.nn.Module, int], Any] | None = None) -> dict[str, Any]:
+        """Return where the chain is at an epoch's end, without what is the network's, the optimizer's or ``fresh``'s.
+
+        Its loader needs no state, since batches are a function of the place in the chain.
+
+        Args:
+            keep_student: returns what to keep of a student of a stage, default None: its ``state_dict``.
+
+        """
+        keep = keep_student or (lambda student, stage: student.state_dict())
+        accepted = [record.stage for record in self.records if record.accepted]
+        stages = accepted[len(accepted) - len(self.students) :]
+        return {
+            "plan": self.plan.to_json(),
+            "records": [asdict(record) for record in self.records],
+            "oracle": None if self.oracle is None else self.oracle.state_dict(),
+            "students": [keep(student, stage) for student, stage in zip(self.students, stages, strict=True)],
+            "best": None if self.best is None else self.best._asdict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "mirror": None if self.mirror is None else self.mirror.state_dict(),
+            "beginnings": self.beginnings,
+            # stages that begin with their teacher's weights need these no more
+            "initial": self.initial if self.options.init == "initial" else None,
+            "seconds": time.perf_counter() - self.began,
+        }
+
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        *,
+        network: torch.nn.Module,
+        read_student: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+    ) -> None:
+        """Come back to where a chain with the same plan, options and items was.
+
+        Args:
+            state_dict: from :py:meth:`state_dict`.
+            network: the network without its wrappers; its own weights may be loaded later.
+            read_student: returns the weights of a student from what was kept of it, default None: as they are.
+
+        """
+        self.plan = self.plan.from_json(state_dict["plan"])
+        self.records = [StageRecord(**record) for record in state_dict["records"]]
+        self.accepted = next((record for record in reversed(self.records) if record.accepted), None)
+        self.students = [freeze(network) for _ in state_dict["students"]]
+        for student, kept in zip(self.students, state_dict["students"], strict=True):
+            student.load_state_dict(read_student(kept) if read_student else kept)
+        self.oracle = LabelOracle(self.items)
+        self.oracle.load_state_dict(state_dict["oracle"])
+        self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
+        self._start_averages(network)
+        for name, average in (("average", self.average), ("mirror", self.mirror)):
+            if average is not None:
+                average.load_state_dict(state_dict[name])
+        self.beginnings, self.initial = state_dict["beginnings"], state_dict["initial"]
+        self.began = time.perf_counter() - state_dict["seconds"]

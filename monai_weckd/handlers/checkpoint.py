@@ -22,10 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import monai
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Events
 
 from monai_weckd.engines.state import Stateful
@@ -100,10 +100,10 @@ class ChainCheckpoint:
         """
         if not hasattr(engine.state, "chain"):
             raise TypeError("engine: expected a trainer with a chain, got one without. List it after ChainHandler.")
-        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        alone = idist.get_world_size() == 1
         if not alone or engine.state.chain.paused(engine):
             if self.resume:
-                got = "several runs" if alone else f"{dist.get_world_size()} processes"
+                got = "several runs" if alone else f"{idist.get_world_size()} processes"
                 raise ValueError(f"resume: expected False for a chain in {got}, got True. Begin anew.")
             return
         self._identity = self._identify(engine)
@@ -155,10 +155,9 @@ class ChainCheckpoint:
         loaded = read_state(self.path)
         self._check(loaded, engine)
         parts, chain = loaded["parts"], engine.state.chain
-        parts["chain"]["students"] = [self._from_file(student) for student in parts["chain"]["students"]]
         place = {name: getattr(engine.state, name) for name in ("epoch_length", "max_epochs")}
         engine.load_state_dict({**place, "iteration": loaded["iteration"]})
-        chain.load_state_dict(parts["chain"])
+        chain.load_state_dict(parts["chain"], read_student=self._from_file)
         for name, part in chain.parts.items():
             part.load_state_dict(parts[name])
         self._loaded = loaded
@@ -196,12 +195,7 @@ class ChainCheckpoint:
     def _save(self, engine: SupervisedTrainer) -> None:
         chain = engine.state.chain
         parts = {name: part.state_dict() for name, part in {**chain.parts, **self._gather(engine)}.items()}
-        parts["chain"] = chain.state_dict()
-        accepted = [record.stage for record in chain.records if record.accepted]
-        stages = accepted[len(accepted) - len(chain.students) :]
-        parts["chain"]["students"] = [
-            self._in_file(student, stage) for student, stage in zip(chain.students, stages, strict=True)
-        ]
+        parts["chain"] = chain.state.state_dict(keep_student=self._in_file)
         state = {
             "format": _FORMAT,
             "identity": self._identity,

@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from ignite.engine import Events
 from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
-from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import read_sealed
 
@@ -100,16 +98,12 @@ class ChainContinuation:
         walker, network = engine.state.chain, unwrap(engine.network)
         walker.keep_beginnings(engine)
         records = [_record(stage) for stage in self.chain["stages"]]
-        accepted = [record for record in records if record.accepted]
-        taken = accepted if walker.options.teacher == "ensemble" else accepted[-1:]
-        for record in taken:
-            network.load_state_dict(
-                torch.load(io.BytesIO(self._student(record.stage)), map_location="cpu", weights_only=True)
-            )
-            walker.students.append(freeze(network))
-        walker.records = records
-        walker.accepted = replace(accepted[-1], value=_measure(walker.evaluator))
-        walker.oracle.load_state_dict(_ledger_state(walker.oracle, self.chain["ledger"]))
+        accepted = [record.stage for record in records if record.accepted]
+        students = []
+        for stage in accepted if walker.options.teacher == "ensemble" else accepted[-1:]:
+            network.load_state_dict(torch.load(io.BytesIO(self._student(stage)), map_location="cpu", weights_only=True))
+            students.append(freeze(network))
+        walker.state.take_over(records, students, self.chain["ledger"], value=_measure(walker.evaluator))
         if "recorder" in walker.parts:
             recorder = walker.parts["recorder"]
             recorder.load_state_dict({"stages": self.chain["stages"], "epochs": self.epochs})
@@ -151,10 +145,3 @@ def _measure(evaluator: Any) -> float | None:
         return None
     evaluator.run()
     return float(evaluator.state.metrics[evaluator.state.key_metric_name])
-
-
-def _ledger_state(oracle: LabelOracle, ledger: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state of the run's own oracle with the earlier stages' lines before its own."""
-    shards = [line for line in ledger if line["purpose"] == "shard"]
-    state = oracle.state_dict()
-    return {**state, "ledger": [*shards, *state["ledger"]]}

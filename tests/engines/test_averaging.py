@@ -90,7 +90,7 @@ def test_a_chain_validates_and_keeps_the_averaged_weights():
 
     def look(engine):
         seen["shown"] = [tensor.clone() for tensor in engine.network.state_dict().values()]
-        seen["average"] = engine.walker.average
+        seen["average"] = engine.walker.state.average
 
     trainer = make_chain(max_epochs=3, averaging=0.9, accept="always")
     raw = make_chain(max_epochs=3, accept="always")

@@ -116,7 +116,7 @@ def bits(output_dir, trainer):
         "network": fingerprint(trainer.network),
         "optimizer": state_bytes(trainer.optimizer.state_dict()),
         "fresh": [part.state_dict() for part in chain.fresh],
-        "average": None if chain.average is None else fingerprint(chain.average.module),
+        "average": None if chain.state.average is None else fingerprint(chain.state.average.module),
         "records": [(r.stage, r.teacher, r.best_epoch, r.value, r.accepted, r.calibration) for r in chain.records],
         "ledger": chain.oracle.to_dicts(),
         "budget": (chain.oracle.budget, chain.oracle.revealed),
@@ -236,8 +236,7 @@ def test_a_chain_of_several_runs_is_left_alone(tmp_path):
 
 def test_several_processes_have_none(tmp_path, monkeypatch):
     trainer, _ = make(tmp_path)
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="resume: expected False for a chain in 2 processes, got True"):
         ChainCheckpoint(tmp_path, resume=True).attach(trainer)
 
@@ -353,7 +352,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch, name):
 def test_another_label_is_named(tmp_path):
     key = sorted(interrupt(tmp_path).oracle.revealed)[0]
     trainer, _ = make(tmp_path, resume=True)
-    (item,) = (item for item in trainer.walker.items if item["id"] == key)
+    (item,) = (item for item in trainer.walker.state.items if item["id"] == key)
     message = f"labels: expected class {item['label']} for '{key}', as it was revealed, got {(item['label'] + 1) % 3}"
     item["label"] = (item["label"] + 1) % 3
     with pytest.raises(ValueError, match=message):

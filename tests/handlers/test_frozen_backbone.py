@@ -35,16 +35,19 @@ from monai_weckd.transforms import BatchAugment, BatchRandFlip
 CLASSES = ("a", "b", "c")
 
 
-def make_frozen(*, network=None, num_stages=3, batch_size=8, num_workers=0, handlers=(), data=None, **options):
+def make_frozen(
+    *, network=None, num_stages=3, selection="random", batch_size=8, num_workers=0, handlers=(), data=None, **options
+):
     """Build a small chain of heads; returns trainer, backbone and the datasets of training and validation."""
     known = {"unfreeze_last", "freeze", "head_layer", "cache_dir"}
     frozen = {key: options.pop(key) for key in known & options.keys()}
     network = network or make_network()
     backbone = FrozenBackbone(network, **frozen)
     items = make_items()
-    plan = plan_chain(
-        items, PlanSettings(policy="cumulative", num_stages=num_stages, stratify=True, seed=0), classes=CLASSES
-    )
+    # a network that asks for its labels cannot ask class by class
+    stratify = selection == "random"
+    settings = PlanSettings(policy="cumulative", num_stages=num_stages, selection=selection, stratify=stratify, seed=0)
+    plan = plan_chain(items, settings, classes=CLASSES)
     make = data or (lambda part: ByteCacheDataset(part, []))
     train, val = (backbone.embed(make(plan.select(items, split))) for split in ("train", "val"))
     metric = {"val_accuracy": Accuracy(output_transform=from_engine(["pred", "label"]))}
@@ -263,10 +266,7 @@ def test_without_freeze_it_is_not_there():
 
 
 def test_selection_asks_by_the_embeddings():
-    trainer, _, (train, val) = make_frozen()
-    items = make_items()
-    plan = plan_chain(items, PlanSettings(policy="cumulative", selection="auto", seed=0), classes=CLASSES)
-    trainer.walker.plan = plan
+    trainer, _, (train, val) = make_frozen(selection="auto")
     calls = []
     trainer.network[0].register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     trainer.run()

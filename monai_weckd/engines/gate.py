@@ -1,0 +1,114 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ignite.engine import Events, RemovableEventHandle
+from monai.inferers import SimpleInferer
+
+from monai_weckd.engines.calibration import divide_logits, fit_temperature
+from monai_weckd.engines.distributed import of_rank_0
+from monai_weckd.engines.utils import check_metric
+from monai_weckd.networks.features import unwrap
+from monai_weckd.networks.freezing import predict_logits
+
+if TYPE_CHECKING:
+    from monai.engines import Evaluator, SupervisedTrainer
+
+    from monai_weckd.engines.state import ChainState, StageRecord
+
+__all__ = ["StageGate"]
+
+
+class StageGate:
+    """Measure students on validation: keep the best weights of each stage, and decide whether they become a teacher.
+
+    Args:
+        state: of the chain.
+        evaluator: the validation engine, whose key metric counts; None accepts every stage as its last epoch left it.
+
+    Raises:
+        ValueError: When the chain has options that need an evaluator, and there is none.
+
+    """
+
+    def __init__(self, state: ChainState, evaluator: Evaluator | None) -> None:
+        if evaluator is None and (state.options.accept == "improves" or state.options.calibrate):
+            what, instead = (
+                ("accept='improves'", "accept='always'")
+                if state.options.accept == "improves"
+                else ("calibrate=True", "calibrate=False")
+            )
+            raise ValueError(
+                f"evaluator: expected one for {what}, got None. Pass the validation evaluator, or {instead}."
+            )
+        self.state = state
+        self.options = state.options
+        self.evaluator = evaluator
+
+    def attach(self, engine: SupervisedTrainer) -> list[RemovableEventHandle]:
+        """Measure the student whenever the evaluator has run; return what to remove to end that."""
+        if self.evaluator is None:
+            return []
+        return [self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)]
+
+    def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
+        """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
+        if not engine.state.stage:
+            return
+        value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+        check_metric(evaluator.state.key_metric_name, value)
+        best = self.state.best
+        if best is None or not evaluator.metric_cmp_fn(best.value, value):
+            self.state.keep_best(value, engine.state.stage_epoch, unwrap(engine.network))
+
+    def load_best(self, engine: SupervisedTrainer) -> None:
+        """Put the best weights of the stage into the network; those of a stage never measured are measured now."""
+        if self.state.best is None and self.evaluator is not None:
+            self.evaluator.run()
+        if self.state.best is not None:
+            unwrap(engine.network).load_state_dict(self.state.best.weights)
+
+    def judge(self, engine: SupervisedTrainer) -> StageRecord:
+        """Accept or reject the student of a stage, calibrate an accepted one, and write down what the stage did."""
+        accepted = self._accepts()
+        return self.state.add_record(
+            engine.state.stage,
+            epochs=engine.state.stage_epoch,
+            metric=self.evaluator.state.key_metric_name if self.evaluator is not None else None,
+            accepted=accepted,
+            calibration=self._calibrate(engine) if accepted else None,
+        )
+
+    def _accepts(self) -> bool:
+        value = self.state.best.value if self.state.best else None
+        previous = self.state.accepted.value if self.state.accepted else None
+        if self.options.accept == "always" or self.evaluator is None or value is None or previous is None:
+            return True
+        better = self.evaluator.metric_cmp_fn
+        tolerance = self.options.tolerance if better(1.0, 0.0) else -self.options.tolerance  # less may be better
+        return not better(previous - tolerance, value)
+
+    def _calibrate(self, engine: SupervisedTrainer) -> float | None:
+        if not self.options.calibrate or self.evaluator is None:
+            return None
+        logits, labels = predict_logits(
+            engine.network,
+            self.evaluator.data_loader,
+            engine.state.device,
+            # MONAI's base class has none
+            inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
+        )
+        temperature = of_rank_0(fit_temperature(logits, labels))
+        divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
+        return temperature
