@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 import monai_weckd.utils.files
 from monai_weckd import plan_chain
-from monai_weckd.engines import ChainEvents
+from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import fingerprint
@@ -60,7 +60,7 @@ def handler_trainer(plan, network, handlers, options):
     evaluator = make_evaluator(network, plan.select(ITEMS, "val"))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     chain = ChainHandler(
-        plan, evaluator=evaluator, weight_end=0.0, temperature=TemperatureSchedule(4.0, 1.0), **options
+        plan, ChainOptions(**options), evaluator=evaluator, weight_end=0.0, temperature=TemperatureSchedule(4.0, 1.0)
     )
     trainer = SupervisedTrainer(
         torch.device("cpu"),
