@@ -31,6 +31,7 @@ from monai_weckd.handlers import FrozenBackbone, predict_probabilities
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.transforms import BatchAugment, BatchRandFlip
+from monai_weckd.utils.options import option_names
 
 CLASSES = ("a", "b", "c")
 
@@ -41,6 +42,7 @@ def make_frozen(
     """Build a small chain of heads; returns trainer, backbone and the datasets of training and validation."""
     known = {"unfreeze_last", "freeze", "head_layer", "cache_dir"}
     frozen = {key: options.pop(key) for key in known & options.keys()}
+    chain = {name: options.pop(name) for name in option_names(ChainOptions) if name in options}
     network = network or make_network()
     backbone = FrozenBackbone(network, **frozen)
     items = make_items()
@@ -71,7 +73,7 @@ def make_frozen(
         evaluator=evaluator,
         inferer=options.pop("inferer", backbone.inferer),
         prepare_batch=PrepareViews(BatchAugment([BatchRandFlip(prob=0.5, spatial_axis=0)])),
-        chain=ChainOptions(pool_ratio=1),
+        chain=ChainOptions(**{"pool_ratio": 1, **chain}),
         train_handlers=[ValidationHandler(1, evaluator), *handlers, backbone],
         **options,
     )
