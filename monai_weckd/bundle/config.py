@@ -24,11 +24,11 @@ from typing import Any
 from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_weckd.bundle.checks import accepted_arguments, unused_keys
-from monai_weckd.bundle.identity import PLACES
+from monai_weckd.bundle.identity import without_places
 from monai_weckd.utils.errors import one_error
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["BundleConfig", "find_overlay", "training_files"]
+__all__ = ["BundleConfig"]
 
 
 class BundleConfig:
@@ -75,7 +75,8 @@ class BundleConfig:
         self._locator.get_component_module_name("")
         parser = ConfigParser()
         parser.read_config([str(file) for file in self.files])
-        parser["_meta_"] = self.metadata
+        if (self.root / "configs" / "metadata.json").is_file():
+            parser["_meta_"] = self.metadata
         self.parser = self._parser_of(parser.get())
         for key, value in {**(changes or {}), "bundle_root": str(self.root)}.items():
             self.set(key, value)
@@ -117,6 +118,19 @@ class BundleConfig:
         self._refuse_unknown(key)
         self.parser[key] = value
 
+    def takes(self, key: str) -> bool:
+        """Tell whether a value can be set.
+
+        Args:
+            key: its key.
+
+        """
+        try:
+            self._refuse_unknown(key)
+        except ValueError:
+            return False
+        return True
+
     def leave_out(self, *keys: str) -> None:
         """Leave parts of the configuration out, where it has them: handlers of a list, a component, or a group.
 
@@ -151,8 +165,8 @@ class BundleConfig:
             return self.parser.get_parsed_content(key)
 
     def plain(self) -> dict[str, Any]:
-        """Return a copy of the configuration as it is written, without the places of files."""
-        return {key: deepcopy(value) for key, value in self.parser.get().items() if key not in PLACES}
+        """Return a copy of the configuration as it is written, without what changes nothing in the weights."""
+        return without_places(self.parser.get())
 
     def refuse_unused(self) -> None:
         """Refuse a key that nothing reads.
@@ -247,40 +261,3 @@ class BundleConfig:
             f"config_file: expected a file, or the name of one in {self.root / 'configs'}, "
             f"got {os.fspath(overlay)!r}. Correct the path."
         )
-
-
-def training_files(bundle: str | os.PathLike[str], overlays: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files that configure a bundle's training: its ``train.json``, and the overlays to merge into it.
-
-    Args:
-        bundle: the bundle's folder.
-        overlays: paths, or names of files in ``configs``, in their order.
-
-    Raises:
-        ValueError: When a file is missing.
-
-    """
-    train = Path(bundle) / "configs" / "train.json"
-    if not train.is_file():
-        raise ValueError(f"bundle: expected configs/train.json in {os.fspath(bundle)!r}, got none. Pass a bundle.")
-    return [train, *(find_overlay(Path(bundle), overlay) for overlay in overlays)]
-
-
-def find_overlay(root: Path, overlay: str | os.PathLike[str]) -> Path:
-    """Return the file of an overlay, given by its path or by its name in a bundle's ``configs``.
-
-    Args:
-        root: the bundle's folder.
-        overlay: path or name.
-
-    Raises:
-        ValueError: When there is no such file.
-
-    """
-    for path in (Path(overlay), root / "configs" / overlay):
-        if path.is_file():
-            return path
-    raise ValueError(
-        f"config_file: expected a file, or the name of one in {root / 'configs'}, got {os.fspath(overlay)!r}. "
-        "Correct the path."
-    )

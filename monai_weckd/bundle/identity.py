@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from monai_weckd.bundle.checks import calling_parser
 from monai_weckd.data.phantoms import is_phantom
 from monai_weckd.data.row_store import content_key
 
-__all__ = ["PLACES", "describe_transforms", "run_settings"]
+__all__ = ["PLACES", "describe_transforms", "recorded_settings", "run_settings", "without_places"]
 
 
 _READING = ("LoadImaged", "LoadMedicalImaged", "EnsureTyped")
@@ -40,10 +41,11 @@ PLACES = frozenset(
         "cache_dir",
         "overwrite",
         "resume",
-        "checkpoint_interval",
         "device",
     }
 )
+# the same of parts: who watches, what is kept meanwhile, and who reads the images
+_PARTS = ("monitors", "checkpoint")
 
 
 # what else may be another when a run goes on: what runs when, and MONAI's tracking
@@ -73,7 +75,7 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         RuntimeError: When it is called from outside a configuration.
 
     """
-    config = {key: value for key, value in calling_parser("run_settings").get().items() if key not in _NOT_A_SETTING}
+    config = without_places(calling_parser("run_settings").get(), _NOT_A_SETTING)
     archives: dict[str, str] = {}
     rows = [
         [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
@@ -82,6 +84,23 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     # labels go no further than into the digest
     content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
     return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
+
+
+def without_places(config: Mapping[str, Any], places: Collection[str] = PLACES) -> dict[str, Any]:
+    """Return a copy of a configuration without what changes nothing in the weights that come out.
+
+    Args:
+        config: the configuration, as it is written.
+        places: keys at the top to leave out, default ``PLACES``.
+
+    """
+    kept = deepcopy({key: value for key, value in config.items() if key not in places})
+    train = kept.get("train")
+    if isinstance(train, dict):
+        kept["train"] = {key: value for key, value in train.items() if key not in _PARTS}
+        if isinstance(train.get("dataloader"), dict):
+            train["dataloader"].pop("num_workers", None)
+    return kept
 
 
 def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -11,13 +11,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from monai_weckd.tune.backend import optuna
 from monai_weckd.tune.pruner import TrialPruner
 from monai_weckd.tune.space import suggest_values
 from monai_weckd.tune.training import TunedBundle
-from monai_weckd.utils.errors import one_error
 
 __all__ = ["METRIC", "ChainObjective"]
 
@@ -47,11 +44,9 @@ class ChainObjective:
             FloatingPointError: When the loss or the metric is not a finite number.
 
         """
-        workflow = self.bundle.workflow(suggest_values(trial, self.bundle.parameters))
-        with one_error():
-            workflow.initialize()
-            trainer: Any = workflow.trainer
-            pruner = TrialPruner(trial, workflow.evaluator)
+        config = self.bundle.trial(suggest_values(trial, self.bundle.parameters))
+        trainer = config.trainer()
+        pruner = TrialPruner(trial, config.value("validate#evaluator"))
         pruner.attach(trainer)
         trainer.run()
         pruner.check()

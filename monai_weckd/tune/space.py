@@ -20,7 +20,7 @@ from monai_weckd.utils.messages import nearest
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-__all__ = ["SPACE", "TunedParameter", "complete_temperature", "parse_parameters", "suggest_values"]
+__all__ = ["SPACE", "TunedParameter", "parse_parameters", "suggest_values"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class TunedParameter:
     """Where to look for the best value of one key of a bundle's configuration.
 
     Args:
-        name: the key.
+        name: the last part of the key.
         low: smallest value.
         high: largest value.
         log: whether ratios count rather than differences, default False.
         integer: whether the values are integers, default False.
         choices: the values themselves, default none: those from ``low`` to ``high``.
+        group: the part of the configuration that it is in, default "": the top.
 
     """
 
@@ -43,6 +44,12 @@ class TunedParameter:
     log: bool = False
     integer: bool = False
     choices: tuple[float, ...] = ()
+    group: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key in the configuration, such as "chain#pool_ratio"."""
+        return f"{self.group}#{self.name}" if self.group else self.name
 
     def suggest(self, trial: BaseTrial) -> Any:
         """Return the value that a trial is to try.
@@ -82,14 +89,14 @@ SPACE: Mapping[str, TunedParameter] = {
     for parameter in (
         TunedParameter("learning_rate", 1e-5, 1e-2, log=True),
         TunedParameter("distillation_weight", 0.1, 0.9),
-        TunedParameter("temperature_start", 1.0, 10.0),
-        TunedParameter("attention_weight", 0.01, 10.0, log=True),
-        TunedParameter("pool_ratio", 0, 4, integer=True),
-        TunedParameter("averaging", choices=(0.0, 0.9, 0.95, 0.99)),
-        TunedParameter("threshold", 0.0, 0.95),
+        TunedParameter("temperature", 1.0, 10.0, group="loss_function"),
+        TunedParameter("attention_weight", 0.01, 10.0, log=True, group="loss_function"),
+        TunedParameter("pool_ratio", 0, 4, integer=True, group="chain"),
+        TunedParameter("averaging", choices=(0.0, 0.9, 0.95, 0.99), group="chain"),
+        TunedParameter("threshold", 0.0, 0.95, group="loss_function"),
     )
 }
-DEFAULTS = ("learning_rate", "distillation_weight", "temperature_start")
+DEFAULTS = ("learning_rate", "distillation_weight", "temperature")
 
 
 def parse_parameters(names: str | Iterable[str]) -> tuple[TunedParameter, ...]:
@@ -127,25 +134,3 @@ def suggest_values(trial: BaseTrial, parameters: Iterable[TunedParameter]) -> di
 
     """
     return {parameter.name: parameter.suggest(trial) for parameter in parameters}
-
-
-def complete_temperature(values: Mapping[str, Any], *, end: float, shape: str) -> dict[str, Any]:
-    """Return tuned values with the end of the temperature, which follows its start and never exceeds it.
-
-    Args:
-        values: tuned values by key.
-        end: the configuration's ``temperature_end``.
-        shape: the configuration's ``temperature_shape``.
-
-    Example::
-
-        >>> complete_temperature({"temperature_start": 2.0}, end=4.0, shape="cosine")
-        {'temperature_start': 2.0, 'temperature_end': 2.0}
-        >>> complete_temperature({"temperature_start": 8.0}, end=1.0, shape="constant")
-        {'temperature_start': 8.0, 'temperature_end': 8.0}
-
-    """
-    if "temperature_start" not in values:
-        return dict(values)
-    start = values["temperature_start"]
-    return {**values, "temperature_end": start if shape == "constant" else min(end, start)}

@@ -14,31 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
-
-from monai_weckd.bundle.checks import unused_keys
-from monai_weckd.bundle.config import training_files
-from monai_weckd.bundle.identity import PLACES
-from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.data.datalist import Datalist
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
-from monai_weckd.tune.space import TunedParameter, complete_temperature
-from monai_weckd.utils.errors import one_error
-from monai_weckd.utils.messages import nearest
+from monai_weckd.tune.space import TunedParameter
 
 __all__ = ["TunedBundle"]
-
-# what may differ between the workers of a study without changing a trial's result, or shows in the plan's digest
-_PLACES = PLACES | {"split_file", "shard_file"}
-# handlers that only talk; those that write or test are known by what they refer to
-_TALKERS = ("ChainProgressBar", "CostReporter", "StatsHandler")
-_REFERENCES = ("@output_dir", "@test#", "@test::")
-# of the bundle's own run alone: trials have fewer keys in use, and errors go to the command line
-_NOT_IN_A_TRIAL = ("refuse_unused_keys", "show_cause_last")
 
 
 class TunedBundle:
@@ -74,50 +60,41 @@ class TunedBundle:
         changes: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self.files = training_files(bundle, overlays)
         self.parameters = tuple(parameters)
-        self.overrides = {"bundle_root": str(bundle), "dataset_dir": str(dataset_dir), **(changes or {})}
-        parser = ConfigParser()
-        parser.read_config(self.files)
-        self._check_keys(parser, changes or {})
-        # of an active chain each trial would ask for other labels, and all trials together for more than are paid for
-        self.replaced_selection: str | None = None
-        active = parser.get("selection", "random") != "random" and parser.get("shard_file") is None
-        if active and not {"selection", "shard_file"} & self.overrides.keys():
-            self.replaced_selection, self.overrides["selection"] = parser["selection"], "random"
-        parser.update(pairs=self.overrides)
-        _refuse_unused(parser)
-        if not parser.get("validate#evaluator"):
+        changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
+        self._check_keys(changes)
+        self.replaced_selection = self._replace_selection(changes)
+        config.refuse_unused()
+        if not config["validate#evaluator"]:
             raise ValueError("validate#evaluator: expected an evaluator, got none. Tuning needs a validation.")
-        if "cache_dir" in parser and parser["cache_dir"] is None:
-            parser["cache_dir"] = self.overrides["cache_dir"] = str(cache_dir)
-        # as it is now: planning puts objects into it
-        self.config = {key: deepcopy(value) for key, value in parser.get().items() if key not in _PLACES}
-        with one_error():
-            self._plan(parser, seed)
-            self.temperature = {
-                name: parser.get_parsed_content(f"temperature_{name}")
-                for name in ("end", "shape")
-                if f"temperature_{name}" in parser
-            }
-            self.own_values = {item.name: parser.get_parsed_content(item.name) for item in self.parameters}
-            self.epochs = divide_epochs(
-                parser.get_parsed_content("train#trainer#max_epochs"),
-                self.plan.settings.num_stages,
-                parser.get_parsed_content("train#trainer#stage_epochs", default=None),
-            )
-            better = parser.get("validate#evaluator#metric_cmp_fn")
-            better = better and parser.get_parsed_content("validate#evaluator#metric_cmp_fn")
+        if config["cache_dir"] is None:
+            config.set("cache_dir", str(cache_dir))
+        # trials write nothing, talk to nobody and test nothing
+        config.leave_out("train#monitors", "train#recorder", "train#checkpoint", "test")
+        self._plan(seed)
+        self.own_values = {item.name: config.value(item.key) for item in self.parameters}
+        self.epochs = divide_epochs(
+            config.value("train#trainer#max_epochs"), self.plan.settings.num_stages, config.value("chain").stage_epochs
+        )
+        compare = "validate#evaluator#metric_cmp_fn"
+        better = config.value(compare) if compare in config else None
         self.lower_is_better = callable(better) and not better(1.0, 0.0)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that configure the training."""
+        return self.config.files
+
     def overlay(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the configuration overlay that sets tuned values.
+        """Return the configuration overlay that sets tuned values, by key.
 
         Args:
             values: values of the parameters, by name.
 
         """
-        return complete_temperature(values, **self.temperature) if self.temperature else dict(values)
+        keys = {parameter.name: parameter.key for parameter in self.parameters}
+        return {keys[name]: value for name, value in values.items()}
 
     @property
     def knows_own_values(self) -> bool:
@@ -132,83 +109,56 @@ class TunedBundle:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a trial's result beside the tuned values, as JSON can hold it."""
-        found = {key: _short(value) for key, value in self.config.items()}
-        return {**found, "data and plan": self.plan.digest[:12]}
+        content = self.config.plain()
+        # where the split and the shards come from shows in the plan
+        content["datalist"].pop("split_file", None)
+        content["plan"].pop("shards", None)
+        return {**{key: _short(value) for key, value in content.items()}, "data and plan": self.plan.digest[:12]}
 
-    def workflow(self, values: Mapping[str, Any]) -> ConfigWorkflow:
-        """Return a training of the bundle that is ready to be initialized: without files, report and test.
+    def trial(self, values: Mapping[str, Any]) -> BundleConfig:
+        """Return the configuration of a trial.
 
         Args:
             values: values of the parameters, by name.
 
         """
-        workflow = ConfigWorkflow(
-            [str(file) for file in self.files],
-            workflow_type="train",
-            logging_file=False,
-            **{**self.overrides, **self.overlay(values)},
-        )
-        config = workflow.parser.get()
-        config.pop("test", None)
-        config.update(datalist=self.datalist, plan=self.plan)
-        config["initialize"] = [
-            step for step in config.get("initialize", []) if not any(name in step for name in _NOT_IN_A_TRIAL)
-        ]
-        for part in ("train", "validate"):
-            if isinstance(config[part].get("handlers"), list):
-                config[part]["handlers"] = list(_needed(config[part]["handlers"]))
-        workflow.parser.set(config)
-        return workflow
+        return self.config.copy(self.overlay(values), datalist=self.datalist, plan=self.plan)
 
-    def _check_keys(self, parser: ConfigParser, changes: Mapping[str, Any]) -> None:
-        keys = [str(key) for key in parser.get()]
+    def _check_keys(self, changes: Mapping[str, Any]) -> None:
         for parameter in self.parameters:
-            if parameter.name not in keys:
+            if not self.config.takes(parameter.key):
                 raise ValueError(f"parameters: expected keys of {self.files[0]}, got {parameter.name!r}. Leave it out.")
-        for key in changes:
-            if key not in parser:
-                raise ValueError(f"set: expected a key of {self.files[0]}, got {key!r}. {_nearest_key(key, keys)}")
-            if key in [parameter.name for parameter in self.parameters]:
-                raise ValueError(f"set: expected a key that is not tuned, got {key!r}. Leave it out of --parameters.")
+            if parameter.key in changes:
+                raise ValueError(
+                    f"set: expected a key that is not tuned, got {parameter.key!r}. Leave it out of --parameters."
+                )
 
-    def _plan(self, parser: ConfigParser, seed: int) -> None:
-        datalist = parser.get_parsed_content("datalist")
-        if "_target_" not in (parser.get("plan") or {}):
-            raise ValueError(
-                "plan: expected monai_weckd.plan_chain with its arguments, got an expression. Spell it out."
-            )
+    def _replace_selection(self, changes: Mapping[str, Any]) -> str | None:
+        """Train on random shards where the chain chooses them, and return how it would.
+
+        Each trial would ask for other labels, and all trials together for more than are paid for.
+        """
+        selection: str = self.config.value("plan#settings").selection
+        given = "plan#shards" in self.config and self.config["plan#shards"] is not None
+        if selection == "random" or given or "selection" in changes:
+            return None
+        self.config.set("selection", "random")
+        return selection
+
+    def _plan(self, seed: int) -> None:
+        config = self.config
+        datalist: Datalist = config.value("datalist")
         oracle = BlindOracle(datalist.items, num_classes=len(datalist.classes))
-        parser["plan#oracle"] = oracle
-        parser["datalist"] = datalist
-        whole: ChainPlan = parser.get_parsed_content("plan")
+        shards = config.value("plan#shards") if "plan#shards" in config else None
+        whole = datalist.plan(config.value("plan#settings"), shards=shards, oracle=oracle)
         if whole.settings.selection not in ("random", "given"):
             raise ValueError(
-                f"selection: expected 'random' or a shard_file, got {whole.settings.selection!r}: every trial "
+                f"selection: expected 'random' or given shards, got {whole.settings.selection!r}: every trial "
                 "would ask for other labels. Pass --set selection=random, or --set plan#shards=path/to/plan.json."
             )
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}
         self.datalist = datalist._replace(items=[item for item in datalist.items if item["id"] in reachable])
-
-
-def _nearest_key(key: str, keys: list[str]) -> str:
-    """Return a hint at the key that was meant; a list of all would be too long."""
-    hint = nearest(key, keys)
-    return hint if hint.startswith("Did") else "See its top level."
-
-
-def _refuse_unused(parser: ConfigParser) -> None:
-    for key, hint in unused_keys(parser.get()).items():
-        raise ValueError(f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}")
-
-
-def _needed(handlers: Iterable[Any]) -> Iterator[Any]:
-    """Yield the configurations of the handlers that a training needs: those that neither write nor talk nor test."""
-    for handler in handlers:
-        text = json.dumps(handler)
-        name = handler.get("_target_", "").rpartition(".")[2] if isinstance(handler, dict) else ""
-        if name not in _TALKERS and not any(reference in text for reference in _REFERENCES):
-            yield handler
 
 
 def _short(value: Any) -> Any:
