@@ -24,7 +24,7 @@ settings.load_profile("default")
 # what computes: the tests there compare numbers, which another processor rounds otherwise
 TESTS = Path(__file__).resolve().parent
 PORTABLE = {"compare", "data", "engines", "handlers", "losses", "networks", "predict", "selection", "transforms"}
-PORTABLE |= {"test_cost.py", "test_features.py", "test_inferers.py", "test_metrics.py", "test_pretrained.py"}
+PORTABLE |= {"costs", "metrics", "test_inferers.py", "test_pretrained.py"}
 PORTABLE |= {"test_all_bundles.py", "test_federated.py", "test_frozen.py", "test_multi_gpu.py"}
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

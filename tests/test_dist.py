@@ -65,7 +65,7 @@ def source(tmp_path_factory):
     for name in ("monai_weckd", "bundles"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     files = {path.relative_to(folder).as_posix() for path in folder.glob("*/**/*") if path.is_file()}
-    for name in [*(f"bundles/{NAME}/{leftover}" for leftover in LEFTOVERS), "tests/test_plan.py"]:
+    for name in [*(f"bundles/{NAME}/{leftover}" for leftover in LEFTOVERS), "tests/plan/test_planner.py"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder, files - {"bundles/build.py"}

@@ -88,7 +88,7 @@ def test_images_get_the_probabilities_of_their_embeddings(dataset, frozen, tmp_p
     expected = probabilities(frozen / "predictions.csv", "id")
     assert len(expected) > 10
     # the bundle keeps test images in half precision, which inference.json does not; without that it is 1e-6, see
-    # tests/handlers/test_frozen_backbone.py
+    # tests/handlers/test_backbone.py
     for key, row in expected.items():
         assert found[str(dataset / key)] == pytest.approx(row, abs=1e-4)
 

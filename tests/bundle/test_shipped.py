@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd.bundle import shipped as bundle_copy
+from monai_weckd.bundle import shipped
 from monai_weckd.bundle.shipped import bundle_names, copy_bundle
 from monai_weckd.cli.main import main
 
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAME = "otoscopy_chain_classification"
 
 
@@ -38,7 +38,7 @@ def bundle(request, tmp_path, monkeypatch):
         (bundle / name).write_text(name)
     (bundle.parent / "build.py").touch()
     package.mkdir(exist_ok=True)
-    monkeypatch.setattr(bundle_copy, "__file__", str(package / "bundle_copy.py"))
+    monkeypatch.setattr(shipped, "__file__", str(package / "bundle" / "shipped.py"))
     return bundle
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
 OTOSCOPY = ROOT / "bundles" / "otoscopy_chain_classification"
 SMALL = ("freeze_backbone=true", "max_epochs=6", "iterations_per_epoch=3", "batch_size=8", "embedding_views=2")

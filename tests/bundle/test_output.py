@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
         prepare_output_dir(tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "bundles").glob("*/configs/*.json")), ids=str)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/*.json")), ids=str)
 def test_bundle_files_are_in_the_model_zoo_s_format(path):
     text = path.read_text()
     assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"

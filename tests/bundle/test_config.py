@@ -18,7 +18,7 @@ import pytest
 
 from monai_weckd.bundle.config import BundleConfig
 
-OTOSCOPY = Path(__file__).parents[1] / "bundles" / "otoscopy_chain_classification"
+OTOSCOPY = Path(__file__).parents[2] / "bundles" / "otoscopy_chain_classification"
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "probe_costs", probe)
     stages, chain = [1, 2, 9], {"views": 3, "teacher_cache": True, "pool_ratio": 2}
     changes = {"spatial_size": [16, 20], "val_interval": 2, "chain#stage_epochs": stages}
-    bundle = Path(__file__).parents[1] / "bundles" / "otoscopy_chain_classification"
+    bundle = Path(__file__).parents[2] / "bundles" / "otoscopy_chain_classification"
     config = BundleConfig(bundle, changes={**changes, **{f"chain#{name}": value for name, value in chain.items()}})
     plan = datalist.plan(PlanSettings(label_fraction=0.2))
     lines = list(forecast.forecast_cost(config, plan, datalist, **OPTIONS))

@@ -263,7 +263,7 @@ def test_report_of_no_run_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "otoscopy_chain_classification"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
 
 @pytest.fixture(scope="module")
