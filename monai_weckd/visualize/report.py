@@ -35,7 +35,7 @@ METRIC_NAMES = {
     "macro_auc": "Macro AUC",
     "ece": "Calibration error (ECE)",
 }
-_PLAN_KEYS = ("classes", "test", "skipped", "unused")
+_PLAN_KEYS = ("settings", "shard_size", "classes", "test", "skipped", "unused")
 _CHAIN_KEYS = ("format", "classes", "seed", "label_budget", "ledger", "settings", "stages", "final")
 _STAGE_KEYS = (
     *("stage", "teacher", "labeled", "groups", "pool", "epochs", "best_epoch"),

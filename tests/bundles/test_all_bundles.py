@@ -334,7 +334,8 @@ def test_it_trains_on_real_images_and_mlflow_tracks_it(kind, shared_data, tmp_pa
     # a data base takes as long to make as all the rest: once will do
     options = {"tracking": "mlflow"} if kind == "otoscopy" else {}
     options |= {"max_epochs": 3, "iterations_per_epoch": 1, "label_fraction": 0.05, "selection": "random"}
-    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options, missing_classes="allow")
+    options |= {"plan#settings#missing_classes": "allow"}
+    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options)
     assert len(chain["stages"]) == 3
     assert (tmp_path / "out" / "mlruns.db").exists() == (kind == "otoscopy")
     assert chain["settings"]["synthetic"] is False

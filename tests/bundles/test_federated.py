@@ -32,11 +32,11 @@ CLIENTS, LOCAL_EPOCHS = 2, 2
 SETTINGS = {
     "num_stages": 2,
     "max_epochs": 4,
-    "stage_epochs": [3, 1],
+    "chain#stage_epochs": [3, 1],
     "iterations_per_epoch": 1,
     "batch_size": 8,
     "label_fraction": 0.4,
-    "missing_classes": "allow",
+    "plan#settings#missing_classes": "allow",
 }
 MODEL = {ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}
 

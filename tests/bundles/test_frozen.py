@@ -23,6 +23,8 @@ from bundle_runs import BUNDLES, OTOSCOPY, SMALL, refusal, run_bundle, train
 from monai_weckd.data.phantoms import make_phantom
 
 SPATIAL = BUNDLES / "brain_mri_3d_chain_classification"
+FROZEN = {"overlays": ["frozen"], "chain#accept": "always"}
+HEADS = {**FROZEN, "embedding_views": 2, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def frozen(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "output"
-    train(OTOSCOPY, dataset, path, freeze_backbone=True, embedding_views=2, accept="always", learning_rate=0.01)
+    train(OTOSCOPY, dataset, path, **HEADS)
     return path
 
 
@@ -74,8 +76,7 @@ def test_all_students_share_the_backbone(frozen):
 
 def test_output_is_that_of_any_chain(frozen):
     chain = json.loads((frozen / "chain.json").read_text())
-    settings = {key: chain["settings"][key] for key in ("freeze_backbone", "unfreeze_last", "embedding_views")}
-    assert settings == {"freeze_backbone": True, "unfreeze_last": False, "embedding_views": 2}
+    assert chain["settings"]["embedding_views"] == 2
     assert chain["cost"] is None
     assert all(stage["val"] and stage["test"] for stage in chain["stages"])
     errors = json.loads((frozen / "errors" / "errors.json").read_text())["errors"]
@@ -94,10 +95,9 @@ def test_images_get_the_probabilities_of_their_embeddings(dataset, frozen, tmp_p
 
 
 def test_embeddings_in_a_file_are_those_in_memory(dataset, frozen, tmp_path):
-    options = {"freeze_backbone": True, "embedding_views": 2, "accept": "always", "learning_rate": 0.01}
     expected = probabilities(frozen / "predictions.csv", "id")
     for name in ("one", "two"):
-        train(OTOSCOPY, dataset, tmp_path / name, **options, cache_dir=tmp_path / "cache")
+        train(OTOSCOPY, dataset, tmp_path / name, **HEADS, cache_dir=tmp_path / "cache")
         found = probabilities(tmp_path / name / "predictions.csv", "id")
         # computed in other batches
         assert found == {key: pytest.approx(row, abs=1e-4) for key, row in expected.items()}
@@ -108,7 +108,7 @@ def test_embeddings_in_a_file_are_those_in_memory(dataset, frozen, tmp_path):
 
 def test_the_last_stage_may_train_the_whole_network(dataset, tmp_path):
     out = tmp_path / "out"
-    options = {"freeze_backbone": True, "unfreeze_last": True, "embedding_views": 1, "accept": "always"}
+    options = {**FROZEN, "backbone#unfreeze_last": True, "embedding_views": 1}
     train(OTOSCOPY, dataset, out, **options)
     bodies = [weights(out, f"stage_{stage}/model.pt")[1] for stage in (1, 2, 3)]
     assert same(bodies[0], bodies[1])
@@ -119,7 +119,7 @@ def test_the_last_stage_may_train_the_whole_network(dataset, tmp_path):
 
 def test_volumes_have_embeddings_too(tmp_path):
     data, out = make_phantom("brain_mri_3d", tmp_path / "data", items=36), tmp_path / "out"
-    options = {"freeze_backbone": True, "unfreeze_last": True, "embedding_views": 1, "accept": "always"}
+    options = {**FROZEN, "backbone#unfreeze_last": True, "embedding_views": 1}
     train(SPATIAL, data, out, **options, spatial_size=[24, 24, 24])
     bodies = [weights(out, f"stage_{stage}/model.pt")[1] for stage in (1, 2, 3)]
     assert same(bodies[0], bodies[1])
@@ -127,8 +127,10 @@ def test_volumes_have_embeddings_too(tmp_path):
 
 
 def test_the_teacher_s_weak_view_is_the_image_itself(dataset, tmp_path):
-    options = {"freeze_backbone": True, "teacher": "student", "teacher_view": "weak", "threshold": 0.3}
-    chain = train(OTOSCOPY, dataset, tmp_path / "out", **options, hard_labels=True, selection="auto", averaging=0.9)
+    weak = {"_target_": "monai_weckd.transforms.BatchAugment", "transforms": []}
+    options = {"overlays": ["frozen"], "train#prepare_batch#teacher_augment": weak, "chain#teacher": "student"}
+    options |= {"chain#averaging": 0.9, "loss_function#threshold": 0.3, "loss_function#hard_labels": True}
+    chain = train(OTOSCOPY, dataset, tmp_path / "out", **options)
     assert len(chain["stages"]) == 3
     bodies = [weights(tmp_path / "out", f"stage_{stage}/model.pt")[1] for stage in (1, 3)]
     assert same(*bodies)
@@ -137,24 +139,15 @@ def test_the_teacher_s_weak_view_is_the_image_itself(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unfreeze_last": True}, "unfreeze_last: expected False without freeze_backbone, got True"),
-        (
-            {"freeze_backbone": True, "attention_weight": 1.0},
-            "attention_weight: expected 0 with freeze_backbone, got 1.0",
-        ),
-        (
-            {"freeze_backbone": True, "head_layer": "layer5"},
-            "path: expected a module of ResNet, got 'layer5'.*'layer4'",
-        ),
-        (
-            {"freeze_backbone": True, "head_layer": "layer4"},
-            r"head_layer: expected a layer with an input of shape \(B, D",
-        ),
-        ({"freeze_backbone": True, "embedding_views": -1}, "views: expected 0 without augment, and never less, got -1"),
+        ({"backbone#freeze": False, "backbone#unfreeze_last": True}, "unfreeze_last: expected False without freeze_backbone, got True"),
+        ({"loss_function#attention_weight": 1.0}, "attention_weight: expected 0 with freeze_backbone, got 1.0"),
+        ({"chain#head_layer": "layer5"}, "path: expected a module of ResNet, got 'layer5'.*'layer4'"),
+        ({"chain#head_layer": "layer4"}, r"head_layer: expected a layer with an input of shape \(B, D"),
+        ({"embedding_views": -1}, "views: expected 0 without augment, and never less, got -1"),
     ],
 )
 def test_refuses_in_one_line(dataset, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    line = refusal(OTOSCOPY, dataset_dir=str(dataset), output_dir="out", **SMALL, **options)
+    line = refusal(OTOSCOPY, overlays=["frozen"], dataset_dir=str(dataset), output_dir="out", **SMALL, **options)
     assert re.search(message, line), line
     assert "\n" not in line

@@ -172,7 +172,7 @@ def test_rank_0_predicts_without_the_wrapper_that_waits_for_other_ranks():
 def test_bundle_runs_on_two_processes(dataset, tmp_path):
     output = tmp_path / "output"
     # calibration, which follows the gate, moves the metric
-    done = torchrun(OTOSCOPY, dataset, output, calibrate=False)
+    done = torchrun(OTOSCOPY, dataset, output, **{"chain#calibrate": False})
     assert done.returncode == 0, done.stderr[-6000:]
     chain = json.loads((output / "chain.json").read_text())
     assert [stage["stage"] for stage in chain["stages"]] == [1, 2, 3]

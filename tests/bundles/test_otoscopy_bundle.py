@@ -110,7 +110,7 @@ def test_the_model_is_the_accepted_student_and_its_figures_are_right(output):
 
 def test_the_gate_compares_the_figures_that_it_reports(dataset, tmp_path):
     # calibration, which follows the gate, moves probabilities and with them the figures
-    chain = train(OTOSCOPY, dataset, tmp_path / "out", calibrate=False)
+    chain = train(OTOSCOPY, dataset, tmp_path / "out", **{"chain#calibrate": False})
     assert [stage["gate"]["metric"] for stage in chain["stages"]] == ["val_macro_auc"] * 3
     assert_the_gate_fits(chain, tmp_path / "out")
 
@@ -138,12 +138,6 @@ def test_efficientnet_overlay_runs_without_a_network_connection(dataset, tmp_pat
     weights = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     network = EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=4)
     network.load_state_dict(weights, strict=True)
-
-
-def test_recommended_preset_is_the_default():
-    parser = ConfigParser.load_config_file(str(OTOSCOPY / "configs" / "train.json"))
-    for key, value in ConfigParser.load_config_file(str(OTOSCOPY / "configs" / "recommended.json")).items():
-        assert parser[key] == value
 
 
 def test_inference_needs_no_monai_weckd(dataset, output, tmp_path):
@@ -181,8 +175,10 @@ def test_datalist_is_monai_s_own_form(dataset, output):
     [
         ("val_intervl", 3, "val_intervl: expected a key that the configuration uses.*Did you mean 'val_interval'"),
         ("train#datset", 3, "train#datset: expected a key that the configuration uses.*Did you mean 'train#dataset'"),
-        ("shard_policy", "disjont", "policy: expected .*Did you mean 'disjoint'"),
-        ("init", "techer", "init: expected one of .*Did you mean 'teacher'"),
+        ("chain#tolerence", 0.1, "chain#tolerence: expected a key that the .*Did you mean 'tolerance'"),
+        ("plan#settings#polcy", "shared", "plan#settings#polcy: expected a key that the .*Did you mean 'policy'"),
+        ("plan#settings#policy", "disjont", "policy: expected .*Did you mean 'disjoint'"),
+        ("chain#init", "techer", "init: expected one of .*Did you mean 'teacher'"),
         ("max_epochs", 2, "max_epochs: expected at least one for each of 3 stages, got 2"),
         ("label_fraction", 0.001, "label_fraction: expected "),
         ("label_fraction", 0.5, r"num_stages: expected stages that need \d+ labels at most, got 3 x \d+"),
@@ -241,7 +237,7 @@ def test_bad_items_are_named_or_skipped_and_listed_and_odd_names_are_harmless(da
     assert f"got {len(keys)} that are not, first 'normal/cut.png': cannot be decoded" in line
     assert "on_bad_item='skip'" in line
     assert not out.exists()
-    train(OTOSCOPY, data, out, on_bad_item="skip")
+    train(OTOSCOPY, data, out, **{"datalist#on_bad_item": "skip"})
     assert sorted(json.loads((out / "plan.json").read_text())["skipped"]) == sorted(keys)
     page = (out / "report.html").read_text()
     assert all(key in page for key in keys)
@@ -261,7 +257,7 @@ def test_bad_items_are_named_or_skipped_and_listed_and_odd_names_are_harmless(da
 def test_nan_loss_stops_with_its_place_and_keeps_the_last_good_student(dataset, tmp_path):
     out = tmp_path / "out"
     # logits divided by next to nothing: the distillation loss, and so the second stage, is where it breaks
-    options = {**SMALL, "temperature_start": 1e-42, "temperature_end": 1e-42}
+    options = {**SMALL, "loss_function#temperature": 1e-42}
     line = refusal(OTOSCOPY, dataset_dir=str(dataset), output_dir=str(out), **options)
     assert "loss: expected a finite number, got nan in stage 2, epoch 1" in line
     assert "last good checkpoint: stage 1" in line
@@ -270,20 +266,22 @@ def test_nan_loss_stops_with_its_place_and_keeps_the_last_good_student(dataset, 
 
 
 def test_views_cache_file_and_bfloat16_are_a_matter_of_options(dataset, tmp_path):
-    options = {"views": 2, "pool_ratio": 1, "cache_dir": tmp_path / "cache", "overlays": ["paper"]}
-    train(OTOSCOPY, dataset, tmp_path / "one", **options)
+    options = {"chain#views": 2, "chain#pool_ratio": 1, "cache_dir": tmp_path / "cache", "overlays": ["paper"]}
+    cached_teacher = {**options, "chain#teacher_cache": True}
+    train(OTOSCOPY, dataset, tmp_path / "one", **cached_teacher)
     rows = {path: (path.stat().st_size, digest(path)) for path in (tmp_path / "cache").rglob("rows.bin")}
     assert len(rows) == 2  # training images as bytes, validation and test images in half precision
-    train(OTOSCOPY, dataset, tmp_path / "two", **options)
+    train(OTOSCOPY, dataset, tmp_path / "two", **cached_teacher)
     assert {path: (path.stat().st_size, digest(path)) for path in (tmp_path / "cache").rglob("rows.bin")} == rows
     assert digest(tmp_path / "one" / "model.pt") == digest(tmp_path / "two" / "model.pt")
-    online = train(OTOSCOPY, dataset, tmp_path / "online", **options, teacher_cache=False)
+    online = train(OTOSCOPY, dataset, tmp_path / "online", **options)
     assert online["settings"]["views"] == 2
     cached, asked = (json.loads((tmp_path / name / "history.json").read_text())["epochs"] for name in ("one", "online"))
     for key in ("distillation_loss", "attention_loss"):
         assert [epoch[key] for epoch in cached[1:]] == pytest.approx([epoch[key] for epoch in asked[1:]], rel=1e-2)
-    half = train(OTOSCOPY, dataset, tmp_path / "half", **options, autocast=True)
-    assert half["settings"]["autocast"] is True
+    autocast = {"train#inferer#_target_": "monai_weckd.inferers.AutocastInferer"}
+    half = train(OTOSCOPY, dataset, tmp_path / "half", **cached_teacher, **autocast)
+    assert digest(tmp_path / "half" / "model.pt") != digest(tmp_path / "one" / "model.pt")
     assert half["cost"]["predicted"]["steps"] == online["cost"]["predicted"]["steps"] == [2, 2, 2]
     assert half["cost"]["actual"]["total_seconds"] > 0
     assert "Predicted" in (tmp_path / "half" / "report.html").read_text()

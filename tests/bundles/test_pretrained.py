@@ -35,7 +35,7 @@ TINY = {
     "iterations_per_epoch": 1,
     "batch_size": 4,
     "label_fraction": 0.3,
-    "stratify": True,
+    "plan#settings#stratify": True,
 }
 SMALL_IMAGES = {kind: {"spatial_size": [32, 32]} for kind in KINDS}
 SMALL_IMAGES["brain_mri_3d"] = {"spatial_size": [16, 16, 16], "spacing": [3.0, 3.0, 3.0]}

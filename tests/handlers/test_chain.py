@@ -29,6 +29,7 @@ from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.options import option_names
 
 CLASSES = ("a", "b", "c")
 
@@ -108,9 +109,12 @@ def test_the_chain_is_that_of_the_trainer(options):
     script(expected.walker.evaluator)
     expected.run()
     parts = make_parts(scheduler=options.get("scheduler", False))
-    settings = {key: value for key, value in options.items() if key != "scheduler"}
+    chain = {key: options[key] for key in option_names(ChainOptions) if key in options}
+    distillation = {key: value for key, value in options.items() if key not in {*chain, "scheduler"}}
     # listed last, as an overlay of a bundle lists it
-    handler = ChainHandler(parts[0], evaluator=parts[4], fresh=parts[5], temperature=2.0, **settings)
+    handler = ChainHandler(
+        parts[0], ChainOptions(**chain), evaluator=parts[4], fresh=parts[5], temperature=2.0, **distillation
+    )
     found = make_pipeline(parts, [handler])
     script(parts[4])
     found.run()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sklearn.metrics import accuracy_score
 from torch.utils.data import DataLoader
 
 from monai_weckd import ChainPlan, plan_chain
+from monai_weckd.engines import ChainOptions
 from monai_weckd.handlers import ChainRecorder, predict_probabilities
 from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
@@ -61,7 +63,17 @@ def test_files_say_what_happened(tmp_path):
     assert [stage["stage"] for stage in chain["stages"]] == [1, 2, 3]
     assert [stage["best_epoch"] for stage in chain["stages"]] == [r.best_epoch for r in trainer.records]
     assert chain["label_budget"] == dict(trainer.plan.label_budget)
-    assert chain["settings"] == {"learning_rate": 0.05}
+    settings = {
+        **asdict(trainer.plan.settings),
+        **asdict(ChainOptions()),
+        "network": "Sequential",
+        "threads": torch.get_num_threads(),
+        "processes": 1,
+        "max_epochs": 6,
+        "epoch_length": 4,
+        "learning_rate": 0.05,
+    }
+    assert chain["settings"] == settings
     assert [line["purpose"] for line in chain["ledger"]] == ["shard"] * 3 + ["validation", "test"]
     assert sum(stage["accepted"] for stage in chain["stages"]) >= 1
 

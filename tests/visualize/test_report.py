@@ -130,8 +130,8 @@ class Run:
         self.plan = {
             "format": 1,
             "classes": self.classes,
-            "seed": 7,
-            "policy": "cumulative",
+            "settings": {"seed": 7, "policy": "cumulative"},
+            "shard_size": 31,
             "train": ["a"] * 93,
             "val": ["b"] * 10,
             "test": ["c"] * num_test,
@@ -243,6 +243,7 @@ def set_accuracy(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda run: drop(run.plan, "settings"), r"plan\.json: expected the key 'settings', got none"),
         (lambda run: run.chain.update(format=2), r"chain\.json: expected format 1, got 2\. Use the version"),
         (lambda run: run.chain.update(classes=["a", "b"]), r"chain\.json: expected the classes of plan\.json"),
         (
