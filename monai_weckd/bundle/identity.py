@@ -48,7 +48,7 @@ PLACES = frozenset(
 _PARTS = ("monitors", "checkpoint")
 
 
-# what else may be another when a run goes on: what runs when, and MONAI's tracking
+# what else may be another when a run goes on: what runs when, who loads, and MONAI's tracking
 _NOT_A_SETTING = PLACES | {
     "imports",
     "initialize",
@@ -60,6 +60,7 @@ _NOT_A_SETTING = PLACES | {
     "save_execute_config",
     "is_not_rank0",
 }
+_HOW_IT_RUNS = re.compile(r"#num_workers$|^train#checkpoint#interval$")
 
 
 def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-from monai.bundle import ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser
 
-from monai_weckd.bundle.checks import refuse_unused_keys, show_cause_last, unused_keys
+from monai_weckd.bundle.checks import refuse_unused_keys, show_cause_last, unknown_arguments, unused_keys
 from monai_weckd.bundle.identity import run_settings
 from monai_weckd.bundle.output import is_complete, prepare_output_dir
 
@@ -26,7 +23,7 @@ CONFIG = {
     "seed": 0,
     "val_interval": 1,
     "train": {
-        "dataset": {"_target_": "Dataset", "data": [], "unread": 1},
+        "dataset": {"_target_": "Dataset", "data": []},
         "handlers": [{"_target_": "ValidationHandler", "interval": "@val_interval"}],
     },
     "initialize": ["$monai_weckd.bundle.refuse_unused_keys()"],
@@ -48,9 +45,10 @@ def test_a_key_that_nothing_reads_is_found(key, value, unused):
     assert unused_keys({**CONFIG, key: value}) == unused
 
 
-def test_members_of_a_group_are_looked_at_but_not_those_of_a_component():
-    config = {**CONFIG, "train": {**CONFIG["train"], "datset": {}}}
+def test_members_of_a_group_are_keys_and_those_of_a_component_arguments():
+    config = {**CONFIG, "train": {**CONFIG["train"], "datset": {}, "dataset": {"_target_": "Dataset", "dta": []}}}
     assert unused_keys(config) == {"train#datset": "Did you mean 'train#dataset'?"}
+    assert unknown_arguments(config, ComponentLocator()) == {"train#dataset#dta": "Did you mean 'data'?"}
 
 
 def test_a_key_may_be_read_by_a_macro_or_with_either_separator():
@@ -132,12 +130,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
         prepare_output_dir(tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/*.json")), ids=str)
-def test_bundle_files_are_in_the_model_zoo_s_format(path):
-    text = path.read_text()
-    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
-
-
 def test_the_configuration_that_tracking_writes_first_is_no_earlier_run(tmp_path):
     (tmp_path / "config_20261122_101112.json").touch()
     assert prepare_output_dir(tmp_path) == tmp_path
@@ -195,8 +187,11 @@ def test_settings_are_the_configuration_but_for_places_and_the_data(tmp_path):
     assert (found["seed"], found["rates#0"], found["rates#1#x"]) == (0, 0.1, None)
     key = "images and their list"
     assert found[key].startswith("2 items, digest ")
-    assert settings_of({"output_dir": "elsewhere", "num_workers": 3}, items)[key] == found[key]
-    assert "num_workers" not in settings_of({"num_workers": 3}, items)
+    plain = settings_of({}, items)
+    assert settings_of({"output_dir": "elsewhere", "cache_dir": "there"}, items) == plain
+    loading = {"dataloader": {"num_workers": 3, "batch_size": 2}, "checkpoint": {"interval": 2}}
+    changed = settings_of({"train": {**CONFIG["train"], **loading}}, items)
+    assert changed == {**plain, "train#dataloader#batch_size": 2}
     # elsewhere, and in another order, the same files are the same
     files(tmp_path / "copy", "a", "b")
     moved = [{**item, "image": str(tmp_path / "copy" / item["id"])} for item in reversed(items)]

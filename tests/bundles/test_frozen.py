@@ -23,6 +23,7 @@ from bundle_runs import BUNDLES, OTOSCOPY, SMALL, refusal, run_bundle, train
 from monai_weckd.data.phantoms import make_phantom
 
 SPATIAL = BUNDLES / "brain_mri_3d_chain_classification"
+FLIP = {"_target_": "monai_weckd.transforms.BatchRandFlip"}
 FROZEN = {"overlays": ["frozen"], "chain#accept": "always"}
 HEADS = {**FROZEN, "embedding_views": 2, "learning_rate": 0.01}
 
@@ -127,7 +128,7 @@ def test_volumes_have_embeddings_too(tmp_path):
 
 
 def test_the_teacher_s_weak_view_is_the_image_itself(dataset, tmp_path):
-    weak = {"_target_": "monai_weckd.transforms.BatchAugment", "transforms": []}
+    weak = {"_target_": "monai_weckd.transforms.BatchAugment", "transforms": [FLIP]}
     options = {"overlays": ["frozen"], "train#prepare_batch#teacher_augment": weak, "chain#teacher": "student"}
     options |= {"chain#averaging": 0.9, "loss_function#threshold": 0.3, "loss_function#hard_labels": True}
     chain = train(OTOSCOPY, dataset, tmp_path / "out", **options)

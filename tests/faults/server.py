@@ -11,8 +11,8 @@
 
 """Train bundles in processes that may die: what they have to import is imported once, then each run is a fork.
 
-Each line of standard input is a run: JSON with ``settings`` for the bundle and ``fault``, None or how the run is to die
-or to fail by itself. The answers are lines of JSON: the run's process id and, when it has ended, its exit status
+Each line of standard input is a run: JSON with ``settings`` for the bundle, of which ``overlays`` are names of files in
+its ``configs``, and ``fault``, None or how the run is to die or to fail by itself. The answers are lines of JSON: the run's process id and, when it has ended, its exit status
 (negative: a signal) and the last line of its output.
 """
 
@@ -96,8 +96,9 @@ def arrange(fault):
 
 
 def run(settings):
+    files = [str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", *settings.pop("overlays", ()))]
     workflow = ConfigWorkflow(
-        str(OTOSCOPY / "configs" / "train.json"),
+        files,
         str(OTOSCOPY / "configs" / "metadata.json"),
         workflow_type="train",
         logging_file=False,

@@ -32,21 +32,32 @@ SETTINGS = {
     "iterations_per_epoch": 2,
     "batch_size": 4,
     "label_fraction": 0.3,
-    "missing_classes": "allow",
+    "plan#settings#missing_classes": "allow",
     "spatial_size": [24, 24],
     "network_def#block_inplanes": [8, 16, 32, 64],
     # what costs time and comes to nothing that could differ
-    "train#handlers#6#seconds": 0.1,
-    "train#handlers#7#target_layer": None,
+    "train#monitors#2#seconds": 0.1,
+    "train#recorder#target_layer": None,
     "run": [step for step in json.loads(TRAIN.read_text())["run"] if "write_report" not in step],
 }
+WORKERS = {"train#dataloader#num_workers": 2}
 CHAINS = {
     "default": {},
-    "workers": {"num_workers": 2, "train#random_transforms": [{"_target_": "RandGaussianNoised", "keys": "image"}]},
-    "cached teacher": {"views": 2, "attention_weight": 1.0, "checkpoint_interval": 2},
-    "ensemble": {"teacher": "ensemble", "accept": "always", "init": "initial", "stage_epochs": [1, 3, 2]},
-    "frozen": {"freeze_backbone": True, "unfreeze_last": True},
-    "mean teacher": {"teacher": "average", "alignment": True, "num_workers": 2},
+    "workers": WORKERS,
+    "cached teacher": {
+        "chain#views": 2,
+        "chain#teacher_cache": True,
+        "loss_function#attention_weight": 1.0,
+        "train#checkpoint#interval": 2,
+    },
+    "ensemble": {
+        "chain#teacher": "ensemble",
+        "chain#accept": "always",
+        "chain#init": "initial",
+        "chain#stage_epochs": [1, 3, 2],
+    },
+    "frozen": {"overlays": ["frozen"], "backbone#unfreeze_last": True},
+    "mean teacher": {**WORKERS, "chain#teacher": "average", "chain#alignment": True},
 }
 FILES = {"model.pt", "predictions.csv", "plan.json", "datalist.json", "chain.json", "history.json"}
 
@@ -89,9 +100,9 @@ def test_a_chain_that_is_killed_three_times_ends_with_the_same_bits(server, chai
     # also with other numbers of workers
     assert server.run(chain("run", resume=True), fault={**fault, "where": "within"})[0] == -9
     assert (tmp_path / "run" / "checkpoint.pt.part").exists()
-    assert server.run(chain("run", resume=True, num_workers=2), fault={**fault, "where": "before"})[0] == -9
+    assert server.run(chain("run", resume=True, **WORKERS), fault={**fault, "where": "before"})[0] == -9
     assert server.run(chain("run", resume=True), fault={**fault, "where": "after"})[0] == -9
-    status, last, _ = server.run(chain("run", resume=True, num_workers=2))
+    status, last, _ = server.run(chain("run", resume=True, **WORKERS))
     assert status == 0, last
     assert bits(tmp_path / "run") == whole
     before = (tmp_path / "run" / "model.pt").stat().st_mtime_ns

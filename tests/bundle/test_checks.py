@@ -1,0 +1,90 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from monai.bundle import ComponentLocator, ConfigParser
+
+from monai_weckd.bundle.checks import accepted_arguments, unknown_arguments
+from monai_weckd.engines import ChainOptions
+from monai_weckd.utils.errors import first_cause
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("Dataset", ("data", "transform")),
+        ("monai_weckd.data.read_datalist", ("dataset_dir", "split_file", "on_bad_item")),
+        ("monai_weckd.engines.ChainOptions", tuple(field.name for field in fields(ChainOptions))),
+        # anything goes, or nobody can tell
+        ("monai_weckd.handlers.ChainHandler", None),
+        ("$@datalist.plan", None),
+        ("no_such_package.Component", None),
+    ],
+)
+def test_the_arguments_of_a_component_are_those_of_its_signature(target, arguments):
+    assert accepted_arguments(target, ComponentLocator()) == arguments
+
+
+def test_unknown_arguments_are_found_wherever_a_component_is():
+    chain = {"_target_": "monai_weckd.engines.ChainOptions", "tolerence": 0.1, "_disabled_": False}
+    config = {"chain": chain, "plan": {"_target_": "$@f", "options": chain}, "all": [{"chain": chain}, "tolerence"]}
+    found = unknown_arguments(config, ComponentLocator())
+    assert found == dict.fromkeys(
+        ["chain#tolerence", "plan#options#tolerence", "all#0#chain#tolerence"], "Did you mean 'tolerance'?"
+    )
+
+
+def first_error(parser, key):
+    """Return the error behind those of MONAI that an evaluation ends with."""
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content(key)
+    return str(first_cause(error.value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("batchsize", 8, "Did you mean 'batch_size'?"),
+        ("train#datset", [], "Did you mean 'train#dataset'?"),
+        ("chain#tolerence", 0.1, "Did you mean 'tolerance'?"),
+        ("plan#settings#polcy", "shared", "Did you mean 'policy'?"),
+        ("train#handlers#0#strt", 1.0, "Did you mean 'start'?"),
+    ],
+)
+def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
+    parser.get_parsed_content("imports")
+    assert parser.get_parsed_content("run#0") is None
+    parser[key] = value
+    parser.parse()
+    expected = f"{key}: expected a key that the configuration uses, got one that nothing reads. {hint}"
+    assert first_error(parser, "run#0") == expected
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/configs/*.json")), ids=lambda path: path.parts[-3:][::2])
+def test_overlays_and_training_hold_no_key_that_nothing_reads(path, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    alone = path.stem in ("metadata", "train", "inference", "evaluate", "inference_pretrained", "dicom")
+    parser = ConfigParser()
+    parser.read_config([str(path.with_name("train.json")), *([] if alone else [str(path)])])
+    parser.get_parsed_content("imports")
+    assert "check_run" in parser["run#0"]
+    assert parser.get_parsed_content("run#0") is None
