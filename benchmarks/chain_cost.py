@@ -41,14 +41,11 @@ BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
 # the recipe that stock_recipe.py writes out: random shards and a constant teacher, whatever the bundle's defaults are
 RECIPE = {
     "selection": "random",
-    "stage_epochs": None,
     "distillation_weight": 0.5,
-    "distillation_weight_end": None,
-    "temperature_start": 2.0,
-    "temperature_end": 2.0,
-    "teacher_view": "same",
-    "averaging": 0.0,
-    "calibrate": False,
+    "train#handlers#0#end": None,
+    "loss_function#temperature": 2.0,
+    "chain#averaging": 0.0,
+    "chain#calibrate": False,
 }
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from monai_weckd.bundle import BundleConfig
 from monai_weckd.data import EmbeddingDataset
 from monai_weckd.handlers import FrozenBackbone
 
@@ -37,18 +37,17 @@ def embed_items(
     bundle: Path, dataset_dir: str, *, views: int, limit: int
 ) -> tuple[np.ndarray, list[Mapping[str, Any]]]:
     """Return embeddings of the items outside the test split, (N, views + 1, D), by ImageNet weights, and the items."""
-    parser = ConfigParser()
-    parser.read_config([str(bundle / "configs" / name) for name in ("train.json", "pretrained.json")])
-    parser["bundle_root"], parser["dataset_dir"] = str(bundle), dataset_dir
-    test = set(parser.get_parsed_content("plan").test)
-    items = [item for item in parser.get_parsed_content("datalist").items if item["id"] not in test]
+    config = BundleConfig(bundle, overlays=["pretrained.json"], changes={"dataset_dir": dataset_dir})
+    test = set(config.value("plan").test)
+    items = [item for item in config.value("datalist").items if item["id"] not in test]
     groups = np.random.default_rng(0).permutation(sorted({item["group"] for item in items}))
     kept = set(groups[: max(1, len(groups) * limit // max(limit, len(items)))])
     items = [item for item in items if item["group"] in kept]
-    parser["train#dataset#data"] = items
-    dataset: EmbeddingDataset = FrozenBackbone(parser.get_parsed_content("network")).embed(
-        parser.get_parsed_content("train#dataset"),
-        augment=parser.get_parsed_content("train#prepare_batch").augment,
+    # not as a list, of whose strings some might be expressions
+    config = config.copy({"train#dataset#data": "@items"}, items=tuple(items))
+    dataset: EmbeddingDataset = FrozenBackbone(config.value("network")).embed(
+        config.value("train#dataset"),
+        augment=config.value("train#prepare_batch").augment,
         views=views,
     )
     dataset.fill("now")

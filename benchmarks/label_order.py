@@ -136,8 +136,8 @@ def main() -> None:
                 bundle = AnnotatedBundle(
                     BUNDLES / args.bundle,
                     args.dataset_dir,
-                    overlays=["pretrained.json"],
-                    changes={"freeze_backbone": True, "seed": seed, **settings},
+                    overlays=["pretrained.json", "frozen.json"],
+                    changes={"seed": seed, **settings},
                     cache_dir=args.cache_dir or Path(folder, "cache"),
                 )
                 found, rejected = grow(bundle, Path(folder, f"{order}_{seed}"), order=order, seed=seed, args=args)

@@ -132,8 +132,8 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
         with tempfile.TemporaryDirectory() as folder:
             studies = Path(folder, "images")
             put_images(items, studies)
-            options = ["--config_file", "pretrained.json"]
-            settings = ("freeze_backbone=true", f"seed={seed}")
+            options = ["--config_file", "pretrained.json", "frozen.json"]
+            settings = (f"seed={seed}",)
             with LabelServer(
                 studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle
             ) as server:

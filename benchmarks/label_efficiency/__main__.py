@@ -29,8 +29,8 @@ SETS = {
 }
 # what a training begins with: overlays and settings
 STARTS: dict[str, tuple[str, ...]] = {
-    "frozen": ("--config_file=pretrained.json", "--set=freeze_backbone=true", "--set=learning_rate=0.005"),
-    "pretrained": ("--config_file=pretrained.json",),
+    "frozen": ("--config_file", "pretrained.json", "frozen.json", "--set=learning_rate=0.005"),
+    "pretrained": ("--config_file", "pretrained.json"),
     "scratch": (),
 }
 DESCRIPTION = """Hold the bundles' chain against its controls on real images, at several label budgets. Results go to
@@ -56,7 +56,7 @@ def command(start: str, name: str, fraction: float, args: argparse.Namespace) ->
         "--seeds",
         *map(str, args.seeds),
         f"--set=cache_dir={args.output_dir / f'cache-{start}-{name}'}",
-        "--set=missing_classes=allow",
+        "--set=plan#settings#missing_classes=allow",
         *STARTS[start],
         *args.extra,
     ]

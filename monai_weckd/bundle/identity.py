@@ -60,7 +60,6 @@ _NOT_A_SETTING = PLACES | {
     "save_execute_config",
     "is_not_rank0",
 }
-_HOW_IT_RUNS = re.compile(r"#num_workers$|^train#checkpoint#interval$")
 
 
 def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -140,7 +140,10 @@ def test_the_teacher_s_weak_view_is_the_image_itself(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone#freeze": False, "backbone#unfreeze_last": True}, "unfreeze_last: expected False without freeze_backbone, got True"),
+        (
+            {"backbone#freeze": False, "backbone#unfreeze_last": True},
+            "unfreeze_last: expected False without freeze_backbone, got True",
+        ),
         ({"loss_function#attention_weight": 1.0}, "attention_weight: expected 0 with freeze_backbone, got 1.0"),
         ({"chain#head_layer": "layer5"}, "path: expected a module of ResNet, got 'layer5'.*'layer4'"),
         ({"chain#head_layer": "layer4"}, r"head_layer: expected a layer with an input of shape \(B, D"),

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from dicom_files import write_series
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from monai_weckd.data.datalist import Datalist
-from monai_weckd.data.verify import verify_images
+from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.verify import read_datalist, verify_images
 
 RNG = np.random.default_rng(0)
 
@@ -152,3 +153,20 @@ def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     paths[2].unlink()
     with pytest.raises(ValueError, match=r"image: expected readable files, got 2 that are not"):
         verify_images(datalist)
+
+
+def test_a_data_set_is_listed_and_verified_in_one_call(tmp_path):
+    for name in ("ill/a.png", "well/b.png", "well/c.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "images" / name)
+    splits = {"ill/a.png": "train", "well/b.png": "val", "well/c.png": "test"}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    options = {"split_file": tmp_path / "splits.json"}
+    assert read_datalist(tmp_path / "images") == load_datalist(tmp_path / "images")
+    assert {item["id"]: item["split"] for item in read_datalist(tmp_path / "images", **options).items} == splits
+    cut(tmp_path / "images" / "well" / "b.png")
+    with pytest.raises(ValueError, match=r"got 1 that are not, first 'well/b\.png'"):
+        read_datalist(tmp_path / "images", **options)
+    left = read_datalist(tmp_path / "images", **options, on_bad_item="skip")
+    assert [item["id"] for item in left.items] == ["ill/a.png", "well/c.png"]
+    assert left.skipped == ("well/b.png",)

@@ -97,3 +97,15 @@ def test_from_json_validation(text, message):
     with pytest.raises(ValueError, match=message) as error:
         ChainPlan.from_json(text)
     assert "\n" not in str(error.value)
+
+
+def test_another_run_s_plan_gives_its_shards(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(PLAN.to_json(), encoding="utf-8")
+    for place in (path, str(path)):
+        again = plan_chain(ITEMS, PlanSettings(policy="cumulative"), classes=CLASSES, shards=place)
+        assert [stage.new for stage in again.stages] == [stage.new for stage in PLAN.stages]
+        assert again.settings.selection == "given"
+    path.write_text(sealed(stages=5), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"^{path}: plan: expected the fields as they were written, got TypeError"):
+        plan_chain(ITEMS, classes=CLASSES, shards=path)

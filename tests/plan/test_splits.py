@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from monai_weckd.plan.splits import assign_split, divide_epochs, draw_shards
+from monai_weckd.plan.splits import assign_split, divide_epochs, draw_shards, longest_stage
 from monai_weckd.utils.draws import apportion, hash_fraction
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
@@ -38,6 +38,13 @@ COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 def test_divide_epochs_validation(max_epochs, stage_epochs, message):
     with pytest.raises(ValueError, match=message):
         divide_epochs(max_epochs, 3, stage_epochs)
+
+
+def test_longest_stage():
+    assert [longest_stage(epochs, 3) for epochs in (9, 10, 11)] == [3, 4, 4]
+    assert longest_stage(6, 3, [1, 3, 2]) == 3
+    with pytest.raises(ValueError, match="max_epochs: expected at least one for each of 3 stages, got 2"):
+        longest_stage(2, 3)
 
 
 def test_divide_epochs():
@@ -61,7 +68,7 @@ def test_hash_fraction_is_uniform_and_independent_of_purpose_and_seed():
 
 
 def test_hash_fraction_stays_below_one(monkeypatch):
-    monkeypatch.setattr("monai_weckd.plan.splits._digest", lambda *_: b"\xff" * 32)
+    monkeypatch.setattr("monai_weckd.utils.draws.draw_digest", lambda *_: b"\xff" * 32)
     assert hash_fraction(0, "split", "a") < 1
 
 
