@@ -30,6 +30,7 @@ from monai.networks.nets import EfficientNetBN
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.inferers import has_bfloat16
 from monai_weckd.utils.tables import read_table
 
 METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece"}
@@ -281,7 +282,8 @@ def test_views_cache_file_and_bfloat16_are_a_matter_of_options(dataset, tmp_path
         assert [epoch[key] for epoch in cached[1:]] == pytest.approx([epoch[key] for epoch in asked[1:]], rel=1e-2)
     autocast = {"train#inferer#_target_": "monai_weckd.inferers.AutocastInferer"}
     half = train(OTOSCOPY, dataset, tmp_path / "half", **cached_teacher, **autocast)
-    assert digest(tmp_path / "half" / "model.pt") != digest(tmp_path / "one" / "model.pt")
+    changed = digest(tmp_path / "half" / "model.pt") != digest(tmp_path / "one" / "model.pt")
+    assert changed == has_bfloat16(torch.device("cpu"))
     assert half["cost"]["predicted"]["steps"] == online["cost"]["predicted"]["steps"] == [2, 2, 2]
     assert half["cost"]["actual"]["total_seconds"] > 0
     assert "Predicted" in (tmp_path / "half" / "report.html").read_text()

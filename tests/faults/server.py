@@ -12,8 +12,8 @@
 """Train bundles in processes that may die: what they have to import is imported once, then each run is a fork.
 
 Each line of standard input is a run: JSON with ``settings`` for the bundle, of which ``overlays`` are names of files in
-its ``configs``, and ``fault``, None or how the run is to die or to fail by itself. The answers are lines of JSON: the run's process id and, when it has ended, its exit status
-(negative: a signal) and the last line of its output.
+its ``configs``, and ``fault``, None or how the run is to die or to fail by itself. The answers are lines of JSON: the
+run's process id and, when it has ended, its exit status (negative: a signal) and the last line of its output.
 """
 
 from __future__ import annotations
