@@ -22,8 +22,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_weckd.bundle.checks import calling_parser
+from monai_weckd.data.content import content_key
 from monai_weckd.data.phantoms import is_phantom
-from monai_weckd.data.row_store import content_key
 
 __all__ = ["PLACES", "describe_transforms", "recorded_settings", "run_settings", "without_places"]
 

@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +27,13 @@ from monai.data import Dataset
 from monai.transforms import Compose, Randomizable
 from monai.utils import CommonKeys
 
-from monai_weckd.data.row_store import RowStore, content_key, describe
+from monai_weckd import __version__
+from monai_weckd.data.content import UndescribedError, content_key, describe
+from monai_weckd.data.row_store import RowStore
 
 __all__ = ["ByteCacheDataset"]
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 256
 
@@ -194,11 +198,14 @@ class ByteCacheDataset(Dataset):
     @property
     def recipe(self) -> str:
         """All that decides about the images but the files, transforms, ``value_range`` and versions, as JSON."""
-        versions = [importlib.metadata.version(name) for name in ("monai", "monai_weckd")]
-        return json.dumps([describe(self.load), self.image_key, self.value_range, versions])
+        return json.dumps([describe(self.load), self.image_key, self.value_range, __version__])
 
-    def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore:
-        name = hashlib.blake2b(self.recipe.encode(), digest_size=10).hexdigest()
+    def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore | None:
+        try:
+            name = hashlib.blake2b(self.recipe.encode(), digest_size=10).hexdigest()
+        except UndescribedError as error:
+            logger.warning("cache_dir: not used. %s", error)
+            return None
         return RowStore(cache_dir / name, first.shape, first.dtype)
 
     def _fill_file(self, store: RowStore) -> tuple[np.ndarray, np.ndarray]:

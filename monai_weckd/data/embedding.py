@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,13 +26,16 @@ from monai.transforms import Compose, Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
-from monai_weckd.data.row_store import RowStore, content_key, describe, digest
+from monai_weckd.data.content import UndescribedError, content_key, describe, digest
+from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
 from monai_weckd.utils.draws import derive
 
 __all__ = ["Backbone", "EmbeddingDataset", "images_behind"]
 
 _CHUNK = 64
+
+logger = logging.getLogger(__name__)
 
 
 class Backbone(Protocol):
@@ -197,11 +201,12 @@ class EmbeddingDataset(Dataset):
         """
         if self._rows is not None and self.made_by == fingerprint:
             return False
-        if self.cache_dir is None:
+        recipe = None if self.cache_dir is None else self._recipe(fingerprint)
+        if self.cache_dir is None or recipe is None:
             self._rest = []
             self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
         else:
-            self._fill_file(self.cache_dir, fingerprint)
+            self._fill_file(self.cache_dir, recipe)
         self.made_by = fingerprint
         return True
 
@@ -228,10 +233,17 @@ class EmbeddingDataset(Dataset):
         self._rest += items
         return images
 
-    def _fill_file(self, cache_dir: Path, fingerprint: str) -> None:
-        what = json.dumps([fingerprint, self.images.recipe, self.views, describe(self.augment)])
+    def _recipe(self, fingerprint: str) -> str | None:
+        """Return all that decides about the embeddings but the files, None where nobody can tell."""
+        try:
+            return json.dumps([fingerprint, self.images.recipe, self.views, describe(self.augment)])
+        except UndescribedError as error:
+            logger.warning("cache_dir: not used. %s", error)
+            return None
+
+    def _fill_file(self, cache_dir: Path, recipe: str) -> None:
         size = self.backbone.embeddings([self._read([0])]).shape[1]
-        name = hashlib.blake2b(what.encode(), digest_size=10).hexdigest()
+        name = hashlib.blake2b(recipe.encode(), digest_size=10).hexdigest()
         self.store = store = RowStore(cache_dir / f"embeddings_{name}", (self.views + 1, size), np.dtype(np.float32))
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]

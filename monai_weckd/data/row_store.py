@@ -11,22 +11,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 
-from monai_weckd.data.medmnist import parse_reference
-
-__all__ = ["RowStore", "content_key", "describe", "digest"]
+__all__ = ["RowStore"]
 
 _KEY_LENGTH = 40
 
@@ -92,80 +86,3 @@ class RowStore:
     def map(self) -> np.ndarray:
         """Return all arrays, (number of arrays, *shape), read from the file as they are needed."""
         return np.memmap(self.folder / "rows.bin", mode="r", dtype=self.dtype, shape=(len(self.keys()), *self.shape))
-
-
-def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
-    """Return a digest of the bytes of an image: of a file, of the files of a folder, or of an archive's reference.
-
-    Args:
-        image: path of a file or a folder, or ``<archive>.npz::<split>/<index>``.
-        memory: digests of archives seen so far, which are read once.
-
-    """
-    reference = parse_reference(str(image))
-    if reference is not None:
-        if reference.archive not in memory:
-            memory[reference.archive] = _file_digest(Path(reference.archive))
-        return digest(memory[reference.archive], reference.split, str(reference.number))
-    path = Path(image)
-    if path.is_dir():
-        return digest(*(_file_digest(file) for file in sorted(path.iterdir()) if file.is_file()))
-    return _file_digest(path)
-
-
-def describe(value: Any) -> Any:
-    """Return what decides about a transform's results as JSON: classes, settings and code, without random states.
-
-    Args:
-        value: a transform, or anything that one is made of.
-
-    Raises:
-        TypeError: When a part cannot be described.
-
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        array = np.ascontiguousarray(value)
-        return [str(array.dtype), list(array.shape), hashlib.blake2b(array.tobytes(), digest_size=20).hexdigest()]
-    if isinstance(value, Mapping):
-        return sorted(([describe(key), describe(item)] for key, item in value.items()), key=str)
-    if isinstance(value, (list, tuple)):
-        return [describe(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, map(describe, value)))
-    return _describe_object(value)
-
-
-def _describe_object(value: Any) -> Any:
-    if isinstance(value, (type, torch.dtype, torch.device, np.dtype, np.generic)):
-        return str(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if isinstance(value, FunctionType):  # its code, and what it has closed over
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        constants = [constant for constant in value.__code__.co_consts if not isinstance(constant, CodeType)]
-        return [value.__module__, value.__qualname__, value.__code__.co_code.hex(), describe(constants + cells)]
-    if isinstance(value, BuiltinFunctionType):
-        return [value.__module__, value.__qualname__]
-    if hasattr(value, "__dict__"):
-        random = (np.random.RandomState, np.random.Generator)
-        return [kind, describe({name: part for name, part in vars(value).items() if not isinstance(part, random)})]
-    raise TypeError(f"transform: expected parts that can be described, got a {kind}. Pass cache_dir=None.")
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def digest(*parts: str) -> str:
-    """Return a digest of texts, of the length of a key.
-
-    Args:
-        parts: the texts.
-
-    """
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=20).hexdigest()

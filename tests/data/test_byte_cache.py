@@ -34,7 +34,8 @@ from monai.transforms import (
 from PIL import Image
 
 from monai_weckd.data import ByteCacheDataset, StageBatchSampler, StageDataset
-from monai_weckd.data.row_store import RowStore, content_key, describe
+from monai_weckd.data.content import content_key, describe
+from monai_weckd.data.row_store import RowStore
 from monai_weckd.data.stage_loader import as_batch
 from monai_weckd.transforms import LoadMedicalImaged
 
@@ -43,6 +44,7 @@ class Counted:
     """Count how often images are loaded, outside of what a cache's key is made of."""
 
     calls = 0
+    recipe = "leaves the item as it is"
 
     def __call__(self, data):
         Counted.calls += 1
@@ -186,17 +188,12 @@ def test_another_transform_or_range_has_its_own_file(tmp_path):
     assert len(list(cache.iterdir())) == 3
 
 
-def test_a_description_is_of_settings_and_code_but_not_of_random_states():
+def test_a_description_is_of_settings_but_not_of_random_states():
     one, two = RandFlipd("image", prob=0.5), RandFlipd("image", prob=0.5)
     two.set_random_state(3)
     assert describe(one) == describe(two) != describe(RandFlipd("image", prob=0.4))
-    base = 2
-    functions = [lambda x: x + 1, lambda x: x + 2, lambda x: x * 1, lambda x: x + base]
-    assert len({str(describe(Lambdad("image", function))) for function in functions}) == 4
     assert describe([np.arange(3), {"b": 1, "a": {1, 2}}]) == describe([np.arange(3), {"a": {2, 1}, "b": 1}])
     assert describe(torch.zeros(2)) != describe(torch.zeros(2, dtype=torch.float64)) != describe(torch.zeros(3))
-    with pytest.raises(TypeError, match=r"transform: expected parts that can be described, got a builtins\.object"):
-        describe([object()])
 
 
 def test_an_interrupted_write_is_written_over(tmp_path):
@@ -258,6 +255,9 @@ def _halt(path):
         _halted.set()
         signal.pause()
     return path
+
+
+_halt.recipe = "leaves the path as it is"
 
 
 def test_a_killed_process_leaves_a_file_that_the_next_one_completes(tmp_path):

@@ -36,6 +36,9 @@ def load(path):
     return torch.from_numpy(np.array(Image.open(path))).movedim(-1, 0).float()
 
 
+load.recipe = "reads an RGB picture"
+
+
 @pytest.fixture
 def items(tmp_path):
     random, items = np.random.default_rng(0), []
@@ -237,6 +240,8 @@ def test_goes_to_a_worker_without_the_network(cached, tmp_path, in_file):
 
 class _Read:
     """A transform that can be pickled."""
+
+    recipe = "reads an RGB picture"
 
     def __call__(self, item):
         return {**item, "image": load(item["image"])}
