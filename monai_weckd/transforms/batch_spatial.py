@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -43,12 +43,12 @@ class BatchRandFlip(BatchTransform):
 
     def __call__(self, images: torch.Tensor, numbers: torch.Tensor, views: Sequence[int]) -> torch.Tensor:
         """Flip the items whose draw is below ``prob``."""
-        for axis, draws in zip(self.axes, numbers.unbind(1), strict=True):
-            items = torch.nonzero(draws < self.prob).flatten().to(images.device)
-            if len(items):
-                flipped = images.index_select(0, items).flip(2 + axis)
-                images = images.index_copy(0, items, flipped)
-        return images
+        flipped: dict[int, torch.Tensor] = {}
+        for item, draws in enumerate((numbers < self.prob).tolist()):
+            for axis, chosen in zip(self.axes, draws, strict=True):
+                if chosen:
+                    flipped[item] = flipped.get(item, images[item]).flip(1 + axis)
+        return replace_items(images, flipped) if flipped else images
 
 
 class BatchRandAffine(BatchTransform):
@@ -104,11 +104,21 @@ class BatchRandAffine(BatchTransform):
             scales=1 + signed[:, 6] * self.scale_range,
         )
         every = len(items) == len(images)
-        items = items.to(images.device)
-        moved = resample_affine(
-            images if every else images.index_select(0, items), matrix.to(images), padding_mode=self.padding_mode
-        )
-        return moved if every else images.index_copy(0, items, moved)
+        given = images if every else images.index_select(0, items.to(images.device))
+        moved = resample_affine(given, matrix.to(images), padding_mode=self.padding_mode)
+        return moved if every else replace_items(images, dict(zip(items.tolist(), moved.unbind(0), strict=True)))
+
+
+def replace_items(images: torch.Tensor, others: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Return a batch with some items replaced; the given one is left as it is.
+
+    Args:
+        images: (B, C, X, Y[, Z]).
+        others: what stands in place of an item, (C, X, Y[, Z]), by its place in the batch.
+
+    """
+    # each item is written once: a copy of the batch with items written over takes up to twice the time
+    return torch.stack([others.get(place, image) for place, image in enumerate(images.unbind(0))])
 
 
 def affine_matrix(*, angles: torch.Tensor, shifts: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

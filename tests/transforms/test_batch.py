@@ -16,6 +16,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.transforms import Affine, Flip
@@ -117,6 +118,56 @@ def test_flips_are_exact(size):
     for index, number in enumerate(numbers):
         expected = Flip(1)(batch[index]) if number < 0.5 else batch[index]
         assert torch.equal(flipped[index], torch.as_tensor(expected))
+
+
+def every_voxel_on_its_own(batch, matrix, padding_mode):
+    """Resample with whole coordinates for each item: shift, then one product for each axis added in turn."""
+    sizes = batch.shape[2:]
+    places = [torch.arange(size, dtype=batch.dtype) - (size - 1) / 2 for size in sizes]
+    places = torch.meshgrid(*places, indexing="ij")
+    grids = []
+    for item in matrix:
+        coordinates = []
+        for row, size in zip(item, sizes, strict=True):
+            row = row * torch.tensor(2.0 / size, dtype=batch.dtype)
+            coordinate = row[-1].expand(sizes)
+            for factor, place in zip(row[:-1], places, strict=True):
+                coordinate = coordinate + factor * place
+            coordinates.append(coordinate)
+        grids.append(torch.stack(coordinates[::-1]))
+    return F.grid_sample(batch, torch.stack(grids).movedim(1, -1), padding_mode=padding_mode, align_corners=False)
+
+
+# model files hang on every bit of the pictures: what makes this faster must round as before
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [*SIZES, (3, 64, 64), (2, 33, 41), (1, 1, 5), (2, 12, 16, 11)])
+def test_the_affine_rounds_like_the_plain_formula(size, dtype):
+    batch = images(9, size).to(dtype)
+    augment = BatchRandAffine(0.7, rotate_range=0.5, translate_range=2, scale_range=0.2)
+    numbers = torch.from_numpy(uniforms(range(9), augment.draws)).float()
+    chosen, signed, dims = numbers[:, 0] < 0.7, 2 * numbers[:, 1:] - 1, len(size) - 1
+    assert 0 < chosen.sum() < 9
+    matrix = affine_matrix(
+        angles=signed[:, : 1 if dims == 2 else 3] * 0.5,
+        shifts=signed[:, 3 : 3 + dims] * 2,
+        scales=1 + signed[:, 6] * 0.2,
+    )
+    expected = batch.clone()
+    expected[chosen] = every_voxel_on_its_own(batch[chosen], matrix[chosen].to(dtype), "border")
+    for _ in range(2):  # nothing that is kept for the next call may change
+        assert torch.equal(augment(batch, numbers, range(9)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", SIZES)
+def test_flips_of_several_axes_are_independent_and_exact(size, dtype):
+    batch, axes = images(40, size).to(dtype), range(len(size) - 1)
+    numbers = torch.from_numpy(uniforms(range(40), len(axes))).float()
+    flipped = BatchRandFlip(0.5, axes)(batch, numbers, range(40))
+    drawn = [[axis for axis in axes if row[axis] < 0.5] for row in numbers]
+    assert len({tuple(some) for some in drawn}) == 2 ** len(axes)
+    for item, some, image in zip(flipped, drawn, batch, strict=True):
+        assert torch.equal(item, image.flip([1 + axis for axis in some]))
 
 
 @pytest.mark.parametrize("padding_mode", ["border", "zeros", "reflection"])
