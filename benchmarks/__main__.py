@@ -16,7 +16,7 @@ import importlib
 import json
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def keep(found: dict[str, list[Result]], about: dict[str, str]) -> None:
             return
         kept = {"machine": about, "parts": {}}
     for part, results in found.items():
-        kept["parts"][part] = [{**asdict(result), "verdict": result.verdict} for result in results]
+        kept["parts"][part] = [
+            {**asdict(result), "verdict": result.verdict, "processor": about["processor"]} for result in results
+        ]
     RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(on_page(PAGE.read_text(encoding="utf-8"), markdown(load(kept), about)), encoding="utf-8")
 
@@ -52,7 +54,8 @@ def keep(found: dict[str, list[Result]], about: dict[str, str]) -> None:
 def load(kept: dict[str, Any]) -> list[Result]:
     """Return the results of the file's content, in the order of the parts."""
     rows = [row for part in PARTS for row in kept["parts"][part]]
-    return [Result(**{key: value for key, value in row.items() if key != "verdict"}) for row in rows]
+    names = {field.name for field in fields(Result)}
+    return [Result(**{key: value for key, value in row.items() if key in names}) for row in rows]
 
 
 def main() -> None:

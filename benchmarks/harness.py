@@ -26,7 +26,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Result", "child", "interleave", "keep_heap", "machine", "markdown", "ratio", "slope"]
+__all__ = ["Result", "child", "interleave", "keep_heap", "machine", "markdown", "processor", "ratio", "slope"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -136,15 +136,21 @@ def keep_heap() -> None:
             libc.mallopt(option, 2**30)
 
 
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of the processor, as the kernel names it where it does."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            name, _, model = line.partition(":")
+            if name.strip() == "model name" and model.strip():
+                return model.strip()
+    return platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, str]:
     """Return date, processor and versions."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return {
         "date": date.today().isoformat(),
-        "processor": f"{os.cpu_count()} cores, {model}",
+        "processor": f"{os.cpu_count()} cores, {processor()}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")},
     }

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import benchmarks.__main__ as main  # noqa: E402
 from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, load, on_page  # noqa: E402
 from benchmarks.embedding_views import compare_views  # noqa: E402
-from benchmarks.harness import Result, interleave, markdown, ratio, slope  # noqa: E402
+from benchmarks.harness import Result, interleave, machine, markdown, processor, ratio, slope  # noqa: E402
 from benchmarks.interval_coverage import false_alarms  # noqa: E402
 from benchmarks.rivals import FOLDER  # noqa: E402
 
@@ -86,14 +86,35 @@ def test_a_part_is_kept_beside_those_of_the_same_day_and_machine_only(tmp_path, 
         if content:
             (tmp_path / name).write_text(content)
     result = Result("P1", "this / that", 1.0)
-    main.keep({part: [result] for part in PARTS}, {"date": "today"})
-    main.keep({"steps": [Result("P1", "this / that", 2.0)]}, {"date": "today"})
+    here = {"date": "today", "processor": "2 cores, Abacus 3000"}
+    main.keep({part: [result] for part in PARTS}, here)
+    main.keep({"steps": [Result("P1", "this / that", 2.0)]}, here)
     kept = (tmp_path / "RESULTS").read_text()
+    assert {row["processor"] for rows in json.loads(kept)["parts"].values() for row in rows} == {here["processor"]}
+    assert "processor 2 cores, Abacus 3000." in (tmp_path / "PAGE").read_text()
     assert [row.value for row in load(json.loads(kept))] == [2.0] + [1.0] * (len(PARTS) - 1)
     assert (tmp_path / "PAGE").read_text().count("this / that") == len(PARTS)
-    main.keep({"steps": [result]}, {"date": "tomorrow"})
-    assert "another day or machine" in capsys.readouterr().out
-    assert (tmp_path / "RESULTS").read_text() == kept
+    for other in ({**here, "date": "tomorrow"}, {**here, "processor": "2 cores, Abacus 4000"}):
+        main.keep({"steps": [result]}, other)
+        assert "another day or machine" in capsys.readouterr().out
+        assert (tmp_path / "RESULTS").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "model"),
+    [
+        ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Abacus: 3000\n\nmodel name\t: Abacus 4000\n", "Abacus: 3000"),
+        ("processor\t: 0\nmodel name\t:\n", "riscv"),
+        (None, "riscv"),
+    ],
+)
+def test_the_processor_is_named(cpuinfo, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "riscv")
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert processor(tmp_path / "cpuinfo") == model
+    assert machine()["processor"].endswith(f" cores, {processor()}")
 
 
 # these start many processes, which is what they measure
