@@ -150,6 +150,9 @@ def test_the_network_of_inference_loads_what_training_saved(kind, outputs):
 def test_the_overlays_agree_on_what_inference_must_know(kind):
     ours, theirs = config(kind, "train", "pretrained"), config(kind, "inference", "inference_pretrained")
     assert ours["spatial_size"] == theirs["spatial_size"]
+    # each has the class names from elsewhere: the data list, or what the training has written down
+    names = (ours["network_def"].pop("num_classes"), theirs["network_def"].pop("num_classes"))
+    assert names == ("$len(@datalist.classes)", "$len(@class_names)")
     learned = {"_target_", "pretrained", "input_scale", "norm_momentum"}
     assert {k: v for k, v in ours["network_def"].items() if k not in learned} == {
         k: v for k, v in theirs["network_def"].items() if k not in {"_target_", "_requires_"}
