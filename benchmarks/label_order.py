@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
-from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.cli.options import parse_changes
 from monai_weckd.data import load_datalist
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.plan.splits import assign_split
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--development", action="store_true", help="leave the test groups out, and hold out others")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in the bundle's train.json")
     args = parser.parse_args()
-    settings = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    settings = parse_changes(args.set)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     figures: dict[str, list[list[float]]] = {order: [] for order in args.orders}
     with tempfile.TemporaryDirectory() as folder:

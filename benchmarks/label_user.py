@@ -123,7 +123,7 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
         come: makes the user of a server's address and the truth.
 
     """
-    from tests.apps.label_server import LabelServer
+    from tests.apps.label.label_server import LabelServer
 
     bundle = Path(__file__).resolve().parents[1] / "bundles" / args.bundle
     rows = []
@@ -133,7 +133,7 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
             studies = Path(folder, "images")
             put_images(items, studies)
             options = ["--config_file", "pretrained.json", "frozen.json"]
-            settings = (f"seed={seed}",)
+            settings = ("--set", f"seed={seed}")
             with LabelServer(
                 studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle
             ) as server:

@@ -139,13 +139,14 @@ class BundleConfig:
 
         """
         for key in keys:
-            if key not in self:
+            part = self.parser[key] if key in self else None
+            if part is None:
                 continue
-            part = self.parser[key]
             if isinstance(part, list):
                 self.parser[key] = []
             elif "_target_" in part:
-                self.parser[f"{key}#_disabled_"] = True
+                # a component that is disabled gives None as well, but evaluates first what it refers to
+                self.parser[key] = None
             else:
                 self.parser.get().pop(key)
 

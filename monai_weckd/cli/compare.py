@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.cli.options import parse_changes
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -99,7 +99,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    found = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    found = parse_changes(args.set)
     return found if args.label_fraction is None else {**found, "label_fraction": args.label_fraction}
 
 

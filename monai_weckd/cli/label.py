@@ -17,7 +17,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.cli.options import parse_changes
 
 __all__ = ["add_label"]
 
@@ -54,7 +54,7 @@ def add_label(commands: Any) -> None:
 def _label(args: argparse.Namespace) -> None:
     password = _password(args)
     studies = _studies(args)
-    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    changes = parse_changes(args.set)
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
     from monai_weckd.apps.label.server import serve
     from monai_weckd.utils.system import limit_threads

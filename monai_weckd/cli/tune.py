@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_value, split_assignment
+from monai_weckd.cli.options import parse_changes
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_tune(commands: Any) -> None:
 def _tune(args: argparse.Namespace) -> None:
     _check(args)
     parameters = parse_parameters(args.parameters)
-    changes = {key: parse_value(text) for key, text in map(split_assignment, args.set)}
+    changes = parse_changes(args.set)
     from monai_weckd.tune.backend import optuna
 
     # one line for each trial is ours; an error is told by the command
@@ -92,7 +92,7 @@ def _tune(args: argparse.Namespace) -> None:
     if bundle.replaced_selection:
         print(
             f"selection: trials train on random shards in place of {bundle.replaced_selection!r}, by which each would "
-            "ask for other labels; --set shard_file=path/to/plan.json takes those of a run"
+            "ask for other labels; --set plan#shards=path/to/plan.json takes those of a run"
         )
     for line in _labels(bundle):
         print(line)

@@ -165,6 +165,16 @@ def test_handlers_a_component_and_a_group_can_be_left_out(bundle):
     assert whole[2].items == [1, 2]
 
 
+def test_what_is_left_out_evaluates_nothing_and_needs_no_other_part(bundle):
+    overlay = {"+train#recorder": {"test": "@test#items", "settings": "$@log.append('recorder')"}}
+    (bundle / "configs" / "tested.json").write_text(json.dumps(overlay))
+    config = BundleConfig(bundle, overlays=["tested.json"])
+    for _ in range(2):
+        config.leave_out("train#recorder", "test")
+    assert config.trainer().handlers == ["a", "b", None]
+    assert config.value("log") == ["initialize"]
+
+
 def test_a_copy_is_its_own_and_takes_objects_for_parts(bundle):
     config = BundleConfig(bundle, overlays=["more.json"])
     evaluated, items = config.value("chain"), Datalist([{"id": "7"}], ("ill", "well"))

@@ -13,12 +13,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
+
+OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
 
 @pytest.mark.parametrize(
@@ -48,8 +51,6 @@ def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, op
     (tmp_path / "short").write_text("abc\n")
     make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
     monkeypatch.setitem(sys.modules, "monailabel", None)
-    from label_server import OTOSCOPY
-
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]
     assert main(command) == 1
     assert f"error: {message}" in capsys.readouterr().err
@@ -57,8 +58,6 @@ def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, op
 
 def test_refuses_a_second_server_on_the_same_labels(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "monailabel", None)
-    from label_server import OTOSCOPY
-
     make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
     output_dir = tmp_path / "output"
     output_dir.mkdir()

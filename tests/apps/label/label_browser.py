@@ -75,9 +75,7 @@ class ForkedServer(LabelServer):
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(output_dir).with_suffix(".log")
         self.arguments = ["label", "--bundle", bundle, "--studies", studies, "--output_dir", output_dir]
-        self.arguments += ["--port", self.port, *options]
-        for setting in settings:
-            self.arguments += ["--set", setting]
+        self.arguments += ["--port", self.port, *options, *settings]
 
     def __enter__(self):
         self.pid = self.forks.start(self.log, self.arguments)
