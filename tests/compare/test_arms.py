@@ -11,16 +11,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from monai_weckd.bundle import BundleConfig
 from monai_weckd.compare.arms import ARMS, PLAIN, ChainSize, arm_overrides, choose_arms
+from monai_weckd.engines import ChainOptions
+from monai_weckd.plan import PlanSettings
 
-SIZE = ChainSize(num_stages=3, shard_policy="cumulative", label_fraction=0.1, max_epochs=36, pool_ratio=2)
-KEYS = {**dict.fromkeys([*PLAIN, "freeze_backbone", "unfreeze_last"]), "averaging": 0.0}
+OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
+PLAN = PlanSettings(num_stages=3, policy="cumulative", label_fraction=0.1)
+SIZE = ChainSize(PLAN, ChainOptions(pool_ratio=2), max_epochs=36)
 
 
-def overrides(name, size=SIZE, *, labeled=237, keys=KEYS, overlay=None):
-    return arm_overrides(ARMS[name], size, labeled=labeled, keys=keys, overlay=overlay)
+def overrides(name, size=SIZE, *, labeled=237, overlay=None):
+    return arm_overrides(ARMS[name], size, labeled=labeled, overlay=overlay)
 
 
 def test_unknown_arm_names_the_nearest():
@@ -49,14 +56,14 @@ def test_the_chain_is_the_bundle_as_configured():
 def test_as_many_labels_as_all_shards_of_the_chain(name):
     # 0.1 x 237 labels are 24 in a shard and 72 in three, where 0.3 x 237 would be 71
     assert round(overrides(name)["label_fraction"] * 237) == 72
-    shared = ChainSize(num_stages=3, shard_policy="shared", label_fraction=0.1, max_epochs=36)
+    shared = replace(SIZE, plan=replace(PLAN, policy="shared"))
     assert round(overrides(name, shared)["label_fraction"] * 237) == 24
 
 
 def test_labels_of_the_other_controls():
     assert round(overrides("first")["label_fraction"] * 237) == 24
     assert overrides("everything")["label_fraction"] == 1
-    most = ChainSize(num_stages=3, shard_policy="cumulative", label_fraction=0.4, max_epochs=36)
+    most = replace(SIZE, plan=replace(PLAN, label_fraction=0.4))
     assert overrides("single", most)["label_fraction"] == 1
 
 
@@ -68,9 +75,9 @@ def test_steps():
         "kd": 36,
         "everything": 36,
     }
-    uneven = ChainSize(3, "cumulative", 0.1, 35, stage_epochs=[5, 10, 20])
+    uneven = ChainSize(PLAN, ChainOptions(stage_epochs=(5, 10, 20)), max_epochs=35)
     assert overrides("single", uneven)["max_epochs"] == 20
-    assert overrides("single", ChainSize(3, "cumulative", 0.1, 35))["max_epochs"] == 12
+    assert overrides("single", replace(SIZE, max_epochs=35))["max_epochs"] == 12
 
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name not in ("chain", "paper")])
@@ -78,42 +85,65 @@ def test_controls_have_nothing_of_the_configured_chain(name):
     found = overrides(name)
     assert found.keys() >= PLAIN.keys()
     assert found["selection"] == "random"
-    assert (found["alignment"], found["calibrate"], found["stage_epochs"]) == (False, False, None)
-    assert found["pool_ratio"] == (2 if ARMS[name].uses_pool else 0)
+    assert [found[f"chain#{name}"] for name in ("alignment", "calibrate", "stage_epochs")] == [False, False, None]
+    assert found["chain#pool_ratio"] == (2 if ARMS[name].uses_pool else 0)
 
 
 def test_controls_keep_how_the_network_is_trained():
-    recipe = {"learning_rate", "batch_size", "distillation_weight", "freeze_backbone", "views", "stratify"}
+    recipe = {
+        "learning_rate",
+        "batch_size",
+        "distillation_weight",
+        "backbone#freeze",
+        "chain#views",
+        "plan#settings#stratify",
+    }
     for name in ("single", "single_long", "kd", "everything"):
         assert not recipe & overrides(name).keys()
 
 
-def test_keys_that_a_bundle_lacks_are_left_out():
-    found = overrides("single", keys={"pool_ratio": 1})
-    assert "selection" not in found
-    assert found["pool_ratio"] == 0
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_one_of_every_bundle(name):
+    unfreezing = replace(SIZE, frozen=True, unfreezes=True)
+    for folder in sorted(OTOSCOPY.parent.glob("*_chain_classification")):
+        config = BundleConfig(folder, overlays=["frozen.json"])
+        overlay = config.overlay(f"{ARMS[name].file}.json") if ARMS[name].file else None
+        changed = config.copy(overrides(name, unfreezing, overlay=overlay))
+        changed.refuse_unused()
+        plan, chain = changed.value("plan#settings"), changed.value("chain")
+        if name not in ("chain", "paper"):
+            assert (plan.selection, chain.accept, changed["plan#shards"]) == ("random", "always", None)
 
 
 def test_self_taught_controls():
     fixmatch, mean_teacher = overrides("fixmatch"), overrides("mean_teacher")
-    assert (fixmatch["teacher"], fixmatch["threshold"], fixmatch["hard_labels"]) == ("student", 0.95, True)
-    assert (mean_teacher["teacher"], mean_teacher["averaging"]) == ("average", 0.99)
-    averaged = ChainSize(3, "cumulative", 0.1, 36, averaging=0.9)
-    assert overrides("mean_teacher", averaged)["averaging"] == 0.9
-    assert overrides("fixmatch", ChainSize(3, "cumulative", 0.1, 36))["pool_ratio"] == 1
+    assert fixmatch["chain#teacher"] == "student"
+    assert (fixmatch["loss_function#threshold"], fixmatch["loss_function#hard_labels"]) == (0.95, True)
+    assert (mean_teacher["chain#teacher"], mean_teacher["chain#averaging"]) == ("average", 0.99)
+    for found in (fixmatch, mean_teacher):
+        assert (found["loss_function#temperature"], found["train#handlers#1#schedule"]) == (1.0, None)
+        # the teacher sees a view of its own, which no other control has
+        assert found["train#prepare_batch#teacher_augment"]["_target_"] == "monai_weckd.transforms.BatchAugment"
+    assert overrides("kd")["train#prepare_batch#teacher_augment"] is None
+    averaged = replace(SIZE, chain=ChainOptions(averaging=0.9))
+    assert overrides("mean_teacher", averaged)["chain#averaging"] == 0.9
+    assert overrides("fixmatch", averaged)["chain#pool_ratio"] == 1
 
 
 def test_the_paper_s_file_goes_before_what_is_plain():
-    found = overrides("paper", overlay={"attention_weight": 1.0, "accept": "always"})
-    assert found["attention_weight"] == 1
+    found = overrides("paper", overlay={"loss_function#attention_weight": 1.0, "chain#accept": "improves"})
+    assert found["loss_function#attention_weight"] == 1
+    assert found["chain#accept"] == "improves"
     assert found["selection"] == "random"
     assert "label_fraction" not in found
 
 
 def test_a_frozen_backbone_passes_on_no_attention_and_a_single_stage_is_not_frozen_and_last():
-    frozen = {**KEYS, "freeze_backbone": True}
-    assert overrides("paper", keys=frozen, overlay={"attention_weight": 1.0})["attention_weight"] == 0
-    assert "freeze_backbone" not in overrides("single", keys=frozen)
-    thawed = overrides("single", keys={**frozen, "unfreeze_last": True})
-    assert (thawed["freeze_backbone"], thawed["unfreeze_last"]) == (False, False)
-    assert "freeze_backbone" not in overrides("kd", keys={**frozen, "unfreeze_last": True})
+    frozen = replace(SIZE, frozen=True)
+    attention = {"loss_function#attention_weight": 1.0}
+    assert overrides("paper", frozen, overlay=attention)["loss_function#attention_weight"] == 0
+    assert "backbone#freeze" not in overrides("single", frozen)
+    unfreezing = replace(frozen, unfreezes=True)
+    thawed = overrides("single", unfreezing)
+    assert (thawed["backbone#freeze"], thawed["backbone#unfreeze_last"]) == (False, False)
+    assert "backbone#freeze" not in overrides("kd", unfreezing)
