@@ -173,8 +173,10 @@ def test_other_settings_are_other_runs(finished, data, capsys, no_training):
         assert main(command(data, finished, *options, "--report_only")) == 0
         assert "0 of 6 runs finished" in capsys.readouterr().out
     # where things are is no setting
-    assert main(command(data, finished, "--set", "num_workers=0", "--set", "overwrite=true", "--report_only")) == 0
+    assert main(command(data, finished, "--set", "train#dataloader#num_workers=0", "--set", "overwrite=true", "--report_only")) == 0
     assert "6 of 6 runs finished" in capsys.readouterr().out
+    assert main(command(data, finished, "--config_file", "frozen.json", "--report_only")) == 0
+    assert "0 of 6 runs finished" in capsys.readouterr().out
 
 
 def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
@@ -185,16 +187,24 @@ def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
     assert "no other arm has a run" in (tmp_path / "new" / "compare.html").read_text()
 
 
+def test_every_kind_of_arm_trains_on_a_frozen_backbone(data, tmp_path, capsys):
+    arms = "chain,kd,fixmatch,mean_teacher"
+    options = ["--config_file", "frozen.json", "--set", "backbone#unfreeze_last=true", "--set", "embedding_views=2"]
+    capsys.readouterr()
+    assert main(command(data, tmp_path, *options, arms=arms, max_epochs=4)) == 0
+    assert "8 of 8 runs finished" in capsys.readouterr().out
+
+
 def test_a_failure_is_written_down_and_the_others_go_on(data, tmp_path, capsys, monkeypatch):
     genuine = ComparedBundle.train
 
-    def train(self, output_dir, overrides, **options):
+    def train(self, split, output_dir, overrides, **options):
         if overrides.get("num_stages") == 1 and overrides["max_epochs"] == 1:
             try:
                 raise ValueError("threshold: expected less,\ngot <b>more</b>.")
             except ValueError as error:
                 raise RuntimeError("evaluating") from error
-        genuine(self, output_dir, overrides, **options)
+        genuine(self, split, output_dir, overrides, **options)
 
     monkeypatch.setattr(ComparedBundle, "train", train)
     capsys.readouterr()
@@ -216,8 +226,8 @@ def test_a_failure_is_written_down_and_the_others_go_on(data, tmp_path, capsys, 
     assert "<b>" not in page
 
 
-def planned(data, arms, **changes):
-    bundle = ComparedBundle(BUNDLE, data, changes={**SMALL, **changes})
+def planned(data, arms, changes=None):
+    bundle = ComparedBundle(BUNDLE, data, changes={**SMALL, **(changes or {})})
     splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
     return bundle, {run.arm.name: run for run in plan_runs(bundle, [ARMS[name] for name in arms], splits, [0])}
 
@@ -228,8 +238,8 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
     members = []
     genuine = bundle.train
 
-    def train(output_dir, overrides, **options):
-        genuine(output_dir, overrides, **options)
+    def train(split, output_dir, overrides, **options):
+        genuine(split, output_dir, overrides, **options)
         rows = [row for row in csv.DictReader((output_dir / "predictions.csv").open()) if row["split"] == "test"]
         plan = ChainPlan.from_json((output_dir / "plan.json").read_text())
         scores = [[float(row[f"probability_{name}"]) for name in bundle.datalist.classes] for row in rows]
@@ -247,7 +257,8 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
 
 
 def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
-    bundle, runs = planned(data, ["chain", "single_long+labels"], selection="typical", missing_classes="allow")
+    changes = {"selection": "typical", "plan#settings#missing_classes": "allow"}
+    bundle, runs = planned(data, ["chain", "single_long+labels"], changes)
     store = RunStore(tmp_path)
     chain, control = (execute(run, bundle, store, cache_dir=tmp_path / "cache") for run in runs.values())
     assert "error" not in chain
@@ -282,8 +293,8 @@ def test_only_what_a_comparison_needs_is_written(data, tmp_path):
     seen = []
     genuine = bundle.train
 
-    def train(output_dir, overrides, **options):
-        genuine(output_dir, overrides, **options)
+    def train(split, output_dir, overrides, **options):
+        genuine(split, output_dir, overrides, **options)
         seen.extend(sorted(path.name for path in output_dir.iterdir()))
 
     bundle.train = train
