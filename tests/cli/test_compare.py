@@ -135,7 +135,7 @@ def test_the_single_model_has_the_labels_of_the_chain(finished):
         assert len({(plan.test, plan.val) for plan in plans.values()}) == 1
     # another split draws other labels
     other = ChainPlan.from_json((finished / "runs" / "chain" / "0-0-0.plan.json").read_text())
-    assert plans["chain"].seed != other.seed
+    assert plans["chain"].settings.seed != other.settings.seed
 
 
 def test_a_second_call_trains_nothing(finished, data, no_training):
@@ -173,7 +173,8 @@ def test_other_settings_are_other_runs(finished, data, capsys, no_training):
         assert main(command(data, finished, *options, "--report_only")) == 0
         assert "0 of 6 runs finished" in capsys.readouterr().out
     # where things are is no setting
-    assert main(command(data, finished, "--set", "train#dataloader#num_workers=0", "--set", "overwrite=true", "--report_only")) == 0
+    options = ["--set", "train#dataloader#num_workers=0", "--set", "overwrite=true"]
+    assert main(command(data, finished, *options, "--report_only")) == 0
     assert "6 of 6 runs finished" in capsys.readouterr().out
     assert main(command(data, finished, "--config_file", "frozen.json", "--report_only")) == 0
     assert "0 of 6 runs finished" in capsys.readouterr().out

@@ -88,15 +88,15 @@ def test_two_trials_and_the_command_that_follows(capfd, dataset, tmp_path):
     assert [row["note"] for row in rows] == ["own values", ""]
     best = max(rows, key=lambda row: float(row["value"]))
     tuned = json.loads((output / "tuned.json").read_text())
-    names = ("learning_rate", "distillation_weight", "temperature_start")
-    assert tuned == {name: float(best[name]) for name in names} | {"temperature_end": float(best["temperature_start"])}
+    keys = ("learning_rate", "distillation_weight", "loss_function#temperature")
+    assert tuned == {key: float(best[key.rpartition("#")[2]]) for key in keys}
 
     command = lines[-1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     settings = json.loads((output / "run" / "chain.json").read_text())["settings"]
-    assert {name: settings[name] for name in tuned} == tuned
+    assert {key: settings[key.rpartition("#")[2]] for key in tuned} == tuned
     assert {name: settings[name] for name in SMALL if name in settings} == {
         name: value for name, value in SMALL.items() if name in settings
     }

@@ -23,6 +23,7 @@ from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.data import Datalist
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
+SPLIT = FoldSplit(0, 0, {"0": "train", "1": "train", "2": "val", "3": "test"})
 
 
 class Knot:
@@ -38,9 +39,6 @@ def bundle(tmp_path):
     items = [{"id": f"{number}", "image": "-", "label": number % 2, "group": f"{number}"} for number in range(4)]
     bundle.datalist = Datalist(items, ("ill", "well"))
     return bundle
-
-
-SPLIT = FoldSplit(0, 0, {"0": "train", "1": "train", "2": "val", "3": "test"})
 
 
 def test_the_network_of_a_failed_run_leaves_the_memory(bundle, tmp_path, monkeypatch):

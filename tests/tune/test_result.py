@@ -126,7 +126,7 @@ def test_workers_that_end_together_do_not_disturb_each_other(tmp_path, monkeypat
     [
         {"dataset_dir": "my data", "output_dir": "it's $HOME", "seed": 3},
         {"spatial_size": [32, 32], "overwrite": True, "cache_dir": None, "learning_rate": 1e-05},
-        {"shard_policy": "disjoint", "dataset_dir": "2020", "device": "$torch.device('cpu')", "x": "[a, b]"},
+        {"plan#settings#policy": "disjoint", "dataset_dir": "2020", "device": "$torch.device('cpu')", "x": "[a, b]"},
         {"network_def#norm": ["batch", {"affine": False}]},
     ],
 )

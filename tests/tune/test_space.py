@@ -15,13 +15,13 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from monai_weckd.tune.space import DEFAULTS, SPACE, complete_temperature, parse_parameters, suggest_values
+from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters, suggest_values
 
 # written down once more, by Optuna's own classes
 EXPECTED = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "distillation_weight": FloatDistribution(0.1, 0.9),
-    "temperature_start": FloatDistribution(1, 10),
+    "temperature": FloatDistribution(1, 10),
     "attention_weight": FloatDistribution(0.01, 10, log=True),
     "pool_ratio": IntDistribution(0, 4),
     "averaging": CategoricalDistribution((0.0, 0.9, 0.95, 0.99)),
@@ -33,7 +33,8 @@ EXPECTED = {
     ("names", "message"),
     [
         ("learning_rat", r"parameters: expected some of .*, got 'learning_rat'. Did you mean 'learning_rate'\?"),
-        ("temperature", r"got 'temperature'. Did you mean 'temperature_start'\?"),
+        ("temperature_start", r"got 'temperature_start'. Did you mean 'temperature'\?"),
+        ("chain#pool_ratio", r"got 'chain#pool_ratio'. Did you mean 'pool_ratio'\?"),
         ("learning_rate,learning_rate", "parameters: expected every name once, got 'learning_rate' twice. Remove one."),
         ([], "parameters: expected some of .*, got none. Name one at least."),
         ("", "got ''"),
@@ -45,7 +46,7 @@ def test_wrong_names_are_refused(names, message):
 
 
 def test_the_paper_tunes_three():
-    assert DEFAULTS == ("learning_rate", "distillation_weight", "temperature_start")
+    assert DEFAULTS == ("learning_rate", "distillation_weight", "temperature")
     assert [parameter.name for parameter in parse_parameters(" learning_rate , pool_ratio")] == [
         "learning_rate",
         "pool_ratio",
@@ -78,14 +79,14 @@ def test_holds_refuses_what_is_no_number(value):
     assert not SPACE["distillation_weight"].holds(value)
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "shape", "expected"),
-    [(4.0, 1.0, "cosine", 1.0), (1.5, 2.0, "linear", 1.5), (3.0, 2.0, "constant", 3.0), (3.0, 9.0, "constant", 3.0)],
-)
-def test_the_end_of_the_temperature_follows_its_start(start, end, shape, expected):
-    values = complete_temperature({"learning_rate": 0.1, "temperature_start": start}, end=end, shape=shape)
-    assert values == {"learning_rate": 0.1, "temperature_start": start, "temperature_end": expected}
-
-
-def test_without_a_temperature_nothing_is_added():
-    assert complete_temperature({"learning_rate": 0.1}, end=1.0, shape="cosine") == {"learning_rate": 0.1}
+def test_a_key_is_the_parameter_s_place_in_the_configuration():
+    keys = {name: parameter.key for name, parameter in SPACE.items()}
+    assert keys == {
+        "learning_rate": "learning_rate",
+        "distillation_weight": "distillation_weight",
+        "temperature": "loss_function#temperature",
+        "attention_weight": "loss_function#attention_weight",
+        "pool_ratio": "chain#pool_ratio",
+        "averaging": "chain#averaging",
+        "threshold": "loss_function#threshold",
+    }

@@ -20,6 +20,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from monai_weckd.bundle import BundleConfig
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.tune.objective import METRIC, ChainObjective
@@ -35,7 +36,7 @@ SMALL = {
     "label_fraction": 0.2,
     "spatial_size": [32, 32],
 }
-VALUES = {"learning_rate": 2e-3, "distillation_weight": 0.4, "temperature_start": 3.0}
+VALUES = {"learning_rate": 2e-3, "distillation_weight": 0.4, "temperature": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,16 @@ def shuffle_test_labels(manifest, test):
         ({"data": "/no/data"}, "dataset_dir: expected an existing folder, got '/no/data'."),
         ({"changes": {"max_epoch": 3}}, r"set: expected a key of .*, got 'max_epoch'. Did you mean 'max_epochs'\?"),
         ({"changes": {"learning_rate": 1.0}}, "set: expected a key that is not tuned, got 'learning_rate'. Leave it"),
+        (
+            {"changes": {"loss_function#temperature": 2.0}},
+            "set: expected a key that is not tuned, got 'loss_function#temperature'. Leave it",
+        ),
         ({"changes": {"label_fraction": 0.001}}, "label_fraction: expected a label of each of 4 classes"),
-        ({"changes": {"selection": "badge"}}, "selection: expected 'random' or a shard_file, got 'badge': every trial"),
+        ({"changes": {"selection": "badge"}}, "selection: expected 'random' or given shards, got 'badge': every trial"),
+        (
+            {"changes": {"plan#settings#selection": "badge"}},
+            "selection: expected 'random' or given shards, got 'badge': every trial",
+        ),
         ({"changes": {"xyz": 1}}, "set: expected a key of .*, got 'xyz'. See its top level."),
     ],
 )
@@ -112,7 +121,7 @@ def references(place):
         ),
         (
             {"plan": "$monai_weckd.plan_chain(@datalist.items)", "_used": references("plan")},
-            "plan: expected monai_weckd.plan_chain with its arguments, got an expression. Spell it out.",
+            "bundle: expected the key 'plan#settings' in its train.json, got none. Add it.",
         ),
     ],
 )
@@ -126,7 +135,7 @@ def test_a_parameter_that_the_bundle_does_not_have_is_refused(make, tmp_path):
     bundle = tmp_path / "bundle"
     (bundle / "configs").mkdir(parents=True)
     config = json.loads((OTOSCOPY / "configs" / "train.json").read_text())
-    del config["threshold"]
+    config["loss_function"] = {"_target_": "torch.nn.CrossEntropyLoss"}
     (bundle / "configs" / "train.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"parameters: expected keys of .*train.json, got 'threshold'"):
         make(bundle, parameters=["threshold"])
@@ -134,20 +143,21 @@ def test_a_parameter_that_the_bundle_does_not_have_is_refused(make, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.glob("*_chain_classification")))
 def test_every_bundle_has_every_parameter(name):
-    config = json.loads((BUNDLES / name / "configs" / "train.json").read_text())
-    assert set(SPACE) <= set(config)
+    config = BundleConfig(BUNDLES / name)
+    assert all(config.takes(parameter.key) for parameter in SPACE.values())
 
 
 def test_a_trial_neither_writes_nor_talks_nor_tests(make, tmp_path):
     bundle = make()
-    parser = bundle.workflow(VALUES).parser
-    names = {
-        handler["_target_"].rpartition(".")[2] for handler in parser["train#handlers"] if isinstance(handler, dict)
-    }
-    assert {"TemperatureHandler", "ValidationHandler", "LrScheduleHandler"} <= names
-    assert not names & {"TensorBoardStatsHandler", "ChainProgressBar", "CostReporter", "ChainRecorder"}
-    assert "test" not in parser
-    assert not any("refuse_unused_keys" in step for step in parser["initialize"])
+    config = bundle.trial(VALUES)
+    handlers = config.value("train#trainer#train_handlers")
+    assert [type(handler).__name__ for handler in handlers if handler is not None] == [
+        "TeacherWeightHandler",
+        "TemperatureHandler",
+        "ValidationHandler",
+        "LrScheduleHandler",
+    ]
+    assert "test" not in config
     ChainObjective(bundle)(optuna.trial.FixedTrial(VALUES))
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
@@ -160,28 +170,38 @@ def test_a_reference_to_the_test_split_is_an_error(make, tmp_path):
 
 
 def test_values_reach_the_training(make):
-    parser = make().workflow(VALUES).parser
-    assert parser["learning_rate"] == 2e-3
-    assert parser["temperature_start"] == parser["temperature_end"] == 3.0
-    loss = parser.get_parsed_content("loss_function")
+    config = make(parameters=[*DEFAULTS, "pool_ratio"]).trial({**VALUES, "pool_ratio": 3})
+    trainer = config.trainer()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [2e-3]
+    loss = trainer.loss_function
     assert (loss.weight, loss.temperature) == (0.4, 3.0)
+    assert config.value("chain").pool_ratio == 3
+
+
+def test_a_schedule_of_the_temperature_starts_at_what_is_tuned(make):
+    config = make(overlays=["paper.json"]).trial(VALUES)
+    schedule = config.value("train#handlers#1#schedule")
+    assert (schedule.start, schedule.end) == (3.0, 1.0)
 
 
 def test_trials_of_an_active_chain_train_on_random_shards(make):
     bundle = make()
     assert bundle.replaced_selection == "auto"
-    assert bundle.plan.settings.selection == bundle.workflow(VALUES).parser["selection"] == "random"
+    assert bundle.plan.settings.selection == bundle.trial(VALUES)["selection"] == "random"
     assert make(changes={"selection": "random"}).replaced_selection is None
 
 
 def test_own_values_overlay_and_epochs(make, tmp_path):
     bundle = make()
-    assert bundle.own_values == {"learning_rate": 1e-3, "distillation_weight": 0.5, "temperature_start": 1.0}
+    assert bundle.own_values == {"learning_rate": 1e-3, "distillation_weight": 0.5, "temperature": 1.0}
     assert bundle.knows_own_values
     assert bundle.warmup_epochs == 2
     assert not bundle.lower_is_better
-    paper = make(overlays=[OTOSCOPY / "configs" / "paper.json"], changes={"stage_epochs": [2, 3, 4], "max_epochs": 9})
-    assert paper.overlay(VALUES) == {**VALUES, "temperature_end": 1.0}
+    overlay = {"learning_rate": 2e-3, "distillation_weight": 0.4, "loss_function#temperature": 3.0}
+    assert bundle.overlay(VALUES) == overlay
+    changes = {"chain#stage_epochs": [2, 3, 4], "max_epochs": 9}
+    paper = make(overlays=[OTOSCOPY / "configs" / "paper.json"], changes=changes)
+    assert paper.own_values["temperature"] == 4.0
     assert paper.warmup_epochs == 3
     assert not make(parameters=["attention_weight"]).knows_own_values
     (tmp_path / "loss.json").write_text('{"validate#evaluator#metric_cmp_fn": "$lambda new, old: new < old"}')
@@ -190,8 +210,8 @@ def test_own_values_overlay_and_epochs(make, tmp_path):
 
 def test_settings_tell_what_decides_a_result(make, dataset, tmp_path):
     first = make().settings
-    assert make(cache_dir=tmp_path / "elsewhere", changes={"num_workers": 1}).settings == first
-    for changes in ({"batch_size": 4}, {"train#trainer#pool_ratio": 0}, {"seed": 5}):
+    assert make(cache_dir=tmp_path / "elsewhere", changes={"train#dataloader#num_workers": 1}).settings == first
+    for changes in ({"batch_size": 4}, {"chain#pool_ratio": 0}, {"seed": 5}):
         assert make(changes=changes).settings != first
     assert make(seed=1).settings["data and plan"] != first["data and plan"]
     assert json.loads(json.dumps(first)) == first
@@ -200,8 +220,7 @@ def test_settings_tell_what_decides_a_result(make, dataset, tmp_path):
 def test_validation_is_no_larger_than_a_shard(make):
     bundle = make()
     assert len(bundle.plan.val) == bundle.plan.shard_size < len(bundle.whole_plan.val)
-    parser = bundle.workflow(VALUES).parser
-    assert len(parser.get_parsed_content("validate#dataset#data")) == bundle.plan.shard_size
+    assert len(bundle.trial(VALUES).value("validate#dataset#data")) == bundle.plan.shard_size
 
 
 def test_no_test_label_is_read(make, tmp_path, monkeypatch):
@@ -230,18 +249,17 @@ def test_no_test_label_is_read(make, tmp_path, monkeypatch):
 def test_the_value_is_that_of_the_last_accepted_student(make, monkeypatch):
     trainers = []
     # calibration, which follows, moves probabilities and with them the metric
-    bundle = make(changes={"calibrate": False})
-    workflow = bundle.workflow
+    bundle = make(changes={"chain#calibrate": False})
+    genuine = BundleConfig.trainer
 
-    def keep(values):
-        made = workflow(values)
-        trainers.append(made)
-        return made
+    def keep(config):
+        trainers.append(genuine(config))
+        return trainers[-1]
 
-    monkeypatch.setattr(bundle, "workflow", keep)
+    monkeypatch.setattr(BundleConfig, "trainer", keep)
     trial = optuna.trial.FixedTrial(VALUES)
     value = ChainObjective(bundle)(trial)
-    [trainer] = [made.trainer for made in trainers]
+    [trainer] = trainers
     evaluator = trainer.walker.evaluator
     evaluator.run()
     assert evaluator.state.metrics["val_macro_auc"] == pytest.approx(value, abs=1e-6)
