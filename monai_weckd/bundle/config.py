@@ -25,7 +25,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_weckd.bundle.checks import accepted_arguments, unused_keys
 from monai_weckd.bundle.identity import without_places
-from monai_weckd.utils.errors import one_error
+from monai_weckd.utils.errors import raising_cause
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["BundleConfig"]
@@ -162,7 +162,7 @@ class BundleConfig:
 
         """
         self._refuse_missing(key)
-        with one_error():
+        with raising_cause():
             return self.parser.get_parsed_content(key)
 
     def plain(self) -> dict[str, Any]:

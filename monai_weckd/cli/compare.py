@@ -57,7 +57,7 @@ def _compare(args: argparse.Namespace) -> None:
 
     from monai_weckd.compare.arms import choose_arms
     from monai_weckd.compare.folds import cross_validation_splits
-    from monai_weckd.compare.schedule import plan_runs, work_off
+    from monai_weckd.compare.schedule import plan_runs, run_schedule
     from monai_weckd.compare.store import RunStore
     from monai_weckd.compare.summary import summarize_comparison
     from monai_weckd.compare.training import ComparedBundle
@@ -88,7 +88,7 @@ def _compare(args: argparse.Namespace) -> None:
     store = RunStore(args.output_dir / "runs")
     if not args.report_only:
         print(f"{len(runs)} runs: {len(arms)} arms, {len(splits)} splits, {len(args.seeds)} seeds", flush=True)
-        work_off(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_tell)
+        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result)
     content = summarize_comparison(runs, bundle, store, reference=args.reference)
     _write(args, content, synthetic=is_phantom(args.dataset_dir))
     print(*content["verdicts"], sep="\n")
@@ -103,7 +103,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     return found if args.label_fraction is None else {**found, "label_fraction": args.label_fraction}
 
 
-def _tell(run: ArmRun, result: Mapping[str, Any]) -> None:
+def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:
     repeat, fold, seed = run.cell
     what = f"{run.arm.name}, repeat {repeat}, fold {fold}, seed {seed}"
     if "error" in result:

@@ -96,7 +96,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
                 counts["fetched" if fetched else "whole"] += 1
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
-    _tell(faults)
+    _print_faults(faults)
     print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
     print(f"files   {counts['instances']} fetched into {output_dir}")
     if faults:
@@ -118,7 +118,7 @@ def _send(args: argparse.Namespace) -> None:
             faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts.total()} reports; run it again to go on") from None
-    _tell(faults)
+    _print_faults(faults)
     print(f"reports {counts['stored']} stored, {counts['there already']} there already, {counts['refused']} refused")
     print(f"ledger  {ledger}")
     if faults:
@@ -205,7 +205,7 @@ def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
     yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
 
 
-def _tell(faults: Sequence[str]) -> None:
+def _print_faults(faults: Sequence[str]) -> None:
     for fault in faults[:_SHOWN]:
         print(f"bad     {fault}")
     if len(faults) > _SHOWN:

@@ -26,7 +26,7 @@ from monai_weckd.compare.store import RunStore
 if TYPE_CHECKING:
     from monai_weckd.compare.training import ComparedBundle
 
-__all__ = ["plan_runs", "work_off"]
+__all__ = ["plan_runs", "run_schedule"]
 
 # how long to wait for runs of other processes before looking again, in seconds
 _PAUSE = 1.0
@@ -57,7 +57,7 @@ def plan_runs(
     return found
 
 
-def work_off(
+def run_schedule(
     runs: Iterable[ArmRun],
     bundle: ComparedBundle,
     store: RunStore,

@@ -31,7 +31,7 @@ from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
 from monai_weckd.utils.draws import derive
 
-__all__ = ["Backbone", "EmbeddingDataset", "images_behind"]
+__all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
 
 _CHUNK = 64
 
@@ -259,7 +259,7 @@ class EmbeddingDataset(Dataset):
         self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
 
 
-def images_behind(dataset: Any) -> Any:
+def wrapped_images(dataset: Any) -> Any:
     """Return the dataset of images that an :py:class:`EmbeddingDataset` wraps, any other dataset as it is.
 
     Args:

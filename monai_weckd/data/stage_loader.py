@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
 from monai_weckd.plan.splits import identify
 
-__all__ = ["as_batch", "stage_loader", "training_items"]
+__all__ = ["collate_batch", "stage_loader", "training_items"]
 
 
 def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ def stage_loader(
         StageDataset(template.dataset, labels),
         batch_sampler=sampler,
         num_workers=template.num_workers,
-        collate_fn=partial(as_batch, template.collate_fn),
+        collate_fn=partial(collate_batch, template.collate_fn),
         pin_memory=template.pin_memory,
         timeout=template.timeout,
         multiprocessing_context=template.multiprocessing_context,
@@ -118,7 +118,7 @@ def stage_loader(
     )
 
 
-def as_batch(collate: Callable, items: Any) -> Any:
+def collate_batch(collate: Callable, items: Any) -> Any:
     """Make a batch of what a dataset gave, unless it is one already.
 
     Args:

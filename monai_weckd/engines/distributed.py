@@ -19,12 +19,12 @@ import torch
 if TYPE_CHECKING:
     from monai_weckd.plan.chain_plan import ChainPlan
 
-__all__ = ["check_same_on_all_ranks", "of_rank_0", "share_weights"]
+__all__ = ["check_same_on_all_ranks", "from_rank_zero", "share_weights"]
 
 Value = TypeVar("Value")
 
 
-def of_rank_0(value: Value) -> Value:
+def from_rank_zero(value: Value) -> Value:
     """Return, on every rank, the value that rank 0 passes.
 
     Args:

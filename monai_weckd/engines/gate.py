@@ -17,7 +17,7 @@ from ignite.engine import Events, RemovableEventHandle
 from monai.inferers import SimpleInferer
 
 from monai_weckd.engines.calibration import divide_logits, fit_temperature
-from monai_weckd.engines.distributed import of_rank_0
+from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.engines.utils import check_metric
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
@@ -66,7 +66,7 @@ class StageGate:
         """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
         if not engine.state.stage:
             return
-        value = of_rank_0(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
+        value = from_rank_zero(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
         check_metric(evaluator.state.key_metric_name, value)
         best = self.state.best
         if best is None or not evaluator.metric_cmp_fn(best.value, value):
@@ -109,6 +109,6 @@ class StageGate:
             # MONAI's base class has none
             inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
         )
-        temperature = of_rank_0(fit_temperature(logits, labels))
+        temperature = from_rank_zero(fit_temperature(logits, labels))
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
         return temperature

@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageDataset
-from monai_weckd.data.stage_loader import as_batch
-from monai_weckd.engines.distributed import of_rank_0
+from monai_weckd.data.stage_loader import collate_batch
+from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.networks.features import extract
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
@@ -81,7 +81,7 @@ def ask_for_shard(
         )
         places = select_items(strategy, context, count=plan.shard_size)
         chosen = [items[place]["id"] for place in places]
-    return of_rank_0(chosen)
+    return from_rank_zero(chosen)
 
 
 def _images(engine: SupervisedTrainer) -> Any:
@@ -96,5 +96,5 @@ def _images(engine: SupervisedTrainer) -> Any:
             [(index, index) for index in range(start, min(start + 64, len(dataset)))]
             for start in range(0, len(dataset), 64)
         ],
-        collate_fn=lambda items: as_batch(template.collate_fn, items),
+        collate_fn=lambda items: collate_batch(template.collate_fn, items),
     )

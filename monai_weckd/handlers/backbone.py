@@ -75,9 +75,7 @@ class FrozenBackbone:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if unfreeze_last and not freeze:
-            raise ValueError(
-                "unfreeze_last: expected False without freeze_backbone, got True. Set freeze_backbone too."
-            )
+            raise ValueError("unfreeze_last: expected False without freeze, got True. Set freeze too.")
         self.network = network
         self.freeze = freeze
         self.unfreeze_last = unfreeze_last
@@ -146,7 +144,7 @@ class FrozenBackbone:
         if self.unfreeze_last and stages < 2:
             raise ValueError(
                 f"unfreeze_last: expected two stages or more, got {stages}. Train the whole network without "
-                "freeze_backbone instead."
+                "the overlay frozen.json instead."
             )
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(ChainEvents.STAGE_STARTED, self._begin_stage)
@@ -191,7 +189,7 @@ class FrozenBackbone:
 def _check_loss(loss_function: DistillationLoss | None) -> None:
     if loss_function is not None and loss_function.attention_weight > 0:
         raise ValueError(
-            f"attention_weight: expected 0 with freeze_backbone, got {loss_function.attention_weight}. "
+            f"attention_weight: expected 0 with a frozen backbone, got {loss_function.attention_weight}. "
             "A frozen backbone has no attention to learn."
         )
 
@@ -199,6 +197,6 @@ def _check_loss(loss_function: DistillationLoss | None) -> None:
 def _check_processes() -> None:
     if idist.get_world_size() > 1:
         raise ValueError(
-            f"freeze_backbone: expected one process, got {idist.get_world_size()}. "
+            f"backbone: expected one process, got {idist.get_world_size()}. "
             "Heads train in seconds: start it without torchrun."
         )

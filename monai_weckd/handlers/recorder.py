@@ -28,7 +28,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
-from monai_weckd.data.embedding import images_behind
+from monai_weckd.data.embedding import wrapped_images
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
@@ -221,7 +221,7 @@ class ChainRecorder:
         if self.target_layer is not None and test is not None:
             save_error_gallery(
                 engine.network,
-                images_behind(test.dataset),
+                wrapped_images(test.dataset),
                 rows["test"],
                 target_layer=self.target_layer,
                 output_dir=self.output_dir,

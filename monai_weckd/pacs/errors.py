@@ -15,7 +15,15 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-__all__ = ["PASSWORD", "USER", "DicomwebError", "DicomwebObjectError", "failure_text", "may_pass", "told_error"]
+__all__ = [
+    "PASSWORD",
+    "USER",
+    "DicomwebError",
+    "DicomwebObjectError",
+    "failure_text",
+    "is_transient",
+    "describe_failure",
+]
 
 USER, PASSWORD = "MONAI_WECKD_PACS_USER", "MONAI_WECKD_PACS_PASSWORD"
 _LATER = (408, 429)  # 4xx that mean: ask again
@@ -30,7 +38,7 @@ class DicomwebObjectError(ValueError):
     """One object of the server cannot be used, others may; the message is one line."""
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Return whether a request that failed may succeed when it is made again.
 
     Args:
@@ -46,7 +54,7 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, broken) and not isinstance(error, exceptions.SSLError)
 
 
-def told_error(place: str, error: Exception) -> DicomwebError | DicomwebObjectError:
+def describe_failure(place: str, error: Exception) -> DicomwebError | DicomwebObjectError:
     """Return the error to raise: what the server or a library says may quote a patient's name, a query or a password.
 
     Args:
@@ -59,7 +67,7 @@ def told_error(place: str, error: Exception) -> DicomwebError | DicomwebObjectEr
         return DicomwebError(f"{place}: expected an answer, got {_reason(error)}. See that the server runs, and go on.")
     if status in _LOGIN:
         return DicomwebError(f"{place}: expected access, got {status}. Set {USER} and {PASSWORD}, or use .netrc.")
-    if may_pass(error):
+    if is_transient(error):
         return DicomwebError(f"{place}: expected an answer, got {status} again and again. Run it again later.")
     return DicomwebObjectError(f"{place}: expected an answer, got {status}{_refusal(error)}. Look at the URL.")
 

@@ -27,9 +27,9 @@ from monai_weckd.pacs.errors import (
     USER,
     DicomwebError,
     DicomwebObjectError,
+    describe_failure,
     failure_text,
-    may_pass,
-    told_error,
+    is_transient,
 )
 from monai_weckd.pacs.header import read_header
 from monai_weckd.pacs.multipart import boundary_of, single_part
@@ -278,8 +278,8 @@ class DicomwebServer:
                 return request()
             except (RequestException, EOFError) as error:
                 wait = next(waits, None)
-                if wait is None or not may_pass(error):
-                    raise told_error(f"{self.url}/{place}", error) from None
+                if wait is None or not is_transient(error):
+                    raise describe_failure(f"{self.url}/{place}", error) from None
             time.sleep(wait)
 
 

@@ -24,7 +24,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
-from monai_weckd.utils.errors import explaining_error, one_error
+from monai_weckd.utils.errors import explaining_error, raising_cause
 from monai_weckd.utils.records import model_chain
 
 __all__ = ["PredictionBundle", "class_probabilities", "load_image", "probability_fault"]
@@ -134,7 +134,7 @@ class PredictionBundle:
             )
         if chain["preprocessing"] is None or not isinstance(config["preprocessing"], dict):
             return
-        with one_error():
+        with raising_cause():
             found = describe_transforms("preprocessing#transforms", config.parser)
         for transform, other in zip_longest(chain["preprocessing"], found):
             if transform != other:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from .draws import derive, uniforms
 from .enums import UNLABELED
-from .errors import first_cause, one_error
+from .errors import first_cause, raising_cause
 from .messages import nearest
 from .records import json_digest, sealed_json
 from .system import available_processors, limit_threads
@@ -26,7 +26,7 @@ __all__ = [
     "json_digest",
     "limit_threads",
     "nearest",
-    "one_error",
+    "raising_cause",
     "sealed_json",
     "uniforms",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["explaining_error", "first_cause", "one_error"]
+__all__ = ["explaining_error", "first_cause", "raising_cause"]
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -44,7 +44,7 @@ def explaining_error(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def one_error() -> Iterator[None]:
+def raising_cause() -> Iterator[None]:
     """Raise the error that stands behind those of MONAI, which name the place in a configuration and not the cause."""
     try:
         yield

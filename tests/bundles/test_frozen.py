@@ -142,9 +142,9 @@ def test_the_teacher_s_weak_view_is_the_image_itself(dataset, tmp_path):
     [
         (
             {"backbone#freeze": False, "backbone#unfreeze_last": True},
-            "unfreeze_last: expected False without freeze_backbone, got True",
+            "unfreeze_last: expected False without freeze, got True",
         ),
-        ({"loss_function#attention_weight": 1.0}, "attention_weight: expected 0 with freeze_backbone, got 1.0"),
+        ({"loss_function#attention_weight": 1.0}, "attention_weight: expected 0 with a frozen backbone, got 1.0"),
         ({"chain#head_layer": "layer5"}, "path: expected a module of ResNet, got 'layer5'.*'layer4'"),
         ({"chain#head_layer": "layer4"}, r"head_layer: expected a layer with an input of shape \(B, D"),
         ({"embedding_views": -1}, "views: expected 0 without augment, and never less, got -1"),

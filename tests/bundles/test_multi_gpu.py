@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from monai_weckd.data import StageBatchSampler
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.engines import ChainEvents
-from monai_weckd.engines.distributed import of_rank_0
+from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.handlers import ChainProgressBar, predict_probabilities
 from monai_weckd.networks import fingerprint
 from monai_weckd.networks.features import unwrap
@@ -92,8 +92,8 @@ def work(rank, folder):
         "weights": weights_of_stages(DistributedDataParallel(make_plain_network()), batch_size=4),
         "unmeasured": walk(rank, validate=False, accept="always"),
         "measured": walk(rank),
-        "number": of_rank_0(1 / 3 + rank),
-        "ids": of_rank_0(["a", "bc"] if rank == 0 else []),
+        "number": from_rank_zero(1 / 3 + rank),
+        "ids": from_rank_zero(["a", "bc"] if rank == 0 else []),
     }
     with pytest.raises(ValueError, match="plan: expected the same one on all ranks, got 2 different ones"):
         make_chain(network=DistributedDataParallel(make_network()), seed=rank).run()

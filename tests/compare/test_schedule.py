@@ -24,7 +24,7 @@ import pytest
 from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.running import ArmRun
-from monai_weckd.compare.schedule import work_off
+from monai_weckd.compare.schedule import run_schedule
 from monai_weckd.compare.store import RunStore
 
 # runs that do nothing but say so, for several processes
@@ -32,11 +32,11 @@ WORKER = """
 import sys
 from pathlib import Path
 from test_schedule import make_runs, note
-from monai_weckd.compare.schedule import work_off
+from monai_weckd.compare.schedule import run_schedule
 from monai_weckd.compare.store import RunStore
 folder = Path(sys.argv[1])
 run = note(folder, sys.argv[2], beside={"a", "b"})
-work_off(make_runs(), None, RunStore(folder / "runs"), cache_dir=folder, tell=lambda *_: None, run=run)
+run_schedule(make_runs(), None, RunStore(folder / "runs"), cache_dir=folder, tell=lambda *_: None, run=run)
 """
 
 
@@ -74,7 +74,7 @@ def logged(folder):
 def do(folder, runs, **options):
     told = []
     store = RunStore(folder / "runs")
-    work_off(
+    run_schedule(
         runs,
         None,
         store,

@@ -36,7 +36,7 @@ from PIL import Image
 from monai_weckd.data import ByteCacheDataset, StageBatchSampler, StageDataset
 from monai_weckd.data.content import content_key, describe
 from monai_weckd.data.row_store import RowStore
-from monai_weckd.data.stage_loader import as_batch
+from monai_weckd.data.stage_loader import collate_batch
 from monai_weckd.transforms import LoadMedicalImaged
 
 
@@ -312,7 +312,7 @@ def test_a_stage_gets_the_same_batches_whole_or_item_by_item(tmp_path, num_worke
             StageDataset(dataset, {0: 0, 2: 0, 3: 1}),
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=partial(as_batch, torch.utils.data.default_collate),
+            collate_fn=partial(collate_batch, torch.utils.data.default_collate),
         )
         found.append(list(loader))
     for one, other in zip(*found, strict=True):

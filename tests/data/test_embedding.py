@@ -21,7 +21,7 @@ from monai.transforms import Compose, Lambdad, RandGaussianNoised
 from PIL import Image
 
 from monai_weckd.data import ByteCacheDataset, StageDataset
-from monai_weckd.data.embedding import images_behind
+from monai_weckd.data.embedding import wrapped_images
 from monai_weckd.handlers import FrozenBackbone
 
 
@@ -129,8 +129,8 @@ def test_is_the_wrapped_dataset_when_the_backbone_is_not_frozen(items, cached):
         assert torch.equal(dataset.gather([1, 2]), images.gather([1, 2]))
         assert dataset[0]["image"].shape == (3, 4, 4)
         backbone.frozen = True
-    assert images_behind(dataset) is noisy
-    assert images_behind(cached) is cached
+    assert wrapped_images(dataset) is noisy
+    assert wrapped_images(cached) is cached
 
 
 def test_another_backbone_makes_other_embeddings(cached, calls):

@@ -92,11 +92,11 @@ def same(one, other):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freeze": False, "unfreeze_last": True}, "unfreeze_last: expected False without freeze_backbone, got True"),
+        ({"freeze": False, "unfreeze_last": True}, "unfreeze_last: expected False without freeze, got True"),
         ({"head_layer": "hed"}, r"path: expected a module of Sequential, got 'hed'"),
         (
             {"loss_function": DistillationLoss(attention_weight=1.0)},
-            "attention_weight: expected 0 with freeze_backbone, g",
+            "attention_weight: expected 0 with a frozen backbone, g",
         ),
     ],
 )
@@ -107,7 +107,7 @@ def test_refuses(options, message):
 
 def test_refuses_several_processes(monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"^freeze_backbone: expected one process, got 2\. Heads train in seconds"):
+    with pytest.raises(ValueError, match=r"^backbone: expected one process, got 2\. Heads train in seconds"):
         FrozenBackbone(make_network())
     FrozenBackbone(make_network(), freeze=False)
 
@@ -119,7 +119,7 @@ def test_refuses_several_processes(monkeypatch):
         ({"val_inferer": None}, "inferer: expected a HeadInferer in trainer and evaluator, got SimpleInferer"),
         (
             {"loss_function": DistillationLoss(attention_weight=1.0), "student_layer": "2"},
-            "attention_weight: expected 0 with freeze_backbone, got 1.0",
+            "attention_weight: expected 0 with a frozen backbone, got 1.0",
         ),
     ],
 )
