@@ -49,7 +49,7 @@ $(SPHINX): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
-test: $(STAMP) lint ## Check style and types, then run the tests (about ten minutes)
+test: $(STAMP) lint ## Check style, types and imports, then run the tests (about ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile
 
 # as on a processor without AVX: other kernels of torch, oneDNN and MKL, which round otherwise
@@ -72,10 +72,11 @@ $(RIVALS): benchmarks/rivals.txt $(STAMP)
 bench: $(RIVALS) ## Measure speed and memory against rivals (about forty minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP) ## Put the code into the project's style
 	$(BIN)/ruff check --fix .
