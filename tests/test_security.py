@@ -169,9 +169,9 @@ def test_names_from_the_data_are_never_evaluated(hostile):
     parser = ConfigParser()
     parser.read_config(str(configs / "train.json"))
     parser["dataset_dir"], parser["output_dir"] = str(root / "data"), str(root / "out")
-    parser["missing_classes"], parser["val_fraction"] = "allow", 0.4
+    parser["plan#settings#missing_classes"], parser["plan#settings#val_fraction"] = "allow", 0.4
     parser.get_parsed_content("imports")
-    assert parser.get_parsed_content("class_names") == names
+    assert list(parser.get_parsed_content("datalist").classes) == names
     ids = {item["id"] for item in parser.get_parsed_content("datalist").items}
     assert ids == {path.relative_to(root / "data").as_posix() for path in (root / "data").rglob("*.png")}
     plan = parser.get_parsed_content("plan")

@@ -246,6 +246,7 @@ class BundleConfig:
                 return
             names = list(taken)
         where = f"{group} of {self.files[0]}" if component is not None else str(self.files[0])
+        names = [known for known in names if not known.startswith("_")]
         raise ValueError(f"set: expected a key of {where}, got {key!r}. {nearest(name, names)}")
 
     def _file(self, name: str) -> Path:

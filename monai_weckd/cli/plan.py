@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import add_fields, given_fields, parse_changes
-from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
@@ -86,7 +86,7 @@ def _plan(args: argparse.Namespace) -> None:
     config = _bundle(args)
     settings, training = _settings(args, config), _training(args, config)
     datalist = load_datalist(args.dataset_dir, split_file=training.split_file)
-    plan = datalist.plan(settings, shards=training.shards)
+    plan = plan_datalist(datalist, settings, shards=training.shards)
     stage_epochs = None if config is None else config.value("chain").stage_epochs
     epochs = divide_epochs(training.max_epochs, plan.settings.num_stages, stage_epochs)
     splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, training, epochs)

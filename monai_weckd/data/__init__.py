@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .datalist import Datalist, load_datalist
+from .datalist import Datalist, load_datalist, plan_datalist
 from .verify import read_datalist, verify_images
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "StageBatchSampler",
     "StageDataset",
     "load_datalist",
+    "plan_datalist",
     "read_classification_sr",
     "read_datalist",
     "verify_images",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -22,13 +22,14 @@ from monai_weckd.data.image_files import SUFFIXES, image_files
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["Datalist", "load_datalist", "manifest_groups"]
+__all__ = ["Datalist", "load_datalist", "manifest_groups", "plan_datalist"]
 
 
 class Datalist(NamedTuple):
@@ -46,15 +47,35 @@ class Datalist(NamedTuple):
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
-    def plan(self, settings: PlanSettings | None = None, **options: Any) -> ChainPlan:
-        """Plan a chain over the items, see :py:func:`monai_weckd.plan_chain`.
 
-        Args:
-            settings: how to plan, default None: the defaults.
-            options: further arguments, such as ``shards``.
+def plan_datalist(
+    datalist: Datalist,
+    settings: PlanSettings | None = None,
+    *,
+    shards: Sequence[Collection[str]] | str | os.PathLike[str] | None = None,
+    oracle: LabelOracle | None = None,
+) -> ChainPlan:
+    """Plan a chain over a data list, see :py:func:`monai_weckd.plan_chain`.
 
-        """
-        return plan_chain(self.items, settings, classes=self.classes, skipped=self.skipped, **options)
+    Args:
+        datalist: the items, their classes, and what was left out.
+        settings: how to plan, default None: the defaults.
+        shards: given shards, or the ``plan.json`` of a run that has them; default None.
+        oracle: door to the labels, default None: the items themselves.
+
+    Raises:
+        ValueError: When there are too few labels for the settings, or given shards do not fit.
+        PlanError: When a split or a stage lacks a class, a split is empty, or a group is in two splits.
+
+    """
+    return plan_chain(
+        datalist.items,
+        settings,
+        classes=datalist.classes,
+        skipped=datalist.skipped,
+        shards=shards,
+        oracle=oracle,
+    )
 
 
 class _Row(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.bundle.config import BundleConfig
-from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.datalist import Datalist, plan_datalist
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter
@@ -150,7 +150,7 @@ class TunedBundle:
         datalist: Datalist = config.value("datalist")
         oracle = BlindOracle(datalist.items, num_classes=len(datalist.classes))
         shards = config.value("plan#shards") if "plan#shards" in config else None
-        whole = datalist.plan(config.value("plan#settings"), shards=shards, oracle=oracle)
+        whole = plan_datalist(datalist, config.value("plan#settings"), shards=shards, oracle=oracle)
         if whole.settings.selection not in ("random", "given"):
             raise ValueError(
                 f"selection: expected 'random' or given shards, got {whole.settings.selection!r}: every trial "

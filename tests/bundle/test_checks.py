@@ -33,7 +33,7 @@ OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
         ("monai_weckd.engines.ChainOptions", tuple(field.name for field in fields(ChainOptions))),
         # anything goes, or nobody can tell
         ("monai_weckd.handlers.ChainHandler", None),
-        ("$@datalist.plan", None),
+        ("$@network_def.to", None),
         ("no_such_package.Component", None),
     ],
 )

@@ -118,8 +118,8 @@ def test_a_missing_file_is_named(bundle, arguments, message):
         ("test#itms", "a key of test of .*train.json", "Did you mean 'items'"),
         ("chain#tolerence", "a key of chain of .*train.json", "Did you mean 'tolerance'"),
         ("train#monitors#2", "a key of train#monitors of .*train.json", "Valid: '0', '1'"),
-        ("rate#x", "a key of .*train.json", "Valid: 'imports'"),
-        ("cache_dir#x", "a key of .*train.json", "Valid: 'imports'"),
+        ("rate#x", "a key of .*train.json", "Did you mean 'rate'"),
+        ("cache_dir#x", "a key of .*train.json", "Did you mean 'cache_dir'"),
         ("absent#x", "a key of .*train.json", "Valid: 'imports'"),
     ],
 )
@@ -224,9 +224,12 @@ def test_scripts_of_the_bundle_can_be_imported(bundle, monkeypatch):
 def test_the_plain_values_are_without_places(bundle):
     config = BundleConfig(bundle)
     plain = config.plain()
-    assert plain == {k: v for k, v in TRAIN.items() if k not in ("bundle_root", "output_dir", "cache_dir")}
-    plain["train"]["monitors"].append("c")
-    assert config["train#monitors"] == ["a", "b"]
+    expected = {k: v for k, v in TRAIN.items() if k not in ("bundle_root", "output_dir", "cache_dir")}
+    # monitors watch, and change nothing
+    expected["train"] = {k: v for k, v in TRAIN["train"].items() if k != "monitors"}
+    assert plain == expected
+    plain["train"]["trainer"]["rate"] = 7
+    assert config["train#trainer#rate"] == "@rate"
 
 
 def test_a_key_that_nothing_reads_is_refused(bundle):

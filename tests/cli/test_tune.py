@@ -112,7 +112,10 @@ def test_values_outside_the_ranges_are_told(capsys, dataset, tmp_path):
     assert main(arguments(dataset, tmp_path / "out", *options)) == 0
     out = capsys.readouterr().out
     assert "note: some of the configuration's own values are outside the ranges" in out
-    assert set(json.loads((tmp_path / "out" / "tuned.json").read_text())) == {"attention_weight", "pool_ratio"}
+    assert set(json.loads((tmp_path / "out" / "tuned.json").read_text())) == {
+        "loss_function#attention_weight",
+        "chain#pool_ratio",
+    }
 
 
 def test_what_there_is_when_it_is_stopped_is_a_result(capsys, dataset, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.costs import forecast
 from monai_weckd.costs.estimate import CostEstimate, StepCosts, estimate_cost
 from monai_weckd.costs.probe import peak_bytes, probe_costs, resident_bytes
-from monai_weckd.data.datalist import load_datalist
+from monai_weckd.data.datalist import load_datalist, plan_datalist
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import fingerprint
 from monai_weckd.plan.settings import PlanSettings
@@ -208,7 +208,7 @@ def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
     changes = {"spatial_size": [16, 20], "val_interval": 2, "chain#stage_epochs": stages}
     bundle = Path(__file__).parents[2] / "bundles" / "otoscopy_chain_classification"
     config = BundleConfig(bundle, changes={**changes, **{f"chain#{name}": value for name, value in chain.items()}})
-    plan = datalist.plan(PlanSettings(label_fraction=0.2))
+    plan = plan_datalist(datalist, PlanSettings(label_fraction=0.2))
     lines = list(forecast.forecast_cost(config, plan, datalist, **OPTIONS))
     assert lines[0].endswith("images of 3 x 16 x 20:")
     expected = estimate_cost(plan, COSTS, pool_ratio=2, views=3, stage_epochs=stages, val_interval=2, **OPTIONS)

@@ -24,7 +24,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd import PlanSettings, plan_chain
-from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.data.image_files import image_files
 from monai_weckd.utils.enums import UNLABELED
 
@@ -288,6 +288,8 @@ def test_a_datalist_plans_a_chain_over_its_items():
     items = [{"id": f"{n:03}", "group": f"g{n // 2}", "label": n % 2, "image": f"{n:03}.png"} for n in range(200)]
     datalist, settings = Datalist(items, ("ill", "well"), ("broken.png",)), PlanSettings(num_stages=2, seed=3)
     expected = plan_chain(items, settings, classes=("ill", "well"), skipped=("broken.png",))
-    assert datalist.plan(settings) == expected
-    assert datalist.plan(settings, shards=[stage.new for stage in expected.stages]).settings.selection == "given"
-    assert datalist.plan().settings == PlanSettings()
+    assert plan_datalist(datalist, settings) == expected
+    assert (
+        plan_datalist(datalist, settings, shards=[stage.new for stage in expected.stages]).settings.selection == "given"
+    )
+    assert plan_datalist(datalist).settings == PlanSettings()

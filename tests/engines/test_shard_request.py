@@ -89,7 +89,7 @@ def test_another_run_can_use_the_chosen_labels():
     chosen = run(items).plan
     shards = [stage.new for stage in chosen.stages]
     one = plan_chain(items, PlanSettings(num_stages=1), classes=CLASSES, shards=shards)
-    assert one.selection == "given"
+    assert one.settings.selection == "given"
     assert set(one.stages[0].labeled) == set(chosen.stages[-1].labeled)
     trainer = make_chain(items=items, plan=one, max_epochs=1, accept="always")
     trainer.run()
