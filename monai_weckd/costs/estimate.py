@@ -23,7 +23,7 @@ __all__ = ["CostEstimate", "StepCosts", "estimate_cost"]
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What the parts of a training cost on one machine, as :py:func:`monai_weckd.costs.probe.probe_costs` measures it.
+    """What the parts of a training cost on one machine, as :py:func:`monai_weckd.costs.probe_costs` measures it.
 
     Args:
         step: seconds of a training step on a batch of labeled items, augmentation included.

@@ -98,7 +98,7 @@ class StageWalker:
 
     @property
     def students(self) -> tuple[torch.nn.Module, ...]:
-        """The accepted students that guide, frozen: the last one, or all of an ensemble."""
+        """The frozen students that guide, which are the last accepted one or all of an ensemble."""
         return tuple(self.state.students)
 
     def attach(self, engine: SupervisedTrainer) -> None:
@@ -151,8 +151,8 @@ class StageWalker:
         """Go on from a state when the run starts, after the epoch that the engine has by then.
 
         Args:
-            state_dict: from :py:meth:`ChainState.state_dict`.
-            read_student: see :py:meth:`ChainState.load_state_dict`.
+            state_dict: from :py:meth:`monai_weckd.engines.state.ChainState.state_dict`.
+            read_student: see :py:meth:`monai_weckd.engines.state.ChainState.load_state_dict`.
 
         """
         self._load = partial(self.state.load_state_dict, state_dict, read_student=read_student)
