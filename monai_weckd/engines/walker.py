@@ -151,8 +151,8 @@ class StageWalker:
         """Go on from a state when the run starts, after the epoch that the engine has by then.
 
         Args:
-            state_dict: from :py:meth:`monai_weckd.engines.state.ChainState.state_dict`.
-            read_student: see :py:meth:`monai_weckd.engines.state.ChainState.load_state_dict`.
+            state_dict: from ``ChainState.state_dict``.
+            read_student: see ``ChainState.load_state_dict``.
 
         """
         self._load = partial(self.state.load_state_dict, state_dict, read_student=read_student)
