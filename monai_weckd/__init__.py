@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Label-scarce medical image classification by chain distillation, as a plugin for MONAI."""
+
 from __future__ import annotations
 
 import importlib

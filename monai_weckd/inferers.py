@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Inferers for MONAI engines: bfloat16 autocast, and calls of the classification head alone."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Checks that a bundle runs before training starts: unused keys, unknown arguments, readable errors."""
+
 from __future__ import annotations
 
 import inspect

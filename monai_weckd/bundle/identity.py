@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""What identifies a run: the settings that must match on resume, and the settings stored with its results."""
+
 from __future__ import annotations
 
 import hashlib

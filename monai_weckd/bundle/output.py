@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The output folder of a run: create it, and refuse to mix it with an earlier run."""
+
 from __future__ import annotations
 
 import logging

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The bundles that ship with the package: list them and copy them."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Data lists, datasets and readers: from files on disk to the batches of a stage."""
+
 from __future__ import annotations
 
 import importlib

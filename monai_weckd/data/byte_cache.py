@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A dataset that decodes each image once and caches it as 8-bit or half-precision values."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Digests of image files and descriptions of transforms, which together form the keys of a file cache."""
+
 from __future__ import annotations
 
 import hashlib

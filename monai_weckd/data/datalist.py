@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Build the list of items from a manifest, from class folders or from a MedMNIST archive."""
+
 from __future__ import annotations
 
 import csv

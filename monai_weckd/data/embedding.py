@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A dataset that replaces images with their embeddings while the backbone is frozen."""
+
 from __future__ import annotations
 
 import hashlib

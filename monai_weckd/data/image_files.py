@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Find image files below a folder."""
+
 from __future__ import annotations
 
 import os

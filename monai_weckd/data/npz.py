@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Read, map and check arrays of ``.npz`` archives."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A memory-mapped file of equally shaped arrays, which several processes can share."""
+
 from __future__ import annotations
 
 import json

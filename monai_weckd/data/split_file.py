@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Read a JSON file that assigns each item to a split."""
+
 from __future__ import annotations
 
 import json

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The batches of a stage: a deterministic batch sampler, and a dataset that hides unrevealed labels."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

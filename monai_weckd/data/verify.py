@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Verify that every image can be read before training starts."""
+
 from __future__ import annotations
 
 import gzip

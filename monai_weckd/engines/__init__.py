@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Trainers for distillation and chains of students, and their building blocks."""
+
 from __future__ import annotations
 
 from monai_weckd.engines.distiller import Distiller

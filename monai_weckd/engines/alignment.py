@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Align a teacher's predictions on unlabeled images with the class frequencies of the labels."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Exponential moving average of a network's weights."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Temperature scaling: fit a temperature on labeled items, and build it into the last layer."""
+
 from __future__ import annotations
 
 import torch

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The trainer that runs a whole chain of students."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

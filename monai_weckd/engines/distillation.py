@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The trainer that distills one frozen teacher into one student."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence

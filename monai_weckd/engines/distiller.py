@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The loss function that queries the teacher and combines its answer with the labels."""
+
 from __future__ import annotations
 
 import tempfile

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Helpers that keep several processes in agreement."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar

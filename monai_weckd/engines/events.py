@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Events that chains and distillation add to Ignite's."""
+
 from __future__ import annotations
 
 from ignite.engine import EventEnum

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The gate at the end of a stage: keep the best weights, then accept or reject the student."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Let the current network choose the items of the next shard."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The state of a chain: its plan, records, students and ledger."""
+
 from __future__ import annotations
 
 import time

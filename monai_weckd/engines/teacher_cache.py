@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A cache of one teacher's outputs by item and view."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Helpers for engines: handler order, and checks of loss and metric."""
+
 from __future__ import annotations
 
 import math

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A ``prepare_batch`` that augments each item by its view seed, on the device."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

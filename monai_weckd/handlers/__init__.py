@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Handlers that add chains, distillation, checkpoints and records to a MONAI trainer."""
+
 from __future__ import annotations
 
 from .backbone import FrozenBackbone

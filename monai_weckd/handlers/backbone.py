@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Freeze a network's backbone, and train its head on embeddings."""
+
 from __future__ import annotations
 
 import logging

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A handler that turns a MONAI trainer into a chain."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Save a chain's state after each epoch, and resume from it."""
+
 from __future__ import annotations
 
 import hashlib

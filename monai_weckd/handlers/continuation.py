@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Add one more stage to a chain that an earlier run has finished."""
 
 from __future__ import annotations
 

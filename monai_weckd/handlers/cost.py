@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Predict the costs of a chain at its start, and report them at its end."""
+
 from __future__ import annotations
 
 import logging

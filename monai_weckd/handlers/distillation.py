@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A handler that gives a teacher to a MONAI trainer."""
+
 from __future__ import annotations
 
 import os

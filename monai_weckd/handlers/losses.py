@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Extract the losses from a trainer's output, for handlers that log them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

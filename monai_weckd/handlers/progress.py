@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A progress bar over a whole chain."""
+
 from __future__ import annotations
 
 from typing import Any

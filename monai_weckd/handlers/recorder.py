@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Record what a chain did: plan, students, metrics, curves and predictions."""
+
 from __future__ import annotations
 
 import hashlib

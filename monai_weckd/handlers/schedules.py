@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Schedules over the epochs of a stage: temperature and distillation weight."""
+
 from __future__ import annotations
 
 from ignite.engine import Events

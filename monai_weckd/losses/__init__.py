@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Distillation and attention losses, and the temperature schedule."""
+
 from __future__ import annotations
 
 from .attention import attention_map, attention_transfer_loss

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Attention maps and the attention transfer loss."""
+
 from __future__ import annotations
 
 import torch

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The distillation loss, and its combination with the task and attention losses."""
+
 from __future__ import annotations
 
 import math

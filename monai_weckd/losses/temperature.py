@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Temperatures for distillation: validation and schedule."""
+
 from __future__ import annotations
 
 import math

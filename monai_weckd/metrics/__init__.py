@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Classification metrics, their bootstrap intervals and calibration."""
+
 from __future__ import annotations
 
 from monai_weckd.metrics.classification import (

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Weighted sums over items from which metrics are computed, additive over folds."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

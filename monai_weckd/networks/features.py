@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Find a network's layers, and extract its features and logits."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence

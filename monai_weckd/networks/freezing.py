@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Freeze, fingerprint and page out networks, and predict with them."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Load a teacher from a bundle, TorchScript, ONNX or ``state_dict`` file."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The plan of a chain: its splits and stages, and its JSON form."""
+
 from __future__ import annotations
 
 import json

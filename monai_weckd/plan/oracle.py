@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The label oracle: the only access to labels, with a ledger of every label revealed."""
+
 from __future__ import annotations
 
 import hashlib

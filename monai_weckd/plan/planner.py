@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Plan a chain from a list of items."""
+
 from __future__ import annotations
 
 import os

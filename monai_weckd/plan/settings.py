@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The settings of a plan."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Assign groups to splits, draw shards, and divide epochs among stages."""
+
 from __future__ import annotations
 
 from collections import Counter, deque

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Give a plan its stages, with random or given shards."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Choose the items that are labeled next."""
+
 from __future__ import annotations
 
 from monai_weckd.selection.context import STRATEGIES, SelectionContext

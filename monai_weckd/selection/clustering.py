@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""k-means clustering and k-means++ sampling."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The information that a selection strategy may use, and its checks."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

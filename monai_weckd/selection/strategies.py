@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Strategies that choose the items to label next."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Transforms for loading, correcting and augmenting medical images."""
+
 from __future__ import annotations
 
 from .batch import BatchAugment, BatchTransform

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Augment whole batches, with draws that depend only on each item's view seed."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Random intensity transforms for whole batches."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Load pictures, volumes and DICOM series as tensors."""
+
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Make a weak view for the teacher and a strong view for the student."""
 
 from __future__ import annotations
 

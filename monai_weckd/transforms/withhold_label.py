@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Hide the labels of items that a plan has not revealed."""
 
 from __future__ import annotations
 

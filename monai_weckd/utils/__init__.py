@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Keys, messages, files and other helpers without dependencies on the rest of the package."""
+
 from __future__ import annotations
 
 from .draws import derive, uniforms

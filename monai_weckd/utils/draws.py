@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Reproducible random draws from seeds and keys, independent of order and batch."""
+
 from __future__ import annotations
 
 import hashlib

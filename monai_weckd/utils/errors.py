@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Find the error that explains a failure behind the errors that wrap it."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

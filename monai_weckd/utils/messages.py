@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Text for error messages."""
+
 from __future__ import annotations
 
 import difflib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Read and write the JSON records of a chain, sealed with a digest."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The processors and threads that this process may use."""
+
 from __future__ import annotations
 
 import math

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Render the comparison of several trainings as an HTML page."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

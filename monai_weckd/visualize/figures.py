@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Draw the figures of a report."""
+
 from __future__ import annotations
 
 import io

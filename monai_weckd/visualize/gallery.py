@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Save the most confident errors as pictures, each with its Grad-CAM heat map."""
+
 from __future__ import annotations
 
 import json

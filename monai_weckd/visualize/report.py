@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Render the HTML report of a run."""
+
 from __future__ import annotations
 
 import base64

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Check the size that a compressed DICOM stream declares before anything decodes it."""
+
 from __future__ import annotations
 
 import zlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The error for unreadable DICOM input, which keeps patient data out of its message."""
+
 from __future__ import annotations
 
 import re

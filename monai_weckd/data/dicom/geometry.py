@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Slice geometry of DICOM images: pixel spacing, position, slice order and the affine."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Read the header elements that make up an image, and refuse objects that are not pictures."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

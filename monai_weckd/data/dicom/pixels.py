@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Decode DICOM pixel data into modality values or RGB."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A MONAI image reader for DICOM files and series."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

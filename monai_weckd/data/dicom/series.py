@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Find and read the files that form one DICOM series."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Synthetic image sets for trying the software without patient data."""
+
 from __future__ import annotations
 
 from monai_weckd.data.phantoms.phantom import is_phantom, make_phantom

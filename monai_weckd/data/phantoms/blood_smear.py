@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Draw synthetic white blood cells as seen in a stained smear."""
+
 from __future__ import annotations
 
 from itertools import pairwise

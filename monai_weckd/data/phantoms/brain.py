@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Scan synthetic heads as MR slices and volumes."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Drawing tools that the phantoms share: coordinates, noise, shapes, and a camera model."""
+
 from __future__ import annotations
 
 from typing import cast

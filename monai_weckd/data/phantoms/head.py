@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Model a synthetic head for MR phantoms: anatomy, lesions and signal."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""List the items of a phantom, and give each group and item its own random generator."""
+
 from __future__ import annotations
 
 import uuid

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Draw synthetic otoscopic views of the ear drum."""
+
 from __future__ import annotations
 
 import numpy as np

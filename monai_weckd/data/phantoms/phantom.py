@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write a complete phantom: images, manifest and a note on its origin."""
+
 from __future__ import annotations
 
 import csv

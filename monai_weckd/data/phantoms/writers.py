@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write phantom images as PNG, NIfTI and DICOM files."""
+
 from __future__ import annotations
 
 import gzip
