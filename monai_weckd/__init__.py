@@ -45,7 +45,7 @@ _SUBPACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Import subpackages when they are first used (PEP 562): planning needs neither torch nor MONAI."""
+    """Import a subpackage on first use (PEP 562), because planning needs neither torch nor MONAI."""
     if name in _PLANNING:
         return getattr(importlib.import_module(f"{__name__}.plan"), name)
     if name in _SUBPACKAGES:
@@ -54,5 +54,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Name what is imported when it is first used, too."""
+    """List the lazily imported names as well."""
     return sorted({*globals(), *__all__, *_SUBPACKAGES})

@@ -26,15 +26,15 @@ __all__ = ["AutocastInferer", "HeadInferer", "has_bfloat16"]
 
 
 class AutocastInferer(SimpleInferer):
-    """Run a network under bfloat16 autocast where the processor computes in it, and as it is where not.
+    """Run a network under bfloat16 autocast if the device supports it, and in its own precision otherwise.
 
-    bfloat16 has the range of single precision, so that no loss has to be scaled; the losses of this package compute in
-    single precision whatever comes in. As the ``inferer`` of a trainer it serves student and teacher alike.
-    ``engine.amp`` of MONAI's trainers is for GPUs only.
+    bfloat16 has the range of single precision, so losses need no scaling. The losses of this package always compute in
+    single precision. A trainer uses its ``inferer`` for both student and teacher.
+    MONAI's ``engine.amp`` works on GPUs only.
     """
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return what the network makes of the inputs.
+        """Return the output of the network.
 
         Args:
             inputs: images, (B, C, spatial dimensions).
@@ -49,11 +49,11 @@ class AutocastInferer(SimpleInferer):
 
 
 class HeadInferer(Inferer):
-    """Call only the head of a network where the inputs are embeddings, (B, D), and the whole network on images.
+    """Call only the head of a network on embeddings, (B, D), and the whole network on images.
 
     Args:
         head_layer: module path of the head, default None: see :py:func:`monai_weckd.networks.features.find_head`.
-        inferer: calls the whole network on images, default None: as it is. The head is called as it is.
+        inferer: calls the whole network on images, default None: call it directly. The head is always called directly.
 
     Example::
 
@@ -73,7 +73,7 @@ class HeadInferer(Inferer):
 
         Args:
             inputs: embeddings, (B, D), or images, (B, C, spatial dimensions).
-            network: the whole network; student and teachers are of one architecture.
+            network: the whole network; student and teachers share one architecture.
             args: further arguments of the network, for images.
             kwargs: further named arguments of the network, for images.
 
@@ -89,10 +89,10 @@ class HeadInferer(Inferer):
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has instructions for bfloat16: others emulate it, slower than single precision.
+    """Return whether a device has bfloat16 instructions; other devices emulate it, slower than single precision.
 
     Args:
-        device: the device. Of a CPU only torch versions with ``torch.cpu.get_capabilities`` know.
+        device: the device. For a CPU, the answer needs a torch version with ``torch.cpu.get_capabilities``.
 
     """
     if device.type == "cuda":

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Bundles: reading their configuration, checking a run before it starts, and what a run writes down."""
+"""Bundles: read their configuration, check a run before it starts, and manage its output."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs MONAI when it is first used (PEP 562): the command line begins without it."""
+    """Import modules that need MONAI on first use (PEP 562), so that the command line starts without it."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Name what is imported when it is first used, too."""
+    """List the lazily imported names as well."""
     return sorted({*globals(), *__all__})

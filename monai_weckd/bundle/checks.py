@@ -42,7 +42,7 @@ __all__ = [
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 
 
-# read by MONAI itself or by programs that drive a bundle, without an @ in the configuration
+# MONAI, or a program that runs a bundle, reads these keys without an @ in the configuration
 _READ_BY_MONAI = {
     "imports",
     "initialize",
@@ -50,13 +50,13 @@ _READ_BY_MONAI = {
     "finalize",
     "save_execute_config",
     "displayable_configs",
-    # what monai.fl.client.MonaiAlgo names each run
+    # monai.fl.client.MonaiAlgo sets it for each run
     "run_name",
 }
 
 
 def _strings(config: Any) -> Iterator[str]:
-    """Go through every string in a nested configuration."""
+    """Yield every string in a nested configuration."""
     if isinstance(config, str):
         yield config
     elif isinstance(config, dict):
@@ -68,14 +68,14 @@ def _strings(config: Any) -> Iterator[str]:
 
 
 def unused_keys(config: dict[str, Any]) -> dict[str, str]:
-    """Return the keys of a bundle's configuration that nothing reads, each with a hint at the key that was meant.
+    """Return the unused keys of a bundle's configuration, each with a hint at the intended key.
 
-    A key is read when a reference (``@key``) or macro (``%key``) names it, when it is one of MONAI's bundle
-    properties, or when its name begins with an underscore. The members of a group without ``_target_``, such as
-    ``train``, are looked at too.
+    A key is used if a reference (``@key``) or macro (``%key``) names it, if it is one of MONAI's bundle properties, or
+    if its name begins with an underscore. The check includes the members of a group without ``_target_``, such as
+    ``train``.
 
     Args:
-        config: the content of the configuration files and overrides, merged.
+        config: the merged content of the configuration files and overrides.
 
     Example::
 
@@ -101,7 +101,7 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
 
 
 def accepted_arguments(target: str, locator: ComponentLocator) -> tuple[str, ...] | None:
-    """Return the names of the arguments that a component takes, None where it takes any or nobody can tell.
+    """Return the names of the arguments that a component takes, or None if it takes any or its signature is unknown.
 
     Args:
         target: its ``_target_``.
@@ -112,7 +112,7 @@ def accepted_arguments(target: str, locator: ComponentLocator) -> tuple[str, ...
     component = locate(f"{module}.{target}" if isinstance(module, str) else target)
     try:
         parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # an expression, or nothing that can be called
+    except (TypeError, ValueError):  # an expression, or not callable
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
@@ -120,12 +120,12 @@ def accepted_arguments(target: str, locator: ComponentLocator) -> tuple[str, ...
 
 
 def unknown_arguments(config: Any, locator: ComponentLocator, place: str = "") -> dict[str, str]:
-    """Return the places of arguments that their component does not take, each with a hint at what was meant.
+    """Return the places of arguments that their component does not take, each with a hint at the intended name.
 
     Args:
         config: a configuration, or a part of it.
         locator: finds the components of MONAI by their names.
-        place: where the part is.
+        place: the place of that part in the whole configuration.
 
     """
     found: dict[str, str] = {}
@@ -142,14 +142,14 @@ def unknown_arguments(config: Any, locator: ComponentLocator, place: str = "") -
 
 
 def check_run() -> None:
-    """Check a run of ``monai.bundle`` before it starts: call this first in ``run``.
+    """Check a run of ``monai.bundle`` before it starts; call this first in ``run``.
 
-    An error of the run then ends with the line that says what to do, and a mistyped key is refused. Programs that run a
-    training within their own process have these checks of their own, and leave ``run`` out.
+    It refuses mistyped keys, and it makes the traceback of an error end with the line that says what to do. Programs
+    that train within their own process make these checks themselves and skip ``run``.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
-        ValueError: When a key is read by nothing.
+        ValueError: When nothing reads a key.
 
     """
     show_cause_last()
@@ -159,12 +159,12 @@ def check_run() -> None:
 def refuse_unused_keys() -> None:
     """Stop a bundle run whose configuration holds a key that nothing reads, such as a mistyped override.
 
-    ``monai.bundle`` adds a mistyped override as a new key and goes on. Call this first in ``initialize``. A
-    configuration's expressions cannot name the parser that evaluates them, so it is looked up among the callers.
+    ``monai.bundle`` adds a mistyped override as a new key and continues. Call this first in ``initialize``. An
+    expression in a configuration cannot name the parser that evaluates it, so this function searches the call stack.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
-        ValueError: When a key is read by nothing.
+        ValueError: When nothing reads a key.
 
     """
     config = calling_parser("refuse_unused_keys").get()
@@ -178,7 +178,7 @@ def calling_parser(name: str) -> ConfigParser:
     """Return the parser of the configuration whose expression is being evaluated.
 
     Args:
-        name: of the function that asks, for the error.
+        name: name of the calling function, for the error message.
 
     Raises:
         RuntimeError: When no configuration is being evaluated.
@@ -192,11 +192,10 @@ def calling_parser(name: str) -> ConfigParser:
 
 
 def show_cause_last() -> None:
-    """Let an error that stops the program end, after its traceback, with the line that says what to do.
+    """Print the line that says what to do last, after the traceback of an error that stops the program.
 
-    ``monai.bundle`` wraps whatever a configuration's expressions raise, so that the last line of a traceback names an
-    expression. This adds one line below it with the first error of the chain. It changes nothing for a program that
-    catches its errors.
+    ``monai.bundle`` wraps every error that an expression raises, so the last line of a traceback names an expression.
+    This adds one line below it with the first error of the chain. Programs that catch their errors are not affected.
     """
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The one reader of bundles: files merged, keys set, parts left out, and what is asked for evaluated."""
+"""Read bundles: merge their files, set keys, leave parts out, and evaluate values on demand."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ __all__ = ["BundleConfig"]
 
 
 class BundleConfig:
-    """The configuration of a bundle as a program uses it; nothing is evaluated before it is asked for.
+    """The configuration of a bundle; it evaluates a value only when a program asks for it.
 
-    The files are read once: what somebody edits later changes nothing. A key is written as for ``monai.bundle``, such
-    as ``batch_size`` or ``chain#tolerance``; one that the configuration does not have is refused, unless it is an
-    argument that its component takes.
+    The files are read once, so later edits have no effect. Keys follow ``monai.bundle``, such as ``batch_size`` or
+    ``chain#tolerance``. An unknown key is an error, unless it is an argument that its component takes.
 
     Args:
         bundle: the bundle's folder.
-        name: of the file in ``configs`` to begin with, default "train".
-        overlays: configuration files that are merged into it, in their order: paths, or names of files in ``configs``.
-        changes: what to set, by key.
+        name: name of the first file in ``configs``, default "train".
+        overlays: configuration files to merge into it, in order: paths, or names of files in ``configs``.
+        changes: values to set, by key.
 
     Attributes:
         root: the bundle's folder.
@@ -70,7 +69,7 @@ class BundleConfig:
         self.root = Path(bundle)
         main = self._file(f"{name}.json")
         self.files = [main, *(self._overlay(overlay) for overlay in overlays)]
-        # made once: it goes through the imported modules, and fails if another thread imports meanwhile
+        # created once: it scans the imported modules, and fails if another thread imports one meanwhile
         self._locator = ComponentLocator()
         self._locator.get_component_module_name("")
         parser = ConfigParser()
@@ -93,14 +92,14 @@ class BundleConfig:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names by the metadata, in the order of their indices."""
+        """Class names from the metadata, in the order of their indices."""
         return tuple(map(str, self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()))
 
     def __contains__(self, key: str) -> bool:
         return key in self.parser
 
     def __getitem__(self, key: str) -> Any:
-        """Return a value as it is written; :py:meth:`value` says what is raised."""
+        """Return a value as it is written; see :py:meth:`value` for the errors."""
         self._refuse_missing(key)
         return self.parser[key]
 
@@ -132,10 +131,10 @@ class BundleConfig:
         return True
 
     def leave_out(self, *keys: str) -> None:
-        """Leave parts of the configuration out, where it has them: handlers of a list, a component, or a group.
+        """Remove parts of the configuration, if present: the handlers of a list, a component, or a group.
 
         Args:
-            keys: such as "train#monitors", whose handlers talk, or "test".
+            keys: keys such as "train#monitors" (handlers that print) or "test".
 
         """
         for key in keys:
@@ -145,20 +144,20 @@ class BundleConfig:
             if isinstance(part, list):
                 self.parser[key] = []
             elif "_target_" in part:
-                # a component that is disabled gives None as well, but evaluates first what it refers to
+                # a disabled component gives None as well, but it evaluates its references first
                 self.parser[key] = None
             else:
                 self.parser.get().pop(key)
 
     def value(self, key: str) -> Any:
-        """Return what a key evaluates to, the same object each time.
+        """Return the evaluated value of a key, the same object each time.
 
         Args:
             key: the key.
 
         Raises:
             ValueError: When the configuration does not have it.
-            Exception: What the evaluation raises, without MONAI's errors around it.
+            Exception: The error of the evaluation itself, without MONAI's errors around it.
 
         """
         self._refuse_missing(key)
@@ -166,14 +165,14 @@ class BundleConfig:
             return self.parser.get_parsed_content(key)
 
     def plain(self) -> dict[str, Any]:
-        """Return a copy of the configuration as it is written, without what changes nothing in the weights."""
+        """Return a copy of the configuration as written, without keys that do not affect the trained weights."""
         return without_places(self.parser.get())
 
     def refuse_unused(self) -> None:
-        """Refuse a key that nothing reads.
+        """Refuse keys that nothing reads.
 
         Raises:
-            ValueError: When there is one.
+            ValueError: When there is such a key.
 
         """
         for key, hint in unused_keys(self.parser.get()).items():
@@ -193,11 +192,11 @@ class BundleConfig:
         return content
 
     def copy(self, changes: Mapping[str, Any] | None = None, **objects: Any) -> BundleConfig:
-        """Return a configuration like this one, of which nothing has been evaluated.
+        """Return a copy of this configuration in which nothing has been evaluated.
 
         Args:
-            changes: what to set in it, by key.
-            objects: what takes the place of parts at the top, such as the data list.
+            changes: values to set in it, by key.
+            objects: objects that replace top-level parts, such as the data list.
 
         Raises:
             ValueError: When a key is unknown.
@@ -213,8 +212,8 @@ class BundleConfig:
         return other
 
     def trainer(self) -> Any:
-        """Return the trainer, ready to run: what ``initialize`` lists has run, what ``run`` lists has not."""
-        if str(self.root) not in sys.path:  # as monai.bundle does, for scripts of the bundle
+        """Return the trainer, ready to run: ``initialize`` has been evaluated, ``run`` has not."""
+        if str(self.root) not in sys.path:  # as monai.bundle does, so that the bundle's scripts can be imported
             sys.path.insert(1, str(self.root))
         for key in ("imports", "initialize", "train#trainer"):
             trainer = self.value(key)
@@ -238,7 +237,7 @@ class BundleConfig:
             names = [str(number) for number in range(len(component))]
         elif isinstance(component, dict):
             names = list(component)
-        else:  # nothing is there that could have parts
+        else:  # no such group exists
             component, name, names = None, key.replace("::", "#").partition("#")[0], list(self.parser.get())
         if isinstance(component, dict) and "_target_" in component:
             taken = accepted_arguments(component["_target_"], self._locator)

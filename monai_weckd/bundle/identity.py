@@ -33,7 +33,7 @@ __all__ = ["PLACES", "describe_transforms", "recorded_settings", "run_settings",
 _READING = ("LoadImaged", "LoadMedicalImaged", "EnsureTyped")
 
 
-# where things are, and how they are loaded, says nothing about what comes out
+# places and loading options do not affect the result
 PLACES = frozenset(
     {
         "_meta_",
@@ -46,11 +46,11 @@ PLACES = frozenset(
         "device",
     }
 )
-# the same of parts: who watches, what is kept meanwhile, and who reads the images
+# parts of ``train`` that do not affect the result either
 _PARTS = ("monitors", "checkpoint")
 
 
-# what else may be another when a run goes on: what runs when, who loads, and MONAI's tracking
+# further keys that may differ on resume: the run's steps, its imports, and MONAI's tracking
 _NOT_A_SETTING = PLACES | {
     "imports",
     "initialize",
@@ -65,10 +65,10 @@ _NOT_A_SETTING = PLACES | {
 
 
 def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return, from within a configuration, all that must be the same when an interrupted run goes on.
+    """Return all settings that must match when an interrupted run resumes; call it from within a configuration.
 
-    These are the configuration's values by their places, as they are written, but for places of files, workers and
-    the like; and a digest of the data list and of the bytes of its images, each of which is read once.
+    These are the configuration's values as written, by their places, without file locations, workers and the like. A
+    digest of the data list and of the bytes of its images is included; each image is read once.
 
     Args:
         items: the data list.
@@ -83,17 +83,17 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
         for item in items
     ]
-    # labels go no further than into the digest
+    # labels enter the digest and nothing else
     content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
     return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
 
 
 def without_places(config: Mapping[str, Any], places: Collection[str] = PLACES) -> dict[str, Any]:
-    """Return a copy of a configuration without what changes nothing in the weights that come out.
+    """Return a copy of a configuration without the keys that do not affect the trained weights.
 
     Args:
-        config: the configuration, as it is written.
-        places: keys at the top to leave out, default ``PLACES``.
+        config: the configuration as written.
+        places: top-level keys to leave out, default ``PLACES``.
 
     """
     kept = deepcopy({key: value for key, value in config.items() if key not in places})
@@ -106,12 +106,12 @@ def without_places(config: Mapping[str, Any], places: Collection[str] = PLACES) 
 
 
 def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return, from within a configuration, its plain values: what a run writes down beside the options of the chain.
+    """Return the plain values that a run records beside the chain's options; call it from within a configuration.
 
-    These are the numbers, texts and lists of them at the top, and those of the loss function.
+    These are the top-level numbers, texts and lists, and those of the loss function.
 
     Args:
-        dataset_dir: the data; ``synthetic`` tells whether they are phantoms.
+        dataset_dir: the folder of the data; ``synthetic`` in the result tells whether it holds phantoms.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -134,14 +134,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[Any]:
-    """Return what a configuration does to an image once it is read, as values for JSON.
+    """Return the transforms that a configuration applies to a loaded image, as values for JSON.
 
-    Transforms that read the file or say what kind of tensor holds it are left out: they differ between programs, and
-    change no value.
+    Transforms that load the file or set the tensor type are left out: they differ between programs and change no value.
 
     Args:
-        place: where the list of transforms is, each by its ``_target_``, such as "train#deterministic_transforms".
-        parser: of the configuration, default None: of that from within which this is called.
+        place: place of the list of transforms, each with a ``_target_``, such as "train#deterministic_transforms".
+        parser: the configuration's parser, default None: that of the calling configuration.
 
     Raises:
         RuntimeError: When it is called from outside a configuration, without a parser.
@@ -163,7 +162,7 @@ def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[
 
 
 def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Go through the values of a nested configuration, with their places such as "train#dataset#data"."""
+    """Yield the values of a nested configuration with their places, such as "train#dataset#data"."""
     if isinstance(config, (dict, list)) and config:
         for key, value in config.items() if isinstance(config, dict) else enumerate(config):
             yield from _leaves(value, f"{place}#{key}" if place else str(key))

@@ -32,20 +32,20 @@ _BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
 
 
 def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Make an empty folder for a run, and refuse to mix a run with an earlier one.
+    """Create an empty folder for a run, and refuse to mix the run with an earlier one.
 
-    With ``resume`` a complete run and one with a checkpoint stay as they are; one that came to no checkpoint begins
-    anew.
+    With ``resume``, a complete run and a run with a checkpoint stay as they are. If a run stopped before its first
+    checkpoint, it starts over.
 
     Args:
-        output_dir: the folder; made if absent.
-        overwrite: remove an earlier run's files first, default False. Only what a chain writes is removed.
-        resume: whether to go on with an earlier run, default False.
+        output_dir: the folder; created if absent.
+        overwrite: whether to remove an earlier run's files first, default False. Only files of a chain are removed.
+        resume: whether to continue an earlier run, default False.
 
     Raises:
         ValueError: When both ``overwrite`` and ``resume`` are True.
         FileExistsError: When the folder is not empty and ``overwrite`` is False.
-        FileExistsError: When the folder holds anything that no chain wrote, even to overwrite.
+        FileExistsError: When ``overwrite`` is True and the folder does not hold an earlier run.
         PermissionError: When the folder cannot be written to.
 
     """
@@ -62,7 +62,7 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         raise PermissionError(
             f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
         )
-    # `--tracking` writes down the configuration before anything of it runs
+    # `--tracking` saves the configuration before the run starts
     present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
     if not present:
         return path
@@ -78,7 +78,7 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         raise FileExistsError(
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )
-    # if this is interrupted, too, what is left is neither a complete run nor of unknown origin
+    # the order matters if this is interrupted: the rest must not look like a complete run or like foreign files
     order = {"predictions.csv": -1, "plan.json": 1}
     for entry in sorted(present, key=lambda entry: order.get(entry.name, 0)):
         if _CHAIN_OUTPUT.fullmatch(entry.name):
@@ -87,9 +87,9 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
 
 
 def is_complete(output_dir: str | os.PathLike) -> bool:
-    """Return, and say, whether a folder holds a complete run, of which nothing is left to be trained.
+    """Return whether a folder holds a complete run, and log it if so.
 
-    Its checkpoint goes when everything else is written.
+    A run deletes its checkpoint after it has written everything else.
 
     Args:
         output_dir: the folder.

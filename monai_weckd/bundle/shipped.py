@@ -21,12 +21,12 @@ from monai_weckd.utils.messages import nearest
 
 __all__ = ["bundle_names", "copy_bundle"]
 
-# what trainings and interpreters leave in a bundle is no part of it, and not in the wheel
+# training and the interpreter create these; they are not part of a bundle and not in the wheel
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "models", "output")
 
 
 def bundle_names() -> list[str]:
-    """Return the names of the bundles that came with the package, in alphabetical order.
+    """Return the names of the bundles that ship with the package, in alphabetical order.
 
     Example::
 
@@ -38,15 +38,15 @@ def bundle_names() -> list[str]:
 
 
 def copy_bundle(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Copy a bundle that came with the package, as ``folder/name``, and return that path.
+    """Copy a bundle that ships with the package to ``folder/name``, and return that path.
 
     Args:
         name: the bundle's name, one of :py:func:`bundle_names`.
-        folder: where to put it; made if absent. A copy overwrites nothing.
+        folder: the target folder; created if absent. The copy overwrites nothing.
 
     Raises:
         ValueError: When there is no such bundle.
-        FileExistsError: When ``folder/name`` exists and is no empty folder.
+        FileExistsError: When ``folder/name`` exists and is not an empty folder.
 
     """
     names, target = bundle_names(), Path(folder) / name
@@ -61,7 +61,7 @@ def copy_bundle(name: str, folder: str | os.PathLike[str]) -> Path:
 
 
 def _home() -> Path:
-    """Return the folder of the bundles: in a wheel it is in the package, in a checkout beside it."""
+    """Return the folder of the bundles: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "bundles"
     return installed if installed.is_dir() else package.parent / "bundles"
