@@ -9,3 +9,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Benchmarks behind the figures in the documentation."""

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Run the benchmarks, print their table, and keep their results."""
+
 from __future__ import annotations
 
 import argparse

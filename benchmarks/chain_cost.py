@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P5: measure what a chain costs beyond its steps, and against the same recipe from stock parts."""
+
 from __future__ import annotations
 
 import argparse

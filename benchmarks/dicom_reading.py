@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Time DicomReader against MONAI's PydicomReader on the same files."""
+
 from __future__ import annotations
 
 import argparse

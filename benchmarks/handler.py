@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P9: measure a teacher that a handler adds against one in the trainer."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Shared tools of the benchmarks: results, interleaved timing, and child processes."""
+
 from __future__ import annotations
 
 import ctypes

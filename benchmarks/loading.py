@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P4: measure images per CPU second, loaded and augmented."""
+
 from __future__ import annotations
 
 import tempfile

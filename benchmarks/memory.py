@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P7: measure peak memory, and compare a run's final model with the plain network."""
+
 from __future__ import annotations
 
 import argparse

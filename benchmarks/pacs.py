@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Time the command ``fetch`` against a loop of ``dicomweb-client``."""
+
 from __future__ import annotations
 
 import argparse

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Distillation steps of other libraries, for comparison."""
+
 from __future__ import annotations
 
 import importlib.abc

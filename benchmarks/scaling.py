@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P6: measure how time and memory grow with the number of items."""
+
 from __future__ import annotations
 
 import argparse

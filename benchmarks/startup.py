@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""P8: measure import times in fresh interpreters."""
+
 from __future__ import annotations
 
 import resource

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The otoscopy bundle's chain from MONAI's own parts, as a MONAI user would write it."""
+
 from __future__ import annotations
 
 import argparse

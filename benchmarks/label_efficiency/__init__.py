@@ -9,4 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The label-efficiency study: compare the chain with its controls on real images."""
+
 from __future__ import annotations

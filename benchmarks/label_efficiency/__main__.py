@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Run the comparisons of the label-efficiency study, and write their page."""
+
 from __future__ import annotations
 
 import argparse

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write the page of the label-efficiency study: tables and curves of the kept comparisons."""
+
 from __future__ import annotations
 
 import json

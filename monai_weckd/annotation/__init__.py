@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Label images while a chain learns from them: the session, its labels, the chain and the next images to label."""
 
 from __future__ import annotations
 

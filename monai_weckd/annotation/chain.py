@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The chain behind a labeling session: it adds a stage when new labels are in, and suggests the next images."""
 
 from __future__ import annotations
 

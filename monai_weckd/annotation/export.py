@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Export the labels of a session as a manifest for training."""
 
 from __future__ import annotations
 

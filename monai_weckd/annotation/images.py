@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""List the images of a folder for a labeling session."""
 
 from __future__ import annotations
 

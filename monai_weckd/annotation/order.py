@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Rank unlabeled images: what the last student knows of them, and which to label next."""
 
 from __future__ import annotations
 

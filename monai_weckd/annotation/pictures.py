@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Render images for a viewer: PNG slices with window, pixel size and orientation."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The state of a label server: images, labels, training status and predictions, safe to use from several threads."""
 
 from __future__ import annotations
 

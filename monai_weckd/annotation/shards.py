@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Plan the next stage of a labeled chain: assign groups to splits, and put new labels into a shard."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Keep labels in a JSON file, and read a class from a label's JSON."""
 
 from __future__ import annotations
 

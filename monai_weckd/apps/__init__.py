@@ -9,5 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Applications on top of the package: the label server."""
 
 from __future__ import annotations

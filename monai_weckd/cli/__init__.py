@@ -9,4 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The commands of ``python -m monai_weckd``, one module for each."""
+
 from __future__ import annotations

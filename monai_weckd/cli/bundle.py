@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""``python -m monai_weckd bundle``: copy a shipped bundle."""
+
 from __future__ import annotations
 
 import argparse

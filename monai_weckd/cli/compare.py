@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""``python -m monai_weckd compare``: compare a bundle's chain with its controls by cross-validation."""
+
 from __future__ import annotations
 
 import argparse

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""``python -m monai_weckd label``: start the label server."""
 
 from __future__ import annotations
 

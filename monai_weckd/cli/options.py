@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Shared command-line helpers: options from dataclass fields, and the values of ``--set``."""
+
 from __future__ import annotations
 
 import argparse

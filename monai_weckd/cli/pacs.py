@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""``python -m monai_weckd fetch``, ``send`` and ``manifest``: exchange series and reports with a DICOMweb server."""
+
 from __future__ import annotations
 
 import argparse

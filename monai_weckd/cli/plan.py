@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""``python -m monai_weckd plan``: show splits, shards, label budget and cost before training."""
+
 from __future__ import annotations
 
 import argparse

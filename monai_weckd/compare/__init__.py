@@ -9,4 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Compare a bundle's chain with its controls: arms, cross-validation, runs, statistics and summary."""
+
 from __future__ import annotations

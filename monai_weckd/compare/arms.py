@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The arms of a comparison: the chain, its controls, and what each changes in the configuration."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

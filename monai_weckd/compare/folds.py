@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Split items for a repeated, stratified cross-validation by groups."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Execute one run of a comparison: train an arm on a split, or average an ensemble."""
+
 from __future__ import annotations
 
 import json

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Plan the runs of a comparison, and share them among processes that use the same folder."""
+
 from __future__ import annotations
 
 import time

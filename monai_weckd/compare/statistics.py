@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Statistics of a comparison: arm summaries, paired differences with bootstrap intervals, and verdicts."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

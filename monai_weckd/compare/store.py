@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Store the results of runs as files that several processes share."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Summarize a comparison as JSON and CSV."""
+
 from __future__ import annotations
 
 import csv

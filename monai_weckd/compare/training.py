@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Train a bundle repeatedly, with other splits, seeds and settings."""
+
 from __future__ import annotations
 
 import gc

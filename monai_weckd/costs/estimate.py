@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Estimate the time and memory of a chain from its plan and measured step costs."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

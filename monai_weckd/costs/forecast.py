@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Forecast the training cost of a bundle on this machine, line by line."""
+
 from __future__ import annotations
 
 import math

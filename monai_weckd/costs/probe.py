@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Measure what a training step, a teacher pass and image loading cost on this machine."""
+
 from __future__ import annotations
 
 import inspect

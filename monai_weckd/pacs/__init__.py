@@ -9,4 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Exchange DICOM objects with a DICOMweb server: fetch series, send reports, and write manifests."""
+
 from __future__ import annotations

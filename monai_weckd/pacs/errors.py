@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Errors of DICOMweb requests, with messages that quote no patient data."""
+
 from __future__ import annotations
 
 from typing import Any

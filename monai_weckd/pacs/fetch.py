@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Fetch DICOM series into a folder. An interrupted fetch can be resumed."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Read selected elements of a DICOM header."""
+
 from __future__ import annotations
 
 import warnings

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The table ``index.csv`` of fetched series, with sizes and digests to detect damage."""
+
 from __future__ import annotations
 
 import hashlib

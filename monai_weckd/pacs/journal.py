@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A CSV to which rows are appended one by one. Written rows survive interruptions."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write a manifest of fetched series, labeled by structured reports."""
+
 from __future__ import annotations
 
 from collections import Counter

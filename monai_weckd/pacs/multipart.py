@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Stream the single part of a ``multipart/related`` message."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

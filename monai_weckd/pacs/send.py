@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Send structured reports to a DICOMweb server, and record each outcome in a ledger."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A DICOMweb client that queries, retrieves and stores with retries."""
+
 from __future__ import annotations
 
 import os

@@ -9,4 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Classify images with a trained bundle: model, predictions, table and structured reports."""
+
 from __future__ import annotations

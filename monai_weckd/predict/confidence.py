@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Describe a model's calibration, and the effect of a confidence threshold on validation."""
+
 from __future__ import annotations
 
 from pathlib import Path

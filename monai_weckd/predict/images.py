@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Predict images batch by batch while threads load the next ones."""
+
 from __future__ import annotations
 
 from collections import defaultdict, deque

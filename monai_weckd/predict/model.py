@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Load a bundle's ``inference.json`` and model, and compute class probabilities."""
+
 from __future__ import annotations
 
 import json

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write DICOM structured reports for predictions."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Write predictions to a CSV batch by batch."""
+
 from __future__ import annotations
 
 import os

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Hyperparameter search with Optuna: search space, study, trials and results."""
+
 from __future__ import annotations
 
 # nothing that needs Optuna or torch: `python -m monai_weckd plan` passes through here

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Import Optuna and SQLAlchemy, with a clear error if they are not installed."""
+
 from __future__ import annotations
 
 try:

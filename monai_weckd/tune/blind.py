@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Keep test labels out of tuning, and limit its validation labels to the size of a shard."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

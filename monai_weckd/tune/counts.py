@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Classify the trials of a study by outcome, and count them."""
+
 from __future__ import annotations
 
 from collections import Counter

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The objective of a study: train a chain with a trial's values and return its validation metric."""
+
 from __future__ import annotations
 
 from monai_weckd.tune.backend import optuna

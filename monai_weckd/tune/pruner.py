@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Report validation metrics to an Optuna trial, and stop training when the trial is pruned."""
+
 from __future__ import annotations
 
 import logging

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Results of a study: the best trial, the configuration overlay, the table of trials and the training command."""
+
 from __future__ import annotations
 
 import ast

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""A TPE sampler whose draws are reproducible across workers and interruptions."""
+
 from __future__ import annotations
 
 import zlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The hyperparameters that can be tuned, and their ranges."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

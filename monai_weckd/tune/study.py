@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Create or resume an Optuna study in a database."""
+
 from __future__ import annotations
 
 import warnings

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Prepare a bundle for tuning: fix its plan, remove test items, and configure each trial."""
+
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Run the trials of a study together with other workers."""
+
 from __future__ import annotations
 
 import time

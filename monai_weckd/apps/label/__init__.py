@@ -9,5 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The label server: a MONAI Label app with a web page. Its modules need the ``monailabel`` package."""
 
 from __future__ import annotations

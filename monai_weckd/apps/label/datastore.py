@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Present a session's images and labels to MONAI Label as a datastore."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""ASGI middleware that checks host, origin and password of each request."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Build the label server's application and run it."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The tasks that MONAI Label runs on a session: inference, training, scoring and the choice of the next image."""
 
 from __future__ import annotations
 
