@@ -36,24 +36,24 @@ __all__ = ["AnnotatedChain", "StageRunningError"]
 
 
 class StageRunningError(RuntimeError):
-    """A stage of the same chain is being trained already."""
+    """A stage of the same chain is already in training."""
 
 
 class AnnotatedChain:
-    """A chain that grows by a stage whenever labels have come, and asks for the labels that it needs next.
+    """A chain that adds a stage when new labels are in, and suggests which images to label next.
 
     ``output_dir/chain`` is the output folder of the whole chain: ``chain.json``, ``model.pt``, the students of all
-    stages. A stage is trained beside it and takes its place at the end in one step, so that whatever happens in between
-    leaves the chain as it was. ``given.json`` in it says which labels the stages have used.
+    stages. A new stage is trained in a folder beside it, which replaces it in one step at the end: an interruption
+    leaves the chain unchanged. ``given.json`` in it lists the labels that the stages have used.
 
     Args:
         bundle: how to train.
-        output_dir: where the chain is kept; made if absent.
+        output_dir: folder of the chain; created if absent.
         val_fraction: fraction of the labeled groups in validation, in (0, 1), default 0.25.
         ahead: how many images to choose at a time, default 24.
 
     Raises:
-        ValueError: When a number is out of its range, or the chain in the folder is damaged or of other classes.
+        ValueError: When a number is out of range, or the chain in the folder is damaged or has other classes.
 
     """
 
@@ -80,27 +80,27 @@ class AnnotatedChain:
 
     @property
     def path(self) -> Path:
-        """Output folder of the whole chain; it is there once a stage is."""
+        """Output folder of the whole chain; it exists after the first stage."""
         return self.output_dir / "chain"
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """What each stage did, as in ``chain.json``."""
+        """Records of all stages, as in ``chain.json``."""
         chain = self._chain
         return list(chain["stages"]) if chain else []
 
     @property
     def accepted(self) -> list[dict[str, Any]]:
-        """What each accepted stage did; the last one's student is the model."""
+        """Records of the accepted stages; the student of the last one is the model."""
         return [stage for stage in self.stages if stage["accepted"]]
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """Ids of images that cannot be read, and why, as far as images have been looked at."""
+        """Reason by id for each image that could not be read; images that were not scored yet are missing."""
         return dict(self._scores.unreadable)
 
     def budget(self, labels: Mapping[str, str]) -> int:
-        """Return the number of labels that anything touched, withdrawn ones included.
+        """Return the number of labels given so far, including withdrawn labels that a stage has used.
 
         Args:
             labels: class of each labeled image by its id.
@@ -115,9 +115,9 @@ class AnnotatedChain:
         *,
         progress: Callable[[int, int, int], None] | None = None,
     ) -> dict[str, Any]:
-        """Train a stage on the labels that have come since the last one, and add it to the chain.
+        """Train a stage on the labels given since the last one, and add it to the chain.
 
-        The first call begins the chain. The last accepted student is the teacher of all others.
+        The first call starts the chain. In each later stage, the last accepted student is the teacher.
 
         Args:
             items: all images, dictionaries with ``image`` (a path), ``id`` and, where known, ``group``.
@@ -125,11 +125,11 @@ class AnnotatedChain:
             progress: called after each epoch with stage, epoch of the stage, and the stage's epochs.
 
         Returns:
-            What the stage did, as in ``chain.json``; ``accepted`` says whether its student is the model now.
+            The record of the stage, as in ``chain.json``; ``accepted`` says whether its student is now the model.
 
         Raises:
-            ValueError: When the labels do not suffice.
-            StageRunningError: When a stage is being trained already, by this or another process.
+            ValueError: When there are too few labels.
+            StageRunningError: When this or another process is already training a stage.
 
         """
         try:
@@ -176,17 +176,17 @@ class AnnotatedChain:
                 progress=None if progress is None else partial(progress, stage),
             )
             write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
-            # with what it knows of the images, so that the next question is answered by the new student at once
+            # scored here, so that the new student can rank images as soon as it is in place
             self._look(part, items).save(part / "scores.npz")
         except Exception:
-            shutil.rmtree(part, ignore_errors=True)  # where the disk is full, labels need the room
+            shutil.rmtree(part, ignore_errors=True)  # if the disk is full, this leaves room for labels
             raise
         self._replace(part)
         self._load()
         return self.stages[-1]
 
     def score(self, items: Sequence[Mapping[str, Any]]) -> None:
-        """Look at the images that the last student has not seen yet, for :py:meth:`next`; waits for a running stage.
+        """Score the images that the last student has not seen, for :py:meth:`next`; waits for a running stage.
 
         Args:
             items: all images.
@@ -200,17 +200,17 @@ class AnnotatedChain:
                 self._scores = scores
 
     def _alone(self) -> FileLock:
-        """Return the lock of who computes: one at a time, so that a stage does not depend on what else is going on."""
+        """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
         return FileLock(self.output_dir / "compute.lock")
 
     def _look(self, folder: Path, items: Sequence[Mapping[str, Any]]) -> Scores:
-        """Return the scores of items by the last student in a folder, which looks at those that it has not seen."""
+        """Return the scores of items by the last student in a folder; compute them for items that it has not seen."""
         students = _students(folder)
         made_by = _digest(students)
         scores = self._scores if self._scores.made_by == made_by else Scores.empty(made_by)
         seen = set(scores.ids)
         new = [item for item in items if item["id"] not in seen]
-        # those that could not be read, too: a file may have been on its way into the folder
+        # unreadable images are tried again: a file may have been still being copied
         unreadable = find_faults(new)
         new = [item for item in new if item["id"] not in unreadable]
         if unreadable != scores.unreadable:
@@ -221,7 +221,7 @@ class AnnotatedChain:
         return scores.with_more([item["id"] for item in new], features, probabilities, unreadable)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the last student has seen all images, but for those that still cannot be read.
+        """Return whether the last student has scored all images, except those that still cannot be read.
 
         Args:
             items: all images.
@@ -237,10 +237,10 @@ class AnnotatedChain:
     def next(
         self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1
     ) -> list[Suggestion]:
-        """Return the images whose labels are asked for next, in their order; an empty list when none is left.
+        """Return the images to label next, in order; an empty list when none is left.
 
-        It opens no image: call :py:meth:`score` first. See :py:func:`monai_weckd.annotation.order.suggest` for the
-        order. ``ahead`` images are chosen at a time, and again when there is a new student or new images.
+        This opens no image: call :py:meth:`score` first. See :py:func:`monai_weckd.annotation.order.suggest` for the
+        order. ``ahead`` images are chosen at a time. A new student or new images cause a new choice.
 
         Args:
             items: all images.
@@ -251,7 +251,7 @@ class AnnotatedChain:
         scores = self._scores
         present = {item["id"] for item in items}
         key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
-        queued_for, queue = self._queue  # both at once: another thread may put others there
+        queued_for, queue = self._queue  # read together: another thread may replace them
         left = [one for one in queue if one.id not in labels]
         if queued_for != key or len(left) < count:
             left = suggest(
@@ -267,7 +267,7 @@ class AnnotatedChain:
         return left[:count]
 
     def predictor(self) -> ImagePredictor | None:
-        """Return what classifies single images by the last accepted student, None before there is one."""
+        """Return a predictor of single images with the last accepted student, None before the first one."""
         return self.bundle.predictor(self.path / "model.pt") if self.accepted else None
 
     def _load(self) -> None:
@@ -284,11 +284,11 @@ class AnnotatedChain:
                     f"in {self.output_dir}. Pass another folder, or the bundle of that chain."
                 )
         scores = Scores.load(folder / "scores.npz", _digest(_students(folder)))
-        # others may ask meanwhile: they find the old chain or the new one
+        # assigned together: concurrent readers see the old chain or the new one
         self._chain, self.given, self._scores = chain, given, scores
 
     def _replace(self, part: Path) -> None:
-        """Make a finished folder the chain, in one step."""
+        """Replace the chain by a finished folder, atomically."""
         link = self.output_dir / "chain.part"
         link.unlink(missing_ok=True)
         link.symlink_to(part.name, target_is_directory=True)
@@ -296,7 +296,7 @@ class AnnotatedChain:
         sync_folder(self.output_dir)
 
     def _remove_leftovers(self) -> None:
-        """Remove what interrupted stages, and those before the last, have left."""
+        """Remove the folders of interrupted and superseded stages."""
         current = self.path.resolve().name
         for folder in self.output_dir.glob("chain_*"):
             if folder.name != current:
@@ -304,10 +304,10 @@ class AnnotatedChain:
 
 
 def _students(folder: Path) -> list[Path]:
-    """Return the files of the accepted students in a folder; there is none before the first stage."""
+    """Return the files of the accepted students in a folder; an empty list before the first stage."""
     path = folder / "chain.json"
     stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    # where they are, and not where the file says
+    # paths are built from this folder, not taken from the file: the chain may have been moved
     return [folder / f"stage_{number}" / "model.pt" for number, stage in enumerate(stages, 1) if stage["accepted"]]
 
 

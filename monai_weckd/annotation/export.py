@@ -26,10 +26,10 @@ __all__ = ["export_labels"]
 
 
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
-    """Write a manifest of all images in a folder, with the labels that somebody has given; returns some counts.
+    """Write a manifest of all images in a folder with the labels given so far, and return counts.
 
-    Groups are those of the folder's ``manifest.csv``, or of fetched series. Where a folder has a label, it is a series,
-    and so are all others with DICOM files.
+    Groups come from the folder's ``manifest.csv``, or from fetched series. If any label belongs to a folder, each
+    folder with DICOM files counts as one series.
 
     Args:
         dataset_dir: folder of the images.
@@ -37,7 +37,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         output: the manifest to write.
 
     Returns:
-        How many images are "labeled", how many "unlabeled", and how many labels are "of images that are gone".
+        The number of images that are "labeled" and "unlabeled", and of labels "of images that are gone".
 
     Raises:
         ValueError: When there are no labels, or no images.
@@ -50,7 +50,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     items = find_items(dataset_dir, spatial_dims=3 if series else 2)
     rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
     text = io.StringIO(newline="")
-    # as they are, since they are read again: no guard against formulas
+    # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
     csv.writer(text).writerows([["file", "label", "group"], *rows])
     write_atomically(output, text.getvalue())
     known = sum(bool(label) for _, label, _ in rows)

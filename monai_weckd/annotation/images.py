@@ -25,19 +25,19 @@ __all__ = ["find_items"]
 
 
 def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dict[str, Any]]:
-    """List the images of a folder for somebody to label; none is opened.
+    """List the images of a folder for labeling, without opening them.
 
     Args:
-        folder: the folder, searched with its subfolders. Groups are taken from its ``manifest.csv``, where it has one,
-            labels are not; of series that ``python -m monai_weckd fetch`` has brought, from ``index.csv``.
-        spatial_dims: 2 for pictures, 3 for volumes, of which all DICOM files in a folder are one.
+        folder: the folder, searched with its subfolders. Groups are read from its ``manifest.csv`` if it has one, or
+            from the ``index.csv`` of ``python -m monai_weckd fetch``. Labels in the manifest are ignored.
+        spatial_dims: 2 for pictures, 3 for volumes. In 3D, all DICOM files in a folder form one volume.
 
     Returns:
         Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.
 
     Raises:
         ValueError: When there is no image, a name is not in UTF-8, a series lies in the folder itself, or the manifest
-            is not as described in :py:func:`monai_weckd.data.load_datalist`.
+            does not follow :py:func:`monai_weckd.data.load_datalist`.
 
     """
     root = Path(folder).absolute()
@@ -45,7 +45,7 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
     items = []
     for path in list_images(root, spatial_dims=spatial_dims):
         key = Path(path).relative_to(root).as_posix()
-        if key == ".":  # which is no part of an address
+        if key == ".":  # cannot be part of a URL
             raise ValueError(
                 f"images: expected each DICOM series in a folder below {root}, got files of one in it. "
                 "Move them into a folder."
@@ -57,7 +57,7 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
 
 
 def _fetched_groups(root: Path) -> dict[str, str]:
-    """Return the patient of each series that was fetched into a folder, by the series' own folder in it."""
+    """Return the patient of each fetched series, by the name of its folder."""
     path = root / "index.csv"
     rows = read_table(path.read_text(encoding="utf-8")) if path.is_file() else []
     return {row["series"]: row["group"] for row in rows}

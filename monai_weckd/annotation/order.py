@@ -31,12 +31,12 @@ __all__ = ["Scores", "Suggestion", "suggest"]
 
 
 class Suggestion(NamedTuple):
-    """An image whose label is asked for.
+    """An image to label next.
 
     Args:
         id: id of the image.
-        reason: why, in one line.
-        probabilities: the last student's, (C,); None before there is one, or where it has not seen the image.
+        reason: why it was chosen, in one line.
+        probabilities: probabilities by the last student, (C,); None without a student, or if it has not seen the image.
 
     """
 
@@ -47,15 +47,15 @@ class Suggestion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Scores:
-    """What a student knows of images, kept in a file so that each is looked at once for each student.
+    """Outputs of a student for images, kept in a file so that each student processes each image only once.
 
     Args:
         made_by: digest of the student, "" for the network before the first stage.
         ids: ids of the images.
         features: input of the head, (N, D).
         probabilities: class probabilities, (N, C), or (N, 0) before there is a student.
-        disagreement: total variation distance to the probabilities of the student before, (N,); 0 where there is none.
-        unreadable: ids of images that cannot be read, and why.
+        disagreement: total variation distance to the probabilities of the previous student, (N,); 0 without one.
+        unreadable: reason by id for each image that cannot be read.
 
     """
 
@@ -68,7 +68,7 @@ class Scores:
 
     @classmethod
     def empty(cls, made_by: str) -> Scores:
-        """Return the scores of no image.
+        """Return scores without any image.
 
         Args:
             made_by: digest of the student.
@@ -79,13 +79,13 @@ class Scores:
     def with_more(
         self, ids: Sequence[str], features: np.ndarray, probabilities: np.ndarray, unreadable: Mapping[str, str]
     ) -> Scores:
-        """Return the scores with those of further images.
+        """Return new scores that also cover further images.
 
         Args:
-            ids: their ids.
+            ids: ids of the further images.
             features: (n, D).
-            probabilities: by the last students, the last one last, (number of students, n, C).
-            unreadable: ids of images that cannot be read, and why.
+            probabilities: by the last students, the newest last, (number of students, n, C).
+            unreadable: reason by id for each image that cannot be read.
 
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
@@ -97,7 +97,7 @@ class Scores:
         return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, {**self.unreadable, **unreadable})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scores to a file, as a whole.
+        """Write the scores to a file atomically.
 
         Args:
             path: the file.
@@ -107,13 +107,13 @@ class Scores:
         content: dict[str, Any] = {name: getattr(self, name) for name in ("features", "probabilities", "disagreement")}
         content.update(made_by=self.made_by, ids=self.ids, bad=[*self.unreadable], why=[*self.unreadable.values()])
         for name in ("ids", "bad", "why"):
-            content[name] = np.array(content[name], dtype=np.str_)  # of an empty list, NumPy would make numbers
+            content[name] = np.array(content[name], dtype=np.str_)  # NumPy makes an empty list an array of floats
         np.savez(buffer, **content)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], made_by: str) -> Scores:
-        """Return the scores in a file if they are a student's, else those of no image.
+        """Return the scores in a file if they are from the given student, else empty scores.
 
         Args:
             path: the file.
@@ -140,14 +140,14 @@ def suggest(
     stage: int,
     seed: int,
 ) -> list[Suggestion]:
-    """Choose the images whose labels are asked for next, and put them in order.
+    """Choose the images to label next, and put them in order.
 
-    Images that no student has seen come first: nobody knows yet what they would teach. Then ``count`` others: before
-    there is a student "typical" ones, then "diverse" ones, see :py:func:`monai_weckd.selection.select_items`. Among
-    these, those on which the last two students disagree most come first, then those of the smallest margin.
+    Images that the network has not seen come first, since their value is unknown. Then come ``count`` others, chosen by
+    :py:func:`monai_weckd.selection.select_items`: "typical" ones without a student, "diverse" ones with one. The
+    diverse ones are sorted by the disagreement of the last two students, largest first, then by the smallest margin.
 
     Args:
-        scores: what is known of the images.
+        scores: scores of the images.
         items: all images, dictionaries with ``id`` and, where known, ``group``.
         labeled: images with a label, by id.
         classes: class names in the order of their indices.

@@ -33,13 +33,13 @@ __all__ = ["describe_image", "image_png"]
 _WINDOW = ("WindowCenter", "WindowWidth")
 _BYTES = (127.5, 255.0)
 _SAMPLES = 2**20
-# where the first pixel of an axis is that runs to the left, back or feet
+# direction of the first pixel on an axis that runs to the left, back or feet
 _EDGES = ("R", "A", "S")
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class _Shown:
-    """An image as it is shown: ``array`` is (C, columns, rows[, slices])."""
+    """An image prepared for display: ``array`` is (C, columns, rows[, slices])."""
 
     array: np.ndarray
     window: tuple[float, float]
@@ -57,17 +57,17 @@ class _Shown:
 
 
 def describe_image(path: str) -> dict[str, Any]:
-    """Return what is needed to show an image.
+    """Return what a viewer needs to show an image.
 
     Args:
         path: a file, or the folder of a DICOM series.
 
     Returns:
         ``kind`` ("color", "gray" or "volume"); ``shape`` in columns, rows and, for a volume, slices; the number of
-        ``slices``; ``pixel``, width and height of a pixel in mm where they are known; ``edges``, the directions in the
-        patient (R, A, S) of the ``left`` and ``top`` edge, None where they are not known; for gray, the ``window`` to
-        begin with (``center``, ``width``: of a DICOM file its own, of bytes all, else that of most values) and the
-        ``limits`` of all values (``low``, ``high``), None for color.
+        ``slices``; ``pixel``, width and height of a pixel in mm if known; ``edges``, the directions in the patient
+        (R, A, S) of the ``left`` and ``top`` edge, None if unknown; for gray, the initial ``window`` (``center``,
+        ``width``: a DICOM file's own, the full range for bytes, else one that covers most values) and the ``limits``
+        of all values (``low``, ``high``), None for color.
 
     Raises:
         ValueError: When the image cannot be read.
@@ -91,17 +91,17 @@ def image_png(
 ) -> bytes:
     """Return one slice of an image as an 8-bit PNG.
 
-    Where the file says how the image lies in the patient, it is mirrored, or its axes swapped, so that the patient's
-    right is at the left and the front or the head at the top, as radiologists see it.
+    If the file gives the orientation in the patient, the image is flipped, or its axes are swapped, to the
+    radiological view: the patient's right is at the left, and the front or the head is at the top.
 
     Args:
         path: a file, or the folder of a DICOM series.
         number: number of the slice, from 0, default None: the middle one.
         center: value that becomes middle gray, default None: see :py:func:`describe_image`.
-        width: range of values from black to white, likewise.
+        width: range of values from black to white, default None: see :py:func:`describe_image`.
 
     Raises:
-        ValueError: When the image cannot be read, or there is no such slice or window.
+        ValueError: When the image cannot be read, or the slice or window is out of range.
 
     """
     shown = _read(path)
@@ -117,7 +117,7 @@ def image_png(
     gray = (plane.astype(np.float64) - center) * (255 / width) + _BYTES[0]
     pixels = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
     buffer = io.BytesIO()
-    # for a browser on the same machine: quick, not small
+    # fast rather than small: the browser usually runs on the same machine
     Image.fromarray(np.ascontiguousarray(pixels if shown.is_color else pixels[..., 0])).save(
         buffer, format="PNG", compress_level=1
     )
@@ -128,7 +128,7 @@ def _read(path: str) -> _Shown:
     return _kept(path, os.stat(path).st_mtime_ns)
 
 
-@lru_cache(maxsize=4)  # who scrolls asks for one slice after the other
+@lru_cache(maxsize=4)  # scrolling requests one slice after the other
 def _kept(path: str, changed: int) -> _Shown:
     array, meta = read_image(path, dicom_reader=DicomReader(tags=_WINDOW))
     if array.shape[0] not in (1, 3):
@@ -148,13 +148,13 @@ def _window(array: np.ndarray, meta: Mapping[str, Any], limits: tuple[float, flo
         return own
     values = array.ravel()
     low, high = (float(value) for value in np.percentile(values[:: 1 + values.size // _SAMPLES], (1, 99)))
-    low, high = (low, high) if high > low else limits  # a few bright values on a wide ground
+    low, high = (low, high) if high > low else limits  # a few bright pixels on a flat background
     return (low + high) / 2, high - low or 1.0
 
 
 def _own_window(meta: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the first window in a DICOM header, None where there is none that can be used."""
-    if meta.get("inverted", True):  # no DICOM, or the window is of values before they were mirrored
+    """Return the first window in a DICOM header, None if it has no usable one."""
+    if meta.get("inverted", True):  # not DICOM, or the window refers to values before inversion
         return None
     try:
         center, width = (float(meta[keyword].strip("[]").split(",")[0]) for keyword in _WINDOW)
@@ -166,7 +166,7 @@ def _own_window(meta: Mapping[str, Any]) -> tuple[float, float] | None:
 def _turned(
     array: np.ndarray, meta: Mapping[str, Any]
 ) -> tuple[np.ndarray, tuple[float, float], tuple[str, str] | None]:
-    """Return an image as it is looked at, width and height of its pixels, and the directions of its edges."""
+    """Return an image in its display orientation, its pixel width and height, and the directions of its edges."""
     axes = np.asarray(meta[MetaKeys.AFFINE])[:3, :2]
     sizes = [float(size) for size in np.linalg.norm(axes, axis=0)]
     pixel = (sizes[0], sizes[1]) if min(sizes) > 0 else (1.0, 1.0)
@@ -174,7 +174,7 @@ def _turned(
         return array, pixel, None
     first = int(np.abs(axes[:, 0]).argmax())
     second = max({0, 1, 2} - {first}, key=lambda place: abs(axes[place, 1]))
-    # of right and left, back and front, feet and head, the earlier pair runs across; in RAS, all run the other way
+    # the earlier of left-right, front-back, head-feet runs across; display runs against the RAS direction on each axis
     flipped = tuple(1 + axis for axis, place in enumerate((first, second)) if axes[place, axis] > 0)
     array = np.flip(array, flipped)
     if first < second:

@@ -35,33 +35,33 @@ __all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownIma
 
 logger = logging.getLogger(__name__)
 
-# how long a list of the folder is good for, in seconds
+# how long a listing of the folder stays valid, in seconds
 _LISTED_FOR = 5.0
 _LAST = 8
 
 
 class NoStageError(RuntimeError):
-    """A prediction is asked for before there is a student."""
+    """A prediction was requested before the first student exists."""
 
 
 class StageStoppedError(RuntimeError):
-    """A stage was stopped before its end."""
+    """The user stopped a stage before its end."""
 
 
 class UnknownImageError(ValueError):
-    """An image is asked for that is not there."""
+    """The requested image does not exist."""
 
 
 @dataclass
 class TrainingStatus:
-    """How far the training of a stage is.
+    """Progress of the training of a stage.
 
     Args:
-        running: whether there is one.
+        running: whether a stage is in training.
         stage: its number, 0 before the first one.
-        epoch: epochs done of the stage.
-        epochs: epochs of the stage.
-        error: why the last one ended early, in one line; None if it did not.
+        epoch: finished epochs of the stage.
+        epochs: all epochs of the stage.
+        error: why the last stage ended early, in one line; None if it did not.
 
     """
 
@@ -73,14 +73,14 @@ class TrainingStatus:
 
 
 class AnnotationSession:
-    """Images in a folder, the labels that they have got, and the chain that learns from them: what a server serves.
+    """The images, labels and chain behind a label server.
 
     All methods may be called from several threads.
 
     Args:
         chain: the chain; labels are kept in its output folder.
-        studies: the folder of the images; new ones are found within seconds.
-        label_budget: how many labels somebody means to give, default None: not said. It is told, not enforced.
+        studies: the folder of the images; new images are found within seconds.
+        label_budget: planned number of labels, default None: unknown. It is reported, not enforced.
 
     Raises:
         ValueError: When there is no image, or a label budget below 1.
@@ -118,12 +118,12 @@ class AnnotationSession:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labeled image that is there, in the order in which they were given."""
+        """Class of each labeled image that is in the folder, in the order in which the labels were given."""
         items = self.items
         return {key: label for key, label in self.store.labels.items() if key in items}
 
     def refresh(self) -> None:
-        """List the folder anew."""
+        """List the images of the folder again."""
         found = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims)
         self._listed = time.monotonic(), {item["id"]: item for item in found}
 
@@ -134,7 +134,7 @@ class AnnotationSession:
             image_id: its id.
 
         Raises:
-            UnknownImageError: When there is none.
+            UnknownImageError: When there is no such image.
 
         """
         item = self.items.get(image_id)
@@ -145,12 +145,12 @@ class AnnotationSession:
         return item
 
     def put_label(self, image_id: str, label: str, **info: Any) -> str | None:
-        """Give an image a label; returns the one it had, if any.
+        """Label an image, and return its previous label if it had one.
 
         Args:
             image_id: id of the image.
             label: the class.
-            info: what else to keep of it.
+            info: further information to keep with the label.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -161,7 +161,7 @@ class AnnotationSession:
         return self.store.put(image_id, label, **info)
 
     def next(self, *, count: int = 1) -> list[Suggestion]:
-        """Return the images whose labels are asked for next; those that are new are looked at in the background.
+        """Return the images to label next; new images are scored in the background.
 
         Args:
             count: how many, default 1.
@@ -173,7 +173,7 @@ class AnnotationSession:
         return self.chain.next(items, self.labels, count=count)
 
     def look(self) -> None:
-        """Look at new images, in the background."""
+        """Score new images in the background."""
         if self._looking.acquire(blocking=False):
             threading.Thread(target=self._look, name="look", daemon=True).start()
 
@@ -181,13 +181,13 @@ class AnnotationSession:
         try:
             self.chain.score(list(self.items.values()))
             self._predictor()
-        except Exception:  # nobody waits for this thread: without its answer the order is another, and that is all
+        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
             logger.exception("new images could not be looked at")
         finally:
             self._looking.release()
 
     def predict(self, path: str) -> dict[str, Any]:
-        """Return what the last accepted student says about an image, as JSON can hold it.
+        """Return the prediction of the last accepted student for an image, as JSON-compatible data.
 
         Args:
             path: a file, or the folder of a DICOM series.
@@ -211,11 +211,11 @@ class AnnotationSession:
             return self._model[1]
 
     def check_training(self) -> None:
-        """Refuse a stage that cannot be trained, before it is begun.
+        """Check that a stage can be trained, before it starts.
 
         Raises:
-            StageRunningError: When one is being trained.
-            ValueError: When the labels do not suffice.
+            StageRunningError: When a stage is in training.
+            ValueError: When there are too few labels.
 
         """
         if self.training.running:
@@ -234,11 +234,13 @@ class AnnotationSession:
         )
 
     def reserve(self) -> None:
-        """Say that a stage is being trained, for who starts :py:meth:`train` in a thread and answers at once.
+        """Mark a stage as running before :py:meth:`train` starts in another thread.
+
+        The caller can then answer a request at once, and a second request is refused.
 
         Raises:
-            StageRunningError: When one is being trained.
-            ValueError: When the labels do not suffice.
+            StageRunningError: When a stage is in training.
+            ValueError: When there are too few labels.
 
         """
         with self._lock:
@@ -247,18 +249,18 @@ class AnnotationSession:
             self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
 
     def train(self, *, reserved: bool = False) -> dict[str, Any]:
-        """Train a stage on the labels that have come, and wait for it; ``training`` says how far it is.
+        """Train a stage on the new labels, and wait for it; ``training`` shows the progress.
 
         Args:
             reserved: whether :py:meth:`reserve` was called, default False.
 
         Returns:
-            What the stage did.
+            The record of the stage.
 
         Raises:
-            StageRunningError: When one is being trained.
-            StageStoppedError: When it was stopped.
-            ValueError: When the labels do not suffice.
+            StageRunningError: When a stage is in training.
+            StageStoppedError: When :py:meth:`stop` was called.
+            ValueError: When there are too few labels.
 
         """
         if not reserved:
@@ -266,7 +268,7 @@ class AnnotationSession:
         error = None
         try:
             done = self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
-            self._predictor()  # made here, where nothing else is computed
+            self._predictor()  # loaded now, while nothing else is being computed
             return done
         except Exception as failure:
             error = " ".join(str(failure).split()) or type(failure).__name__
@@ -275,10 +277,10 @@ class AnnotationSession:
             self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
 
     def stop(self) -> None:
-        """Let the stage that is being trained end with its epoch and come to nothing; its labels stay new.
+        """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
 
         Raises:
-            ValueError: When none is being trained.
+            ValueError: When no stage is in training.
 
         """
         if not self.training.running:
@@ -293,7 +295,7 @@ class AnnotationSession:
         self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
 
     def state(self) -> dict[str, Any]:
-        """Return where everything is, as JSON can hold it."""
+        """Return the state of images, labels, stages and training, as JSON-compatible data."""
         items, labels = self.items, self.labels
         unreadable = self.chain.unreadable
         bad = sum(key in items for key in unreadable)
@@ -316,7 +318,7 @@ class AnnotationSession:
 
 
 def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return class probabilities as JSON can hold them.
+    """Return class probabilities as JSON-compatible data.
 
     Args:
         probabilities: (C,).
@@ -346,7 +348,7 @@ def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, 
 
 
 def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is worth knowing of a stage at a glance.
+    """Return the main figures of a stage.
 
     Args:
         stage: a stage in ``chain.json``.

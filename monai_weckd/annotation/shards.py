@@ -32,12 +32,12 @@ __all__ = ["GivenLabels", "plan_next_stage"]
 
 @dataclass(frozen=True)
 class GivenLabels:
-    """Who got which label into which stage so far: what an annotated chain keeps of its labels.
+    """The labels that each stage of an annotated chain has used so far.
 
     Args:
-        split_of: split of each group that ever had a label, "train" or "val": for good.
-        shards: ids that each stage has brought in, in the order of the stages.
-        touched: ids whose label any stage has used, those that have been withdrawn since included.
+        split_of: permanent split of each group that ever had a label, "train" or "val".
+        shards: ids that each stage has added, in the order of the stages.
+        touched: ids whose label any stage has used, including labels that were withdrawn later.
 
     """
 
@@ -46,7 +46,7 @@ class GivenLabels:
     touched: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the record as JSON-compatible data."""
         return {
             "split_of": dict(self.split_of),
             "shards": list(map(list, self.shards)),
@@ -55,7 +55,7 @@ class GivenLabels:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> GivenLabels:
-        """Return what :py:meth:`to_dict` wrote.
+        """Return the record that :py:meth:`to_dict` wrote.
 
         Args:
             content: the dictionary.
@@ -75,18 +75,17 @@ def plan_next_stage(
     seed: int,
     skipped: Sequence[str] = (),
 ) -> tuple[ChainPlan, GivenLabels]:
-    """Plan a chain with one stage more than it has: the labels that no stage has yet are the new shard.
+    """Plan one more stage of a chain; the labels that no stage has used form the new shard.
 
-    A group that has got its first label since then is assigned to training or validation, for good: of each class at
-    least one group, and ``val_fraction`` of them, are in validation, drawn by a hash of their names. One group of each
-    class stays in training at least. Unlabeled images of groups in training are the pool; those of groups in
-    validation take no part. A label that was withdrawn leaves its shard. A new group with an image that has trained is
-    in training, too.
+    A newly labeled group is assigned to training or validation permanently, by a hash of its name. Of each class,
+    ``val_fraction`` of the groups are in validation, but at least one; at least one group stays in training. Unlabeled
+    images of training groups form the pool; those of validation groups are not used. A withdrawn label leaves its
+    shard. A group with an image that was trained on stays in training, even under a new name.
 
     Args:
         items: all images, dictionaries with ``id`` and, where known, ``group``.
         labels: class of each labeled image by its id, in the order in which they were given.
-        given: what the stages so far have used.
+        given: the labels that the stages have used so far.
         classes: class names in the order of their indices.
         policy: what a stage trains on: "cumulative" or "disjoint".
         val_fraction: fraction of the labeled groups in validation, in (0, 1).
@@ -94,11 +93,11 @@ def plan_next_stage(
         skipped: ids of images that cannot be read, for the record.
 
     Returns:
-        The plan, whose labels are in none of ``items``: see ``labeled_items``; and what it uses of the labels.
+        The plan (its items have no labels, see ``labeled_items``), and the labels used so far with those of the plan.
 
     Raises:
-        ValueError: When a label is of another class, fewer than two classes have two labeled groups, there is no new
-            label for training, none is left of an earlier shard, or an image of one is in a validating group now.
+        ValueError: When a label has an unknown class, fewer than two classes have two labeled groups, there is no new
+            label for training, an earlier shard has no label left, or one of its images is now in a validation group.
 
     Example::
 
@@ -119,7 +118,7 @@ def plan_next_stage(
                 f"labels: expected one of the {len(classes)} classes, got {label!r} for {key!r}. "
                 f"{nearest(label, list(classes))}"
             )
-    # whose groups are others than before, as by a new manifest, has trained all the same
+    # a new manifest may have renamed groups: images of earlier shards still count as trained
     trained = {group[key]: "train" for shard in given.shards for key in shard if key in labels}
     split_of = _assign(labels, group, {**trained, **given.split_of}, val_fraction=val_fraction, seed=seed)
     train = tuple(sorted(key for key in group if split_of.get(group[key]) != "val"))
@@ -153,7 +152,7 @@ def plan_next_stage(
 def labeled_items(
     items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return items as a data list has them, with their class index or ``UNLABELED`` as ``label``.
+    """Return items in the form of a data list, with the class index or ``UNLABELED`` as ``label``.
 
     Args:
         items: dictionaries with ``id``.
@@ -171,7 +170,7 @@ def labeled_items(
 def _assign(
     labels: Mapping[str, str], group: Mapping[str, str], split_of: Mapping[str, str], *, val_fraction: float, seed: int
 ) -> dict[str, str]:
-    """Return the split of every group with a label; those that have one keep it."""
+    """Return the split of every labeled group; groups with a split keep it."""
     class_of: dict[str, str] = {}
     for key, label in labels.items():
         class_of.setdefault(group[key], label)

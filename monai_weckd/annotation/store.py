@@ -28,14 +28,14 @@ __all__ = ["LabelStore", "class_of"]
 
 
 class LabelStore:
-    """The labels that somebody has given, in a JSON file that is written anew, as a whole, with each of them.
+    """Labels in a JSON file, which is rewritten atomically with each label.
 
     Args:
-        path: the file; made with the first label.
+        path: the file; created with the first label.
         classes: the class names.
 
     Raises:
-        ValueError: When the file holds a label of another class.
+        ValueError: When the file holds a label of an unknown class.
 
     Example::
 
@@ -60,11 +60,11 @@ class LabelStore:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labeled image, in the order in which they were given."""
+        """Class of each labeled image, in the order in which the labels were given."""
         return {key: entry["label"] for key, entry in dict(self._entries).items()}
 
     def info(self, image_id: str) -> dict[str, Any]:
-        """Return what is known of a label: class, time and what its giver has added; empty where there is none.
+        """Return the class, the time and any further information of a label; empty without a label.
 
         Args:
             image_id: id of the image.
@@ -73,12 +73,12 @@ class LabelStore:
         return dict(self._entries.get(image_id, {}))
 
     def put(self, image_id: str, label: str, **info: Any) -> str | None:
-        """Give an image a label; another one than it had counts as given now. Returns the one it had, if any.
+        """Label an image, and return its previous label if it had one. A changed label moves to the end of the order.
 
         Args:
             image_id: id of the image.
             label: the class.
-            info: what else to keep, as JSON can hold it.
+            info: further JSON-compatible information to keep.
 
         Raises:
             ValueError: When there is no such class.
@@ -95,13 +95,13 @@ class LabelStore:
             return previous
 
     def remove(self, image_id: str) -> None:
-        """Take a label back.
+        """Withdraw a label.
 
         Args:
             image_id: id of the image.
 
         Raises:
-            ValueError: When the image has none.
+            ValueError: When the image has no label.
 
         """
         with self._lock:
@@ -130,7 +130,7 @@ def class_of(content: bytes, classes: tuple[str, ...]) -> str:
         classes: class names in the order of their indices.
 
     Raises:
-        ValueError: When there is none.
+        ValueError: When the content is not such JSON, or the index is out of range.
 
     Example::
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The training of a bundle, one stage at a time, as labels come."""
+"""Train a bundle one stage at a time as labels come in, and classify single images with its students."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
 
 class AnnotatedBundle:
-    """The training of a bundle, one stage at a time, and its network on single images, as ``train.json`` has them.
+    """Train a bundle one stage at a time, and apply its network to single images, as ``train.json`` configures it.
 
     Args:
         bundle: the bundle's folder.
         dataset_dir: the folder of the images.
-        overlays: configuration files that are merged into ``configs/train.json``, in their order: paths, or names of
-            files in ``configs``.
-        changes: what to set in the configuration, by key.
+        overlays: configuration files to merge into ``configs/train.json``, in order: paths, or names of files in
+            ``configs``.
+        changes: values to set in the configuration, by key.
         classes: class names in the order of their indices, default None: those of the bundle's ``metadata.json``.
-        cache_dir: folder for decoded images and embeddings where the configuration names none.
+        cache_dir: folder for decoded images and embeddings if the configuration names none.
 
     Attributes:
         root: the bundle's folder.
@@ -52,11 +52,10 @@ class AnnotatedBundle:
         spatial_dims: 2 for pictures, 3 for volumes.
         policy: what a stage trains on, "cumulative" or "disjoint".
         seed: seed of the chain.
-        tolerance: of the gate, None where the configuration does not write one: then it is what one of n validation
-            images is worth, 1 / n.
+        tolerance: tolerance of the gate, None if the configuration sets none; then it is 1 / n for n validation images.
 
     Raises:
-        ValueError: When a file or key is missing, or a setting is of no use for a chain that grows by stages.
+        ValueError: When a file or key is missing, or a setting does not suit a chain that grows stage by stage.
 
     """
 
@@ -76,7 +75,7 @@ class AnnotatedBundle:
         self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
         if config["cache_dir"] is None:
             config.set("cache_dir", str(cache_dir))
-        # nobody watches a stage here, and it lasts seconds: it is told by its session, and trained again if interrupted
+        # a stage lasts seconds: the session shows its progress, and an interrupted stage is simply trained again
         config.leave_out("train#monitors", "train#checkpoint", "test")
         for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
             config.set(key, None)
@@ -87,7 +86,7 @@ class AnnotatedBundle:
         self.stage_epochs = divide_epochs(config.value("max_epochs"), settings.num_stages, chain.stage_epochs)
 
     def epochs_of(self, stage: int) -> int:
-        """Return the epochs of a stage: those of the configured chain's, and of its last one for all that follow.
+        """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.
 
         Args:
             stage: stage number, from 1.
@@ -109,9 +108,9 @@ class AnnotatedBundle:
 
         Args:
             items: the items of the plan, with labels.
-            plan: the plan, whose shards are given.
+            plan: the plan, with given shards.
             output_dir: an existing, empty folder.
-            previous: output folder of the chain that the stage is added to, default None: it is the first.
+            previous: output folder of the chain to extend, default None: this is the first stage.
             earlier_epochs: epochs of the stages in that chain.
             progress: called after each epoch with its number within the stage and the stage's epochs.
 
@@ -142,15 +141,15 @@ class AnnotatedBundle:
     def embed(
         self, items: Sequence[Mapping[str, Any]], students: Sequence[str | os.PathLike[str]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features of items, and the class probabilities by each of several students.
+        """Return the features of items, and their class probabilities by each of several students.
 
-        Images are read and cached as in training, without augmentation. With a frozen backbone, and an image that was
-        seen before, only the head is computed.
+        Images are read and cached as in training, without augmentation. With a frozen backbone, only the head is
+        computed for images seen before.
 
         Args:
-            items: what to look at, N items.
-            students: files of the students, the last of which gives the features; if there is none, the network as it
-                begins does, and there are no probabilities.
+            items: the N items.
+            students: files of the students. The last one gives the features; without students, the initial network
+                gives them, and there are no probabilities.
 
         Returns:
             Features, (N, D), and probabilities, (number of students, N, C).
@@ -174,7 +173,7 @@ class AnnotatedBundle:
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
 
     def predictor(self, student: str | os.PathLike[str]) -> ImagePredictor:
-        """Return what classifies single images.
+        """Return a predictor of single images.
 
         Args:
             student: file with the student's weights.
@@ -197,7 +196,7 @@ class ImagePredictor:
 
     Args:
         network: the student, in eval mode.
-        preprocessing: makes of ``{"image": path}`` what the network takes.
+        preprocessing: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
         spatial_dims: spatial dimensions of an image.
 
     """
@@ -215,8 +214,8 @@ class ImagePredictor:
             path: a file, or the folder of a DICOM series.
 
         Raises:
-            ValueError: When the image cannot be read, has other dimensions than the network takes, or gives no finite
-                probabilities.
+            ValueError: When the image cannot be read, has another number of dimensions than the network expects, or
+                yields probabilities that are not finite.
 
         """
         image = load_image(self.preprocessing, path, self.spatial_dims)
