@@ -28,10 +28,10 @@ __all__ = ["add_compare"]
 
 
 def add_compare(commands: Any) -> None:
-    """Add the command ``compare`` to those of ``python -m monai_weckd``; nothing heavy is imported before it runs.
+    """Add the command ``compare``; heavy imports wait until it runs.
 
     Args:
-        commands: what :py:meth:`argparse.ArgumentParser.add_subparsers` returns.
+        commands: the subparsers of ``python -m monai_weckd``.
 
     """
     parser = commands.add_parser(
@@ -66,9 +66,9 @@ def _compare(args: argparse.Namespace) -> None:
     from monai_weckd.data.phantoms import is_phantom
     from monai_weckd.visualize.comparison import check_page
 
-    # what is missing for the report is told before the runs, not after them
+    # fails before the runs, not after them, if a package for the report is missing
     check_page()
-    # it says for each run that it does not log
+    # otherwise MONAI warns in each run that no logging file is set
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=_changes(args))
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
@@ -127,6 +127,6 @@ def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: b
     text = json.dumps({"about": about, **content}, indent=1)
     replace_text(args.output_dir / "compare.json", text + "\n")
     replace_text(args.output_dir / "compare.csv", comparison_csv(content))
-    # a file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded
+    # file names that are not UTF-8 contain lone surrogates, which cannot be encoded
     page = comparison_page(content, about=about).encode(errors="backslashreplace").decode()
     replace_text(args.output_dir / "compare.html", page)

@@ -61,7 +61,7 @@ def _label(args: argparse.Namespace) -> None:
     from monai_weckd.utils.system import limit_threads
 
     limit_threads()
-    # a line for each stage; of MONAI's workflows, none that there is no logging file
+    # one line for each stage, and no warning by MONAI's workflows that there is no logging file
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("monai_weckd.engines").setLevel(logging.INFO)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
@@ -75,7 +75,7 @@ def _label(args: argparse.Namespace) -> None:
         cache_dir=output_dir / "cache",
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    with _alone(output_dir):  # a session reads the labels once, and writes them all
+    with _alone(output_dir):  # a second session would overwrite the labels: each reads them once and writes them all
         session = AnnotationSession(chain, studies, label_budget=args.label_budget)
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         print(f"chain   {len(chain.stages)} stages in {output_dir}")
@@ -84,7 +84,7 @@ def _label(args: argparse.Namespace) -> None:
 
 
 def _alone(output_dir: Path) -> Any:
-    """Return the lock, held, of the one server of a folder."""
+    """Acquire the lock that allows only one server per folder."""
     from filelock import FileLock, Timeout
 
     try:
@@ -96,7 +96,7 @@ def _alone(output_dir: Path) -> Any:
 
 
 def _studies(args: argparse.Namespace) -> Path:
-    """Return the folder of the images, into which those of a DICOMweb service are fetched."""
+    """Return the folder of the images; fetch them first if they are in a DICOMweb service."""
     if not args.studies.startswith(("http://", "https://")):
         if args.filter:
             raise ValueError(f"filter: expected none for a folder, got {args.filter}. It is for a DICOMweb service.")

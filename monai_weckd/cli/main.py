@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, default None: those of the process.
 
     Returns:
-        The exit code: 0, 1 after an error that standard error tells in one line, 2 for wrong usage.
+        The exit code: 0 on success, 1 after an error, printed to standard error in one line, 2 for wrong usage.
 
     """
     parser = _parser()

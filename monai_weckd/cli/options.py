@@ -25,14 +25,14 @@ __all__ = ["add_fields", "given_fields", "parse_changes", "parse_value", "split_
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
-    """Add the fields of a dataclass of options to a parser, each as ``--name``, with its type, help and default.
+    """Add each field of an options dataclass to a parser as ``--name``, with its type, help and default.
 
-    An option that is not given is absent from what the parser returns: a bundle's value comes between the command line
-    and the default. What is out of its range is for the dataclass to refuse.
+    An option that is not given is absent from the parser's result, because a bundle's value takes precedence over the
+    default. The dataclass itself checks ranges.
 
     Args:
-        parser: of a command.
-        kind: the dataclass, whose fields :py:func:`monai_weckd.utils.options.option` made.
+        parser: parser of a command.
+        kind: the dataclass; :py:func:`monai_weckd.utils.options.option` must have created its fields.
 
     """
     types, defaults = get_type_hints(kind), {item.name: item.default for item in fields(kind)}
@@ -48,10 +48,10 @@ def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
 
 
 def given_fields(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
-    """Return the options of a dataclass that a command line has, by their names.
+    """Return the options of a dataclass that were given on the command line, by name.
 
     Args:
-        args: what the parser returned.
+        args: the parser's result.
         kind: the dataclass.
 
     """
@@ -65,7 +65,7 @@ def parse_changes(assignments: Sequence[str]) -> dict[str, Any]:
         assignments: the arguments, each ``KEY=VALUE``.
 
     Raises:
-        ValueError: When one of them is something else.
+        ValueError: When an argument does not have this form.
 
     """
     return {key: parse_value(text) for key, text in map(split_assignment, assignments)}
@@ -88,7 +88,7 @@ def split_assignment(text: str) -> tuple[str, str]:
 
 
 def parse_value(text: str) -> Any:
-    """Return a number, list or the like where the text is one in JSON, else the text.
+    """Return the value of a text in JSON; text that is not JSON is returned unchanged.
 
     Args:
         text: the value of an option.
@@ -106,7 +106,7 @@ def parse_value(text: str) -> Any:
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:
-    """Return what reads a value of a type from the command line: JSON, where it is more than a number or a text."""
+    """Return the function that parses a value of a type; types other than bool, int, float and str are read as JSON."""
     if kind is bool:
         return _boolean
     return kind if kind in (int, float, str) else parse_value

@@ -67,16 +67,16 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
-    """Bring the series that match into a folder, and say how many.
+    """Fetch the matching series into a folder, and print how many.
 
     Args:
         output_dir: the folder.
-        url: where the DICOMweb service is.
-        filters: what to match, by DICOM keyword.
+        url: URL of the DICOMweb service.
+        filters: values to match, by DICOM keyword.
 
     Raises:
         ValueError: When no series matches, or some cannot be fetched.
-        InterruptedError: When somebody stops it.
+        InterruptedError: When the user interrupts the command.
 
     """
     from monai_weckd.data.dicom.errors import DicomReadError
@@ -149,7 +149,7 @@ def _manifest(args: argparse.Namespace) -> None:
 
 
 def _filters(args: argparse.Namespace) -> dict[str, str]:
-    """Return what to match by keyword, from all options."""
+    """Return the values to match by DICOM keyword, from all options."""
     filters = {}
     if args.modality is not None:
         filters["Modality"] = args.modality
@@ -170,7 +170,7 @@ def filter_of(text: str) -> tuple[str, str]:
         text: the argument.
 
     Raises:
-        ValueError: When the keyword is none of DICOM's, or there is no value.
+        ValueError: When the keyword is not a DICOM keyword, or there is no value.
 
     """
     keyword, _, value = text.partition("=")
@@ -193,17 +193,17 @@ def _checked_keyword(keyword: str) -> str:
 def _server(url: str) -> Any:
     from monai_weckd.pacs.server import DicomwebServer
 
-    # it repeats what the server says, which may be anything; what counts is told by the command
+    # the library logs server answers, which may contain anything; the command itself reports what matters
     logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
     return DicomwebServer(url)
 
 
 def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
-    """Yield the items, with a progress bar where there is a terminal and tqdm is installed."""
+    """Yield the items, with a progress bar if there is a terminal and tqdm is installed."""
     from monai.utils import optional_import
 
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
-    # disable=None: tqdm's own way to stay quiet where there is no terminal
+    # with disable=None, tqdm turns itself off without a terminal
     yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
 
 

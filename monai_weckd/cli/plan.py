@@ -38,7 +38,7 @@ SCARCE = 5
 
 @dataclass(frozen=True)
 class _Training:
-    """What a plan is shown for, beside its settings: the data, the labels of another run, and the steps."""
+    """Options of the command beyond the plan's settings: split file, shards of another run, and training steps."""
 
     split_file: str | None = option(None, "JSON file with the split of every item by its id")
     shards: str | None = option(None, "plan.json of another run, whose shards are taken")
@@ -53,7 +53,7 @@ class _Training:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Raise it.")
 
 
-# where a bundle has them
+# keys of these options in a bundle's configuration
 _KEYS = {
     "split_file": "datalist#split_file",
     "shards": "plan#shards",
@@ -161,7 +161,7 @@ def _stage_rows(
         new = len(stage.new)
         known: list[Any] = [len({groups[key] for key in stage.labeled})]
         known += _class_counts(oracle, plan, stage.labeled)
-        if not stage.labeled:  # whose labels these will be is for the chain to say
+        if not stage.labeled:  # the chain chooses these items when the stage starts
             new = 0 if plan.settings.policy == "shared" and stage.stage > 1 else plan.shard_size
             known = ["-"] * len(known)
         passes = f"{steps * training.batch_size / labeled:.1f}"
@@ -175,7 +175,7 @@ def _class_counts(oracle: LabelOracle, plan: ChainPlan, ids: Iterable[str]) -> l
 
 
 def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Yield a line for each class that validation or test has too few of to measure anything."""
+    """Yield a line for each class with too few items in validation or test for a useful measurement."""
     for split, _, _, _, *counts in splits:
         for name, count in zip(plan.classes, counts, strict=True):
             if split != "train" and count < SCARCE:

@@ -95,7 +95,7 @@ def _check(args: argparse.Namespace) -> None:
 def _write(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], reports: ReportFolder | None
 ) -> tuple[Counter[str], list[str]]:
-    """Write the table; returns how many images there were of each kind, and what is wrong with the first bad ones."""
+    """Write the table, and return the number of images of each kind and the faults of the bad ones."""
     from monai_weckd.predict.table import PredictionTable, prediction_row
 
     counts: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def _write(
 def _batches(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]
 ) -> Iterator[Sequence[Prediction]]:
-    """Yield the predictions, with a progress bar where there is a terminal and tqdm is installed."""
+    """Yield the predictions, with a progress bar if there is a terminal and tqdm is installed."""
     from monai.utils import optional_import
 
     from monai_weckd.predict.images import predict_images
@@ -136,7 +136,7 @@ def _batches(
     if not has_tqdm:
         yield from batches
         return
-    # disable=None: tqdm's own way to stay quiet where there is no terminal
+    # with disable=None, tqdm turns itself off without a terminal
     with tqdm(total=len(paths), disable=None, unit="image") as bar:
         for batch in batches:
             yield batch

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""``python -m monai_weckd report``: a run's report again, and what its numbers mean."""
+"""``python -m monai_weckd report``: write a run's report again, and explain its numbers."""
 
 from __future__ import annotations
 

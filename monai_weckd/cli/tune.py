@@ -61,14 +61,14 @@ def _tune(args: argparse.Namespace) -> None:
     changes = parse_changes(args.set)
     from monai_weckd.tune.backend import optuna
 
-    # one line for each trial is ours; an error is told by the command
+    # the command prints one line for each trial, and reports errors itself
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     from monai_weckd.tune.objective import ChainObjective
     from monai_weckd.tune.study import open_study
     from monai_weckd.tune.training import TunedBundle
     from monai_weckd.tune.trials import run_trials
 
-    # it warns in every trial that the bundle's logging is not set up
+    # otherwise MONAI warns in every trial that no logging file is set
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     bundle = TunedBundle(
         args.bundle,
@@ -101,7 +101,7 @@ def _tune(args: argparse.Namespace) -> None:
     try:
         run_trials(study, ChainObjective(bundle), trials=args.trials, timeout=args.timeout, tell=_say)
     except KeyboardInterrupt:
-        # Optuna has closed the trial: what there is so far is a result
+        # Optuna has closed the trial, and the finished trials are a valid result
         _say("stopped; the same command goes on")
     for line in _finish(args, changes, bundle, study):
         print(line)
@@ -156,7 +156,7 @@ def _finish(
 
 
 def _outcome(wanted: int, trials: Sequence[optuna.trial.FrozenTrial], best: optuna.trial.FrozenTrial) -> Iterator[str]:
-    """Yield what became of the trials, and how the best one compares with the configuration's own values."""
+    """Yield the outcomes of the trials, and a comparison of the best one with the configuration's own values."""
     from monai_weckd.tune.counts import count_trials
     from monai_weckd.tune.objective import METRIC
     from monai_weckd.tune.result import own_trial

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""What MONAI Label 0.8.5 needs to run beside a current stack, in one process. Imported before ``monailabel`` is."""
+"""Adapt MONAI Label 0.8.5 to current dependencies and to a single process. Import it before ``monailabel``."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = ["keep_uploads_in", "register_missing", "run_tasks_in_threads"]
 
 logger = logging.getLogger(__name__)
 
-# what MONAI Label imports at its start, for masks alone: pydicom-seg breaks with pydicom 3, and PyPI's torchvision is a
-# build for CUDA, which cannot be imported beside a PyTorch without
+# MONAI Label imports these at its start, but needs them for masks only: pydicom-seg breaks with pydicom 3, and the
+# torchvision on PyPI is a CUDA build, which cannot be imported beside a CPU-only PyTorch
 _FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
 _KEPT = 100
 
 
 def register_missing() -> None:
-    """Put an empty module in the place of each that cannot be imported and that no classification needs."""
+    """Register stub modules for optional dependencies that cannot be imported and that classification never uses."""
     for name, functions in _FOR_MASKS.items():
         try:
             importlib.import_module(name)
@@ -52,7 +52,7 @@ def register_missing() -> None:
 
 
 def keep_uploads_in(folder: Path) -> None:
-    """Let MONAI Label put uploads into a folder of their own, so that no other file can be taken for one.
+    """Make MONAI Label keep uploads in a separate folder, so that no other file can pass for an upload.
 
     Args:
         folder: the folder.
@@ -65,11 +65,13 @@ def keep_uploads_in(folder: Path) -> None:
 
 
 def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Callable[[str], None]) -> None:
-    """Let MONAI Label run its background tasks in threads of this process, in place of fresh ones without this module.
+    """Make MONAI Label run its background tasks in threads of this process instead of subprocesses.
+
+    A subprocess would lack this module.
 
     Args:
-        check: called with method and request before a task is accepted; what it raises is the answer.
-        stop: called with the method of a task that is to end; what it raises is the answer.
+        check: called with method and request before a task is accepted; an error that it raises is the answer.
+        stop: called with the method of a task to stop; an error that it raises is the answer.
 
     """
     from monailabel.interfaces.utils.app import app_instance
@@ -93,7 +95,7 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
             task["status"] = "DONE"
         except StageStoppedError as error:
             task.update(status="STOPPED", details=[str(error)])
-        except Exception as error:  # nobody waits for this thread: the task tells
+        except Exception as error:  # no caller waits for this thread: the task carries the error
             logger.exception("%s failed", method)
             task.update(status="ERROR", details=[" ".join(str(error).split())])
         finally:

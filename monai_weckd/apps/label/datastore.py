@@ -29,11 +29,11 @@ _BY_HAND = "images: expected to be put into the folder, and taken out, by hand, 
 
 
 class FolderDatastore(Datastore):
-    """Show the images and labels of a session as a datastore of MONAI Label.
+    """Present the images and labels of a session as a MONAI Label datastore.
 
-    An image's id is its path within the folder. The label of the tag "final" is a class in a JSON file,
-    ``{"label": name}`` or ``{"idx": number}``, and is kept in the session's store; other tags, such as the predictions
-    of a batch, are files in its output folder.
+    An image's id is its path within the folder. A label with the tag "final" is a class in a JSON file,
+    ``{"label": name}`` or ``{"idx": number}``; the session's store keeps it. Labels with other tags, such as the
+    predictions of a batch, are files in the session's output folder.
 
     Args:
         session: images and labels.
@@ -50,15 +50,15 @@ class FolderDatastore(Datastore):
         return self.session.studies.name
 
     def set_name(self, name: str) -> None:
-        """Refuse: the name is the folder's."""
+        """Refuse a new name: the datastore is named after the folder."""
         raise ValueError(f"name: expected {self.name()!r}, the folder's, got {name!r}. Rename the folder.")
 
     def description(self) -> str:
-        """Return what it is."""
+        """Return the description."""
         return "images in a folder, with one class each"
 
     def set_description(self, description: str) -> None:
-        """Refuse: there is one description."""
+        """Refuse a new description: it is fixed."""
         raise ValueError(f"description: expected {self.description()!r}, got {description!r}. Leave it.")
 
     def datalist(self) -> list[dict[str, Any]]:
@@ -67,17 +67,17 @@ class FolderDatastore(Datastore):
         return [{**items[key], "label": place(label)} for key, label in self.session.labels.items()]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        """Return the id of the label for each tag that the image has."""
+        """Return the label id of an image for each of its tags."""
         self.session.item(image_id)
         tags = [folder.name for folder in self._folders() if (folder / f"{image_id}.json").is_file()]
         return dict.fromkeys([*(["final"] if image_id in self.session.labels else []), *tags], image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """Return the id of the label of a tag, empty where there is none."""
+        """Return the label id of an image for a tag, empty without a label."""
         return self.get_labels_by_image_id(image_id).get(tag, "")
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
-        """Return the bytes of an image, of a series those of its first file."""
+        """Return the bytes of an image, or of the first file of a series."""
         path = Path(self.get_image_uri(image_id))
         return (
             next(file for file in sorted(path.iterdir()) if file.is_file()).read_bytes()
@@ -94,7 +94,7 @@ class FolderDatastore(Datastore):
         return Path(self.get_label_uri(label_id, label_tag)).read_bytes()
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Return the path of a label's JSON, empty where there is none."""
+        """Return the path of a label's JSON, empty without a label."""
         if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,21 +104,21 @@ class FolderDatastore(Datastore):
         return str(path) if label_tag != DefaultLabelTag.FINAL and path.is_file() else ""
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """Return what is known of an image: path, group and what was added."""
+        """Return the path, the group and any added information of an image."""
         item = self.session.item(image_id)
         return {**self._infos.get(image_id, {}), "path": item["image"], "group": item["group"]}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """Return what is known of a label: class, time and what was added."""
+        """Return the class, the time and any added information of a label."""
         self.session.item(label_id)
         return self.session.store.info(label_id) if label_tag == DefaultLabelTag.FINAL else {}
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the ids of the images that somebody has labeled."""
+        """Return the ids of the labeled images."""
         return list(self.session.labels)
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the ids of the others."""
+        """Return the ids of the unlabeled images."""
         known = self.session.labels
         return [key for key in self.session.items if key not in known]
 
@@ -139,20 +139,20 @@ class FolderDatastore(Datastore):
         return str(path)
 
     def refresh(self) -> None:
-        """List the folder anew."""
+        """List the images of the folder again."""
         self.session.refresh()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Refuse: a server that writes into the folder of the images is none to leave running."""
-        Path(image_filename).unlink()  # which MONAI Label does after an answer alone
+        """Refuse an image: a server that runs unattended must not write into the folder of the images."""
+        Path(image_filename).unlink()  # MONAI Label deletes an upload only after a successful request
         raise ValueError(_BY_HAND)
 
     def remove_image(self, image_id: str) -> None:
-        """Refuse, likewise."""
+        """Refuse to remove an image, for the same reason."""
         raise ValueError(_BY_HAND)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Keep a label that is in a JSON file; returns its id, which is the image's."""
+        """Save the label in a JSON file, and return its id, which equals the image's id."""
         self.session.item(image_id)
         if label_tag == DefaultLabelTag.FINAL:
             label = class_of(Path(label_filename).read_bytes(), self.session.classes)
@@ -164,7 +164,7 @@ class FolderDatastore(Datastore):
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Take a label back."""
+        """Withdraw a label."""
         self.session.item(label_id)
         if label_tag == DefaultLabelTag.FINAL:
             self.session.store.remove(label_id)
@@ -172,12 +172,12 @@ class FolderDatastore(Datastore):
             self._file(label_id, label_tag).unlink(missing_ok=True)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is known of an image, until the server ends."""
+        """Add information about an image; it is kept until the server ends."""
         self.session.item(image_id)
         self._infos[image_id] = {**self._infos.get(image_id, {}), **info}
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label."""
+        """Add information to a label."""
         known = self.get_label_info(label_id, label_tag)
         if not known:
             raise ValueError(
@@ -187,7 +187,7 @@ class FolderDatastore(Datastore):
         self.session.put_label(label_id, known["label"], **added)
 
     def status(self) -> dict[str, Any]:
-        """Return how many images there are, and how many are labeled."""
+        """Return the number of images and of labeled images."""
         total, completed = len(self.session.items), len(self.session.labels)
         return {"total": total, "completed": completed, "label_tags": {"final": completed}, "train": self.datalist()}
 
@@ -209,7 +209,7 @@ class FolderDatastore(Datastore):
         return [path for path in self.files.glob("*") if path.is_dir() and path.name != "final"]
 
     def _file(self, image_id: str, tag: str) -> Path:
-        self.session.item(image_id)  # which no path outside the folder is
+        self.session.item(image_id)  # raises for any id that is not an image, such as a path outside the folder
         if not tag.isidentifier():
             raise ValueError(f"tag: expected a word such as 'original', got {tag!r}. Pass another.")
         return self.files / str(tag) / f"{image_id}.json"

@@ -28,16 +28,16 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Guard:
-    """Let only those requests through that come from the user of this server.
+    """Pass on requests by the user of this server only.
 
-    A request must name the server by one of its own names, since a foreign name that resolves to this machine lets a
-    web page past the browser's rules; must not be sent by another web page; and where there is a password, must know
-    it (HTTP basic authentication, any user name).
+    The host header of a request must be one of the server's own names; a foreign name that resolves to this machine
+    (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page. If
+    the server has a password, the request must contain it (HTTP basic authentication, any user name).
 
     Args:
-        app: the ASGI application behind.
+        app: the protected ASGI application.
         hosts: names of this server, default None: any.
-        password: the password, default None: none is asked for.
+        password: the password, default None: no password.
 
     """
 
@@ -47,12 +47,12 @@ class Guard:
         self.password = password
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
-        """Answer a request, or hand it on.
+        """Refuse a request, or pass it on to the application.
 
         Args:
             scope: the connection.
-            receive: gives the request's body.
-            send: takes the answer.
+            receive: returns the request's body.
+            send: sends the answer.
 
         """
         if scope["type"] == "http":
@@ -80,13 +80,13 @@ class Guard:
             return False
         try:
             given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:  # of what is no base64, or no ASCII
+        except ValueError:  # not base64, or not ASCII
             return False
         return hmac.compare_digest(given, str(self.password).encode())
 
 
 def _name(host: str) -> str:
-    """Return a host's name without its port, "" where it is not one."""
+    """Return a host's name without its port, "" if the text is not a valid host."""
     match = _HOST.fullmatch(host)
     return (match[1] or match[2]).lower() if match else ""
 

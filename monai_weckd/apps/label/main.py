@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The app, as MONAI Label finds it: a direct subclass of ``MONAILabelApp`` in a file of this name."""
+"""The MONAI Label app. MONAI Label requires a direct subclass of ``MONAILabelApp`` in a file of this name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME = "chain"
 
 
 class ChainLabelApp(MONAILabelApp):
-    """A chain that grows with the labels of a MONAI Label server; its one model, trainer and strategy is "chain".
+    """A MONAI Label app for a labeling session; its only model, trainer and strategy is called "chain".
 
     Args:
         app_dir: folder of this file.
@@ -46,15 +46,15 @@ class ChainLabelApp(MONAILabelApp):
         conf: with the :py:class:`monai_weckd.annotation.AnnotationSession` under ``session``.
 
     Attributes:
-        uploads: where what a request has brought is kept until it is answered.
+        uploads: folder for uploaded files until their request is answered.
 
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, Any]) -> None:
         self.session: AnnotationSession = conf["session"]
-        # hidden: it may be below the folder of the images
+        # a hidden folder, since the output folder may be inside the folder of the images
         self.uploads = self.session.chain.output_dir.absolute() / ".uploads"
-        shutil.rmtree(self.uploads, ignore_errors=True)  # what a server that was killed has left
+        shutil.rmtree(self.uploads, ignore_errors=True)  # a killed server may have left files
         self.uploads.mkdir(exist_ok=True)
         super().__init__(
             app_dir,
@@ -75,31 +75,31 @@ class ChainLabelApp(MONAILabelApp):
         return {NAME: ChainInfer(self.session)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        """Return what adds a stage."""
+        """Return the task that adds a stage."""
         return {NAME: ChainTrain(self.session)}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """Return the order of the next images."""
+        """Return the strategy that chooses the next image."""
         return {NAME: ChainOrder(self.session)}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        """Return what looks at new images."""
+        """Return the method that scores new images."""
         return {NAME: ChainScoring(self.session)}
 
     def init_batch_infer(self) -> Callable:
-        """Return what classifies many images."""
+        """Return the task that classifies many images."""
         return ChainBatch()
 
     def on_init_complete(self) -> None:
-        """Look at the images, in the background. Nothing is cleaned up at intervals: there are no sessions."""
+        """Score the images in the background. There are no MONAI Label sessions to clean up."""
         self.session.look()
 
     def info(self) -> dict[str, Any]:
-        """Return what there is, and the history of the chain."""
+        """Return MONAI Label's description of the app, and the state of the session as ``chain``."""
         return {**super().info(), "chain": self.session.state()}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Classify an image of the folder by its id, or one that was uploaded.
+        """Classify an image of the folder by its id, or an uploaded image.
 
         Args:
             request: with ``model`` and ``image``.
@@ -110,14 +110,14 @@ class ChainLabelApp(MONAILabelApp):
         image = request["image"]
         if image in self.session.items:
             return self._infer(request, self.session.item(image)["image"])
-        # an upload; no other path of the server is anybody's to name
+        # only uploads: a request must not name any other path of the server
         upload = Path(str(image))
         if upload.parent != self.uploads or not upload.is_file():
             self.session.item(image)
         try:
             return self._infer({**request, "save_label": False}, str(upload))
         except Exception:
-            upload.unlink(missing_ok=True)  # which MONAI Label does after an answer alone
+            upload.unlink(missing_ok=True)  # MONAI Label deletes an upload only after a successful request
             raise
 
     def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
@@ -132,11 +132,11 @@ class ChainLabelApp(MONAILabelApp):
         return {"label": label, "tag": "original", "file": file, "params": result}
 
     def sessions(self) -> Any:
-        """Refuse: MONAI Label's sessions are uploads that stay, and there are none here."""
+        """Refuse: MONAI Label's sessions are permanent uploads, which this app does not support."""
         raise ValueError("session_id: expected none, got one. Upload the image as file.")
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the next image, with why; empty when none is left.
+        """Return the next image and the reason for it; empty when none is left.
 
         Args:
             request: with ``strategy``.
@@ -146,16 +146,16 @@ class ChainLabelApp(MONAILabelApp):
         return self._strategies[NAME](request, self.datastore()) or {}
 
     def check(self, method: str, request: dict[str, Any]) -> None:
-        """Refuse what cannot be done, before it is begun.
+        """Check a request before its task starts; for training, reserve the stage.
 
         Args:
             method: "infer", "batch_infer", "train", "scoring" or "activelearning".
             request: the request.
 
         Raises:
-            MONAILabelException: When something of another name than "chain" is asked for.
-            ValueError: When the labels do not suffice for a stage.
-            StageRunningError: When a stage is being trained.
+            MONAILabelException: When the request names anything other than "chain".
+            ValueError: When there are too few labels for a stage.
+            StageRunningError: When a stage is in training.
 
         """
         key = {"scoring": "method", "activelearning": "strategy"}.get(method, "model")
@@ -167,13 +167,13 @@ class ChainLabelApp(MONAILabelApp):
             request["reserved"] = True
 
     def stop(self, method: str) -> None:
-        """Stop the stage in training, at the end of its epoch.
+        """Stop the running stage at the end of its epoch.
 
         Args:
             method: "train".
 
         Raises:
-            ValueError: When it is another, or no stage is being trained.
+            ValueError: When it is another method, or no stage is in training.
 
         """
         if method != "train":

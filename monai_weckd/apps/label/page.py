@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The page to label on: a client of the routes below ``/weckd``, in files that load nothing from elsewhere."""
+"""Serve the labeling page, a client of the routes below ``/weckd``. It loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 
 
 def make_page() -> APIRouter:
-    """Return the routes of the page: its start at ``/``, the files that it loads below ``/page``."""
+    """Return the routes of the page: its HTML at ``/``, its other files below ``/page``."""
     router = APIRouter(include_in_schema=False)
     for path in sorted(_FOLDER.iterdir()):
         router.add_api_route("/" if path.suffix == ".html" else f"/page/{path.name}", _giver(path))

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""The routes of this package below ``/weckd``, beside MONAI Label's own; both are views of one session."""
+"""This package's routes below ``/weckd``. They use the same session as MONAI Label's own routes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_router(session: AnnotationSession) -> APIRouter:
 def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     """Add the routes of single images."""
 
-    # before the next one, whose path would take it for a part of the id
+    # registered before the next route, which would read "/png" as part of the id
     @router.get("/image/{image_id:path}/png", response_class=Response)
     def picture(
         image_id: str,
@@ -109,7 +109,7 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
 
 
 def suggested(one: Suggestion) -> dict[str, Any]:
-    """Return a suggestion as JSON can hold it.
+    """Return a suggestion as JSON-compatible data.
 
     Args:
         one: the suggestion.

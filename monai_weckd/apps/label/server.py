@@ -26,14 +26,14 @@ __all__ = ["make_application", "serve"]
 
 logger = logging.getLogger(__name__)
 
-# nothing of the network is asked, and no background task starts by itself
+# no network access, and no background task that starts by itself
 _SETTINGS = {
     "BUNDLE_DOWNLOAD_SRC": "local",
     "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     "MONAI_LABEL_SESSIONS": "false",
     "MONAI_LABEL_TRACKING_ENABLED": "false",
 }
-# of the wrong type may be what MONAI Label takes from a request without a look at it
+# TypeError is the client's fault: MONAI Label does not check the types in a request
 _STATUS = {
     UnknownImageError: 404,
     StageRunningError: 409,
@@ -46,19 +46,19 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(session: AnnotationSession, *, host: str, port: int, password: str | None) -> None:
-    """Serve a session until the process is ended.
+    """Serve a session until the process ends.
 
     Args:
         session: images, labels and chain.
         host: address to listen on.
         port: port to listen on.
-        password: password of all requests, None: none is asked for.
+        password: password that every request must contain, None: no password.
 
     """
     import uvicorn
 
     application = make_application(session)
-    # where the server listens on all addresses, nobody knows its names; there is a password then
+    # a server that others can reach has unknown host names, but always a password
     hosts = {*_LOCAL, host} if host in _LOCAL else None
     uvicorn.run(
         Guard(application, hosts=hosts, password=password), host=host, port=port, log_level="warning", access_log=False
@@ -66,9 +66,9 @@ def serve(session: AnnotationSession, *, host: str, port: int, password: str | N
 
 
 def make_application(session: AnnotationSession) -> Any:
-    """Return an application with MONAI Label's routes for classes, and with this package's app and routes.
+    """Return an application with MONAI Label's routes for classification, and this package's app and routes.
 
-    Its routes for masks, other archives and logs are left out, and so is its page, which loads scripts from elsewhere.
+    MONAI Label's routes for masks, other archives and logs are left out. So is its page, which loads external scripts.
 
     Args:
         session: images, labels and chain.
@@ -108,7 +108,7 @@ def make_application(session: AnnotationSession) -> Any:
 
 
 def _answer_errors(app: Any) -> None:
-    """Answer what a request has wrong by a status of its own and one line."""
+    """Answer each kind of error with its own status and a one-line message."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from monailabel.interfaces.exception import MONAILabelException
@@ -129,7 +129,7 @@ def _answer_errors(app: Any) -> None:
         return answer(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     def failed(request: Any, error: Any) -> JSONResponse:
-        # MONAI Label says 500 where a parameter is missing
+        # MONAI Label answers 500 when a parameter is missing
         return answer(400 if error.status_code == 500 else error.status_code, error.detail)
 
     for kind in _STATUS:

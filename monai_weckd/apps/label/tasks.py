@@ -32,7 +32,7 @@ __all__ = ["ChainBatch", "ChainInfer", "ChainOrder", "ChainScoring", "ChainTrain
 
 
 class ChainInfer(InferTask):
-    """Classify an image by the last accepted student.
+    """Classify an image with the last accepted student.
 
     Args:
         session: images and chain.
@@ -49,11 +49,11 @@ class ChainInfer(InferTask):
         self.session = session
 
     def is_valid(self) -> bool:
-        """Tell whether it is listed: always, since a student comes with the first stage."""
+        """Return True: the task is always listed, since the first stage will bring a student."""
         return True
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        """Return the path of a JSON file, where the prediction is to be saved, and the prediction.
+        """Return the path of a JSON file if the prediction is to be saved (else None), and the prediction.
 
         Args:
             request: with ``image``, the path of an image.
@@ -68,7 +68,7 @@ class ChainInfer(InferTask):
 
 
 class ChainBatch(BatchInferTask):
-    """Classify many images and save each prediction; one that cannot be read is reported in its place."""
+    """Classify many images and save each prediction; an unreadable image is reported with its error."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable) -> dict[str, Any]:
         """Return the answer of ``infer`` for each image, or its error.
@@ -76,7 +76,7 @@ class ChainBatch(BatchInferTask):
         Args:
             request: with ``images``: "all", "labeled" or "unlabeled".
             datastore: the images.
-            infer: classifies one.
+            infer: function that classifies one image.
 
         """
         found: dict[str, Any] = {}
@@ -103,14 +103,14 @@ class ChainTrain(TrainTask):
         self.session = session
 
     def stats(self) -> dict[str, Any]:
-        """Return what each stage did."""
+        """Return the summaries of all stages."""
         return {"stages": self.session.state()["stages"]}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train the stage; returns what it did.
+        """Train the stage, and return its record.
 
         Args:
-            request: has no settings of its own, these are the server's.
+            request: the request; it contains no settings, which are the server's.
             datastore: the images.
 
         """
@@ -118,7 +118,7 @@ class ChainTrain(TrainTask):
 
 
 class ChainScoring(ScoringMethod):
-    """Look at the images that the last student has not seen yet.
+    """Score the images that the last student has not seen.
 
     Args:
         session: images and chain.
@@ -130,10 +130,10 @@ class ChainScoring(ScoringMethod):
         self.session = session
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Look at them.
+        """Score the images, and return the unreadable ones.
 
         Args:
-            request: nothing of it counts.
+            request: not used.
             datastore: the images.
 
         """
@@ -142,7 +142,7 @@ class ChainScoring(ScoringMethod):
 
 
 class ChainOrder(Strategy):
-    """Choose the image whose label is asked for next, and say why.
+    """Choose the image to label next, and give a reason.
 
     Args:
         session: images and chain.
@@ -157,7 +157,7 @@ class ChainOrder(Strategy):
         """Return ``id`` and ``reason``, None when no image is left.
 
         Args:
-            request: nothing of it counts.
+            request: not used.
             datastore: the images.
 
         """
