@@ -25,12 +25,12 @@ from monai_weckd.utils.messages import nearest
 
 __all__ = ["ARMS", "Arm", "ChainSize", "arm_overrides", "choose_arms"]
 
-# the view of a teacher of its own that is weaker than the student's
+# a separate view for the teacher, augmented less than the student's
 _WEAK_VIEW = {
     "_target_": "monai_weckd.transforms.BatchAugment",
     "transforms": [{"_target_": "monai_weckd.transforms.BatchRandFlip"}],
 }
-# what makes a chain of a training, each set so that it does nothing; how the network is trained stays as configured
+# turns off everything that makes a training a chain; the training of the network itself stays as configured
 PLAIN: Mapping[str, Any] = MappingProxyType(
     {
         "selection": "random",
@@ -67,13 +67,13 @@ _MEAN_TEACHER = {**_SELF_TAUGHT, "chain#teacher": "average"}
 
 @dataclass(frozen=True)
 class ChainSize:
-    """How much a configured chain trains, on how many labels: what its controls are measured out by.
+    """The amount of training and labels of a configured chain; its controls get the same amounts.
 
     Args:
-        plan: how it is planned.
-        chain: how it walks.
+        plan: settings of the plan.
+        chain: options of the chain.
         max_epochs: epochs of the whole chain.
-        frozen: whether it trains heads on a frozen backbone, default False.
+        frozen: whether the chain trains heads on a frozen backbone, default False.
         unfreezes: whether its last stage then trains the whole network, default False.
 
     """
@@ -92,21 +92,21 @@ class ChainSize:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train, given as what it changes in the configuration of a bundle's chain.
+    """One way to train, defined by its changes to the configuration of a bundle's chain.
 
     Args:
-        name: how the command line and the result files call it.
-        title: how a sentence calls it.
+        name: name on the command line and in result files.
+        title: name in sentences.
         overrides: values by key of ``train.json``.
-        labels: which labels it trains on: "chain" (as the chain is configured), "first" (as many as one shard), "all"
-            (as many as all shards of the chain), or "everything" (all of the training split).
-        steps: how long: "stage" (as the longest stage) or "total" (as the whole chain).
-        plain: whether to begin from a training that has nothing of a chain, default True.
-        file: an overlay of the bundle to put on, such as "paper", default None.
-        uses_pool: whether it learns from the pool too, default False.
-        needs: name of the arm whose labels it uses, default None.
+        labels: number of labels: "chain" (as the chain is configured), "first" (as many as one shard), "all" (as many
+            as all shards of the chain), or "everything" (all of the training split).
+        steps: length of the training: "stage" (as the longest stage) or "total" (as the whole chain).
+        plain: whether to turn off all features of a chain first, default True.
+        file: an overlay of the bundle to apply, such as "paper", default None.
+        uses_pool: whether the arm also learns from the pool, default False.
+        needs: name of the arm whose labels this arm uses, default None.
         members: number of networks whose probabilities are averaged, default 1; the first is that of the arm ``needs``.
-        active: whether it makes sense only where the chain chooses its labels, default False.
+        active: whether the arm makes sense only if the chain chooses its labels, default False.
 
     """
 
@@ -157,7 +157,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
 
 def choose_arms(names: Sequence[str] | None, *, active: bool) -> list[Arm]:
-    """Return arms, and those whose labels they use, in an order in which they can be run.
+    """Return the wanted arms, and the arms whose labels they use, in an order in which they can be run.
 
     Args:
         names: the wanted arms, default None: all that make sense.
@@ -179,7 +179,7 @@ def choose_arms(names: Sequence[str] | None, *, active: bool) -> list[Arm]:
 def arm_overrides(
     arm: Arm, size: ChainSize, *, labeled: int, overlay: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what an arm changes in the configuration, labels of other runs apart.
+    """Return the changes of an arm to the configuration, except labels from other runs.
 
     Args:
         arm: the arm.
@@ -190,13 +190,13 @@ def arm_overrides(
     """
     overrides = {**(PLAIN if arm.plain else {}), **(overlay or {}), **arm.overrides}
     if size.frozen and "loss_function#attention_weight" in overrides:
-        # a frozen backbone leaves no attention to pass on
+        # a frozen backbone has no attention to distill
         overrides["loss_function#attention_weight"] = 0.0
     if arm.labels == "chain":
         return overrides
     shard = round(size.plan.label_fraction * labeled)
     shards = {"first": 1, "all": 1 if size.plan.policy == "shared" else size.plan.num_stages}
-    # a fraction that comes to exactly as many labels as the chain's shards have together
+    # a fraction that yields exactly as many labels as the chain's shards together
     overrides["label_fraction"] = 1.0 if arm.labels == "everything" else min(1.0, shards[arm.labels] * shard / labeled)
     overrides["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
     if arm.uses_pool:
@@ -204,6 +204,6 @@ def arm_overrides(
     if overrides.get("chain#teacher") == "average":
         overrides["chain#averaging"] = size.chain.averaging or 0.99
     if overrides["num_stages"] == 1 and size.unfreezes:
-        # a single stage cannot be frozen and last at once: it trains the whole network, as the last stage does
+        # a single stage cannot be both frozen and last: it trains the whole network, as the chain's last stage does
         overrides |= {"backbone#freeze": False, "backbone#unfreeze_last": False}
     return overrides

@@ -56,21 +56,21 @@ def cross_validation_splits(
 ) -> list[FoldSplit]:
     """Split items for a repeated, stratified cross-validation by groups; a pure function of its arguments.
 
-    Within a repeat every labeled item is tested once. Validation is cut from the other folds, by whole groups and with
-    the classes in proportion: as close below ``val_labels`` as groups allow, and above only where a class would have
-    none. Unlabeled items follow their group, or else go to training.
+    Within a repeat, every labeled item is tested once. The validation set consists of whole groups from the other
+    folds, with the classes in proportion. It has at most ``val_labels`` items, as many as groups allow, and more only
+    if a class would have none. Unlabeled items follow their group, or go to training if their group has no label.
 
     Args:
         items: dictionaries with ``id``, ``label`` and, where known, ``group``.
         folds: number of folds, default 5.
-        repeats: how often to do it, default 1.
+        repeats: number of repeats, default 1.
         label_fraction: size of a shard as a fraction of the labeled training items, default 0.1.
-        val_labels: number of validation items, default None: as many as a shard has. Who has few labels has few to
-            validate on.
+        val_labels: number of validation items, default None: as many as a shard has, since users with few labels also
+            have few for validation.
         classes: class names for messages, default None: the indices.
 
     Raises:
-        ValueError: When a number is out of its range, or a class has too few groups.
+        ValueError: When a number is out of range, or a class has too few groups.
         ImportError: When scikit-learn is not installed.
 
     """
@@ -103,7 +103,7 @@ def _attempts() -> Iterator[int]:
 
 def _check_groups(labeled: Mapping[str, tuple[str, int]], folds: int, classes: Sequence[str] | None) -> None:
     counts = Counter(label for _, label in set(labeled.values()))
-    # of two folds, each must leave a group for training and one for validation
+    # with two folds, the fold that is not tested must supply a group for training and one for validation
     least = max(folds, 4 if folds == 2 else 3)
     for label, count in sorted(counts.items()):
         if count < least:
@@ -124,7 +124,7 @@ def _repeat(
     label_fraction: float,
     val_labels: int | None,
 ) -> list[dict[str, str]] | None:
-    """Return the split of each group, fold by fold; None where a class is missing somewhere."""
+    """Return the split of each group, fold by fold; None if a split lacks a class."""
     purpose = f"folds {repeat} {attempt}"
     groups = np.array([group for group, _ in labeled.values()])
     labels = np.array([label for _, label in labeled.values()])
@@ -154,7 +154,7 @@ def _test_indices(groups: np.ndarray, labels: np.ndarray, folds: int, *, seed: i
 
 
 def _validation_groups(groups: np.ndarray, labels: np.ndarray, count: int, *, purpose: str) -> set[str]:
-    """Draw whole groups that hold about ``count`` items, no more unless a class needs it."""
+    """Draw whole groups with at most ``count`` items in all; exceed it only if a class would have none."""
     classes, sizes = np.unique(labels, return_counts=True)
     wanted = dict(zip(classes.tolist(), apportion(count, sizes.tolist()), strict=True))
     members: dict[str, Counter[int]] = {}
@@ -170,7 +170,7 @@ def _validation_groups(groups: np.ndarray, labels: np.ndarray, count: int, *, pu
             have += counts
     for label in classes.tolist():
         if not have[label]:
-            # of the groups with this class, the smallest, and of these the first drawn
+            # the smallest group with this class; of equal ones, the first drawn
             group = min((g for g in order if members[g][label]), key=lambda g: members[g].total())
             taken[group] = members[group]
             have += members[group]

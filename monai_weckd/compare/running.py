@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArmRun", "execute", "run_arm"]
 
-# between the seeds of the members of an ensemble
+# distance between the seeds of the members of an ensemble
 _STRIDE = 1_000_003
 
 
@@ -46,9 +46,9 @@ class ArmRun:
         arm: the arm.
         split: the split.
         seed: number of the seed.
-        run_seed: the seed that the training is given.
+        run_seed: the seed of the training.
         digest: digest of all settings.
-        needs: the run whose labels it uses, default None.
+        needs: the run whose labels this run uses, default None.
 
     """
 
@@ -66,16 +66,16 @@ class ArmRun:
 
 
 def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: Path) -> dict[str, Any]:
-    """Do a run and write its result, which may be an error, to the store.
+    """Execute a run and store its result, which may be an error.
 
     Args:
-        run: what to do.
+        run: the run.
         bundle: the bundle.
-        store: where results are.
+        store: store of the results.
         cache_dir: folder for decoded images.
 
     Returns:
-        The result, with ``digest``, and ``error`` or else what :py:func:`run_arm` returns.
+        The result: its settings with ``digest``, and either the figures of :py:func:`run_arm` or ``error``.
 
     """
     about = {
@@ -91,7 +91,7 @@ def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: 
     plan = None
     try:
         result, rows, plan = run_arm(run, bundle, store, cache_dir=cache_dir)
-    # whatever a training raises is written down, told and ends in the exit code; the other runs go on
+    # any error of a training is stored, reported and reflected in the exit code; the other runs continue
     except Exception as error:
         result = {"error": _one_line(error)}
     result = {**about, **result}
@@ -102,19 +102,19 @@ def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: 
 def run_arm(
     run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
-    """Do a run in this process.
+    """Execute a run in this process.
 
     Args:
-        run: what to do.
+        run: the run.
         bundle: the bundle.
-        store: where the results of the run whose labels it uses are.
+        store: store with the results of the run whose labels this run uses.
         cache_dir: folder for decoded images.
 
     Returns:
         The figures of its stages and of its final network, the predictions on its test items, and the plan's JSON.
 
     Raises:
-        ValueError: When the run whose labels it uses has failed.
+        ValueError: When the run whose labels this run uses has failed.
 
     """
     began, cpu = time.perf_counter(), time.process_time()
@@ -159,7 +159,7 @@ def _train(
 def _ensemble(
     run: ArmRun, bundle: ComparedBundle, store: RunStore, overrides: Mapping[str, Any], cache_dir: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]], None]:
-    """Average the probabilities of the run that it needs, and of others on the same labels with other seeds."""
+    """Average the probabilities of the needed run and of further runs on the same labels with other seeds."""
     if run.needs is None:
         raise ValueError(f"needs: expected the run that an ensemble begins with, got none for {run.arm.name!r}.")
     first = store.read(run.needs.arm.name, run.needs.cell, digest=run.needs.digest) or {}
@@ -196,6 +196,6 @@ def _check_needs(run: ArmRun, store: RunStore) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the first error of a chain, which monai.bundle wraps in the expression that raised it."""
+    """Return the original error in one line; monai.bundle wraps it in errors about its expressions."""
     error = first_cause(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

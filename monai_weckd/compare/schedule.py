@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_runs", "run_schedule"]
 
-# how long to wait for runs of other processes before looking again, in seconds
+# seconds between two looks at the runs of other processes
 _PAUSE = 1.0
 
 
 def plan_runs(
     bundle: ComparedBundle, arms: Sequence[Arm], splits: Sequence[FoldSplit], seeds: Sequence[int]
 ) -> list[ArmRun]:
-    """Return all runs of a comparison, one split after the other, so that what is finished can be compared early.
+    """Return all runs of a comparison, split by split, so that arms can be compared before all runs are finished.
 
     Args:
         bundle: the bundle.
-        arms: the arms, each after those that it needs.
+        arms: the arms, each after the arm that it needs.
         splits: the splits.
         seeds: numbers of the seeds.
 
@@ -68,17 +68,17 @@ def run_schedule(
     tell: Callable[[ArmRun, dict[str, Any]], None],
     run: Callable[..., dict[str, Any]] = execute,
 ) -> None:
-    """Do what is not done yet, and return when all runs are done, here or by other processes on the same folder.
+    """Execute all unfinished runs; return when this and other processes on the same folder have finished them all.
 
-    A run that has failed is tried once more in each call.
+    Each call tries a failed run once more.
 
     Args:
         runs: the runs.
         bundle: the bundle.
-        store: where the results are.
+        store: store of the results.
         cache_dir: folder for decoded images.
-        tell: is called with each run of this process and its result.
-        run: does one run, default :py:func:`monai_weckd.compare.running.execute`.
+        tell: called with each run of this process and its result.
+        run: executes one run, default :py:func:`monai_weckd.compare.running.execute`.
 
     """
     began, tried = time.time(), list[ArmRun]()
@@ -93,7 +93,7 @@ def run_schedule(
                 continue
             try:
                 with FileLock(_lock_path(store, item)).acquire(timeout=0):
-                    # another process may have finished it in between
+                    # another process may have finished it in the meantime
                     if not _is_done(item, store, began, tried):
                         tell(item, run(item, bundle, store, cache_dir=cache_dir))
                         tried.append(item)
@@ -108,7 +108,7 @@ def _is_done(run: ArmRun, store: RunStore, began: float, tried: Sequence[ArmRun]
     result = store.read(run.arm.name, run.cell, digest=run.digest)
     if result is None:
         return False
-    # the clock of a file server may be behind: what failed here is known without it
+    # the clock of a file server may be slow, so failures of this process are not judged by file times
     return "error" not in result or run in tried or store.path(run.arm.name, run.cell).stat().st_mtime >= began
 
 

@@ -24,21 +24,21 @@ from monai_weckd.metrics import Tally, classification_metrics, mean_defined, tal
 __all__ = ["ArmDifference", "RunPredictions", "arm_difference", "arm_summary", "verdict"]
 
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece")
-# resampling inflates the binned calibration error: it has a difference, but no interval
+# resampling inflates the binned calibration error, so it has a difference, but no interval
 _RESAMPLED = METRICS[:-1]
-# of the normal distribution: what a two-sided test at 5 % asks for, and what gives it a power of 80 %
+# normal quantiles for a two-sided test at 5 %, and for a power of 80 %
 _QUANTILE, _POWER = 1.96, 0.84
 
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """What one run of an arm says about its test items.
+    """The predictions of one run of an arm on its test items.
 
     Args:
         repeat: number of the repeat of the cross-validation, from 0.
         fold: number of the fold, from 0.
         seed: number of the seed.
-        ids: ids of the test items, N of them.
+        ids: ids of the N test items.
         labels: class indices, shape (N,).
         probabilities: class probabilities, shape (N, C).
 
@@ -53,20 +53,20 @@ class RunPredictions:
 
     @property
     def cell(self) -> tuple[int, int, int]:
-        """Repeat, fold and seed, what runs of two arms must have in common to be compared."""
+        """Repeat, fold and seed; only runs with the same cell are compared."""
         return self.repeat, self.fold, self.seed
 
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """How far one arm is above another.
+    """The difference of a metric between two arms.
 
     Args:
         value: the difference.
-        interval: its 95 % interval, None where there is none.
-        standard_error: its standard error, None where there is none.
-        visible: the smallest true difference that would be found in four of five such comparisons.
-        runs: number of runs of each arm that were compared.
+        interval: its 95 % interval, None if undefined.
+        standard_error: its standard error, None if undefined.
+        visible: the smallest true difference that four of five such comparisons would detect, None if undefined.
+        runs: number of compared runs of each arm.
 
     """
 
@@ -79,7 +79,7 @@ class ArmDifference:
 
 @dataclass(frozen=True)
 class _Training:
-    """The variance of a mean difference that training again would cause, and its degrees of freedom."""
+    """The variance that retraining adds to a mean difference, and its degrees of freedom."""
 
     variance: float
     freedom: int
@@ -88,15 +88,15 @@ class _Training:
 def arm_summary(runs: Sequence[RunPredictions]) -> dict[str, dict[str, float | None]]:
     """Summarize the runs of one arm.
 
-    ``mean`` and ``sd`` are those of the runs' own figures, each on the test items of one fold. ``pooled`` puts the
-    folds of a repeat together, in which every item is tested once, and is the mean over repeats and seeds; its AUC
+    ``mean`` and ``sd`` are computed over the runs, each on the test items of one fold. ``pooled`` is computed over all
+    folds of a repeat together, in which every item is tested once, and averaged over repeats and seeds. Its AUC
     compares items within a fold only, since the scores of different networks have no common scale.
 
     Args:
         runs: the runs, at least one.
 
     Returns:
-        ``mean``, ``sd`` (with divisor n - 1, None for a single run) and ``pooled`` by metric; None where not defined.
+        ``mean``, ``sd`` (with divisor n - 1, None for a single run) and ``pooled`` by metric; None if undefined.
 
     """
     figures = [classification_metrics(run.probabilities, run.labels) for run in runs]
@@ -121,26 +121,26 @@ def arm_difference(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, ArmDifference]:
-    """Compare two arms on the runs that they have in common: the same repeat, fold and seed.
+    """Compare two arms on their common runs, which have the same repeat, fold and seed.
 
     The difference is that of the pooled figures of :py:func:`arm_summary`. Its 95 % interval comes from a bootstrap of
     the test groups (Field and Welsh, J. R. Statist. Soc. B 69, 2007), in which a group counts equally often in both
-    arms, all repeats and all seeds. Taking the predictions as they are, that leaves out what training again would
-    change. The variance between the splits that resampled groups do not explain (method of moments, as DerSimonian and
-    Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval stretched accordingly.
+    arms, all repeats and all seeds. The bootstrap takes the predictions as fixed, so it misses the variance of
+    retraining. The variance between the splits that resampled groups do not explain (method of moments, as DerSimonian
+    and Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval is stretched accordingly.
 
     Args:
-        first: runs of the arm that is above where the difference is positive.
-        second: runs of the other arm.
+        first: runs of the first arm; a positive difference means that it is better.
+        second: runs of the second arm, which is subtracted.
         groups: group of each test item, by its id.
         num_resamples: number of bootstrap resamples, default 1000.
         seed: seed of the draw, default 0.
 
     Returns:
-        The difference by metric; ``ece`` has no interval, and a metric that is not defined is left out.
+        The difference by metric; ``ece`` has no interval, and an undefined metric is left out.
 
     Raises:
-        ValueError: When the arms have no run in common, or runs in common were tested on different items.
+        ValueError: When the arms have no common runs, or common runs were tested on different items.
 
     """
     ours, theirs = {run.cell: run for run in first}, {run.cell: run for run in second}
@@ -163,13 +163,13 @@ def arm_difference(
 
 
 def verdict(difference: ArmDifference, *, arm: str, control: str, metric: str = "balanced accuracy") -> str:
-    """Say in one sentence whether an arm helped.
+    """Return one sentence that says whether an arm helped.
 
     Args:
-        difference: how far the arm is above the control, as a fraction.
+        difference: the arm minus the control, as a fraction.
         arm: the arm, as in "the chain".
         control: the control, as in "one model on as many random labels".
-        metric: what was compared, default "balanced accuracy".
+        metric: name of the compared metric, default "balanced accuracy".
 
     Example::
 
@@ -216,7 +216,7 @@ def _group_weights(count: int, num_resamples: int, seed: int) -> np.ndarray:
 def _tallies(
     runs: Iterable[RunPredictions], weights: np.ndarray | None = None, columns: Mapping[str, int] | None = None
 ) -> dict[tuple[int, int, int], Tally]:
-    """Return the tally of each run, by its cell; without weights each item counts once."""
+    """Return the tally of each run by its cell; without weights, each item counts once."""
     found = {}
     for run in runs:
         if weights is None or columns is None:
@@ -228,7 +228,7 @@ def _tallies(
 
 
 def _pooled(tallies: Mapping[tuple[int, int, int], Tally]) -> dict[str, np.ndarray]:
-    """Return each metric of the folds of a repeat together, averaged over repeats and seeds, shape (R,)."""
+    """Return each metric over all folds of a repeat, averaged over repeats and seeds, shape (R,)."""
     sheets: dict[tuple[int, int], list[Tally]] = {}
     for (repeat, _, seed), tally in tallies.items():
         sheets.setdefault((repeat, seed), []).append(tally)
@@ -252,7 +252,7 @@ def _pooled_ece(runs: Iterable[RunPredictions]) -> float:
 def _training(
     ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally]
 ) -> dict[str, _Training]:
-    """Return what training adds: how much more the splits differ than resampled groups explain."""
+    """Return the variance that retraining adds: the part between splits that resampled groups do not explain."""
     by_split: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
     for cell, tally in ours.items():
         pair = tally.metrics(), theirs[cell].metrics()
@@ -282,10 +282,10 @@ def _difference(values: np.ndarray, training: _Training, *, runs: int, groups: i
         return ArmDifference(value, None, None, None, runs)
     drawn = float(np.std(resampled, ddof=1))
     error = float(np.sqrt(drawn**2 + training.variance))
-    # few splits tell little of the variance between them: Student's quantile, with Satterthwaite's degrees of freedom
+    # few splits estimate their variance poorly: use Student's quantile with Satterthwaite's degrees of freedom
     share = training.variance / error**2 if error else 0.0
     quantile = float(stdtrit(training.freedom / share**2, 0.975)) if share else _QUANTILE
-    # two arms that predict the same have no spread
+    # two arms with the same predictions have no spread
     stretch = error * quantile / (drawn * _QUANTILE) if drawn else 1.0
     limits = value + (np.quantile(resampled, [0.025, 0.975]) - value) * stretch
     return ArmDifference(value, (float(limits[0]), float(limits[1])), error, (quantile + _POWER) * error, runs)

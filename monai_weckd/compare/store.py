@@ -32,13 +32,13 @@ _SEAL, _PREDICTIONS = "seal", "predictions"
 
 
 class RunStore:
-    """The results of runs, as files that several processes share.
+    """The results of runs, in files that several processes share.
 
-    A run has ``<repeat>-<fold>-<seed>.json`` in the folder of its arm, which is written last, the predictions on its
-    test items beside it as ``.csv``, and its plan as ``.plan.json``.
+    The folder of an arm has three files for each run: ``<repeat>-<fold>-<seed>.json`` with the result, which is written
+    last, ``.csv`` with the predictions on its test items, and ``.plan.json`` with its plan.
 
     Args:
-        folder: where the results are.
+        folder: folder of the results.
 
     """
 
@@ -51,13 +51,13 @@ class RunStore:
         Args:
             arm: name of the arm.
             cell: repeat, fold and seed.
-            suffix: of the file, default ".json".
+            suffix: suffix of the file, default ".json".
 
         """
         return self.folder / arm / ("-".join(map(str, cell)) + suffix)
 
     def read(self, arm: str, cell: tuple[int, int, int], *, digest: str) -> dict[str, Any] | None:
-        """Return the result of a run, failed or not; None where there is none under these settings.
+        """Return the result of a run, failed or not; None if there is none for these settings.
 
         Args:
             arm: name of the arm.
@@ -65,7 +65,7 @@ class RunStore:
             digest: digest of the settings.
 
         Raises:
-            ValueError: When the file is not as it was written.
+            ValueError: When the file was changed after it was written.
 
         """
         if not self.path(arm, cell).is_file():
@@ -83,12 +83,12 @@ class RunStore:
         rows: Sequence[dict[str, Any]] = (),
         plan: str | None = None,
     ) -> None:
-        """Write down a run; who reads while it does finds the old or the new result.
+        """Store a run atomically: concurrent readers see the old result or the new one.
 
         Args:
             arm: name of the arm.
             cell: repeat, fold and seed.
-            result: what ``.json`` is to hold.
+            result: content of the ``.json`` file.
             rows: predictions, one dictionary for each test item.
             plan: the plan's JSON, default None.
 
@@ -127,7 +127,7 @@ class RunStore:
             cell: repeat, fold and seed.
 
         Raises:
-            ValueError: When the file is not as it was written.
+            ValueError: When the file was changed after it was written.
 
         """
         path, expected = self.path(arm, cell, ".csv"), self._content(arm, cell).get(_PREDICTIONS)
@@ -142,7 +142,7 @@ class RunStore:
             result = json.loads(_read_text(path))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected JSON, got {error}. Remove the file.") from error
-        # a result of an earlier version has no seal
+        # results of earlier versions have no seal
         if not isinstance(result, dict) or result.pop(_SEAL, None) not in (None, json_digest(result)):
             raise ValueError(f"{path}: expected the result as it was written, got a changed one. Remove the file.")
         return result

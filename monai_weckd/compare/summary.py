@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 
-# who the verdict is about may be chosen; whom it is held against was chosen beforehand: the hardest honest control
+# users choose the reference of the verdict, but not its control: the hardest fair control is fixed in advance
 _CONTROLS = ("single_long", "single")
 _CHOSEN = "single_long+labels"
 
@@ -39,16 +39,16 @@ _CHOSEN = "single_long+labels"
 def summarize_comparison(
     runs: Sequence[ArmRun], bundle: ComparedBundle, store: RunStore, *, reference: str = "chain"
 ) -> dict[str, Any]:
-    """Put the results of a comparison together, finished or not.
+    """Summarize the results of a comparison, finished or not.
 
     Args:
         runs: all runs of the comparison.
         bundle: the bundle.
-        store: where the results are.
-        reference: the arm that the others are held against, default "chain".
+        store: store of the results.
+        reference: the arm that the others are compared with, default "chain".
 
     Returns:
-        What ``compare.json`` holds: the verdicts in words, each arm with its figures and with the difference "reference
+        The content of ``compare.json``: the verdicts in words, each arm with its figures and its difference "reference
         minus arm", the failures, and every result.
 
     """
@@ -89,7 +89,7 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
     """Return a table with a row for each stage of each finished run; the last row of a run is its final network.
 
     Args:
-        content: what :py:func:`summarize_comparison` returns.
+        content: result of :py:func:`summarize_comparison`.
 
     """
     text = io.StringIO()
@@ -144,7 +144,7 @@ def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _difference(
     predictions: Mapping[str, Sequence[RunPredictions]], first: str, second: str, groups: Mapping[str, str]
 ) -> dict[str, ArmDifference] | None:
-    """Return how far one arm is above another, by metric; None where they have no run in common."""
+    """Return the first arm minus the second by metric; None if they have no common runs."""
     ours, theirs = predictions.get(first, ()), predictions.get(second, ())
     if first == second or not {run.cell for run in ours} & {run.cell for run in theirs}:
         return None
@@ -154,7 +154,7 @@ def _difference(
 def _verdicts(
     predictions: Mapping[str, Sequence[RunPredictions]], reference: str, groups: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield whether the reference helped; where the chain chose its labels, also what choosing and distilling gave."""
+    """Yield verdicts on the reference and, if the chain chose its labels, on the choice and the distillation alone."""
     controls = [name for name in _CONTROLS if name != reference]
     pairs = [(reference, next((name for name in controls if predictions.get(name)), controls[0]))]
     if predictions.get(_CHOSEN):

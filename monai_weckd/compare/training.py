@@ -40,19 +40,19 @@ _SEEDS = 1000
 
 
 class ComparedBundle:
-    """The training of a bundle, to be repeated with other splits, seeds and settings.
+    """Train a bundle repeatedly, with other splits, seeds and settings.
 
-    The data list is read, and its images are verified, once.
+    The data list is read once, and its images are verified once.
 
     Args:
         bundle: the bundle's folder.
         dataset_dir: the data.
-        overlays: configuration files that are put on ``configs/train.json``, in their order: paths, or names of files
-            in ``configs``.
-        changes: what to set in the configuration, by key.
+        overlays: configuration files to merge into ``configs/train.json``, in order: paths, or names of files in
+            ``configs``.
+        changes: values to set in the configuration, by key.
 
     Raises:
-        ValueError: When there is no such file, or the configuration has no such key.
+        ValueError: When a file is missing, or a key is not in the configuration.
 
     """
 
@@ -67,18 +67,18 @@ class ComparedBundle:
         self.config = BundleConfig(
             bundle, overlays=overlays, changes={**(changes or {}), "dataset_dir": str(dataset_dir)}
         )
-        # nobody watches these runs, and each is short; a study goes on with the next one
+        # these runs are short and unattended: they need no progress output and no checkpoints
         self.config.leave_out("train#monitors", "train#checkpoint")
         self.config.set("train#recorder#target_layer", None)
 
     @cached_property
     def datalist(self) -> Datalist:
-        """The items, of which those that cannot be read are left out if the bundle does so."""
+        """The items; unreadable ones are left out if the bundle is configured to skip them."""
         return self.config.value("datalist")
 
     @cached_property
     def size(self) -> ChainSize:
-        """How much the configured chain trains, on how many labels."""
+        """The amount of training and labels of the configured chain."""
         config = self.config
         frozen = "backbone" in config and bool(config.value("backbone#freeze"))
         return ChainSize(
@@ -104,16 +104,16 @@ class ComparedBundle:
         return [{**item, "split": split.split_of[item["id"]]} for item in self.datalist.items]
 
     def run_seed(self, split: FoldSplit, seed: int) -> int:
-        """Return the seed of the runs on one split: the first for which random shards hold every class.
+        """Return the seed of the runs on one split, the first one for which random shards hold every class.
 
-        Each split has seeds of its own; with the same seed, all splits would draw nearly the same labels.
+        Each split has its own seeds; with the same seed, all splits would draw nearly the same labels.
 
         Args:
             split: the split.
             seed: number of the seed.
 
         Raises:
-            ValueError: When no seed does.
+            ValueError: When no seed achieves this.
 
         """
         settings, items = self.size.plan, self.items_of(split)
@@ -130,7 +130,7 @@ class ComparedBundle:
         raise ValueError(f"{problem} (No one of {_SEEDS} seeds does better.)")
 
     def overrides(self, arm: Arm, split: FoldSplit) -> dict[str, Any]:
-        """Return what an arm changes in the configuration on one split, labels of other runs apart.
+        """Return the changes of an arm to the configuration on one split, except labels from other runs.
 
         Args:
             arm: the arm.
@@ -147,13 +147,13 @@ class ComparedBundle:
         return arm_overrides(arm, self.size, labeled=labeled, overlay=overlay)
 
     def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: str | None = None) -> str:
-        """Return a digest of all that decides about the result of a run, but for the images themselves.
+        """Return a digest of everything that determines the result of a run, except the images themselves.
 
         Args:
             arm: the arm.
             split: the split.
-            seed: the seed that the run is given.
-            needs: digest of the run whose labels it uses, default None.
+            seed: the seed of the run.
+            needs: digest of the run whose labels this run uses, default None.
 
         """
         items = [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
@@ -171,13 +171,13 @@ class ComparedBundle:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def train(self, split: FoldSplit, output_dir: Path, overrides: Mapping[str, Any], *, cache_dir: Path) -> None:
-        """Train once, in this process, with no more than a comparison needs.
+        """Train once in this process, without the handlers that a comparison does not need.
 
         Args:
             split: the split.
-            output_dir: folder for the run's files, to be made.
-            overrides: what to change in the configuration, by key.
-            cache_dir: folder for decoded images, where the configuration names none.
+            output_dir: folder for the run's files, which must not exist.
+            overrides: changes to the configuration, by key.
+            cache_dir: folder for decoded images if the configuration names none.
 
         """
         output_dir.mkdir(parents=True)
@@ -185,7 +185,7 @@ class ComparedBundle:
         if self.config["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
         self.config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer().run()
-        # engines and handlers refer to each other: hundreds of networks would wait for the collector, which need not
-        # look at what was there before; those of a run that fails are still in its traceback, and never to be frozen
+        # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
+        # spares it older objects. A failed run skips both: its traceback holds its networks, which must not be frozen
         gc.collect()
         gc.freeze()

@@ -22,7 +22,7 @@ __all__ = ["calibration_text", "validation_text"]
 
 
 def calibration_text(checkpoint: Path) -> str:
-    """Say whether a model's probabilities are calibrated, as ``chain.json`` beside it records.
+    """Describe whether a model's probabilities are calibrated, according to ``chain.json`` beside it.
 
     Args:
         checkpoint: the model.
@@ -38,20 +38,20 @@ def calibration_text(checkpoint: Path) -> str:
 
 
 def validation_text(checkpoint: Path, min_confidence: float) -> str:
-    """Say what a smallest confidence costs and gains on validation, by ``predictions.csv`` beside the model.
+    """Describe the effect of a confidence threshold on validation, from ``predictions.csv`` beside the model.
 
     Args:
         checkpoint: the model.
-        min_confidence: the smallest confidence.
+        min_confidence: the threshold.
 
     Raises:
-        ValueError: When that table lacks a column.
+        ValueError: When the table lacks a column.
 
     """
     path = checkpoint.with_name("predictions.csv")
     if not path.is_file():
         return "unknown on validation: no predictions.csv beside the model"
-    # a file name may be bytes that are no UTF-8
+    # a file name may contain bytes that are not UTF-8
     text = read_text(path, errors="surrogateescape")
     try:
         rows = read_table(text, ["split", "label", "predicted"])

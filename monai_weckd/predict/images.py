@@ -28,12 +28,12 @@ __all__ = ["Prediction", "predict_images"]
 
 
 class Prediction(NamedTuple):
-    """What a model says about an image, or why it says nothing.
+    """A model's prediction for an image, or the reason why there is none.
 
     Args:
         path: the file, or folder of a DICOM series.
-        probabilities: one for each class, None for an image that cannot be read.
-        fault: why not, in one line.
+        probabilities: one for each class, None without a usable prediction.
+        fault: why there is none, in one line.
 
     """
 
@@ -51,9 +51,9 @@ class _Image(NamedTuple):
 def predict_images(
     bundle: PredictionBundle, paths: Sequence[str], *, batch_size: int
 ) -> Iterator[Sequence[Prediction]]:
-    """Yield what a model says about images, batch by batch, in their order.
+    """Yield the predictions for images, batch by batch, in order.
 
-    Threads read ahead, two batches at most: however many images there are, these are all that memory holds.
+    Threads read at most two batches ahead, which bounds memory for any number of images.
 
     Args:
         bundle: the model.
@@ -79,7 +79,7 @@ def predict_images(
 def _load(bundle: PredictionBundle, path: str) -> _Image:
     try:
         return _Image(path, bundle.load(path))
-    except ValueError as error:  # it is reported in the table
+    except ValueError as error:  # the table reports it
         return _Image(path, None, str(error))
 
 
@@ -90,7 +90,7 @@ def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Predict
         found[path] = Prediction(path, None, fault)
         if tensor is not None:
             same_shape[tensor.shape][path] = tensor
-    for tensors in same_shape.values():  # one shape, where the bundle brings all images to one size
+    for tensors in same_shape.values():  # there is one shape if the bundle resizes all images
         rows = bundle.predict(torch.stack(list(tensors.values())))
         found.update((path, _checked(path, row)) for path, row in zip(tensors, rows, strict=True))
     return list(found.values())

@@ -33,17 +33,17 @@ __all__ = ["PredictionBundle", "class_probabilities", "load_image", "probability
 
 
 class PredictionBundle:
-    """What a bundle's ``configs/inference.json`` does to an image, one image and one batch at a time.
+    """Apply a bundle's ``configs/inference.json``: load single images and predict batches.
 
-    Images are read by :py:class:`~monai_weckd.transforms.LoadMedicalImaged`, as in training, where the configuration
-    has MONAI's ``LoadImaged``: it needs no other reader for another format.
+    If the configuration uses MONAI's ``LoadImaged``, it is replaced by
+    :py:class:`~monai_weckd.transforms.LoadMedicalImaged`, which reads all formats as in training.
 
     Args:
         bundle: the bundle's folder.
         checkpoint: the model, a ``state_dict``; default None: the configuration's ``ckpt_path``.
-        overlays: configuration files that are merged into ``inference.json``, in their order: paths, or names of files
-            in ``configs``.
-        changes: what to set in the configuration, by key.
+        overlays: configuration files to merge into ``inference.json``, in order: paths, or names of files in
+            ``configs``.
+        changes: values to set in the configuration, by key.
 
     Attributes:
         root: the bundle's folder.
@@ -53,8 +53,8 @@ class PredictionBundle:
         spatial_dims: 2 for pictures, 3 for volumes.
 
     Raises:
-        ValueError: When a file or key is missing, the model is of another network, or was trained on images of another
-            size or preprocessing, by ``chain.json`` beside it.
+        ValueError: When a file or key is missing, the model belongs to another network, or ``chain.json`` beside it
+            records another image size or preprocessing.
         FileNotFoundError: When there is no model.
 
     """
@@ -87,13 +87,14 @@ class PredictionBundle:
         self.network = self._loaded(config.value("network_def"))
 
     def load(self, path: str) -> torch.Tensor:
-        """Return an image as the network takes it, (C, spatial dimensions).
+        """Return an image as input of the network, (C, spatial dimensions).
 
         Args:
             path: a file, or a folder with a DICOM series.
 
         Raises:
-            ValueError: When the image cannot be read, or has other dimensions than the network takes; in one line.
+            ValueError: When the image cannot be read, or has another number of dimensions than the network expects;
+                the message is one line.
 
         """
         return load_image(self.preprocessing, path, self.spatial_dims)
@@ -102,10 +103,10 @@ class PredictionBundle:
         """Return the probabilities of the classes, (B, number of classes).
 
         Args:
-            images: what :py:meth:`load` returned, as a batch.
+            images: a batch of images from :py:meth:`load`.
 
         Raises:
-            ValueError: When the network has other classes than the configuration.
+            ValueError: When the network and the configuration have different numbers of classes.
 
         """
         probabilities = class_probabilities(
@@ -123,7 +124,7 @@ class PredictionBundle:
         return torch.stack(list(map(torch.as_tensor, found)))
 
     def _check_chain(self, config: BundleConfig) -> None:
-        """Refuse other images than those of the training: the network would take them, and be worse."""
+        """Refuse a size or preprocessing other than in training: the network would accept it, but predict worse."""
         chain = model_chain(self.checkpoint)
         if chain is None:
             return
@@ -148,7 +149,7 @@ class PredictionBundle:
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
         try:
             network.load_state_dict(torch.load(self.checkpoint, map_location="cpu", weights_only=True))
-        except Exception as error:  # of a file that is no model, PyTorch may raise anything
+        except Exception as error:  # PyTorch may raise anything for a file that is not a model
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"ckpt: expected the state_dict of {type(network).__name__} in {self.checkpoint}, got another "
@@ -158,20 +159,20 @@ class PredictionBundle:
 
 
 def load_image(preprocessing: Callable, path: str, spatial_dims: int) -> torch.Tensor:
-    """Return an image as a network takes it, (C, spatial dimensions).
+    """Return an image as input of a network, (C, spatial dimensions).
 
     Args:
-        preprocessing: makes of ``{"image": path}`` what the network takes.
+        preprocessing: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
         path: a file, or a folder with a DICOM series.
-        spatial_dims: spatial dimensions that the network takes.
+        spatial_dims: number of spatial dimensions that the network expects.
 
     Raises:
-        ValueError: When the image cannot be read, or has other dimensions; in one line.
+        ValueError: When the image cannot be read, or has another number of dimensions; the message is one line.
 
     """
     try:
         image = torch.as_tensor(preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE])
-    except Exception as error:  # of damaged bytes, a decoder may raise anything
+    except Exception as error:  # a decoder may raise anything for damaged bytes
         cause = explaining_error(error)
         reason = " ".join(str(cause).split())
         if path not in reason:
@@ -190,13 +191,13 @@ def class_probabilities(
     inferer: Callable | None = None,
     postprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> np.ndarray:
-    """Return the probabilities of the classes, (B, C); see :py:func:`probability_fault` for those of no use.
+    """Return the class probabilities, (B, C); :py:func:`probability_fault` checks whether they are finite.
 
     Args:
         network: the classifier, in eval mode.
         images: a batch, (B, channels, spatial dimensions), on the network's device.
-        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
-        postprocessing: makes probabilities of logits, (B, C) each, default None: softmax.
+        inferer: calls the network, ``(images, network) -> logits``, default None: a direct call.
+        postprocessing: converts logits to probabilities, (B, C) each, default None: softmax.
 
     """
     logits = network(images) if inferer is None else inferer(images, network)
@@ -206,11 +207,11 @@ def class_probabilities(
 
 
 def probability_fault(path: str, probabilities: np.ndarray) -> str:
-    """Return why the probabilities of an image are of no use, in one line; empty where they are finite.
+    """Return why the probabilities of an image are unusable, in one line; empty if they are finite.
 
     Args:
         path: the image.
-        probabilities: of the classes, (C,).
+        probabilities: class probabilities, (C,).
 
     """
     if np.isfinite(probabilities).all():

@@ -26,11 +26,11 @@ __all__ = ["ReportFolder"]
 
 
 class ReportFolder:
-    """Write a DICOM structured report for each DICOM image that has a class; files are named by the row of the table.
+    """Write a DICOM structured report for each classified DICOM image; the table's row number is the file name.
 
     Args:
-        folder: an empty folder, or one to make.
-        bundle: the model, which the reports name.
+        folder: an empty folder, or one to create.
+        bundle: the model; the reports contain its name.
 
     Raises:
         FileExistsError: When the folder is not empty.
@@ -53,10 +53,10 @@ class ReportFolder:
         self.count = 0
 
     def write(self, prediction: Prediction, row: int) -> str:
-        """Write the report of an image, if it is DICOM; returns why there is none, else an empty text.
+        """Write the report of a DICOM image; return why that failed, or an empty text.
 
         Args:
-            prediction: what the model says about the image.
+            prediction: prediction for an image; images other than DICOM are ignored.
             row: its row in the table, from 1.
 
         """

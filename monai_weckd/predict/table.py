@@ -28,12 +28,12 @@ BELOW_CONFIDENCE = "below min_confidence"
 
 
 def prediction_row(prediction: Prediction, classes: Sequence[str], *, min_confidence: float = 0.0) -> dict[str, Any]:
-    """Return a row of the table; ``predicted`` is empty for what cannot be read or is not certain enough.
+    """Return a row of the table; ``predicted`` is empty for an unreadable image or a confidence below the threshold.
 
     Args:
-        prediction: what the model says about an image.
+        prediction: prediction for an image.
         classes: class names in the order of their indices.
-        min_confidence: smallest probability of the first class, default 0: any.
+        min_confidence: smallest probability of the most probable class, default 0: any.
 
     """
     row = dict.fromkeys(["file", "predicted", "confidence", *map("probability_{}".format, classes), "reason"], "")
@@ -52,12 +52,12 @@ def prediction_row(prediction: Prediction, classes: Sequence[str], *, min_confid
 
 
 class PredictionTable:
-    """Write a CSV of predictions batch by batch; it gets its name when it is complete.
+    """Write a CSV of predictions batch by batch; the file gets its final name when it is complete.
 
-    Until then the rows are in ``<name>.part``, which stays where the work is interrupted.
+    Until then, the rows are in ``<name>.part``, which remains after an interruption.
 
     Args:
-        path: the CSV; its folder is made.
+        path: the CSV; its folder is created.
         classes: class names in the order of their indices.
 
     Raises:
@@ -73,18 +73,18 @@ class PredictionTable:
         self.header = table_text(self.columns, [])
 
     def __enter__(self) -> PredictionTable:
-        """Begin the table."""
+        """Create the table."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # a file's name may hold bytes that are no text
+        # a file name may contain bytes that are not UTF-8
         self.file: IO[str] = self.part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
         self.file.write(self.header)
         return self
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows, which are in the file when this returns.
+        """Append rows and flush them to the file.
 
         Args:
-            rows: what :py:func:`prediction_row` returned.
+            rows: results of :py:func:`prediction_row`.
 
         """
         self.file.write(table_text(self.columns, rows).removeprefix(self.header))
@@ -93,7 +93,7 @@ class PredictionTable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the table its name, if nothing went wrong."""
+        """Give the table its final name, unless there was an error."""
         self.file.close()
         if error is None:
             os.replace(self.part, self.path)

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-# nothing that needs Optuna or torch: `python -m monai_weckd plan` passes through here
+# imports nothing that needs Optuna or torch, because every command of `python -m monai_weckd` imports this package
 from .space import SPACE, TunedParameter, parse_parameters
 
 __all__ = ["SPACE", "TunedParameter", "parse_parameters"]

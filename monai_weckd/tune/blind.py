@@ -25,10 +25,10 @@ __all__ = ["BlindOracle", "limit_validation"]
 
 
 class BlindOracle(LabelOracle):
-    """Keep the test labels shut: whoever asks for them gets the classes in turn, made up, and no line in the ledger.
+    """Hide the test labels: a request for them returns made-up labels, the classes in turn, and is not recorded.
 
-    A plan reads the test labels to see that no class is missing. Tuning may not read them at all, and where this
-    oracle is the door to the labels, the plan is the same without them.
+    A plan reads the test labels to check that no class is missing. Tuning must not read them at all. With this oracle,
+    the plan is the same without them.
 
     Args:
         items: dictionaries with ``id`` and ``label``.
@@ -47,7 +47,7 @@ class BlindOracle(LabelOracle):
         self.num_classes = num_classes
 
     def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, int]:
-        """Return the labels of some items, by id; for the purpose "test" labels that mean nothing.
+        """Return the labels of some items by id; for the purpose "test", the labels are made up.
 
         Args:
             ids: ids of the items.
@@ -61,14 +61,14 @@ class BlindOracle(LabelOracle):
 
 
 def limit_validation(plan: ChainPlan, oracle: LabelOracle, *, seed: int) -> ChainPlan:
-    """Return a plan with no more validation labels than a shard has: a random part of them, class by class.
+    """Return a plan with at most as many validation labels as a shard has, drawn at random from each class.
 
-    Whoever has few labels for training has few for tuning, too. Which labels stay is decided by a hash; each class
-    keeps its share, and one label at least where there are as many labels as classes.
+    Users with few labels for training also have few for tuning. A hash decides which labels stay. Each class keeps its
+    share, and at least one label if there are as many labels as classes.
 
     Args:
         plan: the plan.
-        oracle: door to the labels of its validation items.
+        oracle: source of the labels of its validation items.
         seed: seed of the hash.
 
     """

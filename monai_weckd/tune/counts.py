@@ -21,19 +21,19 @@ from monai_weckd.tune.backend import optuna
 
 __all__ = ["DIVERGED", "OWN_VALUES", "TrialCounts", "count_trials", "outcome"]
 
-# marks of a trial: why it failed by itself, and that it tries the configuration's own values
+# user attributes of a trial: why it diverged, and whether it tries the configuration's own values
 DIVERGED, OWN_VALUES = "diverged", "own_values"
 
 
 class TrialCounts(NamedTuple):
-    """How many trials of a study there are by what became of them.
+    """The number of trials of a study by outcome.
 
     Args:
         completed: trials that were trained to their end.
-        pruned: trials that were stopped as worse than the median.
-        failed: trials whose loss or metric was no finite number.
-        running: trials under way, here or in another worker.
-        abandoned: trials whose worker was stopped, or had nothing left to do; they do not count.
+        pruned: trials that were stopped because they were worse than the median.
+        failed: trials whose loss or metric was not finite.
+        running: trials in progress, here or in another worker.
+        abandoned: trials whose worker was stopped, or that exceeded the wanted number; they do not count.
 
     """
 
@@ -50,7 +50,7 @@ class TrialCounts(NamedTuple):
 
 
 def outcome(trial: optuna.trial.FrozenTrial) -> str:
-    """Return what became of a trial: a field of :py:class:`TrialCounts`, or "waiting".
+    """Return the outcome of a trial: a field of :py:class:`TrialCounts`, or "waiting".
 
     Args:
         trial: a trial of a study.
@@ -68,7 +68,7 @@ def outcome(trial: optuna.trial.FrozenTrial) -> str:
 
 
 def count_trials(trials: Iterable[optuna.trial.FrozenTrial]) -> TrialCounts:
-    """Return how many trials there are by what became of them.
+    """Return the number of trials by outcome.
 
     Args:
         trials: the trials of a study.

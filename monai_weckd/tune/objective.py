@@ -20,7 +20,7 @@ from monai_weckd.tune.training import TunedBundle
 
 __all__ = ["METRIC", "ChainObjective"]
 
-# where a study keeps the name of the metric
+# user attribute of a trial with the name of the metric
 METRIC = "metric"
 
 

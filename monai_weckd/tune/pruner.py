@@ -25,12 +25,12 @@ __all__ = ["TrialPruner"]
 
 
 class TrialPruner:
-    """Report a training's key metric to an Optuna trial, and stop the training when the trial is to be pruned.
+    """Report a training's key metric to an Optuna trial, and stop the training when Optuna prunes the trial.
 
-    At the end of each epoch after which validation has run, the key metric is reported under the number of the epoch,
-    which in a chain counts on over the stages. A training to be pruned ends with :py:class:`optuna.TrialPruned`, which
-    Ignite would log as an error; that line is left out. A handler of ``Events.EXCEPTION_RAISED`` may swallow the
-    exception: :py:meth:`check` raises it again.
+    After each epoch with a validation, the key metric is reported with the number of the epoch; in a chain, this number
+    continues over the stages. A pruned training ends with :py:class:`optuna.TrialPruned`. Ignite would log this as an
+    error, so that log line is suppressed. A handler of ``Events.EXCEPTION_RAISED`` may swallow the exception:
+    :py:meth:`check` raises it again.
 
     Attach it after the handler that runs the validation.
 
@@ -56,13 +56,13 @@ class TrialPruner:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Report the metric of the epoch that has ended.
+        """Report the metric of the finished epoch.
 
         Args:
             engine: Ignite Engine, it should be a trainer.
 
         Raises:
-            optuna.TrialPruned: When Optuna says so.
+            optuna.TrialPruned: When Optuna prunes the trial.
 
         """
         state, epoch = self.evaluator.state, engine.state.epoch
@@ -74,7 +74,7 @@ class TrialPruner:
             self.check()
 
     def check(self) -> None:
-        """Raise once more what has stopped the training, if anything has.
+        """Raise the pruning exception again if the trial was pruned.
 
         Raises:
             optuna.TrialPruned: When the trial was pruned.
@@ -85,5 +85,5 @@ class TrialPruner:
 
 
 def _is_no_pruning(record: logging.LogRecord) -> bool:
-    """Tell whether a message may be logged: not where it is about the end of a pruned trial."""
+    """Return False for the message that Ignite logs when a trial is pruned."""
     return not isinstance(sys.exc_info()[1], optuna.TrialPruned)

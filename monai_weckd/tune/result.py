@@ -34,11 +34,11 @@ __all__ = ["best_trial", "own_trial", "run_command", "write_overlay", "write_tri
 def best_trial(
     trials: Iterable[optuna.trial.FrozenTrial], *, lower_is_better: bool = False
 ) -> optuna.trial.FrozenTrial:
-    """Return the completed trial with the best value; of equals the first, which may be the configuration's own.
+    """Return the completed trial with the best value; of equal trials, the first one.
 
     Args:
         trials: the trials of a study.
-        lower_is_better: whether a smaller value is a better one, default False.
+        lower_is_better: whether a smaller value is better, default False.
 
     Raises:
         ValueError: When no trial was completed.
@@ -67,7 +67,7 @@ def write_overlay(path: Path, values: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        values: what it sets, by key.
+        values: values to set, by key.
 
     """
     _write(path, json.dumps(dict(values), indent=4) + "\n")
@@ -98,17 +98,17 @@ def write_trials(path: Path, trials: Iterable[optuna.trial.FrozenTrial], *, name
 
 
 def _write(path: Path, text: str) -> None:
-    # the workers of a study end at nearly the same time, and write the same files
+    # the workers of a study finish at nearly the same time, and write the same files
     with FileLock(f"{path}.lock"):
         write_atomically(path, text)
 
 
 def run_command(files: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) -> str:
-    """Return the command that trains a bundle with configuration files, for a shell.
+    """Return the shell command that trains a bundle with configuration files.
 
     Args:
-        files: configuration files, the first one the bundle's, the later ones going before.
-        options: what to set, by key.
+        files: configuration files, first the bundle's; later files override earlier ones.
+        options: values to set, by key.
 
     Example::
 
@@ -123,13 +123,13 @@ def run_command(files: Sequence[str | os.PathLike[str]], options: Mapping[str, A
 def _words(options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in options.items():
         text = _literal(value)
-        # double quotes read better around a list of files, but a shell looks into them
+        # double quotes read better around a list of files, but a shell expands some characters in them
         plain = key == "config_file" and not set(text) & set('"$`\\!')
         yield f"{shlex.quote(f'--{key}')} " + (f'"{text}"' if plain else shlex.quote(text))
 
 
 def _literal(value: Any) -> str:
-    """Return a value in the form from which ``monai.bundle`` reads it: what is no text as Python writes it."""
+    """Return a value as text that ``monai.bundle`` parses back: other types than text as Python literals."""
     if not isinstance(value, (str, os.PathLike)):
         return repr(value)
     text = os.fspath(value)

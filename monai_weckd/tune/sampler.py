@@ -23,15 +23,15 @@ __all__ = ["PlacedSampler"]
 
 
 class PlacedSampler(optuna.samplers.BaseSampler):
-    """Sample by TPE so that a trial's values are a function of the seed, its number and the trials before it.
+    """Sample by TPE; a trial's values depend only on the seed, the trial's number and the trials before it.
 
-    Optuna's own sampler draws from a generator that begins anew in every process: two workers with one seed, or a
-    study that goes on after an interruption, would repeat the first trials' values. Here the generator is seeded by
-    the trial's number, so that a study that was interrupted tries what an uninterrupted one does.
+    Optuna's own sampler restarts its generator in every process: two workers with the same seed, or a resumed study,
+    would repeat the values of the first trials. This sampler seeds the generator with the trial's number, so a resumed
+    study tries the same values as an uninterrupted one.
 
     Args:
         seed: seed of the study.
-        n_startup_trials: trials at random before TPE has something to learn from, default 10.
+        n_startup_trials: number of random trials before TPE is used, default 10.
 
     """
 
@@ -61,7 +61,7 @@ class PlacedSampler(optuna.samplers.BaseSampler):
         param_name: str,
         param_distribution: optuna.distributions.BaseDistribution,
     ) -> Any:
-        """Return the value of a parameter that is sampled by itself."""
+        """Return the value of a parameter that is sampled independently."""
         return self._sampler(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, trial: optuna.trial.FrozenTrial, name: str) -> optuna.samplers.TPESampler:

@@ -27,16 +27,16 @@ __all__ = ["SPACE", "TunedParameter", "parse_parameters", "suggest_values"]
 
 @dataclass(frozen=True)
 class TunedParameter:
-    """Where to look for the best value of one key of a bundle's configuration.
+    """The search range of one key of a bundle's configuration.
 
     Args:
         name: the last part of the key.
         low: smallest value.
         high: largest value.
-        log: whether ratios count rather than differences, default False.
+        log: whether to search on a logarithmic scale, default False.
         integer: whether the values are integers, default False.
-        choices: the values themselves, default none: those from ``low`` to ``high``.
-        group: the part of the configuration that it is in, default "": the top.
+        choices: the allowed values, default none: all from ``low`` to ``high``.
+        group: the section of the configuration that holds the key, default "": the top level.
 
     """
 
@@ -54,7 +54,7 @@ class TunedParameter:
         return f"{self.group}#{self.name}" if self.group else self.name
 
     def suggest(self, trial: BaseTrial) -> Any:
-        """Return the value that a trial is to try.
+        """Return the value for a trial.
 
         Args:
             trial: Optuna's trial.
@@ -67,7 +67,7 @@ class TunedParameter:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value is one that a trial may try.
+        """Return whether a trial may try a value.
 
         Args:
             value: the value.
@@ -85,7 +85,7 @@ class TunedParameter:
         return self.low <= value <= self.high and not (self.integer and value != int(value))
 
 
-# the first three are what WeCKD (arXiv 2510.14668) tunes, by Optuna too; the ranges are ours, as its own are not public
+# WeCKD (arXiv 2510.14668) tunes the first three, also with Optuna; the ranges are ours, since it published none
 SPACE: Mapping[str, TunedParameter] = {
     parameter.name: parameter
     for parameter in (
@@ -102,10 +102,10 @@ DEFAULTS = ("learning_rate", "distillation_weight", "temperature")
 
 
 def parse_parameters(names: str | Iterable[str]) -> tuple[TunedParameter, ...]:
-    """Return the parameters of the given names.
+    """Return the parameters with the given names.
 
     Args:
-        names: keys of ``SPACE``, as a list or with commas between them.
+        names: keys of ``SPACE``, as a list or separated by commas.
 
     Raises:
         ValueError: When there is no name, or one is unknown or given twice.
@@ -128,11 +128,11 @@ def parse_parameters(names: str | Iterable[str]) -> tuple[TunedParameter, ...]:
 
 
 def suggest_values(trial: BaseTrial, parameters: Iterable[TunedParameter]) -> dict[str, Any]:
-    """Return what a trial is to try, by key.
+    """Return the values for a trial, by parameter name.
 
     Args:
         trial: Optuna's trial.
-        parameters: what is tuned.
+        parameters: the tuned parameters.
 
     """
     return {parameter.name: parameter.suggest(trial) for parameter in parameters}

@@ -46,25 +46,25 @@ def open_study(
     heartbeat: int = 10,
     grace: int = 60,
 ) -> optuna.Study:
-    """Begin a study, or go on with it.
+    """Create a study, or resume it.
 
-    The first trial of a new study tries the configuration's own values, so that there is something to compare with. A
-    trial whose worker has given no sign of life for ``grace`` seconds is given up and tried once more.
+    The first trial of a new study tries the configuration's own values as a baseline. A trial whose worker has sent no
+    heartbeat for ``grace`` seconds is given up and tried once more.
 
     Args:
         storage: URL of a database.
         name: the study's name.
-        lower_is_better: whether a smaller value is a better one, default False.
-        parameters: what is tuned.
-        settings: what else decides a trial's result.
+        lower_is_better: whether a smaller value is better, default False.
+        parameters: the tuned parameters.
+        settings: all other settings that affect a trial's result.
         own_values: the configuration's own values, default None: they are not tried.
         warmup_epochs: epochs in which no trial is pruned, default 0.
         seed: seed of the sampler, default 0.
-        heartbeat: seconds between a worker's signs of life, default 10.
-        grace: seconds without one after which a trial is given up, default 60.
+        heartbeat: seconds between a worker's heartbeats, default 10.
+        grace: seconds without a heartbeat after which a trial is given up, default 60.
 
     Raises:
-        ValueError: When the storage cannot be opened, or the study began with other parameters or settings.
+        ValueError: When the storage cannot be opened, or the study was created with other parameters or settings.
 
     """
     written = {"seed": seed, **settings, **{f"range of {item.name}": _range(item) for item in parameters}}
@@ -95,18 +95,18 @@ def _has_own_values(study: optuna.Study) -> bool:
 
 
 def _alone(storage: str) -> AbstractContextManager:
-    """Keep other workers of this machine from making the tables of one file at the same time."""
+    """Return a lock that keeps workers of this machine from creating the tables of the same file at the same time."""
     if not storage.startswith(_FILE):
         return nullcontext()
     file = Path(storage.removeprefix(_FILE).partition("?")[0])
-    # the lock would make the folder
+    # checked first, because the lock would create the folder
     if not file.parent.is_dir():
         raise _storage_error(storage, "no such folder")
     return FileLock(f"{file}.lock")
 
 
 def _open_storage(storage: str, heartbeat: int, grace: int) -> optuna.storages.RDBStorage:
-    # a file that another worker writes to is waited for
+    # wait while another worker writes to the file
     options = {"connect_args": {"timeout": 60}} if storage.startswith(_FILE) else {}
     try:
         with warnings.catch_warnings():

@@ -30,23 +30,23 @@ __all__ = ["TunedBundle"]
 
 
 class TunedBundle:
-    """The training of a bundle, to be repeated with other values, and without its test split.
+    """Train a bundle repeatedly with other values, and without its test split.
 
-    The data list and the plan are made once. The plan is made without the test labels, and the test items are then
-    taken out of the data list: no trial can reach them.
+    The data list and the plan are made once. The plan is made without the test labels. The test items are then removed
+    from the data list, so that no trial can reach them.
 
     Args:
         bundle: the bundle's folder.
         dataset_dir: the data.
-        cache_dir: folder for decoded images where the configuration names none; all trials share it.
-        overlays: configuration files that are merged into ``configs/train.json``, in their order: paths, or names of
-            files in ``configs``.
-        changes: what to set in the configuration, by key.
-        parameters: what is tuned.
-        seed: seed by which validation labels are left out, default 0.
+        cache_dir: folder for decoded images if the configuration names none; all trials share it.
+        overlays: configuration files to merge into ``configs/train.json``, in order: paths, or names of files in
+            ``configs``.
+        changes: values to set in the configuration, by key.
+        parameters: the tuned parameters.
+        seed: seed of the choice of validation labels, default 0.
 
     Raises:
-        ValueError: When a file is missing, a key is not one of the configuration's, or a tuned key is set as well.
+        ValueError: When a file is missing, a key is not in the configuration, or a tuned key is also set.
         ValueError: When a trial would choose its own labels, or the data cannot be planned.
 
     """
@@ -72,7 +72,7 @@ class TunedBundle:
             raise ValueError("validate#evaluator: expected an evaluator, got none. Tuning needs a validation.")
         if config["cache_dir"] is None:
             config.set("cache_dir", str(cache_dir))
-        # trials write nothing, talk to nobody and test nothing
+        # trials write no files, print no progress and run no test
         config.leave_out("train#monitors", "train#recorder", "train#checkpoint", "test")
         self._plan(seed)
         self.own_values = {item.name: config.value(item.key) for item in self.parameters}
@@ -89,7 +89,7 @@ class TunedBundle:
         return self.config.files
 
     def overlay(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the configuration overlay that sets tuned values, by key.
+        """Return the configuration overlay with tuned values, by key.
 
         Args:
             values: values of the parameters, by name.
@@ -100,19 +100,19 @@ class TunedBundle:
 
     @property
     def knows_own_values(self) -> bool:
-        """Whether the configuration's own values are among those that a trial may try."""
+        """Whether a trial may try the configuration's own values, which must be within the ranges."""
         return all(parameter.holds(self.own_values[parameter.name]) for parameter in self.parameters)
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs in which no trial is to be pruned, those before the first one under a teacher has ended."""
+        """Epochs without pruning: the first stage and the first epoch with a teacher."""
         return self.epochs[0] + 1
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides a trial's result beside the tuned values, as JSON can hold it."""
+        """All settings except the tuned values that affect a trial's result, as JSON-compatible data."""
         content = self.config.plain()
-        # where the split and the shards come from shows in the plan
+        # the plan's digest covers the split and the shards, so their paths do not matter
         content["datalist"].pop("split_file", None)
         content["plan"].pop("shards", None)
         return {**{key: _short(value) for key, value in content.items()}, "data and plan": self.plan.digest[:12]}
@@ -136,9 +136,9 @@ class TunedBundle:
                 )
 
     def _replace_selection(self, changes: Mapping[str, Any]) -> str | None:
-        """Train on random shards where the chain chooses them, and return how it would.
+        """Replace a chain's own selection of shards by a random one, and return the replaced selection.
 
-        Each trial would ask for other labels, and all trials together for more than are paid for.
+        Otherwise each trial would request different labels, and all trials together would exceed the label budget.
         """
         selection: str = self.config.value("plan#settings").selection
         given = "plan#shards" in self.config and self.config["plan#shards"] is not None
@@ -164,7 +164,7 @@ class TunedBundle:
 
 
 def _short(value: Any) -> Any:
-    """Return a number or a short text as it is, and of anything else a digest."""
+    """Return a number or a short text as it is, and anything else as short JSON or a digest."""
     if value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 80):
         return value
     text = json.dumps(value, sort_keys=True)

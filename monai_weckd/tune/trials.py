@@ -24,11 +24,11 @@ __all__ = ["run_trials"]
 
 
 class _SurplusTrialError(Exception):
-    """A trial that began while other workers took the last ones."""
+    """A trial started although other workers had already taken the last ones."""
 
 
 class _Attempt:
-    """The objective of one trial, which knows whose error it was if there is one."""
+    """The objective of one trial; it records whether an error came from the objective or from Optuna."""
 
     def __init__(self, study: optuna.Study, objective: Callable[[optuna.Trial], float], trials: int) -> None:
         self.study = study
@@ -49,7 +49,7 @@ class _Attempt:
             raise
 
     def _run(self, trial: optuna.Trial) -> float:
-        # two workers may both have seen that one trial is left: the later one steps back
+        # two workers may both have seen that one trial is left: the later one gives up
         earlier = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
         counts = count_trials(earlier)
         if counts.finished + counts.running >= self.trials:
@@ -57,7 +57,7 @@ class _Attempt:
         return self.objective(trial)
 
     def lost(self, error: Exception) -> bool:
-        """Tell whether an error comes from Optuna, after the trial began, and not from the objective."""
+        """Return whether an error came from Optuna after the trial began, and not from the objective."""
         return self.begun and error is not self.error
 
 
@@ -70,17 +70,17 @@ def run_trials(
     tell: Callable[[str], None] = lambda line: None,
     pause: float = 1.0,
 ) -> TrialCounts:
-    """Run trials until the study has as many as wanted, by all its workers together, and return their counts.
+    """Run trials until all workers together have finished the wanted number, and return the counts.
 
-    A FloatingPointError fails a trial and counts as its outcome; any other error ends this worker's run, and its trial
-    does not count. Where the last trials run in other workers, this waits for them, and takes over a trial whose worker
-    has died.
+    A FloatingPointError fails a trial and counts as its outcome. Any other error ends this worker's run, and its trial
+    does not count. If the last trials run in other workers, this function waits for them, and takes over a trial whose
+    worker has died.
 
     Args:
-        study: what :py:func:`~monai_weckd.tune.study.open_study` returned.
+        study: result of :py:func:`~monai_weckd.tune.study.open_study`.
         objective: trains with a trial's values and returns the metric.
-        trials: number of trials, with those that the study already has.
-        timeout: seconds after which this worker begins no other trial, default None.
+        trials: wanted number of trials, including those that the study already has.
+        timeout: seconds after which this worker starts no further trial, default None.
         tell: called with a line of text about each trial.
         pause: seconds between two looks at the other workers, default 1.
 
@@ -112,7 +112,7 @@ def _run_one(study: optuna.Study, attempt: _Attempt, tell: Callable[[str], None]
             attempt, n_trials=1, catch=(FloatingPointError, _SurplusTrialError), callbacks=[report], gc_after_trial=True
         )
     except ValueError as error:
-        # so Optuna refuses the result of a trial that another worker has given up
+        # Optuna raises this for the result of a trial that another worker has given up
         if not attempt.lost(error):
             raise
         tell("a trial was given up, as this worker gave no sign of life for too long")
