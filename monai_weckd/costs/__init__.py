@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a chain will cost: arithmetic over a plan, a probe of this machine, and both for a bundle."""
+"""Estimate the cost of a chain before training, from its plan and a probe of this machine."""
 
 from __future__ import annotations
 

@@ -25,20 +25,20 @@ __all__ = ["CostEstimate", "StepCosts", "estimate_cost"]
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What the parts of a training cost on one machine, as :py:func:`monai_weckd.costs.probe_costs` measures it.
+    """Costs of the parts of a training on one machine, measured by :py:func:`monai_weckd.costs.probe_costs`.
 
     Args:
         step: seconds of a training step on a batch of labeled items, augmentation included.
-        pool_step: seconds of one on a batch of labeled and pool items.
-        teacher: seconds in which the teacher looks at a batch of labeled items.
-        pool_teacher: seconds for one of labeled and pool items.
+        pool_step: seconds of a training step on a batch of labeled and pool items.
+        teacher: seconds of a teacher pass on a batch of labeled items.
+        pool_teacher: seconds of a teacher pass on a batch of labeled and pool items.
         validate: seconds for one validation item.
-        load: seconds to decode one image, 0.0 where the images have been decoded.
+        load: seconds to decode one image, 0.0 if the images are already decoded.
         base_bytes: memory of the process before the chain begins.
-        network_bytes: the network's weights and buffers.
-        training_bytes: gradients and the optimizer's state.
-        activation_bytes: what a step on the largest batch keeps for its backward pass.
-        item_bytes: one decoded image in the cache.
+        network_bytes: memory of the network's weights and buffers.
+        training_bytes: memory of the gradients and the optimizer's state.
+        activation_bytes: memory that a step on the largest batch keeps for its backward pass.
+        item_bytes: memory of one decoded image in the cache.
 
     """
 
@@ -57,13 +57,13 @@ class StepCosts:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a chain will cost.
+    """The estimated cost of a chain.
 
     Args:
         steps: optimizer steps of each stage.
-        seconds: of each stage, validation included.
-        load_seconds: to decode every image once.
-        peak_bytes: largest memory of the process.
+        seconds: seconds of each stage, validation included.
+        load_seconds: seconds to decode every image once.
+        peak_bytes: peak memory of the process.
 
     """
 
@@ -78,7 +78,7 @@ class CostEstimate:
         return sum(self.seconds) + self.load_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the total as JSON takes them."""
+        """Return the fields and the total as JSON-compatible data."""
         return {**asdict(self), "total_seconds": self.total_seconds}
 
 
@@ -94,15 +94,15 @@ def estimate_cost(
     stage_epochs: Sequence[int] | None = None,
     val_interval: int = 1,
 ) -> CostEstimate:
-    """Return what a chain will cost.
+    """Estimate the cost of a chain.
 
-    Stage ``k`` of ``n_k`` steps takes ``n_k step + [k > 1] m_k teacher``, where the teacher is asked in ``m_k = n_k``
-    steps, or with a teacher cache of ``V`` views, once for each item and view: in ``min(n_k, V passes)`` steps, if a
-    pass over the stage's items takes ``passes`` steps. Validation comes on top.
+    Stage ``k`` of ``n_k`` steps takes ``n_k step + [k > 1] m_k teacher``. The teacher runs in ``m_k = n_k`` steps. With
+    a teacher cache of ``V`` views, it runs once for each item and view: in ``min(n_k, V passes)`` steps, if a pass over
+    the stage's items takes ``passes`` steps. Validation is added.
 
     Args:
-        plan: who sees what when.
-        costs: what the parts cost.
+        plan: the plan of the chain.
+        costs: costs of the parts.
         max_epochs: epochs of the whole chain.
         epoch_length: steps of an epoch.
         batch_size: labeled items in a batch.
@@ -127,12 +127,12 @@ def estimate_cost(
             asked = min(number, round(views * max(passes)))
         spent = number * (costs.pool_step if pooled else costs.step)
         spent += guided * asked * (costs.pool_teacher if pooled else costs.teacher)
-        # the recorder looks at validation and test once more when a stage ends
+        # at the end of a stage, the recorder runs validation and test once more
         spent += (count // val_interval + 1) * len(plan.val) * costs.validate + len(plan.test) * costs.validate
         steps.append(number)
         seconds.append(spent)
     images = len(plan.train) + len(plan.val) + len(plan.test)
-    # the weights: the student's, those it began with, the best of the stage and the teacher's
+    # four copies of the weights: the student's, its initial ones, the best of the stage and the teacher's
     peak = costs.base_bytes + 4 * costs.network_bytes + costs.training_bytes + costs.activation_bytes
     return CostEstimate(
         steps=tuple(steps),

@@ -34,14 +34,14 @@ _PROBED_IMAGES = 4
 def forecast_cost(
     config: BundleConfig, plan: ChainPlan, datalist: Datalist, *, max_epochs: int, epoch_length: int, batch_size: int
 ) -> Iterator[str]:
-    """Predict what training with a bundle's configuration will cost here, before it begins, line by line.
+    """Forecast the cost of training with a bundle's configuration on this machine, line by line.
 
-    Of heads that train on embeddings, no more is predicted than that they take seconds.
+    For heads that train on embeddings, the forecast says only that they take seconds.
 
     Args:
-        config: the bundle's training.
+        config: the bundle's training configuration.
         plan: the plan.
-        datalist: the data list that it was made of.
+        datalist: the data list of the plan.
         max_epochs: epochs of the whole chain.
         epoch_length: optimizer steps in an epoch.
         batch_size: labeled images in a batch.
@@ -84,7 +84,7 @@ def forecast_cost(
 
 
 def _written(config: BundleConfig, key: str) -> Any:
-    """Return the value of a key, None where the configuration does not have it."""
+    """Return the value of a key, None if the configuration does not have it."""
     return config.value(key) if key in config else None
 
 

@@ -51,19 +51,19 @@ def probe_costs(
     item_bytes: int = 0,
     seconds: float = 2.0,
 ) -> StepCosts:
-    """Measure what the parts of a training cost, on copies: network, optimizer and random generators stay as they are.
+    """Measure the costs of the parts of a training, without changing network, optimizer or random generators.
 
     Args:
-        network: the student.
-        optimizer: its optimizer, of which another one is made for the copy.
+        network: the student; copies of it are measured.
+        optimizer: its optimizer; a new one with the same settings is made for the copy.
         loss_function: task and distillation loss; its attention part is left out.
         image_shape: (C, spatial dimensions) of an image.
         num_classes: number of classes.
         batch_size: labeled items in a batch.
         pool_ratio: pool items for each labeled one, default 0.
-        prepare_batch: as the trainer's, default MONAI's.
-        inferer: as the trainer's, default: the network is called as it is.
-        load: functions that decode an image each, tried in turn; default none.
+        prepare_batch: the trainer's function, default MONAI's.
+        inferer: the trainer's inferer, default None: a direct call of the network.
+        load: functions that each decode an image, called in turn; default none.
         item_bytes: bytes of a decoded image in the cache, default 0.
         seconds: time for all measurements, default 2.0.
 
@@ -114,13 +114,13 @@ def probe_costs(
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds now, 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes, 0 on a system without /proc."""
     path = Path("/proc/self/statm")
     return int(path.read_text(encoding="ascii").split()[1]) * 4096 if path.is_file() else 0
 
 
 def peak_bytes() -> int | None:
-    """Return the largest memory that this process has held, None where the system does not tell."""
+    """Return the peak resident memory of this process in bytes, None on a system without /proc."""
     path = Path("/proc/self/status")
     if not path.is_file():
         return None
@@ -130,7 +130,7 @@ def peak_bytes() -> int | None:
 
 @contextmanager
 def _untouched() -> Iterator[None]:
-    """Put every random generator back to where it was."""
+    """Restore all random generators on exit."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         yield
@@ -140,7 +140,7 @@ def _untouched() -> Iterator[None]:
 
 def _like(optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> torch.optim.Optimizer:
     """Return an optimizer of the same kind and settings for another network."""
-    # no deepcopy: under a learning rate scheduler a copy's step() is still that of the original
+    # no deepcopy: a learning rate scheduler wraps step(), and the copy's step() would update the original
     known = inspect.signature(type(optimizer).__init__).parameters
     return type(optimizer)(
         network.parameters(), **{name: value for name, value in optimizer.defaults.items() if name in known}
@@ -153,7 +153,7 @@ def _batch(size: int, shape: Sequence[int], classes: int) -> dict[str, torch.Ten
 
 
 def _activation_bytes(step: Callable[[], None]) -> int:
-    """Return the bytes of the tensors that a step keeps for its backward pass, each storage once."""
+    """Return the bytes of the tensors that a step keeps for its backward pass; each storage counts once."""
     storages: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -166,7 +166,7 @@ def _activation_bytes(step: Callable[[], None]) -> int:
 
 
 def _median(work: Callable[[Any], None], seconds: float, argument: Any) -> float:
-    """Return the median time of a call, of as many as fit into some seconds and three at least."""
+    """Return the median time of a call, repeated for some seconds and at least three times."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:

@@ -28,23 +28,23 @@ __all__ = [
 ]
 
 USER, PASSWORD = "MONAI_WECKD_PACS_USER", "MONAI_WECKD_PACS_PASSWORD"
-_LATER = (408, 429)  # 4xx that mean: ask again
+_LATER = (408, 429)  # client errors that may succeed on a retry
 _LOGIN = (401, 403)
 
 
 class DicomwebError(OSError):
-    """The server cannot be worked with; the message is one line that names a URL without query and credentials."""
+    """The server is unusable; the message is one line with a URL that has no query and no credentials."""
 
 
 class DicomwebObjectError(ValueError):
-    """One object of the server cannot be used, others may; the message is one line."""
+    """One object of the server is unusable, but others may be fine; the message is one line."""
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether a request that failed may succeed when it is made again.
+    """Return whether a failed request may succeed on a retry.
 
     Args:
-        error: what it raised.
+        error: the error that the request raised.
 
     """
     from requests import exceptions
@@ -57,11 +57,11 @@ def is_transient(error: Exception) -> bool:
 
 
 def describe_failure(place: str, error: Exception) -> DicomwebError | DicomwebObjectError:
-    """Return the error to raise: what the server or a library says may quote a patient's name, a query or a password.
+    """Return an error to raise in place of the original, which may quote a patient's name, a query or a password.
 
     Args:
         place: the URL, without a query.
-        error: what the request raised.
+        error: the error that the request raised.
 
     """
     status = _status(error)
@@ -75,7 +75,7 @@ def describe_failure(place: str, error: Exception) -> DicomwebError | DicomwebOb
 
 
 def failure_text(item: Dataset) -> str:
-    """Return why an instance was not stored, by the number that the standard has for it (PS3.18, I.2).
+    """Return why an instance was not stored, as the numeric code of the standard (PS3.18, I.2).
 
     Args:
         item: an item of the answer's sequence of failures.
@@ -89,7 +89,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the operating system says, or the kind of the error: its own text quotes the query."""
+    """Return the operating system's reason, or the error's type; the error's own text would quote the query."""
     if isinstance(error, EOFError):
         return "one that breaks off"
     found: BaseException | None = error
@@ -101,9 +101,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _refusal(error: Any) -> str:
-    """Return why an instance was not stored, where the answer is a list of what failed."""
+    """Return why an instance was not stored, if the answer contains a list of failures."""
     try:
         answer = Dataset.from_json(error.response.json())
         return f", {failure_text(answer.FailedSOPSequence[0])}"
-    except Exception:  # the body is for people, or empty; what counts is the status
+    except Exception:  # the body is empty or not machine-readable; the status is enough
         return ""

@@ -29,14 +29,14 @@ from monai_weckd.utils.files import sync_folder
 
 __all__ = ["SeriesFolder", "series_folder"]
 
-_AT_ONCE = 4  # requests; above all the disk makes them wait, for each file
+_AT_ONCE = 4  # parallel requests; they mainly wait for the disk, once per file
 
 
 class SeriesFolder:
-    """Bring series of a server into a folder: ``<SeriesInstanceUID>/<SOPInstanceUID>.dcm``, and ``index.csv``.
+    """Fetch series of a server into a folder: ``<SeriesInstanceUID>/<SOPInstanceUID>.dcm``, and ``index.csv``.
 
-    A series is built beside the folder, in ``<name>.part``, and moved into it when it is whole. There its instances
-    stay, too, when the work is interrupted, so that no instance is fetched twice.
+    A series is built in ``<name>.part`` beside the folder, and moved into the folder when it is complete. After an
+    interruption, its instances stay there, so that no instance is fetched twice.
 
     Args:
         server: the server.
@@ -49,15 +49,15 @@ class SeriesFolder:
         self.index = SeriesIndex(root)
 
     def fetch(self, series: Series) -> int:
-        """Make a series whole; returns how many instances that took.
+        """Fetch the missing instances of a series, and return their number.
 
-        What the server does not have any more stays where it is.
+        Instances that the server no longer has are kept.
 
         Args:
             series: the series.
 
         Raises:
-            DicomwebObjectError: When the server refuses it, or has UIDs or objects that are none.
+            DicomwebObjectError: When the server refuses the series, or returns invalid UIDs or objects.
             DicomwebError: When the server cannot be reached.
 
         """
@@ -71,11 +71,11 @@ class SeriesFolder:
         return len(missing)
 
     def _begun(self, uid: str) -> Path:
-        """Return the folder where a series is built; one that was whole, and is no more, goes back there."""
+        """Return the folder where a series is built; a series that is no longer complete is moved back there."""
         part, final = self.parts / uid, self.root / uid
         if final.exists():
             if self.index.is_damaged(uid):
-                shutil.rmtree(final)  # which of its files are, is not known
+                shutil.rmtree(final)  # it is unknown which of its files are damaged
             elif part.exists():
                 shutil.rmtree(part)
             self.index.drop(uid)
@@ -85,7 +85,7 @@ class SeriesFolder:
         return part
 
     def _retrieve(self, series: Series, instances: Sequence[str], part: Path) -> None:
-        """Retrieve instances, of which each gets its name when it is whole."""
+        """Retrieve instances; each file gets its final name when it is complete."""
         files = [part / f"{uid}.part" for uid in instances]
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
@@ -108,14 +108,14 @@ class SeriesFolder:
 
 @contextmanager
 def series_folder(server: DicomwebServer, root: Path) -> Iterator[SeriesFolder]:
-    """Open a folder for series, alone.
+    """Open a folder for series with an exclusive lock.
 
     Args:
         server: the server.
-        root: the folder, which is made.
+        root: the folder, which is created.
 
     Raises:
-        ValueError: When the folder is a file system of its own, or another process fetches into it.
+        ValueError: When the folder is a mount point, or another process fetches into it.
 
     """
     root = root.resolve()

@@ -24,19 +24,19 @@ __all__ = ["read_header"]
 
 
 def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[str, ...]:
-    """Return the text of some elements of a DICOM file, empty where absent; nothing else of the header is kept.
+    """Return the text of some elements of a DICOM file, empty for absent ones; the rest of the header is not kept.
 
     Args:
         path: the file.
-        keywords: the elements.
-        name: what an error calls the file, default None: its path.
+        keywords: keywords of the elements.
+        name: name of the file in errors, default None: its path.
 
     Raises:
-        DicomReadError: When it is no DICOM file.
+        DicomReadError: When the file is not DICOM.
 
     """
     with warnings.catch_warnings(), named_errors(name or str(path)):
-        # they quote values that are not as the standard wants them
+        # pydicom's warnings quote values that violate the standard, which may identify a patient
         warnings.simplefilter("ignore", UserWarning)
         header = dcmread(path, specific_tags=list(keywords), stop_before_pixels=True)
         return tuple(str(header.get(keyword) or "").strip() for keyword in keywords)

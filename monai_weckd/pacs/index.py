@@ -28,14 +28,14 @@ _PIECE = 2**20
 
 
 class IndexedSeries(NamedTuple):
-    """What the index says of a series.
+    """The entry of a series in the index.
 
     Args:
-        series: its UID, and the name of its folder.
-        group: the patient, as the UID of the first series that came of him or her.
+        series: its UID, which is also the name of its folder.
+        group: the patient, represented by the UID of his or her first fetched series.
         instances: number of its files.
-        bytes: their size together.
-        digest: SHA-256 of a line ``<UID> <SHA-256 of the file>`` for each, sorted.
+        bytes: total size of its files.
+        digest: SHA-256 of sorted lines ``<UID> <SHA-256 of the file>``, one for each file.
     """
 
     series: str
@@ -46,9 +46,9 @@ class IndexedSeries(NamedTuple):
 
 
 class SeriesIndex:
-    """The table ``index.csv`` of the whole series in a folder, one for each sub-folder that is named by a UID.
+    """The table ``index.csv`` of the complete series in a folder: each subfolder that is named by a UID is a series.
 
-    Series that are missing in the table are entered, those that have no folder are taken out.
+    Opening the index adds series that are missing in the table, and removes those without a folder.
 
     Args:
         root: the folder.
@@ -69,10 +69,10 @@ class SeriesIndex:
                 self.add(self.describe(root / name))
 
     def describe(self, folder: Path) -> IndexedSeries:
-        """Return what the index will say of a series.
+        """Return the index entry of a series.
 
         Args:
-            folder: its files, not yet where they are going to be.
+            folder: folder of its files, which need not be in its final place yet.
 
         """
         files = instance_files(folder)
@@ -86,17 +86,17 @@ class SeriesIndex:
         )
 
     def add(self, row: IndexedSeries) -> None:
-        """Enter a series.
+        """Add a series.
 
         Args:
-            row: what :py:meth:`describe` returned.
+            row: result of :py:meth:`describe`.
 
         """
         self._journal.add(row._asdict())
         self.rows[row.series] = row
 
     def drop(self, series: str) -> None:
-        """Take a series out.
+        """Remove a series.
 
         Args:
             series: its UID.
@@ -106,7 +106,7 @@ class SeriesIndex:
         self._journal.replace(row._asdict() for row in self.rows.values())
 
     def is_whole(self, series: str, instances: Collection[str]) -> bool:
-        """Return whether all instances of a series are there, undamaged.
+        """Return whether a series is complete and undamaged.
 
         Args:
             series: its UID.
@@ -117,18 +117,18 @@ class SeriesIndex:
         return series in self.rows and names.issuperset(instances) and not self.is_damaged(series)
 
     def is_damaged(self, series: str) -> bool:
-        """Return whether the files of a series have another size than they had, or another number, or are all gone.
+        """Return whether the number or the total size of a series' files has changed, or the series has no entry.
 
         Args:
             series: its UID.
 
         """
-        row = self.rows.get(series)  # none of a folder without a file, which is no series
+        row = self.rows.get(series)  # a folder without files is not a series and has no entry
         sizes = [path.stat().st_size for path in instance_files(self.root / series)]
         return row is None or (len(sizes), sum(sizes)) != (row.instances, row.bytes)
 
     def _group(self, file: Path, series: str) -> str:
-        """Return the patient of a file, by the first of the series that have the same."""
+        """Return the patient of a file, represented by the UID of the patient's first series."""
         if self._patients is None:
             self._patients = {}
             for row in self.rows.values():
@@ -137,10 +137,10 @@ class SeriesIndex:
 
 
 def instance_files(folder: Path) -> list[Path]:
-    """Return the files of a series, sorted; none where there is no folder.
+    """Return the sorted files of a series; an empty list without a folder.
 
     Args:
-        folder: its folder.
+        folder: folder of the series.
 
     """
     return sorted(folder.glob("*.dcm"))
@@ -151,7 +151,7 @@ def _typed(row: dict[str, str]) -> IndexedSeries:
 
 
 def _patient(file: Path) -> tuple[str, ...]:
-    """Return who the patient is, for comparison only: it is kept in memory."""
+    """Return a key of the patient for comparison; it stays in memory and is never written."""
     patient, issuer, study = read_header(file, "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
     return (patient, issuer) if patient else ("", "", study)
 

@@ -25,10 +25,10 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """A CSV to which rows are added one by one; when :py:meth:`add` has returned, its row outlives any interruption.
+    """A CSV to which rows are added one by one; once :py:meth:`add` has returned, its row survives any interruption.
 
     Args:
-        path: the CSV; it is made with its first row.
+        path: the CSV; it is created with its first row.
         columns: the columns' names.
 
     Attributes:
@@ -68,10 +68,10 @@ class Journal:
             os.fsync(file.fileno())
 
     def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write other rows in the place of all.
+        """Replace all rows.
 
         Args:
-            rows: a value for each column in each.
+            rows: the new rows, each with a value for each column.
 
         """
         self.rows = [{name: str(value) for name, value in row.items()} for row in rows]

@@ -26,19 +26,19 @@ __all__ = ["write_manifest"]
 
 
 def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified: bool = False) -> Counter[str]:
-    """Write a manifest of fetched series, labeled by what structured reports say; returns some counts.
+    """Write a manifest of fetched series with labels from structured reports, and return counts.
 
-    An item is a series if some report is about a whole one of several instances, else an instance. Its group is the
-    patient, as in ``index.csv``. What no report is about is unlabeled.
+    If some report describes a whole series of several instances, items are series, else instances. An item's group is
+    the patient, as in ``index.csv``. Items without a report are unlabeled.
 
     Args:
         dataset_dir: folder of fetched series.
-        reports: folder of fetched reports; others than those of ``ClassificationSRWriter`` are passed over.
+        reports: folder of fetched reports; reports that ``ClassificationSRWriter`` did not write are skipped.
         output: the manifest to write.
-        unverified: whether reports count that no person has verified, default False.
+        unverified: whether to use reports that no person has verified, default False.
 
     Raises:
-        ValueError: When there is no series in the folder, no report of one, or two reports differ about an item.
+        ValueError: When the folder has no series, no report describes one, or two reports of an item differ.
 
     """
     if not dataset_dir.is_dir() or not (index := SeriesIndex(dataset_dir)).rows:
@@ -64,7 +64,7 @@ def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified
 
 
 def _labels(reports: Path, instances: dict[str, list[str]], *, unverified: bool) -> tuple[dict[str, str], Counter[str]]:
-    """Return the class of each item that a report is about; a report that a person has verified goes before others."""
+    """Return the class of each item with a report; reports that a person has verified take precedence."""
     series_of = {uid: series for series, uids in instances.items() for uid in uids}
     verified: dict[str, str] = {}
     others: dict[str, str] = {}

@@ -20,13 +20,13 @@ __all__ = ["boundary_of", "single_part"]
 
 
 def boundary_of(content_type: str) -> bytes:
-    """Return what separates the parts of a multipart message.
+    """Return the boundary that separates the parts of a multipart message.
 
     Args:
         content_type: value of the message's header ``Content-Type``.
 
     Raises:
-        ValueError: When the message is of another type, or does not say.
+        ValueError: When the message is not ``multipart/related``, or its header has no boundary.
 
     Example::
 
@@ -43,11 +43,11 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def single_part(pieces: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:
-    r"""Yield the content of a multipart message's only part, piece by piece; memory holds little more than a piece.
+    r"""Yield the content of a multipart message's only part, piece by piece, with little more than a piece in memory.
 
     Args:
         pieces: the message, cut anywhere.
-        boundary: what separates its parts.
+        boundary: the boundary between its parts.
 
     Raises:
         EOFError: When the message ends before its last boundary.
@@ -59,7 +59,7 @@ def single_part(pieces: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:
         [b'AB']
 
     """
-    # the first boundary may be the message's first line, without a line break before it
+    # no line break precedes the first boundary if it is the message's first line
     rest = _Rest(pieces, b"\r\n")
     delimiter = b"\r\n--" + boundary
     for marker in (delimiter, b"\r\n\r\n"):
@@ -71,13 +71,13 @@ def single_part(pieces: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:
 
 
 class _Rest:
-    """What has not been read of a message."""
+    """The unread rest of a message."""
 
     def __init__(self, pieces: Iterable[bytes], start: bytes) -> None:
         self.pieces, self.buffer = iter(pieces), bytearray(start)
 
     def until(self, marker: bytes) -> Iterator[bytes]:
-        """Yield what stands before a marker, and go past it."""
+        """Yield the bytes before a marker, and skip the marker."""
         while (found := self.buffer.find(marker)) < 0:
             # the marker may begin in this piece and end in the next one
             whole = len(self.buffer) - len(marker) + 1

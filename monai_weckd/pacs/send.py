@@ -33,11 +33,11 @@ __all__ = ["Sent", "list_reports", "send_reports"]
 
 
 class Sent(NamedTuple):
-    """A row of the ledger ``sent.csv``: what became of a report.
+    """A row of the ledger ``sent.csv``: the outcome of sending a report.
 
     Args:
-        time: when, in UTC.
-        url: where it was sent to.
+        time: time of sending, in UTC.
+        url: URL of the service.
         file: name of its file.
         instance: its SOP instance UID.
         digest: SHA-256 of the file.
@@ -58,7 +58,7 @@ def list_reports(path: Path) -> dict[str, Path]:
     """Return the structured reports at a path by their UIDs, sorted by name.
 
     Args:
-        path: a report, or a folder that is searched with its sub-folders.
+        path: a report, or a folder that is searched with its subfolders.
 
     Raises:
         FileNotFoundError: When there is nothing at the path.
@@ -81,22 +81,22 @@ def list_reports(path: Path) -> dict[str, Path]:
 
 
 def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path) -> Iterator[Sent]:
-    """Store reports that the server does not have, and yield what became of each, once the ledger has it.
+    """Store reports that the server does not have, and yield each outcome after adding it to the ledger.
 
     Args:
-        server: the server, which is asked for each report first.
+        server: the server; a query for each report precedes the upload.
         reports: files by UID.
-        ledger: CSV to which the outcomes are added.
+        ledger: CSV of the outcomes.
 
     Raises:
-        DicomwebError: When the server cannot be reached, or gives no access.
+        DicomwebError: When the server cannot be reached, or denies access.
 
     """
     journal = Journal(ledger, Sent._fields)
     for uid, file in reports.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         with warnings.catch_warnings():
-            # they quote values that are not as the standard wants them
+            # pydicom's warnings quote values that violate the standard, which may identify a patient
             warnings.simplefilter("ignore", UserWarning)
             with named_errors(str(file)):
                 dataset = dcmread(file)

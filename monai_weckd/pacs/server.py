@@ -41,7 +41,7 @@ __all__ = ["DicomwebServer", "Series", "is_uid"]
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PIECE = 2**18
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
-_PAGE = 500  # results of a query that are asked for at once
+_PAGE = 500  # results per page of a query
 _WAITS = (1, 2, 4, 8)  # seconds before each further attempt
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Series(NamedTuple):
 
 
 def is_uid(text: str) -> bool:
-    """Return whether a text is a UID, and so a file name without harm: numbers with dots between them, 64 characters.
+    """Return whether a text is a UID (numbers separated by dots, at most 64 characters), and so a safe file name.
 
     Example::
 
@@ -72,18 +72,18 @@ def is_uid(text: str) -> bool:
 
 
 class DicomwebServer:
-    """Ask a DICOMweb server (QIDO-RS), take objects from it (WADO-RS) and give it some (STOW-RS).
+    """Query a DICOMweb server (QIDO-RS), retrieve objects (WADO-RS) and store objects (STOW-RS).
 
-    A request that fails for the moment (no connection, an answer that breaks off, 408, 429, 5xx) is made again after
-    1, 2, 4 and 8 seconds; other refusals are told at once. User and password come from the environment,
+    A request with a transient failure (no connection, a truncated answer, 408, 429, 5xx) is repeated after 1, 2, 4 and
+    8 seconds; other failures raise at once. User and password come from the environment variables
     ``MONAI_WECKD_PACS_USER`` and ``MONAI_WECKD_PACS_PASSWORD``, or from ``.netrc``. Needs ``dicomweb-client``.
 
     Args:
-        url: where the service is, such as ``https://host/dicom-web``.
+        url: URL of the service, such as ``https://host/dicom-web``.
 
     Raises:
         ImportError: When dicomweb-client is not installed.
-        ValueError: When the URL is none or holds a password, or the environment has only one of user and password.
+        ValueError: When the URL is invalid or holds a password, or the environment has only one of user and password.
 
     """
 
@@ -96,18 +96,18 @@ class DicomwebServer:
             raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
         if user is not None and password is not None:
             self._session.auth = (user.encode(), password.encode())
-        # UIDs that are not quite as the standard wants them are checked by is_uid
+        # permissive, because is_uid checks UIDs and accepts slight violations of the standard
         self._client = web.DICOMwebClient(self.url, session=self._session, permissive_uid=True, timeout=_TIMEOUT)
         self._client.set_http_retry_params(retry=False)
 
     def series(self, filters: Mapping[str, str]) -> Iterator[Series]:
-        """Yield the series that match, page by page; their UIDs are as the server gives them.
+        """Yield the matching series, page by page; their UIDs are not checked.
 
         Args:
-            filters: what to match, by DICOM keyword.
+            filters: values to match, by DICOM keyword.
 
         Raises:
-            DicomwebError: When the server gives the same full page again: it does not know the rest.
+            DicomwebError: When the server repeats a full page, because it does not support an offset.
 
         """
         search = partial(self._client.search_for_series, search_filters=dict(filters))
@@ -121,7 +121,7 @@ class DicomwebServer:
             series: the series.
 
         Raises:
-            DicomwebObjectError: When a UID of it is none, or it has no instance.
+            DicomwebObjectError: When a UID is invalid, or the series has no instance.
 
         """
         place = f"studies/{series.study}/series/{series.uid}"
@@ -147,22 +147,22 @@ class DicomwebServer:
         return any(_value(entry, _INSTANCE) == instance for entry in found)
 
     def retrieve(self, series: Series, instance: str, path: Path) -> None:
-        """Write an instance to a file, byte for byte as the server sends it; several threads may do so at once.
+        """Write an instance to a file, byte for byte as the server sends it; safe to call from several threads.
 
         Args:
             series: its series.
             instance: its UID.
-            path: the file, which may be a part of it when this raises.
+            path: the file; after an error, it may be incomplete.
 
         Raises:
-            DicomwebObjectError: When the server refuses it, or sends something else.
+            DicomwebObjectError: When the server refuses the request, or sends something else.
 
         """
         place = _place(series, instance)
         self._call(place, partial(self._download, place, path))
 
     def check(self, series: Series, instance: str, path: Path) -> None:
-        """Check that what was retrieved is what was asked for.
+        """Check that a retrieved file is the requested instance.
 
         Args:
             series: its series.
@@ -170,8 +170,8 @@ class DicomwebServer:
             path: the file.
 
         Raises:
-            DicomwebObjectError: When it is another object.
-            DicomReadError: When it is no DICOM file.
+            DicomwebObjectError: When the file is another object.
+            DicomReadError: When the file is not DICOM.
 
         """
         name = f"{self.url}/{_place(series, instance)}"
@@ -179,20 +179,20 @@ class DicomwebServer:
             raise DicomwebObjectError(f"{name}: expected the instance that was asked for, got another.")
 
     def store(self, dataset: Dataset) -> str:
-        """Store an instance, unless the server has it; returns ``"stored"`` or ``"there already"``.
+        """Store an instance unless the server has it, and return ``"stored"`` or ``"there already"``.
 
         Args:
             dataset: the instance.
 
         Raises:
-            DicomwebObjectError: When the server refuses it.
+            DicomwebObjectError: When the server refuses the instance.
 
         """
         place = f"studies/{dataset.StudyInstanceUID}"
         before: list[bool] = []
 
         def attempt() -> Dataset | None:
-            # asked before each attempt: what broke off may have arrived
+            # checked before each attempt: an interrupted upload may have arrived
             before.append(self.has(dataset.StudyInstanceUID, dataset.SOPInstanceUID))
             return None if before[-1] else self._sent(dataset)
 
@@ -209,7 +209,7 @@ class DicomwebServer:
         except Exception as error:
             if isinstance(error, RequestException) and not isinstance(error, ValueError):
                 raise
-            return Dataset()  # an answer that cannot be parsed, with any error; whether it is stored is asked then
+            return Dataset()  # parsing the answer may raise anything; the caller then asks whether it was stored
         return answer
 
     def _check_stored(self, place: str, dataset: Dataset, answer: Dataset) -> None:
@@ -222,10 +222,10 @@ class DicomwebServer:
             raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got no word of it.")
 
     def _pages(self, place: str, search: Callable[..., Any], *tags: str) -> Iterator[tuple[str, ...]]:
-        """Yield the values of some elements of each result once; ends with a page in which nothing is new."""
+        """Yield the values of some elements of each result once; stop at a page without new results."""
         seen: set[tuple[str, ...]] = set()
         offset = 0
-        # a page that is shorter than asked for is not the last one where the server has a limit of its own
+        # a short page is not necessarily the last one: the server may have a lower limit
         while page := self._results(place, partial(search, limit=_PAGE, offset=offset)):
             found = dict.fromkeys(tuple(_value(entry, tag) for tag in tags) for entry in page)
             new = [values for values in found if values not in seen]
@@ -251,7 +251,7 @@ class DicomwebServer:
 
         headers = {
             "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
-            "Accept-Encoding": "identity",  # pixels are hardly smaller when compressed once more
+            "Accept-Encoding": "identity",  # compression on top of the transfer syntax hardly shrinks pixels
         }
         url = f"{self.url}/{place}"
         with self._session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
@@ -271,7 +271,7 @@ class DicomwebServer:
                 raise OSError(f"{path}: cannot be written ({error.strerror}). Free some room, and go on.") from None
 
     def _call(self, place: str, request: Callable[[], T]) -> T:
-        """Return what a request returns, which is made again as long as its failure may pass."""
+        """Return the result of a request; repeat it after transient failures."""
         from requests import RequestException
 
         waits = iter(_WAITS)
@@ -288,7 +288,7 @@ class DicomwebServer:
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        # not even the name is repeated
+        # the message does not repeat even the user name
         raise ValueError(f"url: expected no user and password in it, got some. Set {USER} and {PASSWORD}.")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"url: expected http(s)://host/path, got {url!r}. Pass where the server has DICOMweb.")
