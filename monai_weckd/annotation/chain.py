@@ -172,7 +172,7 @@ class AnnotatedChain:
                 plan,
                 part,
                 previous=self.path if self.stages else None,
-                earlier_epochs=[one["epochs"] for one in self.stages],
+                earlier_epochs=[earlier["epochs"] for earlier in self.stages],
                 progress=None if progress is None else partial(progress, stage),
             )
             write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
@@ -252,7 +252,7 @@ class AnnotatedChain:
         present = {item["id"] for item in items}
         key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
         queued_for, queue = self._queue  # read together: another thread may replace them
-        left = [one for one in queue if one.id not in labels]
+        left = [suggestion for suggestion in queue if suggestion.id not in labels]
         if queued_for != key or len(left) < count:
             left = suggest(
                 scores,

@@ -122,12 +122,12 @@ class Scores:
         """
         if not Path(path).is_file():
             return cls.empty(made_by)
-        with np.load(path, allow_pickle=False) as found:
-            if str(found["made_by"]) != made_by:
+        with np.load(path, allow_pickle=False) as content:
+            if str(content["made_by"]) != made_by:
                 return cls.empty(made_by)
-            bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
-            features, probabilities, change = (found[name] for name in ("features", "probabilities", "disagreement"))
-            return cls(made_by, tuple(found["ids"].tolist()), features, probabilities, change, bad)
+            bad = dict(zip(content["bad"].tolist(), content["why"].tolist(), strict=True))
+            features, probabilities, change = (content[name] for name in ("features", "probabilities", "disagreement"))
+            return cls(made_by, tuple(content["ids"].tolist()), features, probabilities, change, bad)
 
 
 def suggest(
@@ -160,10 +160,10 @@ def suggest(
     todo = [key for key in by_id if key not in labeled and key not in scores.unreadable]
     known = set(scores.ids)
     fresh = sorted((key for key in todo if key not in known), key=lambda key: hash_fraction(seed, "fresh", key))
-    found = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
+    unseen = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
     left = len(todo) - len(fresh)
     if not left:
-        return found
+        return unseen
     rows = [row for row, key in enumerate(scores.ids) if key in by_id]
     ids = [scores.ids[row] for row in rows]
     guided = scores.probabilities.shape[1] > 0
@@ -179,12 +179,12 @@ def suggest(
     places = select_items("diverse" if guided else "typical", context, count=min(count, left))
     if not guided:
         chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "typical", key))
-        return found + [Suggestion(key, "typical of images without a label", None) for key in chosen]
+        return unseen + [Suggestion(key, "typical of images without a label", None) for key in chosen]
     chosen_rows = sorted(
         (rows[place] for place in places),
         key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row])),
     )
-    return found + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
+    return unseen + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
 
 
 def _margin(probabilities: np.ndarray) -> float:

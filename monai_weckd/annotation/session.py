@@ -124,8 +124,8 @@ class AnnotationSession:
 
     def refresh(self) -> None:
         """List the images of the folder again."""
-        found = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims)
-        self._listed = time.monotonic(), {item["id"]: item for item in found}
+        items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims)
+        self._listed = time.monotonic(), {item["id"]: item for item in items}
 
     def item(self, image_id: str) -> dict[str, Any]:
         """Return an image: its path as ``image``, ``id`` and ``group``.

@@ -174,14 +174,15 @@ def _assign(
     class_of: dict[str, str] = {}
     for key, label in labels.items():
         class_of.setdefault(group[key], label)
-    found = dict(split_of)
+    assigned = dict(split_of)
     for name in dict.fromkeys(class_of.values()):
-        members = [one for one, label in class_of.items() if label == name]
-        new = sorted((one for one in members if one not in split_of), key=lambda one: hash_fraction(seed, "label", one))
-        validating = sum(split_of.get(one) == "val" for one in members)
+        members = [member for member, label in class_of.items() if label == name]
+        new = [member for member in members if member not in split_of]
+        new.sort(key=lambda member: hash_fraction(seed, "label", member))
+        validating = sum(split_of.get(member) == "val" for member in members)
         wanted = min(max(1, round(val_fraction * len(members))), len(members) - 1) - validating
-        found.update({one: "val" if place < wanted else "train" for place, one in enumerate(new)})
-    return found
+        assigned.update({member: "val" if place < wanted else "train" for place, member in enumerate(new)})
+    return assigned
 
 
 def _check(

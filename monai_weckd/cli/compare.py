@@ -101,8 +101,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    found = parse_changes(args.set)
-    return found if args.label_fraction is None else {**found, "label_fraction": args.label_fraction}
+    changes = parse_changes(args.set)
+    return changes if args.label_fraction is None else {**changes, "label_fraction": args.label_fraction}
 
 
 def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:

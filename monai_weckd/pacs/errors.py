@@ -92,11 +92,11 @@ def _reason(error: BaseException) -> str:
     """Return the operating system's reason, or the error's type; the error's own text would quote the query."""
     if isinstance(error, EOFError):
         return "one that breaks off"
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return type(error).__name__
 
 

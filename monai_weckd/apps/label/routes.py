@@ -48,10 +48,11 @@ def make_router(session: AnnotationSession) -> APIRouter:
     def next_image(count: int = 1) -> dict[str, Any] | JSONResponse:
         if not 1 <= count <= 1000:
             raise ValueError(f"count: expected a number from 1 to 1000, got {count}. Pass another.")
-        found = session.next(count=count)
-        if not found:
+        suggestions = session.next(count=count)
+        if not suggestions:
             return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
-        return {**suggested(found[0]), "more": [suggested(one) for one in found[1:]]}
+        first, *others = map(suggested, suggestions)
+        return {**first, "more": others}
 
     @router.post("/train", status_code=202)
     def train() -> dict[str, Any]:

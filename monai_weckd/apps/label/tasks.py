@@ -79,15 +79,15 @@ class ChainBatch(BatchInferTask):
             infer: function that classifies one image.
 
         """
-        found: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
         for image_id in self.get_images(request, datastore):
             try:
                 answer = infer({**request, "image": image_id, "save_label": True}, datastore)
                 Path(answer.pop("file")).unlink()
-                found[image_id] = answer
+                answers[image_id] = answer
             except ValueError as error:
-                found[image_id] = {"error": " ".join(str(error).split())}
-        return found
+                answers[image_id] = {"error": " ".join(str(error).split())}
+        return answers
 
 
 class ChainTrain(TrainTask):
@@ -161,5 +161,5 @@ class ChainOrder(Strategy):
             datastore: the images.
 
         """
-        found = self.session.next()
-        return {"id": found[0].id, "reason": found[0].reason} if found else None
+        suggestions = self.session.next()
+        return {"id": suggestions[0].id, "reason": suggestions[0].reason} if suggestions else None
