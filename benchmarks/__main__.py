@@ -32,13 +32,13 @@ BEGIN, END = "<!-- results of make bench -->\n", "<!-- end of the results -->\n"
 
 
 def on_page(page: str, table: str) -> str:
-    """Return a page with the table in its place."""
+    """Return a page with its table replaced."""
     head, rest = page.split(BEGIN)
     return head + BEGIN + "\n" + table + "\n" + END + rest.split(END)[1]
 
 
 def keep(found: dict[str, list[Result]], about: dict[str, str]) -> None:
-    """Write results to the file and the page; parts that were not run stay if they are of this day and machine."""
+    """Write results to the file and the page; keep results of other parts from the same day and machine."""
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"machine": None}
     if kept["machine"] != about:
         if set(found) != set(PARTS):
@@ -61,7 +61,7 @@ def load(kept: dict[str, Any]) -> list[Result]:
 
 
 def main() -> None:
-    """Run the parts that are asked for, print their table, and keep their results."""
+    """Run the requested parts, print their table, and keep their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the goals, each as a ratio.")
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"which parts, of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="see that everything runs; nothing is kept")

@@ -114,7 +114,7 @@ def measure_formula(rounds: int, *, epochs: int, length: int, side: int, number:
 
 
 def run_bundle(dataset_dir: Path) -> dict[str, float]:
-    """Train the otoscopy bundle by the common recipe and return its seconds, report included, imports not."""
+    """Train the otoscopy bundle by the common recipe and return its seconds, with the report but without imports."""
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()
@@ -152,7 +152,7 @@ def measure(*, quick: bool = False) -> list[Result]:
     if quick:
         return measure_formula(1, epochs=1, length=1, side=32, number=80)
     results = []
-    # a tenth and a thirtieth of the bundles' steps: what happens once in a stage takes the time of a step or two
+    # a tenth and a thirtieth of the bundles' steps: the work once per stage takes the time of a step or two
     for length in (6, 2):
         results += measure_formula(7, epochs=4, length=length, side=64, number=160)
     return [*results, *measure_bundle(7)]

@@ -35,11 +35,11 @@ PLACE = "train#checkpoint"
 
 
 class InterruptionError(Exception):
-    """What ends the first of the two runs."""
+    """Ends the first of the two runs."""
 
 
 class TimedCheckpoint(ChainCheckpoint):
-    """A checkpoint that notes when one is due, and what going on from one costs."""
+    """A checkpoint that records when each epoch ends, and how long resuming takes."""
 
     # the epoch at whose start the run is interrupted
     stop: int | None = None
@@ -48,7 +48,7 @@ class TimedCheckpoint(ChainCheckpoint):
     def attach(self, engine: Any) -> None:
         self.marks: list[float] = []
         engine.add_event_handler(Events.EPOCH_STARTED, self._interrupt)
-        # just before the checkpoint of this epoch, if it gets one: what is written behind counts for the next epoch
+        # runs just before the checkpoint of this epoch, if any, whose time then counts for the next epoch
         engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.marks.append(time.perf_counter()))
         super().attach(engine)
 
@@ -66,12 +66,12 @@ class TimedCheckpoint(ChainCheckpoint):
 
 
 def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[TimedCheckpoint, list[float]]:
-    """Train the otoscopy bundle by its defaults; returns the checkpoint and the seconds from end to end of epochs.
+    """Train the otoscopy bundle with its defaults; return the checkpoint and the seconds between ends of epochs.
 
     Args:
-        folder: holds the images in ``data``.
-        stop: the epoch at whose start it is interrupted, default None.
-        settings: what to change in the configuration.
+        folder: folder with the images in ``data``.
+        stop: epoch at whose start the run is interrupted, default None.
+        settings: changes to the configuration.
 
     """
     workflow = ConfigWorkflow(
@@ -97,7 +97,7 @@ def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[Ti
 
 
 def measure(*, quick: bool = False) -> list[Result]:
-    """Measure P10: what a checkpoint after each epoch costs, and going on from one."""
+    """Measure P10: the costs of a checkpoint after each epoch, and of resuming from one."""
     # every second epoch ends with a checkpoint: the ones between are what it is held against. Twice as many epochs as
     # by default make more pairs to compare
     settings: dict[str, Any] = {

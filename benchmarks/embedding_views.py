@@ -43,7 +43,7 @@ def embed_items(
     groups = np.random.default_rng(0).permutation(sorted({item["group"] for item in items}))
     kept = set(groups[: max(1, len(groups) * limit // max(limit, len(items)))])
     items = [item for item in items if item["group"] in kept]
-    # not as a list, of whose strings some might be expressions
+    # not as a list, because the parser might read some of its strings as expressions
     config = config.copy({"train#dataset#data": "@items"}, items=tuple(items))
     dataset: EmbeddingDataset = FrozenBackbone(config.value("network")).embed(
         config.value("train#dataset"),

@@ -27,13 +27,13 @@ __all__ = ["measure"]
 
 
 def taught_trainer(teacher: torch.nn.Module, batch: Batch, length: int, **options: Any) -> SupervisedTrainer:
-    """Return MONAI's trainer over one batch, with a teacher by a handler."""
+    """Return MONAI's trainer over one batch, with a teacher that a handler adds."""
     handler = DistillationHandler(teacher, weight=0.5, temperature=TEMPERATURE)
     return stock_trainer(big_network(), batch, length, train_handlers=[handler], **options)
 
 
 def measure(*, quick: bool = False) -> list[Result]:
-    """Measure P9: what a teacher by a handler costs over one by the trainer."""
+    """Measure P9: the cost of a teacher that a handler adds, relative to one in the trainer."""
     rounds, repeats, batch = (1, 1, make_batch(2, 32)) if quick else (21, 6, make_batch(8, 64))
     keep_heap()
     teacher = freeze(big_network(1))

@@ -38,13 +38,13 @@ class Result:
     """One line of the table.
 
     Args:
-        goal: which goal it belongs to, such as "P1".
-        what: what is compared with what.
-        value: what was measured.
-        limit: the goal, None for a figure that only informs.
-        at_least: whether the value must be at least the limit, or at most.
+        goal: name of the goal, such as "P1".
+        what: description of the comparison.
+        value: the measured value.
+        limit: limit of the goal, None for a figure without a goal.
+        at_least: whether the limit is a minimum (else a maximum).
         unit: unit of the value, "x" for a ratio.
-        note: how it was measured, or why it falls short.
+        note: how it was measured, or why it misses the goal.
 
     """
 
@@ -58,7 +58,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Return "met", "missed", or nothing where there is no goal."""
+        """Return "met", "missed", or an empty text without a goal."""
         if self.limit is None:
             return ""
         met = self.value >= self.limit if self.at_least else self.value <= self.limit
@@ -74,15 +74,15 @@ def interleave(
     lead: int = 0,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
-    """Return the seconds of one call of each arm, for each round; the arms take turns, every other round backwards.
+    """Return the seconds per call of each arm for each round; the arms take turns, in reverse order every other round.
 
     Args:
-        arms: what to call, by name.
-        rounds: rounds that count.
-        repeats: calls in a row of which the mean is taken.
-        warm_up: rounds before, which do not count.
-        lead: calls at the start of a turn that do not count: who came last before may still have its data in the cache.
-        clock: gives seconds; by default those of this process, whatever else the machine does.
+        arms: functions to call, by name.
+        rounds: number of rounds that count.
+        repeats: calls in a row; their mean counts.
+        warm_up: rounds before these, which do not count.
+        lead: calls at the start of a turn that do not count, since the previous arm's data may still be in the cache.
+        clock: returns seconds; by default the processor time of this process, which other load does not affect.
 
     """
     times: dict[str, list[float]] = {name: [] for name in arms}
@@ -99,13 +99,13 @@ def interleave(
 
 
 def ratio(times: dict[str, list[float]], one: str, *others: str) -> float:
-    """Return the median over the rounds of the time of one arm by the sum of others'."""
+    """Return the median over the rounds of one arm's time divided by the sum of the others' times."""
     rivals = zip(*(times[name] for name in others), strict=True)
     return statistics.median(time / sum(rival) for time, rival in zip(times[one], rivals, strict=True))
 
 
 def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Return the exponent of the power law that fits all sizes best: the slope of least squares between logarithms."""
+    """Return the exponent of the best power law: the slope of a least-squares line through the logarithms."""
     return statistics.linear_regression([math.log(n) for n in sizes], [math.log(v) for v in values]).slope
 
 
@@ -127,10 +127,10 @@ def child(module: str, *arguments: object, **settings: str) -> dict:
 
 
 def keep_heap() -> None:
-    """Let the C library keep freed memory, so that no arm pays for pages that it or another one has given back.
+    """Make the C library keep freed memory, so that no arm pays for pages that an earlier arm has returned.
 
-    glibc returns the end of its heap now and then; whether a step of some milliseconds then faults on sixty pages or on
-    none is decided by which arm ran before.
+    glibc sometimes returns the end of its heap to the system. A step of some milliseconds then faults on sixty pages
+    or on none, depending on the arm that ran before.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -139,7 +139,7 @@ def keep_heap() -> None:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the model of the processor, as the kernel names it where it does."""
+    """Return the model of the processor, from the kernel if it gives one."""
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             name, _, model = line.partition(":")
@@ -159,7 +159,7 @@ def machine() -> dict[str, str]:
 
 
 def markdown(results: Sequence[Result], about: dict[str, str]) -> str:
-    """Return the table as it stands in the documentation."""
+    """Return the table for the documentation."""
     lines = [", ".join(f"{key} {value}" for key, value in about.items()) + ".", ""]
     lines += ["| goal | what | measured | limit | |", "|---|---|---|---|---|"]
     for result in results:

@@ -36,7 +36,7 @@ SETTINGS = [
 def simulate(
     rng: np.random.Generator, *, folds: int, repeats: int, seeds: int, group_size: int, spread: float, items: int = 300
 ) -> list[list[RunPredictions]]:
-    """Return the predictions of two equal methods: items are easy or hard, by group, and trainings good or bad."""
+    """Return the predictions of two equal methods; groups vary in difficulty, and trainings in quality."""
     labels = rng.integers(0, 2, items)
     ease = np.repeat(rng.normal(size=items // group_size), group_size)
     arms: list[list[RunPredictions]] = [[], []]
@@ -57,7 +57,7 @@ def simulate(
 
 
 def false_alarms(rounds: int, **options: float) -> dict[str, float]:
-    """Return how often the interval of two equal methods misses zero, by metric."""
+    """Return, by metric, how often the interval of two equal methods misses zero."""
     rng = np.random.default_rng(0)
     missed = dict.fromkeys(("balanced_accuracy", "macro_auc"), 0)
     groups = {str(i): str(i // int(options["group_size"])) for i in range(300)}

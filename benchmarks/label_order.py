@@ -40,12 +40,12 @@ ORDERS = ("chain", "random")
 def hold_out(
     dataset_dir: Path, *, seed: int, development: bool = False
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
-    """Return the items to label, without labels, those of a quarter of the groups to test on, and the truth by id.
+    """Return the items to label (without labels), the test items (a quarter of the groups), and the truth by id.
 
     Args:
-        dataset_dir: the images.
-        seed: draws the groups.
-        development: leave the test groups out, and hold out a quarter of the others, to choose settings on.
+        dataset_dir: folder of the images.
+        seed: seed of the draw of groups.
+        development: leave out the test groups, and hold out a quarter of the others instead, to choose settings.
 
     """
     items, classes, _ = load_datalist(dataset_dir)
@@ -66,7 +66,7 @@ def _divide(items: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]
 def grow(
     bundle: AnnotatedBundle, output_dir: Path, *, order: str, seed: int, args: argparse.Namespace
 ) -> tuple[list[float], int]:
-    """Return the balanced accuracy of the model on the held-out groups after each stage, and how many were rejected.
+    """Return the model's balanced accuracy on the held-out groups after each stage, and the number of rejected stages.
 
     Args:
         bundle: trains the stages.
@@ -108,7 +108,7 @@ def _asked(
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return the command line of whoever labels stage by stage."""
+    """Return the parser of benchmarks that label stage by stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("bundle", help="name of a bundle")
     parser.add_argument("dataset_dir", type=Path)

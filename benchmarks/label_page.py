@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class UserInABrowser(UserAtTheScreen):
-    """Label what the page asks for, by keys, and train by a key.
+    """Label the images that the page shows, and start training, both by keys.
 
     Args:
         url: the server's address.

@@ -32,7 +32,7 @@ __all__ = ["UserAtTheScreen", "put_images", "repeat", "summary"]
 
 
 def put_images(items: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Link images into a folder, with a manifest that has their groups and no labels."""
+    """Link images into a folder with a manifest of their groups, without labels."""
     for item in items:
         path = folder / item["id"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def put_images(items: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 class UserAtTheScreen:
-    """Label what the server asks for.
+    """Label the images that the server suggests.
 
     Args:
         url: the server's address.
@@ -92,13 +92,13 @@ class UserAtTheScreen:
                 found = self.ask("POST", "/infer/chain", params={"output": "json"}, files={"file": (name, file)})
             predicted.append(classes.index(found["label"]))
         labels = [classes.index(self.truth[item["id"]]) for item in items]
-        # all of the probability is on the class that the server names: the metric asks for no more
+        # all probability goes to the class that the server names, which is enough for this metric
         figures = classification_metrics(np.eye(len(classes))[predicted], labels)
         return float(figures["balanced_accuracy"] or 0)
 
 
 def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: int, stages: int) -> list[float]:
-    """Let a user label and train, and print a line for each stage; returns the balanced accuracy after each."""
+    """Simulate a user who labels and trains; print a line per stage, and return the balanced accuracy after each one."""
     found = []
     for _ in range(stages):
         user.waits.clear()
@@ -116,7 +116,7 @@ def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: in
 
 
 def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], UserAtTheScreen]) -> None:
-    """Let a user come to a server of its own for each seed, which holds out other groups, and print the means.
+    """Simulate a user on a separate server for each seed, which holds out other groups, and print the means.
 
     Args:
         args: from the command line.
@@ -149,7 +149,7 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
 
 
 def summary(rows: Sequence[Sequence[float]]) -> str:
-    """Return mean, standard deviation over seeds, and in how many seeds a stage is above the one before.
+    """Return mean, standard deviation over seeds, and the number of seeds in which a stage beats the previous one.
 
     Args:
         rows: balanced accuracy after each stage, by seed.

@@ -55,7 +55,7 @@ def write_pictures(folder: Path, number: int, side: int) -> list[dict[str, str]]
 
 
 def fixed_transforms(side: int) -> list[Callable]:
-    """Return what is the same each time: load, resize, scale."""
+    """Return the deterministic transforms: load, resize, scale."""
     return [
         LoadImaged("image", reader="PILReader", ensure_channel_first=True),
         Resized("image", spatial_size=(side, side), mode="area"),
@@ -80,7 +80,7 @@ def batched() -> BatchAugment:
 
 
 class PillowRam:
-    """What one would write with Pillow alone: pictures of the final size in memory, augmented one by one."""
+    """Handwritten code with Pillow alone: pictures of the final size in memory, augmented one by one."""
 
     def __init__(self, items: list[dict[str, str]], side: int) -> None:
         box = Image.Resampling.BOX

@@ -31,8 +31,8 @@ __all__ = ["measure"]
 
 COPIES = 6
 ARMS = ("supervised", "hand", "ours", "cached")
-# glibc gives larger blocks back as soon as they are freed: resident is then what is in use, and not what has lain in
-# holes of the heap since the imports, which differs by twenty MiB from one process to the next, for any arm
+# with these settings, glibc returns larger blocks as soon as they are freed: resident memory is then memory in use,
+# without holes in the heap from the imports, which differ by twenty MiB between processes of any arm
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
@@ -83,7 +83,7 @@ def run_arm(arm: str, size: int, side: int) -> dict[str, float]:
 
 
 def measure_latency(rounds: int) -> list[Result]:
-    """Compare the final model of a run, loaded from its file, with the plain network, and its traced form."""
+    """Compare the final model of a run, loaded from its file, with the plain network and with its traced form."""
     plain, images = big_network().eval(), torch.randn(1, 3, 64, 64)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"

@@ -40,7 +40,7 @@ ARMS = ("fetch", "loop", "loop that writes")
 
 
 def picture(side: int, series: Series, rng: np.random.Generator) -> Dataset:
-    """Return a gray picture of noise, which no server can compress."""
+    """Return a gray picture of noise, which is incompressible."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -66,7 +66,7 @@ def fill(server: DicomwebServer, instances: int, side: int) -> Series:
 
 
 def loop(server: DicomwebServer, series: Series, folder: Path | None) -> None:
-    """Retrieve a series as the library's user would, and write it where a folder is given."""
+    """Retrieve a series as the library's user would, and write it if a folder is given."""
     session = session_utils.create_session()
     session.auth = server._session.auth
     client = DICOMwebClient(server.url, session=session)
@@ -77,7 +77,7 @@ def loop(server: DicomwebServer, series: Series, folder: Path | None) -> None:
 
 
 def run_arm(arm: str, server: DicomwebServer, series: Series) -> dict[str, float]:
-    """Return the seconds that an arm takes, and the peak of its memory beyond what it starts with, in MiB."""
+    """Return the seconds of an arm, and its peak memory beyond the initial memory, in MiB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "out"
         list(server.series({"SeriesInstanceUID": series.uid}))  # what is loaded lazily is there

@@ -42,7 +42,7 @@ class _Stub(types.ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Declare what the rivals import and do not use here: torchvision has no build beside a CPU-only torch."""
+    """Replace modules that the rivals import but do not use here: torchvision has no build beside a CPU-only torch."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name.split(".")[0] not in _ABSENT:
@@ -109,7 +109,7 @@ def torchdistill_step(
 def model_optimizer_step(
     student: torch.nn.Module, teacher: torch.nn.Module, *, temperature: float, learning_rate: float
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the distillation step of NVIDIA Model Optimizer; arguments as of :py:func:`torchdistill_step`."""
+    """Return the distillation step of NVIDIA Model Optimizer, with the arguments of :py:func:`torchdistill_step`."""
     _prepare()
     import modelopt.torch.distill as distill
 

@@ -35,7 +35,7 @@ SIDE, REPEATED = 8, 30_000
 
 
 def items(number: int) -> list[dict[str, Any]]:
-    """Return a data list of two items to a group and five classes."""
+    """Return a data list with two items per group and five classes."""
     return [
         {"image": f"/images/{n}.png", "label": n // 2 % 5, "group": f"g{n // 2}", "id": f"{n}.png"}
         for n in range(number)
@@ -45,7 +45,7 @@ def items(number: int) -> list[dict[str, Any]]:
 def run_part(part: str, number: int) -> dict[str, float]:
     """Return the CPU seconds of one part and the peak of the memory that it allocates, in bytes.
 
-    The first call does not count, and of many short ones the median does: a thousand items take a millisecond.
+    The first call does not count. Of many short calls, the median counts, since a thousand items take a millisecond.
     """
     work = prepare(part, number)
     seconds = []
@@ -63,7 +63,7 @@ def run_part(part: str, number: int) -> dict[str, float]:
 
 
 def prepare(part: str, number: int) -> Any:
-    """Import what a part needs, and return the work to be measured."""
+    """Import the modules of a part, and return the work to measure."""
     if part == "plan":
         from monai_weckd import plan_chain
 
@@ -71,7 +71,7 @@ def prepare(part: str, number: int) -> Any:
         return lambda: plan_chain(data, classes=tuple("abcde"))
     if part == "index":
         data = items(number)
-        # the least that a plan can do with its items is to look at each: what this costs is the machine's
+        # a plan must look at each item at least once: this measures the machine's cost of that
         return lambda: {item["id"]: item["group"] for item in data}
     if part == "sampler":
         from monai_weckd.data import StageBatchSampler
@@ -85,7 +85,7 @@ def prepare(part: str, number: int) -> Any:
     from monai_weckd.data import ByteCacheDataset
 
     image = _image()
-    # nothing is decoded: what is measured is what the cache adds
+    # nothing is decoded, so that only the cost of the cache is measured
     return lambda: ByteCacheDataset(items(number), Lambdad("image", lambda _: image), value_range=(0, 1))
 
 
@@ -96,7 +96,7 @@ def _image() -> Any:
 
 
 def measure_file(number: int) -> float:
-    """Return bytes of a mapped cache's file for an item, beyond the image's own."""
+    """Return the bytes per item in a mapped cache's file, beyond the image's own bytes."""
     from monai_weckd.data.row_store import RowStore
 
     with TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""P1 and P3: time training steps against handwritten loops and MONAI's trainer."""
+"""P1, P2 and P3: time training steps against handwritten loops and MONAI's trainer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Loader:
-    """One batch, over and over."""
+    """A loader that repeats one batch."""
 
     def __init__(self, batch: Batch, length: int) -> None:
         self.batch, self.length = batch, length
@@ -52,7 +52,7 @@ class Loader:
 
 
 def make_batch(size: int, side: int, *, meta: bool = False) -> Batch:
-    """Return images with labels, as what a dataset of this kind gives."""
+    """Return a batch of images with labels, in the type that such a dataset returns."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(size, 3, side, side, generator=generator)
     labels = torch.randint(0, 5, (size,), generator=generator)
@@ -67,7 +67,7 @@ def big_network(seed: int = 0) -> torch.nn.Module:
 
 
 def tiny_network(side: int) -> torch.nn.Module:
-    """Return a network of 137 parameters, whose step is all overhead: it looks at 8 x 8 places of an image."""
+    """Return a network of 137 parameters on 8 x 8 places of an image; its steps consist of overhead only."""
     torch.manual_seed(0)
     first = torch.nn.Conv2d(3, 4, 3, stride=side // 8)
     pool = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
@@ -75,7 +75,7 @@ def tiny_network(side: int) -> torch.nn.Module:
 
 
 def supervised_step(network: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
-    """Return a supervised step as one writes it by hand."""
+    """Return a handwritten supervised step."""
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE)
 
     def step(batch: Batch) -> torch.Tensor:
@@ -90,7 +90,7 @@ def supervised_step(network: torch.nn.Module) -> Callable[[Batch], torch.Tensor]
 
 
 def distillation_step(network: torch.nn.Module, teacher: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
-    """Return a distillation step as one writes it by hand."""
+    """Return a handwritten distillation step."""
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE)
 
     def step(batch: Batch) -> torch.Tensor:
@@ -119,7 +119,7 @@ def again(step: Callable[[Batch], object], batch: Batch, repeats: int) -> Callab
 
 
 def run_epoch(trainer: SupervisedTrainer) -> Callable[[], None]:
-    """Return a function that trains for one epoch more."""
+    """Return a function that trains for one more epoch."""
     trainer.state.max_epochs = 0
 
     def run() -> None:
@@ -143,7 +143,7 @@ def our_trainer(network: torch.nn.Module, batch: Batch, length: int, **options: 
 
 
 def stock_trainer(network: torch.nn.Module, batch: Batch, length: int, **options: Any) -> SupervisedTrainer:
-    """Return MONAI's trainer, but for the options with its defaults."""
+    """Return MONAI's trainer with its defaults, except for the given options."""
     return SupervisedTrainer(
         torch.device("cpu"),
         1,
@@ -218,7 +218,7 @@ def measure_steps(rounds: int, repeats: int, batch: Batch) -> list[Result]:
 
 
 def measure_overhead(rounds: int, repeats: int) -> list[Result]:
-    """Measure P2 on a tiny network, so that the rest is left; many short turns, of which noise spoils a few."""
+    """Measure P2 on a tiny network, so that only overhead remains, in many short turns to limit the effect of noise."""
     keep_heap()
     small, large = make_batch(16, 32), make_batch(16, 224)
     meta = make_batch(16, 224, meta=True)
@@ -248,7 +248,7 @@ def measure_overhead(rounds: int, repeats: int) -> list[Result]:
 
 
 def measure(*, quick: bool = False) -> list[Result]:
-    """Measure what a step costs."""
+    """Measure the cost of a step."""
     if quick:
         return [*measure_steps(1, 1, make_batch(2, 32)), *measure_overhead(1, 3)]
     return [*measure_steps(11, 6, make_batch(8, 64)), *measure_overhead(61, 25)]

@@ -62,7 +62,7 @@ def loading() -> list[Any]:
 
 
 def augmentation() -> list[Any]:
-    """Return the transforms that augment it."""
+    """Return the transforms that augment an image."""
     return [
         RandFlipd("image", prob=0.5, spatial_axis=0),
         RandAffined(
@@ -82,7 +82,7 @@ def augmentation() -> list[Any]:
 
 
 def postprocessing() -> Compose:
-    """Return what the metrics need."""
+    """Return the postprocessing for the metrics."""
     return Compose(
         [
             Activationsd("pred", softmax=True),
@@ -93,7 +93,7 @@ def postprocessing() -> Compose:
 
 
 def guided_step(teacher: torch.nn.Module, pool: Any) -> Any:
-    """Return an iteration that learns from labels and, on these and pool images, from the teacher."""
+    """Return an iteration that learns from labels, and from the teacher on labeled and pool images."""
 
     def step(engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = torch.cat([batch["image"], next(pool)["image"]])
@@ -113,7 +113,7 @@ def guided_step(teacher: torch.nn.Module, pool: Any) -> Any:
 
 
 def endless(loader: DataLoader) -> Any:
-    """Yield batches for ever."""
+    """Yield batches forever."""
     while True:
         yield from loader
 

@@ -40,7 +40,7 @@ benchmarks/label_efficiency/results, tables and curves to docs/label_efficiency.
 
 
 def title(start: str, name: str, fraction: float, args: argparse.Namespace) -> str:
-    """Return what the folder and the file of one comparison are called."""
+    """Return the name of the folder and file of one comparison."""
     variant = args.variant.replace(",", "").replace(" ", "_")
     return "-".join(part for part in (start, name, f"{fraction:g}", variant) if part)
 
@@ -82,7 +82,7 @@ def compare(start: str, name: str, fraction: float, args: argparse.Namespace) ->
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the comparisons that are asked for, and write the page."""
+    """Run the requested comparisons, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.label_efficiency", description=DESCRIPTION)
     parser.add_argument("--data", type=Path, help="folder of the sets; without it the page is written, and nothing run")
     parser.add_argument("--output_dir", type=Path, default=ROOT / ".label_efficiency", help="folder for single runs")

@@ -29,7 +29,7 @@ class Cell:
     """A comparison on one set with one size of shard.
 
     Args:
-        content: what ``compare`` wrote.
+        content: content of ``compare.json``.
 
     """
 
@@ -43,7 +43,7 @@ class Cell:
         return float(self.arms[arm]["metrics"][metric]["mean"])
 
     def best(self, names: Sequence[str], metric: str = METRIC) -> str | None:
-        """Return the arm that did best, which flatters it; None where none of them was run."""
+        """Return the best arm, None if none of them was run; choosing the best favors the arms over the chain."""
         known = [name for name in names if name in self.arms]
         return max(known, key=lambda name: self.value(name, metric), default=None)
 
@@ -55,7 +55,7 @@ class Cell:
 
 
 def goals(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table: what each goal asks for, and what was measured.
+    """Return the lines of a table with each goal and its measured value.
 
     Args:
         found: comparisons of one start.
@@ -83,9 +83,9 @@ def _by_set(cells: Sequence[Cell], choose: Callable[[Cell], str | None]) -> dict
 
 
 def _told(gains: Mapping[str, Sequence[tuple[float, float, float]]]) -> tuple[str, list[float], int]:
-    """Return words, the mean gain of each set, and on how many sets the interval excludes 0.
+    """Return words, the mean gain of each set, and the number of sets whose interval excludes 0.
 
-    The ends of a set's interval are means over its budgets: exact if these go wholly together, else too wide.
+    The ends of a set's interval are means over its budgets: exact if these are fully correlated, else too wide.
     """
     words, means, clear = [], [], 0
     for name, values in gains.items():

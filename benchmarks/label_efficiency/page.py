@@ -90,7 +90,7 @@ def tables(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ablations(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """Yield the lines of a table of changed chains, each against the unchanged one on the same splits and seeds."""
+    """Yield the lines of a table that compares changed chains with the unchanged one on the same splits and seeds."""
     chains: dict[tuple[str, float], dict[str, dict[tuple[int, int, int], float]]] = {}
     for content in found:
         about = content["about"]
