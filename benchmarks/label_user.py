@@ -98,7 +98,7 @@ class UserAtTheScreen:
 
 
 def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: int, stages: int) -> list[float]:
-    """Simulate a user who labels and trains; print a line per stage, and return the balanced accuracy after each one."""
+    """Simulate a user who labels and trains; print a line per stage and return the balanced accuracy after each one."""
     found = []
     for _ in range(stages):
         user.waits.clear()
