@@ -87,7 +87,7 @@ def plan_next_stage(
         labels: class of each labeled image by its id, in the order in which they were given.
         given: the labels that the stages have used so far.
         classes: class names in the order of their indices.
-        policy: what a stage trains on: "cumulative" or "disjoint".
+        policy: labels that a stage trains on: "cumulative" or "disjoint".
         val_fraction: fraction of the labeled groups in validation, in (0, 1).
         seed: seed of the splits.
         skipped: ids of images that cannot be read, for the record.

@@ -50,7 +50,7 @@ class AnnotatedBundle:
         root: the bundle's folder.
         classes: class names in the order of their indices.
         spatial_dims: 2 for pictures, 3 for volumes.
-        policy: what a stage trains on, "cumulative" or "disjoint".
+        policy: labels that a stage trains on, "cumulative" or "disjoint".
         seed: seed of the chain.
         tolerance: tolerance of the gate, None if the configuration sets none; then it is 1 / n for n validation images.
 

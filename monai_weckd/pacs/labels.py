@@ -28,8 +28,9 @@ __all__ = ["write_manifest"]
 def write_manifest(dataset_dir: Path, reports: Path, output: Path, *, unverified: bool = False) -> Counter[str]:
     """Write a manifest of fetched series with labels from structured reports, and return counts.
 
-    If some report describes a whole series of several instances, items are series, else instances. An item's group is
-    the patient, as in ``index.csv``. Items without a report are unlabeled.
+    Items are instances. If some report describes a whole series of several instances, a series is one item instead,
+    unless only single instances of it have reports. An item's group is the patient, as in ``index.csv``. Items without
+    a report are unlabeled.
 
     Args:
         dataset_dir: folder of fetched series.

@@ -51,7 +51,7 @@ class BlindOracle(LabelOracle):
 
         Args:
             ids: ids of the items.
-            purpose: what the labels are for.
+            purpose: purpose of the request.
             stage: stage number, from 1, default None.
 
         """
