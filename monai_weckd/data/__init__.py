@@ -58,7 +58,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used (PEP 562): reading a data list does not."""
+    """Import modules that need torch on first use (PEP 562), because reading a data list does not need it."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name == "phantoms":
@@ -67,5 +67,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Name what is imported when it is first used, too."""
+    """List the lazily imported names as well."""
     return sorted({*globals(), *__all__})

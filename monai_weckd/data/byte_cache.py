@@ -41,30 +41,29 @@ _CHUNK = 256
 
 
 class ByteCacheDataset(Dataset):
-    """Decode every image once and keep it small: one array of bytes for all items, in memory or in a mapped file.
+    """Decode every image once, and keep all of them in one compact array, in memory or in a memory-mapped file.
 
-    A :py:class:`monai.data.CacheDataset` in use: the transforms before the first random one run once for each item,
-    the others whenever an item is asked for. It differs in what it keeps. Images go into one array, as 8-bit numbers
-    over ``value_range`` (half a step, ``(high - low) / 510``, is the largest error) or else in half precision; they
-    come out as plain float32 tensors without metadata. :py:meth:`gather` gives a whole batch at once.
+    Use it like :py:class:`monai.data.CacheDataset`: the transforms before the first random one run once for each item,
+    and the others run on each access. Only the storage differs. One array holds all images, as 8-bit numbers over
+    ``value_range`` (the largest error is half a step, ``(high - low) / 510``) or else in half precision. Images come
+    out as plain float32 tensors without metadata. :py:meth:`gather` returns a whole batch at once.
 
-    With a ``cache_dir`` the array is a file, mapped into memory, which the next run, a resumed one and the other
-    processes of this one find again: a row's key is a digest of the image's bytes, the folder's name one of the
+    With a ``cache_dir`` the array is a memory-mapped file, which later runs, resumed runs and the other processes of
+    this run reuse. The key of a row is a digest of the image's bytes. The name of the folder is a digest of the
     transforms, the ``value_range`` and the versions of MONAI and this package.
 
     Args:
         data: items, dictionaries with the path of an image.
-        transform: one transform or several; those that are not random may change nothing but the image.
-        value_range: lowest and highest value to keep as 0 and 255; what lies outside is clipped. Default None: half
-            precision.
+        transform: one transform or several; the deterministic ones must change the image alone.
+        value_range: values to store as 0 and 255; values outside are clipped. Default None: half precision.
         cache_dir: folder for the array, default None: in memory.
-        memory_mb: largest array to hold in memory, in MiB; more than that needs a ``cache_dir``. Default 2048.
+        memory_mb: largest array to hold in memory, in MiB; a larger one needs a ``cache_dir``. Default 2048.
         num_workers: threads that decode, default 1.
         image_key: key of the image, default "image".
 
     Raises:
-        ValueError: When an item comes out in another shape than the first one, or the array is too large.
-        ValueError: When a transform that is not random changes something else than the image.
+        ValueError: When an image has another shape than the first one, or the array is too large.
+        ValueError: When a deterministic transform changes anything besides the image.
 
     Example::
 
@@ -109,7 +108,7 @@ class ByteCacheDataset(Dataset):
             self.rows, self.row_of = self._fill_file(self.store)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a mapped file pickles as its whole content: another process maps it for itself
+        # a mapped array would pickle its whole content, so the other process maps the file itself
         return {**vars(self), "rows": self.rows if self.store is None else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,14 +118,14 @@ class ByteCacheDataset(Dataset):
 
     @property
     def whole_batches(self) -> bool:
-        """Whether :py:meth:`gather` gives all that a batch needs: no transform is left for single items."""
+        """Whether :py:meth:`gather` gives complete batches because no transform is left for single items."""
         return not self.transform.transforms
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the images of several items, before any random transform.
 
         Args:
-            indices: places in ``data``, B of them.
+            indices: B positions in ``data``.
 
         Returns:
             (B, C, spatial dimensions), float32.
@@ -168,7 +167,7 @@ class ByteCacheDataset(Dataset):
         return image
 
     def _encoded(self, items: Sequence[dict[str, Any]], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-        """Yield the items' images, encoded, in their order."""
+        """Yield the encoded images of the items, in order."""
 
         def encode(item: dict[str, Any]) -> np.ndarray:
             row = self._encode(self._decode(item))
@@ -199,7 +198,7 @@ class ByteCacheDataset(Dataset):
 
     @property
     def recipe(self) -> str:
-        """All that decides about the images but the files, transforms, ``value_range`` and versions, as JSON."""
+        """The transforms, ``value_range`` and versions that determine the images together with the files, as JSON."""
         return json.dumps([describe(self.load), self.image_key, self.value_range, __version__])
 
     def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore | None:

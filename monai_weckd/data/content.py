@@ -31,22 +31,22 @@ from monai_weckd.data.medmnist import parse_reference
 
 __all__ = ["UndescribedError", "content_key", "describe", "digest"]
 
-# whose names, with their version, say what they do
+# packages whose names and versions identify what their code does
 _KNOWN = ("monai_weckd", "monai", "torch", "numpy", "builtins")
-# what a transform draws from, though in a cache nothing is random, and what it keeps between two calls
+# state of transforms that does not affect a cache: random generators, and data kept between calls
 _STATE = (np.random.RandomState, np.random.Generator, threading.local)
 
 
 class UndescribedError(TypeError):
-    """A transform of which nobody can tell whether it is the one that has made the images in a file."""
+    """A transform that cannot be described, so that nothing tells whether it made the images in a file."""
 
 
 def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
-    """Return a digest of the bytes of an image: of a file, of the files of a folder, or of an archive's reference.
+    """Return a digest of an image's bytes: those of a file, of the files of a folder, or of an archive.
 
     Args:
         image: path of a file or a folder, or ``<archive>.npz::<split>/<index>``.
-        memory: digests of archives seen so far, which are read once.
+        memory: digests of the archives seen so far, so that each is read once.
 
     """
     reference = parse_reference(str(image))
@@ -61,19 +61,19 @@ def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
 
 
 def describe(value: Any) -> Any:
-    """Return what decides about a transform's results as JSON: its class, version and settings, without random states.
+    """Describe a transform for JSON by its class, version and settings, without random states.
 
-    A name says what a class or function does only where its package is installed and has a version. The code of anybody
-    else's function may call other code, which may change, too: it is refused, since images that another function has
-    made must never be served. It takes part by a text of its own, an attribute ``recipe``, that says what it does with
-    which settings: change it whenever the code changes.
+    A name identifies the code of a class or function only if its package is installed and has a version. Other
+    functions may call code that changes unnoticed, so they are refused: the cache must never serve images that
+    different code made. To allow such a function, give it an attribute ``recipe``, a text that says what it does with
+    which settings. Change this text whenever the code changes.
 
     Args:
-        value: a transform, or anything that one is made of.
+        value: a transform, or any part of one.
 
     Raises:
-        UndescribedError: When a part is, or is an object of, something else than what PyTorch, MONAI, NumPy, Python's
-            builtins and this package define.
+        UndescribedError: When a part comes from elsewhere than PyTorch, MONAI, NumPy, Python's builtins and this
+            package.
 
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
@@ -121,12 +121,12 @@ def _describe_object(value: Any) -> Any:
 
 
 def _describe_name(value: Any) -> list[str]:
-    """Return name and version of a class or function that can be found by its name where it says that it is."""
+    """Return module, name and version of a class or function, if its module holds it under its own name."""
     module = sys.modules.get(str(getattr(value, "__module__", None)))
     package = sys.modules.get(module.__name__.partition(".")[0]) if module is not None else None
     if module is None or package is None or package.__name__ not in _KNOWN:
         _refuse(value)
-    # PyTorch's functions are methods of a hidden class by their long name
+    # the qualified names of PyTorch's functions belong to a hidden class
     names = [name for name in (value.__qualname__, value.__name__) if _find(module, name) is value]
     if not names:
         _refuse(value)
@@ -158,7 +158,7 @@ def _file_digest(path: Path) -> str:
 
 
 def digest(*parts: str) -> str:
-    """Return a digest of texts, of the length of a key.
+    """Return a digest of several texts; it has the length of a key.
 
     Args:
         parts: the texts.

@@ -35,11 +35,11 @@ __all__ = ["Datalist", "load_datalist", "manifest_groups", "plan_datalist"]
 
 
 class Datalist(NamedTuple):
-    """The items of a data set, before any image is opened.
+    """The items of a data set; no image has been opened.
 
     Args:
         items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label``
-            (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, where the manifest has one, ``split``.
+            (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, if the manifest has one, ``split``.
         classes: class names in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify_images` left out.
 
@@ -81,7 +81,7 @@ def plan_datalist(
 
 
 class _Row(NamedTuple):
-    """One line of a manifest, or one file of a class folder; ``place`` is where an error says it comes from."""
+    """One line of a manifest, or one file of a class folder; error messages name its ``place``."""
 
     place: str
     file: str
@@ -96,19 +96,19 @@ def load_datalist(
     classes: Sequence[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
 ) -> Datalist:
-    """List the items of a folder with a ``manifest.csv``, of one with a folder for each class, or of MedMNIST's .npz.
+    """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
-    ``manifest.csv`` has the columns ``file,label[,group][,split]``; others are ignored. ``file`` is an image, or the
-    folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled, an empty group that the item
-    is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is its own
-    group**: where a patient may have several images, write a manifest, or the patient will leak between the splits.
-    A MedMNIST archive brings its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`.
-    No image is opened; of files without an extension the first 132 bytes are read to tell whether they are DICOM.
+    ``manifest.csv`` has the columns ``file,label[,group][,split]``; other columns are ignored. ``file`` is an image, or
+    the folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled. An item with an empty
+    group is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is
+    its own group**. If a patient may have several images, write a manifest, or the patient will leak between the
+    splits. A MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`.
+    No image is opened. Of files without an extension, the first 132 bytes are read to recognize DICOM.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
-        split_file: JSON file with the split of every item by its id, which overrides a ``split`` column; default None.
+        split_file: JSON file with the split of every item by its id; it overrides a ``split`` column. Default None.
 
     Raises:
         ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
@@ -154,7 +154,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
 
 
 def manifest_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the group of each file by its id, from a folder's ``manifest.csv``; empty where there is none.
+    """Return the group of each file by its id, from a folder's ``manifest.csv``; empty without a manifest.
 
     Args:
         folder: the folder.

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Backbone(Protocol):
-    """What an :py:class:`EmbeddingDataset` asks for embeddings, such as ``monai_weckd.handlers.FrozenBackbone``."""
+    """Interface of the object that computes embeddings, such as ``monai_weckd.handlers.FrozenBackbone``."""
 
     frozen: bool
 
@@ -49,32 +49,33 @@ class Backbone(Protocol):
         """Return the embeddings, (N, D), of batches of images."""
 
     def fingerprint(self) -> str:
-        """Return a digest of whatever makes the embeddings."""
+        """Return a digest of everything that determines the embeddings."""
 
 
 class EmbeddingDataset(Dataset):
-    """Show the images of a dataset as their embeddings, (D,), while the backbone that makes them is frozen.
+    """Replace the images of a dataset with their embeddings, (D,), while the backbone is frozen.
 
-    Each image goes through the backbone once, before any random transform, when embeddings are first needed, and once
-    in each of V fixed ``views``. One array keeps the embeddings of all items in single precision, 4 (V + 1) D bytes for
-    an item. In training, every third draw of an item is the image itself, the others are its views at random; everybody
-    else sees the image itself. Once the backbone is no longer frozen, the dataset is the wrapped one.
+    On first use, each image passes through the backbone once without random transforms, and once in each of V fixed
+    ``views``. One array keeps the embeddings of all items in single precision, 4 (V + 1) D bytes for an item. In
+    training, one draw of an item in three gives the image itself, and the others give one of its views at random.
+    Outside of training, each item gives the image itself. Once the backbone is no longer frozen, the dataset behaves
+    like the wrapped one.
 
-    With a ``cache_dir`` the array is a file, mapped into memory, which the next run and other processes find again: a
-    row's key is a digest of the image's bytes (and the item's ``id``, where there are views), the folder's name one of
-    the backbone's weights and of how images and views are made.
+    With a ``cache_dir`` the array is a memory-mapped file, which later runs and other processes reuse. The key of a row
+    is a digest of the image's bytes (and of the item's ``id``, if there are views). The name of the folder is a digest
+    of the backbone's weights and of the transforms that make images and views.
 
     Args:
         dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another map-style dataset of dictionaries with
             ``image``, whose list is in ``data`` and whose transforms are not random.
-        backbone: whoever computes embeddings and knows whether they may be used.
+        backbone: computes the embeddings, and tells whether they may be used.
         augment: makes the views, ``(images, view seeds) -> images``; a view's seed is a function of the item's ``id``
-            and the view's number alone. Default None: there are none.
-        views: how many there are of an item, default 0.
+            and the view's number alone. Default None: no views.
+        views: number of views of an item, default 0.
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
-        ValueError: When the dataset has random transforms that cannot be left out, or is none to be kept in a file.
+        ValueError: When the dataset has random transforms that cannot be left out, or cannot be kept in a file.
         ValueError: When ``views`` is negative, or above 0 without ``augment``.
 
     Example::
@@ -126,7 +127,7 @@ class EmbeddingDataset(Dataset):
         return len(self.images)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a loader's worker needs the embeddings, not the network; a mapped file it maps for itself
+        # a loader's worker needs the embeddings, not the network; it maps a file itself
         rows = self.rows if self.frozen else None
         kept = rows if self.store is None else None
         return {**vars(self), "backbone": SimpleNamespace(frozen=self.frozen), "augment": None, "_rows": kept}
@@ -153,12 +154,12 @@ class EmbeddingDataset(Dataset):
 
     @property
     def transform(self) -> Any:
-        """The random transforms to seed for each item, those of the wrapped dataset; None for embeddings."""
+        """The random transforms to seed for each item: those of the wrapped dataset, or None for embeddings."""
         return None if self.frozen else getattr(self.images, "transform", None)
 
     @property
     def whole_batches(self) -> bool:
-        """Whether :py:meth:`gather` gives all that a batch needs."""
+        """Whether :py:meth:`gather` gives complete batches."""
         return self.frozen or bool(getattr(self.images, "whole_batches", False))
 
     def __getitem__(self, index: int) -> Any:
@@ -168,10 +169,10 @@ class EmbeddingDataset(Dataset):
         return {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of several items, (B, D), or where the backbone is not frozen their images.
+        """Return the embeddings of several items, (B, D), or their images if the backbone is not frozen.
 
         Args:
-            indices: places in ``data``, B of them.
+            indices: B positions in ``data``.
 
         """
         if not self.frozen:
@@ -179,11 +180,11 @@ class EmbeddingDataset(Dataset):
         return self._take(indices, 0)
 
     def gather_views(self, indices: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of several items as :py:meth:`gather` does, each in the view of a seed.
+        """Return the embeddings of several items like :py:meth:`gather`, each in the view that its seed selects.
 
         Args:
-            indices: places in ``data``, B of them.
-            seeds: view seed of each.
+            indices: B positions in ``data``.
+            seeds: the view seed of each item.
 
         """
         if not self.frozen or not self.views:
@@ -195,10 +196,10 @@ class EmbeddingDataset(Dataset):
         return torch.from_numpy(np.asarray(self.rows[self._row_of[np.asarray(indices)], views]))
 
     def fill(self, fingerprint: str) -> bool:
-        """Compute the embeddings unless they are those of this backbone; returns whether it had to.
+        """Compute the embeddings unless they are up to date, and return whether they were computed.
 
         Args:
-            fingerprint: of the backbone as it is now.
+            fingerprint: fingerprint of the present backbone.
 
         """
         if self._rows is not None and self.made_by == fingerprint:
@@ -214,7 +215,7 @@ class EmbeddingDataset(Dataset):
 
     @property
     def rows(self) -> np.ndarray:
-        """All embeddings, (number of images, views + 1, D); of each the first is the image's own."""
+        """All embeddings, (number of images, views + 1, D); index 0 on the second axis is the image itself."""
         if self._rows is None:
             self.fill(self.backbone.fingerprint())
         return self._rows
@@ -236,7 +237,7 @@ class EmbeddingDataset(Dataset):
         return images
 
     def _recipe(self, fingerprint: str) -> str | None:
-        """Return all that decides about the embeddings but the files, None where nobody can tell."""
+        """Describe everything but the files that determines the embeddings; None if a part cannot be described."""
         try:
             return json.dumps([fingerprint, self.images.recipe, self.views, describe(self.augment)])
         except UndescribedError as error:
@@ -249,7 +250,7 @@ class EmbeddingDataset(Dataset):
         self.store = store = RowStore(cache_dir / f"embeddings_{name}", (self.views + 1, size), np.dtype(np.float32))
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]
-        if self.views:  # which depend on the id as well
+        if self.views:  # views depend on the id as well
             numbers = (_number(item, index) for index, item in enumerate(self.data))
             keys = [digest(key, str(number)) for key, number in zip(keys, numbers, strict=True)]
         with store.lock():
@@ -262,7 +263,7 @@ class EmbeddingDataset(Dataset):
 
 
 def wrapped_images(dataset: Any) -> Any:
-    """Return the dataset of images that an :py:class:`EmbeddingDataset` wraps, any other dataset as it is.
+    """Return the dataset that an :py:class:`EmbeddingDataset` wraps; return any other dataset unchanged.
 
     Args:
         dataset: a dataset.
@@ -277,7 +278,7 @@ def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _number(item: Any, index: int) -> int:
-    """Return a number that stands for an item, wherever it is in the list; without an id, for its place."""
+    """Return a number that identifies an item by its id, independent of its position; without an id, use the index."""
     name = item.get("id", index) if isinstance(item, dict) else index
     return int.from_bytes(hashlib.blake2b(str(name).encode(), digest_size=8).digest(), "big")
 

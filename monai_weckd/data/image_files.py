@@ -24,14 +24,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz",
 
 
 def image_files(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the paths of all images below a folder, sorted; hidden files, DICOMDIR and other files are passed over.
+    """Yield the paths of all images below a folder, sorted; skip hidden files, DICOMDIR and other files.
 
     Args:
         folder: the folder to search, with its subfolders.
 
     """
     for here, subfolders, files in os.walk(folder):
-        # sorted in place: os.walk goes on in this order, which would be the file system's otherwise
+        # sorted in place, because os.walk descends in this order; otherwise it takes the file system's
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(files):
             path = os.path.join(here, name)
@@ -43,7 +43,7 @@ def _is_image(path: str) -> bool:
     if path.lower().endswith(SUFFIXES):
         return True
     suffix = os.path.splitext(path)[1]
-    # DICOM files are often named by their UID, whose last number looks like a suffix
+    # DICOM files are often named after their UID, whose last number looks like a suffix
     if suffix and not suffix[1:].isdigit():
         return False
     with open(path, "rb") as stream:
@@ -54,7 +54,7 @@ _NOT_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz
 
 
 def list_images(path: Path, *, spatial_dims: int) -> list[str]:
-    """Return the images at a path, sorted; of volumes, all DICOM files in a folder are one.
+    """Return the images at a path, sorted; for volumes, all DICOM files in one folder form one image.
 
     Args:
         path: an image, or a folder that is searched with its subfolders.

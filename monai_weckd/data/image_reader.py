@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read an image as it is stored, by what is in the file: pictures, NIfTI, DICOM, MedMNIST archives."""
+"""Read an image as it is stored, by the content of the file: pictures, NIfTI, DICOM, MedMNIST archives."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
 def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return an image as it is stored, channel-first, and where it lies: all that can fail, and nothing beyond.
+    """Read an image as it is stored, channel-first, with its geometry; this includes every step that can fail.
 
     Args:
         path: a file, a folder that holds one DICOM series, or a reference into a MedMNIST archive.
@@ -57,7 +57,7 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
 
     Raises:
         FileNotFoundError: When there is nothing at ``path``.
-        ValueError: When it is not one image in a known format, is damaged or too large, or holds NaN or infinity.
+        ValueError: When it is not one image of a known format, is damaged or too large, or holds NaN or infinity.
     """
     path = Path(path).expanduser()
     array = read_medmnist(str(path))
@@ -72,7 +72,7 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
 
 
 def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a channel-first array and where it lies, by the format of the file."""
+    """Return a channel-first array and its geometry, by the format of the file."""
     head = b"" if path.is_dir() else _head(path)
     if path.is_dir() or head[128:] == b"DICM":
         return _read_dicom(path, dicom_reader)
@@ -93,7 +93,7 @@ def _read_dicom(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict
 
 
 def _head(path: Path) -> bytes:
-    """Return the bytes that tell the format."""
+    """Return the first bytes of a file, which tell its format."""
     with path.open("rb") as file:
         return file.read(132)
 
@@ -101,9 +101,9 @@ def _head(path: Path) -> bytes:
 def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a picture with Pillow, upright, as gray or RGB."""
     limit = Image.MAX_IMAGE_PIXELS or math.inf
-    # an open file, not a path: of a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
+    # an open file, not a path: given a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
     with path.open("rb") as file, _decoding(path), Image.open(file, formats=_FORMATS) as image:
-        # Pillow itself only warns of up to twice as many
+        # Pillow itself only warns up to twice this limit
         if math.prod(image.size) > limit:
             raise Image.DecompressionBombError
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
@@ -140,7 +140,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever damaged bytes make a decoder raise into one line that names the file."""
+    """Turn any error of a decoder into a one-line error that names the file."""
     try:
         yield
     except Image.DecompressionBombError as error:
@@ -153,7 +153,7 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 def _check_finite(array: np.ndarray, path: Path) -> None:
-    """Refuse NaN, and what is infinite in float32: one such voxel spreads to all in the first normalization."""
+    """Refuse NaN and values that are infinite in float32, because normalization spreads one such voxel to all."""
     if array.dtype.kind != "f":
         return
     with np.errstate(over="ignore"):

@@ -53,14 +53,14 @@ def medmnist_items(
 
     Such an archive (``bloodmnist.npz``, ``organmnist3d_64.npz``) has the arrays ``<split>_images`` and
     ``<split>_labels`` for train, val and test: gray images ``(N, Y, X)``, RGB ``(N, Y, X, 3)`` or volumes
-    ``(N, Z, Y, X)``, and one label for each. Nothing tells which images are of one patient: each is its own group.
-    No image is read; an item's ``image`` is a reference, ``<path>::train/12``, which
+    ``(N, Z, Y, X)``, and one label for each. The archive does not say which images show one patient, so each image is
+    its own group. No image is read; an item's ``image`` is a reference, ``<path>::train/12``, which
     :py:class:`~monai_weckd.transforms.load.LoadMedicalImage` loads.
 
     Args:
         path: the archive.
-        classes: names of the labels 0, 1, ..., in this order. Default None: the names that the package ``medmnist``
-            gives, where it is installed and knows the archive by its file name, else "0", "1", ...
+        classes: names of the labels 0, 1, ..., in this order. Default None: the names from the package ``medmnist``, if
+            it is installed and knows the archive by its file name, else "0", "1", ...
 
     Returns:
         The items and the class names.
@@ -86,12 +86,12 @@ def medmnist_items(
 
 
 def read_medmnist(reference: str) -> np.ndarray | None:
-    """Return an image of an archive, ``(C, X, Y)`` or ``(1, X, Y, Z)``, or None for a path that is no reference.
+    """Return an image of an archive, ``(C, X, Y)`` or ``(1, X, Y, Z)``, or None if the path is not a reference.
 
-    Axes are those of a picture: X runs along its rows. Of a volume, Z is the archive's first axis, along which MedMNIST
-    shows it slice by slice: slice z of the volume is what that slice would be if it were saved as a picture.
+    The axes are those of a picture: X runs along its rows. For a volume, Z is the archive's first axis, along which
+    MedMNIST shows slices: slice z of the volume equals that slice saved as a picture.
 
-    The archive is mapped into memory, as ``monai_weckd.data.npz.map_array`` tells.
+    The archive is memory-mapped, see ``monai_weckd.data.npz.map_array``.
 
     Args:
         reference: ``<archive>.npz::<split>/<index>``.
@@ -112,7 +112,7 @@ def read_medmnist(reference: str) -> np.ndarray | None:
 
 
 def archive_split(path: str) -> str:
-    """Return what the images of one split of an archive share; a path that is no reference comes back as it is.
+    """Return the archive and split of a reference; return any other path unchanged.
 
     Args:
         path: path or reference of an image.
@@ -128,13 +128,13 @@ def archive_split(path: str) -> str:
 
 
 def check_split(path: str) -> bool:
-    """Read the images of one split of an archive through, against their checksum; tell whether it is one at all.
+    """Read all images of one split of an archive and verify their checksum; return whether the path is such a split.
 
     Args:
-        path: what :py:func:`archive_split` returns.
+        path: result of :py:func:`archive_split`.
 
     Raises:
-        ValueError: When they cannot be read.
+        ValueError: When the images cannot be read.
 
     """
     found = parse_reference(f"{path}/0")
@@ -144,7 +144,7 @@ def check_split(path: str) -> bool:
 
 
 def download_hint(name: str | os.PathLike[str]) -> str | None:
-    """Return how to get the MedMNIST archive of a name, or None for a name that is not like theirs.
+    """Explain how to download the MedMNIST archive of a name; None if the name does not follow MedMNIST's pattern.
 
     Args:
         name: a name such as ``bloodmnist``, ``organmnist3d_64`` or the path of such an archive.
@@ -163,7 +163,7 @@ def download_hint(name: str | os.PathLike[str]) -> str | None:
 
 
 def parse_reference(path: str) -> Reference | None:
-    """Return the archive, the split and the number that a reference names, None for any other path.
+    """Parse a reference into archive, split and number; return None for any other path.
 
     Args:
         path: a path, or ``<archive>.npz::<split>/<index>``.
@@ -213,7 +213,7 @@ def _known_names(path: str) -> tuple[str, ...]:
 
 
 def _info(flag: str) -> dict[str, Any]:
-    """Return what the package medmnist tells of a data set; nothing where it is not installed."""
+    """Return what the package medmnist knows about a data set; empty if it is not installed."""
     try:
         from medmnist.info import INFO
     except ImportError:

@@ -29,7 +29,7 @@ import numpy as np
 
 __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
-# what zipfile and NumPy raise on damaged, encrypted or foreign bytes, and on a missing member
+# errors that zipfile and NumPy raise for damaged, encrypted or foreign bytes, and for a missing member
 _FAULTS = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, struct.error)
 _CHUNK = 1 << 20
 
@@ -37,8 +37,8 @@ _CHUNK = 1 << 20
 def map_array(path: str, name: str) -> np.ndarray:
     """Map an array of a ``.npz`` archive into memory, without reading it.
 
-    A stored array is mapped where it lies. A compressed one is extracted once, to ``<archive>.<name>.<checksum>.npy``
-    beside the archive or, where that folder is read-only, in a folder of the user's among the temporary files.
+    A stored array is mapped in place. A compressed array is extracted once, to ``<archive>.<name>.<checksum>.npy``
+    beside the archive or, if that folder is read-only, in a temporary folder of the user.
 
     Args:
         path: the archive.
@@ -70,7 +70,7 @@ def read_array(path: str, name: str) -> np.ndarray:
 
 
 def array_header(path: str, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Return shape and type of an array of a ``.npz`` archive, of which only the beginning is read.
+    """Return shape and type of an array of a ``.npz`` archive; only its header is read.
 
     Args:
         path: the archive.
@@ -86,7 +86,7 @@ def array_header(path: str, name: str) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def check_array(path: str, name: str) -> None:
-    """Read an array of a ``.npz`` archive through once, against its checksum.
+    """Read an array of a ``.npz`` archive once and verify its checksum.
 
     Args:
         path: the archive.
@@ -111,7 +111,7 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
         raise ValueError(f"{path}: expected a sound .npz archive, got one with {reason}. Download it again.") from error
 
 
-# the time of change is a key, so that an archive that was replaced is mapped anew
+# the modification time is part of the key, so that a replaced archive is mapped anew
 @lru_cache(maxsize=16)
 def _map(path: str, name: str, changed: int) -> np.ndarray:
     with _opened(path) as archive:
@@ -138,7 +138,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _offset(path: str, member: zipfile.ZipInfo) -> int:
-    """Return where a member's bytes begin; only the header in front of them tells, the directory's may differ."""
+    """Return where a member's bytes begin, by its local header; the entry in the directory may differ."""
     with open(path, "rb") as stream:
         stream.seek(member.header_offset + 26)
         name, extra = struct.unpack("<HH", stream.read(4))
@@ -146,8 +146,8 @@ def _offset(path: str, member: zipfile.ZipInfo) -> int:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> str:
-    """Return the path of a member's copy, which is made if it is not there yet."""
-    # with the checksum in its name, a copy can never be that of another archive
+    """Return the path of a member's extracted copy, and create the copy if it is missing."""
+    # the checksum in the name ties the copy to this archive's content
     name = f"{Path(path).stem}.{Path(member.filename).stem}.{member.CRC:08x}.npy"
     place = os.path.dirname(path)
     if not os.path.isfile(os.path.join(place, name)) and not os.access(place, os.W_OK):
@@ -155,12 +155,12 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
     copy = os.path.join(place, name)
     if os.path.isfile(copy):
         return copy
-    # under a name of its own until it is complete: other processes may do the same at this moment
+    # a unique name until it is complete, because other processes may extract it at the same time
     handle, part = tempfile.mkstemp(dir=place, prefix=f".{name}.")
     try:
         with os.fdopen(handle, "wb") as target, archive.open(member) as source:
             shutil.copyfileobj(source, target, _CHUNK)
-        os.chmod(part, 0o644)  # mkstemp's is for the user alone; data folders are shared
+        os.chmod(part, 0o644)  # mkstemp restricts files to the user, but data folders are shared
         os.replace(part, copy)
     except BaseException:
         os.unlink(part)
@@ -169,7 +169,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
 
 
 def _user_folder() -> str:
-    """Return a folder for copies among the temporary files, that no other user can write to."""
+    """Return a temporary folder for copies that no other user can write to."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = os.path.join(tempfile.gettempdir(), f"monai_weckd-{user}")
     os.makedirs(folder, mode=0o700, exist_ok=True)

@@ -28,13 +28,13 @@ _KEY_LENGTH = 40
 
 
 class RowStore:
-    """Arrays of one shape in a memory-mapped file, each under a key; several processes may add to it.
+    """Store arrays of one shape in a memory-mapped file, each under a key; several processes may add to it.
 
-    ``rows.bin`` holds the arrays one after the other, ``keys.txt`` a line for each that is there as a whole: what an
-    interrupted write leaves behind has no line, and is written over.
+    ``rows.bin`` holds the arrays one after the other. ``keys.txt`` has one line for each complete array. An array from
+    an interrupted write has no line, and the next write replaces it.
 
     Args:
-        folder: where the two files are; made if need be.
+        folder: folder of the two files; created if necessary.
         shape: shape of an array.
         dtype: its type.
 
@@ -56,7 +56,7 @@ class RowStore:
             raise ValueError(f"cache_dir: expected arrays of {expected}, got {found} in {form}. Delete that folder.")
 
     def lock(self) -> FileLock:
-        """Return the lock that every process which adds arrays holds meanwhile."""
+        """Return the lock that a process must hold while it adds arrays."""
         return FileLock(self.folder / "lock")
 
     def keys(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ class RowStore:
         return {line: row for row, line in enumerate(text[: len(text) - len(text) % (_KEY_LENGTH + 1)].split())}
 
     def append(self, keys: Iterable[str], arrays: np.ndarray) -> None:
-        """Add arrays; the caller holds the lock, and none of the keys is there.
+        """Add arrays under new keys; the caller must hold the lock.
 
         Args:
             keys: one for each array.

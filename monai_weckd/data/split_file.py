@@ -26,15 +26,15 @@ __all__ = ["with_splits"]
 
 
 def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return items in the splits that a file says, whatever splits they came with.
+    """Return items with the splits from a file, which replace any splits that they have.
 
     Args:
         items: dictionaries with ``id``.
-        split_file: a JSON file, an object of split ("train", "val" or "test") by item id, for every item.
+        split_file: a JSON file with an object that maps each item id to "train", "val" or "test".
 
     Raises:
-        ValueError: When there is no such file, it is no such object, it names an item or a split that does not exist,
-            or it leaves an item out.
+        ValueError: When the file is missing or holds no such object, when it names an unknown item or split, or when it
+            leaves an item out.
 
     """
     splits = _read(Path(split_file))

@@ -33,30 +33,29 @@ __all__ = ["StageBatchSampler", "StageDataset"]
 class StageBatchSampler(Sampler[list[tuple[int, int]]]):
     """Draw the batches of one stage as a pure function of seed, stage and iteration.
 
-    Every index comes once per pass over the shard, passes follow each other without regard to epochs, so that a
-    shard smaller than a batch is repeated and ``epoch_length`` can stay constant over the chain. Each batch is a list
-    of ``(index, view seed)`` pairs for :py:class:`StageDataset`. No generator is kept: batch ``i`` is the same whether
-    the sampler began at 0 or at ``i``, in this process or in a loader's worker. The view seed is a function of seed,
-    stage, index and how often the stage has come to the item.
+    Every index comes once per pass over the shard. Passes follow each other without regard to epochs, so a shard
+    smaller than a batch is repeated and ``epoch_length`` stays constant over the chain. Each batch is a list of
+    ``(index, view seed)`` pairs for :py:class:`StageDataset`. The sampler keeps no generator: batch ``i`` is the same
+    whether the sampler began at 0 or at ``i``, in this process or in a loader's worker. The view seed is a function of
+    seed, stage, index and how often the stage has drawn the item.
 
     Args:
         labeled: dataset indices whose labels the stage trains on.
-        pool: dataset indices that come without their labels.
+        pool: dataset indices of items drawn without their labels.
         batch_size: number of labeled items in a batch, over all ranks.
         pool_ratio: number of pool items for each labeled item in a batch, default 0.
-        views: how many views of an item there are in a stage, which then return in turn; default 0: a new one each
-            time.
+        views: number of views of an item in a stage, which then repeat in turn; default 0: a new view each time.
         num_batches: number of batches in the stage.
         seed: seed of the chain.
         stage: stage number, from 1.
-        start: first batch to give, when a stage goes on from the middle, default 0.
-        rank: this process's place among ``world_size``; it gets every ``world_size``-th item of the batch, and so as
-            many labeled and as many pool items as any other rank: the mean of the ranks' losses is the batch's.
+        start: number of the first batch, when a stage resumes in the middle, default 0.
+        rank: number of this process among ``world_size``. It gets every ``world_size``-th item of the batch, so every
+            rank has as many labeled and pool items as any other, and the mean of the ranks' losses is the batch's.
         world_size: number of processes that share a batch, default 1.
 
     Raises:
         ValueError: When ``labeled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
-        ValueError: When ``batch_size`` is smaller than ``world_size``, or no multiple of it.
+        ValueError: When ``batch_size`` is smaller than ``world_size``, or not a multiple of it.
 
     Example::
 
@@ -123,9 +122,9 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
             yield batch[self.rank :: self.world_size]
 
     def _stream(self, indices: np.ndarray, count: int, *, number: int) -> Iterator[list[tuple[int, int]]]:
-        """Take ``count`` entries at a time of the endless row of shuffled passes over ``indices``, with view seeds."""
+        """Yield ``count`` entries at a time from an endless series of shuffled passes over ``indices``, with seeds."""
 
-        # shuffled once for a pass and not once for a batch: a batch touches the pass it is in and perhaps the next
+        # shuffle once per pass, not once per batch: a batch needs its own pass and perhaps the next
         @lru_cache(maxsize=2)
         def order(visit: int) -> np.ndarray:
             return np.random.default_rng([self.seed, self.stage, number, visit]).permutation(indices)
@@ -139,13 +138,12 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class StageDataset(Dataset):
-    """Show a dataset as one stage may see it: with the revealed labels and no other.
+    """Wrap a dataset for one stage, so that it shows the revealed labels and no others.
 
-    Whatever label the wrapped dataset carries is replaced, by the revealed one or by ``UNLABELED``; the random
-    transforms of the wrapped dataset are seeded for each item by the sampler's view seed. Next to image and label an
-    item has its ``index`` and its ``view`` seed. Of a dataset with ``whole_batches`` and ``gather``, such as a
-    :py:class:`~monai_weckd.data.ByteCacheDataset` that leaves nothing to be done for single items, whole batches come
-    at once.
+    The label of each item is replaced by the revealed one, or by ``UNLABELED``. The sampler's view seed seeds the
+    random transforms of the wrapped dataset for each item. Besides image and label, an item has its ``index`` and its
+    ``view`` seed. A dataset with ``whole_batches`` and ``gather``, such as a
+    :py:class:`~monai_weckd.data.ByteCacheDataset` without transforms for single items, gives whole batches at once.
 
     Args:
         dataset: a map-style dataset of dictionaries; its ``transform``, if any, is seeded for each item.

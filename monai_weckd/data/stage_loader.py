@@ -29,9 +29,9 @@ __all__ = ["collate_batch", "stage_loader", "training_items"]
 
 
 def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
-    """Return the data list behind a training loader, with the ``id`` and ``group`` that a plan needs.
+    """Return the data list of a training loader, with the ``id`` and ``group`` that a plan needs.
 
-    An item that brings no ``id`` is known by its image path, one that brings no ``group`` is a group of its own.
+    An item without ``id`` gets its image path as id. An item without ``group`` is a group of its own.
 
     Args:
         loader: a ``DataLoader`` whose dataset keeps its data list in ``data``, as MONAI's datasets do.
@@ -76,13 +76,13 @@ def stage_loader(
     Args:
         template: the trainer's own loader; ``batch_size`` counts the labeled items on each rank.
         labels: the revealed labels by dataset index.
-        pool: dataset indices that come without their labels.
+        pool: dataset indices of items drawn without their labels.
         pool_ratio: pool items for each labeled item.
         num_batches: number of batches in the stage.
         seed: seed of the chain.
         stage: stage number, from 1.
-        views: how many views of an item there are, default 0: a new one each time.
-        start: first batch to give, when a stage goes on from the middle, default 0.
+        views: number of views of an item, default 0: a new view each time.
+        start: number of the first batch, when a stage resumes in the middle, default 0.
 
     Raises:
         ValueError: When the template has no ``batch_size``.
@@ -115,17 +115,17 @@ def stage_loader(
         timeout=template.timeout,
         multiprocessing_context=template.multiprocessing_context,
         prefetch_factor=template.prefetch_factor,
-        # a loader draws its workers' base seed when it is iterated: keep it off torch's global generator
+        # each iteration draws a base seed for the workers: keep this off torch's global generator
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def collate_batch(collate: Callable, items: Any) -> Any:
-    """Make a batch of what a dataset gave, unless it is one already.
+    """Collate items into a batch, unless they are a batch already.
 
     Args:
-        collate: makes a batch of a list of items.
-        items: such a list, or a batch.
+        collate: makes a batch from a list of items.
+        items: a list of items, or a batch.
 
     """
     return items if isinstance(items, dict) else collate(items)

@@ -41,7 +41,7 @@ def read_datalist(
     split_file: str | os.PathLike[str] | None = None,
     on_bad_item: str = "error",
 ) -> Datalist:
-    """List the items of a data set, and verify that each image can be read.
+    """List the items of a data set, and verify that every image can be read.
 
     Args:
         dataset_dir: see :py:func:`load_datalist`.
@@ -56,15 +56,14 @@ def read_datalist(
 
 
 def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist:
-    """Read every image once, as training does, and stop at, or leave out, the items that cannot be used.
+    """Read every image once, as training does; raise an error for unusable items, or leave them out.
 
-    The reader is :py:func:`monai_weckd.data.image_reader.read_image`: what it refuses is found here, before
-    anything is trained or written. Of compressed NIfTI the checksum is compared, too. Of a MedMNIST archive each split
-    is read once, against its checksum. What this process has read before, and what has not been written to since, is
-    not read again.
+    The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
+    trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
+    well. Files that this process has read before and that have not changed since are not read again.
 
     Args:
-        datalist: what :py:func:`monai_weckd.data.load_datalist` returns.
+        datalist: result of :py:func:`monai_weckd.data.load_datalist`.
         on_bad_item: "error" raises, "skip" leaves the bad items out and lists them in ``skipped``. Default "error".
 
     Raises:
@@ -83,7 +82,7 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
             f"image: expected readable files, got {len(bad)} that are not, first {name!r}: {fault} "
             "To go on without such items, pass on_bad_item='skip'."
         )
-    # a file may have a line break in its name
+    # a file name may contain a line break
     names = ", ".join(name if name.isprintable() else repr(name) for name in bad)
     logger.warning("left out %d unreadable items, first %r: %s All: %s", len(bad), name, fault, names)
     items = [item for item in datalist.items if item["id"] not in bad]
@@ -91,22 +90,22 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
 
 
 def find_faults(items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Read every image once, and return the ids of those that cannot be used, with what is wrong with each.
+    """Read every image once, and return the ids of the unusable ones, each with its fault.
 
     Args:
         items: dictionaries with ``id`` and ``image``.
 
     """
-    # several volumes may be in memory at a time, but not one for each of a large machine's processors
+    # memory holds several volumes at a time, but not one for each processor of a large machine
     with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
-        # the images of one split of an archive stand and fall together
+        # the images of one split of an archive are checked together
         paths = list(dict.fromkeys(archive_split(item["image"]) for item in items))
         faults = dict(zip(paths, pool.map(_fault, paths), strict=True))
     return {item["id"]: fault for item in items if (fault := faults[archive_split(item["image"])])}
 
 
 def _fault(path: str) -> str | None:
-    """Return what is wrong with an image, or with the images in a folder, and what to do about it."""
+    """Return the fault of an image, or of the images in a folder, and the remedy; None if there is no fault."""
     try:
         files = tuple(image_files(path)) if os.path.isdir(path) else (path,)
         return _known_fault(path, tuple(map(_state, files)))
@@ -120,10 +119,10 @@ def _state(path: str) -> tuple[str, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
-# one process may run many trainings on the same images: what has not changed since is not decoded again
+# one process may run many trainings on the same images: do not decode unchanged files again
 @lru_cache(maxsize=1 << 17)
 def _known_fault(path: str, states: tuple[tuple[str, int, int], ...]) -> str | None:
-    # imported here: to list and to plan takes no torch
+    # imported here, because listing and planning do not need torch
     from monai_weckd.data.image_reader import read_image
 
     try:
@@ -141,7 +140,7 @@ def _known_fault(path: str, states: tuple[tuple[str, int, int], ...]) -> str | N
 
 
 def _check_gzip(path: str) -> None:
-    """Read a compressed file through: its checksum comes last, behind what nibabel reads."""
+    """Read a compressed file to its end, because its checksum comes after the part that nibabel reads."""
     with gzip.open(path) as stream:
         while stream.read(1 << 20):
             pass
