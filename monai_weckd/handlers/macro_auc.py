@@ -32,9 +32,9 @@ class MacroAUC(ROCAUC):
     the labels may lack a class for a while.
 
     Args:
-        output_transform: makes a pair of the engine's output: probabilities, (B, C), and class indices, (B,), or lists
+            output_transform: makes a pair of the engine's output: probabilities, (B, C), and class indices, (B,), or lists
             of these by item.
-
+    
     """
 
     def __init__(self, output_transform: Callable = lambda x: x) -> None:

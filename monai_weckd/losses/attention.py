@@ -21,7 +21,7 @@ __all__ = ["attention_map", "attention_transfer_loss"]
 
 
 def attention_map(features: torch.Tensor) -> torch.Tensor:
-    """Return where a layer looks: the sum over the channels of the squared features.
+    """Return the attention map of a layer: the sum over the channels of the squared features.
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, https://arxiv.org/abs/1612.03928:
     the activation-based map ``sum_c |F_c|^2``.
@@ -46,22 +46,22 @@ def attention_map(features: torch.Tensor) -> torch.Tensor:
             "features: expected the shape (B, C, H, W) or (B, C, H, W, D), "
             f"got {tuple(features.shape)}. Name a convolutional layer."
         )
-    # squares of half-precision features overflow from 256 on, hence the conversion first
+    # convert first, because squares of half-precision features overflow from 256 on
     return as_float(features).square().sum(dim=1)
 
 
 def attention_transfer_loss(
     student_features: torch.Tensor, teacher_features: torch.Tensor, *, reduction: LossReduction | str = "mean"
 ) -> torch.Tensor:
-    """Return how far the student's attention is from the teacher's.
+    """Return the distance between the student's and the teacher's attention.
 
-    ``|| Q_s / ||Q_s||_2 - Q_t / ||Q_t||_2 ||_2`` per item with ``Q`` the flattened :py:func:`attention_map`, after
-    Zagoruyko and Komodakis, https://arxiv.org/abs/1612.03928, from 0 for the same attention up to the square root of
-    2. Where the spatial sizes differ, the teacher's map is resized linearly to the student's; the channels may differ
-    as well. The teacher is a constant: no gradient flows into it.
+    The distance is ``|| Q_s / ||Q_s||_2 - Q_t / ||Q_t||_2 ||_2`` per item, with ``Q`` the flattened
+    :py:func:`attention_map`, after Zagoruyko and Komodakis, https://arxiv.org/abs/1612.03928. It ranges from 0 for
+    equal attention to the square root of 2. If the spatial sizes differ, the teacher's map is resized linearly to the
+    student's. The channels may differ as well. The teacher is a constant: no gradient flows into it.
 
-    A map whose norm is below 1e-12, such as that of a dead layer, is divided by 1e-12 instead of its norm. The norm
-    has no derivative where both maps are the same; there the gradient is the subgradient 0, as PyTorch defines it for
+    A map with a norm below 1e-12, such as that of a dead layer, is divided by 1e-12 instead of its norm. The distance
+    has no derivative if both maps are equal; the gradient is then the subgradient 0, as PyTorch defines it for
     :py:func:`torch.linalg.vector_norm`.
 
     Args:

@@ -38,27 +38,27 @@ def distillation_loss(
     hard_labels: bool = False,
     reduction: LossReduction | str = "mean",
 ) -> torch.Tensor:
-    """Return how far the student's predictions are from the teacher's, both softened by a temperature.
+    """Return the divergence of the student's predictions from the teacher's, both softened by a temperature.
 
-    ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, summed over the classes, after Hinton et al.,
-    "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531. The factor ``T^2`` keeps the
-    gradients comparable when the temperature changes. For ``multilabel`` every class is a Bernoulli variable of its
-    own, ``sigmoid(logit / T)``; the divergences are summed over the classes as well. Where the logits have spatial
+    The loss is ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, summed over the classes, after Hinton et
+    al., "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531. The factor ``T^2`` keeps the
+    gradients comparable when the temperature changes. For ``multilabel`` every class is a separate Bernoulli variable,
+    ``sigmoid(logit / T)``, and the divergences are summed over the classes as well. If the logits have spatial
     dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
 
-    With ``hard_labels`` it is the cross entropy of the student, at temperature 1, with the class that the teacher holds
-    most probable; with a ``threshold`` as well, the loss on unlabeled images of Sohn et al., "FixMatch",
+    With ``hard_labels`` the loss is the cross entropy of the student, at temperature 1, with the teacher's most
+    probable class. With a ``threshold`` as well, it is the loss on unlabeled images of Sohn et al., "FixMatch",
     https://arxiv.org/abs/2001.07685.
 
     Args:
         student_logits: logits of the student, (B, C[, spatial dimensions]), of any floating point type.
         teacher_logits: logits of the teacher, of the same shape.
-        temperature: positive number T by which both logits are divided. Defaults to 1.0.
+        temperature: positive number T that divides both logits. Defaults to 1.0.
         multilabel: whether an item may be of several classes at once (sigmoid), or is of exactly one (softmax).
             Defaults to False.
-        threshold: probability, from 0.0 to below 1.0, of the teacher's most probable class, not softened, below which
-            an item's loss is 0; it still counts in the mean. Defaults to 0.0.
-        hard_labels: whether the teacher gives a class in place of probabilities. Defaults to False.
+        threshold: smallest probability, from 0.0 to below 1.0, of the teacher's most probable class at temperature 1.
+            Below it an item's loss is 0, but the item still counts in the mean. Defaults to 0.0.
+        hard_labels: whether the teacher gives its top class instead of probabilities. Defaults to False.
         reduction: ``"mean"`` or ``"sum"`` over the items, or ``"none"`` for one loss per item. Defaults to ``"mean"``.
 
     Returns:
@@ -95,7 +95,7 @@ def distillation_loss(
         )
     student = as_float(student_logits) / temperature
     teacher = as_float(teacher_logits).detach() / temperature
-    # one sum over everything, where nobody asks for single items: half of the operations
+    # unless single items are requested, one sum over everything saves half of the operations
     how = "none" if reduction == LossReduction.NONE else "sum"
     if multilabel:
         # log(1 - sigmoid(x)) = logsigmoid(-x): both tails stay finite for logits of any size
@@ -112,20 +112,20 @@ def distillation_loss(
 
 
 class DistillationLoss(_Loss):
-    """Combine what the labels say with what the teacher says.
+    """Combine the task loss on the labels with distillation from the teacher.
 
-    ``(1 - weight) * task + weight * distillation + attention_weight * attention``; without a teacher the task loss
-    alone, to which ``weight`` does not apply. The task loss is taken over the labeled items only, the other two over
-    all items. An item is unlabeled where its target, or for ``multilabel`` its whole row of targets, is -1.
+    The loss is ``(1 - weight) * task + weight * distillation + attention_weight * attention``. Without a teacher it is
+    the task loss alone, without the factor. The task loss covers the labeled items only, and the other two cover all
+    items. An item is unlabeled if its target, or for ``multilabel`` its whole row of targets, is -1.
 
     ``weight``, ``attention_weight`` and ``temperature`` are plain attributes, which a handler may set between epochs.
 
     Args:
-        task_loss: callable ``(logits, target) -> loss`` for the labeled items, whose targets it is given as they came
-            out of the data loader. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with
-            logits; the latter is a mean over the classes, as in PyTorch, whereas the distillation loss is a sum.
+        task_loss: callable ``(logits, target) -> loss`` for the labeled items; it gets their targets as the data loader
+            gives them. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with logits. The latter
+            is a mean over the classes, as in PyTorch, whereas the distillation loss is a sum.
         weight: share of the distillation loss, 0.0 to 1.0. Defaults to 0.5.
-        temperature: positive number by which logits are divided, see :py:func:`distillation_loss`. Defaults to 4.0.
+        temperature: positive number that divides the logits, see :py:func:`distillation_loss`. Defaults to 4.0.
         attention_weight: factor of the attention loss, 0.0 or more, see :py:func:`attention_transfer_loss`.
             Defaults to 0.0.
         class_weights: C positive factors for the default task loss: with cross entropy PyTorch's weighted mean over
@@ -191,7 +191,7 @@ class DistillationLoss(_Loss):
         self.multilabel = multilabel
         self.threshold = threshold
         self.hard_labels = hard_labels
-        # configuration, not state: it is no part of a checkpoint
+        # configuration, not state, so checkpoints do not contain it
         weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -203,11 +203,11 @@ class DistillationLoss(_Loss):
         student_features: torch.Tensor | None = None,
         teacher_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the total of :py:meth:`components`, whose arguments it takes.
+        """Return the total of :py:meth:`components`, with the same arguments.
 
         Args:
             student_logits: logits of the student, (B, C).
-            target: labels, -1 where there is none.
+            target: labels, -1 for items without a label.
             teacher_logits: logits of the teacher, (B, C).
             student_features: features of the student for the attention loss.
             teacher_features: features of the teacher for the attention loss.
@@ -223,19 +223,19 @@ class DistillationLoss(_Loss):
         student_features: torch.Tensor | None = None,
         teacher_features: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the losses by name, each a scalar and not yet weighed.
+        """Return the losses by name, each as an unweighted scalar.
 
         Args:
             student_logits: logits of the student, (B, C).
             target: class numbers, (B,) or (B, 1), of any type; for ``multilabel`` 0 or 1 per class, (B, C). -1 marks
-                what has no label.
+                items without a label.
             teacher_logits: logits of the teacher, (B, C). Defaults to None, no teacher.
             student_features: features of the student, (B, C, spatial dimensions). Defaults to None, no attention loss.
             teacher_features: features of the teacher, given when ``student_features`` are.
 
         Returns:
-            ``"task_loss"``, ``"distillation_loss"`` where there are teacher logits, and ``"attention_loss"`` where
-            there are features.
+            ``"task_loss"``, ``"distillation_loss"`` if there are teacher logits, and ``"attention_loss"`` if there are
+            features.
 
         Raises:
             ValueError: When a shape is not as above, or only one of the two features is given.
@@ -263,7 +263,7 @@ class DistillationLoss(_Loss):
         """Return the weighted sum of the losses.
 
         Args:
-            components: what :py:meth:`components` returned.
+            components: result of :py:meth:`components`.
 
         """
         total = components["task_loss"]
@@ -275,12 +275,12 @@ class DistillationLoss(_Loss):
         return total
 
     def _task(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the task loss over the labeled items, 0 where there are none."""
+        """Return the task loss over the labeled items, or 0 if there are none."""
         if type(target) is not torch.Tensor:
             target = target.as_subclass(torch.Tensor)
         _check_target(logits, target, multilabel=self.multilabel)
         if not len(target) or target.max().item() == UNLABELED:
-            # the mean over no item would be NaN; the sum over no item is 0 and still has a (zero) gradient
+            # the mean of nothing would be NaN; the sum of nothing is 0 and still has a (zero) gradient
             return logits[:0].sum()
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         if self.task_loss is None and not self.multilabel:
@@ -308,7 +308,7 @@ def _confident_loss(
     hard_labels: bool,
     reduction: LossReduction | str,
 ) -> torch.Tensor:
-    """Return the distillation loss on the items of which the teacher is sure."""
+    """Return the distillation loss on the items for which the teacher is confident."""
     sure, classes = torch.softmax(teacher, dim=1).max(dim=1)
     if hard_labels:
         losses = F.cross_entropy(student, classes, reduction="none")
@@ -321,7 +321,7 @@ def _confident_loss(
 
 
 def _check_confidence(threshold: float, *, multilabel: bool) -> None:
-    """Raise a ValueError when the teacher's confidence cannot be asked for."""
+    """Raise a ValueError when a confidence threshold is out of range or cannot apply."""
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold: expected a probability from 0 to below 1, got {threshold}. 0 switches it off.")
     if multilabel:
@@ -363,7 +363,7 @@ def _check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: boo
 
 
 def _check_rows(target: torch.Tensor) -> None:
-    """Raise a ValueError when a labeled row is labeled in part."""
+    """Raise a ValueError when only part of a row is labeled."""
     if target.lt(0).any():
         raise ValueError(
             f"target: expected 0 to 1 for every class of a labeled row, got {target.min().item()}. "

@@ -24,7 +24,7 @@ SHAPES = ("constant", "linear", "cosine", "exponential")
 
 
 def check_temperature(temperature: float, *, name: str = "temperature") -> None:
-    """Refuse a temperature by which logits cannot be divided.
+    """Refuse a temperature that cannot divide logits.
 
     Args:
         temperature: the value to check.
@@ -42,8 +42,8 @@ def check_temperature(temperature: float, *, name: str = "temperature") -> None:
 class TemperatureSchedule:
     """Anneal the distillation temperature over the epochs of a stage.
 
-    Annealing over the epochs is a known mechanism of WeCKD (arXiv 2510.14668). The shape and the end points are not
-    public: the cosine from 4 to 1 is our inference. With ``u`` the progress through the stage::
+    Annealing over the epochs is a known mechanism of WeCKD (arXiv 2510.14668). Its shape and end points are not public,
+    so the cosine from 4 to 1 is our inference. With ``u`` the progress through the stage::
 
         constant     T(u) = start
         linear       T(u) = end + (start - end) * (1 - u)

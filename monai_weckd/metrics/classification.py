@@ -29,7 +29,7 @@ __all__ = [
     "reliability_bins",
 ]
 
-# weights of items that are in memory at once while metrics are resampled
+# number of item weights in memory at once during resampling
 _WEIGHTS_AT_ONCE = 2**22
 
 
@@ -155,7 +155,7 @@ def bootstrap_intervals(
         probabilities: class probabilities, shape (N, C) with C >= 2; each row sums to 1.
         labels: class indices in 0..C-1, shape (N,).
         groups: the group of each item, length N. Defaults to each item alone.
-        level: coverage that is asked for, between 0 and 1. Defaults to 0.95.
+        level: requested coverage, between 0 and 1. Defaults to 0.95.
         num_resamples: number of bootstrap resamples. Defaults to 1000.
         seed: seed of the draw. Defaults to 0.
 

@@ -23,11 +23,11 @@ __all__ = ["Tally", "confusion", "mean_defined", "tally_predictions"]
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over test items, for each of R ways to weight the items: counts add up over folds, so do won pairs.
+    """Sums over test items, for each of R ways to weight the items; tallies of different folds can be added.
 
     Args:
         counts: weight by label and predicted class, shape (R, C, C).
-        wins: weight of the pairs of an item of a class and another item that are ranked rightly, shape (R, C).
+        wins: weight of the correctly ranked pairs of an item of a class and an item of another, shape (R, C).
         pairs: weight of all such pairs, shape (R, C).
 
     """
@@ -97,7 +97,7 @@ def _wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
     """Return the Mann-Whitney statistic for each row of weights: a tie is half a win."""
     order = np.argsort(scores)
     above, negative = order[positive[order]], order[~positive[order]]
-    # the weight of the first k negatives, from the lowest score up, for each k
+    # for each k, the weight of the k negatives with the lowest scores
     beaten = np.zeros((len(weights), len(negative) + 1))
     np.cumsum(weights[:, negative], axis=1, out=beaten[:, 1:])
     below, up_to = (np.searchsorted(scores[negative], scores[above], side) for side in ("left", "right"))
@@ -105,7 +105,7 @@ def _wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
 
 
 def mean_defined(values: np.ndarray, *, axis: int) -> np.ndarray:
-    """Return the mean of what is finite, NaN where nothing is.
+    """Return the mean of the finite values, or NaN if there are none.
 
     Args:
         values: the numbers.

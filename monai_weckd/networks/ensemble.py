@@ -22,7 +22,7 @@ __all__ = ["MeanLogits"]
 
 
 class MeanLogits(torch.nn.Module):
-    """Average the logits of several networks, the geometric mean of their probabilities.
+    """Average the logits of several networks, which gives the geometric mean of their probabilities up to scale.
 
     Dense guidance by all predecessors after Son et al., "Densely Guided Knowledge Distillation", arXiv 2009.08825;
     an ensemble of generations after Furlanello et al., "Born-Again Networks", arXiv 1805.04770.
@@ -45,8 +45,8 @@ class MeanLogits(torch.nn.Module):
         """Return the mean of the networks' logits, (B, C).
 
         Args:
-            args: what the networks take.
-            kwargs: named arguments of theirs.
+            args: arguments of the networks.
+            kwargs: named arguments of the networks.
 
         """
         return torch.stack([network(*args, **kwargs) for network in self.networks]).mean(dim=0)

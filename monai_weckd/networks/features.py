@@ -43,7 +43,7 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
     while True:
         if isinstance(network, (DistributedDataParallel, DataParallel)):
             network = network.module
-        elif hasattr(network, "_orig_mod"):  # what torch.compile returns; its class is private
+        elif hasattr(network, "_orig_mod"):  # result of torch.compile; its class is private
             network = network.get_submodule("_orig_mod")
         else:
             return network
@@ -52,11 +52,11 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
 class FeatureHook:
     """Keep the last output of one layer of a network.
 
-    It is a forward hook: nothing in the network is patched, and what is saved of it stays a plain ``state_dict``. The
-    features hold on to the graph of their iteration, so call :py:meth:`clear` once they are used. A deepcopy of the
-    network takes a copy of the hook along which records nothing: every copy wants a hook of its own.
+    It is a forward hook: it patches nothing in the network, whose ``state_dict`` stays plain. The features keep the
+    autograd graph of their iteration alive, so call :py:meth:`clear` after use. A deepcopy of the network contains a
+    copy of the hook that records nothing, so attach a new hook to every copy.
 
-    Attach it before the first forward pass of a network inside ``torch.compile``, which does not see later hooks.
+    Attach it before the first forward pass of a network inside ``torch.compile``, which ignores later hooks.
 
     Args:
         network: any module, also inside DistributedDataParallel or ``torch.compile``.
@@ -81,7 +81,7 @@ class FeatureHook:
         self._output: Any = None
 
         def record(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            # a deepcopy of the network shares this function: the copy's layer is another module, and is not ours
+            # a deepcopy of the network shares this function, but its layer is another module: ignore it
             if module is layer:
                 self._output = self._pick(inputs, output)
 
@@ -112,11 +112,11 @@ class FeatureHook:
         return self._output
 
     def clear(self) -> None:
-        """Let go of the features, and of the graph that they hold."""
+        """Release the features and their autograd graph."""
         self._output = None
 
     def remove(self) -> None:
-        """Detach from the layer and let go of the features."""
+        """Detach from the layer and release the features."""
         self._handle.remove()
         self.clear()
 
@@ -130,7 +130,7 @@ class FeatureHook:
 
 
 class HeadHook(FeatureHook):
-    """Keep the last input of a network's classification head, which is what the network knows of an image.
+    """Keep the last input of a network's classification head: the features of the images.
 
     Args:
         network: any module, also inside DistributedDataParallel or ``torch.compile``.
@@ -159,7 +159,7 @@ def find_head(network: torch.nn.Module, path: str | None = None) -> str:
 
     Args:
         network: any module, also inside DistributedDataParallel or ``torch.compile``.
-        path: the path where it is known, which is checked; default None: the last ``torch.nn.Linear`` in the order of
+        path: the path, if known; it is checked. Default None: the last ``torch.nn.Linear`` in the order of
             ``network.named_modules()``.
 
     Raises:
@@ -188,21 +188,20 @@ def extract(
     batch_size: int = 64,
     inferer: Callable | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the features, the input of the head, and the logits of everything that a source gives, in its order.
+    """Return the features (inputs of the head) and the logits of all images of a source, in order.
 
-    The network runs without its wrappers, in eval mode and inference mode: no buffer moves, no random number is drawn.
-    The mode of each of its modules is put back.
+    The network runs without its wrappers, in eval mode and inference mode, so no buffer changes and no random number is
+    drawn. Afterwards, the mode of each of its modules is restored.
 
     Args:
         network: the classifier.
-        source: a map-style dataset of dictionaries with ``image``, of which whole batches are taken by
-            ``gather(indices)`` where it has that (before any random transform, as
-            :py:class:`~monai_weckd.data.ByteCacheDataset` does); or any other iterable: batches, (B, C, spatial
-            dimensions), or dictionaries of these.
+        source: a map-style dataset of dictionaries with ``image``, or any other iterable of batches, (B, C, spatial
+            dimensions), or of dictionaries of batches. If a dataset has ``gather(indices)``, it gives whole batches
+            before any random transform, as :py:class:`~monai_weckd.data.ByteCacheDataset` does.
         head_layer: module path of the head, default None: see :py:func:`find_head`.
-        device: where to compute, default None: where the network is.
+        device: device for the computation, default None: the network's device.
         batch_size: images in a batch of a dataset, default 64.
-        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+        inferer: calls the network, ``(images, network) -> logits``, default None: call it directly.
 
     Returns:
         Features, (N, D), and logits, (N, C), both float32 on the CPU.
@@ -235,7 +234,7 @@ def extract(
             hook.clear()
     if not features:
         raise ValueError("source: expected at least one image, got none. Check the data list.")
-    # made outside of inference mode, they may take part in training
+    # concatenated outside of inference mode, so that they can be used in training
     return torch.cat(features), torch.cat(logits)
 
 
@@ -249,11 +248,11 @@ def _batches(source: Any, batch_size: int) -> Iterator[torch.Tensor]:
 
 
 def images_of(dataset: Any, indices: Sequence[int]) -> torch.Tensor:
-    """Return images of a dataset as one plain batch, taken by its ``gather`` where it has one.
+    """Return images of a dataset as one plain batch, with its ``gather`` if it has one.
 
     Args:
         dataset: a map-style dataset of dictionaries with ``image``.
-        indices: which items, B of them.
+        indices: B positions in the dataset.
 
     Returns:
         (B, C, spatial dimensions)
@@ -270,7 +269,7 @@ def _plain(images: Any) -> torch.Tensor:
 
 @contextmanager
 def _evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and each of its modules back to its own mode."""
+    """Put a network in eval mode, and restore the mode of each of its modules afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

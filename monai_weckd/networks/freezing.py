@@ -55,11 +55,11 @@ def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
-    """Move a network's weights out of memory: to a file that they are read from again when they are used.
+    """Free the memory of a network's weights: map them from a file, from which they are read on use.
 
     Args:
         network: any module; afterwards its tensors are on the CPU, mapped from the file.
-        path: the file, which must outlive the network's use.
+        path: the file; keep it as long as the network is used.
 
     """
     torch.save(network.state_dict(), path)
@@ -70,14 +70,14 @@ def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
 def predict_logits(
     network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits, (N, C), and labels, (N,), of everything that a loader gives, in its order, on the CPU.
+    """Return logits, (N, C), and labels, (N,), of all items of a loader, in order, on the CPU.
 
     Args:
-        network: the classifier; its train or eval mode is put back. It is called without its wrappers, of which
+        network: the classifier; its train or eval mode is restored. It is called without its wrappers, because
             DistributedDataParallel would wait for the other ranks.
         loader: batches with ``image`` and ``label``.
-        device: where the network is.
-        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+        device: device of the network.
+        inferer: calls the network, ``(images, network) -> logits``, default None: call it directly.
 
     """
     call = inferer or (lambda images, model: model(images))

@@ -32,10 +32,10 @@ __all__ = ["OnnxNetwork", "load_teacher"]
 
 
 class OnnxNetwork(torch.nn.Module):
-    """Call a network that was exported to ONNX as a module, for prediction alone. Needs ``onnxruntime``.
+    """Wrap an ONNX file as a module for prediction only. Needs ``onnxruntime``.
 
     Args:
-        path: an ONNX file with one input, (B, C, spatial dimensions), whose first output are logits, (B, C).
+        path: an ONNX file with one input, (B, C, spatial dimensions); its first output must be logits, (B, C).
 
     """
 
@@ -64,21 +64,21 @@ def load_teacher(
     network: torch.nn.Module | None = None,
     classes: Sequence[str] | None = None,
 ) -> torch.nn.Module:
-    """Return a teacher from wherever a trained network is kept.
+    """Load a teacher from a network, a bundle or a file.
 
     Args:
-        source: a network, which is returned as it is; the folder of a MONAI bundle, whose ``network_def`` and
-            ``models/model.pt`` are taken; a TorchScript file; an ``.onnx`` file; or a file with a plain
-            ``state_dict``. A bundle's configuration and a TorchScript file are programs: load those that you trust.
-        network: whose copy gets the weights of a ``state_dict``, default None: there is none.
-        classes: the student's class names in the order of their indices, which must be the teacher's, too, where these
-            are known: from ``chain.json`` beside a ``state_dict``, or else from a bundle's metadata. Default None: not
-            compared. What the two are shown may differ: see ``teacher_transform`` of the trainer.
+        source: a network, which is returned unchanged; the folder of a MONAI bundle, with its ``network_def`` and
+            ``models/model.pt``; a TorchScript file; an ``.onnx`` file; or a file with a plain ``state_dict``. A
+            bundle's configuration and a TorchScript file are programs: load only those that you trust.
+        network: the network whose copy gets the weights of a ``state_dict``, default None: no network.
+        classes: the student's class names in the order of their indices. The teacher's must be equal, if they are known
+            from ``chain.json`` beside a ``state_dict`` or from a bundle's metadata. Default None: not compared. Teacher
+            and student may see different inputs: see ``teacher_transform`` of the trainer.
 
     Raises:
         FileNotFoundError: When there is no such file or folder, or no model in the bundle.
-        ValueError: When there is no network for a ``state_dict``, or it is of another network.
-        ValueError: When the teacher has other classes, or in another order.
+        ValueError: When there is no network for a ``state_dict``, or the ``state_dict`` belongs to another network.
+        ValueError: When the teacher has other classes, or the same in another order.
 
     """
     if isinstance(source, torch.nn.Module):
@@ -140,7 +140,7 @@ def _bundle_network(folder: Path) -> torch.nn.Module:
 
 
 def _is_script(path: Path) -> bool:
-    """Tell a TorchScript file, which holds code, from a ``state_dict``, which does not; both are zip archives."""
+    """Return whether a zip archive holds TorchScript code rather than a plain ``state_dict``."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Who sees what when: splits, stages and labels, planned before any image is opened."""
+"""Plan a chain before any image is opened: splits, stages, and the labels of each stage."""
 
 from __future__ import annotations
 

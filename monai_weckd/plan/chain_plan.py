@@ -37,7 +37,7 @@ class StagePlan:
     Args:
         stage: stage number, from 1.
         new: ids whose labels the stage brings in, its shard.
-        labeled: ids whose labels the stage trains on; empty as long as its shard has not been drawn.
+        labeled: ids whose labels the stage trains on; empty until its shard has been drawn.
 
     """
 
@@ -48,18 +48,18 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """Who sees what when: the splits, and the labels of each stage. Made by :py:func:`plan_chain`.
+    """The plan of a chain: the splits, and the labels of each stage. Use :py:func:`plan_chain` to create one.
 
     Args:
         classes: class names in the order of their indices.
-        settings: how it was planned.
-        shard_size: number of labels that a shard brings in.
+        settings: settings of the plan.
+        shard_size: number of labels in a shard.
         train: ids of the training items, labeled and unlabeled, sorted.
         val: ids of the validation items, sorted.
         test: ids of the test items, sorted.
         stages: the stages in order.
         skipped: ids of items that could not be read.
-        unused: ids of unlabeled items in validation and test, of no use there.
+        unused: ids of unlabeled items in validation and test, which are not used.
 
     """
 
@@ -75,7 +75,7 @@ class ChainPlan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan's canonical JSON, in hexadecimal; two plans are the same if their digests are."""
+        """SHA-256 of the plan's canonical JSON, in hexadecimal; equal plans have equal digests."""
         return json_digest(self._fields())
 
     @property
@@ -87,7 +87,7 @@ class ChainPlan:
 
     @property
     def undrawn(self) -> int | None:
-        """The first stage whose shard is yet to be drawn, None if there is none."""
+        """The first stage whose shard has not been drawn, or None if all have been."""
         return next((stage.stage for stage in self.stages if not stage.labeled), None)
 
     def num_labeled(self, stage: int) -> int:
@@ -101,14 +101,14 @@ class ChainPlan:
         return len(self.stages[stage - 1].labeled) or shards * self.shard_size
 
     def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
-        """Return the plan with the shard that has been chosen for a stage; it must be the first one not yet drawn.
+        """Return the plan with a chosen shard; its stage must be the first one without a shard.
 
         Args:
             stage: stage number, from 1.
             ids: ids of ``shard_size`` training items.
 
         Raises:
-            ValueError: When the stage has its shard, or it is another one's turn, or the ids are not as they must be.
+            ValueError: When the stage has a shard, when another stage is next, or when the ids are invalid.
 
         """
         if stage != self.undrawn:
@@ -193,11 +193,11 @@ class ChainPlan:
 
 
 def divide_shards(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[StagePlan, ...]:
-    """Return the stages of a plan whose first shards have been drawn.
+    """Return the stages of a plan, given the shards drawn so far.
 
     Args:
         shards: the shards so far.
-        plan: a plan, whose policy and number of stages count.
+        plan: a plan, which gives the policy and the number of stages.
 
     """
     stages = []
@@ -210,14 +210,14 @@ def divide_shards(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[S
 
 
 def _read_fields(text: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a plan's JSON, without format and digest, if they are as they were written.
+    """Return the fields of a plan's JSON, without format and digest, after verifying the digest.
 
     Args:
         text: the JSON.
-        names: names of the fields that there must be.
+        names: names of the required fields.
 
     Raises:
-        ValueError: When it is no JSON object, of another format, has not just these fields, or was changed.
+        ValueError: When it is not a JSON object, has another format or other fields, or was changed.
 
     """
     try:

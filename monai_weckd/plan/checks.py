@@ -24,10 +24,10 @@ __all__ = ["PlanError", "check_plan", "refuse", "class_problems", "split_problem
 
 
 class PlanError(ValueError):
-    """A plan that cannot be kept.
+    """A plan with problems.
 
     Args:
-        problems: what is wrong, one line each; the message is the first, with the number of the others.
+        problems: the problems, one line each; the message is the first, with the number of the others.
 
     """
 
@@ -41,7 +41,7 @@ def refuse(problems: Iterable[str]) -> None:
     """Raise a PlanError if there is any problem.
 
     Args:
-        problems: what is wrong, one line each.
+        problems: the problems, one line each.
 
     """
     found = list(problems)
@@ -50,16 +50,16 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Verify a plan from outside: no group in two splits, the shards as promised, every class wherever it must be.
+    """Verify a plan independently: no group in two splits, shards as promised, and no missing class.
 
-    Of the training items only the labels of the shards are read.
+    Among the training labels, only those of the shards are read.
 
     Args:
         plan: the plan.
         items: the items that it was made from.
 
     Returns:
-        What is wrong, one line each; empty if the plan is good.
+        The problems, one line each; empty if the plan is good.
 
     """
     index = index_items(items)
@@ -70,7 +70,7 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
 
 
 def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is wrong with the splits of a plan.
+    """Yield the problems of a plan's splits.
 
     Args:
         plan: a plan, with or without stages.
@@ -99,7 +99,7 @@ def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
 
 
 def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is wrong with the stages of a plan.
+    """Yield the problems of a plan's stages.
 
     Args:
         plan: a plan.
@@ -113,19 +113,19 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
     yield from _policy_problems(plan)
     yield from _shard_problems(plan, index)
     if plan.settings.missing_classes == "allow" or plan.settings.selection != "random":
-        return  # nobody can know the classes of the labels that are asked for
+        return  # the classes of a shard that a network selects cannot be known in advance
     for stage in plan.stages:
         remedy = "Pass a larger label_fraction, stratify=True, another seed, or missing_classes='allow'."
         yield from class_problems(plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labeled}, remedy)
 
 
 def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None], remedy: str) -> Iterator[str]:
-    """Yield what is wrong with the labels of one split or stage: not an index of a class, or a class without any.
+    """Yield the problems with the labels of one split or stage: a label that is not a class index, or a missing class.
 
     Args:
         plan: a plan.
         place: the split or stage.
-        labels: its labels by id, None where there is none.
+        labels: its labels by id, None for items without a label.
         remedy: what to do if a class is missing.
 
     """

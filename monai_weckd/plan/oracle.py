@@ -22,16 +22,16 @@ from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["LabelOracle", "LedgerEntry", "index_items", "is_labeled"]
 
-# what is read here is not part of the label budget: stratifying a plan, and the final figures on the test split
+# purposes outside the label budget: stratifying a plan, and the final figures on the test split
 UNCOUNTED = ("stratification", "test")
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One line of the ledger: whose labels were revealed, and what for.
+    """One line of the ledger: labels that were revealed for one purpose.
 
     Args:
-        purpose: what the labels are for, such as "shard", "validation", "test" or "stratification".
+        purpose: purpose of the labels, such as "shard", "validation", "test" or "stratification".
         stage: stage number, from 1, or None.
         labels: number of labels.
         digest: SHA-256 of the sorted ids, one a line, in hexadecimal.
@@ -45,14 +45,14 @@ class LedgerEntry:
 
 
 class LabelOracle:
-    """Reveal labels, and keep the ledger that is the label budget.
+    """Reveal labels, and keep the ledger that determines the label budget.
 
-    It is the only door: losses, samplers, selections and metrics see the labels that came through here and no others.
-    In a retrospective run it reads the data list; in MONAI Label a person answers, by setting ``label`` in the item:
-    it is read when it is revealed, not before.
+    It is the only access to labels: losses, samplers, selections and metrics see the labels revealed here and no
+    others. In a retrospective run the labels come from the data list. In MONAI Label a person sets ``label`` in the
+    item, and the oracle reads it only when it reveals it.
 
     Args:
-        items: dictionaries with ``id`` and ``label``, where ``UNLABELED``, None or no label means unlabeled.
+        items: dictionaries with ``id`` and ``label``; ``UNLABELED``, None or no label means unlabeled.
 
     Raises:
         ValueError: When an item has no ``id``, or two items have the same.
@@ -71,17 +71,17 @@ class LabelOracle:
         self._items = index_items(items)
         self._revealed: set[str] = set()
         self._counted: set[str] = set()
-        # a dictionary keeps the order, and one line for a question asked again
+        # a dictionary keeps the order, and one line for a repeated request
         self._ledger: dict[LedgerEntry, None] = {}
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
-        """What was revealed, in order; asking the same again adds no line."""
+        """The revealed labels, in order; a repeated request adds no line."""
         return tuple(self._ledger)
 
     @property
     def budget(self) -> int:
-        """The label budget so far, distinct items revealed for anything but stratification and the test figures."""
+        """The label budget so far: distinct items revealed, except for stratification and the test figures."""
         return len(self._counted)
 
     @property
@@ -94,11 +94,11 @@ class LabelOracle:
 
         Args:
             ids: ids of the items.
-            purpose: what the labels are for; "stratification" and "test" are not part of the budget.
+            purpose: purpose of the labels; "stratification" and "test" are not part of the budget.
             stage: stage number, from 1, default None.
 
         Raises:
-            ValueError: When an id is unknown, or its item has no label that is a class index.
+            ValueError: When an id is unknown, or the label of its item is not a class index.
 
         """
         labels = {key: self._label(key) for key in ids}
@@ -122,13 +122,13 @@ class LabelOracle:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Come back to a ledger.
+        """Restore a ledger.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
 
         Raises:
-            ValueError: When an item that was revealed has another label now.
+            ValueError: When a revealed item has another label now.
 
         """
         for key, label in state_dict["labels"].items():
@@ -177,7 +177,7 @@ def index_items(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, An
 
 
 def is_labeled(item: Mapping[str, Any]) -> bool:
-    """Tell whether an item has a label, without reading which.
+    """Return whether an item has a label, without using its value.
 
     Args:
         item: dictionary with ``label``.

@@ -47,19 +47,19 @@ def plan_chain(
     ``round(label_fraction * labeled training items)`` labels. The plan depends on the arguments alone, not on the order
     of the items.
 
-    With ``stratify`` the labels of all training items are read, which the ledger tells apart as "stratification".
-    Without, no training label is read but those of the shards. With another ``selection`` than "random" the shards are
-    drawn by :py:func:`monai_weckd.selection.select_items` when their stages start.
+    With ``stratify`` the labels of all training items are read, and the ledger lists them as "stratification". Without
+    it, only the training labels of the shards are read. With another ``selection`` than "random",
+    :py:func:`monai_weckd.selection.select_items` draws each shard when its stage starts.
 
     Args:
-        items: dictionaries with ``id``, ``label``, and where known ``group`` and ``split``, as
+        items: dictionaries with ``id``, ``label`` and, if known, ``group`` and ``split``, as
             :py:func:`monai_weckd.data.load_datalist` makes them.
-        settings: how to plan, default None: :py:class:`PlanSettings` with its defaults.
+        settings: settings of the plan, default None: :py:class:`PlanSettings` with its defaults.
         classes: class names in the order of their indices, default None: the indices in validation and test.
-        shards: the shards themselves, as another run's teacher has chosen them: that run's ``plan.json``, or the ids,
-            one collection for each stage, or, for a single stage or ``policy="shared"``, any number, which become one.
+        shards: given shards, such as those of another run: the path of its ``plan.json``, or one collection of ids for
+            each stage. For a single stage or ``policy="shared"``, any number of collections is merged into one.
             Default None.
-        oracle: door to the labels, default None: the items themselves.
+        oracle: access to the labels, default None: an oracle over the items.
         skipped: ids of items that could not be read, for the record.
 
     Raises:
@@ -98,12 +98,12 @@ def plan_training(
     *,
     classes: Sequence[str],
 ) -> ChainPlan:
-    """Plan a chain in a pipeline that has its own validation: :py:func:`monai_weckd.plan_chain` with no split to make.
+    """Plan a chain for a pipeline with its own validation: :py:func:`monai_weckd.plan_chain` without splitting.
 
     Args:
-        items: the training items, in any MONAI data list: one without ``id`` is known by its ``image``, one without
-            ``group`` is a group of its own.
-        settings: how to plan, default None: :py:class:`PlanSettings` with its defaults.
+        items: the training items, in any MONAI data list. An item without ``id`` is identified by its ``image``; an
+            item without ``group`` is a group of its own.
+        settings: settings of the plan, default None: :py:class:`PlanSettings` with its defaults.
         classes: class names in the order of their indices.
 
     Raises:
@@ -127,13 +127,13 @@ def replan(
 ) -> ChainPlan:
     """Return a plan with other training items, under the same settings, validation and test split.
 
-    For programs that replace the training list. Their groups cannot be compared with those of validation and test,
-    of which a plan has only the ids.
+    This is for programs that replace the training list. The new groups cannot be compared with those of validation and
+    test, because a plan holds only ids.
 
     Args:
         plan: the plan.
         train_items: the new training items.
-        oracle: door to their labels, default None: the items themselves.
+        oracle: access to their labels, default None: an oracle over the items.
 
     Raises:
         ValueError: When an item belongs to validation or test, or the stages cannot be planned.
@@ -153,16 +153,16 @@ def replan(
 
 
 def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
-    """Return the shards of a plan that a run has written, for another run that is to use the same labels.
+    """Return the shards from a run's plan file, so that another run can use the same labels.
 
     Args:
         path: a ``plan.json``.
 
     Raises:
-        ValueError: When it is no plan, or some of its shards were never drawn.
+        ValueError: When it is not a plan, or some of its shards were never drawn.
 
     """
-    # a byte that is no UTF-8 is replaced, and the digest tells
+    # invalid UTF-8 is replaced, and then the digest does not match
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
         plan = ChainPlan.from_json(text)
@@ -176,7 +176,7 @@ def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
 def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> ChainPlan:
     explicit = any(item.get("split") for item in index.values())
     members: dict[str, list[str]] = {split: [] for split in SPLITS}
-    # one hash for a group, not one for each of its items
+    # one hash per group, not one per item
     assign = cache(
         partial(
             assign_split,
@@ -208,5 +208,5 @@ def _explicit_split(item: Mapping[str, Any]) -> str:
 
 
 def _without_use(settings: PlanSettings) -> PlanSettings:
-    """Return settings that stratify no shards but random ones: the labels of the others need not be read."""
+    """Return settings without ``stratify`` unless shards are random, so that no label is read without need."""
     return settings if settings.selection == "random" else replace(settings, stratify=False)

@@ -23,10 +23,10 @@ __all__ = ["PlanSettings"]
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """How a chain is planned: splits, stages and the labels of each stage. Each field is an option of that name.
+    """Settings of a plan: splits, stages and the labels of each stage. Each field is an option of that name.
 
     Raises:
-        ValueError: When a setting is out of its range, or two of them exclude each other.
+        ValueError: When a setting is out of its range, or two settings exclude each other.
 
     Example::
 

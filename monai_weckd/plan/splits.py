@@ -25,14 +25,13 @@ SPLITS = ("train", "val", "test")
 
 
 def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
-    """Assign a group to "train", "val" or "test", whatever other groups there are.
+    """Assign a group to "train", "val" or "test", independently of all other groups.
 
-    That adding a group must move no other means that the assignment is the same in every set that holds the group, so
-    in the set of this group alone: it is a function of the group alone. It can know no counts, therefore the
-    proportions, class by class, hold in expectation and not exactly.
+    Adding a group must not move any other group. The assignment is therefore a function of the group alone, without
+    counts, and the proportions of each class hold in expectation and not exactly.
 
     Args:
-        group: items that must not part: patient, ear, smear.
+        group: name of items that must stay together, such as a patient, an ear or a smear.
         seed: seed of the plan.
         val_fraction: expected fraction of groups in "val".
         test_fraction: expected fraction of groups in "test".
@@ -50,10 +49,10 @@ def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: f
 
 
 def group_of(item: Mapping[str, Any]) -> str:
-    """Return the group of an item; one that names none is a group of its own.
+    """Return the group of an item; an item without ``group`` is a group of its own.
 
     Args:
-        item: dictionary with ``id`` and, where it is known, ``group``.
+        item: dictionary with ``id`` and, if known, ``group``.
 
     """
     return str(item.get("group") or item["id"])
@@ -63,7 +62,7 @@ def identify(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return items with the ``id`` and ``group`` that a plan needs.
 
     Args:
-        items: dictionaries; one without ``id`` is known by its ``image``, one without ``group`` is a group of its own.
+        items: dictionaries; ``id`` defaults to ``image``, and ``group`` defaults to ``id``.
 
     """
     named = [{**item, "id": str(item.get("id", item["image"]))} for item in items]
@@ -78,13 +77,13 @@ def draw_shards(
     size: int,
     seed: int,
 ) -> list[tuple[str, ...]]:
-    """Draw disjoint shards in the order of a hash, in the proportions of the classes where the labels are given.
+    """Draw disjoint shards in the order of a hash; if labels are given, in the proportions of the classes.
 
-    Each shard is a stratified draw of what the shards before it have left; a unit counts for the class that most of its
-    items have. Units are taken until a class has its quota: single items meet it exactly, groups may exceed it.
+    Each shard is a stratified draw from the units that earlier shards left over. A unit counts for the class of most of
+    its items. Units are taken until a class has its quota: single items meet it exactly, groups may exceed it.
 
     Args:
-        units: what is drawn as a whole, by its key: the ids of a group, or a single id.
+        units: ids to draw together, by key: those of a group, or a single id.
         labels: labels by id for a stratified draw, default None: no label is read.
         num_shards: number of shards.
         size: number of ids in a shard.
@@ -99,7 +98,7 @@ def draw_shards(
     members, digests = list(units.values()), [draw_digest(seed, "shard", key) for key in units]
     classes = [0 if labels is None else _majority([labels[i] for i in ids]) for ids in members]
     strata: dict[int, deque[Sequence[str]]] = {}
-    # places are sorted, not keys: to look up a hundred thousand strings in random order takes longer than to hash them
+    # sort places, not keys: looking up a hundred thousand strings in random order takes longer than hashing them
     for place in sorted(range(len(members)), key=digests.__getitem__):
         strata.setdefault(classes[place], deque()).append(members[place])
     queues = [strata[stratum] for stratum in sorted(strata)]
@@ -116,7 +115,7 @@ def draw_shards(
 
 
 def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Share the epochs of a run among the stages, evenly or as listed; the last stages get what does not divide.
+    """Divide the epochs of a run among the stages, evenly or as listed; the last stages get the remainder.
 
     Args:
         max_epochs: epochs of the whole run.
@@ -148,7 +147,7 @@ def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] 
 
 
 def longest_stage(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> int:
-    """Return the epochs of the longest stage, over which a learning rate schedule runs; see :py:func:`divide_epochs`.
+    """Return the epochs of the longest stage, the length of a learning rate schedule; see :py:func:`divide_epochs`.
 
     Args:
         max_epochs: epochs of the whole run.
@@ -170,5 +169,5 @@ def _majority(labels: Sequence[int]) -> int:
     if len(labels) == 1:
         return labels[0]
     counts = Counter(labels)
-    # of classes equally common, the first
+    # among equally common classes, the first
     return min(counts, key=lambda label: (-counts[label], label))

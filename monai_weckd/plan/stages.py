@@ -32,17 +32,17 @@ def plan_stages(
     *,
     shards: Sequence[Collection[str]] | None = None,
 ) -> ChainPlan:
-    """Return a plan that has its splits with its stages: with shards where these are random or given.
+    """Return a plan with its stages; their shards are filled in if they are random or given.
 
     Args:
-        plan: the plan, whose stages do not count.
+        plan: the plan with its splits; its stages are ignored.
         index: items by id.
-        oracle: door to the labels.
+        oracle: access to the labels.
         shards: the ids of given shards, default None.
 
     Raises:
-        ValueError: When the labels do not suffice, or given shards do not fit the stages.
-        PlanError: When a class is missing that may not be.
+        ValueError: When there are too few labels, or given shards do not fit the stages.
+        PlanError: When a required class is missing.
 
     """
     labeled = [key for key in plan.train if is_labeled(index[key])]
