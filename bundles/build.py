@@ -45,7 +45,7 @@ NORMALIZE = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True
 PLAIN = {"_target_": "EnsureTyped", "keys": "image", "track_meta": False}
 VOLUME_GEOMETRY = [
     {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
-    {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing", "mode": "bilinear"},
+    {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing"},
     {"_target_": "ResizeWithPadOrCropd", "keys": "image", "spatial_size": "@spatial_size"},
     NORMALIZE,
 ]

@@ -25,16 +25,16 @@ __all__ = ["MacroAUC"]
 
 
 class MacroAUC(ROCAUC):
-    """Macro-averaged area under the ROC curve, over the classes that the labels can tell apart.
+    """Macro-averaged area under the ROC curve, over the classes for which it is defined.
 
-    It is :py:class:`monai.handlers.ROCAUC` but for two things: labels are class indices, and a class without items, or
-    one that all items belong to, is left out of the mean, where MONAI's value would be NaN. Validation that grows with
-    the labels may lack a class for a while.
+    It differs from :py:class:`monai.handlers.ROCAUC` in two ways. Labels are class indices. The mean leaves out a class
+    without items and a class of all items, for which MONAI's value would be NaN. A validation set that grows with the
+    labels may lack a class for a while.
 
     Args:
-            output_transform: makes a pair of the engine's output: probabilities, (B, C), and class indices, (B,), or lists
-            of these by item.
-    
+        output_transform: turns the engine's output into a pair: probabilities, (B, C), and class indices, (B,), or
+            lists of these by item.
+
     """
 
     def __init__(self, output_transform: Callable = lambda x: x) -> None:
@@ -43,7 +43,7 @@ class MacroAUC(ROCAUC):
 
 
 class _PresentClasses(ROCAUCMetric):
-    """Compute the area of the classes that have items and leave some to the others."""
+    """Compute the area for each class that has some of the items, but not all."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: Any = None, **kwargs: Any) -> Any:
         classes = torch.arange(y_pred.shape[1], device=y.device)
