@@ -236,33 +236,6 @@ def test_real_sets(capsys, shared_data, tmp_path, name):
     assert set(rows(capsys.readouterr().out)) >= {"train", "val", "test", "1", "2", "3"}
 
 
-def test_report_says_where_things_are_and_what_the_numbers_mean(tmp_path, monkeypatch, capsys):
-    figures = {"balanced_accuracy": 0.5}
-    chain = {
-        "classes": ["a", "b"],
-        "label_budget": {"train": 6, "val": 4},
-        "settings": {"synthetic": True},
-        "stages": [{"test": figures}, {"test": {"balanced_accuracy": 0.75}}],
-        "final": {"stage": 2, "test": {"balanced_accuracy": 0.75}},
-    }
-    (tmp_path / "chain.json").write_text(json.dumps(chain))
-    monkeypatch.setattr("monai_weckd.visualize.write_report", lambda folder: folder / "report.html")
-    assert main(["report", "--output_dir", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert str(tmp_path / "report.html") in out
-    assert f"{tmp_path / 'model.pt'}: stage 2 of 2" in out
-    assert "6 for training and 4 for validation" in out
-    assert "balanced accuracy 0.750 (stage 1: 0.500; chance: 0.500)" in out
-    assert "prove nothing about patients" in out
-
-
-def test_report_of_no_run_is_one_line(tmp_path, capsys):
-    assert main(["report", "--output_dir", str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-
-
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
 

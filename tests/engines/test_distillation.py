@@ -16,54 +16,17 @@ from copy import deepcopy
 import pytest
 import torch
 from chain_runs import assert_same_weights
+from distillation_runs import make_batches, make_network, make_trainer
 from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.engines import IterationEvents, SupervisedTrainer
 from monai.handlers import StatsHandler, from_engine
 from monai.transforms import Compose
-from monai.utils import CommonKeys
 from torch.nn import functional
 
 from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer
-from monai_weckd.losses import DistillationLoss, attention_transfer_loss, distillation_loss
-from monai_weckd.networks import fingerprint, freeze
-
-
-def make_network(seed=0):
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.BatchNorm2d(4),
-        torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4, 3),
-    )
-
-
-def make_batches(count=4, size=6):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "image": torch.randn(size, 3, 8, 8, generator=generator),
-            "label": torch.randint(0, 3, (size,), generator=generator),
-        }
-        for _ in range(count)
-    ]
-
-
-def make_trainer(kind=DistillationTrainer, *, network=None, loss_function=None, max_epochs=2, **options):
-    network = network or make_network()
-    loss_function = loss_function or DistillationLoss(weight=0.3, temperature=2.0)
-    return kind(
-        "cpu",
-        max_epochs,
-        train_data_loader=make_batches(),
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-        loss_function=loss_function,
-        **options,
-    )
+from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import fingerprint
 
 
 def test_args_validation():
@@ -132,20 +95,6 @@ def test_an_iteration_equals_that_of_the_base_class(student_layer):
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
 
 
-def test_the_teacher_is_asked_before_activations_of_the_student_exist():
-    calls = []
-    network, teacher = make_network(), make_network(5)
-    for name, net in (("student", network), ("teacher", teacher)):
-        net.register_forward_pre_hook(lambda module, inputs, name=name: calls.append(name))
-    trainer = make_trainer(network=network, teacher=teacher, max_epochs=1)
-    trainer.add_event_handler(
-        IterationEvents.FORWARD_COMPLETED,
-        lambda engine: calls.append(DistillationKeys.TEACHER_PRED in engine.state.output),
-    )
-    trainer.run()
-    assert calls == ["teacher", "student", False] * 4
-
-
 def test_an_event_without_listeners_is_still_the_last_event():
     trainer = make_trainer()
     for event in (IterationEvents.LOSS_COMPLETED, DistillationEvents.TEACHER_COMPLETED, Events.EPOCH_STARTED):
@@ -153,29 +102,6 @@ def test_an_event_without_listeners_is_still_the_last_event():
         assert trainer.last_event_name == event
     with pytest.raises(ValueError, match="nobody's event"):
         trainer.fire_event("nobody's event")
-
-
-def test_a_teacher_left_in_train_mode_does_not_change():
-    teacher = make_network(5).train()
-    before = fingerprint(teacher)
-    trainer = make_trainer(teacher=teacher)
-    # somebody's code switches it back in the middle of the run
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: teacher.train())
-    trainer.run()
-    assert fingerprint(teacher) == before
-    assert not teacher.training
-    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
-    trainer.distiller.check_teacher()
-    teacher[1].running_mean += 1
-    with pytest.raises(RuntimeError, match="teacher: expected unchanged parameters and buffers"):
-        trainer.distiller.check_teacher()
-
-
-def test_the_guard_would_see_a_batch_norm_teacher_that_learns():
-    teacher = make_network(5).train()
-    before = fingerprint(teacher)
-    teacher(make_batches(1)[0]["image"])
-    assert fingerprint(teacher) != before
 
 
 def test_events_come_in_monai_order():
@@ -240,34 +166,6 @@ def test_the_networks_see_plain_tensors():
     assert trainer.state.iteration == 4
 
 
-def test_output_holds_the_parts_of_the_loss():
-    loss_function = DistillationLoss(weight=0.3, temperature=2.0, attention_weight=0.5)
-    teacher = make_network(5)
-    seen = {}
-
-    def keep(engine):
-        seen.update(engine.state.output)
-
-    trainer = make_trainer(
-        teacher=teacher, loss_function=loss_function, student_layer="0", decollate=False, max_epochs=1, epoch_length=1
-    )
-    student = deepcopy(trainer.network)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, keep)
-    trainer.run()
-    image, label = make_batches()[0].values()
-    student_logits, teacher_logits = student(image), teacher(image)
-    torch.testing.assert_close(seen[DistillationKeys.TEACHER_PRED], teacher_logits)
-    torch.testing.assert_close(
-        seen[DistillationKeys.TASK_LOSS], functional.cross_entropy(student_logits, label).detach()
-    )
-    kd = distillation_loss(student_logits, teacher_logits, temperature=2.0).detach()
-    at = attention_transfer_loss(student[0](image), teacher[0](image)).detach()
-    torch.testing.assert_close(seen[DistillationKeys.DISTILLATION_LOSS], kd)
-    torch.testing.assert_close(seen[DistillationKeys.ATTENTION_LOSS], at)
-    total = 0.7 * seen[DistillationKeys.TASK_LOSS] + 0.3 * kd + 0.5 * at
-    torch.testing.assert_close(seen[CommonKeys.LOSS].detach(), total)
-
-
 @pytest.mark.parametrize("decollate", [True, False])
 def test_losses_can_be_logged_with_and_without_a_teacher(decollate, caplog):
     keys = [DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS]
@@ -282,36 +180,6 @@ def test_losses_can_be_logged_with_and_without_a_teacher(decollate, caplog):
         make_trainer(teacher=teacher, decollate=decollate, train_handlers=[stats], max_epochs=1).run()
         assert len(logged) == 4
         assert (float(logged[0][1]) > 0) == (teacher is not None)
-
-
-def test_prepare_batch_with_extra_arguments_reaches_the_teacher():
-    class Scaled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = make_network()
-            self.seen = []
-
-        def forward(self, image, scale, *, shift):
-            self.seen.append((scale, shift))
-            return self.inner(image * scale + shift)
-
-    teacher, network = Scaled(), Scaled()
-
-    def prepare(batch, device, non_blocking, **kwargs):
-        return batch["image"], batch["label"], (2.0,), {"shift": 1.0}
-
-    make_trainer(network=network, teacher=teacher, prepare_batch=prepare, max_epochs=1).run()
-    assert teacher.seen == network.seen == [(2.0, 1.0)] * 4
-
-
-def test_teacher_and_student_see_the_same_view():
-    views = {"student": [], "teacher": []}
-    network, teacher = make_network(), make_network(5)
-    network.register_forward_pre_hook(lambda module, inputs: views["student"].append(inputs[0].clone()))
-    teacher.register_forward_pre_hook(lambda module, inputs: views["teacher"].append(inputs[0].clone()))
-    make_trainer(network=network, teacher=teacher, max_epochs=1).run()
-    assert len(views["student"]) == 4
-    assert all(torch.equal(s, t) for s, t in zip(views["student"], views["teacher"], strict=True))
 
 
 def test_compile_gives_the_same_weights():
@@ -352,15 +220,3 @@ def test_a_network_that_was_put_in_eval_mode_goes_back_to_train_mode(wrap):
     )
     trainer.run()
     assert modes == [{True}] * 4
-
-
-def test_freeze_copies_without_wrappers():
-    network = make_network().train()
-    teacher = freeze(torch.nn.DataParallel(network))
-    assert type(teacher) is torch.nn.Sequential
-    assert teacher is not network
-    assert not teacher.training
-    assert network.training
-    assert all(p.requires_grad for p in network.parameters())
-    assert not any(p.requires_grad for p in teacher.parameters())
-    assert fingerprint(teacher) == fingerprint(network)
