@@ -27,7 +27,7 @@ from dicom_files import write_dicom
 from filelock import FileLock
 
 from monai_weckd import ChainPlan
-from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, StageRunningError, find_items
+from monai_weckd.annotation import AnnotatedChain, StageRunningError, find_items
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.data.phantoms import make_phantom
@@ -64,32 +64,6 @@ def copy(grown, tmp_path):
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"bundle": "none"}, r"bundle: expected configs/train\.json in 'none', got none\. Pass a bundle\."),
-        (
-            {"overlays": ["none.json"]},
-            r"config_file: expected a file, or the name of one in .*configs, got 'none\.json'\.",
-        ),
-        (
-            {"classes": ["a"]},
-            r"classes: expected two or more, each once, got \['a'\]\. Name what is to be told apart\.",
-        ),
-        ({"classes": ["a", "b", "a"]}, r"classes: expected two or more, each once, got \['a', 'b', 'a'\]"),
-        ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),
-        ({"changes": {"plan#settings#policy": "shared"}}, "policy: expected 'cumulative' or 'disjoint', got 'shared'"),
-        (
-            {"overlays": ["frozen.json"], "changes": {"backbone#unfreeze_last": True}},
-            "unfreeze_last: expected False, got True",
-        ),
-    ],
-)
-def test_refuses_a_bundle_that_does_not_serve(tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        AnnotatedBundle(**{"bundle": OTOSCOPY, "dataset_dir": tmp_path, "cache_dir": tmp_path, **arguments})
 
 
 @pytest.mark.parametrize(

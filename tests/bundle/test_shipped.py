@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -100,19 +99,3 @@ def test_what_runs_leave_behind_is_left_behind(bundle, tmp_path):
     target = copy_bundle("ours", tmp_path / "a" / "b")
     assert target == tmp_path / "a" / "b" / "ours"
     assert contents(target) == expected
-
-
-def test_the_command_that_follows_can_be_pasted(capsys, tmp_path):
-    assert main(["bundle", "--name", NAME, "--to", str(tmp_path / "my bundles")]) == 0
-    first, command = capsys.readouterr().out.splitlines()
-    target = tmp_path / "my bundles" / NAME
-    assert first == f"The bundle is in {target}. Next:"
-    words = shlex.split(command)
-    assert words[:4] == ["python", "-m", "monai.bundle", "run"]
-    assert dict(zip(words[4::2], words[5::2], strict=True)) == {
-        "--config_file": str(target / "configs" / "train.json"),
-        "--bundle_root": str(target),
-        "--dataset_dir": "path/to/images",
-        "--output_dir": "path/to/output",
-    }
-    assert (target / "configs" / "train.json").is_file()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -41,29 +40,6 @@ def dataset(tmp_path) -> Path:
 
 def rows(text: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-
-
-def test_no_arguments_print_help(capsys):
-    assert main([]) == 2
-    assert "plan" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["plan"], "the following arguments are required: --dataset_dir"),
-        (["plam"], "invalid choice: 'plam'"),
-        (["plan", "--dataset_dir", ".", "--sed", "1"], "unrecognized arguments: --sed"),
-        (["plan", "--dataset_dir", ".", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
-        (["plan", "--dataset_dir", ".", "--stratify", "no"], "argument --stratify: expected true or false, got 'no'"),
-        (["phantom"], "the following arguments are required: --kind, --out"),
-    ],
-)
-def test_wrong_usage(capsys, argv, message):
-    with pytest.raises(SystemExit) as error:
-        main(argv)
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,19 +169,6 @@ def test_scarce_classes_and_unused_items_are_told(capsys, dataset):
     assert int(count) < 5
     assert f"note: val has only {count} of 'well'; pass another --seed or a larger --val_fraction" in out
     assert "unused: 2 unlabeled items in validation and test" in out
-
-
-def test_phantom(capsys, monkeypatch, tmp_path):
-    calls = []
-    module = types.SimpleNamespace(make_phantom=lambda *args, **kwargs: calls.append((args, kwargs)))
-    monkeypatch.setitem(sys.modules, "monai_weckd.data.phantoms", module)
-    out = str(tmp_path / "p")
-    assert main(["phantom", "--kind", "blood_smear", "--out", out, "--items", "12", "--seed", "5"]) == 0
-    assert calls == [(("blood_smear", out), {"items": 12, "seed": 5})]
-    text = capsys.readouterr().out
-    assert "synthetic" in text
-    assert "prove nothing about patients" in text
-    assert text.endswith(f"Next: python -m monai_weckd plan --dataset_dir {out}\n")
 
 
 def test_as_a_program_without_torch(dataset):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 
 import nibabel
 import numpy as np
@@ -28,10 +27,8 @@ from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_mo
 from monai_weckd.cli.main import main
 from monai_weckd.data import read_classification_sr
 from monai_weckd.predict import images
-from monai_weckd.predict.confidence import validation_text
 from monai_weckd.predict.model import PredictionBundle
-from monai_weckd.utils.files import write_atomically
-from monai_weckd.utils.tables import read_table, table_text
+from monai_weckd.utils.tables import read_table
 
 
 @pytest.fixture(scope="module")
@@ -242,13 +239,6 @@ def test_low_confidence_has_no_class(capsys, tmp_path):
     assert f"images  6 read, 0 bad, {len(empty)} below min_confidence\n" in out
 
 
-def test_validation_items_may_have_names_that_are_no_text(tmp_path):
-    rows = [{"id": os.fsdecode(b"\xff.png"), "split": "val", "label": "a", "predicted": "a", "probability_a": 0.9}]
-    write_atomically(tmp_path / "predictions.csv", table_text(list(rows[0]), rows))
-    text = validation_text(tmp_path / "model.pt", 0.5)
-    assert text.startswith("on validation 0 of 1 without a class (0%), accuracy of the others 1.000")
-
-
 def test_a_name_is_no_formula(monkeypatch, model, tmp_path):
     write_pictures(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -303,18 +293,6 @@ def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path)
     assert capsys.readouterr().err == f"error: stopped after 4 of 6 images; their rows are in {part}\n"
     assert len(table(part)) == 4
     assert not (tmp_path / "out.csv").exists()
-
-
-def test_no_more_than_two_batches_are_in_memory(model, tmp_path):
-    bundle, asked = PredictionBundle(OTOSCOPY, model), []
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    load = bundle.load
-    bundle.load = lambda path: (asked.append(path), load(str(picture)))[1]
-    for number, batch in enumerate(images.predict_images(bundle, [str(i) for i in range(20)], batch_size=3)):
-        assert [item.path for item in batch] == [str(i) for i in range(3 * number, min(3 * number + 3, 20))]
-        assert len(asked) <= 3 * number + 6
-    assert len(asked) == 20
 
 
 def test_what_is_no_model_is_refused(capsys, tmp_path):

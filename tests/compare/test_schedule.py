@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -115,14 +114,6 @@ def test_nobody_waits_for_a_failed_run_on_a_server_whose_clock_is_behind(tmp_pat
     assert do(tmp_path, make_runs(folds=1), fail=["single"]) == ["chain", "single", "ensemble"]
 
 
-def test_a_damaged_result_is_told(tmp_path):
-    store = RunStore(tmp_path)
-    store.path("chain", (0, 0, 0)).parent.mkdir()
-    store.path("chain", (0, 0, 0)).write_text("{")
-    with pytest.raises(ValueError, match=r"0-0-0.json: expected JSON, got .* Remove the file"):
-        store.read("chain", (0, 0, 0), digest="d")
-
-
 def test_two_processes_share_the_work(tmp_path, pytestconfig):
     paths = [str(pytestconfig.rootpath / "tests" / "compare")]
     code = f"import sys; sys.path[:0] = {paths!r}\n{WORKER}"
@@ -170,32 +161,3 @@ def test_a_run_waits_for_one_whose_labels_it_uses(tmp_path):
     # listed in the wrong order, as where another process does the first
     single, ensemble = make_runs(arms=["single", "ensemble"], folds=1)
     assert do(tmp_path, [ensemble, single]) == ["single", "ensemble"]
-
-
-def test_results_come_back_as_they_were_written(tmp_path):
-    store = RunStore(tmp_path)
-    rows = [
-        {
-            "id": "ä\udcff.png",
-            "group": "g",
-            "label": "b",
-            "predicted": "a",
-            "probability_a": 0.75,
-            "probability_b": 0.25,
-        }
-    ]
-    store.write("chain", (1, 2, 3), {"digest": "d"}, rows=rows, plan="{}")
-    assert store.read("chain", (1, 2, 3), digest="d") == {"digest": "d"}
-    assert store.read("chain", (1, 2, 3), digest="e") is None
-    assert store.read("chain", (1, 2, 4), digest="d") is None
-    found = store.predictions("chain", (1, 2, 3), ["a", "b"])
-    assert found.cell == (1, 2, 3)
-    assert found.ids == ["ä\udcff.png"]
-    assert found.labels.tolist() == [1]
-    assert found.probabilities.tolist() == [[0.75, 0.25]]
-    assert sorted(path.name for path in (tmp_path / "chain").iterdir()) == [
-        "1-2-3.csv",
-        "1-2-3.json",
-        "1-2-3.plan.json",
-    ]
-    assert json.loads(store.path("chain", (1, 2, 3)).read_text()).keys() == {"digest", "predictions", "seal"}

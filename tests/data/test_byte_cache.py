@@ -35,7 +35,6 @@ from PIL import Image
 
 from monai_weckd.data import ByteCacheDataset, StageBatchSampler, StageDataset
 from monai_weckd.data.content import content_key, describe
-from monai_weckd.data.row_store import RowStore
 from monai_weckd.data.stage_loader import collate_batch
 from monai_weckd.transforms import LoadMedicalImaged
 
@@ -194,22 +193,6 @@ def test_a_description_is_of_settings_but_not_of_random_states():
     assert describe(one) == describe(two) != describe(RandFlipd("image", prob=0.4))
     assert describe([np.arange(3), {"b": 1, "a": {1, 2}}]) == describe([np.arange(3), {"a": {2, 1}, "b": 1}])
     assert describe(torch.zeros(2)) != describe(torch.zeros(2, dtype=torch.float64)) != describe(torch.zeros(3))
-
-
-def test_an_interrupted_write_is_written_over(tmp_path):
-    store = RowStore(tmp_path, (2,), np.dtype("uint8"))
-    keys = [f"{number:040x}" for number in range(4)]
-    store.append(keys[:2], np.array([[1, 2], [3, 4]]))
-    with (tmp_path / "rows.bin").open("ab") as file:
-        file.write(b"\x09\x09\x09")  # rows came, their keys did not
-    with (tmp_path / "keys.txt").open("ab") as file:
-        file.write(keys[2][:17].encode())
-    assert store.keys() == {keys[0]: 0, keys[1]: 1}
-    store.append(keys[2:], np.array([[5, 6], [7, 8]]))
-    assert store.map().tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
-    assert store.keys() == {key: row for row, key in enumerate(keys)}
-    with pytest.raises(ValueError, match=r"cache_dir: expected arrays of .*'\|u1'.*, got .* Delete that folder"):
-        RowStore(tmp_path, (3,), np.dtype("uint8"))
 
 
 def _fill(folder, items, barrier):

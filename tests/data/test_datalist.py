@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import builtins
 import csv
-import json
 import tempfile
 import unicodedata
 from pathlib import Path
 
 import PIL.Image
 import pytest
+from dataset_folders import manifest, rows, touch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -29,24 +29,6 @@ from monai_weckd.data.image_files import image_files
 from monai_weckd.utils.enums import UNLABELED
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".gz", ".dcm")
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
-
-
-def manifest(root: Path, text: str, *, files: str = "a.png b.png c.png") -> Path:
-    touch(root, *files.split())
-    (root / "manifest.csv").write_bytes(text.encode())
-    return root
-
-
-def rows(*lines: str, header: str = "file,label,group,split") -> str:
-    return "\n".join((header, *lines))
 
 
 @pytest.fixture
@@ -241,47 +223,6 @@ def test_real_sets(shared_data, no_image_may_open, name):
 def test_real_set_without_labels_is_refused(shared_data):
     with pytest.raises(ValueError, match="expected a column 'label', got 10 others"):
         load_datalist(shared_data("dicom_variety"))
-
-
-BAD_SPLIT_FILES = {
-    "absent": (None, r"split_file: expected a readable file, got .*splits\.json' \(No such file .*Correct the path"),
-    "no_json": ("{", r"split_file: expected JSON, got .*Write the file again"),
-    "no_object": ('["a.png"]', r"split_file: expected an object of split by item id, got list. Write the file again"),
-    "unknown_id": (
-        '{"a.png": "train", "b.png": "val", "d.png": "test"}',
-        r"split_file: expected ids of the 2 items, got 'd.png'. An id is the path of the image, relative",
-    ),
-    "unknown_split": (
-        '{"a.png": "train", "b.png": "vall"}',
-        r"split_file: expected one of .* for 'b.png', got 'vall'. Did you mean 'val'\?",
-    ),
-    "no_split": ('{"a.png": "train", "b.png": null}', r"split_file: expected one of .* for 'b.png', got None. Valid"),
-    "item_left_out": (
-        '{"a.png": "train"}',
-        r"split_file: expected a split for each of 2 items, got none for 1, first 'b.png'. Add it",
-    ),
-}
-
-
-@pytest.mark.parametrize(("text", "message"), BAD_SPLIT_FILES.values(), ids=BAD_SPLIT_FILES)
-def test_bad_split_file(tmp_path, text, message):
-    root = manifest(tmp_path / "set", rows("a.png,x,,", "b.png,y,,"))
-    if text is not None:
-        (tmp_path / "splits.json").write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
-        load_datalist(root, split_file=tmp_path / "splits.json")
-    assert "\n" not in str(error.value)
-
-
-def test_split_file_overrides_the_split_column(tmp_path):
-    root = manifest(tmp_path / "set", rows("a.png,x,,train", "b.png,y,,train", "c.png,,,val"))
-    splits = {"c.png": "train", "b.png": "test", "a.png": "val"}
-    (tmp_path / "splits.json").write_text(json.dumps(splits))
-    found = load_datalist(root, split_file=tmp_path / "splits.json")
-    assert {item["id"]: item["split"] for item in found.items} == splits
-    assert [item["id"] for item in found.items] == ["a.png", "b.png", "c.png"]
-    plain = load_datalist(root)
-    assert [{**item, "split": "-"} for item in found.items] == [{**item, "split": "-"} for item in plain.items]
 
 
 def test_a_datalist_plans_a_chain_over_its_items():

@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import zipfile
 from collections import Counter
 from types import ModuleType
@@ -22,34 +20,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
+from medmnist_files import COUNTS, SAVES, archive, arrays, damaged
 
 from monai_weckd.data.datalist import load_datalist
-from monai_weckd.data.npz import map_array
 from monai_weckd.data.verify import verify_images
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.transforms.load import LoadMedicalImage, LoadMedicalImaged
+from monai_weckd.transforms.load import LoadMedicalImage
 
-SAVES = (np.savez, np.savez_compressed)
-COUNTS = {"train": 12, "val": 5, "test": 4}
 SHAPES = [(28, 20), (28, 20, 3), (12, 10, 8)]
-
-
-def arrays(shape=(28, 20), classes=3, column=True):
-    rng = np.random.default_rng(0)
-    found = {}
-    for split, count in COUNTS.items():
-        found[f"{split}_images"] = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        labels = (np.arange(count) % classes).astype(np.uint8)
-        found[f"{split}_labels"] = labels[:, None] if column else labels
-    return found
-
-
-def archive(folder, save=np.savez, name="bloodmnist.npz", **changes):
-    path = folder / name
-    save(path, **{**arrays(), **changes})
-    return path
 
 
 @pytest.fixture
@@ -203,80 +182,6 @@ def test_volume_is_a_pile_of_pictures_along_z(tmp_path, save):
     for z in range(12):
         PIL.Image.fromarray(pixels["train_images"][1, z]).save(tmp_path / "slice.png")
         assert torch.equal(volume[..., z], LoadMedicalImage()(tmp_path / "slice.png"))
-
-
-@pytest.mark.parametrize("save", SAVES)
-def test_worker_processes_read_the_same(tmp_path, save):
-    datalist = load_datalist(archive(tmp_path, save))
-    dataset = Dataset(datalist.items, LoadMedicalImaged("image"))
-    found = torch.cat([batch["image"].as_tensor() for batch in DataLoader(dataset, batch_size=4, num_workers=2)])
-    assert torch.equal(found, torch.stack([item["image"].as_tensor() for item in dataset]))
-
-
-def test_stored_arrays_are_mapped_in_place(tmp_path):
-    path = archive(tmp_path)
-    found = map_array(str(path), "val_images")
-    assert isinstance(found, np.memmap)
-    assert (str(found.filename), found.mode) == (str(path), "r")
-    assert np.array_equal(found, arrays()["val_images"])
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_compressed_arrays_are_extracted_once(tmp_path, monkeypatch):
-    path = archive(tmp_path, np.savez_compressed)
-    found = map_array(str(path), "val_images")
-    copy = next(file for file in tmp_path.iterdir() if file != path)
-    assert copy.match("bloodmnist.val_images.????????.npy")
-    assert isinstance(found, np.memmap)
-    assert str(found.filename) == str(copy)
-    assert np.array_equal(found, arrays()["val_images"])
-    os.utime(path, ns=(1, 1))  # mapped anew, from the same copy
-    before = copy.stat().st_mtime_ns
-    monkeypatch.setattr(tempfile, "mkstemp", None)
-    assert np.array_equal(map_array(str(path), "val_images"), found)
-    assert copy.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("save", SAVES)
-def test_archive_that_is_replaced_is_read_anew(tmp_path, save):
-    path = archive(tmp_path, save)
-    first = LoadMedicalImage()(f"{path}::val/0")
-    archive(tmp_path, save, val_images=255 - arrays()["val_images"])
-    os.utime(path, ns=(1, 1))
-    assert torch.equal(LoadMedicalImage()(f"{path}::val/0"), 255 - first)
-
-
-def test_beside_a_read_only_folder_the_copy_is_temporary(tmp_path, monkeypatch):
-    data, temporary = tmp_path / "data", tmp_path / "tmp"
-    data.mkdir()
-    temporary.mkdir()
-    path = archive(data, np.savez_compressed)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda place, mode: str(place) != str(data) and access(place, mode))
-    assert np.array_equal(map_array(str(path), "val_images"), arrays()["val_images"])
-    assert list(data.iterdir()) == [path]
-    (folder,) = temporary.iterdir()
-    assert folder.stat().st_mode & 0o077 == 0
-    assert len(list(folder.iterdir())) == 1
-
-
-def test_extraction_that_fails_leaves_nothing_behind(tmp_path):
-    path = damaged(archive(tmp_path, np.savez_compressed), "train_images.npy")
-    with pytest.raises(ValueError, match=r"expected a sound \.npz archive, got one with .*\. Download it again"):
-        map_array(str(path), "train_images")
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def damaged(path, member):
-    """Change bytes in the middle of a member."""
-    with zipfile.ZipFile(path) as opened:
-        info = opened.getinfo(member)
-    content = bytearray(path.read_bytes())
-    middle = info.header_offset + info.compress_size // 2
-    content[middle : middle + 64] = bytes(byte ^ 0x5A for byte in content[middle : middle + 64])
-    path.write_bytes(content)
-    return path
 
 
 def test_references_to_nothing_are_refused(tmp_path):

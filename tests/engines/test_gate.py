@@ -19,6 +19,11 @@ from monai_weckd.engines import ChainEvents
 from monai_weckd.networks import fingerprint
 
 
+def test_args_validation():
+    with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
+        make_chain(validate=False)
+
+
 class Script:
     """A key metric that says what the test wants, validation by validation."""
 

@@ -18,7 +18,6 @@ import torch
 
 from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.predict.model import class_probabilities, load_image, probability_fault
-from monai_weckd.utils.errors import explaining_error
 
 
 class Loading:
@@ -38,18 +37,6 @@ def network(bias=0.0):
     layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
     layers[1].bias.data += bias
     return layers
-
-
-def test_the_error_that_explains_is_the_readers_not_the_decoders():
-    decoder = ZeroDivisionError("inside")
-    reader = ValueError("a.png: cannot be decoded")
-    reader.__cause__ = decoder
-    transform = RuntimeError("applying transform")
-    transform.__cause__ = reader
-    assert explaining_error(transform) is reader
-    assert explaining_error(reader) is reader
-    reader.__cause__, transform.__cause__ = None, decoder
-    assert explaining_error(transform) is decoder
 
 
 @pytest.mark.parametrize(

@@ -19,42 +19,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import fire
-import optuna
 import pytest
+from study_trials import TRIALS
 
-from monai_weckd.tune.counts import DIVERGED, OWN_VALUES, TrialCounts, count_trials
 from monai_weckd.tune.result import best_trial, own_trial, run_command, write_overlay, write_trials
-
-STATE = optuna.trial.TrialState
-RATE = {"learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True)}
-
-
-def make_trials(*rows):
-    """Return trials from (state, value, user attributes)."""
-    study = optuna.create_study(direction="maximize")
-    for number, (state, value, attributes) in enumerate(rows, 1):
-        study.add_trial(
-            optuna.create_trial(
-                state=state,
-                value=value,
-                params={"learning_rate": number * 1e-4},
-                distributions=RATE,
-                user_attrs=attributes,
-                intermediate_values={3: 0.5} if state in (STATE.COMPLETE, STATE.PRUNED) else {},
-            )
-        )
-    return study.trials
-
-
-TRIALS = make_trials(
-    (STATE.COMPLETE, 0.7, {OWN_VALUES: True}),
-    (STATE.COMPLETE, 0.8, {}),
-    (STATE.PRUNED, 0.9, {}),
-    (STATE.FAIL, None, {DIVERGED: "loss: nan"}),
-    (STATE.FAIL, None, {}),
-    (STATE.COMPLETE, 0.8, {}),
-    (STATE.WAITING, None, {}),
-)
 
 
 def test_the_best_is_completed_and_of_equals_the_first():
@@ -67,11 +35,6 @@ def test_the_best_is_completed_and_of_equals_the_first():
 def test_no_completed_trial_is_an_error():
     with pytest.raises(ValueError, match=r"trials: expected one at least that was completed, got none. Look into"):
         best_trial(TRIALS[2:5])
-
-
-def test_counts():
-    assert count_trials(TRIALS) == TrialCounts(completed=3, pruned=1, failed=1, running=0, abandoned=1)
-    assert count_trials(TRIALS).finished == 5
 
 
 def test_the_table_has_all_trials(tmp_path):

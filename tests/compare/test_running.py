@@ -1,0 +1,126 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monai_weckd.cli.main import main
+from monai_weckd.compare.arms import ARMS
+from monai_weckd.compare.folds import cross_validation_splits
+from monai_weckd.compare.running import execute, run_arm
+from monai_weckd.compare.schedule import plan_runs
+from monai_weckd.compare.store import RunStore
+from monai_weckd.compare.training import ComparedBundle
+from monai_weckd.plan.chain_plan import ChainPlan
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
+
+
+SMALL = {
+    "max_epochs": 3,
+    "iterations_per_epoch": 2,
+    "batch_size": 8,
+    "spatial_size": [32, 32],
+    "label_fraction": 0.15,
+    "selection": "random",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    assert main(["phantom", "--kind", "otoscopy", "--out", str(folder), "--items", "96"]) == 0
+    return folder
+
+
+def planned(data, arms, changes=None):
+    bundle = ComparedBundle(BUNDLE, data, changes={**SMALL, **(changes or {})})
+    splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
+    return bundle, {run.arm.name: run for run in plan_runs(bundle, [ARMS[name] for name in arms], splits, [0])}
+
+
+def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
+    bundle, runs = planned(data, ["single", "ensemble"])
+    store = RunStore(tmp_path)
+    members = []
+    genuine = bundle.train
+
+    def train(split, output_dir, overrides, **options):
+        genuine(split, output_dir, overrides, **options)
+        rows = [row for row in csv.DictReader((output_dir / "predictions.csv").open()) if row["split"] == "test"]
+        plan = ChainPlan.from_json((output_dir / "plan.json").read_text())
+        scores = [[float(row[f"probability_{name}"]) for name in bundle.datalist.classes] for row in rows]
+        members.append((overrides["seed"], plan.stages[0].labeled, np.array(scores)))
+
+    bundle.train = train
+    for run in runs.values():
+        assert "error" not in execute(run, bundle, store, cache_dir=tmp_path / "cache")
+    seeds, labels, scores = zip(*members, strict=True)
+    assert len(set(seeds)) == 3
+    assert len(set(labels)) == 1
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+    found = store.predictions("ensemble", (0, 0, 0), bundle.datalist.classes)
+    assert found.probabilities == pytest.approx(np.mean(scores, axis=0))
+
+
+def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
+    changes = {"selection": "typical", "plan#settings#missing_classes": "allow"}
+    bundle, runs = planned(data, ["chain", "single_long+labels"], changes)
+    store = RunStore(tmp_path)
+    chain, control = (execute(run, bundle, store, cache_dir=tmp_path / "cache") for run in runs.values())
+    assert "error" not in chain
+    assert "error" not in control
+    plans = {name: ChainPlan.from_json(store.path(name, (0, 0, 0), ".plan.json").read_text()) for name in runs}
+    chosen = {key for stage in plans["chain"].stages for key in stage.new}
+    assert chosen == set(plans["single_long+labels"].stages[0].labeled)
+    assert chain["labels"] == control["labels"] == len(chosen) > 0
+
+
+def test_a_bundle_that_is_edited_meanwhile_changes_no_later_run(data, tmp_path):
+    shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
+    bundle = ComparedBundle(tmp_path / "bundle", data, changes=SMALL)
+    splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
+    [run] = plan_runs(bundle, [ARMS["single"]], splits, [0])
+    (tmp_path / "bundle" / "configs" / "train.json").write_text("{}")
+    assert "error" not in execute(run, bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
+
+
+def test_given_random_labels_change_nothing(data, tmp_path):
+    # the same labels, drawn by the control itself or taken from the chain's plan, give the same network
+    bundle, runs = planned(data, ["chain", "single_long", "single_long+labels"])
+    store = RunStore(tmp_path)
+    for run in runs.values():
+        assert "error" not in execute(run, bundle, store, cache_dir=tmp_path / "cache")
+    drawn, given = (store.path(name, (0, 0, 0), ".csv").read_text() for name in ("single_long", "single_long+labels"))
+    assert drawn == given
+
+
+def test_only_what_a_comparison_needs_is_written(data, tmp_path):
+    bundle, runs = planned(data, ["single"])
+    seen = []
+    genuine = bundle.train
+
+    def train(split, output_dir, overrides, **options):
+        genuine(split, output_dir, overrides, **options)
+        seen.extend(sorted(path.name for path in output_dir.iterdir()))
+
+    bundle.train = train
+    result, rows, _ = run_arm(runs["single"], bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
+    assert not {"report.html", "tensorboard", "errors"} & set(seen)
+    assert {row["id"] for row in rows} == {key for key, part in runs["single"].split.split_of.items() if part == "test"}
+    assert result["seconds"] > 0
+    assert result["cpu_seconds"] > 0

@@ -1,0 +1,62 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, RandGaussianNoised
+from stage_items import make_data
+from torch.utils.data import DataLoader
+
+from monai_weckd.data.stage_loader import stage_loader, training_items
+
+
+def test_args_validation():
+    with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
+        training_items([1, 2])
+    with pytest.raises(TypeError, match="train_data_loader: expected a DataLoader over a MONAI dataset"):
+        training_items(DataLoader(torch.zeros(3)))
+    loader = DataLoader(Dataset(make_data()), batch_sampler=[[0], [1]])
+    with pytest.raises(ValueError, match="train_data_loader: expected a batch_size, got None"):
+        stage_loader(loader, labels={0: 1}, pool=[], pool_ratio=0, num_batches=1, seed=0, stage=1)
+
+
+def test_items_without_id_or_group_are_known_by_their_image():
+    items = training_items(
+        DataLoader(Dataset([{"image": "a.png", "label": 1}, {"image": "b.png", "id": 3, "group": ""}]))
+    )
+    assert [(item["id"], item["group"]) for item in items] == [("a.png", "a.png"), ("3", "3")]
+
+
+def test_workers_give_the_batches_of_a_single_process():
+    transform = Compose([RandGaussianNoised("image", prob=1.0)])
+    stage = {"labels": {0: 1, 1: 0, 2: 1}, "pool": [4, 5], "pool_ratio": 1, "num_batches": 5, "seed": 3, "stage": 1}
+    alone, helped = (
+        [(batch["image"], batch["label"]) for batch in stage_loader(loader, **stage)]
+        for loader in (DataLoader(Dataset(make_data(), transform), batch_size=3, num_workers=n) for n in (0, 2))
+    )
+    for (image, label), (other_image, other_label) in zip(alone, helped, strict=True):
+        assert torch.equal(image, other_image)
+        assert torch.equal(label, other_label)
+    assert alone[0][1].tolist()[3:] == [-1, -1, -1]
+
+
+def test_drawing_leaves_the_global_generators_alone():
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = (np.random.get_state()[1].copy(), torch.get_rng_state())
+    loader = DataLoader(Dataset(make_data()), batch_size=2)
+    list(stage_loader(loader, labels={0: 1, 1: 0}, pool=[], pool_ratio=0, num_batches=4, seed=0, stage=1))
+    assert (np.random.get_state()[1] == before[0]).all()
+    assert torch.equal(torch.get_rng_state(), before[1])

@@ -1,0 +1,21 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from study_trials import TRIALS
+
+from monai_weckd.tune.counts import TrialCounts, count_trials
+
+
+def test_counts():
+    assert count_trials(TRIALS) == TrialCounts(completed=3, pruned=1, failed=1, running=0, abandoned=1)
+    assert count_trials(TRIALS).finished == 5
