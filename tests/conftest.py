@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,12 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time pass by the work of a timed network alone, however busy this machine is."""
+    from timed_network import Timed  # here, since not every test needs torch
+
+    monkeypatch.setattr(Timed, "now", 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: Timed.now)

@@ -23,22 +23,11 @@ import numpy as np
 import pytest
 import torch
 from annotation_runs import OTOSCOPY, class_of, label_next, make_annotated, make_bundle
-from dicom_files import write_dicom
 from filelock import FileLock
 
 from monai_weckd import ChainPlan
 from monai_weckd.annotation import AnnotatedChain, StageRunningError, find_items
 from monai_weckd.cli.main import main
-from monai_weckd.data import load_datalist
-from monai_weckd.data.phantoms import make_phantom
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studies") / "images"
-    make_phantom("otoscopy", folder, items=48, seed=0)
-    (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +93,6 @@ def test_the_gate_is_as_tolerant_as_configured(studies, tmp_path):
     items = find_items(studies, spatial_dims=2)
     labels = {item["id"]: class_of(item["id"]) for item in items if "broken" not in item["id"]}
     assert chain.append_stage(items, labels)["gate"]["tolerance"] == 0
-
-
-def test_refuses_a_series_that_has_no_folder_of_its_own(tmp_path):
-    write_dicom(tmp_path / "1.dcm", np.zeros((8, 8), np.uint16))
-    with pytest.raises(ValueError, match=r"images: expected each DICOM series in a folder below .*, got files of"):
-        find_items(tmp_path, spatial_dims=3)
-    assert [item["id"] for item in find_items(tmp_path, spatial_dims=2)] == ["1.dcm"]
-
-
-def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):
-    items = find_items(studies, spatial_dims=2)
-    expected = {item["id"]: item["group"] for item in load_datalist(studies).items}
-    found = {item["id"]: item["group"] for item in items}
-    assert found == {**expected, "normal/broken.png": "normal/broken.png"}
-    assert {key for item in items for key in item} == {"image", "id", "group"}
 
 
 def test_each_stage_has_the_labels_that_came_since_the_last(studies, grown):

@@ -13,47 +13,17 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import re
-from pathlib import Path
 
 import optuna
 import pytest
+from tuned_bundles import BUNDLES, OTOSCOPY, VALUES
 
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.plan.oracle import LabelOracle
-from monai_weckd.tune.objective import METRIC, ChainObjective
-from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
-from monai_weckd.tune.training import TunedBundle
-
-BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
-SMALL = {
-    "max_epochs": 3,
-    "iterations_per_epoch": 2,
-    "batch_size": 8,
-    "label_fraction": 0.2,
-    "spatial_size": [32, 32],
-}
-VALUES = {"learning_rate": 2e-3, "distillation_weight": 0.4, "temperature": 3.0}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=96, seed=0)
-
-
-@pytest.fixture
-def make(dataset, tmp_path):
-    def make(bundle=OTOSCOPY, data=dataset, *, parameters=DEFAULTS, changes=None, **options):
-        cache = options.pop("cache_dir", tmp_path / "cache")
-        changes = {**SMALL, **(changes or {})}
-        return TunedBundle(
-            bundle, data, cache_dir=cache, parameters=parse_parameters(parameters), changes=changes, **options
-        )
-
-    return make
+from monai_weckd.tune.objective import ChainObjective
+from monai_weckd.tune.space import DEFAULTS, SPACE
 
 
 def shuffle_test_labels(manifest, test):
@@ -240,48 +210,3 @@ def test_no_test_label_is_read(make, tmp_path, monkeypatch):
     shuffled = make(data=data)
     assert shuffled.settings == bundle.settings
     assert ChainObjective(shuffled)(optuna.trial.FixedTrial(VALUES)) == value
-
-
-def test_the_value_is_that_of_the_last_accepted_student(make, monkeypatch):
-    trainers = []
-    # calibration, which follows, moves probabilities and with them the metric
-    bundle = make(changes={"chain#calibrate": False})
-    genuine = BundleConfig.trainer
-
-    def keep(config):
-        trainers.append(genuine(config))
-        return trainers[-1]
-
-    monkeypatch.setattr(BundleConfig, "trainer", keep)
-    trial = optuna.trial.FixedTrial(VALUES)
-    value = ChainObjective(bundle)(trial)
-    [trainer] = trainers
-    evaluator = trainer.walker.evaluator
-    evaluator.run()
-    assert evaluator.state.metrics["val_macro_auc"] == pytest.approx(value, abs=1e-6)
-    assert trial.user_attrs[METRIC] == "val_macro_auc"
-
-
-def test_trials_report_every_epoch_and_can_be_pruned(make, caplog):
-    class Third(optuna.pruners.BasePruner):
-        def prune(self, study, trial):
-            return trial.last_step == 3
-
-    study = optuna.create_study(pruner=Third(), direction="maximize")
-    study.enqueue_trial(VALUES)
-    with caplog.at_level(logging.ERROR):
-        study.optimize(ChainObjective(make()), n_trials=1)
-    [trial] = study.trials
-    assert trial.state == optuna.trial.TrialState.PRUNED
-    assert list(trial.intermediate_values) == [1, 2, 3]
-    assert not [record for record in caplog.records if record.name.startswith("ignite")]
-
-
-def test_a_metric_that_is_no_number_fails_the_trial(make):
-    changes = {
-        "validate#key_metric": {
-            "val_nan": {"_target_": "ignite.metrics.Average", "output_transform": "$lambda x: float('nan')"}
-        }
-    }
-    with pytest.raises(FloatingPointError, match=r"val_nan: expected a finite number on validation, got nan"):
-        ChainObjective(make(changes=changes))(optuna.trial.FixedTrial(VALUES))

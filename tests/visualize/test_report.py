@@ -16,7 +16,6 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -25,17 +24,13 @@ import torch
 from matplotlib import pyplot
 from monai.data import Dataset
 from PIL import Image
-from scipy import stats
+from reported_run import HOSTILE, Run, arrays_of_test
 
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics
-from monai_weckd.utils.records import sealed_json
-from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import figures
 from monai_weckd.visualize.gallery import save_error_gallery
 from monai_weckd.visualize.report import write_report
 
-HOSTILE = '<b>&"x'
-CLASSES = ("normal", HOSTILE, "earwax $plug$")
 NONE = "\N{EN DASH}"
 SECTIONS = [
     "What was trained on what",
@@ -48,124 +43,6 @@ SECTIONS = [
     "Settings",
     "How to read this page, and its limits",
 ]
-
-
-def make_predictions(classes, num_test):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, len(classes), num_test + 10)
-    probabilities = rng.dirichlet(np.ones(len(classes)), num_test + 10)
-    probabilities = 0.7 * probabilities + 0.3 * np.eye(len(classes))[labels]
-    return [
-        {
-            "id": f"{classes[label]}/{number}.png",
-            "group": f"patient{number // 2}",
-            "split": "val" if number < 10 else "test",
-            "label": classes[label],
-            "predicted": classes[row.argmax()],
-            **{f"probability_{name}": value for name, value in zip(classes, row, strict=True)},
-        }
-        for number, (label, row) in enumerate(zip(labels, probabilities, strict=True))
-    ]
-
-
-def test_arrays(rows, classes):
-    rows = [row for row in rows if row["split"] == "test"]
-    probabilities = np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows])
-    return probabilities, np.array([classes.index(row["label"]) for row in rows])
-
-
-test_arrays.__test__ = False
-
-
-def make_stage(stage, metrics, *, accepted):
-    return {
-        "stage": stage,
-        "teacher": None if stage == 1 else 1,
-        "labeled": 31 * stage,
-        "groups": 20 * stage,
-        "pool": 300 - 31 * stage,
-        "epochs": 4,
-        "best_epoch": 3,
-        "seconds": 61.5 * stage,
-        "val": metrics and {**metrics, "balanced_accuracy": 0.6 + 0.01 * stage, "macro_auc": None},
-        "test": metrics,
-        "accepted": accepted,
-        "gate": {
-            "metric": "val_balanced_accuracy",
-            "value": 0.7,
-            "previous": None if stage == 1 else 0.65,
-            "tolerance": 0.0,
-        },
-        "checkpoint": f"stage_{stage}/model.pt",
-    }
-
-
-def make_epoch(epoch):
-    stage, stage_epoch = 1 + (epoch - 1) // 4, 1 + (epoch - 1) % 4
-    return {
-        "epoch": epoch,
-        "stage": stage,
-        "stage_epoch": stage_epoch,
-        "loss": 2.0 / epoch,
-        "task_loss": 1.0 / epoch,
-        "distillation_loss": None if stage == 1 else 0.5 / epoch,
-        "attention_loss": None if stage == 1 else 0.1 / epoch,
-        "temperature": 5.0 - stage_epoch,
-        "learning_rate": 0.001,
-        "val": {"val_balanced_accuracy": 0.05 * epoch, "val_accuracy": 0.06 * epoch, "val_macro_auc": 0.07 * epoch}
-        if epoch % 2
-        else None,
-        "seconds": 1.0,
-    }
-
-
-class Run:
-    """The content of an output folder, to be changed by a test and written."""
-
-    def __init__(self, folder, *, classes=CLASSES, num_test=40):
-        self.folder = folder
-        self.classes = list(classes)
-        self.rows = make_predictions(self.classes, num_test)
-        metrics = classification_metrics(*test_arrays(self.rows, self.classes)) if num_test else None
-        self.plan = {
-            "format": 1,
-            "classes": self.classes,
-            "settings": {"seed": 7, "policy": "cumulative"},
-            "shard_size": 31,
-            "train": ["a"] * 93,
-            "val": ["b"] * 10,
-            "test": ["c"] * num_test,
-            "stages": [],
-            "skipped": [f"scan_{HOSTILE}.dcm"],
-            "unused": ["u1", "u2"],
-        }
-        self.chain = {
-            "format": 1,
-            "classes": self.classes,
-            "seed": 7,
-            "label_budget": {"train": 93, "val": 10},
-            "ledger": [
-                {"purpose": "shard", "stage": 1, "labels": 31},
-                {"purpose": "validation", "stage": None, "labels": 10},
-            ],
-            "settings": {"temperature": [4.0, 1.0], "<script>key": "<script>alert(1)</script>"},
-            "stages": [make_stage(stage, metrics, accepted=stage != 2) for stage in (1, 2, 3)],
-            "final": {"stage": 3, "test": metrics},
-        }
-        self.history = {"epochs": [make_epoch(epoch) for epoch in range(1, 13)]}
-
-    def write(self):
-        for name in ("plan", "chain", "history"):
-            (self.folder / f"{name}.json").write_text(sealed_json(getattr(self, name), indent=1), encoding="utf-8")
-        text = table_text(list(self.rows[0]) if self.rows else self.columns(), self.rows)
-        (self.folder / "predictions.csv").write_bytes(text.encode())
-        return self.folder
-
-    def columns(self):
-        return ["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in self.classes)]
-
-    def page(self):
-        return write_report(self.write()).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -358,7 +235,7 @@ def test_results_mark_decisions_and_the_final_model(whole_page):
 
 def test_the_interval_is_the_bootstrap_over_groups(run, whole_page):
     text = Reader(whole_page).text
-    probabilities, labels = test_arrays(run.rows, run.classes)
+    probabilities, labels = arrays_of_test(run.rows, run.classes)
     groups = [row["group"] for row in run.rows if row["split"] == "test"]
     low, high = bootstrap_intervals(probabilities, labels, groups=groups)["balanced_accuracy"]
     value = classification_metrics(probabilities, labels)["balanced_accuracy"]
@@ -438,7 +315,7 @@ def run_with_gallery(tmp_path):
             probabilities = torch.softmax(network(item["image"][None]), 1)[0].tolist()
         row.update({f"probability_{name}": value for name, value in zip(run.classes, probabilities, strict=True)})
         row["predicted"] = run.classes[int(np.argmax(probabilities))]
-    run.chain["final"]["test"] = classification_metrics(*test_arrays(run.rows, run.classes))
+    run.chain["final"]["test"] = classification_metrics(*arrays_of_test(run.rows, run.classes))
     save_error_gallery(network, dataset, run.rows, target_layer="1", output_dir=tmp_path, limit=3)
     return run
 
@@ -488,64 +365,6 @@ def test_a_gallery_without_errors_says_so(run_with_gallery):
     path = run_with_gallery.folder / "errors" / "errors.json"
     path.write_text(json.dumps({"target_layer": "1", "errors": []}), encoding="utf-8")
     assert "No test item was misclassified." in Reader(run_with_gallery.page()).text
-
-
-def capture(monkeypatch, function, *args, **kwargs):
-    kept = []
-    monkeypatch.setattr(figures, "svg_bytes", kept.append)
-    function(*args, **kwargs)
-    return kept[0]
-
-
-def curves(axes, name):
-    """Return the points of the lines from the one with this label up to the next label."""
-    points, found = [], False
-    for line in axes.lines:
-        label = line.get_label()
-        found = label == name or (found and label == "_nolegend_")
-        if found:
-            points += [tuple(map(float, point)) for point in line.get_xydata()]
-    return points
-
-
-def test_learning_curves_draw_the_history(run, monkeypatch):
-    epochs, stages = run.history["epochs"], run.chain["stages"]
-    figure = capture(monkeypatch, figures.learning_curves_svg, epochs, stages=stages)
-    losses, validation, temperature = figure.axes
-    assert curves(losses, "total") == [(epoch["epoch"], epoch["loss"]) for epoch in epochs]
-    assert curves(losses, "distillation") == [(epoch["epoch"], epoch["distillation_loss"]) for epoch in epochs[4:]]
-    expected = [(number, pytest.approx(0.05 * number)) for number in range(1, 13, 2)]
-    assert curves(validation, "balanced accuracy") == expected
-    assert curves(validation, "epoch kept") == [(number, pytest.approx(0.05 * number)) for number in (3, 7, 11)]
-    assert curves(temperature, "temperature") == [(epoch["epoch"], epoch["temperature"]) for epoch in epochs[4:]]
-    assert [text.get_text() for text in losses.texts] == ["stage 1", "stage 2\nrejected", "stage 3"]
-    boundaries = [line.get_xdata()[0] for line in temperature.lines if line.get_color() == figures._GRAY]
-    assert boundaries == [0.5, 4.5, 8.5]
-    assert temperature.get_xlim() == (0.5, 12.5)
-
-
-def test_the_kept_epoch_is_marked_on_the_metric_of_the_gate(run, monkeypatch):
-    stages = run.chain["stages"]
-    for stage in stages:
-        stage["gate"]["metric"] = "val_macro_auc"
-    figure = capture(monkeypatch, figures.learning_curves_svg, run.history["epochs"], stages=stages)
-    assert curves(figure.axes[1], "epoch kept") == [(number, pytest.approx(0.07 * number)) for number in (3, 7, 11)]
-
-
-def test_two_epochs_have_whole_numbers(run, monkeypatch):
-    figure = capture(monkeypatch, figures.learning_curves_svg, run.history["epochs"][:2], stages=run.chain["stages"])
-    assert all(tick == int(tick) for tick in figure.axes[2].get_xticks())
-
-
-def test_pictures_are_svg(run):
-    picture = figures.learning_curves_svg(run.history["epochs"], stages=run.chain["stages"])
-    assert ElementTree.fromstring(picture).tag.endswith("svg")
-
-
-@pytest.mark.parametrize(("right", "count"), [(0, 1), (3, 7), (40, 40)])
-def test_the_interval_of_a_bin_is_that_of_wilson(right, count):
-    expected = stats.binomtest(right, count).proportion_ci(method="wilson")
-    assert figures._wilson(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_the_package_ships_the_template():

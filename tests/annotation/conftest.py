@@ -1,0 +1,24 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+
+from monai_weckd.data.phantoms import make_phantom
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies") / "images"
+    make_phantom("otoscopy", folder, items=48, seed=0)
+    (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return folder
