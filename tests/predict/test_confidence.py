@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import os
 
-from monai_weckd.predict.confidence import validation_text
+import pytest
+from prediction_models import untrained_model
+
+from monai_weckd.predict.confidence import calibration_text, validation_text
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text
 
@@ -23,3 +26,30 @@ def test_validation_items_may_have_names_that_are_no_text(tmp_path):
     write_atomically(tmp_path / "predictions.csv", table_text(list(rows[0]), rows))
     text = validation_text(tmp_path / "model.pt", 0.5)
     assert text.startswith("on validation 0 of 1 without a class (0%), accuracy of the others 1.000")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "text"),
+    [(1.25, "calibrated on validation, temperature 1.25"), (None, "not calibrated: a confidence")],
+)
+def test_the_calibration_is_that_of_the_final_stage(tmp_path, calibration, text):
+    model = untrained_model(tmp_path, calibration=calibration)
+    assert calibration_text(model).startswith(text)
+    (tmp_path / "chain.json").unlink()
+    assert calibration_text(model) == "calibration unknown: no chain.json beside it"
+
+
+def test_what_a_smallest_confidence_costs_and_gains_is_counted(tmp_path):
+    columns = ["id", "split", "label", "predicted", "probability_a", "probability_b"]
+    # the wrong one is the least certain; the last is no validation item
+    values = [("val", "a", "a", 0.9), ("val", "b", "b", 0.2), ("val", "b", "a", 0.6), ("test", "a", "a", 0.9)]
+    rows = [dict(zip(columns, (str(n), *row, 1 - row[3]), strict=True)) for n, row in enumerate(values)]
+    write_atomically(tmp_path / "predictions.csv", table_text(columns, rows))
+    model = tmp_path / "model.pt"
+    assert validation_text(model, 0.5).startswith(
+        "on validation 0 of 3 without a class (0%), accuracy of the others 0.667"
+    )
+    assert validation_text(model, 0.7).startswith(
+        "on validation 1 of 3 without a class (33%), accuracy of the others 1.000"
+    )
+    assert validation_text(model, 0.95).startswith("on validation 3 of 3 without a class (100%);")

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
-from monai_weckd.utils.errors import explaining_error
+import pytest
+
+from monai_weckd.utils.errors import explaining_error, first_cause, raising_cause
 
 
 def test_the_error_that_explains_is_the_readers_not_the_decoders():
@@ -24,3 +26,20 @@ def test_the_error_that_explains_is_the_readers_not_the_decoders():
     assert explaining_error(reader) is reader
     reader.__cause__, transform.__cause__ = None, decoder
     assert explaining_error(transform) is decoder
+
+
+def test_the_first_cause_is_at_the_end_of_the_chain():
+    first, second, last = KeyError("a"), ValueError("b"), RuntimeError("c")
+    last.__cause__, second.__cause__ = second, first
+    assert first_cause(last) is first
+    assert first_cause(first) is first
+
+
+def test_a_wrapped_error_is_raised_as_what_stands_behind_it():
+    with pytest.raises(ValueError, match="reason") as caught, raising_cause():
+        raise RuntimeError("evaluating") from ValueError("reason")
+    assert caught.value.__cause__ is None
+    with pytest.raises(RuntimeError, match="alone"), raising_cause():
+        raise RuntimeError("alone")
+    with pytest.raises(TypeError, match="other"), raising_cause():
+        raise TypeError("other") from ValueError("reason")

@@ -1,0 +1,102 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import csv
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from monai_weckd.compare.arms import ARMS
+from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.running import ArmRun
+from monai_weckd.compare.store import RunStore
+from monai_weckd.compare.summary import comparison_csv, summarize_comparison
+from monai_weckd.metrics import classification_metrics
+
+CLASSES = ("ill", "well")
+LABELS = np.array([0, 1] * 10)
+BUNDLE = SimpleNamespace(
+    datalist=SimpleNamespace(classes=CLASSES, items=[{}] * 20), groups={f"i{n}": f"g{n // 2}" for n in range(20)}
+)
+
+
+def probabilities(wrong):
+    """Return probabilities, (20, 2), whose first items are given the other class."""
+    right = np.where(np.eye(2)[LABELS] == 1, 0.8, 0.2)
+    right[:wrong] = 1 - right[:wrong]
+    return right
+
+
+def write(store, name, wrong):
+    """Write a finished run in which some items are wrong; returns the run."""
+    run = ArmRun(ARMS[name], FoldSplit(0, 0, {}), 0, 1, f"digest of {name}")
+    figures = classification_metrics(probabilities(wrong), LABELS)
+    stage = {"stage": 1, "labeled": 8, "accepted": True, "test": figures, "seconds": 1.5}
+    about = {"arm": name, "repeat": 0, "fold": 0, "seed": 0, "digest": run.digest}
+    result = {
+        **about,
+        "labels": 8,
+        "val_labels": 4,
+        "seconds": 3.0,
+        "cpu_seconds": 2.0,
+        "stages": [stage],
+        "test": figures,
+    }
+    rows = [
+        {
+            "id": f"i{n}",
+            "label": CLASSES[LABELS[n]],
+            **{f"probability_{c}": p for c, p in zip(CLASSES, row, strict=True)},
+        }
+        for n, row in enumerate(probabilities(wrong))
+    ]
+    store.write(name, run.cell, result, rows=rows)
+    return run
+
+
+def test_arms_are_held_against_the_reference(tmp_path):
+    store = RunStore(tmp_path)
+    runs = [write(store, "chain", 2), write(store, "single_long", 6)]
+    content = summarize_comparison(runs, BUNDLE, store)
+    assert (content["runs"], content["finished"], content["items"], content["groups"]) == (2, 2, 20, 10)
+    chain, single = content["arms"]
+    assert (chain["name"], chain["difference"], chain["labels"]) == ("chain", None, 8)
+    # 18 of 20 are right, and 14 of 20
+    assert chain["metrics"]["accuracy"]["pooled"] == pytest.approx(0.9)
+    assert single["difference"]["accuracy"]["value"] == pytest.approx(0.2)
+    assert len(content["verdicts"]) == 1
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(content))))
+    assert [(row["arm"], row["stage"], row["labels"]) for row in rows] == [
+        ("chain", "1", "8"),
+        ("chain", "final", "8"),
+        ("single_long", "1", "8"),
+        ("single_long", "final", "8"),
+    ]
+    assert float(rows[3]["accuracy"]) == pytest.approx(0.7)
+
+
+def test_failed_and_missing_runs_are_counted_and_give_no_verdict(tmp_path):
+    store = RunStore(tmp_path)
+    runs = [
+        write(store, "chain", 2),
+        *(ArmRun(ARMS[n], FoldSplit(0, 0, {}), 0, 1, n) for n in ("single_long", "single")),
+    ]
+    store.write("single", (0, 0, 0), {"arm": "single", "digest": "single", "error": "ValueError: no"})
+    content = summarize_comparison(runs, BUNDLE, store)
+    assert (content["runs"], content["finished"], len(content["failures"])) == (3, 1, 1)
+    assert [(arm["runs"], arm["failed"]) for arm in content["arms"]] == [(1, 0), (0, 0), (0, 1)]
+    assert content["verdicts"] == [
+        "No verdict: it needs finished runs of 'chain' and 'single_long' on the same splits."
+    ]
