@@ -19,7 +19,7 @@ from step_costs import COSTS, OPTIONS
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.costs import forecast
 from monai_weckd.costs.estimate import estimate_cost
-from monai_weckd.data.datalist import load_datalist
+from monai_weckd.data.datalist import load_datalist, plan_datalist
 from monai_weckd.plan.settings import PlanSettings
 
 
