@@ -75,7 +75,7 @@ def execute(run: ArmRun, bundle: ComparedBundle, store: RunStore, *, cache_dir: 
         cache_dir: folder for decoded images.
 
     Returns:
-        The result: its settings with ``digest``, and either the figures of :py:func:`run_arm` or ``error``.
+        Settings of the run with their ``digest``, and either the figures of :py:func:`run_arm` or ``error``.
 
     """
     about = {

@@ -105,7 +105,7 @@ class TunedBundle:
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs without pruning: the first stage and the first epoch with a teacher."""
+        """Number of epochs without pruning, which are those of the first stage and the first one with a teacher."""
         return self.epochs[0] + 1
 
     @property
