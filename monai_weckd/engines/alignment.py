@@ -21,15 +21,17 @@ __all__ = ["DistributionAlignment"]
 
 
 class DistributionAlignment:
-    """Align what a teacher predicts on images without labels with how often the classes are among the labels.
+    """Align a teacher's predictions on unlabeled images with the class frequencies of the labels.
 
-    A weak teacher prefers some classes; its student would prefer them more. Each probability is multiplied by
-    ``prior / running mean`` of its class and they are scaled to a sum of 1: the logits are shifted by the logarithm of
-    that factor. After Berthelot et al., ReMixMatch, arXiv 1911.09785, section 3.1, with an exponential running mean.
+    A weak teacher prefers some classes, and its student would prefer them even more. Each probability is multiplied by
+    ``prior / running mean`` of its class, and the result is scaled to a sum of 1. This shifts the logits by the
+    logarithm of that factor. After Berthelot et al., ReMixMatch, arXiv 1911.09785, section 3.1, with an exponential
+    running mean.
 
     Args:
-        counts: C numbers of labels; one is added to each, so that a class without labels keeps a chance.
-        momentum: of the running mean, in [0, 1). Default 0.99.
+        counts: number of labels of each of C classes; one is added to each, so that a class without labels stays
+            possible.
+        momentum: momentum of the running mean, in [0, 1). Default 0.99.
 
     Example::
 
@@ -47,11 +49,11 @@ class DistributionAlignment:
         self.mean: torch.Tensor | None = None
 
     def __call__(self, logits: torch.Tensor, unlabeled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, those of items without a label aligned.
+        """Return the logits, aligned for the items without a label.
 
         Args:
-            logits: the teacher's, (B, C).
-            unlabeled: which items have no label, (B,).
+            logits: the teacher's logits, (B, C).
+            unlabeled: True for items without a label, (B,).
 
         """
         if not unlabeled.any():
@@ -62,17 +64,17 @@ class DistributionAlignment:
         return torch.where(unlabeled[:, None], logits + shift.to(logits.dtype), logits)
 
     def state_dict(self) -> dict[str, torch.Tensor | None]:
-        """Return the running mean; the prior is that of the labels."""
+        """Return the running mean; the prior follows from the labels."""
         return {"mean": self.mean}
 
     def load_state_dict(
         self, state_dict: Mapping[str, torch.Tensor | None], *, device: torch.device | None = None
     ) -> None:
-        """Come back to a running mean.
+        """Restore a running mean.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
-            device: where it is used, default None: where it is.
+            state_dict: result of :py:meth:`state_dict`.
+            device: device to move it to, default None: keep its device.
 
         """
         mean = state_dict["mean"]

@@ -28,11 +28,11 @@ class WeightAverage:
     """Keep the exponential moving average of a network's weights and buffers.
 
     Update ``t`` (from 0) is ``average = d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))``,
-    so that a short training soon forgets its start. Integer buffers are copied; parameters that get no gradient are
-    left as they are. Weight averaging after Polyak and Juditsky, SIAM J. Control Optim. 30 (1992).
+    so that a short training soon forgets its start. Integer buffers are copied, and parameters without gradients stay
+    unchanged. Weight averaging after Polyak and Juditsky, SIAM J. Control Optim. 30 (1992).
 
     Args:
-        network: the network that will be trained; its weights are where the average begins.
+        network: the network that will be trained; the average starts at its weights.
         decay: the factor d in the long run, in [0, 1); 0.0 keeps a copy of the latest weights.
 
     Example::
@@ -55,7 +55,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the network's weights into the average; to be called after an optimizer step."""
+        """Add the network's weights to the average; call this after an optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averages, latest = [], []
@@ -72,14 +72,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begin the average anew at the network's present weights."""
+        """Restart the average at the network's present weights."""
         for mine, other in self._pairs():
             mine.copy_(other)
         self.updates, self.swapped = 0, False
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the network's weights with the average, in place; a second call puts both back."""
+        """Swap the network's weights with the average in place; a second call restores both."""
         for mine, other in self._pairs():
             kept = mine.clone()
             mine.copy_(other)
@@ -87,14 +87,14 @@ class WeightAverage:
         self.swapped = not self.swapped
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what to come back to; while swapped, ``module`` holds the network's own weights."""
+        """Return the state; while swapped, ``module`` holds the network's own weights."""
         return {"module": self.module.state_dict(), "updates": self.updates, "swapped": self.swapped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Come back to a state; the network's half of it is the network's own.
+        """Restore a state; the weights of the network itself are not part of it.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
 
         """
         self.module.load_state_dict(state_dict["module"])
@@ -106,9 +106,9 @@ class WeightAverage:
 
 
 def _places(network: torch.nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Return which dictionary holds each weight and buffer, and its name there: a walk that is too long for each step.
+    """Return the dictionary that holds each weight and buffer, and its name there; this is too slow for every step.
 
-    Not the tensors, since a module may put another buffer in the place of one; and one place of a shared tensor.
+    The result holds no tensors, since a module may replace its buffers. A shared tensor appears once.
     """
     found = {}
     for module in network.modules():

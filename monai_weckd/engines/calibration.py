@@ -19,14 +19,14 @@ from monai_weckd.networks.features import find_head, find_module, unwrap
 
 __all__ = ["divide_logits", "fit_temperature"]
 
-# what a temperature may be: a network without an error on a few validation items would ask for 0
+# limits of a temperature: a network without errors on a few validation items would yield 0
 LOWEST, HIGHEST = 0.5, 10.0
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the temperature that gives labeled items the highest likelihood when it divides their logits.
+    """Return the temperature T for which logits divided by T give the labels the highest likelihood.
 
-    The likelihood is a concave function of ``1 / T``: its slope is brought to zero by bisection, between 0.5 and 10.
+    The log-likelihood is a concave function of ``1 / T``. Bisection finds the zero of its slope, for T from 0.5 to 10.
     Temperature scaling after Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
 
     Args:
@@ -60,7 +60,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 @torch.no_grad()
 def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: str | None = None) -> None:
-    """Divide a network's logits by a temperature for good: in the weights of its last layer, so that it stays plain.
+    """Divide a network's logits by a temperature permanently, in the weights of its last layer.
 
     Args:
         network: the network.

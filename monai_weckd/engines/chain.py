@@ -38,29 +38,30 @@ __all__ = ["ChainDistillationTrainer"]
 
 
 class ChainDistillationTrainer(DistillationTrainer):
-    """Train a chain of students, each under the last accepted one, in one run.
+    """Train a chain of students in one run; the last accepted student teaches the next one.
 
-    ``max_epochs`` counts the epochs of the whole chain and ``epoch_length`` is constant, so that epoch numbers,
-    curves, validation intervals and checkpoints mean what they mean in any MONAI training. At a stage's start the
-    labels of its shard are revealed, ``network`` gets its starting weights, the optimizer and everything in ``fresh``
-    begin afresh. At its end the best weights of the stage come back, the gate accepts or rejects them, and a frozen
-    copy of an accepted student is the next teacher. After the run ``network`` is the last accepted student.
+    ``max_epochs`` counts the epochs of the whole chain and ``epoch_length`` is constant, so epoch numbers, curves,
+    validation intervals and checkpoints work as in any MONAI training. At the start of a stage, the chain reveals the
+    labels of its shard, loads the starting weights into ``network``, and resets the optimizer and everything in
+    ``fresh``. At the end of a stage, it restores the best weights of the stage, and the gate accepts or rejects them. A
+    frozen copy of an accepted student is the next teacher. After the run ``network`` is the last accepted student.
     ``ChainEvents.STAGE_STARTED`` and ``STAGE_COMPLETED`` mark the stages; ``engine.state`` holds ``stage``,
     ``stage_epoch`` and ``stage_epochs``. After WeCKD, arXiv 2510.14668.
 
     Args:
-        device: where to run.
+        device: device of the training.
         max_epochs: epochs of the whole chain.
-        plan: who sees what when. If the loader's dataset holds other items than ``plan.train``, as when another
-            program has replaced them, the stages are planned anew from these.
-        chain: how to walk from stage to stage, default None: :py:class:`ChainOptions` with its defaults.
-        train_data_loader: a loader over all training items, from whose dataset each stage's batches are drawn;
-            the labels in it reach no batch unless the plan reveals them.
+        plan: splits and stages. If the loader's dataset holds other items than ``plan.train``, for example because
+            another program has replaced them, the stages are planned anew for those items.
+        chain: options of the chain, default None: :py:class:`ChainOptions` with its defaults.
+        train_data_loader: a loader over all training items; each stage draws its batches from the loader's dataset. Its
+            labels reach a batch only if the plan reveals them.
         network: the student; the same object in all stages.
         optimizer: the student's optimizer.
         loss_function: task, distillation and attention loss and their weights.
-        evaluator: validation; whenever it has run, its key metric tells whether these are the stage's best weights.
-        fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the scheduler.
+        evaluator: the validation engine; after each of its runs, its key metric decides whether the weights are the
+            best of the stage.
+        fresh: objects with ``state_dict``, such as the scheduler, that are reset to their first state in every stage.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
         train_handlers: handlers of the training.
@@ -120,12 +121,12 @@ class ChainDistillationTrainer(DistillationTrainer):
 
     @property
     def paused(self) -> bool:
-        """Whether the run ends before the chain does, which another run goes on with."""
+        """Whether the run ends before the chain does, so that another run continues the chain."""
         return self.walker.paused(self)
 
     @property
     def oracle(self) -> LabelOracle | None:
-        """The door through which this run's labels came, with its ledger; None before the run."""
+        """The oracle that revealed this run's labels, with its ledger; None before the run."""
         return self.walker.oracle
 
     @property

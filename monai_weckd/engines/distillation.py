@@ -39,7 +39,7 @@ __all__ = ["DistillationTrainer", "SupervisedOptions"]
 
 
 class SupervisedOptions(TypedDict, total=False):
-    """What the trainers hand on to :py:class:`monai.engines.SupervisedTrainer` as it is; see there."""
+    """Options that the trainers pass unchanged to :py:class:`monai.engines.SupervisedTrainer`; see there."""
 
     epoch_length: int | None
     non_blocking: bool
@@ -62,10 +62,10 @@ class SupervisedOptions(TypedDict, total=False):
 
 
 def prepare_plain_batch(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
-    """Prepare a batch as MONAI does, of plain tensors: each operation on a MetaTensor carries its metadata along.
+    """Prepare a batch as MONAI does, but with plain tensors: operations on a MetaTensor also process its metadata.
 
     Args:
-        batchdata: a batch, whose tensors may be MetaTensors; it is left as it is.
+        batchdata: a batch whose tensors may be MetaTensors; it is not modified.
         args: further arguments of :py:func:`monai.engines.default_prepare_batch`.
         kwargs: further named arguments of it.
 
@@ -76,42 +76,42 @@ def prepare_plain_batch(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a MetaTensor as a tensor, anything else as it is."""
+    """Return a MetaTensor as a plain tensor, and anything else unchanged."""
     return value.as_tensor() if isinstance(value, MetaTensor) else value
 
 
 class DistillationTrainer(SupervisedTrainer):
     """Train one student under one frozen teacher.
 
-    A :py:class:`monai.engines.SupervisedTrainer` in everything but the loss: the teacher sees the same view of the same
-    batch, ``DistillationEvents.TEACHER_COMPLETED`` fires after MONAI's ``FORWARD_COMPLETED``, and the loss is that of
-    :py:class:`monai_weckd.losses.DistillationLoss`. ``engine.state.output`` holds, next to MONAI's keys, those of
-    :py:class:`monai_weckd.engines.DistillationKeys`; they are there without a teacher too, as zeros, so that a handler
-    that logs them never misses one. Knowledge distillation after Hinton et al., arXiv 1503.02531.
+    This is a :py:class:`monai.engines.SupervisedTrainer` with another loss: the teacher sees the same view of the same
+    batch, ``DistillationEvents.TEACHER_COMPLETED`` fires after MONAI's ``FORWARD_COMPLETED``, and the loss is a
+    :py:class:`monai_weckd.losses.DistillationLoss`. ``engine.state.output`` holds MONAI's keys and those of
+    :py:class:`monai_weckd.engines.DistillationKeys`. The losses among them are zero without a teacher, so a handler can
+    always log them. Knowledge distillation after Hinton et al., arXiv 1503.02531.
 
     Args:
-        device: where to run.
+        device: device of the training.
         max_epochs: number of epochs.
         train_data_loader: batches with ``image`` and ``label``; the label ``-1`` means unlabeled.
         network: the student.
         optimizer: the student's optimizer.
         loss_function: task, distillation and attention loss and their weights.
-        teacher: the frozen network to learn from, default None: supervised training. It is put in eval mode on
-            ``device``, gets no gradient, and is never wrapped or saved.
+        teacher: the frozen network to learn from, default None: supervised training. The trainer puts it in eval mode
+            on ``device``, computes no gradient for it, and never wraps or saves it.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
-        teacher_transform: makes of a batch of images what the teacher was trained on, default None: it sees what the
-            student sees.
+        teacher_transform: turns a batch of images into what the teacher was trained on, default None: teacher and
+            student see the same.
         teacher_cache: whether to keep the teacher's outputs for each item's ``index`` and ``view``, so that it runs
-            once for each; batches must bring both. Default False.
+            once for each pair; batches must contain both. Default False.
         train_handlers: handlers of the training.
         event_names: further events for the engine to know.
         options: further arguments of :py:class:`monai.engines.SupervisedTrainer`. Two have other defaults:
-            ``optim_set_to_none`` is True, as in PyTorch, which spares a pass over all gradients; ``decollate`` is False
-            unless there is a ``postprocessing``, since taking every batch apart costs more than a small step.
-            A network in train mode is left alone: a layer of it that someone has put in eval mode stays so until
-            the next validation, where MONAI puts it back in each step.
-            Images of the default ``prepare_batch`` come without their metadata. Handlers that read
+            ``optim_set_to_none`` is True, as in PyTorch, which saves a pass over all gradients; ``decollate`` is False
+            unless there is a ``postprocessing``, since decollating every batch costs more than a small step.
+            If the network is in train mode, a layer in eval mode stays in eval mode until the next validation; MONAI
+            would reset it in each step.
+            Images from the default ``prepare_batch`` have no metadata. Handlers that read
             ``from_engine("loss", first=True)`` need ``decollate=True``, or
             :py:func:`monai_weckd.handlers.losses_from_output` instead.
 
@@ -154,7 +154,7 @@ class DistillationTrainer(SupervisedTrainer):
             network=network,
             optimizer=optimizer,
             loss_function=loss_function,
-            # MONAI gives None for a component that is disabled
+            # MONAI passes None for a disabled component
             train_handlers=[handler for handler in train_handlers or [] if handler is not None],
             event_names=[DistillationEvents, *(event_names or [])],
             **options,
@@ -174,14 +174,14 @@ class DistillationTrainer(SupervisedTrainer):
             self.add_event_handler(Events.COMPLETED, self.distiller.check_teacher)
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
-        """Train on one batch with the events and the output of the base class, but for its special cases."""
+        """Train on one batch with the events and output of the base class, which still handles its special cases."""
         if self.compile or self.amp or self.accumulation_steps > 1 or batchdata is None:
             return super()._iteration(engine, batchdata)
         state = self.state
         images, labels, *rest = self.prepare_batch(batchdata, state.device, self.non_blocking, **self.to_kwargs)
         args, kwargs = rest or ((), {})
         state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: labels}
-        if not unwrap(self.network).training:  # a walk through hundreds of modules takes as long as a small step
+        if not unwrap(self.network).training:  # visiting hundreds of modules takes as long as a small step
             self.network.train()
         self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)
         state.output[CommonKeys.PRED] = self.inferer(images, self.network, *args, **kwargs)
@@ -196,7 +196,7 @@ class DistillationTrainer(SupervisedTrainer):
 
     @property
     def distiller(self) -> Distiller:
-        """The loss as the trainer calls it; handlers find it in ``engine.state``, in any trainer that has a teacher."""
+        """The loss function of the trainer; handlers of any trainer with a teacher find it in ``engine.state``."""
         distiller: Distiller = self.state.distiller
         return distiller
 
@@ -210,7 +210,7 @@ class DistillationTrainer(SupervisedTrainer):
         self.distiller.teacher = teacher
 
     def fire_event(self, event_name: Any) -> None:
-        """Fire an event, which the base class looks up in the list of all events each time, once for good."""
+        """Fire an event; the base class would search the list of all events each time, this searches it once."""
         if event_name in self._fired:
             self._fire_event(event_name)
         else:
@@ -218,7 +218,7 @@ class DistillationTrainer(SupervisedTrainer):
             self._fired.add(event_name)
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        """Fire an event; for each that nobody listens to, nine in a step, the base class makes up a line of log."""
+        """Fire an event; skip the base class, which formats a log line, for events without handlers (nine a step)."""
         if self._event_handlers.get(event_name):
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:

@@ -40,22 +40,22 @@ __all__ = ["Distiller"]
 class Distiller:
     """The loss function of a trainer whose network learns from a teacher as well as from labels.
 
-    Put in the place of a trainer's loss function, it asks the teacher about the very batch that the student has
-    just seen, or about the ``teacher_image`` of the batch where there is one, through the trainer's own inferer, and
-    leaves each part of the loss in ``engine.state.output`` under the names of :py:class:`DistillationKeys`. Without a
-    teacher it is the task loss and nothing else.
+    It replaces a trainer's loss function. It runs the teacher through the trainer's own inferer, on the same batch that
+    the student sees, or on the ``teacher_image`` of the batch if there is one. It stores each part of the loss in
+    ``engine.state.output`` under the names of :py:class:`DistillationKeys`. Without a teacher the loss is the task loss
+    alone.
 
     Args:
-        engine: the trainer; its ``prepare_batch`` must pass through :py:meth:`remember`.
-        loss_function: how the parts are computed and weighed.
+        engine: the trainer; its ``prepare_batch`` must be wrapped by :py:meth:`remember`.
+        loss_function: computes and weights the parts of the loss.
         teacher: the network to learn from, or None for a stage without one.
         student_layer: module path of the student's features for the attention loss.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
-        teacher_transform: makes of a batch of images, (B, C, spatial dimensions), what the teacher was trained on, such
-            as other intensities; default None: it sees what the student sees.
-        teacher_cache: whether to keep the teacher's outputs by item and view, of which batches must then bring
-            ``index`` and ``view``. Once an epoch has passed without a question the teacher leaves the memory. Default
-            False.
+        teacher_transform: turns a batch of images, (B, C, spatial dimensions), into what the teacher was trained on,
+            such as other intensities; default None: teacher and student see the same.
+        teacher_cache: whether to keep the teacher's outputs by item and view; batches must then contain ``index`` and
+            ``view``. After an epoch in which the cache answered everything, the weights of the teacher are
+            memory-mapped from disk to free RAM. Default False.
 
     Raises:
         ValueError: When ``loss_function.attention_weight`` is above 0 and there is no ``student_layer``.
@@ -96,7 +96,7 @@ class Distiller:
         self._answer: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._asked = 0
         self._zero = torch.zeros((), device=engine.state.device)
-        # shifts the teacher's logits by what it has said so far; set anew with each teacher
+        # shifts the teacher's logits by its predictions so far; replaced with each teacher
         self.alignment: DistributionAlignment | None = None
         self._teacher: torch.nn.Module | None = None
         self._fingerprint: str | None = None
@@ -145,7 +145,7 @@ class Distiller:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
     def check_teacher(self) -> None:
-        """Make sure that the teacher is what it was when it was set.
+        """Make sure that the teacher has not changed since it was set.
 
         Raises:
             RuntimeError: When a parameter or a buffer of the teacher has changed.
@@ -158,7 +158,7 @@ class Distiller:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the loss's present settings, the alignment's mean and the teacher's answers that are kept."""
+        """Return the present settings of the loss, the mean of the alignment and the cached teacher outputs."""
         parts = {"alignment": self.alignment, "cache": self.cache}
         return {
             "temperature": self.criterion.temperature,
@@ -167,10 +167,10 @@ class Distiller:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Come back to a state, with the teacher that was set then.
+        """Restore a state; the teacher of that state must be set already.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
 
         """
         self.criterion.temperature, self.criterion.weight = state_dict["temperature"], state_dict["weight"]
@@ -181,7 +181,7 @@ class Distiller:
             self.cache.load_state_dict(state_dict["cache"], device=device)
 
     def close(self) -> None:
-        """Take all hooks and event handlers away again."""
+        """Remove all hooks and event handlers."""
         self.teacher = None
         if self.student_hook is not None:
             self.student_hook.remove()
@@ -189,10 +189,10 @@ class Distiller:
             handle.remove()
 
     def remember(self, prepare_batch: Callable) -> Callable:
-        """Wrap ``prepare_batch`` so that the teacher is asked about the same batch, with the same extra arguments.
+        """Wrap ``prepare_batch`` so that the teacher gets the same batch and the same extra arguments.
 
-        It is asked before the student's forward pass, whose activations then need not wait; under automatic mixed
-        precision, which begins later, after it.
+        The teacher runs before the student's forward pass, so that the student's activations need not wait in memory.
+        Under automatic mixed precision, which begins later, it runs after that pass.
         """
 
         def prepare(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
@@ -210,7 +210,7 @@ class Distiller:
 
         Args:
             pred: the student's logits, (B, C).
-            target: the labels, (B,), ``UNLABELED`` where there is none.
+            target: the labels, (B,), ``UNLABELED`` for items without a label.
 
         """
         logits, *features = self._teach()
@@ -226,10 +226,10 @@ class Distiller:
         return self.criterion.total(parts)
 
     def ask(self, images: torch.Tensor) -> None:
-        """Ask the teacher about the current batch.
+        """Run the teacher on the current batch, and keep its answer for the loss.
 
         Args:
-            images: what the student sees, from ``prepare_batch``.
+            images: the images that the student sees, from ``prepare_batch``.
 
         """
         teacher = self._teacher
@@ -245,7 +245,7 @@ class Distiller:
             self._answer = self._look_up(teacher, images, self.cache)
 
     def _teach(self) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Return the teacher's logits, the student's features and the teacher's features, None where not used."""
+        """Return the teacher's logits, the student's features and the teacher's features; None for unused ones."""
         output = self.engine.state.output
         if self._answer is None:
             self.ask(output[CommonKeys.IMAGE])
@@ -259,19 +259,19 @@ class Distiller:
         return logits, self.student_hook.features, features
 
     def _ask(self, teacher: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the teacher's logits and features for images."""
+        """Run the teacher on images, and return its logits and features."""
         args, kwargs = self._call
         with torch.inference_mode():
             if self.teacher_transform is not None:
                 images = self.teacher_transform(images)
             logits = self.engine.inferer(images, teacher, *args, **kwargs)
-        # a copy made out here may be kept for a backward pass, the result of inference mode may not
+        # autograd cannot save tensors of inference mode for a backward pass: return a copy made outside of it
         return logits.clone(), None if self.teacher_hook is None else self.teacher_hook.features
 
     def _look_up(
         self, teacher: torch.nn.Module, images: torch.Tensor, cache: TeacherCache
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the teacher's logits and features, asking it about what it has not been asked yet."""
+        """Return the teacher's logits and features from the cache; run the teacher on items that are not in it."""
         if any(self._call) or not (isinstance(self._batch, Mapping) and {INDEX, VIEW} <= self._batch.keys()):
             raise ValueError(
                 "teacher_cache: expected batches of images and labels alone, with the index and the view of each item, "
@@ -279,7 +279,7 @@ class Distiller:
             )
 
         def ask(places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-            # a teacher that has left the memory comes back on the CPU
+            # a teacher that was paged out is on the CPU
             teacher.to(images.device)
             return self._ask(teacher, images if len(places) == len(images) else images[places.to(images.device)])
 
@@ -289,7 +289,7 @@ class Distiller:
         self._asked = 0 if self.cache is None else self.cache.asked
 
     def _page_out(self) -> None:
-        """Put the teacher out of memory when an epoch has passed without a question to it."""
+        """Page the teacher out of memory after an epoch in which it did not run."""
         if self._teacher is None or self.cache is None or self._folder is not None or self.cache.asked > self._asked:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="monai_weckd_")

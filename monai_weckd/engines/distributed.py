@@ -27,39 +27,39 @@ Value = TypeVar("Value")
 
 
 def from_rank_zero(value: Value) -> Value:
-    """Return, on every rank, the value that rank 0 passes.
+    """Return the value of rank 0 on every rank.
 
     Args:
-        value: this rank's value: a number, which keeps its precision, or anything else that can be pickled.
+        value: this rank's value: a number, which keeps its precision, or any picklable object.
 
     """
-    # gathered as an object, since Ignite broadcasts a number in single precision, and a list not at all
+    # gathered as an object, since Ignite broadcasts numbers in single precision and cannot broadcast lists
     values: Any = idist.all_gather([value])
     first: Value = values[0][0]
     return first
 
 
 def share_weights(network: torch.nn.Module) -> None:
-    """Give every rank the weights of rank 0: gradients keep parameters alike, but nothing BatchNorm's statistics.
+    """Copy the weights of rank 0 to every rank: gradients synchronize parameters, but not BatchNorm's statistics.
 
     Args:
         network: the network without its wrappers.
 
     """
     for tensor in network.state_dict().values():
-        # Ignite broadcasts a copy where the network is not on the device that its backend uses
+        # Ignite broadcasts a copy if the network is not on the device of its backend
         shared: Any = idist.broadcast(tensor)
         tensor.copy_(shared)
 
 
 def check_same_on_all_ranks(plan: ChainPlan) -> None:
-    """Make sure that no other rank has made another plan, as from another copy of the data.
+    """Make sure that all ranks have the same plan; copies of the data may differ.
 
     Args:
         plan: this rank's plan.
 
     Raises:
-        ValueError: When one has.
+        ValueError: When the plans differ.
 
     """
     gathered: Any = idist.all_gather(plan.digest)

@@ -36,8 +36,9 @@ class StageGate:
     """Measure students on validation: keep the best weights of each stage, and decide whether they become a teacher.
 
     Args:
-        state: of the chain.
-        evaluator: the validation engine, whose key metric counts; None accepts every stage as its last epoch left it.
+        state: state of the chain.
+        evaluator: the validation engine with the key metric; None accepts every stage with the weights of its last
+            epoch.
 
     Raises:
         ValueError: When the chain has options that need an evaluator, and there is none.
@@ -59,13 +60,13 @@ class StageGate:
         self.evaluator = evaluator
 
     def attach(self, engine: SupervisedTrainer) -> list[RemovableEventHandle]:
-        """Measure the student whenever the evaluator has run; return what to remove to end that."""
+        """Measure the student after each run of the evaluator; return the handles that end this when removed."""
         if self.evaluator is None:
             return []
         return [self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)]
 
     def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
-        """Keep the weights if they are the best of this stage; of equals the latest, which has trained longest."""
+        """Keep the weights if they are the best of this stage; among equals the latest, which trained longest."""
         if not engine.state.stage:
             return
         value = from_rank_zero(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
@@ -75,14 +76,14 @@ class StageGate:
             self.state.keep_best(value, engine.state.stage_epoch, unwrap(engine.network))
 
     def load_best(self, engine: SupervisedTrainer) -> None:
-        """Put the best weights of the stage into the network; those of a stage never measured are measured now."""
+        """Load the best weights of the stage into the network; run the evaluator first if it has not run yet."""
         if self.state.best is None and self.evaluator is not None:
             self.evaluator.run()
         if self.state.best is not None:
             unwrap(engine.network).load_state_dict(self.state.best.weights)
 
     def judge(self, engine: SupervisedTrainer) -> StageRecord:
-        """Accept or reject the student of a stage, calibrate an accepted one, and write down what the stage did."""
+        """Accept or reject the student of a stage, calibrate an accepted one, and record the stage."""
         accepted = self._accepts()
         return self.state.add_record(
             engine.state.stage,
@@ -108,7 +109,7 @@ class StageGate:
             engine.network,
             self.evaluator.data_loader,
             engine.state.device,
-            # MONAI's base class has none
+            # MONAI's base class has no inferer
             inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
         )
         temperature = from_rank_zero(fit_temperature(logits, labels))

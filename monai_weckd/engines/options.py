@@ -23,15 +23,15 @@ __all__ = ["ChainOptions"]
 
 @dataclass(frozen=True)
 class ChainOptions:
-    """How a chain walks from stage to stage. Each field is an option of that name.
+    """Options of the stages of a chain. Each field is an option of that name.
 
-    ``teacher`` says who guides: the last accepted student, the mean logits of all accepted students ("ensemble"), or,
-    from the first stage on, the student itself ("student", as in FixMatch, arXiv 2001.07685) or the moving average of
-    its weights ("average", as in Mean Teacher, arXiv 1703.01780). ``calibrate`` divides the logits by a temperature
-    (Guo et al., arXiv 1706.04599).
+    ``teacher`` selects the teacher: the last accepted student ("last"), or the mean logits of all accepted students
+    ("ensemble"). From the first stage on it can also be the student itself ("student", as in FixMatch, arXiv
+    2001.07685) or the moving average of its weights ("average", as in Mean Teacher, arXiv 1703.01780). ``calibrate``
+    divides the logits by a temperature (Guo et al., arXiv 1706.04599).
 
     Raises:
-        ValueError: When an option is out of its range, or two of them exclude each other.
+        ValueError: When an option is out of its range, or two options exclude each other.
 
     """
 
@@ -114,7 +114,7 @@ class ChainOptions:
         return self.teacher in ("student", "average")
 
     def check_attention(self, weight: float) -> None:
-        """Refuse an attention loss where the teacher has no features.
+        """Refuse an attention loss if the teacher has no features.
 
         Args:
             weight: weight of the attention loss.

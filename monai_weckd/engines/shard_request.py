@@ -45,14 +45,14 @@ def ask_for_shard(
     guided: bool,
     head_layer: str | None = None,
 ) -> list[str]:
-    """Return the ids of the items whose labels the trainer's network, as it is now, asks for.
+    """Select the items to label next with the trainer's present network, and return their ids.
 
-    It looks at every training image once, without augmentation and without its label. All ranks get rank 0's answer.
-    "margin" and "badge" need a network that has learned from labels: the first shard is then "typical".
+    The network sees every training image once, without augmentation and without its label. All ranks get rank 0's
+    answer. "margin" and "badge" need a network that has learned from labels, so the first shard is "typical" instead.
 
     Args:
-        engine: the trainer; its network is the last accepted student, or what the first stage begins with.
-        plan: the plan, whose stage has no shard yet.
+        engine: the trainer; its network is the last accepted student, or the network before the first stage.
+        plan: the plan; the stage has no shard in it yet.
         items: the training items in the dataset's order.
         stage: stage number, from 1.
         guided: whether the network has learned from a shard, so that its probabilities mean something.
@@ -68,7 +68,7 @@ def ask_for_shard(
             device=engine.state.device,
             inferer=engine.inferer,
         )
-        # who has learned nothing yet is unsure of everything
+        # the probabilities of an untrained network mean nothing
         selection = plan.settings.selection
         strategy = "typical" if not guided and selection in NEED_PROBABILITIES else selection
         known = {key for part in plan.stages for key in part.new}
@@ -87,7 +87,7 @@ def ask_for_shard(
 
 
 def _images(engine: SupervisedTrainer) -> Any:
-    """Return the training images in their order, whose random transforms are left out or have fixed seeds."""
+    """Return the training images in order, with random transforms left out or seeded by the index."""
     template: Any = engine.data_loader
     if hasattr(template.dataset, "gather"):
         return template.dataset

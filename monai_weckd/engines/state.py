@@ -35,35 +35,35 @@ __all__ = ["BestWeights", "ChainState", "StageRecord", "Stateful"]
 
 
 class Stateful(Protocol):
-    """Anything that begins afresh by loading an earlier state, as a learning rate scheduler does."""
+    """An object that can be reset by loading an earlier state, such as a learning rate scheduler."""
 
     def state_dict(self) -> Any:
-        """Return the state to come back to."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Come back to a state."""
+        """Restore a state."""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What one stage did.
+    """The record of one stage.
 
     Args:
         stage: stage number, from 1.
         teacher: stage number of the teacher, None for a stage without one.
         labeled: number of labels trained on.
         groups: number of groups that these labels come from.
-        pool: number of training items seen, if at all, without their labels.
+        pool: number of training items whose labels the stage did not see.
         epochs: number of epochs run.
         best_epoch: epoch of the stage, from 1, whose weights were kept.
         seconds: wall time of the stage, validation included.
         metric: name of the metric that the gate compares.
         value: the metric of the kept weights, None without an evaluator.
-        previous: the metric of the teacher that stood before, None where there was none.
-        tolerance: how much worse than ``previous`` it was allowed to be.
-        accepted: whether the student became the teacher of the stages after it.
-        selection: how its shard was chosen, see :py:class:`monai_weckd.ChainPlan`.
-        calibration: the temperature by which its logits were divided at its end, None without calibration.
+        previous: the metric of the last accepted student before it, None if there was none.
+        tolerance: how much worse than ``previous`` the metric was allowed to be.
+        accepted: whether the student became the teacher of the following stages.
+        selection: strategy that chose its shard, see :py:class:`monai_weckd.ChainPlan`.
+        calibration: temperature that divided its logits at the end, None without calibration.
 
     """
 
@@ -88,7 +88,7 @@ class BestWeights(NamedTuple):
     """The best weights of a stage so far.
 
     Args:
-        value: the key metric on validation that they reach.
+        value: their key metric on validation.
         epoch: epoch of the stage, from 1, that they come from.
         weights: parameters and buffers by name.
 
@@ -100,13 +100,13 @@ class BestWeights(NamedTuple):
 
 
 class ChainState:
-    """The data of a chain: what its walker acts on, and what a checkpoint keeps of it.
+    """The data of a chain, on which the walker acts and which a checkpoint keeps.
 
-    Anybody may read its fields; they change by its methods alone.
+    All code may read its fields, but only its methods change them.
 
     Args:
-        plan: who sees what when.
-        options: how the chain goes from stage to stage.
+        plan: splits and stages.
+        options: options of the chain.
 
     """
 
@@ -119,19 +119,19 @@ class ChainState:
 
     def _clear(self) -> None:
         self.records: list[StageRecord] = []
-        # the record of the teacher; after a continuation its value is the one measured anew
+        # the record of the last accepted student; after a continuation, its value was measured anew
         self.accepted: StageRecord | None = None
         self.students: list[torch.nn.Module] = []
         self.best: BestWeights | None = None
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
-        # what every stage begins with: states of the optimizer and the like, and the weights before the first stage
+        # the start of every stage: states of the optimizer and the like, and the weights before the first stage
         self.beginnings: list[Any] = []
         self.initial: Any = None
         self.began = time.perf_counter()
 
     def set_items(self, items: Sequence[dict[str, Any]]) -> None:
-        """Say which items there are to train on; if they are not the plan's, the stages are planned anew.
+        """Set the training items, and plan the stages anew if they are not the items of the plan.
 
         Args:
             items: the training items in the dataset's order, with ``id`` and ``group``.
@@ -142,27 +142,27 @@ class ChainState:
         self.items = list(items)
 
     def begin(self) -> None:
-        """Go to where a chain begins, before its first stage; a plan whose shards are drawn stays as it is."""
+        """Reset to the state before the first stage; shards that the plan has drawn are kept."""
         self._clear()
         self.oracle = LabelOracle(self.items)
         if self.plan.settings.stratify:
-            # the plan was drawn class by class, which has read these labels: the ledger says so
+            # planning by class has read these labels, so the ledger must list them
             known = [item["id"] for item in self.items if is_labeled(item)]
             self.oracle.reveal(known, purpose="stratification")
 
     def keep_beginnings(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
-        """Keep what stages begin with.
+        """Keep the states with which every stage begins.
 
         Args:
             network: the network without its wrappers.
-            stateful: what begins every stage as it is now, such as the optimizer.
+            stateful: objects to reset to their present state in every stage, such as the optimizer.
 
         """
         self.beginnings = [deepcopy(part.state_dict()) for part in stateful]
         self.initial = deepcopy(network.state_dict())
 
     def draw_shard(self, stage: int, ids: Sequence[str]) -> None:
-        """Make the items that a network has asked for the shard of a stage.
+        """Make the items that a network has selected the shard of a stage.
 
         Args:
             stage: stage number, from 1.
@@ -172,7 +172,7 @@ class ChainState:
         self.plan = self.plan.draw(stage, ids)
 
     def reveal(self, stage: int) -> dict[str, int]:
-        """Return the labels of a stage by item id; the ledger counts them once.
+        """Reveal the labels of a stage, and return them by item id; the ledger counts them once.
 
         Args:
             stage: stage number, from 1.
@@ -186,11 +186,11 @@ class ChainState:
         return self.oracle.reveal(self.plan.stages[stage - 1].labeled, purpose="shard", stage=stage)
 
     def begin_stage(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
-        """Put everything where a stage begins.
+        """Reset network, optimizer and the like for the start of a stage.
 
         Args:
             network: the network without its wrappers, with the weights of the last student if there is one.
-            stateful: what begins every stage as it began the first, in the order in which it was kept.
+            stateful: objects to reset, in the order of :py:meth:`keep_beginnings`.
 
         """
         if not self.students or self.options.init == "initial":
@@ -207,14 +207,14 @@ class ChainState:
         self.mirror = WeightAverage(network, decay=0.0) if options.teacher == "student" else None
 
     def restart_stage(self) -> None:
-        """Forget what the stage has kept of weights that are no longer the network's."""
+        """Discard the best weights and restart the averages, because other code has set the network's weights."""
         self.best = None
         for average in (self.average, self.mirror):
             if average is not None:
                 average.restart()
 
     def make_teacher(self) -> torch.nn.Module | None:
-        """Return who guides through the present stage, None for a stage without a teacher."""
+        """Return the teacher of the present stage, or None for a stage without one."""
         if self.mirror is not None:
             return self.mirror.module
         if self.options.teacher == "average" and self.average is not None:
@@ -227,7 +227,7 @@ class ChainState:
         """Keep the network's weights as the best of the stage.
 
         Args:
-            value: the key metric that they reach.
+            value: their key metric.
             epoch: epoch of the stage, from 1.
             network: the network without its wrappers.
 
@@ -238,14 +238,14 @@ class ChainState:
     def add_record(
         self, stage: int, *, epochs: int, metric: str | None, accepted: bool, calibration: float | None
     ) -> StageRecord:
-        """Write down what a stage did, and return it.
+        """Add the record of a stage, and return it.
 
         Args:
             stage: stage number, from 1.
             epochs: number of epochs run.
             metric: name of the metric that the gate compares.
-            accepted: whether the student becomes the teacher of the stages to come.
-            calibration: the temperature by which its logits were divided, None without calibration.
+            accepted: whether the student becomes the teacher of the following stages.
+            calibration: temperature that divided its logits, None without calibration.
 
         """
         ids = set(self.plan.stages[stage - 1].labeled)
@@ -273,7 +273,7 @@ class ChainState:
         return record
 
     def add_student(self, network: torch.nn.Module) -> None:
-        """Make a copy of an accepted student the last one, and of all but an ensemble the only one.
+        """Add a frozen copy of an accepted student; unless the teacher is an ensemble, drop the earlier ones.
 
         Args:
             network: the student.
@@ -283,7 +283,7 @@ class ChainState:
         self.students = [*earlier, freeze(network)]
 
     def replace_student(self, network: torch.nn.Module) -> None:
-        """Put a copy of what the last student has become in its place.
+        """Replace the last student with a frozen copy of a network that has been trained further.
 
         Args:
             network: the student.
@@ -299,11 +299,11 @@ class ChainState:
         *,
         value: float | None,
     ) -> None:
-        """Put a chain that has begun behind the stages of an earlier run.
+        """Continue the stages of an earlier run in a chain that has just begun.
 
         Args:
-            records: what these stages did.
-            students: the accepted students that guide from here on, frozen.
+            records: records of the earlier stages.
+            students: the accepted students that teach from here on, frozen.
             ledger: the ledger of the earlier run.
             value: the key metric of the last accepted student, measured on the validation items of this run.
 
@@ -320,12 +320,12 @@ class ChainState:
         self.oracle.load_state_dict({**own, "ledger": [*shards, *own["ledger"]]})
 
     def state_dict(self, *, keep_student: Callable[[torch.nn.Module, int], Any] | None = None) -> dict[str, Any]:
-        """Return where the chain is at an epoch's end, without what is the network's, the optimizer's or ``fresh``'s.
+        """Return the state of the chain at the end of an epoch, without network, optimizer and ``fresh``.
 
-        Its loader needs no state, since batches are a function of the place in the chain.
+        The loader needs no state, since batches are a function of the place in the chain.
 
         Args:
-            keep_student: returns what to keep of a student of a stage, default None: its ``state_dict``.
+            keep_student: takes a student and its stage and returns what to store, default None: its ``state_dict``.
 
         """
         keep = keep_student or (lambda student, stage: student.state_dict())
@@ -340,7 +340,7 @@ class ChainState:
             "average": None if self.average is None else self.average.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
             "beginnings": self.beginnings,
-            # stages that begin with their teacher's weights need these no more
+            # stages that begin with their teacher's weights no longer need these
             "initial": self.initial if self.options.init == "initial" else None,
             "seconds": time.perf_counter() - self.began,
         }
@@ -352,12 +352,12 @@ class ChainState:
         network: torch.nn.Module,
         read_student: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
-        """Come back to where a chain with the same plan, options and items was.
+        """Restore the state of a chain with the same plan, options and items.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
             network: the network without its wrappers; its own weights may be loaded later.
-            read_student: returns the weights of a student from what was kept of it, default None: as they are.
+            read_student: returns the weights of a student from what was stored, default None: what was stored.
 
         """
         self.plan = self.plan.from_json(state_dict["plan"])

@@ -22,11 +22,11 @@ __all__ = ["TeacherCache"]
 
 
 class TeacherCache:
-    """Keep what one teacher said about an item in a view, and ask it again only about others.
+    """Cache one teacher's outputs by item and view, and run the teacher only for new pairs.
 
-    Rows of two growing tensors, on the device where they are used: 4 C bytes of logits and, with attention transfer,
-    the 4 X Y bytes of the map that the attention loss is made of, next to about 200 bytes of Python's own. A stored
-    output can be found under its own item and view seed alone, so that an item augmented afresh is always asked about.
+    The outputs are rows of two growing tensors on the device of the training: 4 C bytes of logits and, with attention
+    transfer, 4 X Y bytes of the map for the attention loss, plus about 200 bytes of Python objects. The key of a stored
+    output is its item and view seed, so the teacher always runs on a newly augmented item.
 
     Args:
         teacher: fingerprint of the teacher, see :py:func:`monai_weckd.networks.fingerprint`.
@@ -51,13 +51,13 @@ class TeacherCache:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits, (B, C), and features, (B, 1, spatial dimensions) or None, of a batch.
 
-        The features have one channel, the root of the sum of the channels' squares: their attention map is that of all
-        channels, see :py:func:`monai_weckd.losses.attention_map`.
+        The features have one channel, the root of the sum of squares over the channels. Their attention map equals that
+        of all channels, see :py:func:`monai_weckd.losses.attention_map`.
 
         Args:
-            indices: which items, (B,).
+            indices: indices of the items, (B,).
             views: their view seeds, (B,).
-            ask: gets places in the batch and gives the teacher's logits and features there.
+            ask: takes positions in the batch, and returns the teacher's logits and features for them.
 
         """
         keys = list(zip(indices.tolist(), views.tolist(), strict=True))
@@ -70,7 +70,7 @@ class TeacherCache:
         return self._logits[rows], None if self._maps is None else self._maps[rows]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all answers: asked again in other batches, a teacher would round them otherwise."""
+        """Return all outputs, because a teacher would round them differently if it ran again on other batches."""
         count = len(self._rows)
         stores = {"logits": self._logits, "maps": self._maps}
         return {
@@ -79,11 +79,11 @@ class TeacherCache:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, device: torch.device | None = None) -> None:
-        """Come back to earlier answers of the same teacher.
+        """Restore earlier outputs of the same teacher.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
-            device: where they are used, default None: where they are.
+            state_dict: result of :py:meth:`state_dict`.
+            device: device to move them to, default None: keep their device.
 
         """
         self._rows = {tuple(key): row for row, key in enumerate(state_dict["keys"].tolist())}
@@ -102,7 +102,7 @@ class TeacherCache:
 
 
 def _put(store: torch.Tensor | None, first: int, rows: torch.Tensor) -> torch.Tensor:
-    """Write rows behind the first ones, into a tensor of twice the size where there is no room for them."""
+    """Write rows after the ``first`` rows of a store; if there is no room, into a store of twice the size."""
     needed = first + len(rows)
     if store is None or len(store) < needed:
         larger = rows.new_empty(max(needed, 2 * first), *rows.shape[1:])

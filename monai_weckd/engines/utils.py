@@ -29,16 +29,16 @@ __all__ = ["attach_first", "check_loss", "check_metric"]
 
 
 def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
-    """Add an event handler that acts before those that are there already, in whatever order they were listed.
+    """Add an event handler that runs before all handlers that the event already has.
 
     Args:
         engine: Ignite Engine.
         event: one of its events.
-        handler: what to call.
+        handler: the function to call.
 
     """
     handle = engine.add_event_handler(event, handler)
-    handlers = engine._event_handlers[event]  # Ignite has no public way to this
+    handlers = engine._event_handlers[event]  # Ignite has no public access to this
     handlers.insert(0, handlers.pop())
     return handle
 
@@ -47,11 +47,11 @@ _SHOWN = 8
 
 
 def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *, last_good: str) -> None:
-    """Stop a chain whose loss is no number.
+    """Stop a chain when its loss is NaN or infinite.
 
     Args:
         engine: its trainer, with the loss of the present batch.
-        items: the items that the batch's indices count, with ``id``.
+        items: all training items, with ``id``; the indices of the batch refer to them.
         last_good: where the last good student is.
 
     Raises:
@@ -68,14 +68,14 @@ def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *,
 
 
 def check_metric(name: str, value: float) -> None:
-    """Stop a chain whose validation cannot tell one student from another.
+    """Stop a chain when its validation metric is NaN or infinite and so cannot compare students.
 
     Args:
         name: name of the metric.
         value: its value.
 
     Raises:
-        FloatingPointError: When it is not finite, as an area under the curve is for a class without items.
+        FloatingPointError: When it is not finite, for example the area under the curve of a class without items.
 
     """
     if not math.isfinite(value):
@@ -86,7 +86,7 @@ def check_metric(name: str, value: float) -> None:
 
 
 def _batch_names(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]]) -> str:
-    """Return which images of the present batch are not finite, or have logits that are not, or else all."""
+    """Name the images of the present batch with non-finite values, or else with non-finite logits, or else all."""
     places, broken = engine.state.batch[INDEX].tolist(), list[int]()
     for key in (CommonKeys.IMAGE, CommonKeys.PRED):
         finite = engine.state.output[key].detach().flatten(1).isfinite().all(dim=1).tolist()

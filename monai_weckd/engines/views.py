@@ -26,17 +26,17 @@ __all__ = ["PrepareViews"]
 
 
 class PrepareViews(PrepareBatch):
-    """Move a batch to the device and augment it there, each item by its view seed.
+    """Move a batch to the device and augment each item there by its view seed.
 
-    A ``prepare_batch`` for the batches of a stage, which bring the ``view`` seeds. With ``teacher_augment`` the teacher
-    gets a view of its own from the same decoded image, usually a weaker one; without it teacher and student see the
-    same. Embeddings, (B, D), which have no space to augment, stay as they are, and with ``teacher_augment`` the teacher
-    gets that of the image itself.
+    This is a ``prepare_batch`` for the batches of a stage, which contain the ``view`` seeds. With ``teacher_augment``
+    the teacher gets its own, usually weaker, view of the same decoded image. Without it, teacher and student see the
+    same view. Embeddings, (B, D), are not augmented; with ``teacher_augment``, the teacher gets the embedding of the
+    image itself.
 
     Args:
-        augment: what the student sees, ``(images, views) -> images``: a
+        augment: makes the student's view, ``(images, views) -> images``, such as a
             :py:class:`~monai_weckd.transforms.BatchAugment`.
-        teacher_augment: what the teacher sees, default None: the same.
+        teacher_augment: makes the teacher's view, default None: the teacher sees the student's view.
 
     """
 
@@ -54,8 +54,9 @@ class PrepareViews(PrepareBatch):
         """Return images, (B, C, spatial dimensions), and labels, (B,), on the device.
 
         Args:
-            batchdata: with ``image``, ``label`` and ``view``; gets ``teacher_image`` where the teacher's view differs.
-            device: where to.
+            batchdata: a batch with ``image``, ``label`` and ``view``; it gets ``teacher_image`` if the teacher has its
+                own view.
+            device: the target device.
             non_blocking: see :py:meth:`torch.Tensor.to`.
             kwargs: further arguments of :py:meth:`torch.Tensor.to` for the images.
 

@@ -50,18 +50,18 @@ logger = logging.getLogger(__name__)
 class StageWalker:
     """Walk a trainer through the stages of a plan, inside one run.
 
-    All work between two stages happens at the start of an epoch, or of ``Events.COMPLETED`` for the last stage,
-    before any other handler: whoever listens to an epoch's end still sees the network as that epoch left it, and a
-    checkpoint saver at the run's end saves the last accepted student. The trainer's ``state`` holds the walker as
-    ``chain`` and needs a :py:class:`~monai_weckd.engines.Distiller` as ``distiller`` when the run starts.
+    All work between two stages happens at the start of an epoch, or at ``Events.COMPLETED`` for the last stage, before
+    any other handler. Handlers at the end of an epoch therefore see the network as that epoch left it, and a checkpoint
+    saver at the end of the run saves the last accepted student. The trainer's ``state`` holds the walker as ``chain``,
+    and needs a :py:class:`~monai_weckd.engines.Distiller` as ``distiller`` when the run starts.
 
-    With several processes all ranks take the same walk: rank 0's metric decides, and its student is everyone's teacher.
+    With several processes, all ranks walk alike: rank 0's metric decides, and rank 0's student is every rank's teacher.
 
     Args:
-        plan: who sees what when; re-derived if the trainer's dataset holds other items than the plan's.
-        options: how to go from stage to stage.
-        evaluator: measures each student on validation; its key metric chooses the best weights and feeds the gate.
-        fresh: objects that begin each stage as they began the first, such as the learning rate scheduler.
+        plan: splits and stages; derived anew if the trainer's dataset holds other items than the plan.
+        options: options of the chain.
+        evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
+        fresh: objects that are reset to their first state in every stage, such as the learning rate scheduler.
 
     """
 
@@ -78,7 +78,7 @@ class StageWalker:
         self.options = options
         self.evaluator = evaluator
         self.fresh = list(fresh)
-        # of handlers whose states belong to the chain's, by name
+        # handlers whose states are part of the chain's state, by name
         self.parts: dict[str, Stateful] = {}
         self._load: Callable[..., None] | None = None
         self._goes_on = False
@@ -95,7 +95,7 @@ class StageWalker:
 
     @property
     def oracle(self) -> LabelOracle | None:
-        """The door through which this run's labels came, with its ledger; None before the run."""
+        """The oracle that revealed this run's labels, with its ledger; None before the run."""
         return self.state.oracle
 
     @property
@@ -104,7 +104,7 @@ class StageWalker:
         return tuple(self.state.students)
 
     def attach(self, engine: SupervisedTrainer) -> None:
-        """Register the walk's steps, each before whatever else is registered for its event."""
+        """Register the walker's steps, each before all other handlers of its event."""
         # the data and the plan are checked here, before the first image is opened
         self.state.set_items(training_items(engine.data_loader))
         total = engine.state.max_epochs if self.options.chain_epochs is None else self.options.chain_epochs
@@ -124,20 +124,20 @@ class StageWalker:
         self._handles = [*(attach_first(engine, event, step) for event, step in steps), *self.gate.attach(engine)]
 
     def detach(self, engine: SupervisedTrainer) -> None:
-        """Take the walk's steps away again."""
+        """Remove the walker's steps."""
         for handle in self._handles:
             handle.remove()
         del engine.state.chain
-        # a schedule in a later run would take them for its own
+        # otherwise a schedule in a later run would use them
         for name in ("stage", "stage_epoch", "stage_epochs"):
             vars(engine.state).pop(name, None)
 
     def paused(self, engine: SupervisedTrainer) -> bool:
-        """Return whether the run ends before the chain does, which another run goes on with."""
+        """Return whether the run ends before the chain does, so that another run continues the chain."""
         return bool(engine.state.max_epochs < sum(self.epochs))
 
     def locate(self, epoch: int) -> tuple[int, int]:
-        """Return the stage, and the epoch within it, of an epoch of the run (all from 1)."""
+        """Return the stage of an epoch of the run, and its number within that stage (all from 1)."""
         for stage, count in enumerate(self.epochs, start=1):
             if epoch <= count:
                 return stage, epoch
@@ -150,7 +150,7 @@ class StageWalker:
         *,
         read_student: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
-        """Go on from a state when the run starts, after the epoch that the engine has by then.
+        """Continue from a state when the run starts, after the epoch that the engine's state has then.
 
         Args:
             state_dict: from ``ChainState.state_dict``.
@@ -160,7 +160,7 @@ class StageWalker:
         self._load = partial(self.state.load_state_dict, state_dict, read_student=read_student)
 
     def keep_beginnings(self, engine: SupervisedTrainer) -> None:
-        """Keep what stages begin with, once the handlers of the run's start, such as a loader of weights, are done."""
+        """Keep the states with which stages begin, after the run's start handlers, which may load weights, are done."""
         self.state.keep_beginnings(unwrap(engine.network), self._stateful(engine))
 
     def _stateful(self, engine: SupervisedTrainer) -> list[Stateful]:
@@ -186,7 +186,7 @@ class StageWalker:
             self.state.restart_stage()
             self._goes_on = True
         else:
-            # between two stages: these weights are what the last student has become meanwhile
+            # between two stages: other code may have changed the last student's weights
             self.state.replace_student(engine.network)
 
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
@@ -207,7 +207,7 @@ class StageWalker:
             self._go_on_with_stage(engine, stage, stage_epoch)
         self._goes_on = False
         engine.state.stage_epoch = stage_epoch
-        # dropout draws from torch's own generator: make it, too, a function of the place in the chain
+        # dropout draws from torch's global generator: make it a function of the place in the chain as well
         place = np.random.SeedSequence([self.plan.settings.seed, stage, stage_epoch, idist.get_rank()])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
@@ -221,7 +221,7 @@ class StageWalker:
         self._set_stage(engine, stage)
         self._set_teacher(engine)
         engine.fire_event(ChainEvents.STAGE_STARTED)
-        # last, since it starts a loader's workers: with the datasets as the handlers of the event have left them
+        # last, because it starts the loader's workers, which must see the changes that the event's handlers made
         engine.set_data(self._loader(engine, stage))
 
     def _go_on_with_stage(self, engine: SupervisedTrainer, stage: int, stage_epoch: int) -> None:
@@ -229,7 +229,7 @@ class StageWalker:
         if average is not None and average.swapped:
             average.swap()
         if self._goes_on:
-            # not before the run's other handlers, since it starts a loader's workers
+            # not before the run's other handlers, because it starts the loader's workers
             engine.set_data(self._loader(engine, stage, start=stage_epoch - 1))
 
     def _draw_shard(self, engine: SupervisedTrainer, stage: int) -> None:
@@ -256,13 +256,13 @@ class StageWalker:
             distiller.alignment = DistributionAlignment([labels.count(c) for c in range(len(self.plan.classes))])
 
     def _loader(self, engine: SupervisedTrainer, stage: int, *, start: int = 0) -> Any:
-        """Return the loader of a stage, from the epoch on before which ``start`` have passed."""
+        """Return the loader of a stage without its first ``start`` epochs."""
         index = {item["id"]: place for place, item in enumerate(self.state.items)}
         return stage_loader(
             engine.data_loader,
             labels={index[key]: label for key, label in self.state.reveal(stage).items()},
             pool=[index[key] for key in self.plan.pool(stage)],
-            # there is nobody to guide on the pool in a stage without a teacher
+            # without a teacher, pool items have no target
             pool_ratio=self.options.pool_ratio if engine.state.distiller.teacher is not None else 0,
             num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
             seed=self.plan.settings.seed,
@@ -274,13 +274,13 @@ class StageWalker:
     def _average(self, engine: SupervisedTrainer) -> None:
         if self.state.mirror is not None:
             self.state.mirror.update()
-        # MONAI's optimizer steps once in so many iterations of an epoch, and in its last
+        # MONAI's optimizer steps every ``accumulation_steps`` iterations of an epoch, and in its last iteration
         waits = engine.state.iteration % engine.state.epoch_length % engine.accumulation_steps
         if self.state.average is not None and not waits:
             self.state.average.update()
 
     def _show_average(self, engine: SupervisedTrainer) -> None:
-        """Put the averaged weights into the network, until the next epoch begins."""
+        """Load the averaged weights into the network until the next epoch begins."""
         if self.state.average is not None:
             self.state.average.swap()
 

@@ -40,23 +40,23 @@ logger = logging.getLogger(__name__)
 
 
 class FrozenBackbone:
-    """Freeze all of a network but its head, so that a chain trains heads on embeddings that are computed once.
+    """Freeze everything in a network except its head, so that a chain trains heads on embeddings computed once.
 
-    It is one handler of the trainer, and makes what the trainer and its evaluator need: datasets that give embeddings
-    (:py:meth:`embed`), an ``inferer`` that calls the head on these and the whole network on images, and the
-    :py:meth:`parameters` for the optimizer. No parameter and no buffer outside the head changes while it is frozen;
-    what is saved is the whole network, as ever. Embeddings are computed in single precision, and dropout before the
-    head takes no part.
+    This handler of the trainer provides what the trainer and its evaluator need: datasets that give embeddings
+    (:py:meth:`embed`), an ``inferer`` that calls the head on embeddings and the whole network on images, and the
+    :py:meth:`parameters` for the optimizer. While the backbone is frozen, no parameter and no buffer outside the head
+    changes. Saved models still hold the whole network. Embeddings are computed in single precision, and without any
+    dropout before the head.
 
     Args:
-        network: the student, on its device; its parameters outside the head stop to require gradients.
-        freeze: whether to freeze at all, default True. With False everything here is what it would be without it.
+        network: the student, on its device; its parameters outside the head no longer require gradients.
+        freeze: whether to freeze at all, default True. With False the handler has no effect.
         unfreeze_last: whether the last stage trains the whole network, on augmented images, default False.
         head_layer: module path of the head, default None: the last ``torch.nn.Linear``. Its input must be (B, D), and
-            nothing may follow it.
-        loss_function: the trainer's loss, to refuse attention transfer before any image is opened, default None: when
-            the trainer starts.
-        inferer: calls the whole network on images in training, default None: as it is.
+            no layer may follow it.
+        loss_function: the trainer's loss, to refuse attention transfer before any image is opened, default None: the
+            check runs when the trainer starts.
+        inferer: calls the whole network on images in training, default None: call it directly.
         cache_dir: folder for embeddings, default None: in memory.
 
     Raises:
@@ -83,7 +83,7 @@ class FrozenBackbone:
         self.unfreeze_last = unfreeze_last
         self.cache_dir = cache_dir
         self.frozen = False
-        # no list: MONAI's DataLoader goes through those among a dataset's attributes, here round in circles
+        # not a list: MONAI's DataLoader searches lists among a dataset's attributes, which would never end here
         self.datasets: dict[EmbeddingDataset, None] = {}
         self.inferer = HeadInferer(head_layer, inferer=inferer)
         if freeze:
@@ -91,14 +91,14 @@ class FrozenBackbone:
             _check_processes()
             self.head_layer = find_head(network, head_layer)
             head = set(find_module(unwrap(network), self.head_layer).parameters())
-            # what was frozen before stays so when the last stage begins
+            # parameters that were frozen before stay frozen when the last stage begins
             self._body = [one for one in network.parameters() if one.requires_grad and one not in head]
             self._freeze(True)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Yield what the optimizer is to see: of a network that stays frozen the head's parameters, else all.
+        """Yield the parameters for the optimizer: the head's if the network stays frozen, else all.
 
-        Those that are frozen for some stages get no gradient there, and optimizers leave them alone.
+        Parameters that are frozen in some stages get no gradient there, so optimizers skip them.
         """
         network = unwrap(self.network)
         if self.freeze and not self.unfreeze_last:
@@ -106,12 +106,12 @@ class FrozenBackbone:
         yield from network.parameters()
 
     def embed(self, dataset: Any, *, augment: Callable | None = None, views: int = 0) -> Any:
-        """Return a dataset that gives embeddings while the backbone is frozen; without ``freeze`` the dataset itself.
+        """Return a dataset that gives embeddings while the backbone is frozen, or the same dataset without ``freeze``.
 
         Args:
             dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`.
-            augment: makes the views of training images, default None: there are none.
-            views: how many fixed views of an image there are beside itself, default 0.
+            augment: makes the views of training images, default None: no views.
+            views: number of fixed views of an image in addition to the image itself, default 0.
 
         """
         if not self.freeze:
@@ -176,7 +176,7 @@ class FrozenBackbone:
             )
 
     def _fill(self) -> None:
-        """Compute the embeddings that are not there, or are those of another backbone."""
+        """Compute embeddings that are missing, or that another backbone made."""
         start, self._digest = time.perf_counter(), self.fingerprint()
         filled = sum(len(dataset) for dataset in self.datasets if dataset.fill(self._digest))
         if filled:

@@ -31,24 +31,22 @@ __all__ = ["ChainHandler"]
 
 
 class ChainHandler(DistillationHandler):
-    """Turn a :py:class:`monai.engines.SupervisedTrainer` that knows nothing of it into a chain.
+    """Turn an ordinary :py:class:`monai.engines.SupervisedTrainer` into a chain.
 
-    What :py:class:`~monai_weckd.engines.ChainDistillationTrainer` does with the same plan, options and data, with the
-    same results: ``max_epochs`` counts the whole chain, each stage draws its batches from the dataset of the trainer's
-    own loader, and after the run the network is the last accepted student. ``engine.state.chain`` holds plan, records
-    and label oracle. List it before handlers that listen to ``ChainEvents``, such as
+    It gives the same results as :py:class:`~monai_weckd.engines.ChainDistillationTrainer` with the same plan, options
+    and data: ``max_epochs`` counts the whole chain, each stage draws its batches from the dataset of the trainer's own
+    loader, and after the run the network is the last accepted student. ``engine.state.chain`` holds plan, records and
+    label oracle. List it before handlers that listen to ``ChainEvents``, such as
     :py:class:`~monai_weckd.handlers.ChainRecorder`; the order does not matter otherwise.
 
     Args:
-        plan: who sees what when, as from :py:func:`monai_weckd.plan_training`.
-        chain: how to walk from stage to stage, default None: :py:class:`~monai_weckd.engines.ChainOptions` with its
-            defaults.
-        evaluator: the pipeline's own validation engine, whose key metric chooses the best weights and feeds the gate;
-            default None, for ``accept="always"`` alone.
-        fresh: objects with ``state_dict`` that begin every stage as they began the first, such as the learning rate
+        plan: splits and stages, for example from :py:func:`monai_weckd.plan_training`.
+        chain: options of the chain, default None: :py:class:`~monai_weckd.engines.ChainOptions` with its defaults.
+        evaluator: the pipeline's own validation engine; its key metric chooses the best weights, and the gate uses it.
+            Default None, which works with ``accept="always"`` only.
+        fresh: objects with ``state_dict`` that are reset to their first state in every stage, such as the learning rate
             scheduler.
-        distillation: how to distil, by the names of :py:class:`DistillationHandler`, whose ``teacher`` is the chain's
-            own affair.
+        distillation: arguments of :py:class:`DistillationHandler`, except ``teacher``, which the chain sets.
 
     Raises:
         ValueError: When there is an attention loss and the teacher is an ensemble, which has no features.
@@ -82,12 +80,12 @@ class ChainHandler(DistillationHandler):
 
         """
         engine.register_events(*ChainEvents)
-        # the distiller must be there before the chain begins, so it attaches last of those that come first
+        # the distiller must start before the chain, so it attaches last: each inserts itself as the first handler
         self.walker.attach(engine)
         super().attach(engine)
 
     def detach(self, engine: SupervisedTrainer) -> None:
-        """Take the chain away again, see :py:meth:`DistillationHandler.detach`; the weights stay.
+        """Remove the chain, see :py:meth:`DistillationHandler.detach`; the weights stay.
 
         Args:
             engine: the trainer that it was attached to.

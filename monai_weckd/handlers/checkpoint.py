@@ -46,20 +46,20 @@ _FORMAT = 1
 
 
 class ChainCheckpoint:
-    """Keep a chain's state at the ends of epochs, and go on from it: to the same bits as without the interruption.
+    """Save a chain's state after each epoch and resume from it; the result is bit-identical to an uninterrupted run.
 
-    ``checkpoint.pt`` in ``output_dir`` holds the networks, the optimizer, the states of the chain and of those of its
-    handlers that have one, and the random generators; students that :py:class:`ChainRecorder` has written are named by
-    file and digest. It is written while the next epoch runs, replaced as a whole or not at all, checked against its
-    SHA-256 digest before use, and goes when the chain is complete. Embeddings of a frozen backbone are computed anew.
-    Works with :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a
-    :py:class:`ChainHandler`. List it last. Does nothing with several processes, or where a chain takes several runs.
+    ``checkpoint.pt`` in ``output_dir`` holds the networks, the optimizer, the random generators, and the states of the
+    chain and of its stateful handlers. Students that :py:class:`ChainRecorder` has written are stored by file name and
+    digest. The checkpoint is written atomically while the next epoch runs, verified by its SHA-256 digest before use,
+    and deleted when the chain is complete. Embeddings of a frozen backbone are computed anew. It works with
+    :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a :py:class:`ChainHandler`.
+    List it last. It does nothing with several processes, or if a chain takes several runs.
 
     Args:
         output_dir: an existing folder.
-        resume: whether to go on from ``checkpoint.pt`` if there is one, default False: one that is there is refused.
+        resume: whether to resume from ``checkpoint.pt`` if it exists, default False: an existing one is an error.
         interval: epochs from one checkpoint to the next, default 1.
-        settings: what else must be as it was when a run goes on, such as the learning rate; values as for JSON. Plan,
+        settings: further settings that must match on resume, such as the learning rate; values as for JSON. Plan,
             options of the chain, epochs, device type, threads and versions are compared anyway.
         stateful: further objects with a state, by name, such as a scheduler that is not in ``fresh`` or an
             ``EarlyStopHandler``.
@@ -86,7 +86,7 @@ class ChainCheckpoint:
         self.settings = dict(settings or {})
         self.stateful = dict(stateful or {})
         self._loaded: dict[str, Any] | None = None
-        # students that are in a file: the student itself and the file's digest
+        # students that a file holds, by its name: the student itself and the file's digest
         self._filed: dict[str, tuple[torch.nn.Module, str]] = {}
 
     def attach(self, engine: SupervisedTrainer) -> None:
@@ -116,7 +116,7 @@ class ChainCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _identify(self, engine: SupervisedTrainer) -> dict[str, str]:
-        """Return what must be the same when a run goes on, as text by name."""
+        """Return everything that must match on resume, as text by name."""
         import monai_weckd
 
         chain = engine.state.chain
@@ -135,14 +135,14 @@ class ChainCheckpoint:
         return {name: json.dumps(value, sort_keys=True, default=str) for name, value in found.items()}
 
     def _gather(self, engine: SupervisedTrainer) -> dict[str, Stateful]:
-        """Return whose states are loaded when the other handlers of the run's start are done."""
+        """Return the objects whose states are loaded after the other start handlers of the run."""
         fresh = {f"fresh {number}": part for number, part in enumerate(engine.state.chain.fresh)}
         scaler = {} if engine.scaler is None else {"scaler": engine.scaler}
         known = {"network": unwrap(engine.network), "optimizer": engine.optimizer, "distiller": engine.state.distiller}
         return {**known, **scaler, **fresh, **{f"stateful {name}": part for name, part in self.stateful.items()}}
 
     def _begin(self, engine: SupervisedTrainer) -> None:
-        """Put engine, chain and the chain's handlers back, before any of them begins."""
+        """Restore engine, chain and the chain's handlers before any of them starts."""
         if late := set(engine.state.chain.parts) - self._known:
             raise ValueError(
                 f"handlers: expected ChainCheckpoint last, got {sorted(late)} after it. Move it to the end."
@@ -184,7 +184,7 @@ class ChainCheckpoint:
             )
 
     def _put_back(self, engine: SupervisedTrainer) -> None:
-        """Put weights and generators back, last: another handler of the start may load a pretrained network."""
+        """Restore weights and generators last, because another start handler may load a pretrained network."""
         if self._loaded is None:
             return
         for name, part in self._gather(engine).items():
@@ -213,7 +213,7 @@ class ChainCheckpoint:
         self.path.unlink(missing_ok=True)
 
     def _in_file(self, student: torch.nn.Module, stage: int) -> Mapping[str, Any]:
-        """Return the name and digest of the file that holds a student, or where there is none its weights."""
+        """Return the name and digest of the file that holds a student, or its weights if no file does."""
         name, weights = f"stage_{stage}/model.pt", student.state_dict()
         known, digest = self._filed.get(name, (None, ""))
         if known is not student:

@@ -36,20 +36,20 @@ __all__ = ["ChainContinuation"]
 
 
 class ChainContinuation:
-    """Add the last stage of a plan to a chain that holds all the others, each trained when its labels came.
+    """Add the last stage of a plan to a finished chain of all earlier stages, as soon as its labels exist.
 
-    The last accepted student of the earlier run is the teacher, and is measured again on the validation items of now,
-    so that the gate compares both on the same ones. Epochs, records and curves are numbered on, and
-    :py:class:`~monai_weckd.handlers.ChainRecorder` writes the history of all stages. On the same data the stage comes
-    out as in one run over all stages, to the bit. List it behind the recorder.
+    The last accepted student of the earlier run is the teacher. It is measured again on the present validation items,
+    so that the gate compares both students on the same items. The numbers of epochs, records and curves continue, and
+    :py:class:`~monai_weckd.handlers.ChainRecorder` writes the history of all stages. On the same data, the stage is
+    bit-identical to that of one run over all stages. List this handler after the recorder.
 
     Args:
         previous: output folder of the earlier run, with ``chain.json``, ``history.json`` and its students.
 
     Raises:
-        ValueError: When the folder holds no chain, a damaged one, or one that the plan does not go on with.
-        ValueError: When its classes, their order or its preprocessing are others, or a student is not the one that
-            ``chain.json`` names.
+        ValueError: When the folder holds no chain, a damaged one, or one that the plan does not continue.
+        ValueError: When its classes, their order or its preprocessing differ, or a student does not match
+            ``chain.json``.
 
     """
 
@@ -67,7 +67,7 @@ class ChainContinuation:
         """Register the handler.
 
         Args:
-            engine: the chain's trainer, whose ``max_epochs`` counts the epochs of the earlier stages, too.
+            engine: the chain's trainer; its ``max_epochs`` includes the epochs of the earlier stages.
 
         """
         stages, walker = self.chain["stages"], engine.state.chain
@@ -88,7 +88,7 @@ class ChainContinuation:
         engine.add_event_handler(Events.STARTED, self._begin)
 
     def _check_kind(self, name: str, found: Any) -> None:
-        """Refuse a teacher that was trained on something else than the new stage is."""
+        """Refuse a teacher whose training setup differs from that of the new stage."""
         if self.chain[name] != found:
             raise ValueError(
                 f"{name}: expected {self.chain[name]}, as the chain in {self.previous} was trained, got {found}. "
@@ -113,7 +113,7 @@ class ChainContinuation:
         engine.load_state_dict({**place, "iteration": sum(walker.epochs[:-1]) * engine.state.epoch_length})
 
     def _bring_students(self, output_dir: Path) -> None:
-        """Copy the earlier students, so that the files of the new folder name nothing outside it."""
+        """Copy the earlier students, so that the new folder is self-contained."""
         for stage in range(1, len(self.chain["stages"]) + 1):
             path = output_dir / _student_file(stage)
             path.parent.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ class ChainContinuation:
 
 
 def _student_file(stage: int) -> Path:
-    """Return where ChainRecorder keeps a student; what a file says of that is not followed."""
+    """Return the path at which ChainRecorder stores a student; paths from files are not trusted."""
     return Path(f"stage_{stage}") / "model.pt"
 
 

@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class CostReporter:
-    """Predict what a chain will cost when it begins, and report what it has cost when it ends.
+    """Predict the costs of a chain at its start, and report the actual costs at its end.
 
-    The prediction comes from a probe of a few seconds on copies, which changes no bit of the training, see
-    :py:func:`monai_weckd.costs.probe_costs`. Both go to the log, and as a dictionary to ``engine.state.cost``, from
-    where :py:class:`monai_weckd.handlers.ChainRecorder` takes them: list this handler before it. Decoding is not
-    predicted here, since the images have been decoded when a chain begins. Does nothing on other ranks than 0, and
-    nothing where heads train on embeddings: that takes seconds, most of them the engine's own, which no probe sees; nor
-    where a chain takes several runs, between which it waits.
+    The prediction comes from a probe of a few seconds on copies, which does not change the training in any bit, see
+    :py:func:`monai_weckd.costs.probe_costs`. Prediction and report go to the log, and as a dictionary to
+    ``engine.state.cost``, where :py:class:`monai_weckd.handlers.ChainRecorder` reads them: list this handler before it.
+    The prediction excludes decoding, because all images are decoded before a chain begins. The handler acts on rank 0
+    only. It does nothing if heads train on embeddings, because that takes seconds, most of them in the engine, which
+    the probe does not measure. It also does nothing if a chain takes several runs, because of the waits between them.
 
     Args:
         seconds: time for the probe, default 2.0.
@@ -69,14 +69,14 @@ class CostReporter:
             engine.add_event_handler(Events.COMPLETED, self._report)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the prediction and how long the chain has taken so far."""
+        """Return the prediction and the time that the chain has taken so far."""
         return {"predicted": self.predicted, "seconds": time.perf_counter() - self.began}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Keep, when the run starts, to the prediction that was made when the chain began.
+        """Restore the prediction that was made when the chain began.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
 
         """
         self._loaded = state_dict

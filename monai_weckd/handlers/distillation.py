@@ -36,36 +36,36 @@ __all__ = ["DistillationHandler"]
 
 
 class DistillationHandler:
-    """Give a teacher to a :py:class:`monai.engines.SupervisedTrainer` that knows nothing of one.
+    """Give a teacher to an ordinary :py:class:`monai.engines.SupervisedTrainer`.
 
     The trainer's own loss function becomes the task loss of a :py:class:`~monai_weckd.losses.DistillationLoss`. Losses,
     events and the keys in ``engine.state.output`` are those of
-    :py:class:`~monai_weckd.engines.DistillationTrainer`, and the student ends with the same weights. Nothing is
-    patched: when the run starts, the trainer's ``loss_function`` and ``prepare_batch`` are replaced by others that call
-    them, and :py:meth:`detach` puts both back. List it before handlers that listen to
+    :py:class:`~monai_weckd.engines.DistillationTrainer`, and the student ends with the same weights. The handler
+    patches nothing: when the run starts, it wraps the trainer's ``loss_function`` and ``prepare_batch``, and
+    :py:meth:`detach` restores both. List it before handlers that listen to
     ``DistillationEvents.TEACHER_COMPLETED``. Knowledge distillation after Hinton et al., arXiv 1503.02531.
 
     Args:
         teacher: a network, the folder of a bundle, or a TorchScript, ONNX or ``state_dict`` file, see
             :py:func:`~monai_weckd.networks.load_teacher`.
-        network: whose copy gets the weights of a ``state_dict`` file, default None: the trained network's.
-        classes: the student's class names in the order of their indices, which the teacher's must be, too, where they
-            are known; default None: not compared.
+        network: the network whose copy gets the weights of a ``state_dict`` file, default None: the trained network.
+        classes: the student's class names in the order of their indices; the teacher's must be equal, if they are
+            known. Default None: not compared.
         weight: share of the distillation loss, 0.0 to 1.0.
-        weight_end: share in the last epoch, to which it goes in equal steps, default None: ``weight``.
-        temperature: of the distillation loss, above 0; or its schedule over the epochs.
+        weight_end: share in the last epoch; the share changes linearly over the epochs. Default None: ``weight``.
+        temperature: temperature of the distillation loss, above 0, or its schedule over the epochs.
         attention: weight of the attention loss, default 0.0: none.
         student_layer: module path of the student's features for the attention loss.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
-        teacher_transform: makes of a batch of images, (B, C, spatial dimensions), what the teacher was trained on, such
-            as other intensities; default None: it sees what the student sees.
+        teacher_transform: turns a batch of images, (B, C, spatial dimensions), into what the teacher was trained on,
+            such as other intensities; default None: teacher and student see the same.
         multilabel: whether each class has a sigmoid of its own, default False.
-        threshold: the teacher guides where its largest probability is at least this, default 0.0: everywhere.
-        hard_labels: whether the teacher gives its class alone, default False.
+        threshold: smallest top probability at which the teacher's prediction counts, default 0.0: it always counts.
+        hard_labels: whether the teacher gives its top class instead of probabilities, default False.
 
     Raises:
-        FileNotFoundError: When ``teacher`` is a path to nothing.
-        ValueError: When a number is out of its range, or there is no layer for an attention loss.
+        FileNotFoundError: When ``teacher`` is a path and nothing exists there.
+        ValueError: When a number is out of its range, or an attention loss has no layer.
 
     Example::
 
@@ -143,7 +143,7 @@ class DistillationHandler:
             engine: a ``SupervisedTrainer`` with its own iteration.
 
         Raises:
-            TypeError: When it is another engine, or one that need not call its loss function.
+            TypeError: When it is another engine, or one that may not call its loss function.
             ValueError: When it has a teacher already.
 
         """
@@ -156,7 +156,7 @@ class DistillationHandler:
             self._handles.append(engine.add_event_handler(Events.COMPLETED, self._end))
 
     def detach(self, engine: SupervisedTrainer) -> None:
-        """Take the teacher away again: the trainer is as it was before :py:meth:`attach`.
+        """Remove the teacher; the trainer is then as it was before :py:meth:`attach`.
 
         Args:
             engine: the trainer that it was attached to.
@@ -171,7 +171,7 @@ class DistillationHandler:
         del engine.state.distiller
 
     def _begin(self, engine: SupervisedTrainer) -> None:
-        """Put the teacher in place; a trainer that goes on has it already."""
+        """Install the teacher, unless the trainer continues and has it already."""
         if self.distiller is not None:
             return
         teacher = None
@@ -191,12 +191,12 @@ class DistillationHandler:
 
 
 def _check_engine(engine: Any) -> None:
-    """Raise an error for an engine in which a teacher could have no say, or two."""
+    """Refuse an engine that could ignore a teacher, or that already has one."""
     if not isinstance(engine, SupervisedTrainer):
         raise TypeError(f"engine: expected a SupervisedTrainer, got {type(engine).__name__}. Attach it to the trainer.")
     if hasattr(engine.state, "distiller"):
         raise ValueError("engine: expected a trainer without a teacher, got one that has it. Detach the other handler.")
-    # Ignite's name for what an engine does with a batch; whoever replaces it need not call the loss function
+    # Ignite's name for the function that processes a batch; a replacement may not call the loss function
     if getattr(engine._process_function, "__func__", None) is not SupervisedTrainer._iteration:
         raise TypeError(
             "engine: expected SupervisedTrainer's own iteration, got another, which need not call the loss function. "

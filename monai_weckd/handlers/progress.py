@@ -29,7 +29,7 @@ __all__ = ["ChainProgressBar"]
 class ChainProgressBar:
     """Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
 
-    Silent where standard error is not a terminal, and on other ranks than 0. Needs ``tqdm``.
+    The bar is silent if standard error is not a terminal, and on all ranks but 0. It needs ``tqdm``.
 
     Args:
         evaluator: validation engine whose key metric is shown, default None.
@@ -55,7 +55,7 @@ class ChainProgressBar:
 
     def _open(self, engine: Workflow) -> None:
         state = engine.state
-        # disable=None: tqdm's own way to stay quiet where there is no terminal
+        # disable=None makes tqdm silent without a terminal
         self.bar = tqdm(total=state.max_epochs * state.epoch_length, initial=state.iteration, disable=None, unit="step")
 
     def _step(self, engine: Workflow) -> None:

@@ -52,14 +52,14 @@ __all__ = ["ChainRecorder", "predict_probabilities"]
 def predict_probabilities(
     network: torch.nn.Module, loader: DataLoader, device: torch.device, *, inferer: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return class probabilities, (N, C), and labels, (N,), of everything that a loader gives, in its order.
+    """Return class probabilities, (N, C), and labels, (N,), of all items of a loader, in order.
 
     Args:
-        network: the classifier; its train or eval mode is put back. It is called without its wrappers, of which
+        network: the classifier; its train or eval mode is restored. It is called without its wrappers, because
             DistributedDataParallel would wait for the other ranks.
         loader: batches with ``image`` and ``label``.
-        device: where the network is.
-        inferer: calls the network, ``(images, network) -> logits``, default None: as it is.
+        device: device of the network.
+        inferer: calls the network, ``(images, network) -> logits``, default None: call it directly.
 
     """
     logits, labels = predict_logits(network, loader, device, inferer=inferer)
@@ -67,24 +67,24 @@ def predict_probabilities(
 
 
 class ChainRecorder:
-    """Write down what a chain did: plan, students, metrics, learning curves and predictions.
+    """Record a chain in files: plan, students, metrics, learning curves and predictions.
 
-    In ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, the plan again as stages start;
-    ``stage_k/model.pt``, ``chain.json`` and ``history.json`` as stages end; ``model.pt`` (the last accepted student, a
-    plain ``state_dict``) and ``predictions.csv`` at the end. List it last among the trainer's handlers, so that an
-    epoch's validation is over when the epoch is written down. Does nothing on other ranks than 0.
+    It writes these files to ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, and the plan again at the
+    start of each stage; ``stage_k/model.pt``, ``chain.json`` and ``history.json`` at the end of each stage;
+    ``model.pt`` (the last accepted student, a plain ``state_dict``) and ``predictions.csv`` at the end. List it last
+    among the trainer's handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
 
     Args:
         output_dir: an existing folder.
         evaluator: the trainer's validation engine, whose metrics go into the curves.
         val_data_loader: validation items in fixed order, labels as integers.
         test_data_loader: test items likewise, for figures only; default None: no test figures.
-        target_layer: module path whose Grad-CAM is saved for the most confidently wrong test images (in ``errors``),
+        target_layer: module path for the Grad-CAM of the most confidently wrong test images (saved in ``errors``),
             default None: no such pictures.
-        settings: what else to write down in ``chain.json``, beside the options of chain and plan, such as the learning
+        settings: further values to record in ``chain.json``, beside the options of chain and plan, such as the learning
             rate.
-        preprocessing: what is done to each image before the network sees it, as values for JSON; default: not said.
-            With it, the order of the classes and the digests of the students ``chain.json`` says what a model is for.
+        preprocessing: transforms of each image before the network sees it, as values for JSON; default: not recorded.
+            Together with the order of the classes and the digests of the students, they tell what a model is for.
 
     """
 
@@ -127,24 +127,24 @@ class ChainRecorder:
         engine.add_event_handler(Events.COMPLETED, self._end)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what goes into ``chain.json`` and ``history.json`` so far."""
+        """Return the present content of ``chain.json`` and ``history.json``."""
         return {"stages": self.stages, "epochs": self.epochs}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what was written down before.
+        """Continue from earlier records.
 
         Args:
-            state_dict: from :py:meth:`state_dict`.
+            state_dict: result of :py:meth:`state_dict`.
 
         """
         self.stages, self.epochs = list(state_dict["stages"]), list(state_dict["epochs"])
 
     def _begin(self, engine: SupervisedTrainer) -> None:
         if engine.state.epoch:
-            return  # a chain goes on that an earlier run has begun
+            return  # this run continues the chain of an earlier run
         self.stages, self.epochs = [], []
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
-        # in the form that monai.data.load_decathlon_datalist reads, for an evaluation without this package
+        # in the format of monai.data.load_decathlon_datalist, for an evaluation without this package
         lists = {
             key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]
             for key, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"]))
@@ -153,7 +153,7 @@ class ChainRecorder:
         write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
 
     def _begin_stage(self, engine: SupervisedTrainer) -> None:
-        # with the shard, where the chain has just chosen it
+        # again, because the chain may have just chosen the shard
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
@@ -249,7 +249,7 @@ class ChainRecorder:
         write_atomically(self.output_dir / "history.json", sealed_json({"epochs": self.epochs}, indent=1))
 
     def _settings(self, engine: SupervisedTrainer) -> dict[str, Any]:
-        """Return how the chain was trained: its options, those of its plan, and what the configuration adds."""
+        """Return the settings of the training: options of the chain and the plan, and those of the configuration."""
         chain = engine.state.chain
         return {
             "network": type(unwrap(engine.network)).__name__,

@@ -24,12 +24,12 @@ __all__ = ["TeacherWeightHandler", "TemperatureHandler", "stage_progress"]
 class TemperatureHandler:
     """Anneal the temperature of a distillation loss over the epochs of a stage, or of a run without stages.
 
-    Sets ``loss_function.temperature`` at the start of each epoch and leaves it in ``engine.state.temperature`` for
-    handlers that log state attributes.
+    The handler sets ``loss_function.temperature`` at the start of each epoch and stores it in
+    ``engine.state.temperature`` for handlers that log state attributes.
 
     Args:
         loss_function: the loss whose temperature is set.
-        schedule: temperature by progress; 0 is the stage's first epoch, 1 its last. Default None: it stays as it is.
+        schedule: temperature by progress; 0 is the stage's first epoch, 1 its last. Default None: it stays constant.
 
     """
 
@@ -47,7 +47,7 @@ class TemperatureHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        """Set the temperature of the epoch that begins.
+        """Set the temperature for the epoch that begins.
 
         Args:
             engine: Ignite Engine, it should be a trainer.
@@ -59,7 +59,7 @@ class TemperatureHandler:
 
 
 def stage_progress(engine: Workflow) -> float:
-    """Return how far the current stage, or a run without stages, is: 0 in its first epoch, 1 in its last.
+    """Return the progress of the current stage, or of a run without stages: 0 in its first epoch, 1 in its last.
 
     Args:
         engine: a trainer in an epoch.
@@ -71,12 +71,12 @@ def stage_progress(engine: Workflow) -> float:
 
 
 class TeacherWeightHandler:
-    """Let a teacher have less to say, or more, from the first to the last epoch of a stage, in equal steps.
+    """Change the distillation weight linearly over a stage.
 
-    A teacher that has seen fewer labels than its student is a good start and a poor end: with ``end=0`` a stage ends as
-    a training on labels alone, which no mistake of the teacher can hold back (teacher annealing, Clark et al.,
-    https://arxiv.org/abs/1907.04829). Sets ``loss_function.weight`` at the start of each epoch and leaves it in
-    ``engine.state.distillation_weight`` for handlers that log state attributes.
+    A teacher that has seen fewer labels than its student helps at first and holds the student back later. With
+    ``end=0`` a stage ends with training on labels alone, so the teacher's mistakes no longer matter (teacher annealing,
+    Clark et al., https://arxiv.org/abs/1907.04829). The handler sets ``loss_function.weight`` at the start of each
+    epoch and stores it in ``engine.state.distillation_weight`` for handlers that log state attributes.
 
     Args:
         loss_function: the loss whose weight is set.
@@ -106,7 +106,7 @@ class TeacherWeightHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        """Set the share of the epoch that begins.
+        """Set the weight for the epoch that begins.
 
         Args:
             engine: Ignite Engine, it should be a trainer.
