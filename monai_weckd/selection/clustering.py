@@ -117,9 +117,9 @@ def draw_apart(
 
 def _draw(chances: np.ndarray, allowed: np.ndarray, number: float) -> int:
     """Return the index that a number from [0, 1) falls on when each has a share in proportion to its chance."""
-    # where all that is left coincides with what was drawn, or has no weight, each is as good as the next
+    # if all remaining points coincide with drawn ones or have no weight, each is equally good
     total = np.cumsum(chances if chances.any() else allowed, dtype=np.float64)
-    # should rounding take the number to the very end, the last index with a chance
+    # if rounding moves the number to the very end, take the last index with a chance
     last = np.searchsorted(total, total[-1], side="left")
     return int(min(np.searchsorted(total, number * total[-1], side="right"), last))
 

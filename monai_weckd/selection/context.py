@@ -28,14 +28,14 @@ NEED_PROBABILITIES = ("margin", "badge")
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class SelectionContext:
-    """What a strategy may know when it chooses a shard. No label is in it.
+    """The information that a strategy may use to choose a shard; it contains no label.
 
     Args:
         features: features of all training items, (N, D), in an order that is the same at all stages.
         probabilities: the teacher's class probabilities, (N, C); None before there is a teacher.
         groups: group of each item, N names.
-        labeled: items whose labels were asked for at earlier stages, (N,), bool.
-        askable: items whose labels could be asked for, (N,), bool; labeled ones are left out in any case.
+        labeled: items whose labels earlier stages requested, (N,), bool.
+        askable: items whose labels can be requested, (N,), bool; labeled items are excluded in any case.
         seed: non-negative seed of the plan.
         stage: number of the stage, from 1.
 
@@ -51,7 +51,7 @@ class SelectionContext:
 
     @property
     def candidates(self) -> np.ndarray:
-        """Return the indices of the items that can be asked for, ascending."""
+        """Return the indices of the items whose labels can be requested, ascending."""
         return np.flatnonzero(self.askable & ~self.labeled)
 
 
@@ -60,8 +60,8 @@ def check_selection(strategy: str, context: SelectionContext, *, count: int) -> 
 
     Args:
         strategy: one of :data:`STRATEGIES`.
-        context: what the strategy may know.
-        count: how many items are to be chosen.
+        context: information for the strategy.
+        count: number of items to choose.
 
     Raises:
         ValueError: When the strategy is unknown, an array of the context has another shape or holds a number that is
@@ -85,7 +85,7 @@ def check_selection(strategy: str, context: SelectionContext, *, count: int) -> 
                 "Pass all in the same order."
             )
     for name in ("labeled", "askable"):
-        # an array of indices would be taken for a mask without a word
+        # NumPy would silently accept an array of indices as a mask
         if getattr(context, name).dtype != bool:
             raise ValueError(f"{name}: expected an array of bool, got {getattr(context, name).dtype}. Pass a mask.")
     _check_probabilities(strategy, context.probabilities, size)
@@ -118,7 +118,7 @@ def _check_probabilities(strategy: str, probabilities: np.ndarray | None, size: 
 
 
 def _check_finite(name: str, values: np.ndarray) -> None:
-    # a sum over a row is finite where the row is, and needs no array of N x D answers
+    # the sum of a finite row is finite, and this needs no N x D array of flags
     bad = np.flatnonzero(~np.isfinite(values.sum(axis=1, dtype=np.float64)))
     if len(bad):
         raise ValueError(

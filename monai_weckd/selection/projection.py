@@ -23,7 +23,7 @@ OVERSAMPLING, ITERATIONS = 16, 4
 
 
 def embed(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return features of unit length in the directions in which they vary most, centered.
+    """Scale features to unit length, center them, and project them onto the directions of largest variance.
 
     Distances between them are what k-means and k-means++ see: the length of a feature vector says more about an image's
     contrast than about its content, and a few directions hold most of what differs. The directions come from randomized

@@ -25,7 +25,7 @@ __all__ = ["gradient_distances", "select_items"]
 
 
 def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.ndarray:
-    """Choose the items whose labels the next stage asks for.
+    """Choose the items whose labels the next stage requests.
 
     - "random": each item is as likely as any other.
     - "typical": as many clusters as there will be labels; from each without a label, the largest first, the item
@@ -79,8 +79,8 @@ def gradient_distances(
     """Return the squared length of each item's gradient, and a function to the squared distances to one of them.
 
     The gradient is that of the cross-entropy with the most probable class as label, by the last layer's weights: the
-    outer product of probabilities minus label and features. For outer products (a b', c d') = (a, c)(b, d), so that
-    none of their C x D numbers is ever written down.
+    outer product of probabilities minus label and features. For outer products (a b', c d') = (a, c)(b, d), so none of
+    the C x D matrices is ever computed.
 
     Args:
         features: input of the last layer, (N, D).
@@ -112,7 +112,7 @@ def _typical(context: SelectionContext, count: int, rng: np.random.Generator) ->
     candidates = context.candidates
     nearest_first = candidates[np.lexsort((distance[candidates], cluster[candidates]))]
     members = np.bincount(cluster[candidates], minlength=clusters)
-    # the place of each candidate within its cluster, behind those that have a label
+    # the place of each candidate within its cluster, after the labeled items
     place = np.arange(len(candidates)) - np.repeat(np.cumsum(members) - members, members)
     mine = cluster[nearest_first]
     place += np.bincount(cluster[context.labeled], minlength=clusters)[mine]
@@ -157,7 +157,7 @@ def _badge(context: SelectionContext, count: int, rng: np.random.Generator) -> n
         np.ones(len(candidates)),
         count=count,
         rng=rng,
-        first=int(np.lexsort((norms, new))[-1]),  # the longest gradient, as in the authors' program
+        first=int(np.lexsort((norms, new))[-1]),  # the longest gradient, as in the authors' code
         groups=groups[candidates],
         used=used,
     )

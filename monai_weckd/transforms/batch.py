@@ -37,29 +37,29 @@ class BatchTransform(ABC):
 
     @abstractmethod
     def __call__(self, images: torch.Tensor, numbers: torch.Tensor, views: Sequence[int]) -> torch.Tensor:
-        """Transform a batch; the given tensor is left as it is.
+        """Transform a batch; the given tensor is not modified.
 
         Args:
             images: (B, C, X, Y) or (B, C, X, Y, Z), float.
             numbers: draws from [0, 1), (B, ``draws``), on the CPU.
-            views: view seed of each item, for what takes more random numbers than can be drawn ahead.
+            views: view seed of each item, for transforms that need more random numbers than can be drawn ahead.
 
         """
 
 
 class BatchAugment:
-    """Augment whole batches on their device, each item by its own view seed and nothing else.
+    """Augment whole batches on their device; the result for an item depends on its image and view seed alone.
 
-    The same image and view seed give the same picture whatever else is in the batch, whoever asks and however often;
-    two lists that begin with the same transforms draw the same numbers for them, so that a strong view made of the
-    weak view's transforms and some more shares its geometry. (Kornia's augmentations draw for the batch from torch's
-    global generator, which is why they do not serve here.)
+    The same image and view seed always give the same picture, whatever else is in the batch. Two lists that begin with
+    the same transforms draw the same numbers for them, so a strong view that extends the transforms of a weak view
+    shares its geometry. (Kornia's augmentations draw from torch's global generator for a whole batch, so they cannot be
+    used here.)
 
     Args:
-        transforms: what to do, one after the other.
+        transforms: transforms to apply in order.
 
     Raises:
-        TypeError: When something else than a ``BatchTransform`` is among them.
+        TypeError: When one of them is not a ``BatchTransform``.
 
     Example::
 

@@ -25,7 +25,7 @@ _MAX_CHANNELS = 4
 
 
 class _BatchRandIntensity(BatchTransform):
-    """What scaling and shifting have in common: one signed number for each item or each of its channels."""
+    """Base of scaling and shifting: draws one signed number for each item or each of its channels."""
 
     def __init__(self, size: float, *, prob: float, channel_wise: bool, name: str) -> None:
         if size < 0:
@@ -36,7 +36,7 @@ class _BatchRandIntensity(BatchTransform):
         super().__init__(1 + (_MAX_CHANNELS if channel_wise else 1))
 
     def _values(self, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """Return a number from -size to size for each item and channel, 0 for the items that are left alone."""
+        """Return a number from -size to size for each item and channel, 0 for unchanged items."""
         channels = images.shape[1] if self.channel_wise else 1
         if channels > self.draws - 1:
             raise ValueError(
@@ -98,7 +98,7 @@ class BatchRandCoarseDropout(BatchTransform):
         max_holes: largest number, default None: always ``holes``.
         spatial_size: smallest number of pixels or voxels along an axis.
         max_spatial_size: largest number, default None: always ``spatial_size``; more than the image has counts as all.
-        fill_value: what stands in a box, default 0.0.
+        fill_value: value inside a box, default 0.0.
         prob: probability of changing an item, default 0.5.
 
     Raises:
@@ -124,7 +124,7 @@ class BatchRandCoarseDropout(BatchTransform):
         super().__init__(2 + self.holes[1] * 6)
 
     def __call__(self, images: torch.Tensor, numbers: torch.Tensor, views: Sequence[int]) -> torch.Tensor:
-        """Blank out boxes of the items whose first draw is below ``prob``."""
+        """Blank out boxes in the items whose first draw is below ``prob``."""
         numbers = numbers.to(images.device)
         low, high = self.holes
         count = low + (numbers[:, 1] * (high - low + 1)).floor()
@@ -167,7 +167,7 @@ class BatchRandGaussianNoise(BatchTransform):
         super().__init__(2)
 
     def __call__(self, images: torch.Tensor, numbers: torch.Tensor, views: Sequence[int]) -> torch.Tensor:
-        """Add noise to the items whose first draw is below ``prob``; devices differ in the noise that they draw."""
+        """Add noise to the items whose first draw is below ``prob``; the noise differs between devices."""
         images = images.clone()
         generator = torch.Generator(images.device)
         for image, (draw, size), view in zip(images, numbers.tolist(), views, strict=True):

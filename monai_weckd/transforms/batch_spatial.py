@@ -112,14 +112,14 @@ class BatchRandAffine(BatchTransform):
 
 
 def replace_items(images: torch.Tensor, others: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """Return a batch with some items replaced; the given one is left as it is.
+    """Return a batch with some items replaced; the given batch is not modified.
 
     Args:
         images: (B, C, X, Y[, Z]).
-        others: what stands in place of an item, (C, X, Y[, Z]), by its place in the batch.
+        others: replacements, (C, X, Y[, Z]), by their place in the batch.
 
     """
-    # each item is written once: a copy of the batch with items written over takes up to twice the time
+    # this writes each item once; overwriting items in a copy of the batch takes up to twice the time
     return torch.stack([others.get(place, image) for place, image in enumerate(images.unbind(0))])
 
 

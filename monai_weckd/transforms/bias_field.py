@@ -32,7 +32,7 @@ _MIN_SAMPLES = 16  # no axis is shrunk to fewer
 
 
 class BiasFieldCorrection(Transform):
-    """Divide an image by the smooth field that makes one tissue of an MR image brighter here than there (N4).
+    """Correct the smooth intensity variation within each tissue of an MR image (N4).
 
     Each channel of a channel-first image ``(C, X, Y[, Z])`` is corrected by itself, with ITK's
     ``N4BiasFieldCorrectionImageFilter``. The logarithm of the field is estimated on every ``shrink_factor``-th voxel;
@@ -170,11 +170,11 @@ class BiasFieldCorrection(Transform):
 
     @contextmanager
     def _bar(self) -> Iterator[Callable[[], Any]]:
-        """Yield what to call at each iteration."""
+        """Yield a function to call at each iteration."""
         if not (self.progress and _HAS_TQDM):
             yield lambda: None
             return
-        # disable=None: tqdm's own way to stay quiet where there is no terminal
+        # disable=None makes tqdm silent without a terminal
         with tqdm(total=sum(self.num_iterations), desc="N4", leave=False, disable=None) as bar:
             yield bar.update
 
@@ -253,7 +253,7 @@ def _cubic_weights(position: np.ndarray, points: int) -> np.ndarray:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Hold ITK to one thread: N4 hands its own setting on to none of the filters it runs."""
+    """Limit ITK to one thread globally, because N4 does not pass its own setting to the filters it runs."""
     import itk
 
     threads = itk.get_nthreads()

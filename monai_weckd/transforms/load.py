@@ -34,10 +34,10 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow's "L"
 
 
 class LoadMedicalImage(Transform):
-    """Load a picture, volume or DICOM series as a channel-first float32 tensor, the same for the same image.
+    """Load a picture, volume or DICOM series as a channel-first float32 tensor.
 
     A 2-D image is ``(C, X, Y)``, a volume ``(C, X, Y, Z)``, with axes, affine and metadata as MONAI's readers give
-    them. What is in the file decides, then its suffix: a folder is a DICOM series.
+    them. The content of the file determines its format, then its suffix. A folder is a DICOM series.
 
     - PNG, JPEG, TIFF and BMP: stored values (0..255, 0..65535 for 16-bit gray; Pillow reads 16-bit color as
       8-bit), 1-bit as 0 and 255, palettes and CMYK as RGB, transparency dropped. The picture is turned as its EXIF
@@ -119,7 +119,7 @@ class LoadMedicalImaged(MapTransform):
         self.loader = LoadMedicalImage(channels, dicom_reader)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load the image of each key.
+        """Load the image under each key.
 
         Args:
             data: an item of a data list.

@@ -37,16 +37,16 @@ class WeakStrongViewsd(Randomizable, MapTransform):
 
     Args:
         keys: keys of the images.
-        weak: what makes the teacher's view: an array transform, such as ``monai.transforms.RandFlip``, or a ``Compose``
-            of some.
-        strong: what makes the student's view, likewise.
-        shared: what comes before both, likewise; default ``None``: nothing.
+        weak: makes the teacher's view: an array transform, such as ``monai.transforms.RandFlip``, or a ``Compose`` of
+            several.
+        strong: makes the student's view, likewise.
+        shared: runs before both, likewise; default ``None``: nothing.
         teacher_keys: where the teacher's views go, one for each of ``keys``. Default "teacher_image", for one image.
         allow_missing_keys: do not raise an exception if a key is missing. Default ``False``.
 
     Raises:
         ValueError: When ``teacher_keys`` are not as many as ``keys``, repeat one, or name one of ``keys``.
-        TypeError: When ``weak``, ``strong`` or ``shared`` is no array transform.
+        TypeError: When ``weak``, ``strong`` or ``shared`` is not an array transform.
 
     Weak and strong views after FixMatch, arXiv 2001.07685.
 
@@ -106,7 +106,7 @@ class WeakStrongViewsd(Randomizable, MapTransform):
         shared, weak, strong = self._seeds
         for key, teacher_key in self.key_iterator(d, self.teacher_keys):
             image = _seeded(self.shared, shared)(d[key]) if self.shared is not None else d[key]
-            # a copy: neither view may see what the other did in place, or to the metadata
+            # a copy, so that neither view changes the image or the metadata of the other
             d[teacher_key] = _seeded(self.weak, weak)(deepcopy(image))
             d[key] = _seeded(self.strong, strong)(image)
         return d

@@ -29,12 +29,12 @@ __all__ = ["WithholdLabelD", "WithholdLabelDict", "WithholdLabeld"]
 
 
 class WithholdLabeld(MapTransform):
-    """Replace the label of every item by -1, "unlabeled", unless the item is among those whose labels are revealed.
+    """Replace the label of every item with -1 ("unlabeled"), unless the label is revealed.
 
-    With it an ordinary MONAI pipeline trains on few labels and on images without: the losses of this package leave -1
-    out. The type of a label stays. An item is known by its ``id``, or by its image path where it has none, as in a
-    plan: put the transform in front of the one that loads the image. It removes no other trace of a label, such as a
-    folder named after a class in the path.
+    With it, an ordinary MONAI pipeline trains on few labels and on images without labels, because the losses of this
+    package skip -1. The type of a label stays the same. An item is identified by its ``id``, or else by its image path,
+    as in a plan: place this transform before the one that loads the image. It removes no other trace of a label, such
+    as a folder in the path that is named after a class.
 
     Args:
         keys: keys of the labels.
@@ -59,7 +59,7 @@ class WithholdLabeld(MapTransform):
         self.revealed = frozenset(str(key) for key in revealed)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item, its labels withheld unless they are revealed.
+        """Return the item with its labels withheld, unless they are revealed.
 
         Args:
             data: an item with its label, and an ``id`` or the path of its image.
@@ -72,7 +72,7 @@ class WithholdLabeld(MapTransform):
         d = dict(data)
         is_revealed = _known_by(d) in self.revealed
         for key in self.key_iterator(d):
-            # made for revealed labels too: a type that cannot hold -1 shows with the first item
+            # computed for revealed labels as well, so that a type that cannot hold -1 fails on the first item
             withheld = _unlabeled(d[key], key)
             if not is_revealed:
                 d[key] = withheld
@@ -80,7 +80,7 @@ class WithholdLabeld(MapTransform):
 
 
 def _known_by(item: Mapping[Hashable, Any]) -> str:
-    """Return what an item is known by, as in :py:func:`monai_weckd.data.stage_loader.training_items`."""
+    """Return the id of an item, as in :py:func:`monai_weckd.data.stage_loader.training_items`."""
     key = item.get("id", item.get(CommonKeys.IMAGE))
     if "id" not in item and not isinstance(key, str | os.PathLike):
         raise ValueError(

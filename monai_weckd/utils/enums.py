@@ -15,12 +15,12 @@ from __future__ import annotations
 
 __all__ = ["INDEX", "PLAIN", "UNLABELED", "VIEW", "DistillationKeys"]
 
-# the label of an item whose label nobody has revealed
+# the label of an item whose label has not been revealed
 UNLABELED = -1
 
-# where a batch says which items it holds, and with which seeds they were augmented
+# keys of a batch: the indices of its items, and the seeds of their views
 INDEX, VIEW = "index", "view"
-# and, where its images are embeddings of augmented ones, those of the images themselves
+# and the embeddings of the original images, if the batch holds embeddings of augmented ones
 PLAIN = "plain"
 
 

@@ -20,7 +20,7 @@ __all__ = ["explaining_error", "first_cause", "raising_cause"]
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Return the error that others were raised from: monai.bundle wraps it in those that name an expression.
+    """Return the first error of a chain, which monai.bundle wraps in errors that name an expression.
 
     Args:
         error: the last error.
@@ -47,7 +47,7 @@ def explaining_error(error: BaseException) -> BaseException:
 
 @contextmanager
 def raising_cause() -> Iterator[None]:
-    """Raise the error that stands behind those of MONAI, which name the place in a configuration and not the cause."""
+    """Raise the cause of MONAI's errors, which name a place in the configuration and not the cause."""
     try:
         yield
     except RuntimeError as error:

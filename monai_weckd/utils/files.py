@@ -44,14 +44,14 @@ _writing: dict[Path, _Write] = {}
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
-    """Write a file so that a reader finds the old or the new one, never a part, even after the power has failed.
+    """Write a file atomically: readers see the old or the new file and never a part, even after a power failure.
 
     Args:
         path: the file.
-        content: its content; text is written as UTF-8, in which a file name that is not keeps its bytes.
+        content: its content; text is written as UTF-8, and file names that are not UTF-8 keep their bytes.
 
     Raises:
-        OSError: When there is no room for it, or no folder to write to; the old file stays.
+        OSError: When the disk is full, or the folder cannot be written to; the old file stays.
 
     """
     path = Path(path)
@@ -66,7 +66,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
         sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        # no cause: whoever looks for the first error of a chain shall find this one, which names the file
+        # no cause, so that this error, which names the file, is the first of the chain
         raise OSError(
             f"{path}: expected room for {len(data):,} bytes beside what is there, got {error.strerror!r}. "
             "Free some and go on with resume; what was written before is whole."
@@ -74,10 +74,10 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that a renamed file keeps its name; only POSIX systems can, or need to.
+    """Make a rename durable; only POSIX systems can do this, or need it.
 
     Args:
-        folder: the folder that it is in.
+        folder: the folder of the renamed file.
 
     """
     if os.name != "posix":
@@ -108,7 +108,7 @@ def pack_state(state: Mapping[str, Any]) -> io.BytesIO:
         state: tensors and plain Python values, in dictionaries, lists and tuples.
 
     Raises:
-        TypeError: When it holds anything else, which ``weights_only`` would refuse.
+        TypeError: When it holds anything else, because ``weights_only`` would refuse it.
 
     """
     buffer, checksums = io.BytesIO(), get_crc32_options()
@@ -122,7 +122,7 @@ def pack_state(state: Mapping[str, Any]) -> io.BytesIO:
 
 
 def write_state(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
-    """Write a state atomically, and behind it the SHA-256 digest of it.
+    """Write a state atomically, followed by its SHA-256 digest.
 
     Args:
         path: the file, which ``torch.load(path, weights_only=True)`` reads as well.
@@ -137,7 +137,7 @@ def write_state(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
 
 
 class _Write(Thread):
-    """One call of :py:func:`write_state` beside the training; Python waits for it before it ends."""
+    """A thread that runs :py:func:`write_state` during the training; Python waits for it at exit."""
 
     def __init__(self, path: Path, packed: io.BytesIO) -> None:
         super().__init__(name=f"write {path.name}")
@@ -152,14 +152,14 @@ class _Write(Thread):
 
 
 def write_behind(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
-    """Write a state as :py:func:`write_state` does, while the caller goes on.
+    """Write a state as :py:func:`write_state` does, in the background.
 
     Args:
         path: the file.
         packed: from :py:func:`pack_state`.
 
     Raises:
-        OSError: When there was no room for the state that was written there before.
+        OSError: When the disk was full for the state written to this file before.
 
     """
     finish_writing(path)
@@ -169,13 +169,13 @@ def write_behind(path: str | os.PathLike[str], packed: io.BytesIO) -> None:
 
 
 def finish_writing(path: str | os.PathLike[str]) -> None:
-    """Wait until what :py:func:`write_behind` has begun to write is on the disk.
+    """Wait until the write that :py:func:`write_behind` has started is on disk.
 
     Args:
         path: the file.
 
     Raises:
-        OSError: When there was no room for it; the old file stays.
+        OSError: When the disk was full; the old file stays.
 
     """
     write = _writing.pop(Path(path).absolute(), None)
@@ -228,7 +228,7 @@ def _plain(value: Any, place: str) -> Any:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, whoever else writes it at the same time.
+    """Replace a text file: readers see the old or the new file, even if several processes write it at once.
 
     Args:
         path: the file.

@@ -19,7 +19,7 @@ __all__ = ["nearest"]
 
 
 def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
-    """Return a hint with the valid key nearest to a mistyped one, or all of them where none is near.
+    """Return a hint with the valid key nearest to a mistyped one, or with all valid keys if none is near.
 
     Example::
 

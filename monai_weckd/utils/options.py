@@ -23,7 +23,7 @@ __all__ = ["check_choices", "option", "option_names", "option_rows"]
 
 
 def option(default: Any, text: str, *, choices: Sequence[str] | None = None) -> Any:
-    """Return a dataclass field that knows what the command line and the documentation say about it.
+    """Return a dataclass field with a help text for the command line and the documentation.
 
     Args:
         default: the default.

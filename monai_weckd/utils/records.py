@@ -83,7 +83,7 @@ def read_sealed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
-    """Refuse what is not an object with these keys.
+    """Refuse a value that is not an object with these keys.
 
     Args:
         record: a value from a JSON file.
@@ -102,13 +102,13 @@ def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
 
 
 def model_chain(model: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what ``chain.json`` beside a model says of how it was made, or None where there is no such file.
+    """Return the content of ``chain.json`` beside a model, or None if there is no such file.
 
     Args:
         model: a file with a ``state_dict``.
 
     Raises:
-        ValueError: When the file was changed, or is that of another model.
+        ValueError: When the file was changed, or belongs to another model.
 
     """
     path = Path(model).with_name("chain.json")
@@ -139,7 +139,7 @@ def json_digest(content: Mapping[str, Any]) -> str:
 
 
 def sealed_json(content: Mapping[str, Any], *, indent: int) -> str:
-    """Return an object as JSON with its digest in it, so that who reads it can tell whether it is as it was written.
+    """Return an object as JSON that contains its digest, so that readers can detect changes.
 
     Args:
         content: the object.

@@ -42,8 +42,9 @@ def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max
 def limit_threads(most: int = 8) -> int:
     """Let torch use the processors of this process, but no more than ``most``, and return the number of threads.
 
-    A batch of some dozen small images has no work for more, which only wait for each other. ``OMP_NUM_THREADS``, where
-    it is set, is left in charge. The number changes the order of summation, and so the last bits of a training.
+    A batch of a few dozen small images has no work for more threads, which would only wait for each other.
+    ``OMP_NUM_THREADS`` takes precedence if it is set. The number of threads changes the order of summation, and so the
+    last bits of a training.
 
     Args:
         most: largest number of threads, default 8.

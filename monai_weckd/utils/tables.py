@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["read_table", "table_text"]
 
-# how a formula begins to a spreadsheet; and an apostrophe, so that one of a name's own can be told from ours
+# first characters of a formula in a spreadsheet; and the apostrophe, to tell a name's own from an added one
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
@@ -51,7 +51,7 @@ def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str
 
 
 def read_table(text: str, columns: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Return the rows of what :py:func:`table_text` wrote, every value as text.
+    """Return the rows of a table from :py:func:`table_text`, with every value as text.
 
     Args:
         text: the CSV.

@@ -24,7 +24,7 @@ __all__ = ["confident_errors", "save_error_gallery", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used (PEP 562): writing a report does not."""
+    """Import modules that need torch on first use (PEP 562), because writing a report does not need it."""
     if name in ("confident_errors", "save_error_gallery"):
         from . import gallery
 
@@ -33,5 +33,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Name what is imported when it is first used, too."""
+    """List the lazily imported names as well."""
     return sorted({*globals(), *__all__})

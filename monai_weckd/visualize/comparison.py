@@ -27,7 +27,7 @@ _STYLES = ((_BLUE, "-", "o"), (_ORANGE, "--", "s"), (_GREEN, "-.", "^"), (_PURPL
 
 
 def check_page() -> None:
-    """Do nothing where a page can be written.
+    """Raise an error if a page cannot be written.
 
     Raises:
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
@@ -89,7 +89,7 @@ def differences_svg(arms: Sequence[Mapping[str, Any]], reference: str) -> bytes:
 
 
 def stages_svg(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw the mean test figure of each stage over its labels, and as a line the single models on all of them.
+    """Draw the mean test metric of each stage over its number of labels, and the single models as lines.
 
     Args:
         chains: arms of several stages, at least one.

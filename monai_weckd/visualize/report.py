@@ -78,7 +78,7 @@ def write_report(output_dir: str | Path) -> Path:
         plan=plan,
         plan_settings={**plan["settings"], "shard_size": plan["shard_size"]},
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
-        # a run that was stopped has a prediction and nothing to hold against it
+        # a run that was stopped has a prediction but no actual costs to compare
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
         metric_names=METRIC_NAMES,
         test=_test_view(rows, chain),
@@ -92,7 +92,7 @@ def write_report(output_dir: str | Path) -> Path:
 
 
 def page_template(name: str) -> Template:
-    """Return the template of a page, which escapes all that is put into it.
+    """Return the template of a page; it escapes all inserted values.
 
     Args:
         name: name of the file beside this one.
@@ -244,7 +244,7 @@ def _read_picture(folder: Path, name: str) -> bytes:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return a picture as an address that holds it.
+    """Return a picture as a data URI.
 
     Args:
         content: the picture.

@@ -28,7 +28,7 @@ class DicomReadError(ValueError):
 
 @contextmanager
 def named_errors(name: str) -> Iterator[None]:
-    """Turn what a malformed file makes a parser raise into one :py:class:`DicomReadError`; not to be nested.
+    """Turn any error that a malformed file causes into one :py:class:`DicomReadError`; do not nest this.
 
     A parser quotes what it could not parse. In a damaged file that may be the name of the patient, so quotations are
     left out, and the original exception is not shown as the cause.

@@ -76,7 +76,7 @@ def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[np.ndarray, str]:
 
 
 def image_plane(dataset: Dataset, frame: int, name: str) -> ImagePlane | None:
-    """Return where a slice or frame lies in the patient, or ``None`` if the header does not say.
+    """Return the position of a slice or frame in the patient, or ``None`` if the header does not give it.
 
     Args:
         dataset: a single-frame image, or a multi-frame image with functional groups.

@@ -27,7 +27,7 @@ from monai_weckd.data.dicom.errors import DicomReadError
 
 __all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
 
-# The whole of what is kept: no name, number or date of a patient is among it, so none can get out.
+# All elements that are kept: they include no name, number or date of a patient, so none can leak.
 _KEYWORDS = (
     "SOPClassUID",
     "SeriesInstanceUID",
@@ -126,7 +126,7 @@ def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> N
 
 
 def frame_module(dataset: Dataset, frame: int, sequence: str) -> Dataset:
-    """Return where a frame keeps a module: its own functional group, the shared one, or else the top level.
+    """Return the dataset that holds a module of a frame: its own functional group, the shared one, or the top level.
 
     Args:
         dataset: a single-frame or multi-frame image.

@@ -31,7 +31,7 @@ _LARGEST = 1e20  # slope or intercept, so that 64 stored bits stay finite in flo
 
 
 def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
-    """Decode an image into what it means: modality values or RGB, bright where the body or the scene is bright.
+    """Decode an image into modality values or RGB, in which high values are bright.
 
     Gray values are stored values after the modality table or rescale (PS3.3 C.11.1), each frame with its own;
     MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255.

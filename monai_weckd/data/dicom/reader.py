@@ -34,7 +34,7 @@ __all__ = ["DicomReader"]
 
 
 class DicomReader(ImageReader):
-    """Read DICOM images for classification: right, or a one-line :py:class:`DicomReadError`, and nothing between.
+    """Read DICOM images for classification correctly, or raise a one-line :py:class:`DicomReadError`.
 
     One frame is 2-D, ``(X, Y)`` or ``(X, Y, 3)``. A folder or list of files is one series, ``(X, Y, Z)`` or
     ``(X, Y, Z, 3)``, and so are several frames in one file; a folder with one image is read like that file.

@@ -83,7 +83,7 @@ def _by_series(
 
 
 def _is_other_object(dataset: Dataset) -> bool:
-    """Return whether this is a report, a plan, a DICOMDIR and the like; never so for an image that is damaged."""
+    """Return whether this is a report, a plan, a DICOMDIR or the like; a damaged image never counts as one."""
     kind = standard_name(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or UID(""))
     return "Rows" not in dataset and kind != "unknown" and "Image" not in kind
 

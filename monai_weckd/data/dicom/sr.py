@@ -41,7 +41,7 @@ _SCHEME = "99WECKD"
 _PROBABILITY = "Probability of "
 _LONGEST = 64 - len(_PROBABILITY)  # a code's meaning has at most 64 characters
 _UTF8 = "ISO_IR 192"
-# what a report repeats of an image's header, empty where absent; the rest may be damaged, and is none of its business
+# elements of an image's header that a report repeats, empty if absent; other elements may be damaged and are ignored
 _PATIENT_AND_STUDY = (
     "PatientID",
     "PatientName",
@@ -57,7 +57,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID
 
 
 class ClassificationReport(NamedTuple):
-    """What a structured report says about an image.
+    """The content of a structured report about an image.
 
     Args:
         predicted: the class.
@@ -131,7 +131,7 @@ class ClassificationSRWriter:
         if len(values) != len(self.classes) or not all(0 <= value <= 1 for value in values):
             raise ValueError(f"probabilities: expected {len(self.classes)} from 0 to 1, got {values}. Apply a softmax.")
         with warnings.catch_warnings():
-            # they quote names of patients that are not as the standard wants them
+            # these warnings quote patient names that violate the standard
             warnings.simplefilter("ignore", UserWarning)
             headers = _headers(source)
             with named_errors(os.fspath(ensure_tuple(source)[0])):
@@ -170,7 +170,7 @@ class ClassificationSRWriter:
     def _group(
         self, values: Sequence[float], headers: Sequence[Dataset]
     ) -> highdicom.sr.MeasurementsAndQualitativeEvaluations:
-        """Return what there is to say about the image."""
+        """Return the measurement group about the image."""
         hd = _highdicom()
         predicted = _code(self.classes[values.index(max(values))])
         return hd.sr.MeasurementsAndQualitativeEvaluations(
@@ -197,14 +197,14 @@ class ClassificationSRWriter:
 
 
 def read_classification_sr(path: PathLike) -> ClassificationReport:
-    """Return what a report of :py:class:`ClassificationSRWriter` says. Needs ``highdicom``.
+    """Read a report of :py:class:`ClassificationSRWriter`. Needs ``highdicom``.
 
     Args:
         path: the file.
 
     Raises:
         ImportError: When highdicom is not installed.
-        DicomReadError: When it is no such report.
+        DicomReadError: When it is not such a report.
 
     """
     hd = _highdicom()
@@ -242,7 +242,7 @@ def _is_ours(group: Any) -> bool:
 
 
 def _headers(source: Sequence[PathLike] | PathLike) -> list[Dataset]:
-    """Return of each file that makes up an image what a report repeats."""
+    """Return the header elements that a report repeats, for each file of an image."""
     names = [os.fspath(name) for name in ensure_tuple(source)]
     if len(names) == 1 and Path(names[0]).is_dir():
         names = [name for name, _ in read_series(names)]

@@ -33,7 +33,7 @@ _FLIPS = {"RAS": (1, 1, 1), "LAS": (-1, 1, 1), "LPS": (-1, -1, 1)}
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice of a series and where it lies.
+    """One slice of a series and its position.
 
     Args:
         pixels: uint16 of shape (rows, columns).

@@ -33,7 +33,7 @@ _SPLITS = ("train", "test", "val", "train", "train")
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a kind of phantom consists of: classes, groups and how an item becomes a file."""
+    """The definition of a kind of phantom: its classes, its groups and the writer of its files."""
 
     classes: tuple[str, ...]
     group: str

@@ -78,7 +78,7 @@ def write_slice(path: Path, scan: Slice, item: PhantomItem) -> None:
 
 
 def _identify(dataset: Dataset, item: PhantomItem) -> None:
-    """Say whose image it is, of which study and series, and that nobody was scanned."""
+    """Set patient, study and series, and state that nobody was scanned."""
     dataset.SOPClassUID = MRImageStorage
     dataset.SOPInstanceUID = item.uid(f"instance/{item.index}")
     dataset.StudyInstanceUID = item.uid("study")
@@ -99,7 +99,7 @@ def _identify(dataset: Dataset, item: PhantomItem) -> None:
 
 
 def _place(dataset: Dataset, scan: Slice) -> None:
-    """Say where the slice lies, and the acquisition it imitates."""
+    """Set the position of the slice, and the acquisition that it imitates."""
     dataset.ImagePositionPatient = _decimals(scan.position)
     dataset.ImageOrientationPatient = _decimals(scan.orientation)
     dataset.PixelSpacing = _decimals([scan.spacing, scan.spacing])
