@@ -42,7 +42,7 @@ def add_compare(commands: Any) -> None:
     add("--bundle", type=Path, required=True, help="folder of the bundle")
     add("--dataset_dir", type=Path, required=True, help="the data, as for training")
     add("--output_dir", type=Path, required=True, help="folder for results; what is finished there is not done again")
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
+    add("--config_file", nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration")
     add("--arms", help="names, separated by commas (default: all that make sense)")
     add("--reference", default="chain", help="the arm that the others are held against (default: %(default)s)")
