@@ -154,7 +154,7 @@ class EmbeddingDataset(Dataset):
 
     @property
     def transform(self) -> Any:
-        """The random transforms to seed for each item: those of the wrapped dataset, or None for embeddings."""
+        """Random transforms of the wrapped dataset, to seed for each item; None for embeddings."""
         return None if self.frozen else getattr(self.images, "transform", None)
 
     @property
