@@ -28,7 +28,6 @@ from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
 from monai_weckd.cli.options import parse_changes
 from monai_weckd.data import load_datalist
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.plan.splits import assign_split
 from monai_weckd.utils.draws import hash_fraction
 
 __all__ = ["grow", "hold_out"]
@@ -56,7 +55,7 @@ def hold_out(
 
 
 def _divide(items: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    held = [assign_split(item["group"], seed=seed, val_fraction=0.01, test_fraction=0.25) == "test" for item in items]
+    held = [hash_fraction(seed, "split", item["group"]) < 0.25 for item in items]
     return (
         [item for item, out in zip(items, held, strict=True) if not out],
         [item for item, out in zip(items, held, strict=True) if out],

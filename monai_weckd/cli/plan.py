@@ -38,9 +38,10 @@ SCARCE = 5
 
 @dataclass(frozen=True)
 class _Training:
-    """Options of the command beyond the plan's settings: split file, shards of another run, and training steps."""
+    """Options of the command beyond the plan's settings: files of splits, plan and shards, and training steps."""
 
     split_file: str | None = option(None, "JSON file with the split of every item by its id")
+    plan: str | None = option(None, "plan.json of some of these images, whose groups stay in their splits")
     shards: str | None = option(None, "plan.json of another run, whose shards are taken")
     max_epochs: int = option(36, "epochs of the whole chain")
     iterations_per_epoch: int = option(20, "optimizer steps in an epoch")
@@ -56,6 +57,7 @@ class _Training:
 # keys of these options in a bundle's configuration
 _KEYS = {
     "split_file": "datalist#split_file",
+    "plan": "plan#earlier",
     "shards": "plan#shards",
     "max_epochs": "max_epochs",
     "iterations_per_epoch": "iterations_per_epoch",
@@ -88,7 +90,7 @@ def _plan(args: argparse.Namespace) -> None:
     config = _bundle(args)
     settings, training = _settings(args, config), _training(args, config)
     datalist = load_datalist(args.dataset_dir, split_file=training.split_file)
-    plan = plan_datalist(datalist, settings, shards=training.shards)
+    plan = plan_datalist(datalist, settings, shards=training.shards, earlier=training.plan)
     stage_epochs = None if config is None else config.value("chain").stage_epochs
     epochs = divide_epochs(training.max_epochs, plan.settings.num_stages, stage_epochs)
     splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, training, epochs)
@@ -144,7 +146,7 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
     for split in SPLITS:
         items = plan.select(datalist.items, split)
         # the classes of the training items are known only where the plan has read them
-        shown = split != "train" or plan.settings.stratify
+        shown = split != "train" or plan.purposes
         labeled = [item["id"] for item in items if is_labeled(item)]
         counts = _class_counts(oracle, plan, labeled) if shown else ["-"] * len(plan.classes)
         yield [split, len(items), len({group_of(item) for item in items}), len(labeled), *counts]
@@ -162,7 +164,7 @@ def _stage_rows(
         known: list[Any] = [len({groups[key] for key in stage.labeled})]
         known += _class_counts(oracle, plan, stage.labeled)
         if not stage.labeled:  # the chain chooses these items when the stage starts
-            new = 0 if plan.settings.policy == "shared" and stage.stage > 1 else plan.shard_size
+            new = plan.size_of(stage.stage)
             known = ["-"] * len(known)
         passes = f"{steps * training.batch_size / labeled:.1f}"
         rows.append([stage.stage, labeled, new, *known, len(plan.train) - labeled, epochs, steps, passes])
@@ -176,10 +178,10 @@ def _class_counts(oracle: LabelOracle, plan: ChainPlan, ids: Iterable[str]) -> l
 
 def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Yield a line for each class with too few items in validation or test for a useful measurement."""
-    for split, _, _, _, *counts in splits:
+    for split, items, _, _, *counts in splits:
         for name, count in zip(plan.classes, counts, strict=True):
-            if split != "train" and count < SCARCE:
-                yield f"note: {split} has only {count} of {name!r}; pass another --seed or a larger --{split}_fraction"
+            if split != "train" and items and count < SCARCE:
+                yield f"note: {split} has only {count} of {name!r}; label more, or pass another --{split}_fraction"
 
 
 def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
@@ -188,8 +190,14 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     lines = [
         f"label budget: {total} of {sum(map(is_labeled, datalist.items))} labels "
         f"= {budget['train']} for training + {budget['val']} for validation",
-        f"test: {len(plan.test)} labels, used for the final figures only",
+        f"test: {len(plan.test)} labels, used for the final figures only"
+        if plan.test
+        else "test: none held out, so the chain has no final figures; --test_fraction 0.25 holds labels out",
     ]
+    if not plan.val:
+        lines.append("validation: none held out, so all labels can train; --val_fraction 0.15 holds labels out")
+    if plan.split_by_label:
+        lines.append("split: reads the labels of all items, to have every class in each part")
     if plan.settings.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --stratify false reads none"

@@ -55,6 +55,7 @@ def plan_datalist(
     settings: PlanSettings | None = None,
     *,
     shards: Sequence[Collection[str]] | str | os.PathLike[str] | None = None,
+    earlier: ChainPlan | str | os.PathLike[str] | None = None,
     oracle: LabelOracle | None = None,
 ) -> ChainPlan:
     """Plan a chain over a data list, see :py:func:`monai_weckd.plan_chain`.
@@ -63,11 +64,13 @@ def plan_datalist(
         datalist: the items, their classes, and what was left out.
         settings: how to plan, default None: the defaults.
         shards: given shards, or the ``plan.json`` of a run that has them; default None.
+        earlier: plan of a part of these items, or the path of its ``plan.json``, whose groups stay in their splits;
+            default None.
         oracle: door to the labels, default None: the items themselves.
 
     Raises:
         ValueError: When there are too few labels for the settings, or given shards do not fit.
-        PlanError: When a split or a stage lacks a class, a split is empty, or a group is in two splits.
+        PlanError: When a split or a stage lacks a class, nothing is left for training, or a group is in two splits.
 
     """
     return plan_chain(
@@ -76,6 +79,7 @@ def plan_datalist(
         classes=datalist.classes,
         skipped=datalist.skipped,
         shards=shards,
+        earlier=earlier,
         oracle=oracle,
     )
 

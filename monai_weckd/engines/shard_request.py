@@ -81,7 +81,7 @@ def ask_for_shard(
             seed=plan.settings.seed,
             stage=stage,
         )
-        places = select_items(strategy, context, count=plan.shard_size)
+        places = select_items(strategy, context, count=plan.size_of(stage))
         chosen = [items[place]["id"] for place in places]
     return from_rank_zero(chosen)
 

@@ -145,10 +145,10 @@ class ChainState:
         """Reset to the state before the first stage; shards that the plan has drawn are kept."""
         self._clear()
         self.oracle = LabelOracle(self.items)
-        if self.plan.settings.stratify:
-            # planning by class has read these labels, so the ledger must list them
-            known = [item["id"] for item in self.items if is_labeled(item)]
-            self.oracle.reveal(known, purpose="stratification")
+        known = [item["id"] for item in self.items if is_labeled(item)]
+        for purpose in self.plan.purposes:
+            # planning has read these labels, so the ledger must list them
+            self.oracle.reveal(known, purpose=purpose)
 
     def keep_beginnings(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
         """Keep the states with which every stage begins.

@@ -26,7 +26,7 @@ from monai_weckd.utils.records import json_digest, sealed_json
 
 __all__ = ["ChainPlan", "StagePlan", "divide_shards"]
 
-_FORMAT = 1
+_FORMAT = 2
 _ANEW = "Make the plan anew with `python -m monai_weckd plan`."
 
 
@@ -53,25 +53,27 @@ class ChainPlan:
     Args:
         classes: class names in the order of their indices.
         settings: settings of the plan.
-        shard_size: number of labels in a shard.
+        shard_sizes: number of labels that each stage brings in; with ``policy="shared"``, the first one alone.
         train: ids of the training items, labeled and unlabeled, sorted.
         val: ids of the validation items, sorted.
         test: ids of the test items, sorted.
         stages: the stages in order.
         skipped: ids of items that could not be read.
-        unused: ids of unlabeled items in validation and test, which are not used.
+        unused: ids of unlabeled items in validation and test, which are not used; only explicit splits have any.
+        split_by_label: whether the labels of all items were read to split them.
 
     """
 
     classes: tuple[str, ...]
     settings: PlanSettings
-    shard_size: int = 0
+    shard_sizes: tuple[int, ...] = ()
     train: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     stages: tuple[StagePlan, ...] = ()
     skipped: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    split_by_label: bool = False
 
     @property
     def digest(self) -> str:
@@ -81,9 +83,19 @@ class ChainPlan:
     @property
     def label_budget(self) -> dict[str, int]:
         """Number of distinct labels that training and validation use, or will use."""
-        shards = 1 if self.settings.policy == "shared" else len(self.stages)
         drawn = len({key for stage in self.stages for key in stage.new})
-        return {"train": drawn if self.undrawn is None else shards * self.shard_size, "val": len(self.val)}
+        return {"train": drawn if self.undrawn is None else sum(self.shard_sizes), "val": len(self.val)}
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """Purposes for which planning has read the labels of all training items, as the ledger names them."""
+        read = {"split": self.split_by_label, "stratification": self.settings.stratify}
+        return tuple(purpose for purpose, was_read in read.items() if was_read)
+
+    @property
+    def shard_size(self) -> int:
+        """Number of labels in the largest shard."""
+        return max(self.shard_sizes, default=0)
 
     @property
     def undrawn(self) -> int | None:
@@ -97,15 +109,24 @@ class ChainPlan:
             stage: stage number, from 1.
 
         """
-        shards = stage if self.settings.policy == "cumulative" else 1
-        return len(self.stages[stage - 1].labeled) or shards * self.shard_size
+        first = stage - 1 if self.settings.policy == "disjoint" else 0
+        return len(self.stages[stage - 1].labeled) or sum(self.shard_sizes[first:stage])
+
+    def size_of(self, stage: int) -> int:
+        """Return how many labels a stage brings in, or will.
+
+        Args:
+            stage: stage number, from 1.
+
+        """
+        return self.shard_sizes[stage - 1] if stage <= len(self.shard_sizes) else 0
 
     def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
         """Return the plan with a chosen shard; its stage must be the first one without a shard.
 
         Args:
             stage: stage number, from 1.
-            ids: ids of ``shard_size`` training items.
+            ids: ids of as many training items as :py:meth:`size_of` says.
 
         Raises:
             ValueError: When the stage has a shard, when another stage is next, or when the ids are invalid.
@@ -115,9 +136,9 @@ class ChainPlan:
             raise ValueError(f"stage: expected {self.undrawn}, whose shard is next, got {stage}. Draw them in turn.")
         known = {key for part in self.stages for key in part.new}
         chosen = set(ids)
-        if len(chosen) != self.shard_size or not chosen <= set(self.train) or chosen & known:
+        if len(chosen) != self.size_of(stage) or not chosen <= set(self.train) or chosen & known:
             raise ValueError(
-                f"ids: expected {self.shard_size} training items that no stage has yet, got {len(chosen)}, "
+                f"ids: expected {self.size_of(stage)} training items that no stage has yet, got {len(chosen)}, "
                 f"{len(chosen - set(self.train))} of them strange and {len(chosen & known)} known. Choose others."
             )
         shards = [part.new for part in self.stages[: stage - 1]]

@@ -20,7 +20,7 @@ from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.plan.splits import SPLITS, group_of
 
-__all__ = ["PlanError", "check_plan", "refuse", "class_problems", "split_problems", "stage_problems"]
+__all__ = ["PlanError", "check_plan", "refuse", "class_problems", "label_problem", "split_problems", "stage_problems"]
 
 
 class PlanError(ValueError):
@@ -52,7 +52,7 @@ def refuse(problems: Iterable[str]) -> None:
 def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]:
     """Verify a plan independently: no group in two splits, shards as promised, and no missing class.
 
-    Among the training labels, only those of the shards are read.
+    Among the training labels, only those of the shards are read. Validation and test may be empty.
 
     Args:
         plan: the plan.
@@ -88,13 +88,10 @@ def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
                 f"{split}: expected ids of the items, got {len(unknown)} unknown, first {unknown[0]!r}. "
                 "Use the items that the plan was made from."
             )
-        if not ids:
-            yield (
-                f"{split}: expected at least one item, got none. "
-                "Pass another seed or other fractions, or give every item a split."
-            )
-        elif split != "train":
-            remedy = f"Pass another seed, a larger {split}_fraction, or give every item a split."
+        if split == "train" and not ids:
+            yield "train: expected at least one item, got none. Give some items another split."
+        elif split != "train" and ids:
+            remedy = "Put a group with each class there, or give no item this split."
             yield from class_problems(plan, split, {key: labels.get(key) for key in ids}, remedy)
 
 
@@ -115,7 +112,7 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
     if plan.settings.missing_classes == "allow" or plan.settings.selection != "random":
         return  # the classes of a shard that a network selects cannot be known in advance
     for stage in plan.stages:
-        remedy = "Pass a larger label_fraction, stratify=True, another seed, or missing_classes='allow'."
+        remedy = "Pass larger shards, stratify=True, another seed, or missing_classes='allow'."
         yield from class_problems(plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labeled}, remedy)
 
 
@@ -129,14 +126,28 @@ def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None]
         remedy: what to do if a class is missing.
 
     """
-    count = len(plan.classes)
-    for key, label in labels.items():
-        if label is None or not 0 <= label < count:
-            yield f"{place}: expected class indices below {count}, got {label} for {key!r}. Pass all classes."
-            return
+    if problem := label_problem(plan, place, labels):
+        yield problem
+        return
     found = set(labels.values())
     if missing := [name for i, name in enumerate(plan.classes) if i not in found]:
         yield f"{place}: expected labels of every class, got none of {missing} among {len(labels)}. {remedy}"
+
+
+def label_problem(plan: ChainPlan, place: str, labels: Mapping[str, int | None]) -> str | None:
+    """Return the problem with the first label that is not a class index, None if all are.
+
+    Args:
+        plan: a plan.
+        place: the split or stage.
+        labels: its labels by id, None for items without a label.
+
+    """
+    count = len(plan.classes)
+    for key, label in labels.items():
+        if label is None or not 0 <= label < count:
+            return f"{place}: expected class indices below {count}, got {label} for {key!r}. Pass all classes."
+    return None
 
 
 def _group_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -22,8 +22,8 @@ from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["LabelOracle", "LedgerEntry", "index_items", "is_labeled"]
 
-# purposes outside the label budget: stratifying a plan, and the final figures on the test split
-UNCOUNTED = ("stratification", "test")
+# purposes outside the label budget: counting the classes, splitting and stratifying a plan, and the final figures
+UNCOUNTED = ("classes", "split", "stratification", "test")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LedgerEntry:
     """One line of the ledger: labels that were revealed for one purpose.
 
     Args:
-        purpose: purpose of the labels, such as "shard", "validation", "test" or "stratification".
+        purpose: purpose of the labels, such as "shard", "validation", "test", "split" or "stratification".
         stage: stage number, from 1, or None.
         labels: number of labels.
         digest: SHA-256 of the sorted ids, one a line, in hexadecimal.
@@ -81,7 +81,7 @@ class LabelOracle:
 
     @property
     def budget(self) -> int:
-        """The label budget so far: distinct items revealed, except for stratification and the test figures."""
+        """The label budget so far: distinct items revealed, except for planning and the test figures."""
         return len(self._counted)
 
     @property
@@ -94,7 +94,7 @@ class LabelOracle:
 
         Args:
             ids: ids of the items.
-            purpose: purpose of the labels; "stratification" and "test" are not part of the budget.
+            purpose: purpose of the labels; "classes", "split", "stratification" and "test" are not part of the budget.
             stage: stage number, from 1, default None.
 
         Raises:

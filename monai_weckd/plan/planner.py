@@ -14,17 +14,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.plan.assignment import assign_groups
 from monai_weckd.plan.chain_plan import ChainPlan
-from monai_weckd.plan.checks import refuse, split_problems
+from monai_weckd.plan.checks import label_problem, refuse, split_problems
 from monai_weckd.plan.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.plan.splits import SPLITS, assign_split, group_of, identify
+from monai_weckd.plan.splits import SPLITS, group_of, identify
 from monai_weckd.plan.stages import plan_stages
 from monai_weckd.utils.messages import nearest
 
@@ -37,41 +38,52 @@ def plan_chain(
     *,
     classes: Sequence[str] | None = None,
     shards: Sequence[Collection[str]] | str | os.PathLike[str] | None = None,
+    earlier: ChainPlan | str | os.PathLike[str] | None = None,
     oracle: LabelOracle | None = None,
     skipped: Sequence[str] = (),
 ) -> ChainPlan:
     """Plan a chain: split the items by group, and draw the labels of each stage. No image is opened.
 
-    If the items have a ``split``, it is kept. Otherwise each group is assigned by a hash of its name, see
-    :py:func:`monai_weckd.plan.splits.assign_split`. A shard has
-    ``round(label_fraction * labeled training items)`` labels. The plan depends on the arguments alone, not on the order
-    of the items.
+    If the items have a ``split``, it is kept; validation and test may be absent. Otherwise
+    :py:meth:`PlanSettings.held_out` says what is held out, and
+    :py:func:`monai_weckd.plan.assignment.assign_groups` finds a split with every class in each part. It reads all
+    labels, and the ledger lists them as "split". Groups without a label go to training. The plan depends on the
+    arguments alone, not on the order of the items.
 
-    With ``stratify`` the labels of all training items are read, and the ledger lists them as "stratification". Without
-    it, only the training labels of the shards are read. With another ``selection`` than "random",
+    A shard has ``shard_size`` labels, ``labels_per_class`` times the number of classes, or
+    ``round(label_fraction * training items)``. Where fewer labels exist, the shards share them evenly.
+
+    With ``stratify`` the labels of all training items are read, and the ledger lists them as "stratification". With
+    neither, only the training labels of the shards are read. With another ``selection`` than "random",
     :py:func:`monai_weckd.selection.select_items` draws each shard when its stage starts.
 
     Args:
         items: dictionaries with ``id``, ``label`` and, if known, ``group`` and ``split``, as
             :py:func:`monai_weckd.data.load_datalist` makes them.
         settings: settings of the plan, default None: :py:class:`PlanSettings` with its defaults.
-        classes: class names in the order of their indices, default None: the indices in validation and test.
+        classes: class names in the order of their indices, default None: the indices in validation and test, or those
+            of all labels if nothing is held out or the labels are read anyway.
         shards: given shards, such as those of another run: the path of its ``plan.json``, or one collection of ids for
             each stage. For a single stage or ``policy="shared"``, any number of collections is merged into one.
             Default None.
+        earlier: plan of a part of these items, or the path of its ``plan.json``; its groups stay in their splits, and
+            new groups are assigned around them. Items with a ``split`` keep that. Default None.
         oracle: access to the labels, default None: an oracle over the items.
         skipped: ids of items that could not be read, for the record.
 
     Raises:
         ValueError: When there are too few labels for the settings.
-        PlanError: When a split or a stage lacks a class, a split is empty, or a group is in two splits.
+        PlanError: When a split or a stage lacks a class, nothing is left for training, or a group is in two splits.
 
     Example::
 
         >>> items = [{"id": f"{i:03}", "group": f"patient {i // 2}", "label": i % 2} for i in range(200)]
         >>> plan = plan_chain(items, classes=["ill", "well"])
         >>> [len(ids) for ids in (plan.train, plan.val, plan.test)], plan.label_budget
-        ([108, 40, 52], {'train': 33, 'val': 40})
+        ([200, 0, 0], {'train': 60, 'val': 0})
+        >>> plan = plan_chain(items, PlanSettings(val_fraction=0.15, test_fraction=0.25), classes=["ill", "well"])
+        >>> [len(ids) for ids in (plan.train, plan.val, plan.test)], plan.label_budget
+        ([120, 30, 50], {'train': 36, 'val': 30})
 
     """
     settings = PlanSettings() if settings is None else settings
@@ -84,10 +96,14 @@ def plan_chain(
     if not index:
         raise ValueError("items: expected at least one, got none. Pass the items of load_datalist.")
     oracle = LabelOracle(list(index.values())) if oracle is None else oracle
-    plan = _plan_splits(plan, index)
-    labels = {**oracle.reveal(plan.val, purpose="validation"), **oracle.reveal(plan.test, purpose="test")}
-    if classes is None:
-        plan = replace(plan, classes=tuple(map(str, range(max(labels.values(), default=-1) + 1))))
+    if isinstance(earlier, (str, os.PathLike)):
+        earlier = _read_plan(earlier)
+    plan = _plan_splits(plan, index, oracle, earlier)
+    labels: dict[str, int] = {}
+    for purpose, ids in (("validation", plan.val), ("test", plan.test)):
+        labels |= oracle.reveal(ids, purpose=purpose) if ids else {}
+    if not plan.classes:
+        plan = _with_classes(plan, labels or oracle.reveal(_labeled(index), purpose="classes"))
     refuse(split_problems(plan, index, labels))
     return plan_stages(plan, index, oracle, shards=shards)
 
@@ -148,7 +164,7 @@ def replan(
         )
     if plan.settings.selection == "given":
         raise ValueError("train_items: expected the items of the given shards, got others. Plan the chain anew.")
-    plan = replace(plan, train=tuple(sorted(index)))
+    plan = replace(plan, train=tuple(sorted(index)), split_by_label=False)
     return plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)
 
 
@@ -162,32 +178,33 @@ def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
         ValueError: When it is not a plan, or some of its shards were never drawn.
 
     """
-    # invalid UTF-8 is replaced, and then the digest does not match
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    try:
-        plan = ChainPlan.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    plan = _read_plan(path)
     if plan.undrawn is not None:
         raise ValueError(f"path: expected a plan whose shards are drawn, got none for stage {plan.undrawn}. Finish it.")
     return [stage.new for stage in plan.stages]
 
 
-def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> ChainPlan:
-    explicit = any(item.get("split") for item in index.values())
+def _read_plan(path: str | os.PathLike[str]) -> ChainPlan:
+    # invalid UTF-8 is replaced, and then the digest does not match
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        return ChainPlan.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def _plan_splits(
+    plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], oracle: LabelOracle, earlier: ChainPlan | None
+) -> ChainPlan:
+    if any(item.get("split") for item in index.values()):
+        split_of = {key: _explicit_split(item) for key, item in index.items()}
+    else:
+        fixed = {} if earlier is None else _earlier_splits(earlier, index)
+        plan, assigned = _assign(plan, index, oracle, fixed)
+        split_of = {key: assigned.get(group_of(item), "train") for key, item in index.items()}
     members: dict[str, list[str]] = {split: [] for split in SPLITS}
-    # one hash per group, not one per item
-    assign = cache(
-        partial(
-            assign_split,
-            seed=plan.settings.seed,
-            val_fraction=plan.settings.val_fraction,
-            test_fraction=plan.settings.test_fraction,
-        )
-    )
     for key in sorted(index):
-        item = index[key]
-        members[_explicit_split(item) if explicit else assign(group_of(item))].append(key)
+        members[split_of[key]].append(key)
     held_out = members["val"] + members["test"]
     return replace(
         plan,
@@ -196,6 +213,53 @@ def _plan_splits(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> Cha
         test=tuple(key for key in members["test"] if is_labeled(index[key])),
         unused=tuple(sorted(key for key in held_out if not is_labeled(index[key]))),
     )
+
+
+def _assign(
+    plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], oracle: LabelOracle, fixed: Mapping[str, str]
+) -> tuple[ChainPlan, dict[str, str]]:
+    """Return the plan with its classes, and the split of every group that has one; the others are for training."""
+    labeled = _labeled(index)
+    val, test = plan.settings.held_out(len(labeled))
+    shares = {"train": 1 - val - test, "val": val, "test": test}
+    shares = {split: share for split, share in shares.items() if share or split in fixed.values()}
+    if len(shares) == 1:
+        return plan, {}
+    labels = oracle.reveal(labeled, purpose="split")
+    plan = replace(_with_classes(plan, labels), split_by_label=True)
+    refuse(filter(None, [label_problem(plan, "items", labels)]))
+    counts: dict[str, Counter[int]] = {}
+    for key, label in labels.items():
+        counts.setdefault(group_of(index[key]), Counter())[label] += 1
+    assigned = assign_groups(counts, plan.classes, shares, seed=plan.settings.seed, fixed=fixed)
+    return plan, {**fixed, **assigned}
+
+
+def _earlier_splits(earlier: ChainPlan, index: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the split of each group with an item of an earlier plan."""
+    found: dict[str, str] = {}
+    if not index.keys() & {*earlier.train, *earlier.val, *earlier.test}:
+        raise ValueError(
+            "earlier: expected a plan of some of these items, got one of others. Pass the plan of this set."
+        )
+    for split in SPLITS:
+        for key in getattr(earlier, split):
+            group = group_of(index[key]) if key in index else None
+            if group is not None and found.setdefault(group, split) != split:
+                raise ValueError(
+                    f"group: expected items of one split of the earlier plan in {group!r}, got {found[group]} and "
+                    f"{split}. Give them the groups that they had."
+                )
+    return found
+
+
+def _labeled(index: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [key for key in sorted(index) if is_labeled(index[key])]
+
+
+def _with_classes(plan: ChainPlan, labels: Mapping[str, int]) -> ChainPlan:
+    """Return a plan with the classes of some labels, unless it has classes."""
+    return replace(plan, classes=plan.classes or tuple(map(str, range(max(labels.values(), default=-1) + 1))))
 
 
 def _explicit_split(item: Mapping[str, Any]) -> str:

@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from monai_weckd.selection import STRATEGIES
 from monai_weckd.utils.options import check_choices, option
 
-__all__ = ["PlanSettings"]
+__all__ = ["HELD_OUT_FROM", "PlanSettings"]
+
+# fewer labels than this all train: a part of them would measure little, and cost much
+HELD_OUT_FROM = 500
+_VAL_FRACTION, _TEST_FRACTION = 0.15, 0.25
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,23 @@ class PlanSettings:
     """
 
     num_stages: int = option(3, "number of stages")
-    label_fraction: float = option(0.1, "size of a shard, as a fraction of the labeled training items in (0, 1]")
+    label_fraction: float = option(
+        0.1, "labels of a shard, as a fraction in (0, 1] of the training items, labeled or not"
+    )
+    shard_size: int | None = option(None, "labels of a shard, in place of label_fraction")
+    labels_per_class: int | None = option(
+        None, "labels of a shard for each class, in place of label_fraction; their number counts, not their classes"
+    )
     policy: str = option(
         "disjoint",
         "what a stage trains on: its own shard, its own and all earlier ones, or the first one",
         choices=("disjoint", "cumulative", "shared"),
     )
     shard_by: str = option(
-        "item", "what shards are drawn from: single items, or whole groups", choices=("item", "group")
+        "item",
+        "what shards are drawn from: single items, or whole groups, which come as close to the size of a shard as they "
+        "can; they exceed it only if each group alone does",
+        choices=("item", "group"),
     )
     stratify: bool = option(
         True, "give each random shard the class proportions of the training items, whose labels are read for it"
@@ -58,30 +71,73 @@ class PlanSettings:
     missing_classes: str = option(
         "error", "what to do about a random shard without a label of some class", choices=("error", "allow")
     )
-    val_fraction: float = option(0.15, "expected fraction of groups in validation")
-    test_fraction: float = option(0.25, "expected fraction of groups in the test split")
+    val_fraction: float | None = option(
+        None,
+        "fraction of the labeled items in validation, 0 for none; "
+        f"by default {_VAL_FRACTION} from {HELD_OUT_FROM} labels up, and none below",
+    )
+    test_fraction: float | None = option(
+        None,
+        "fraction of the labeled items in the test split, 0 for none; "
+        f"by default {_TEST_FRACTION} from {HELD_OUT_FROM} labels up, and none below",
+    )
     seed: int = option(0, "seed of splits and shards")
 
     def __post_init__(self) -> None:
         check_choices(self)
         self._check_numbers()
-        if self.val_fraction + self.test_fraction >= 1:
+        self.held_out(0)
+        if self.shard_size is not None and self.labels_per_class is not None:
             raise ValueError(
-                "val_fraction, test_fraction: expected a sum below 1, "
-                f"got {self.val_fraction} + {self.test_fraction}. Leave groups for training."
+                f"labels_per_class: expected None with shard_size={self.shard_size}, got {self.labels_per_class}. "
+                "Pass one of them."
             )
         if self.shard_by == "group" and self.selection not in ("random", "given"):
             raise ValueError(
                 f"shard_by: expected 'item' with selection={self.selection!r}, got 'group'. A teacher asks for items."
             )
 
+    def held_out(self, labels: int) -> tuple[float, float]:
+        """Return the fractions of the labeled items in validation and in the test split.
+
+        A fraction that was given counts. Otherwise nothing is held out where fewer than 500 items have labels, since
+        all of them are needed for training; from 500 up it is 0.15 for validation and 0.25 for the test split.
+
+        Args:
+            labels: number of items with a label, before any is held out.
+
+        Raises:
+            ValueError: When nothing would be left for training.
+
+        Example::
+
+            >>> PlanSettings().held_out(499), PlanSettings(val_fraction=0.1).held_out(500)
+            ((0.0, 0.0), (0.1, 0.25))
+
+        """
+        enough = labels >= HELD_OUT_FROM
+        val, test = (
+            (default if enough else 0.0) if given is None else given
+            for given, default in ((self.val_fraction, _VAL_FRACTION), (self.test_fraction, _TEST_FRACTION))
+        )
+        if val + test >= 1:
+            raise ValueError(
+                f"val_fraction, test_fraction: expected a sum below 1, got {val} + {test}. Leave groups for training."
+            )
+        return val, test
+
     def _check_numbers(self) -> None:
-        for name in ("seed", "num_stages"):
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed: expected an integer of any size, got {self.seed!r}. Pass such a number.")
+        for name in ("num_stages", "shard_size", "labels_per_class"):
             value = getattr(self, name)
-            if not isinstance(value, int) or (name == "num_stages" and value < 1):
-                least = "of at least 1" if name == "num_stages" else "of any size"
-                raise ValueError(f"{name}: expected an integer {least}, got {value!r}. Pass such a number.")
-        for name in ("label_fraction", "val_fraction", "test_fraction"):
+            if not (value is None and name != "num_stages") and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Pass such a number.")
+        if not isinstance(self.label_fraction, (int, float)) or not 0 < self.label_fraction <= 1:
+            raise ValueError(
+                f"label_fraction: expected a fraction in (0, 1], got {self.label_fraction!r}. Pass such a number."
+            )
+        for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise ValueError(f"{name}: expected a fraction in (0, 1], got {value!r}. Pass such a number.")
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1):
+                raise ValueError(f"{name}: expected a fraction in [0, 1), got {value!r}. Pass such a number.")

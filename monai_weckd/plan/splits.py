@@ -9,43 +9,22 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Assign groups to splits, draw shards, and divide epochs among stages."""
+"""Draw shards, and divide epochs among stages."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from monai_weckd.utils.draws import apportion, draw_digest, hash_fraction
+from monai_weckd.utils.draws import apportion, draw_digest
 
-__all__ = ["assign_split", "divide_epochs", "draw_shards", "group_of", "identify", "longest_stage"]
+__all__ = ["divide_epochs", "draw_shards", "group_of", "identify", "longest_stage"]
 
 SPLITS = ("train", "val", "test")
 
-
-def assign_split(group: str, *, seed: int, val_fraction: float, test_fraction: float) -> str:
-    """Assign a group to "train", "val" or "test", independently of all other groups.
-
-    Adding a group must not move any other group. The assignment is therefore a function of the group alone, without
-    counts, and the proportions of each class hold in expectation and not exactly.
-
-    Args:
-        group: name of items that must stay together, such as a patient, an ear or a smear.
-        seed: seed of the plan.
-        val_fraction: expected fraction of groups in "val".
-        test_fraction: expected fraction of groups in "test".
-
-    Example::
-
-        >>> assign_split("patient 1", seed=0, val_fraction=0.15, test_fraction=0.25)
-        'train'
-
-    """
-    u = hash_fraction(seed, "split", group)
-    if u < test_fraction:
-        return "test"
-    return "val" if u < test_fraction + val_fraction else "train"
+# the units of one class that no shard has yet, in the order of a hash
+_Stratum: TypeAlias = deque[Sequence[str]]
 
 
 def group_of(item: Mapping[str, Any]) -> str:
@@ -70,48 +49,38 @@ def identify(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw_shards(
-    units: Mapping[str, Sequence[str]],
-    labels: Mapping[str, int] | None = None,
-    *,
-    num_shards: int,
-    size: int,
-    seed: int,
+    units: Mapping[str, Sequence[str]], labels: Mapping[str, int] | None = None, *, sizes: Sequence[int], seed: int
 ) -> list[tuple[str, ...]]:
     """Draw disjoint shards in the order of a hash; if labels are given, in the proportions of the classes.
 
     Each shard is a stratified draw from the units that earlier shards left over. A unit counts for the class of most of
-    its items. Units are taken until a class has its quota: single items meet it exactly, groups may exceed it.
+    its items. Single items meet their quotas exactly. Groups come as close to the size of the shard as whole groups
+    can, and they exceed it only if each group alone does; among choices of the same size, the quotas of the classes
+    decide. A stratified shard may be smaller, where otherwise it would lose a class.
 
     Args:
         units: ids to draw together, by key: those of a group, or a single id.
         labels: labels by id for a stratified draw, default None: no label is read.
-        num_shards: number of shards.
-        size: number of ids in a shard.
+        sizes: number of ids in each shard. In ascending order, each shard gets every class that has enough items.
         seed: seed of the plan.
 
     Example::
 
-        >>> draw_shards({key: [key] for key in "abcdef"}, num_shards=2, size=2, seed=0)
+        >>> draw_shards({key: [key] for key in "abcdef"}, sizes=[2, 2], seed=0)
         [('a', 'b'), ('e', 'f')]
+        >>> draw_shards({"p": ["a", "b", "c"], "q": ["d", "e"], "r": ["f", "g"]}, sizes=[4], seed=0)
+        [('d', 'e', 'f', 'g')]
 
     """
     members, digests = list(units.values()), [draw_digest(seed, "shard", key) for key in units]
     classes = [0 if labels is None else _majority([labels[i] for i in ids]) for ids in members]
-    strata: dict[int, deque[Sequence[str]]] = {}
+    strata: dict[int, _Stratum] = {}
     # sort places, not keys: looking up a hundred thousand strings in random order takes longer than hashing them
     for place in sorted(range(len(members)), key=digests.__getitem__):
         strata.setdefault(classes[place], deque()).append(members[place])
     queues = [strata[stratum] for stratum in sorted(strata)]
-    remaining = [sum(map(len, queue)) for queue in queues]
-    shards = []
-    for _ in range(num_shards):
-        shard: list[str] = []
-        for i, quota in enumerate(apportion(size, remaining)):
-            taken = _take(queues[i], quota)
-            remaining[i] -= len(taken)
-            shard += taken
-        shards.append(tuple(sorted(shard)))
-    return shards
+    draw = _draw_items if all(len(ids) == 1 for ids in members) else _draw_groups
+    return [tuple(sorted(draw(queues, size))) for size in sizes]
 
 
 def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -158,11 +127,63 @@ def longest_stage(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] 
     return max(divide_epochs(max_epochs, num_stages, stage_epochs))
 
 
-def _take(queue: deque[Sequence[str]], quota: int) -> list[str]:
-    taken: list[str] = []
-    while queue and len(taken) < quota:
-        taken += queue.popleft()
-    return taken
+def _draw_items(queues: Sequence[_Stratum], size: int) -> list[str]:
+    quotas = apportion(size, [len(queue) for queue in queues])
+    return [queue.popleft()[0] for queue, quota in zip(queues, quotas, strict=True) for _ in range(quota)]
+
+
+def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
+    """Take the groups of a shard from their strata."""
+    stratum_of = {id(unit): place for place, queue in enumerate(queues) for unit in queue}
+    wanted = _by_quota(queues, size)
+    chosen = {id(unit) for unit in wanted}
+    found = _pack([*wanted, *(unit for queue in queues for unit in queue if id(unit) not in chosen)], size)
+    if {stratum_of[key] for key in chosen} > {stratum_of[id(unit)] for unit in found}:
+        found = wanted  # a class counts for more than a few labels
+    taken = {id(unit) for unit in found}
+    for queue in queues:
+        left = [unit for unit in queue if id(unit) not in taken]
+        queue.clear()
+        queue.extend(left)
+    return [key for unit in found for key in unit]
+
+
+def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
+    """Return groups that meet the quota of each class as whole groups can, the rarest class first."""
+    counts = [sum(map(len, queue)) for queue in queues]
+    quotas, found, spare = apportion(size, counts), list[Sequence[str]](), 0
+    for place in sorted(range(len(queues)), key=counts.__getitem__):
+        # what a class leaves of its quota goes to the next one
+        spare += quotas[place]
+        units = _pack(queues[place], spare) if quotas[place] else []
+        if sum(map(len, found)) + sum(map(len, units)) <= size:
+            found += units
+            spare -= sum(map(len, units))
+    return found
+
+
+def _pack(units: Iterable[Sequence[str]], size: int) -> list[Sequence[str]]:
+    """Return units with as many items together as possible, at most ``size``, the first ones where there is a choice.
+
+    If no unit is as small as that, the smallest one is returned alone.
+    """
+    smallest: Sequence[str] = ()
+    # bit n of ``sums`` says whether some of the units seen so far have n items together
+    sums, whole, steps = 1, (1 << (size + 1)) - 1, list[tuple[Sequence[str], int]]()
+    for unit in units:
+        smallest = unit if not smallest or len(unit) < len(smallest) else smallest
+        more = (sums | sums << len(unit)) & whole
+        if more != sums:
+            steps.append((unit, sums))
+            sums = more
+        if sums >> size:
+            break
+    total, found = sums.bit_length() - 1, list[Sequence[str]]()
+    for unit, before in reversed(steps):
+        if not before >> total & 1:
+            found.append(unit)
+            total -= len(unit)
+    return found or [smallest][: len(smallest)]
 
 
 def _majority(labels: Sequence[int]) -> int:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,12 @@ from typing import Any
 from monai_weckd.plan.chain_plan import ChainPlan, divide_shards
 from monai_weckd.plan.checks import class_problems, refuse, stage_problems
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import draw_shards, group_of
 
-__all__ = ["plan_stages"]
+__all__ = ["divide_labels", "plan_stages"]
+
+logger = logging.getLogger(__name__)
 
 
 def plan_stages(
@@ -47,37 +51,88 @@ def plan_stages(
     """
     labeled = [key for key in plan.train if is_labeled(index[key])]
     number = 1 if plan.settings.policy == "shared" else plan.settings.num_stages
+    sizes: Sequence[int] = ()
     if shards is not None:
         drawn = _given(plan, shards, set(labeled), number)
     else:
-        plan = replace(plan, shard_size=round(plan.settings.label_fraction * len(labeled)))
-        _check_size(plan, number, len(labeled))
-        drawn = _random(plan, index, oracle, labeled, number) if plan.settings.selection == "random" else []
-    plan = replace(plan, shard_size=plan.shard_size or len(drawn[0]), stages=divide_shards(drawn, plan))
+        sizes = divide_labels(plan.settings, len(plan.classes), items=len(plan.train), labeled=len(labeled))
+        drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
+    # shards of whole groups may be smaller than planned
+    plan = replace(plan, shard_sizes=tuple(map(len, drawn)) or tuple(sizes), stages=divide_shards(drawn, plan))
     shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
     refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
     return plan
 
 
+def divide_labels(settings: PlanSettings, num_classes: int, *, items: int, labeled: int) -> tuple[int, ...]:
+    """Return how many labels each shard gets.
+
+    That is what the settings ask for. Where fewer labels exist, the shards share them evenly: their sizes differ by one
+    at most, the smaller ones first.
+
+    Args:
+        settings: settings of the plan.
+        num_classes: number of classes.
+        items: number of training items, labeled or not.
+        labeled: number of labeled training items.
+
+    Raises:
+        ValueError: When there are fewer labels than shards, or a random shard has no room for every class.
+
+    """
+    number = 1 if settings.policy == "shared" else settings.num_stages
+    if labeled < number:
+        raise ValueError(
+            f"num_stages: expected as many labels of training items as stages, got {labeled} labels for {number} "
+            "stages. Label more images, or pass fewer stages."
+        )
+    name, size = _wanted_size(settings, num_classes, items)
+    how = f"{name}={getattr(settings, name)} of {items} training items" if name == "label_fraction" else f"of {labeled}"
+    sizes = [size] * number
+    if size * number > labeled:
+        sizes = [(labeled + shard) // number for shard in range(number)]
+        name, how = "num_stages", f"{labeled} labels for {number} stages"
+        logger.info("%d labels instead of %d x %d: the shards share them, %s", labeled, number, size, sizes)
+    least = num_classes if settings.missing_classes == "error" and settings.selection == "random" else 1
+    if sizes[0] < max(least, 1):
+        raise ValueError(
+            f"{name}: expected a label of each of {num_classes} classes in a shard, got {sizes[0]} labels ({how}). "
+            "Pass larger shards or fewer stages, or label more images."
+        )
+    return tuple(sizes)
+
+
+def _wanted_size(settings: PlanSettings, num_classes: int, items: int) -> tuple[str, int]:
+    """Return the setting that decides how many labels a shard gets, and their number."""
+    if settings.shard_size is not None:
+        return "shard_size", settings.shard_size
+    if settings.labels_per_class is not None:
+        return "labels_per_class", settings.labels_per_class * num_classes
+    return "label_fraction", round(settings.label_fraction * items)
+
+
 def _random(
-    plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], oracle: LabelOracle, labeled: Sequence[str], number: int
+    plan: ChainPlan,
+    index: Mapping[str, Mapping[str, Any]],
+    oracle: LabelOracle,
+    labeled: Sequence[str],
+    sizes: Sequence[int],
 ) -> list[tuple[str, ...]]:
     labels = oracle.reveal(labeled, purpose="stratification") if plan.settings.stratify else None
     if labels is not None:
-        refuse(class_problems(plan, "train", labels, "Pass another seed, or give every item a split."))
+        refuse(class_problems(plan, "train", labels, "Label images of them, or leave them out of classes."))
     units: dict[str, list[str]] = {}
     if plan.settings.shard_by == "group":
         for key in labeled:
             units.setdefault(group_of(index[key]), []).append(key)
     else:
         units = {key: [key] for key in labeled}
-    shards = draw_shards(units, labels, num_shards=number, size=plan.shard_size, seed=plan.settings.seed)
-    for stage, shard in enumerate(shards, 1):
-        if len(shard) < plan.shard_size:
-            raise ValueError(
-                f"shard_by: expected {plan.shard_size} labels for stage {stage}, got {len(shard)}, as others took "
-                "whole groups. Pass shard_by='item', a smaller label_fraction, or fewer stages."
-            )
+    shards = draw_shards(units, labels, sizes=sizes, seed=plan.settings.seed)
+    if not all(shards):
+        raise ValueError(
+            f"shard_by: expected a group for each of {len(sizes)} shards, got {len(units)} labeled groups. "
+            "Pass shard_by='item', or fewer stages."
+        )
     return shards
 
 
@@ -98,19 +153,3 @@ def _given(
             f"{len(set(ids) - set(labeled))} others. Use shards of a run with the same splits."
         )
     return parts
-
-
-def _check_size(plan: ChainPlan, number: int, labeled: int) -> None:
-    size = plan.shard_size
-    fraction = f"label_fraction={plan.settings.label_fraction} of {labeled} labeled training items"
-    least = len(plan.classes) if plan.settings.missing_classes == "error" and plan.settings.selection == "random" else 1
-    if size < max(least, 1):
-        raise ValueError(
-            f"label_fraction: expected a label of each of {len(plan.classes)} classes in a shard, got {size} labels "
-            f"({fraction}). Pass a larger label_fraction, or label more images."
-        )
-    if number * size > labeled:
-        raise ValueError(
-            f"num_stages: expected stages that need {labeled} labels at most, got {number} x {size} ({fraction}). "
-            "Pass fewer stages, a smaller label_fraction, or policy='shared'."
-        )

@@ -75,5 +75,5 @@ def limit_validation(plan: ChainPlan, oracle: LabelOracle, *, seed: int) -> Chai
     if len(plan.val) <= plan.shard_size:
         return plan
     labels = oracle.reveal(plan.val, purpose="validation")
-    [part] = draw_shards({key: [key] for key in plan.val}, labels, num_shards=1, size=plan.shard_size, seed=seed)
+    [part] = draw_shards({key: [key] for key in plan.val}, labels, sizes=[plan.shard_size], seed=seed)
     return replace(plan, val=part)

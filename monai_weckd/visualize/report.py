@@ -37,7 +37,7 @@ METRIC_NAMES = {
     "macro_auc": "Macro AUC",
     "ece": "Calibration error (ECE)",
 }
-_PLAN_KEYS = ("settings", "shard_size", "classes", "test", "skipped", "unused")
+_PLAN_KEYS = ("settings", "shard_sizes", "classes", "test", "skipped", "unused")
 _CHAIN_KEYS = ("format", "classes", "seed", "label_budget", "ledger", "settings", "stages", "final")
 _STAGE_KEYS = (
     *("stage", "teacher", "labeled", "groups", "pool", "epochs", "best_epoch"),
@@ -76,7 +76,7 @@ def write_report(output_dir: str | Path) -> Path:
     page = template.render(
         chain=chain,
         plan=plan,
-        plan_settings={**plan["settings"], "shard_size": plan["shard_size"]},
+        plan_settings={**plan["settings"], "shard_sizes": plan["shard_sizes"]},
         final=next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]),
         # a run that was stopped has a prediction but no actual costs to compare
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
