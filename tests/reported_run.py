@@ -102,7 +102,7 @@ class Run:
             "format": 1,
             "classes": self.classes,
             "settings": {"seed": 7, "policy": "cumulative"},
-            "shard_size": 31,
+            "shard_sizes": [31, 31, 31],
             "train": ["a"] * 93,
             "val": ["b"] * 10,
             "test": ["c"] * num_test,

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import parse_changes
+from monai_weckd.plan.oracle import is_labeled
+from monai_weckd.plan.stages import divide_labels
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -78,13 +80,16 @@ def _compare(args: argparse.Namespace) -> None:
             f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "
             "Add it to --arms, or pass another."
         )
+    items, classes = bundle.datalist.items, bundle.datalist.classes
+    labeled = sum(map(is_labeled, items))
+    shards = divide_labels(bundle.size.plan, len(classes), items=len(items), labeled=labeled)
     splits = cross_validation_splits(
-        bundle.datalist.items,
+        items,
         folds=args.folds,
         repeats=args.repeats,
-        label_fraction=bundle.size.plan.label_fraction,
+        label_fraction=shards[0] / labeled,
         val_labels=args.val_labels,
-        classes=bundle.datalist.classes,
+        classes=classes,
     )
     runs = plan_runs(bundle, arms, splits, args.seeds)
     store = RunStore(args.output_dir / "runs")

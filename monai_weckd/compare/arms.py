@@ -177,13 +177,14 @@ def choose_arms(names: Sequence[str] | None, *, active: bool) -> list[Arm]:
 
 
 def arm_overrides(
-    arm: Arm, size: ChainSize, *, labeled: int, overlay: Mapping[str, Any] | None = None
+    arm: Arm, size: ChainSize, *, shards: Sequence[int], labeled: int, overlay: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return the changes of an arm to the configuration, except labels from other runs.
 
     Args:
         arm: the arm.
         size: the configured chain.
+        shards: number of labels in each shard of the chain.
         labeled: number of labeled training items.
         overlay: content of the arm's file, default None.
 
@@ -194,10 +195,10 @@ def arm_overrides(
         overrides["loss_function#attention_weight"] = 0.0
     if arm.labels == "chain":
         return overrides
-    shard = round(size.plan.label_fraction * labeled)
-    shards = {"first": 1, "all": 1 if size.plan.policy == "shared" else size.plan.num_stages}
-    # a fraction that yields exactly as many labels as the chain's shards together
-    overrides["label_fraction"] = 1.0 if arm.labels == "everything" else min(1.0, shards[arm.labels] * shard / labeled)
+    sizes = {"first": shards[0], "all": sum(shards), "everything": labeled}
+    overrides["plan#settings#shard_size"] = sizes[arm.labels]
+    if size.plan.labels_per_class is not None:
+        overrides["plan#settings#labels_per_class"] = None
     overrides["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
     if arm.uses_pool:
         overrides["chain#pool_ratio"] = max(1, size.chain.pool_ratio)

@@ -32,6 +32,7 @@ from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.splits import group_of
+from monai_weckd.plan.stages import divide_labels
 from monai_weckd.utils.draws import hash_fraction
 
 __all__ = ["ComparedBundle"]
@@ -143,8 +144,10 @@ class ComparedBundle:
         overlay = None
         if arm.file is not None:
             overlay = self.config.overlay(f"{arm.file}.json")
-        labeled = sum(is_labeled(item) and split.split_of[item["id"]] == "train" for item in self.datalist.items)
-        return arm_overrides(arm, self.size, labeled=labeled, overlay=overlay)
+        training = [item for item in self.datalist.items if split.split_of[item["id"]] == "train"]
+        labeled = sum(map(is_labeled, training))
+        shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
+        return arm_overrides(arm, self.size, shards=shards, labeled=labeled, overlay=overlay)
 
     def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: str | None = None) -> str:
         """Return a digest of everything that determines the result of a run, except the images themselves.

@@ -138,7 +138,7 @@ def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
     wanted = _by_quota(queues, size)
     chosen = {id(unit) for unit in wanted}
     found = _pack([*wanted, *(unit for queue in queues for unit in queue if id(unit) not in chosen)], size)
-    if {stratum_of[key] for key in chosen} > {stratum_of[id(unit)] for unit in found}:
+    if len({stratum_of[key] for key in chosen}) > len({stratum_of[id(unit)] for unit in found}):
         found = wanted  # a class counts for more than a few labels
     taken = {id(unit) for unit in found}
     for queue in queues:
@@ -155,7 +155,7 @@ def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
     for place in sorted(range(len(queues)), key=counts.__getitem__):
         # what a class leaves of its quota goes to the next one
         spare += quotas[place]
-        units = _pack(queues[place], spare) if quotas[place] else []
+        units = _pack(queues[place], max(0, spare)) if quotas[place] else []
         if sum(map(len, found)) + sum(map(len, units)) <= size:
             found += units
             spare -= sum(map(len, units))
@@ -176,7 +176,7 @@ def _pack(units: Iterable[Sequence[str]], size: int) -> list[Sequence[str]]:
         if more != sums:
             steps.append((unit, sums))
             sums = more
-        if sums >> size:
+        if size and sums >> size:
             break
     total, found = sums.bit_length() - 1, list[Sequence[str]]()
     for unit, before in reversed(steps):

@@ -20,6 +20,7 @@ from monai_weckd.bundle import BundleConfig
 from monai_weckd.compare.arms import ARMS, PLAIN, ChainSize, arm_overrides, choose_arms
 from monai_weckd.engines import ChainOptions
 from monai_weckd.plan import PlanSettings
+from monai_weckd.plan.stages import divide_labels
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 PLAN = PlanSettings(num_stages=3, policy="cumulative", label_fraction=0.1)
@@ -27,7 +28,8 @@ SIZE = ChainSize(PLAN, ChainOptions(pool_ratio=2), max_epochs=36)
 
 
 def overrides(name, size=SIZE, *, labeled=237, overlay=None):
-    return arm_overrides(ARMS[name], size, labeled=labeled, overlay=overlay)
+    shards = divide_labels(size.plan, 3, items=labeled, labeled=labeled)
+    return arm_overrides(ARMS[name], size, shards=shards, labeled=labeled, overlay=overlay)
 
 
 def test_unknown_arm_names_the_nearest():
@@ -55,16 +57,21 @@ def test_the_chain_is_the_bundle_as_configured():
 @pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.labels == "all"])
 def test_as_many_labels_as_all_shards_of_the_chain(name):
     # 0.1 x 237 labels are 24 in a shard and 72 in three, where 0.3 x 237 would be 71
-    assert round(overrides(name)["label_fraction"] * 237) == 72
+    assert overrides(name)["plan#settings#shard_size"] == 72
     shared = replace(SIZE, plan=replace(PLAN, policy="shared"))
-    assert round(overrides(name, shared)["label_fraction"] * 237) == 24
+    assert overrides(name, shared)["plan#settings#shard_size"] == 24
+    each = replace(SIZE, plan=replace(PLAN, labels_per_class=5))
+    found = overrides(name, each)
+    assert (found["plan#settings#shard_size"], found["plan#settings#labels_per_class"]) == (45, None)
 
 
 def test_labels_of_the_other_controls():
-    assert round(overrides("first")["label_fraction"] * 237) == 24
-    assert overrides("everything")["label_fraction"] == 1
+    assert overrides("first")["plan#settings#shard_size"] == 24
+    assert overrides("everything")["plan#settings#shard_size"] == 237
+    # three shards of 0.4 share what there is
     most = replace(SIZE, plan=replace(PLAN, label_fraction=0.4))
-    assert overrides("single", most)["label_fraction"] == 1
+    assert overrides("single", most)["plan#settings#shard_size"] == 237
+    assert overrides("first", most)["plan#settings#shard_size"] == 79
 
 
 def test_steps():
@@ -135,7 +142,7 @@ def test_the_paper_s_file_goes_before_what_is_plain():
     assert found["loss_function#attention_weight"] == 1
     assert found["chain#accept"] == "improves"
     assert found["selection"] == "random"
-    assert "label_fraction" not in found
+    assert not [key for key in found if "shard_size" in key]
 
 
 def test_a_frozen_backbone_passes_on_no_attention_and_a_single_stage_is_not_frozen_and_last():

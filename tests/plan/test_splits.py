@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from monai_weckd.plan.splits import assign_split, divide_epochs, draw_shards, longest_stage
+from monai_weckd.plan.splits import divide_epochs, draw_shards, longest_stage
 from monai_weckd.utils.draws import apportion, hash_fraction
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
@@ -72,19 +73,6 @@ def test_hash_fraction_stays_below_one(monkeypatch):
     assert hash_fraction(0, "split", "a") < 1
 
 
-def test_assign_split_proportions():
-    splits = [assign_split(str(i), seed=3, val_fraction=0.15, test_fraction=0.25) for i in range(20_000)]
-    shares = {name: splits.count(name) / len(splits) for name in ("test", "val", "train")}
-    # four standard errors of a binomial share
-    assert shares == pytest.approx({"test": 0.25, "val": 0.15, "train": 0.6}, abs=0.014)
-
-
-def test_a_larger_fraction_moves_groups_in_one_direction_only():
-    for i in range(300):
-        small, large = (assign_split(str(i), seed=0, val_fraction=0.1, test_fraction=f) for f in (0.2, 0.3))
-        assert small != "test" or large == "test"
-
-
 def test_apportion_known():
     # the textbook example of Hamilton's method (the Alabama paradox): one place more costs the smallest its second
     assert apportion(10, [60, 60, 20]) == [4, 4, 2]
@@ -116,14 +104,14 @@ def test_apportion(total, counts):
 def test_unstratified_shards_are_slices_of_the_hash_order():
     keys = [f"k{i}" for i in range(30)]
     order = sorted(keys, key=lambda key: hashlib.sha256(f"5\0shard\0{key}".encode()).hexdigest())
-    shards = draw_shards({key: [key] for key in keys}, num_shards=3, size=4, seed=5)
+    shards = draw_shards({key: [key] for key in keys}, sizes=[4, 4, 4], seed=5)
     assert shards == [tuple(sorted(order[i : i + 4])) for i in (0, 4, 8)]
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 4), st.integers(1, 20), st.integers(0, 9))
 def test_stratified_shards_of_items(labels, num_shards, size, seed):
     labels = {str(i): label for i, label in enumerate(labels)}
-    shards = draw_shards({key: [key] for key in labels}, labels, num_shards=num_shards, size=size, seed=seed)
+    shards = draw_shards({key: [key] for key in labels}, labels, sizes=[size] * num_shards, seed=seed)
     left = dict(labels)
     for shard in shards:
         classes = sorted(set(left.values()))
@@ -135,28 +123,67 @@ def test_stratified_shards_of_items(labels, num_shards, size, seed):
 
 def test_a_class_with_an_item_for_each_shard_gets_into_each():
     labels = {str(i): 0 for i in range(54)} | {f"r{i}": 1 for i in range(3)} | {f"s{i}": 2 for i in range(3)}
-    for shard in draw_shards({key: [key] for key in labels}, labels, num_shards=3, size=20, seed=1):
+    for shard in draw_shards({key: [key] for key in labels}, labels, sizes=[20, 20, 20], seed=1):
         assert [sum(labels[key] == c for key in shard) for c in (0, 1, 2)] == [18, 1, 1]
 
 
-def test_groups_are_taken_whole_until_the_quota_of_their_majority_class():
-    units = {f"g{i}": [f"g{i}-{j}" for j in range(3)] for i in range(8)}
-    labels = {key: int(group[1]) % 2 for group, keys in units.items() for key in keys}
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=9), st.integers(1, 20), st.integers(0, 9), st.booleans())
+def test_groups_come_as_close_to_the_size_as_they_can(lengths, size, seed, stratify):
+    units = {f"g{i}": [f"g{i}-{j}" for j in range(length)] for i, length in enumerate(lengths)}
+    labels = {key: 0 for keys in units.values() for key in keys} if stratify else None
+    [shard] = draw_shards(units, labels, sizes=[size], seed=seed)
+    sums = {sum(part) for number in range(len(lengths) + 1) for part in combinations(lengths, number)}
+    best = max(total for total in sums if total <= size)
+    assert len(shard) == (best or min(lengths))
+    assert set(shard) == {key for group in {key.split("-")[0] for key in shard} for key in units[group]}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=8, max_size=14),
+    st.integers(4, 12),
+    st.integers(1, 3),
+    st.integers(0, 9),
+)
+def test_stratified_groups_never_exceed_the_size_nor_lose_a_class_for_it(groups, size, number, seed):
+    units = {f"g{i}": [f"g{i}-{j}" for j in range(length)] for i, (length, _) in enumerate(groups)}
+    labels = {key: groups[int(group[1:])][1] for group, keys in units.items() for key in keys}
+    shards = draw_shards(units, labels, sizes=[size] * number, seed=seed)
+    assert len(set(sum(shards, ()))) == sum(map(len, shards))
+    assert all(len(shard) <= size for shard in shards)
+    first = shards[0]
+    sums = {sum(part) for n in range(len(groups) + 1) for part in combinations([length for length, _ in groups], n)}
+    best = max(total for total in sums if total <= size)
+    # four labels of each class leave room for the largest group of each
+    if size == 12:
+        assert {labels[key] for key in first} == set(labels.values())
+    assert len(first) == best or {labels[key] for key in first} == set(labels.values())
+
+
+def test_groups_meet_the_quotas_of_the_classes():
+    units = {f"g{i}": [f"g{i}-{j}" for j in range(3)] for i in range(20)}
+    labels = {key: int(group[1:]) % 2 for group, keys in units.items() for key in keys}
     labels["g0-2"] = 1  # one of three: the group still counts for class 0
-    for shard in draw_shards(units, labels, num_shards=2, size=4, seed=0):
-        groups = {key[:2] for key in shard}
-        assert sorted(shard) == sorted(key for group in groups for key in units[group])
-        # two labels of each class are wanted, a group of three is taken
-        assert sorted(int(group[1]) % 2 for group in groups) == [0, 1]
+    for shard in draw_shards(units, labels, sizes=[12, 12], seed=0):
+        groups = {key.split("-")[0] for key in shard}
+        assert sorted(int(group[1:]) % 2 for group in groups) == [0, 0, 1, 1]
 
 
 def test_majority_tie_goes_to_the_first_class():
     units = {"tie": ["a", "b"], "one": ["c", "d"]}
     labels = {"a": 1, "b": 0, "c": 1, "d": 1}
-    # two classes of one group each: both groups are needed for one label of each class
-    assert draw_shards(units, labels, num_shards=1, size=2, seed=0) == [("a", "b", "c", "d")]
-    # one class: one group has the two labels
-    assert draw_shards(units, {**labels, "b": 1}, num_shards=1, size=2, seed=0) in ([("a", "b")], [("c", "d")])
+    for seed in range(9):
+        # two classes of one group each: both groups are needed for labels of each class
+        assert draw_shards(units, labels, sizes=[4], seed=seed) == [("a", "b", "c", "d")]
+        # one class: either group has the two labels
+        assert draw_shards(units, {**labels, "b": 1}, sizes=[2], seed=seed) in ([("a", "b")], [("c", "d")])
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=5), st.integers(1, 5), st.integers(0, 9))
+def test_shards_of_ascending_sizes_have_every_class_that_has_labels_enough(spare, num_shards, seed):
+    labels = {f"{c}-{i}": c for c, more in enumerate(spare) for i in range(num_shards + more)}
+    sizes = [(len(labels) + shard) // num_shards for shard in range(num_shards)]
+    for shard in draw_shards({key: [key] for key in labels}, labels, sizes=sizes, seed=seed):
+        assert {labels[key] for key in shard} == set(range(len(spare)))
 
 
 def test_file_names_that_are_no_utf8():
