@@ -189,10 +189,10 @@ def _scarce_classes(search: _Search, classes: Sequence[str]) -> Iterator[str]:
             continue
         new = "new groups" if search.home else "groups"
         held_out = [part for part in parts if part != "train"][: len(parts) - groups]
-        less = " and ".join(f"{part}_fraction=0" for part in held_out)
+        less = " and ".join(f"{part}_fraction=0" for part in held_out) if groups else "leave the class out"
         yield (
             f"class {classes[label]!r}: expected labeled images in {len(parts)} {new} or more, for {_listed(parts)}, "
-            f"got {groups}. Label another patient, or pass {less}."
+            f"got {groups}. Label another patient, or {'pass ' if groups else ''}{less}."
         )
 
 

@@ -137,9 +137,12 @@ def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
     stratum_of = {id(unit): place for place, queue in enumerate(queues) for unit in queue}
     wanted = _by_quota(queues, size)
     chosen = {id(unit) for unit in wanted}
-    found = _pack([*wanted, *(unit for queue in queues for unit in queue if id(unit) not in chosen)], size)
-    if len({stratum_of[key] for key in chosen}) > len({stratum_of[id(unit)] for unit in found}):
-        found = wanted  # a class counts for more than a few labels
+    others = [unit for queue in queues for unit in queue if id(unit) not in chosen]
+    found = _pack([*wanted, *others], size)
+    if len({stratum_of[id(unit)] for unit in wanted}) > len({stratum_of[id(unit)] for unit in found}):
+        # a class counts for more than a few labels
+        more = _pack(others, size - sum(map(len, wanted)))
+        found = [*wanted, *more] if sum(map(len, (*wanted, *more))) <= size else wanted
     taken = {id(unit) for unit in found}
     for queue in queues:
         left = [unit for unit in queue if id(unit) not in taken]
@@ -151,12 +154,19 @@ def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
 def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
     """Return groups that meet the quota of each class as whole groups can, the rarest class first."""
     counts = [sum(map(len, queue)) for queue in queues]
-    quotas, found, spare = apportion(size, counts), list[Sequence[str]](), 0
-    for place in sorted(range(len(queues)), key=counts.__getitem__):
+    quotas = apportion(size, counts)
+    wanted = sorted((place for place in range(len(queues)) if quotas[place]), key=counts.__getitem__)
+    # room for the smallest group of each class that is still to come
+    reserved = sum(min(map(len, queues[place])) for place in wanted)
+    found: list[Sequence[str]] = []
+    spare = 0
+    for place in wanted:
+        reserved -= min(map(len, queues[place]))
         # what a class leaves of its quota goes to the next one
         spare += quotas[place]
-        units = _pack(queues[place], max(0, spare)) if quotas[place] else []
-        if sum(map(len, found)) + sum(map(len, units)) <= size:
+        left = size - sum(map(len, found))
+        units = _pack(queues[place], max(0, min(spare, left - reserved)))
+        if sum(map(len, units)) <= left:
             found += units
             spare -= sum(map(len, units))
     return found

@@ -15,18 +15,18 @@ import hashlib
 import json
 
 import pytest
+from held_out import held_out
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import PlanError, check_plan
 from monai_weckd.plan.planner import plan_chain
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.records import sealed_json
 
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
-PLAN = plan_chain(ITEMS, classes=CLASSES)
+PLAN = plan_chain(ITEMS, held_out(), classes=CLASSES)
 
 
 @given(
@@ -40,7 +40,7 @@ def test_json_round_trip(seed, policy, label_fraction, stratify):
     try:
         plan = plan_chain(
             ITEMS,
-            PlanSettings(seed=seed, policy=policy, label_fraction=label_fraction, stratify=stratify),
+            held_out(seed=seed, policy=policy, label_fraction=label_fraction, stratify=stratify),
             classes=CLASSES,
             skipped=["é"],
         )
@@ -76,13 +76,13 @@ def sealed(**changes) -> str:
         ("{", r"plan: expected JSON, got .*Make the plan anew with `python -m monai_weckd plan`"),
         ("[" * 100_000, r"plan: expected JSON, got maximum recursion depth"),
         ("[]", r"plan: expected a JSON object, got list"),
-        (edited(format=2), r"plan: expected format 1, got 2"),
-        (edited(format=None), r"plan: expected format 1, got None"),
+        (edited(format=1), r"plan: expected format 2, got 1"),
+        (edited(format=None), r"plan: expected format 2, got None"),
         (edited(classes=None), r"plan: expected a field 'classes', got none"),
         (edited(digest=None), r"plan: expected a field 'digest', got none"),
         (edited(clases=1), r"plan: expected no field 'clases'. Did you mean 'classes'\?"),
         (
-            edited(shard_size=1),
+            edited(shard_sizes=[1]),
             r"plan: expected digest [0-9a-f]{64}, got [0-9a-f]{64}: it was changed after it was made",
         ),
         (edited(train=["a"]), r"plan: expected digest"),
@@ -103,9 +103,9 @@ def test_another_run_s_plan_gives_its_shards(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text(PLAN.to_json(), encoding="utf-8")
     for place in (path, str(path)):
-        again = plan_chain(ITEMS, PlanSettings(policy="cumulative"), classes=CLASSES, shards=place)
+        again = plan_chain(ITEMS, held_out(policy="cumulative"), classes=CLASSES, shards=place)
         assert [stage.new for stage in again.stages] == [stage.new for stage in PLAN.stages]
         assert again.settings.selection == "given"
     path.write_text(sealed(stages=5), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"^{path}: plan: expected the fields as they were written, got TypeError"):
-        plan_chain(ITEMS, classes=CLASSES, shards=path)
+        plan_chain(ITEMS, held_out(), classes=CLASSES, shards=path)

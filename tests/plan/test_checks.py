@@ -15,6 +15,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from held_out import held_out
 
 from monai_weckd.plan.chain_plan import ChainPlan, StagePlan
 from monai_weckd.plan.checks import PlanError, check_plan
@@ -26,7 +27,7 @@ from monai_weckd.utils.options import option_names
 CLASSES = ("ill", "well", "unsure")
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
 LABELS = {item["id"]: item["label"] for item in ITEMS}
-PLAN = plan_chain(ITEMS, classes=CLASSES)
+PLAN = plan_chain(ITEMS, held_out(), classes=CLASSES)
 
 
 def test_plan_error_shows_the_first_problem_and_keeps_all():
@@ -56,19 +57,19 @@ BROKEN = {
         broken(val=PLAN.val + PLAN.test[:1]),
         r"group: expected each in one split, got 1 parted, first 'p.*' in val and test",
     ),
-    "empty": (broken(test=()), r"test: expected at least one item, got none"),
+    "empty": (broken(train=()), r"train: expected at least one item, got none"),
     "class_of_val": (broken(val=PLAN.val[:1]), r"val: expected labels of every class, got none of \[.*\] among 1"),
     "numbers": (broken(stages=PLAN.stages[:2]), r"stages: expected the numbers 1 to 3, got \[1, 2\]"),
     "not_train": (broken(stages=stages(new=PLAN.val, labeled=PLAN.val)), r"stage 2: expected training items, got 'i"),
     "overlap": (
         broken(stages=stages(new=FIRST, labeled=FIRST)),
-        r"stage 2: expected each item in one shard, got 19 in two",
+        r"stage 2: expected each item in one shard, got 18 in two",
     ),
     "policy": (
         broken(policy="cumulative"),
-        r"stage 2: expected the 38 labels of policy 'cumulative', got 19 too many or too few",
+        r"stage 2: expected the 36 labels of policy 'cumulative', got 18 too many or too few",
     ),
-    "shared": (broken(policy="shared"), r"stage 2: expected no new labels \(shared\), got 19"),
+    "shared": (broken(policy="shared"), r"stage 2: expected no new labels \(shared\), got 18"),
     "class_of_stage": (
         broken(stages=stages(new=ILL, labeled=ILL)),
         r"stage 2: expected labels of every class, got none of \['well', 'unsure'\]",
@@ -87,6 +88,11 @@ def test_check_plan_finds(plan, message):
     assert not any("\n" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("changes", [{"val": ()}, {"test": ()}, {"val": (), "test": ()}])
+def test_validation_and_test_may_be_absent(changes):
+    assert check_plan(broken(**changes), ITEMS) == []
+
+
 def test_check_plan_finds_an_item_that_lost_its_label():
     items = [{**item, "label": UNLABELED} if item["id"] == FIRST[0] else item for item in ITEMS]
     (problem,) = check_plan(PLAN, items)
@@ -97,5 +103,5 @@ def test_check_plan_finds_an_item_that_lost_its_label():
 @pytest.mark.parametrize("shard_by", ["item", "group"])
 @pytest.mark.parametrize("stratify", [True, False])
 def test_check_plan_finds_nothing_in_a_good_plan(policy, shard_by, stratify):
-    plan = plan_chain(ITEMS, PlanSettings(policy=policy, shard_by=shard_by, stratify=stratify), classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(policy=policy, shard_by=shard_by, stratify=stratify), classes=CLASSES)
     assert check_plan(plan, ITEMS) == []

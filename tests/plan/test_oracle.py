@@ -69,9 +69,10 @@ def test_ledger():
     }
 
 
-def test_budget_counts_each_item_once_and_neither_stratification_nor_test():
+def test_budget_counts_each_item_once_and_neither_planning_nor_test():
     oracle = LabelOracle([{"id": str(i), "label": i % 2} for i in range(10)])
-    oracle.reveal(["0", "1", "2", "3"], purpose="stratification")
+    for purpose in ("classes", "split", "stratification"):
+        oracle.reveal(["0", "1", "2", "3"], purpose=purpose)
     oracle.reveal(["8", "9"], purpose="test")
     assert oracle.budget == 0
     oracle.reveal(["0", "1"], purpose="shard", stage=1)

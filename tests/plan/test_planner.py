@@ -21,10 +21,12 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 from call_counts import count_calls
+from held_out import FRACTIONS, held_out
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_weckd.data.datalist import load_datalist
+from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import PlanError, check_plan
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
@@ -59,14 +61,13 @@ def labels_of(items: list[dict]) -> dict[str, int]:
 
 
 ITEMS = make_items()
-PLAN = plan_chain(ITEMS, classes=CLASSES)
-NINES = with_splits(make_items(81, per_group=9))
+PLAN = plan_chain(ITEMS, held_out(), classes=CLASSES)
 
 
 def split_settings(arguments):
     """Return the arguments of plan_chain, of which those that are settings are passed as PlanSettings."""
     settings = {key: arguments.pop(key) for key in list(arguments) if key in option_names(PlanSettings)}
-    return {**arguments, "settings": PlanSettings(**settings)}
+    return {**arguments, "settings": held_out(**settings)}
 
 
 # ---------------------------------------------------------------------------------------------- validation
@@ -76,32 +77,35 @@ def split_settings(arguments):
     ("settings", "message"),
     [
         (
-            {"num_stages": 12},
-            r"num_stages: expected stages that need 186 labels at most, got 12 x 19 .*policy='shared'",
+            {"num_stages": 12, "items": ITEMS[:8], "val_fraction": 0, "test_fraction": 0},
+            r"num_stages: expected as many labels of training items as stages, got 8 labels for 12 stages. Label more",
+        ),
+        (
+            {"num_stages": 12, "items": ITEMS[:20], "val_fraction": 0, "test_fraction": 0},
+            r"num_stages: expected a label of each of 3 classes in a shard, got 1 labels \(20 labels for 12 stages\)",
         ),
         (
             {"label_fraction": 0.002},
             r"expected a label of each of 3 classes in a shard, got 0 labels \(label_fraction=0.002",
         ),
-        ({"label_fraction": 0.01}, r"expected a label of each of 3 classes in a shard, got 2 labels .*Pass a larger"),
-        ({"classes": ("ill", "well")}, r"val: expected class indices below 2, got 2 for 'i.*'. Pass all classes"),
+        ({"label_fraction": 0.01}, r"expected a label of each of 3 classes in a shard, got 2 labels .*Pass larger"),
+        ({"shard_size": 2}, r"shard_size: expected a label of each of 3 classes in a shard, got 2 labels"),
+        ({"classes": ("ill", "well")}, r"items: expected class indices below 2, got 2 for 'i.*'. Pass all classes"),
         (
             {"classes": (*CLASSES, "rare")},
-            r"val: expected labels of every class, got none of \['rare'\] among \d+. Pass",
+            r"class 'rare': expected labeled images in 3 groups or more, .*, got 0. Label .*, or leave the class out\.",
         ),
-        ({"test_fraction": 1e-9}, r"test: expected at least one item, got none. Pass another seed"),
-        ({"val_fraction": 1e-9}, r"val: expected at least one item, got none. Pass another seed"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5 - 1e-9}, r"train: expected at least one item, got none"),
         (
-            # five groups of nine: the first stage takes three of them for its 22 labels
-            {"shard_by": "group", "label_fraction": 0.5, "num_stages": 2, "items": NINES, "stratify": False},
-            r"shard_by: expected 22 labels for stage 2, got 18, as others took whole groups. Pass shard_by='item'",
+            # two groups of nine
+            {"shard_by": "group", "items": make_items(18, per_group=9), "stratify": False, "missing_classes": "allow"}
+            | {"val_fraction": 0, "test_fraction": 0},
+            r"shard_by: expected a group for each of 3 shards, got 2 labeled groups. Pass shard_by='item'",
         ),
     ],
 )
 def test_argument_validation(settings, message):
     with pytest.raises(ValueError, match=message) as error:
-        plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **settings}))
+        plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **FRACTIONS, **settings}))
     assert "\n" not in str(error.value)
 
 
@@ -112,7 +116,7 @@ def test_items_validation():
         plan_chain([*ITEMS, ITEMS[0]])
     with pytest.raises(ValueError, match="items: expected an 'id' in every item"):
         plan_chain([{"image": "a.png", "label": 0}])
-    with pytest.raises(ValueError, match=r"expected a label of each .* got 0 labels .* of 0 labeled training items"):
+    with pytest.raises(ValueError, match=r"num_stages: expected as many labels .* got 0 labels for 3 stages"):
         plan_chain([item if item["split"] != "train" else {**item, "label": UNLABELED} for item in with_splits(ITEMS)])
 
 
@@ -122,6 +126,8 @@ def test_explicit_split_validation():
         plan_chain([{**item, "split": ""} if item["id"] == "i0007" else item for item in items])
     with pytest.raises(ValueError, match=r"split: expected one of .*, got 'tain' for 'i0000'. Did you mean 'train'\?"):
         plan_chain([{**item, "split": "tain"} if item["id"] == "i0000" else item for item in items])
+    with pytest.raises(PlanError, match=r"train: expected at least one item, got none. Give some items another split"):
+        plan_chain([{**item, "split": "test"} for item in items])
     with pytest.raises(
         PlanError, match=r"group: expected each in one split, got 1 parted, first 'p0' in train and test"
     ):
@@ -137,7 +143,7 @@ def test_class_missing_from_train():
     with pytest.raises(
         PlanError, match=r"^stage 1: expected labels of every class, got none of \['unsure'\] among 15"
     ) as error:
-        plan_chain(items, PlanSettings(stratify=False), classes=CLASSES)
+        plan_chain(items, held_out(stratify=False), classes=CLASSES)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["stage 1", "stage 2", "stage 3"]
     assert str(error.value).endswith("(2 more, see `problems`)")
 
@@ -147,7 +153,7 @@ def test_class_too_rare_for_the_stages():
     items = [{**item, "label": 0} if item["id"] in rare else item for item in with_splits(ITEMS)]
     with pytest.raises(PlanError, match=r"^stage 3: expected labels of every class, got none of \['unsure'\] among 15"):
         plan_chain(items, classes=CLASSES)
-    assert plan_chain(items, PlanSettings(num_stages=2), classes=CLASSES).settings.num_stages == 2
+    assert plan_chain(items, held_out(num_stages=2), classes=CLASSES).settings.num_stages == 2
 
 
 # ---------------------------------------------------------------------------------------------------- splits
@@ -159,19 +165,73 @@ def test_splits_hold_all_items_and_no_group_twice():
     assert sum(map(len, groups)) == len(set.union(*groups)) == 150
 
 
-@given(st.integers(0, 10_000), st.sets(st.integers(0, 149), min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None)
-def test_a_group_more_or_less_moves_no_other(seed, removed):
-    def home(items):
-        plan = plan_chain(items, PlanSettings(seed=seed, num_stages=1, label_fraction=1.0), classes=CLASSES)
-        return {key: split for split in ("train", "val", "test") for key in getattr(plan, split)}
+def home_of(plan):
+    return {key: split for split in ("train", "val", "test") for key in getattr(plan, split)}
 
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.sets(st.integers(0, 149), min_size=1, max_size=60))
+@settings(max_examples=30, deadline=None)
+def test_a_later_plan_moves_no_group_of_an_earlier_one(seed, later_seed, removed):
     fewer = [item for item in ITEMS if int(item["group"][1:]) not in removed]
-    try:
-        before, after = home(fewer), home(ITEMS)
-    except PlanError:  # a seed that leaves a split without a class
-        assume(False)
-    assert before.items() <= after.items()
+    earlier = plan_chain(fewer, held_out(seed=seed), classes=CLASSES)
+    later = plan_chain(ITEMS, held_out(seed=later_seed), classes=CLASSES, earlier=earlier)
+    assert home_of(earlier).items() <= home_of(later).items()
+    assert check_plan(later, ITEMS) == []
+    # the new groups bring the splits to their sizes
+    assert abs(len(later.val) - 45) <= 12
+    assert abs(len(later.test) - 75) <= 12
+
+
+def test_an_earlier_plan_is_read_from_its_file(tmp_path):
+    earlier = plan_chain(ITEMS[:200], held_out(), classes=CLASSES)
+    path = tmp_path / "plan.json"
+    path.write_text(earlier.to_json())
+    later = plan_chain(ITEMS, held_out(seed=9), classes=CLASSES, earlier=path)
+    assert later == plan_chain(ITEMS, held_out(seed=9), classes=CLASSES, earlier=earlier)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=rf"^{path}: plan: expected format 2, got None"):
+        plan_chain(ITEMS, held_out(), classes=CLASSES, earlier=str(path))
+
+
+def test_held_out_groups_stay_where_nothing_more_is_held_out():
+    earlier = plan_chain(ITEMS[:200], held_out(), classes=CLASSES)
+    later = plan_chain(ITEMS, classes=CLASSES, earlier=earlier)
+    assert (later.val, later.test) == (earlier.val, earlier.test)
+    assert set(later.train) == {item["id"] for item in ITEMS} - {*earlier.val, *earlier.test}
+
+
+def test_an_earlier_plan_that_held_nothing_out_reads_no_label():
+    oracle = LabelOracle(ITEMS)
+    earlier = plan_chain(ITEMS[:200], PlanSettings(selection="auto"), classes=CLASSES)
+    plan_chain(ITEMS, PlanSettings(selection="auto"), classes=CLASSES, earlier=earlier, oracle=oracle)
+    assert oracle.revealed == frozenset()
+
+
+def test_a_new_image_follows_the_group_it_belongs_to():
+    earlier = plan_chain(ITEMS, held_out(), classes=CLASSES)
+    groups = {item["id"]: item["group"] for item in ITEMS}
+    more = [{"id": f"new{n}", "group": groups[key]} for n, key in enumerate((earlier.train[0], earlier.val[0]))]
+    later = plan_chain([*ITEMS, *more], held_out(), classes=CLASSES, earlier=earlier)
+    assert "new0" in later.train
+    assert later.unused == ("new1",)
+
+
+def test_what_does_not_fit_an_earlier_plan_is_refused():
+    earlier = plan_chain(ITEMS, held_out(), classes=CLASSES)
+    joined = [{**item, "group": "p"} if item["id"] in (earlier.train[0], earlier.test[0]) else item for item in ITEMS]
+    with pytest.raises(
+        ValueError, match=r"group: expected items of one split of the earlier plan in 'p', got train and"
+    ):
+        plan_chain(joined, held_out(), classes=CLASSES, earlier=earlier)
+    others = [{**item, "id": f"x{item['id']}"} for item in ITEMS]
+    with pytest.raises(ValueError, match=r"earlier: expected a plan of some of these items, got one of others"):
+        plan_chain(others, held_out(), classes=CLASSES, earlier=earlier)
+
+
+def test_splits_of_the_items_win_over_an_earlier_plan():
+    earlier = plan_chain(ITEMS, held_out(), classes=CLASSES)
+    items = with_splits(ITEMS)
+    assert plan_chain(items, classes=CLASSES, earlier=earlier) == plan_chain(items, classes=CLASSES)
 
 
 @given(
@@ -190,8 +250,8 @@ def test_what_holds_for_every_plan(sizes, policy, shard_by, stratify, seed):
     ]
     arguments = {"policy": policy, "shard_by": shard_by, "stratify": stratify, "missing_classes": "allow"}
     try:
-        plan = plan_chain(items, PlanSettings(label_fraction=0.2, seed=seed, **arguments), classes=CLASSES)
-    except PlanError:  # a seed that leaves a split without a class, which is told
+        plan = plan_chain(items, held_out(label_fraction=0.2, seed=seed, **arguments), classes=CLASSES)
+    except PlanError:  # a class of fewer groups than splits, which is told
         assume(False)
     assert Counter(plan.train + plan.val + plan.test) == Counter(labels_of(items).keys())
     group = {item["id"]: item["group"] for item in items}
@@ -213,22 +273,116 @@ def test_what_holds_for_every_plan(sizes, policy, shard_by, stratify, seed):
 
 def test_explicit_splits_are_kept():
     items = with_splits(ITEMS)
-    plan = plan_chain(items, PlanSettings(seed=5), classes=CLASSES)
+    plan = plan_chain(items, held_out(seed=5), classes=CLASSES)
     for split in ("train", "val", "test"):
         assert set(getattr(plan, split)) == {item["id"] for item in items if item["split"] == split}
 
 
-def test_unlabeled_items_are_pool_in_train_and_unused_elsewhere():
+def test_explicit_splits_may_lack_validation_and_test():
+    for absent in (["val"], ["test"], ["val", "test"]):
+        items = [
+            {**item, "split": "train" if item["split"] in absent else item["split"]} for item in with_splits(ITEMS)
+        ]
+        plan = plan_chain(items)
+        assert not any(getattr(plan, split) for split in absent)
+        assert plan.classes == ("0", "1", "2")
+        assert check_plan(plan, items) == []
+        assert ChainPlan.from_json(plan.to_json()) == plan
+
+
+def test_unlabeled_items_are_pool_in_train_and_unused_in_explicit_splits():
     items = make_items(unlabeled=60)
-    plan = plan_chain(items, classes=CLASSES)
     unlabeled = {item["id"] for item in items if item["label"] == UNLABELED}
-    assert unlabeled == (set(plan.train) & unlabeled) | set(plan.unused)
-    assert plan.unused
-    assert set(plan.train) & unlabeled
-    for stage in plan.stages:
-        assert not unlabeled & set(stage.labeled)
-        assert unlabeled - set(plan.unused) <= set(plan.pool(stage.stage))
-    assert len(plan.stages[0].new) == round(0.1 * len(set(plan.train) - unlabeled))
+    for given_items in (items, with_splits(items)):
+        plan = plan_chain(given_items, held_out(), classes=CLASSES)
+        assert unlabeled == (set(plan.train) & unlabeled) | set(plan.unused)
+        assert bool(plan.unused) == (given_items is not items)
+        assert set(plan.train) & unlabeled
+        for stage in plan.stages:
+            assert not unlabeled & set(stage.labeled)
+            assert unlabeled - set(plan.unused) <= set(plan.pool(stage.stage))
+
+
+def test_by_default_nothing_is_held_out_of_few_labels():
+    assert plan_chain(make_items(499), classes=CLASSES).train == tuple(sorted(labels_of(make_items(499))))
+    plan = plan_chain(make_items(500), classes=CLASSES)
+    assert abs(len(plan.val) - 75) <= 4
+    assert abs(len(plan.test) - 125) <= 4
+    # the labels count, not the items
+    assert plan_chain(make_items(600, unlabeled=101), classes=CLASSES).val == ()
+
+
+# ------------------------------------------------------------------------------------------------ few labels
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("stratify", "selection"), [(True, "random"), (False, "auto")])
+def test_twenty_labels(seed, stratify, selection):
+    # five labels of each of four classes, in twenty of sixty patients
+    items = [
+        {"id": f"p{p:02}_{k}", "group": f"p{p}", "label": p % 4 if p < 20 and k == 0 else UNLABELED}
+        for p in range(60)
+        for k in range(5)
+    ]
+    plan = plan_chain(items, PlanSettings(seed=seed, stratify=stratify, selection=selection), classes="abcd")
+    assert plan.label_budget == {"train": 20, "val": 0}
+    assert plan.shard_sizes == (6, 7, 7)
+    assert len(plan.train) == 300
+    assert check_plan(plan, items) == []
+    labels = labels_of(items)
+    if selection == "random":
+        assert all({labels[key] for key in stage.new} == {0, 1, 2, 3} for stage in plan.stages)
+    held = plan_chain(items, held_out(seed=seed, stratify=stratify, selection=selection), classes="abcd")
+    assert {len({labels[key] for key in ids}) for ids in (held.val, held.test)} == {4}
+    assert sum(held.label_budget.values()) + len(held.test) == 20
+
+
+def test_one_label_of_each_class_in_each_shard():
+    items = [{"id": f"{n}", "label": n % 4 if n < 12 else UNLABELED} for n in range(50)]
+    plan = plan_chain(items, classes="abcd")
+    labels = labels_of(items)
+    assert [sorted(labels[key] for key in stage.new) for stage in plan.stages] == [[0, 1, 2, 3]] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"label_fraction": 0.1}, (30, 30, 30)),
+        ({"shard_size": 7}, (7, 7, 7)),
+        ({"labels_per_class": 4}, (12, 12, 12)),
+        ({"shard_size": 50}, (33, 33, 34)),
+        ({"labels_per_class": 50, "policy": "shared"}, (100,)),
+        ({"shard_size": 7, "policy": "shared"}, (7,)),
+    ],
+)
+@pytest.mark.parametrize("selection", ["random", "auto"])
+def test_sizes(options, sizes, selection):
+    items = make_items(unlabeled=200)
+    plan = plan_chain(items, PlanSettings(selection=selection, **options), classes=CLASSES)
+    assert plan.shard_sizes == sizes
+    assert [plan.size_of(stage) for stage in (1, 2, 3)] == [*sizes, 0, 0][:3]
+    assert plan.label_budget["train"] == sum(sizes)
+    if selection == "random":
+        assert tuple(len(stage.new) for stage in plan.stages if stage.new) == sizes
+
+
+@pytest.mark.parametrize(("policy", "totals"), [("disjoint", [33, 33, 34]), ("cumulative", [33, 66, 100])])
+def test_a_stage_counts_the_labels_of_unequal_shards(policy, totals):
+    items = make_items(unlabeled=200)
+    plan = plan_chain(items, PlanSettings(selection="auto", shard_size=50, policy=policy), classes=CLASSES)
+    assert [plan.num_labeled(stage) for stage in (1, 2, 3)] == totals
+    labeled = [item["id"] for item in items if item["label"] != UNLABELED]
+    for stage, (first, last) in enumerate(((0, 33), (33, 66), (66, 100)), 1):
+        plan = plan.draw(stage, labeled[first:last])
+    assert [plan.num_labeled(stage) for stage in (1, 2, 3)] == totals
+
+
+def test_shared_labels_are_told(caplog):
+    with caplog.at_level("INFO", logger="monai_weckd.plan"):
+        plan_chain(make_items(unlabeled=200), PlanSettings(shard_size=50), classes=CLASSES)
+    assert [record.getMessage() for record in caplog.records] == [
+        "100 labels instead of 3 x 50: the shards share them, [33, 33, 34]"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- shards
@@ -237,7 +391,7 @@ def test_unlabeled_items_are_pool_in_train_and_unused_elsewhere():
 @pytest.mark.parametrize("stratify", [True, False])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies(policy, stratify):
-    plan = plan_chain(ITEMS, PlanSettings(policy=policy, stratify=stratify), classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(policy=policy, stratify=stratify), classes=CLASSES)
     size = round(0.1 * len(plan.train))
     new, labeled = [stage.new for stage in plan.stages], [stage.labeled for stage in plan.stages]
     assert [stage.stage for stage in plan.stages] == [1, 2, 3]
@@ -269,16 +423,17 @@ def test_stratified_quotas():
 
 
 def test_shards_of_groups():
-    plan = plan_chain(ITEMS, PlanSettings(shard_by="group", num_stages=2), classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(shard_by="group", num_stages=2), classes=CLASSES)
     groups = [{item["group"] for item in ITEMS if item["id"] in stage.new} for stage in plan.stages]
     assert not groups[0] & groups[1]
     for stage, names in zip(plan.stages, groups, strict=True):
         assert {item["id"] for item in ITEMS if item["group"] in names} == set(stage.new)
-        assert len(stage.new) >= round(0.1 * len(plan.train))
+        assert len(stage.new) == plan.size_of(stage.stage)
+        assert round(0.1 * len(plan.train)) - 1 <= len(stage.new) <= round(0.1 * len(plan.train))
 
 
 def test_all_labels_are_allowed_for_the_upper_bound():
-    plan = plan_chain(ITEMS, PlanSettings(label_fraction=1.0, policy="shared"), classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(label_fraction=1.0, policy="shared"), classes=CLASSES)
     assert plan.stages[2].labeled == plan.train
     assert plan.pool(3) == ()
 
@@ -286,17 +441,20 @@ def test_all_labels_are_allowed_for_the_upper_bound():
 # ------------------------------------------------------------------------------------------------- the door
 
 
+SPLIT_ITEMS = with_splits(ITEMS)
+
+
 @pytest.mark.parametrize("shard_by", ["item", "group"])
 def test_blindness(shard_by):
-    oracle = LabelOracle(ITEMS)
-    plan = plan_chain(ITEMS, PlanSettings(stratify=False, shard_by=shard_by), classes=CLASSES, oracle=oracle)
+    oracle = LabelOracle(SPLIT_ITEMS)
+    plan = plan_chain(SPLIT_ITEMS, PlanSettings(stratify=False, shard_by=shard_by), classes=CLASSES, oracle=oracle)
     assert oracle.revealed == {*plan.val, *plan.test, *(key for stage in plan.stages for key in stage.new)}
-    hidden = [item for item in ITEMS if item["id"] not in oracle.revealed]
-    assert len(hidden) > 100
+    hidden = [item for item in SPLIT_ITEMS if item["id"] not in oracle.revealed]
+    assert len(hidden) > 80
     shuffled = random.Random(0).sample([item["label"] for item in hidden], len(hidden))
     swap = {item["id"]: label for item, label in zip(hidden, shuffled, strict=True)}
     again = plan_chain(
-        [{**item, "label": swap.get(item["id"], item["label"])} for item in ITEMS],
+        [{**item, "label": swap.get(item["id"], item["label"])} for item in SPLIT_ITEMS],
         PlanSettings(stratify=False, shard_by=shard_by),
         classes=CLASSES,
     )
@@ -309,9 +467,9 @@ def test_hidden_labels_are_not_even_looked_at():
         def __index__(self):
             pytest.fail("a hidden label was read")
 
-    plan = plan_chain(ITEMS, PlanSettings(stratify=False))
+    plan = plan_chain(SPLIT_ITEMS, PlanSettings(stratify=False))
     seen = {*plan.val, *plan.test, *(key for stage in plan.stages for key in stage.new)}
-    items = [item if item["id"] in seen else {**item, "label": Secret()} for item in ITEMS]
+    items = [item if item["id"] in seen else {**item, "label": Secret()} for item in SPLIT_ITEMS]
     assert plan_chain(items, PlanSettings(stratify=False)) == plan
     assert check_plan(plan, items) == []
     assert plan.classes == ("0", "1", "2")
@@ -320,20 +478,44 @@ def test_hidden_labels_are_not_even_looked_at():
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("stratify", [True, False])
 def test_the_ledger_of_a_plan(stratify, policy):
-    oracle = LabelOracle(ITEMS)
-    plan = plan_chain(ITEMS, PlanSettings(stratify=stratify, policy=policy), classes=CLASSES, oracle=oracle)
+    oracle = LabelOracle(SPLIT_ITEMS)
+    plan = plan_chain(SPLIT_ITEMS, PlanSettings(stratify=stratify, policy=policy), classes=CLASSES, oracle=oracle)
     lines = {(entry.purpose, entry.stage): entry.labels for entry in oracle.ledger}
     expected = {("validation", None): len(plan.val), ("test", None): len(plan.test)}
     expected |= {("shard", stage.stage): len(stage.new) for stage in plan.stages if stage.new}
     expected |= {("stratification", None): len(plan.train)} if stratify else {}
     assert lines == expected
+    assert plan.purposes == (("stratification",) if stratify else ())
     assert oracle.budget == sum(plan.label_budget.values())
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_the_ledger_of_a_plan_that_holds_labels_out(stratify):
+    oracle = LabelOracle(ITEMS)
+    plan = plan_chain(ITEMS, held_out(stratify=stratify), classes=CLASSES, oracle=oracle)
+    read = ("split", "stratification") if stratify else ("split",)
+    assert plan.purposes == read
+    assert [entry.purpose for entry in oracle.ledger] == ["split", "validation", "test", *read[1:], *["shard"] * 3]
+    assert oracle.ledger[0].labels == 300
+    assert oracle.budget == sum(plan.label_budget.values()) == len(plan.val) + 54
+
+
+def test_the_ledger_of_a_plan_that_holds_nothing_out():
+    oracle = LabelOracle(ITEMS)
+    plan = plan_chain(ITEMS, PlanSettings(stratify=False), classes=CLASSES, oracle=oracle)
+    assert [entry.purpose for entry in oracle.ledger] == ["shard"] * 3
+    assert plan.purposes == ()
+    # names of classes that nobody gave are counted, and nothing else
+    oracle = LabelOracle(ITEMS)
+    assert plan_chain(ITEMS, PlanSettings(selection="auto"), oracle=oracle).classes == ("0", "1", "2")
+    assert [(entry.purpose, entry.labels) for entry in oracle.ledger] == [("classes", 300)]
+    assert oracle.budget == 0
 
 
 def test_labels_come_through_the_oracle_alone():
     # the items only tell that there is a label; the oracle's answer counts
     blank = [{**item, "label": 0} for item in ITEMS]
-    assert plan_chain(blank, classes=CLASSES, oracle=LabelOracle(ITEMS)) == PLAN
+    assert plan_chain(blank, held_out(), classes=CLASSES, oracle=LabelOracle(ITEMS)) == PLAN
 
 
 # --------------------------------------------------------------------------------------------- pure function
@@ -344,9 +526,7 @@ def test_labels_come_through_the_oracle_alone():
 def test_the_order_of_the_items_does_not_matter(rng, policy, stratify, shard_by):
     shuffled = rng.sample(ITEMS, len(ITEMS))
     plans = [
-        plan_chain(
-            items, PlanSettings(policy=policy, stratify=stratify, shard_by=shard_by, num_stages=2), classes=CLASSES
-        )
+        plan_chain(items, held_out(policy=policy, stratify=stratify, shard_by=shard_by, num_stages=2), classes=CLASSES)
         for items in (ITEMS, shuffled, iter(shuffled))
     ]
     assert plans[0] == plans[1] == plans[2]
@@ -355,13 +535,16 @@ def test_the_order_of_the_items_does_not_matter(rng, policy, stratify, shard_by)
 
 def test_another_seed_or_setting_is_another_plan():
     others = [{"seed": 1}, {"label_fraction": 0.12}, {"policy": "cumulative"}, {"stratify": False}, {"skipped": ["x"]}]
-    plans = [PLAN, *(plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **other})) for other in others)]
+    plans = [
+        PLAN,
+        *(plan_chain(**split_settings({"items": ITEMS, "classes": CLASSES, **FRACTIONS, **other})) for other in others),
+    ]
     assert len({plan.digest for plan in plans}) == len(plans)
 
 
 def test_the_plan_does_not_change_with_the_version():
     # a change here moves items between splits for everybody: it needs a new format number
-    plan = plan_chain(make_items(60), classes=CLASSES)
+    plan = plan_chain(make_items(60), held_out(), classes=CLASSES)
     text = json.dumps([plan.train, plan.val, plan.test, [stage.new for stage in plan.stages]])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "54ae2fe1bc34b7e2"
 
@@ -399,7 +582,7 @@ def test_a_hundred_thousand_items():
 def test_a_plan_is_immutable():
     with pytest.raises(FrozenInstanceError):
         PLAN.settings.seed = 1  # type: ignore[misc]
-    assert hash(PLAN) == hash(plan_chain(ITEMS, classes=CLASSES))
+    assert hash(PLAN) == hash(plan_chain(ITEMS, held_out(), classes=CLASSES))
 
 
 def test_select():
@@ -438,7 +621,7 @@ def test_real_sets(shared_data, monkeypatch, name, stratify):
     monkeypatch.setattr(builtins, "open", guarded)
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
     items, classes, _ = load_datalist(folder)
-    plan = plan_chain(items, PlanSettings(stratify=stratify), classes=classes)
+    plan = plan_chain(items, held_out(stratify=stratify), classes=classes)
     assert check_plan(plan, items) == []
     split_of: dict[str, str] = {}
     for split in ("train", "val", "test"):

@@ -12,18 +12,18 @@
 from __future__ import annotations
 
 import pytest
+from held_out import held_out
 
 from monai_weckd import ChainPlan, plan_chain
 from monai_weckd.plan import read_shards, replan
 from monai_weckd.plan.checks import check_plan
-from monai_weckd.plan.settings import PlanSettings
 
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
 CLASSES = ("ill", "well", "unsure")
 
 
 def active(**options):
-    return plan_chain(ITEMS, PlanSettings(selection="margin", **options), classes=CLASSES)
+    return plan_chain(ITEMS, held_out(selection="margin", **options), classes=CLASSES)
 
 
 def shard(plan, first):
@@ -31,8 +31,10 @@ def shard(plan, first):
 
 
 def test_a_plan_for_a_teacher_to_fill_reads_no_training_label():
-    unlabeled = [{**item, "label": 9} if item["id"] in set(active().train) else item for item in ITEMS]
-    plan = plan_chain(unlabeled, PlanSettings(selection="margin"), classes=CLASSES)
+    home = {key: split for split in ("train", "val", "test") for key in getattr(active(), split)}
+    items = [{**item, "split": home[item["id"]]} for item in ITEMS]
+    unlabeled = [{**item, "label": 9} if item["split"] == "train" else item for item in items]
+    plan = plan_chain(unlabeled, held_out(selection="margin"), classes=CLASSES)
     assert [stage.labeled for stage in plan.stages] == [(), (), ()]
     assert plan.undrawn == 1
     assert not plan.settings.stratify
@@ -72,29 +74,29 @@ def test_shards_are_drawn_in_turn_and_from_training_items():
     with pytest.raises(ValueError, match=rf"ids: expected .* 0 of them strange and {plan.shard_size} known"):
         drawn.draw(2, shard(plan, 0))
     with pytest.raises(ValueError, match=r"stage: expected None, whose shard is next, got 1"):
-        plan_chain(ITEMS, classes=CLASSES).draw(1, ())
+        plan_chain(ITEMS, held_out(), classes=CLASSES).draw(1, ())
 
 
 def test_given_shards_are_taken_as_they_are():
-    plan = plan_chain(ITEMS, classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(), classes=CLASSES)
     parts = [plan.train[:3], plan.train[10:20], plan.train[30:31]]
-    given = plan_chain(ITEMS, PlanSettings(policy="cumulative"), classes=CLASSES, shards=parts)
+    given = plan_chain(ITEMS, held_out(policy="cumulative"), classes=CLASSES, shards=parts)
     assert [stage.new for stage in given.stages] == parts
     assert [len(stage.labeled) for stage in given.stages] == [3, 13, 14]
     assert check_plan(given, ITEMS) == []
-    one = plan_chain(ITEMS, PlanSettings(policy="shared"), classes=CLASSES, shards=parts)
+    one = plan_chain(ITEMS, held_out(policy="shared"), classes=CLASSES, shards=parts)
     assert {len(stage.labeled) for stage in one.stages} == {14}
 
 
 def test_given_shards_that_do_not_fit_are_refused():
-    plan = plan_chain(ITEMS, classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(), classes=CLASSES)
     with pytest.raises(ValueError, match=r"shards: expected one for each of 3 stages, got 2"):
-        plan_chain(ITEMS, classes=CLASSES, shards=[plan.train[:5], plan.train[5:9]])
+        plan_chain(ITEMS, held_out(), classes=CLASSES, shards=[plan.train[:5], plan.train[5:9]])
     with pytest.raises(ValueError, match=r"shards: expected distinct ids of labeled training items, got 1 twice and 0"):
-        plan_chain(ITEMS, PlanSettings(num_stages=2), classes=CLASSES, shards=[plan.train[:5], plan.train[4:9]])
+        plan_chain(ITEMS, held_out(num_stages=2), classes=CLASSES, shards=[plan.train[:5], plan.train[4:9]])
     with pytest.raises(ValueError, match=r"shards: expected distinct ids .* got 0 twice and 1 others"):
-        plan_chain(ITEMS, PlanSettings(num_stages=1), classes=CLASSES, shards=[plan.test[:1]])
-    given = plan_chain(ITEMS, PlanSettings(num_stages=1), classes=CLASSES, shards=[plan.train[:9]])
+        plan_chain(ITEMS, held_out(num_stages=1), classes=CLASSES, shards=[plan.test[:1]])
+    given = plan_chain(ITEMS, held_out(num_stages=1), classes=CLASSES, shards=[plan.train[:9]])
     with pytest.raises(ValueError, match=r"train_items: expected the items of the given shards, got others"):
         replan(given, plan.select(ITEMS, "train"))
 
@@ -104,22 +106,22 @@ def test_a_missing_class_can_be_allowed():
     for number in range(3):
         few[number]["label"] = 1
     with pytest.raises(ValueError, match=r"got none of .* stratify=True, another seed, or missing_classes='allow'"):
-        plan_chain(few, PlanSettings(stratify=False), classes=("a", "b"))
-    plan = plan_chain(few, PlanSettings(stratify=False, missing_classes="allow"), classes=("a", "b"))
+        plan_chain(few, held_out(stratify=False), classes=("a", "b"))
+    plan = plan_chain(few, held_out(stratify=False, missing_classes="allow"), classes=("a", "b"))
     assert plan.shard_size == 10
 
 
 def test_settings_are_checked():
     with pytest.raises(ValueError, match=r"selection: expected one of .* got 'typcial'. Did you mean 'typical'"):
-        plan_chain(ITEMS, PlanSettings(selection="typcial"), classes=CLASSES)
+        plan_chain(ITEMS, held_out(selection="typcial"), classes=CLASSES)
     with pytest.raises(ValueError, match=r"missing_classes: expected one of .* got 'ok'"):
-        plan_chain(ITEMS, PlanSettings(missing_classes="ok"), classes=CLASSES)
+        plan_chain(ITEMS, held_out(missing_classes="ok"), classes=CLASSES)
     with pytest.raises(ValueError, match=r"shard_by: expected 'item' with selection='margin', got 'group'"):
         active(shard_by="group")
 
 
 def test_shards_are_read_from_a_plan(tmp_path):
-    plan = plan_chain(ITEMS, classes=CLASSES)
+    plan = plan_chain(ITEMS, held_out(), classes=CLASSES)
     path = tmp_path / "plan.json"
     path.write_text(plan.to_json())
     assert read_shards(path) == [stage.new for stage in plan.stages]
