@@ -59,7 +59,8 @@ class ChainPlan:
         test: ids of the test items, sorted.
         stages: the stages in order.
         skipped: ids of items that could not be read.
-        unused: ids of unlabeled items in validation and test, which are not used; only explicit splits have any.
+        unused: ids of unlabeled items in validation and test, which are not used; only explicit splits and
+            those of an earlier plan have any.
         split_by_label: whether the labels of all items were read to split them.
 
     """

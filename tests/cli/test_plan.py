@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from held_out import held_out
 
 from monai_weckd.cli.main import main
 from monai_weckd.data.datalist import load_datalist
@@ -24,6 +25,8 @@ from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import check_plan
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
+
+HELD_OUT = ["--val_fraction", "0.15", "--test_fraction", "0.25"]
 
 
 @pytest.fixture
@@ -68,24 +71,26 @@ def test_errors_are_one_line_without_traceback(capsys, dataset, options, message
 
 
 def test_all_problems_are_listed(capsys, dataset):
-    options = ["--val_fraction", "0.000001", "--test_fraction", "0.000001"]
-    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 1
+    lines = (dataset / "manifest.csv").read_text().splitlines()
+    for number, label in ((1, "rare"), (2, "rarer")):
+        lines[number] = lines[number].replace(lines[number].split(",")[1], label)
+    (dataset / "manifest.csv").write_text("\n".join(lines))
+    assert main(["plan", "--dataset_dir", str(dataset), *HELD_OUT]) == 1
     error = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in error] == [
-        "error: val: expected at least one item",
-        "error: test: expected at least one item",
-    ]
+    assert [line.split(":")[:2] for line in error] == [["error", " class 'rare'"], ["error", " class 'rarer'"]]
 
 
+@pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("policy", ["disjoint", "cumulative", "shared"])
-def test_the_table_is_the_plan(capsys, dataset, policy):
+def test_the_table_is_the_plan(capsys, dataset, policy, held):
     output = dataset / "plan.json"
     options = ["--policy", policy, "--seed", "3", "--label_fraction", "0.2", "--max_epochs", "11", "--batch_size", "4"]
-    options += ["--iterations_per_epoch", "7", "--output", str(output)]
+    options += ["--iterations_per_epoch", "7", "--output", str(output), *(HELD_OUT if held else [])]
     assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
     out = capsys.readouterr().out
     items, classes, _ = load_datalist(dataset)
-    plan = plan_chain(items, PlanSettings(policy=policy, seed=3, label_fraction=0.2), classes=classes)
+    settings = (held_out if held else PlanSettings)(policy=policy, seed=3, label_fraction=0.2)
+    plan = plan_chain(items, settings, classes=classes)
     assert ChainPlan.from_json(output.read_text()) == plan
     assert check_plan(plan, items) == []
     assert plan.digest[:12] in out
@@ -113,7 +118,9 @@ def test_the_table_is_the_plan(capsys, dataset, policy):
         ]
     budget = plan.label_budget
     assert f"label budget: {sum(budget.values())} of 110 labels = {budget['train']} for training" in out
-    assert f"test: {len(plan.test)} labels, used for the final figures only" in out
+    assert (f"test: {len(plan.test)} labels, used for the final figures only" in out) == held
+    assert ("test: none held out" in out) == ("validation: none held out" in out) == (not held)
+    assert ("split: reads the labels of all items" in out) == held
 
 
 def test_a_chain_that_chooses_its_labels_shows_none(capsys, dataset):
@@ -162,13 +169,42 @@ def test_unstratified_plan_shows_no_withheld_label(capsys, dataset):
     assert "stratification" not in out
 
 
-def test_scarce_classes_and_unused_items_are_told(capsys, dataset):
+def test_scarce_classes_are_told(capsys, dataset):
     assert main(["plan", "--dataset_dir", str(dataset), "--val_fraction", "0.04", "--seed", "5"]) == 0
     out = capsys.readouterr().out
     count = rows(out)["val"][-1]
-    assert int(count) < 5
-    assert f"note: val has only {count} of 'well'; pass another --seed or a larger --val_fraction" in out
-    assert "unused: 2 unlabeled items in validation and test" in out
+    assert 0 < int(count) < 5
+    assert f"note: val has only {count} of 'well'; label more, or pass another --val_fraction" in out
+    assert "note: test" not in out
+
+
+def test_twenty_labels(capsys, dataset):
+    lines = [f"i{i:03}.png,{('ill', 'well')[i % 2] if i < 20 else ''},p{i // 2}" for i in range(120)]
+    (dataset / "manifest.csv").write_text("\n".join(["file,label,group", *lines]))
+    assert main(["plan", "--dataset_dir", str(dataset)]) == 0
+    out = capsys.readouterr().out
+    assert "label budget: 20 of 20 labels = 20 for training + 0 for validation" in out
+    assert [rows(out)[stage][1] for stage in "123"] == ["6", "7", "7"]
+    assert main(["plan", "--dataset_dir", str(dataset), "--labels_per_class", "2", *HELD_OUT]) == 0
+    out = capsys.readouterr().out
+    assert [rows(out)[stage][1] for stage in "123"] == ["4", "4", "4"]
+
+
+def test_a_later_plan_keeps_the_groups_of_an_earlier_one(capsys, dataset, tmp_path):
+    full, path, later = (dataset / "manifest.csv").read_text(), tmp_path / "plan.json", tmp_path / "later.json"
+    (dataset / "manifest.csv").write_text("\n".join(full.splitlines()[:81]))
+    assert main(["plan", "--dataset_dir", str(dataset), "--seed", "3", *HELD_OUT, "--output", str(path)]) == 0
+    (dataset / "manifest.csv").write_text(full)
+    options = ["--seed", "4", *HELD_OUT, "--plan", str(path), "--output", str(later)]
+    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
+    plans = [ChainPlan.from_json(file.read_text()) for file in (path, later)]
+    for split in ("train", "val", "test"):
+        assert set(getattr(plans[0], split)) < set(getattr(plans[1], split))
+    capsys.readouterr()
+    # a bundle passes it on, too
+    options = ["--bundle", str(BUNDLE), "--config_file", "frozen.json", "--set", f"plan#earlier={path}"]
+    assert main(["plan", "--dataset_dir", str(dataset), *options, "--output", str(later)]) == 0
+    assert set(ChainPlan.from_json(later.read_text()).val) == set(plans[0].val)
 
 
 def test_as_a_program_without_torch(dataset):
@@ -268,7 +304,7 @@ def test_epochs_of_each_stage_are_those_of_the_bundle(capsys, phantom):
         (["--bundle", str(BUNDLE), "--set", "batch_size=0"], "error: batch_size: expected an integer of at least 1"),
         (
             ["--bundle", str(BUNDLE), "--val_fraction", "2"],
-            "error: val_fraction: expected a fraction in (0, 1], got 2.",
+            "error: val_fraction: expected a fraction in [0, 1), got 2.",
         ),
     ],
 )
