@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import torch
+from held_out import held_out
 from ignite.metrics import Accuracy
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
@@ -22,7 +23,6 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions
 from monai_weckd.losses import DistillationLoss
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.options import option_names
 
 
@@ -87,7 +87,7 @@ def make_chain(
     """Build a small chain; returns the trainer."""
     chain = ChainOptions(**{name: options.pop(name) for name in option_names(ChainOptions) if name in options})
     items = make_items() if items is None else items
-    plan = plan or plan_chain(items, PlanSettings(policy=policy, stratify=stratify, seed=seed), classes=("a", "b", "c"))
+    plan = plan or plan_chain(items, held_out(policy=policy, stratify=stratify, seed=seed), classes=("a", "b", "c"))
     network = network or make_network()
     transform = Compose([RandGaussianNoised("image", prob=1.0, std=noise)])
     loader = DataLoader(Dataset(plan.select(items, "train"), transform), batch_size=batch_size, num_workers=num_workers)

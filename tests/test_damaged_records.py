@@ -20,6 +20,7 @@ from functools import cache
 
 import pytest
 from chain_runs import make_chain, make_items
+from held_out import held_out
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -30,7 +31,6 @@ from monai_weckd import plan_chain
 from monai_weckd.cli.main import main
 from monai_weckd.compare.store import RunStore
 from monai_weckd.handlers import ChainRecorder
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.visualize import report
 
 CELL = (0, 1, 0)
@@ -80,7 +80,7 @@ def check(path, content, *command):
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     items = make_items(24)
-    plan = plan_chain(items, PlanSettings(policy="cumulative", label_fraction=0.2, seed=1), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(policy="cumulative", label_fraction=0.2, seed=1), classes=("a", "b", "c"))
     loaders = {split: DataLoader(Dataset(plan.select(items, split)), batch_size=8) for split in ("val", "test")}
     recorder = ChainRecorder(folder, None, val_data_loader=loaders["val"], test_data_loader=loaders["test"])
     trainer = make_chain(items=items, plan=plan, handlers=[recorder], max_epochs=3)

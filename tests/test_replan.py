@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import pytest
+from held_out import held_out
 
 from monai_weckd.plan.checks import PlanError, check_plan
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain, replan
 
 ITEMS = [{"id": f"i{i:04}", "group": f"p{i // 2}", "label": (i * 7 + i // 5) % 3} for i in range(300)]
-PLAN = plan_chain(ITEMS, classes=("ill", "well", "unsure"))
+PLAN = plan_chain(ITEMS, held_out(), classes=("ill", "well", "unsure"))
 
 
 def test_replan_with_the_same_items_is_the_same_plan():

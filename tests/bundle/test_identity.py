@@ -16,6 +16,7 @@ from dataclasses import asdict, fields
 
 import pytest
 from chain_runs import make_chain, make_items
+from held_out import held_out
 from monai.bundle import ConfigParser
 from monai.data import Dataset
 from torch.utils.data import DataLoader
@@ -68,7 +69,7 @@ def test_called_from_elsewhere_it_says_so():
 
 def test_chain_json_has_every_option_of_plan_and_chain(tmp_path):
     items = make_items(24)
-    settings = PlanSettings(policy="cumulative", label_fraction=0.2, seed=1)
+    settings = held_out(policy="cumulative", label_fraction=0.2, seed=1)
     plan = plan_chain(items, settings, classes=("a", "b", "c"))
     recorder = ChainRecorder(tmp_path, None, val_data_loader=DataLoader(Dataset(plan.select(items, "val"))))
     options = {"averaging": 0.5, "stage_epochs": [2, 1, 1], "head_layer": "6"}

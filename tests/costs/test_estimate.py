@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import pytest
 from chain_runs import make_items
+from held_out import held_out
 from step_costs import COSTS, OPTIONS
 
 from monai_weckd import plan_chain
 from monai_weckd.costs.estimate import CostEstimate, estimate_cost
-from monai_weckd.plan.settings import PlanSettings
 
 
 def make_plan(stages=3, **options):
-    return plan_chain(make_items(), PlanSettings(num_stages=stages, **options), classes=("a", "b", "c"))
+    return plan_chain(make_items(), held_out(num_stages=stages, **options), classes=("a", "b", "c"))
 
 
 def by_hand(plan, *, pool_ratio=0, views=0, batch_size=4, epochs=4, length=10):

@@ -14,14 +14,14 @@ from __future__ import annotations
 import pytest
 import torch
 from chain_runs import make_chain, make_items, make_network
+from held_out import held_out
 from ignite.engine import Events
 from monai.engines import IterationEvents
 
 from monai_weckd import plan_chain
 from monai_weckd.engines import WeightAverage
-from monai_weckd.plan.settings import PlanSettings
 
-ONE_STAGE = plan_chain(make_items(), PlanSettings(num_stages=1), classes=("a", "b", "c"))
+ONE_STAGE = plan_chain(make_items(), held_out(num_stages=1), classes=("a", "b", "c"))
 
 
 def test_the_average_is_that_of_its_formula():

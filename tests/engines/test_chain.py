@@ -17,6 +17,7 @@ from copy import deepcopy
 import pytest
 import torch
 from chain_runs import assert_same_weights, make_chain, make_evaluator, make_items, make_network
+from held_out import held_out
 from ignite.engine import Events
 from monai.data import CacheDataset, Dataset
 from torch.utils.data import DataLoader
@@ -25,7 +26,6 @@ from monai_weckd import plan_chain
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import fingerprint
-from monai_weckd.plan.settings import PlanSettings
 
 
 def final_weights(**options):
@@ -47,7 +47,7 @@ def test_no_image_is_opened_before_the_options_are_checked():
             raise AssertionError("an image was opened")
 
     items = make_items()
-    plan = plan_chain(items)
+    plan = plan_chain(items, held_out())
     network = make_network()
     with pytest.raises(ValueError, match="max_epochs"):
         ChainDistillationTrainer(
@@ -99,7 +99,7 @@ def test_hidden_generator_state_changes_nothing():
 @pytest.mark.parametrize("pool_ratio", [0, 1])
 def test_withheld_labels_change_no_bit(stratify, pool_ratio):
     items = make_items()
-    plan = plan_chain(items, PlanSettings(policy="cumulative", stratify=stratify))
+    plan = plan_chain(items, held_out(policy="cumulative", stratify=stratify))
     revealed = {key for stage in plan.stages for key in stage.labeled} | set(plan.val)
     withheld = [item for item in items if item["id"] not in revealed]
     labels = [item["label"] for item in withheld]
@@ -137,7 +137,7 @@ def test_a_shard_of_one_item_more_than_a_batch_trains_with_batch_norm():
     )
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         network(torch.zeros(1, 3, 8, 8))
-    plan = plan_chain(make_items(), PlanSettings(num_stages=2), classes=("a", "b", "c"))
+    plan = plan_chain(make_items(), held_out(num_stages=2), classes=("a", "b", "c"))
     size = len(plan.stages[0].labeled) - 1
     trainer, sizes = make_chain(plan=plan, network=network, batch_size=size), set()
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: sizes.add(len(engine.state.batch["label"])))
@@ -148,7 +148,7 @@ def test_a_shard_of_one_item_more_than_a_batch_trains_with_batch_norm():
 
 def test_a_replaced_data_list_is_planned_anew():
     items = make_items()
-    plan = plan_chain(items)
+    plan = plan_chain(items, held_out())
     others = [{"image": item["image"], "label": item["label"]} for item in make_items(30, 1, seed=9)]
     for index, item in enumerate(others):
         item["id"] = f"new{index}"

@@ -16,17 +16,17 @@ import random
 import pytest
 import torch
 from chain_runs import make_chain, make_items
+from held_out import held_out
 from ignite.engine import Events
 
 from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents
-from monai_weckd.plan.settings import PlanSettings
 
 CLASSES = ("a", "b", "c")
 
 
 def active_plan(items, **options):
-    return plan_chain(items, PlanSettings(selection="auto", policy="cumulative", **options), classes=CLASSES)
+    return plan_chain(items, held_out(selection="auto", policy="cumulative", **options), classes=CLASSES)
 
 
 def run(items, **options):
@@ -57,7 +57,7 @@ def test_shards_are_drawn_when_their_stage_starts():
 def test_a_first_shard_that_nobody_can_be_unsure_of_is_typical():
     items, shards = make_items(), {}
     for selection in ("typical", "margin", "badge"):
-        plan = plan_chain(items, PlanSettings(selection=selection, policy="cumulative"), classes=CLASSES)
+        plan = plan_chain(items, held_out(selection=selection, policy="cumulative"), classes=CLASSES)
         trainer = make_chain(items=items, plan=plan, max_epochs=3, accept="always")
         trainer.run()
         shards[selection] = [stage.new for stage in trainer.plan.stages]
@@ -88,7 +88,7 @@ def test_another_run_can_use_the_chosen_labels():
     items = make_items()
     chosen = run(items).plan
     shards = [stage.new for stage in chosen.stages]
-    one = plan_chain(items, PlanSettings(num_stages=1), classes=CLASSES, shards=shards)
+    one = plan_chain(items, held_out(num_stages=1), classes=CLASSES, shards=shards)
     assert one.settings.selection == "given"
     assert set(one.stages[0].labeled) == set(chosen.stages[-1].labeled)
     trainer = make_chain(items=items, plan=one, max_epochs=1, accept="always")

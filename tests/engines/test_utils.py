@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pytest
 from chain_runs import make_chain, make_items
+from held_out import held_out
 from ignite.engine import Events
 
 from monai_weckd import plan_chain
@@ -30,7 +31,7 @@ def test_nan_loss_stops_with_its_place():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_loss_names_the_image_that_brings_it(value):
     items = make_items()
-    plan = plan_chain(items, classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(), classes=("a", "b", "c"))
     broken = plan.stages[0].labeled[0]
     (item,) = (item for item in items if item["id"] == broken)
     item["image"] = item["image"] * value

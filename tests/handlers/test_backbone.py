@@ -18,6 +18,7 @@ import ignite.distributed as idist
 import pytest
 import torch
 from chain_runs import make_items, make_network
+from held_out import held_out
 from ignite.engine import Events
 from ignite.metrics import Accuracy
 from monai.data import DataLoader, Dataset
@@ -29,7 +30,6 @@ from monai_weckd.data import ByteCacheDataset
 from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions, PrepareViews
 from monai_weckd.handlers import FrozenBackbone, predict_probabilities
 from monai_weckd.losses import DistillationLoss
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.transforms import BatchAugment, BatchRandFlip
 from monai_weckd.utils.options import option_names
 
@@ -48,7 +48,7 @@ def make_frozen(
     items = make_items()
     # a network that asks for its labels cannot ask class by class
     stratify = selection == "random"
-    settings = PlanSettings(policy="cumulative", num_stages=num_stages, selection=selection, stratify=stratify, seed=0)
+    settings = held_out(policy="cumulative", num_stages=num_stages, selection=selection, stratify=stratify, seed=0)
     plan = plan_chain(items, settings, classes=CLASSES)
     make = data or (lambda part: ByteCacheDataset(part, []))
     train, val = (backbone.embed(make(plan.select(items, split))) for split in ("train", "val"))

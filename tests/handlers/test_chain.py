@@ -16,6 +16,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from chain_runs import assert_same_weights, make_chain, make_evaluator, make_items, make_network
+from held_out import held_out
 from ignite.engine import Events
 from monai.data import CacheDataset, SmartCacheDataset
 from monai.data import Dataset as MonaiDataset
@@ -28,7 +29,6 @@ from monai_weckd import plan_chain, plan_training
 from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainHandler, ChainRecorder, DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.options import option_names
 
 CLASSES = ("a", "b", "c")
@@ -41,7 +41,7 @@ def smooth():
 def make_parts(*, dataset=None, scheduler=False):
     """Return plan, loader, network, optimizer, evaluator and schedulers of an ordinary pipeline."""
     items = make_items()
-    plan = plan_chain(items, PlanSettings(policy="cumulative"), classes=CLASSES)
+    plan = plan_chain(items, held_out(policy="cumulative"), classes=CLASSES)
     network = make_network()
     transform = Compose([RandGaussianNoised("image", prob=1.0, std=0.2)])
     dataset = dataset or MonaiDataset(plan.select(items, "train"), transform)

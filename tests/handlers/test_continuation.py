@@ -18,17 +18,17 @@ import shutil
 import pytest
 import torch
 from chain_runs import make_chain, make_items, make_network
+from held_out import held_out
 from monai.data import Dataset
 from torch.utils.data import DataLoader
 
 from monai_weckd import plan_chain
 from monai_weckd.handlers import ChainContinuation, ChainRecorder
 from monai_weckd.plan.oracle import UNLABELED
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.records import sealed_json
 
 ITEMS = make_items()
-WHOLE = plan_chain(ITEMS, PlanSettings(policy="cumulative", stratify=False), classes=("a", "b", "c"))
+WHOLE = plan_chain(ITEMS, held_out(policy="cumulative", stratify=False), classes=("a", "b", "c"))
 
 
 def plan_of(stages, items, **options):
@@ -36,7 +36,7 @@ def plan_of(stages, items, **options):
     splits = {key: split for split in ("train", "val", "test") for key in getattr(WHOLE, split)}
     items = [{**item, "split": splits[item["id"]]} for item in items]
     shards = [stage.new for stage in WHOLE.stages[:stages]]
-    settings = PlanSettings(policy="cumulative", num_stages=stages)
+    settings = held_out(policy="cumulative", num_stages=stages)
     return plan_chain(items, settings, **{"shards": shards, "classes": WHOLE.classes, **options})
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from chain_runs import make_chain, make_items, make_network
+from held_out import held_out
 from ignite.engine import Events
 from monai.data import Dataset
 from sklearn.metrics import accuracy_score
@@ -28,7 +29,6 @@ from monai_weckd import ChainPlan, plan_chain
 from monai_weckd.engines import ChainOptions
 from monai_weckd.handlers import ChainRecorder, predict_probabilities
 from monai_weckd.networks import fingerprint
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize import write_report
 
@@ -36,7 +36,7 @@ from monai_weckd.visualize import write_report
 def record(output_dir, *, test=True, items=None, **options):
     """Run a small chain that is written down; returns the trainer."""
     items = make_items() if items is None else items
-    plan = plan_chain(items, PlanSettings(policy="cumulative", stratify=False), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(policy="cumulative", stratify=False), classes=("a", "b", "c"))
     loaders = {split: DataLoader(Dataset(plan.select(items, split)), batch_size=7) for split in ("val", "test")}
     network = make_network()
     recorder = ChainRecorder(
@@ -80,7 +80,7 @@ def test_files_say_what_happened(tmp_path):
 
 def test_a_chosen_shard_is_written_down_when_its_stage_starts(tmp_path):
     items, known = make_items(), []
-    plan = plan_chain(items, PlanSettings(policy="cumulative", selection="auto"), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(policy="cumulative", selection="auto"), classes=("a", "b", "c"))
     loader = DataLoader(Dataset(plan.select(items, "val")), batch_size=7)
     recorder = ChainRecorder(tmp_path, None, val_data_loader=loader)
     trainer = make_chain(items=items, plan=plan, handlers=[recorder], max_epochs=3)
@@ -173,7 +173,7 @@ def test_prediction_puts_the_mode_back():
 
 def test_writing_down_changes_no_bit(tmp_path):
     items = make_items()
-    plan = plan_chain(items, PlanSettings(policy="cumulative", stratify=False), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(policy="cumulative", stratify=False), classes=("a", "b", "c"))
     silent = make_chain(items=items, plan=plan)
     silent.run()
     assert fingerprint(record(tmp_path).network) == fingerprint(silent.network)

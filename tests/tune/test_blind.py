@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from held_out import held_out
 
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
-from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 
 
@@ -39,12 +39,12 @@ def make_items(count=300, classes=3):
 
 def test_a_plan_is_the_same_when_no_test_label_can_be_read():
     items = make_items()
-    plan = plan_chain(items, PlanSettings(stratify=False), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(stratify=False), classes=("a", "b", "c"))
     shut = [{**item, "label": Shut()} if item["id"] in plan.test else item for item in items]
     with pytest.raises(AssertionError, match="a test label was read"):
-        plan_chain(shut, PlanSettings(stratify=False), classes=("a", "b", "c"))
+        plan_chain(shut, held_out(stratify=False), classes=("a", "b", "c"))
     oracle = BlindOracle(shut, num_classes=3)
-    assert plan_chain(shut, PlanSettings(stratify=False), classes=("a", "b", "c"), oracle=oracle).digest == plan.digest
+    assert plan_chain(shut, held_out(stratify=False), classes=("a", "b", "c"), oracle=oracle).digest == plan.digest
     assert not oracle.revealed & set(plan.test)
     assert "test" not in [entry.purpose for entry in oracle.ledger]
 
@@ -60,7 +60,7 @@ def test_other_labels_are_revealed():
 @pytest.mark.parametrize("seed", range(5))
 def test_validation_is_no_larger_than_a_shard_and_keeps_every_class(seed):
     items = make_items() + [{"id": f"rare{i}", "group": f"rare{i}", "label": 3} for i in range(40)]
-    plan = plan_chain(items, PlanSettings(label_fraction=0.05, seed=seed), classes=("a", "b", "c", "d"))
+    plan = plan_chain(items, held_out(label_fraction=0.05, seed=seed), classes=("a", "b", "c", "d"))
     assert len(plan.val) > plan.shard_size
     labels = {item["id"]: item["label"] for item in items}
     limited = limit_validation(plan, LabelOracle(items), seed=0)
@@ -75,6 +75,6 @@ def test_validation_is_no_larger_than_a_shard_and_keeps_every_class(seed):
 
 def test_a_small_validation_stays():
     items = make_items()
-    plan = plan_chain(items, PlanSettings(label_fraction=0.3), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(label_fraction=0.3), classes=("a", "b", "c"))
     assert len(plan.val) <= plan.shard_size
     assert limit_validation(plan, LabelOracle(items), seed=0) is plan
