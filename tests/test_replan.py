@@ -26,6 +26,7 @@ def test_replan_with_the_same_items_is_the_same_plan():
     train = PLAN.select(ITEMS, "train")
     assert replan(PLAN, train) == PLAN
     assert replan(PLAN, reversed(train)) == PLAN
+    assert PLAN.split_by_label
 
 
 def test_replan_with_other_items():
@@ -42,6 +43,7 @@ def test_replan_with_other_items():
     assert [len(stage.new) for stage in plan.stages] == [20, 20, 20]
     assert check_plan(plan, [*others, *PLAN.select(ITEMS, "val"), *PLAN.select(ITEMS, "test")]) == []
     assert oracle.budget == 60
+    assert not plan.split_by_label
 
 
 def test_replan_validation():

@@ -164,7 +164,9 @@ def replan(
         )
     if plan.settings.selection == "given":
         raise ValueError("train_items: expected the items of the given shards, got others. Plan the chain anew.")
-    plan = replace(plan, train=tuple(sorted(index)), split_by_label=False)
+    # labels of items that were not there then have not been read to split them
+    read = plan.split_by_label and index.keys() <= set(plan.train)
+    plan = replace(plan, train=tuple(sorted(index)), split_by_label=read)
     return plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)
 
 

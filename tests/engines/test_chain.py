@@ -183,6 +183,7 @@ def test_ledger_is_the_label_budget():
     trainer = make_chain(stratify=False)
     trainer.run()
     assert [(entry.purpose, entry.stage) for entry in trainer.oracle.ledger] == [
+        ("split", None),
         ("shard", 1),
         ("shard", 2),
         ("shard", 3),
@@ -190,7 +191,7 @@ def test_ledger_is_the_label_budget():
     assert trainer.oracle.budget == trainer.plan.label_budget["train"]
     stratified = make_chain(stratify=True)
     stratified.run()
-    assert stratified.oracle.ledger[0].purpose == "stratification"
+    assert [entry.purpose for entry in stratified.oracle.ledger][:2] == ["split", "stratification"]
     assert stratified.oracle.budget == stratified.plan.label_budget["train"]
 
 

@@ -102,7 +102,7 @@ def test_a_chain_in_rounds_can_begin_anew():
         run_on(trainer, epochs)
     trainer.run()
     assert [record.stage for record in trainer.records] == [1, 2, 3]
-    assert len(trainer.oracle.ledger) == 4
+    assert len(trainer.oracle.ledger) == 5
 
 
 @pytest.mark.parametrize("options", [{}, {"averaging": 0.9}, {"teacher": "average", "averaging": 0.9}])

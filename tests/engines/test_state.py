@@ -68,11 +68,11 @@ def test_a_chain_takes_the_stages_of_an_earlier_run_over(trainer):
     before, after = trainer.walker.state, make_state(trainer)
     after.begin()
     own = after.oracle.to_dicts()
-    after.take_over(before.records[:2], before.students[:2], before.oracle.to_dicts()[:3], value=0.25)
+    after.take_over(before.records[:2], before.students[:2], before.oracle.to_dicts()[:4], value=0.25)
     assert (after.records, after.students) == (before.records[:2], before.students[:2])
     assert (after.accepted.stage, after.accepted.value) == (2, 0.25)
-    # the shards of the earlier stages come first, its stratification does not count again
-    assert after.oracle.to_dicts() == [*before.oracle.to_dicts()[1:3], *own]
+    # the shards of the earlier stages come first, its split and its stratification do not count again
+    assert after.oracle.to_dicts() == [*before.oracle.to_dicts()[2:4], *own]
     after.begin()
     assert (after.records, after.students, after.accepted) == ([], [], None)
 
