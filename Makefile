@@ -39,8 +39,7 @@ demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its repo
 	rm -rf $(DEMO)
 	$(BIN)/python -m monai_weckd phantom --kind otoscopy --out $(DEMO)/data --items 240 --seed 0
 	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
-		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output \
-		--plan#settings#val_fraction 0.15 --plan#settings#test_fraction 0.25
+		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output
 	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
 
 docs: $(SPHINX) ## Build docs/_build/html; a warning is an error

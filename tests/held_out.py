@@ -15,8 +15,6 @@ from __future__ import annotations
 from monai_weckd.plan.settings import PlanSettings
 
 FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.25}
-# the same as keys of a bundle's train.json
-BUNDLE_FRACTIONS = {f"plan#settings#{name}": value for name, value in FRACTIONS.items()}
 
 
 def held_out(**options):

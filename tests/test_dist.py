@@ -25,7 +25,6 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from held_out import BUNDLE_FRACTIONS
 
 from monai_weckd import __version__
 
@@ -36,7 +35,6 @@ LEFTOVERS = ("models/model.pt", "output/report.html", "networks/__pycache__/net.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 # one stage of one epoch
 SMALL = {"num_stages": 1, "max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 8, "label_fraction": 0.3}
-SMALL |= BUNDLE_FRACTIONS
 
 
 def run(*command, cwd):

@@ -26,7 +26,6 @@ import pytest
 import torch
 import torch.utils.tensorboard
 from figure_bounds import assert_figures_fit
-from held_out import BUNDLE_FRACTIONS
 from matplotlib import pyplot  # noqa: F401
 from monai.bundle import ConfigWorkflow, run
 
@@ -44,7 +43,6 @@ SMALL = {
     "iterations_per_epoch": 2,
     "batch_size": 8,
     "label_fraction": 0.3,
-    **BUNDLE_FRACTIONS,
     **SHORT_PROBE,
 }
 

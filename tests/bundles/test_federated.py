@@ -19,7 +19,6 @@ import pytest
 import torch
 from bundle_runs import OTOSCOPY
 from figure_bounds import figure_bounds
-from held_out import BUNDLE_FRACTIONS
 from ignite.engine import Events
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType
@@ -37,7 +36,6 @@ SETTINGS = {
     "iterations_per_epoch": 1,
     "batch_size": 8,
     "label_fraction": 0.4,
-    **BUNDLE_FRACTIONS,
     "plan#settings#missing_classes": "allow",
 }
 MODEL = {ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}

@@ -19,7 +19,6 @@ import pytest
 import torch
 from bundle_runs import BUNDLES, run_python
 from figure_bounds import assert_figures_fit
-from held_out import BUNDLE_FRACTIONS
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
 from monai_weckd.data.phantoms import make_phantom
@@ -36,7 +35,6 @@ TINY = {
     "iterations_per_epoch": 1,
     "batch_size": 4,
     "label_fraction": 0.3,
-    **BUNDLE_FRACTIONS,
     "plan#settings#stratify": True,
 }
 SMALL_IMAGES = {kind: {"spatial_size": [32, 32]} for kind in KINDS}

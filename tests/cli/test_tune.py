@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from held_out import BUNDLE_FRACTIONS
 
 from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
@@ -32,7 +31,6 @@ SMALL = {
     "iterations_per_epoch": 2,
     "batch_size": 8,
     "label_fraction": 0.2,
-    **BUNDLE_FRACTIONS,
     "spatial_size": [32, 32],
 }
 

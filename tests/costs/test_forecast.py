@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from held_out import held_out
 from PIL import Image
 from step_costs import COSTS, OPTIONS
 
@@ -21,6 +20,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.costs import forecast
 from monai_weckd.costs.estimate import estimate_cost
 from monai_weckd.data.datalist import load_datalist, plan_datalist
+from monai_weckd.plan.settings import PlanSettings
 
 
 def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
@@ -43,7 +43,7 @@ def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
     changes = {"spatial_size": [16, 20], "val_interval": 2, "chain#stage_epochs": stages}
     bundle = Path(__file__).parents[2] / "bundles" / "otoscopy_chain_classification"
     config = BundleConfig(bundle, changes={**changes, **{f"chain#{name}": value for name, value in chain.items()}})
-    plan = plan_datalist(datalist, held_out(label_fraction=0.2))
+    plan = plan_datalist(datalist, PlanSettings(label_fraction=0.2))
     lines = list(forecast.forecast_cost(config, plan, datalist, **OPTIONS))
     assert lines[0].endswith("images of 3 x 16 x 20:")
     expected = estimate_cost(plan, COSTS, pool_ratio=2, views=3, stage_epochs=stages, val_interval=2, **OPTIONS)

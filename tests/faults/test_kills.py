@@ -19,7 +19,6 @@ import pytest
 import torch
 from bundle_runs import OTOSCOPY
 from bundle_server import BundleServer, bits
-from held_out import BUNDLE_FRACTIONS
 
 from monai_weckd.data.phantoms import make_phantom
 
@@ -33,7 +32,6 @@ SETTINGS = {
     "iterations_per_epoch": 2,
     "batch_size": 4,
     "label_fraction": 0.3,
-    **BUNDLE_FRACTIONS,
     "plan#settings#missing_classes": "allow",
     "spatial_size": [24, 24],
     "network_def#block_inplanes": [8, 16, 32, 64],

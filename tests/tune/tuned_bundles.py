@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from held_out import BUNDLE_FRACTIONS
-
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 SMALL = {
@@ -22,7 +20,6 @@ SMALL = {
     "iterations_per_epoch": 2,
     "batch_size": 8,
     "label_fraction": 0.2,
-    **BUNDLE_FRACTIONS,
     "spatial_size": [32, 32],
 }
 VALUES = {"learning_rate": 2e-3, "distillation_weight": 0.4, "temperature": 3.0}
