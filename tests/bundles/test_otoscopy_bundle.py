@@ -182,7 +182,7 @@ def test_datalist_is_monai_s_own_form(dataset, output):
         ("chain#init", "techer", "init: expected one of .*Did you mean 'teacher'"),
         ("max_epochs", 2, "max_epochs: expected at least one for each of 3 stages, got 2"),
         ("label_fraction", 0.001, "label_fraction: expected "),
-        ("label_fraction", 0.5, r"num_stages: expected stages that need \d+ labels at most, got 3 x \d+"),
+        ("plan#settings#shard_size", 0, "shard_size: expected an integer of at least 1, got 0"),
         ("dataset_dir", "absent", "dataset_dir: expected an existing folder, got .*absent"),
         ("dataset_dir", "empty", "dataset_dir: expected images, got none in .*empty"),
         ("dataset_dir", "single", "labels in .*single.: expected two classes or more"),
