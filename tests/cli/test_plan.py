@@ -150,8 +150,10 @@ def test_split_file(capsys, dataset):
     splits = {f"i{i:03}.png": ("train", "val", "test")[max(0, i // 2 % 10 - 7)] for i in range(120)}
     (dataset / "splits.json").write_text(json.dumps(splits))
     assert main(["plan", "--dataset_dir", str(dataset), "--split_file", str(dataset / "splits.json")]) == 0
-    table = rows(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    table = rows(out)
     # of the last ten files, which have no label, two each are in validation and test
+    assert "unused: 4 unlabeled items in validation and test" in out
     assert [table[split][0] for split in ("train", "val", "test")] == ["96", "10", "10"]
 
 

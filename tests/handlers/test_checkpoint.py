@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from chain_runs import make_chain, make_evaluator, make_items, make_network
-from held_out import held_out
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.data import Dataset
@@ -34,9 +33,19 @@ from monai_weckd.engines import ChainEvents, ChainOptions
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import fingerprint
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import finish_writing, pack_state, read_state, state_bytes, write_state
 
-ITEMS = make_items(groups=36)
+
+def with_splits(items):
+    """Return items with the split of their groups by a hash, a quarter of them in test."""
+    draws = [hash_fraction(0, "split", item["group"]) for item in items]
+    splits = ["test" if draw < 0.25 else "val" if draw < 0.4 else "train" for draw in draws]
+    return [{**item, "split": split} for item, split in zip(items, splits, strict=True)]
+
+
+ITEMS = with_splits(make_items(groups=36))
 # and the digests of files with these in them
 CLOCK = ("seconds", "cost", "total_seconds", "peak_bytes", "digest")
 
@@ -81,7 +90,7 @@ def make(output_dir, *, resume=False, by_handler=False, weights=0, more=(), chec
     output_dir.mkdir(exist_ok=True)
     selection = options.pop("selection", "random")
     plan = plan_chain(
-        ITEMS, held_out(policy="cumulative", label_fraction=0.2, selection=selection), classes=("a", "b", "c")
+        ITEMS, PlanSettings(policy="cumulative", label_fraction=0.2, selection=selection), classes=("a", "b", "c")
     )
     network, drawer = make_network(weights), Drawer()
     recorder = ChainRecorder(output_dir, None, val_data_loader=DataLoader(Dataset(plan.select(ITEMS, "val"))))

@@ -74,7 +74,7 @@ def test_files_say_what_happened(tmp_path):
         "learning_rate": 0.05,
     }
     assert chain["settings"] == settings
-    assert [line["purpose"] for line in chain["ledger"]] == ["shard"] * 3 + ["validation", "test"]
+    assert [line["purpose"] for line in chain["ledger"]] == ["split", *["shard"] * 3, "validation", "test"]
     assert sum(stage["accepted"] for stage in chain["stages"]) >= 1
 
 
