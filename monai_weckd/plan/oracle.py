@@ -81,7 +81,7 @@ class LabelOracle:
 
     @property
     def budget(self) -> int:
-        """The label budget so far: distinct items revealed, except for planning and the test figures."""
+        """The label budget, as distinct items revealed so far; planning and the test figures do not count."""
         return len(self._counted)
 
     @property

@@ -61,7 +61,10 @@ def another(item):
         return value, value
     if isinstance(item.default, bool):
         return json.dumps(not item.default), not item.default
-    value = item.default + 1 if isinstance(item.default, int) else item.default * 1.5
+    if item.default is None:
+        value = 0.3 if item.name.endswith("_fraction") else 12
+    else:
+        value = item.default + 1 if isinstance(item.default, int) else item.default * 1.5
     return str(value), value
 
 
