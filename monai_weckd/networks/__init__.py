@@ -17,6 +17,8 @@ from .efficientnet_lite import EfficientNetLite
 from .ensemble import MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
+from .pooled import PooledClassifier
+from .solved_head import SolvedHead, solve_head
 from .teacher import OnnxNetwork, load_teacher
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "HeadHook",
     "MeanLogits",
     "OnnxNetwork",
+    "PooledClassifier",
+    "SolvedHead",
     "extract",
     "fingerprint",
     "find_head",
     "freeze",
     "load_teacher",
     "predict_logits",
+    "solve_head",
     "unwrap",
 ]

@@ -1,0 +1,251 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Solve a linear head on frozen features: balanced multinomial logistic regression, cross-validated by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+__all__ = ["SolvedHead", "group_folds", "solve_head"]
+
+# penalties, from strong to weak; scikit-learn's C is one over the penalty
+PENALTIES = (10_000.0, 1_000.0, 100.0, 10.0, 1.0)
+# penalty where no label can be held out, as with one label of each class
+DEFAULT_PENALTY = 100.0
+FOLDS = 5
+# largest entry of the gradient, as a share of 1 / penalty: for a comparison of penalties, and for the result
+COARSE, FINE = 3e-2, 1e-6
+ABSENT = -30.0  # logit, below those of other classes, of a class without a label
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedHead:
+    """A solved linear head, and what cross-validation says about it.
+
+    Args:
+        weight: weights for features as given, (C, D), float64; they include the standardization.
+        bias: (C,), float64.
+        penalty: strength of the L2 penalty on the weights of standardized features.
+        out_of_fold: log-probabilities of each labeled item by a head that saw no label of its group, (N, C); rows of
+            NaN for items whose class no other group has.
+
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    penalty: float
+    out_of_fold: torch.Tensor
+
+
+def solve_head(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    groups: Sequence[str] | None = None,
+    *,
+    num_classes: int,
+    mean: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+) -> SolvedHead:
+    """Return the linear head that minimizes the class-balanced cross-entropy with an L2 penalty, solved by L-BFGS.
+
+    The sum over items of ``-log p(label) N / (K N_label)``, K the number of classes that have labels, plus half the
+    penalty times the squared weights, is convex: its minimum does not depend on a seed. The penalty is the one with the
+    least balanced cross-entropy in cross-validation whose folds hold whole groups. Where there are more features than
+    items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
+
+    Args:
+        features: features of the labeled items, (N, D).
+        labels: class of each, (N,).
+        groups: group of each, N names, default None: each item is a group.
+        num_classes: number of classes; one without a label gets a logit below the others.
+        mean: mean of each feature, (D,), default None: that of the labeled items.
+        scale: standard deviation of each feature, (D,), default None: that of the labeled items.
+
+    Raises:
+        ValueError: When there is no label, or a feature is not finite.
+
+    Example::
+
+        >>> features = torch.tensor([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]])
+        >>> head = solve_head(features, torch.tensor([0, 0, 1, 1]), num_classes=2)
+        >>> (features.double() @ head.weight.T + head.bias).argmax(dim=1).tolist()
+        [0, 0, 1, 1]
+
+    """
+    features, labels = features.double(), labels.long()
+    _check(features, labels)
+    present, index = torch.unique(labels, return_inverse=True)
+    mean = features.mean(dim=0) if mean is None else mean.double()
+    scale = features.std(dim=0, correction=0) if scale is None else scale.double()
+    # a constant feature tells nothing
+    scale = torch.where(scale > 0, scale, torch.inf)
+    points, axes = _principal((features - mean) / scale)
+    problem = _Problem(points, index, len(present))
+    folds = group_folds(labels.numpy(), list(map(str, range(len(labels)))) if groups is None else groups)
+    penalty, known, start = _cross_validate(problem, torch.from_numpy(folds))
+    solution = problem.solve(torch.ones(1, len(labels), dtype=torch.bool), penalty, tolerance=FINE, start=start)[:, 0]
+    weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+    weight[present] = (axes @ solution[:-1]).T / scale
+    bias = torch.full((num_classes,), float(solution[-1].min() + ABSENT), dtype=torch.float64)
+    bias[present] = solution[-1] - weight[present] @ mean
+    out_of_fold = torch.full((len(labels), num_classes), -torch.inf, dtype=torch.float64)
+    out_of_fold[:, present] = known
+    out_of_fold[known.isnan().all(dim=1)] = torch.nan
+    return SolvedHead(weight, bias, penalty, out_of_fold)
+
+
+def group_folds(labels: np.ndarray, groups: Sequence[str], count: int = FOLDS) -> np.ndarray:
+    """Divide items into folds of whole groups, with every class as evenly among the folds as the groups allow.
+
+    Groups with many labels of a rare class come first; each goes to the fold that has the least of its classes.
+
+    Args:
+        labels: class of each item, (N,).
+        groups: group of each item, N names.
+        count: number of folds.
+
+    Returns:
+        Fold of each item, (N,), from 0.
+
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    classes, label = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)))
+    np.add.at(counts, (group, label), 1)
+    shares = counts / counts.sum(axis=0)
+    held = np.zeros((count, len(classes)))
+    sizes = np.zeros(count)
+    fold_of = np.zeros(len(names), dtype=np.int64)
+    for place in np.lexsort((np.arange(len(names)), -shares.max(axis=1))):
+        fold = np.lexsort((np.arange(count), sizes, held @ shares[place]))[0]
+        held[fold] += shares[place]
+        sizes[fold] += counts[place].sum()
+        fold_of[place] = fold
+    folds: np.ndarray = fold_of[group]
+    return folds
+
+
+class _Problem:
+    """Logistic regressions on the same points, each with some of the labels.
+
+    Args:
+        points: coordinates, (N, R), along axes that are orthogonal where R is the number of points.
+        labels: class of each point, (N,), from 0.
+        classes: number of classes.
+
+    """
+
+    def __init__(self, points: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
+        self.points = points
+        self.labels = labels
+        self.target = torch.nn.functional.one_hot(labels, classes).double()
+
+    def logits(self, solutions: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all points, (N, F, C); minus infinity for a class without a label in a regression."""
+        found = torch.addmm(solutions[-1].flatten(), self.points, solutions[:-1].flatten(1))
+        missing = kept.double() @ self.target == 0
+        return found.view(len(self.points), *missing.shape).masked_fill(missing, -torch.inf)
+
+    def solve(
+        self, kept: torch.Tensor, penalty: float, *, tolerance: float, start: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the weights and, last, the biases of F regressions, (R + 1, F, C).
+
+        Args:
+            kept: labels that each of them sees, (F, N), bool.
+            penalty: strength of the L2 penalty.
+            tolerance: largest entry of the gradient times the penalty.
+            start: where to begin, (R + 1, F, C), default None: zeros.
+
+        """
+        counts = kept.double() @ self.target
+        weight = kept / (counts[:, self.labels] * (counts > 0).sum(dim=1, keepdim=True)).clamp(min=1)
+        weight = (weight * kept.sum(dim=1, keepdim=True)).T[:, :, None] / penalty
+        # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
+        unit = 1 / torch.sqrt(1 + 0.5 * self.points.square().sum(dim=0) / penalty)
+        units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
+        shape = (len(units), *counts.shape)
+        solution = torch.zeros(shape, dtype=torch.float64) if start is None else start / units
+        points = self.points * unit
+        shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
+        missing, target = counts == 0, self.target[:, None]
+
+        @torch.no_grad()
+        def closure() -> torch.Tensor:
+            logits = torch.addmm(solution[-1].flatten(), points, solution[:-1].flatten(1)).view(-1, *counts.shape)
+            logs = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=2)
+            error = (logs.exp() - target) * weight
+            pull = shrink * solution
+            solution.grad = pull.clone()
+            solution.grad[:-1] += (points.T @ error.flatten(1)).view_as(pull[:-1])
+            solution.grad[-1] = error.sum(dim=0)
+            return 0.5 * (pull * solution).sum() - (logs * target).nan_to_num(neginf=0).mul(weight).sum()
+
+        optimizer = torch.optim.LBFGS(
+            [solution],
+            max_iter=500,
+            tolerance_grad=tolerance / penalty,
+            tolerance_change=1e-15,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+        )
+        optimizer.step(closure)
+        return solution * units
+
+
+def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return points, (N, D), in the coordinates of at most N axes, and these axes, (D, R)."""
+    if len(points) > points.shape[1]:
+        return points, torch.eye(points.shape[1], dtype=points.dtype)
+    values, vectors = torch.linalg.eigh(points @ points.T)
+    kept = values > values[-1] * 1e-12
+    lengths, vectors = values[kept].sqrt(), vectors[:, kept]
+    return vectors * lengths, points.T @ (vectors / lengths)
+
+
+def _cross_validate(problem: _Problem, folds: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+    """Return the penalty with the least balanced cross-entropy on held out labels.
+
+    Returns:
+        The penalty; the log-probabilities of all labels when held out, (N, C); the mean of the solutions.
+
+    """
+    kept = folds != torch.unique(folds)[:, None]
+    place = torch.unique(folds, return_inverse=True)[1]
+    counts = kept.double() @ problem.target
+    known = counts[place, problem.labels] > 0  # the class has labels outside of the fold
+    held_out = torch.full_like(problem.target, torch.nan)
+    if not known.any():
+        return DEFAULT_PENALTY, held_out, None
+    weight = 1 / torch.bincount(problem.labels[known], minlength=problem.target.shape[1])[problem.labels[known]]
+    best, chosen, start, mean = torch.inf, DEFAULT_PENALTY, None, None
+    for penalty in PENALTIES:
+        start = problem.solve(kept, penalty, tolerance=COARSE, start=start)
+        logs = torch.log_softmax(problem.logits(start, kept), dim=2)[torch.arange(len(place)), place]
+        loss = float(-(logs[known, problem.labels[known]] * weight).sum())
+        if loss >= best:
+            break  # beyond the minimum: weaker penalties take longest, and fit ever more
+        best, chosen, held_out = loss, penalty, logs.where(known[:, None], torch.nan)
+        mean = start.mean(dim=1, keepdim=True)
+    return chosen, held_out, mean
+
+
+def _check(features: torch.Tensor, labels: torch.Tensor) -> None:
+    if not len(labels):
+        raise ValueError("labels: expected at least one, got none. Label an image.")
+    if not features.isfinite().all():
+        bad = int((~features.isfinite()).any(dim=1).nonzero()[0, 0])
+        raise ValueError(f"features: expected finite numbers, got others in row {bad}. Look for a broken image.")

@@ -1,0 +1,118 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import io
+from copy import deepcopy
+
+import pytest
+import torch
+from monai.networks.nets import ResNet
+
+from monai_weckd.networks import EfficientNetLite, PooledClassifier, extract, find_head
+
+torch.manual_seed(0)
+LAYERS = ["blocks.4", "blocks.10"]
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    options = {"input_shape": (3, 64, 64), "layers": LAYERS, "flip_average": [0, 1], "shrink": (1, 2)}
+    return PooledClassifier(EfficientNetLite(), 4, **{**options, **changes}).eval()
+
+
+def pooled(network, image):
+    """Return the features of one view, computed step by step."""
+    x, found = network.stem(image), []
+    for number, block in enumerate(network.blocks):
+        x = block(x)
+        if f"blocks.{number}" in LAYERS:
+            found.append(x.mean(dim=(2, 3)))
+    return torch.cat([*found, network.head(x).mean(dim=(2, 3))], dim=1)
+
+
+def test_features_are_averages_over_places_and_flips_at_each_size():
+    network, image = build(), torch.rand(2, 3, 64, 64)
+    backbone = network.network
+    expected = []
+    for view in (image, torch.nn.functional.avg_pool2d(image, 2)):
+        flips = [view, view.flip(2), view.flip(3), view.flip(2, 3)]
+        expected.append(sum(pooled(backbone, flip) for flip in flips) / 4)
+    features, logits = extract(network, iter([image]))
+    torch.testing.assert_close(features, torch.cat(expected, dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, network.classifier(features))
+
+
+def test_logits_are_the_mean_of_the_logits_of_the_flips():
+    network, one = build(shrink=(1,)), build(shrink=(1,), flip_average=[])
+    one.load_state_dict(network.state_dict())
+    image = torch.rand(2, 3, 64, 64)
+    flips = [image, image.flip(2), image.flip(3), image.flip(2, 3)]
+    torch.testing.assert_close(network(image), sum(map(one, flips)) / 4, atol=1e-5, rtol=1e-4)
+
+
+def test_a_copy_and_a_loaded_state_give_the_same():
+    network, image = build(), torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(deepcopy(network)(image), network(image))
+    other = PooledClassifier(
+        EfficientNetLite(), 4, input_shape=(3, 64, 64), layers=LAYERS, flip_average=[0, 1], shrink=(1, 2)
+    ).eval()
+    other.load_state_dict(network.state_dict())
+    torch.testing.assert_close(other(image), network(image))
+    assert find_head(network) == "classifier"
+
+
+def test_it_leaves_no_hook_behind():
+    network = build()
+    network(torch.rand(1, 3, 64, 64))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_it_is_exported_by_tracing_and_to_onnx():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network, image = build(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, image)
+    torch.testing.assert_close(traced(image), network(image), atol=1e-5, rtol=1e-4)
+    file = io.BytesIO()
+    torch.onnx.export(network, (image,), file, input_names=["image"], dynamo=False)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    torch.testing.assert_close(found, network(image).detach(), atol=1e-4, rtol=1e-3)
+
+
+def test_any_network_and_volumes():
+    resnet = ResNet("basic", [1, 1, 1, 1], [4, 8, 8, 8], spatial_dims=3, n_input_channels=1, num_classes=7)
+    network = PooledClassifier(
+        resnet, 2, input_shape=(1, 16, 16, 16), layers=["layer1"], flip_average=[0], shrink=(1, 2)
+    )
+    assert network.classifier.in_features == 2 * (4 + 8)
+    assert network(torch.rand(3, 1, 16, 16, 16)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ["blocks.99"]}, "layers: expected modules of EfficientNetLite"),
+        ({"flip_average": [2]}, "flip_average: expected axes from 0 to 1"),
+        ({"shrink": ()}, "shrink: expected factors"),
+        ({"input_shape": (3, 64)}, "input_shape: expected"),
+    ],
+)
+def test_it_refuses_what_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_it_refuses_a_network_without_a_head():
+    with pytest.raises(ValueError, match="head_layer: expected a"):
+        PooledClassifier(torch.nn.Conv2d(1, 3, 3), 2, input_shape=(1, 8, 8))

@@ -1,0 +1,139 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from monai_weckd.networks import solve_head
+from monai_weckd.networks.solved_head import DEFAULT_PENALTY, PENALTIES, group_folds
+
+
+def draw(items, features, classes, *, seed=0, spread=1.0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(items) % classes
+    centers = rng.standard_normal((classes, features))
+    points = centers[labels] + 3 * spread * rng.standard_normal((items, features))
+    return torch.from_numpy(points * rng.uniform(0.1, 5, features) + 7), torch.from_numpy(labels)
+
+
+def probabilities(head, features):
+    return torch.softmax(features.double() @ head.weight.T + head.bias, dim=1).numpy()
+
+
+@pytest.mark.parametrize(("items", "features"), [(40, 90), (90, 12)])
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_it_is_the_regression_of_scikit_learn(items, features, classes):
+    points, labels = draw(items, features, classes)
+    labels[labels == 1] = torch.where(
+        torch.rand((labels == 1).sum(), generator=torch.Generator().manual_seed(0)) < 0.4, 0, 1
+    )
+    head = solve_head(points, labels, num_classes=classes)
+    standardized = ((points - points.mean(0)) / points.std(0, correction=0)).numpy()
+    # its binary form penalizes the difference of two weights, ours each of them
+    strength = (2 if classes == 2 else 1) / head.penalty
+    oracle = LogisticRegression(C=strength, class_weight="balanced", max_iter=20_000, tol=1e-12)
+    expected = oracle.fit(standardized, labels).predict_proba(standardized)
+    np.testing.assert_allclose(probabilities(head, points), expected, atol=2e-5)
+
+
+def test_held_out_probabilities_come_from_other_groups():
+    points, labels = draw(60, 20, 3)
+    groups = [f"patient {place // 4}" for place in range(60)]
+    head = solve_head(points, labels, groups, num_classes=3)
+    folds = group_folds(labels.numpy(), groups)
+    standardized = ((points - points.mean(0)) / points.std(0, correction=0)).numpy()
+    for fold in range(5):
+        seen, held_out = folds != fold, folds == fold
+        oracle = LogisticRegression(C=1 / head.penalty, class_weight="balanced", max_iter=20_000, tol=1e-10)
+        expected = oracle.fit(standardized[seen], labels[seen]).predict_proba(standardized[held_out])
+        found = head.out_of_fold[torch.from_numpy(held_out)].exp().numpy()
+        np.testing.assert_allclose(found, expected, atol=0.02)  # solved less finely
+
+
+def test_the_penalty_has_the_least_balanced_loss_of_its_neighbors():
+    points, labels = draw(80, 30, 4)
+    head = solve_head(points, labels, num_classes=4)
+    standardized = ((points - points.mean(0)) / points.std(0, correction=0)).numpy()
+    folds = group_folds(labels.numpy(), list(map(str, range(80))))
+    losses = []
+    for penalty in PENALTIES:
+        logs = np.zeros(80)
+        for fold in range(5):
+            seen, held_out = folds != fold, folds == fold
+            oracle = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=20_000)
+            found = oracle.fit(standardized[seen], labels[seen]).predict_proba(standardized[held_out])
+            logs[held_out] = -np.log(found[np.arange(held_out.sum()), labels[held_out]])
+        losses.append(np.mean([logs[labels == label].mean() for label in range(4)]))
+    assert losses[PENALTIES.index(head.penalty)] <= min(losses) + 1e-2
+
+
+def test_folds_keep_groups_together_and_spread_the_classes():
+    rng = np.random.default_rng(0)
+    groups = [f"g{number}" for number in rng.integers(0, 30, 200)]
+    labels = np.array([int(group[1:]) % 3 for group in groups])
+    folds = group_folds(labels, groups)
+    assert len({(group, fold) for group, fold in zip(groups, folds, strict=True)}) == len(set(groups))
+    counts = np.array([[np.sum((folds == fold) & (labels == label)) for label in range(3)] for fold in range(5)])
+    assert (counts > 0).all()
+
+
+def test_folds_do_not_depend_on_the_order_of_the_items():
+    rng = np.random.default_rng(1)
+    groups, labels = [f"g{number}" for number in rng.integers(0, 12, 50)], rng.integers(0, 3, 50)
+    order = rng.permutation(50)
+    shuffled = group_folds(labels[order], [groups[place] for place in order])
+    np.testing.assert_array_equal(shuffled, group_folds(labels, groups)[order])
+
+
+def test_one_label_of_each_class_is_enough():
+    points, labels = draw(3, 50, 3)
+    head = solve_head(points, labels, num_classes=3)
+    assert head.penalty == DEFAULT_PENALTY
+    assert head.out_of_fold.isnan().all()
+    assert probabilities(head, points).argmax(axis=1).tolist() == [0, 1, 2]
+
+
+def test_a_class_without_a_label_is_never_predicted():
+    points, labels = draw(30, 10, 3)
+    labels[labels == 1] = 3
+    head = solve_head(points, labels, num_classes=5)
+    found = probabilities(head, points)
+    assert found[:, [1, 4]].max() < 1e-6
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert (head.out_of_fold[:, [1, 4]] == -torch.inf).all()
+
+
+def test_a_class_in_a_single_group_is_left_out_of_the_figures():
+    points, labels = draw(40, 10, 2)
+    labels[:4] = 2
+    groups = ["one"] * 4 + [str(place) for place in range(36)]
+    head = solve_head(points, labels, groups, num_classes=3)
+    assert head.out_of_fold[:4].isnan().all()
+    assert not head.out_of_fold[4:].isnan().any()
+
+
+def test_a_constant_feature_gets_no_weight():
+    points, labels = draw(30, 5, 2)
+    points[:, 2] = 4.0
+    assert (solve_head(points, labels, num_classes=2).weight[:, 2] == 0).all()
+
+
+def test_it_refuses_what_has_no_solution():
+    with pytest.raises(ValueError, match="labels: expected at least one, got none"):
+        solve_head(torch.zeros(0, 3), torch.zeros(0), num_classes=2)
+    points, labels = draw(6, 3, 2)
+    points[4, 1] = torch.nan
+    with pytest.raises(ValueError, match="row 4"):
+        solve_head(points, labels, num_classes=2)
