@@ -60,7 +60,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         optimizer: the student's optimizer.
         loss_function: task, distillation and attention loss and their weights.
         evaluator: the validation engine; after each of its runs, its key metric decides whether the weights are the
-            best of the stage.
+            best of the stage. Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects with ``state_dict``, such as the scheduler, that are reset to their first state in every stage.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
@@ -71,7 +71,6 @@ class ChainDistillationTrainer(DistillationTrainer):
     Raises:
         ValueError: When the epochs cannot be shared among the stages.
         ValueError: When there is an attention loss and ``teacher`` is "ensemble", which has no features.
-        ValueError: When ``accept`` is "improves" and there is no ``evaluator``.
         TypeError: When the loader's dataset is not a list of dictionaries.
 
     """

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ignite.engine import Events, RemovableEventHandle
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StageGate"]
 
+logger = logging.getLogger(__name__)
+
 
 class StageGate:
     """Measure students on validation: keep the best weights of each stage, and decide whether they become a teacher.
@@ -38,23 +41,13 @@ class StageGate:
     Args:
         state: state of the chain.
         evaluator: the validation engine with the key metric; None accepts every stage with the weights of its last
-            epoch.
-
-    Raises:
-        ValueError: When the chain has options that need an evaluator, and there is none.
+            epoch, without calibration.
 
     """
 
     def __init__(self, state: ChainState, evaluator: Evaluator | None) -> None:
         if evaluator is None and (state.options.accept == "improves" or state.options.calibrate):
-            what, instead = (
-                ("accept='improves'", "accept='always'")
-                if state.options.accept == "improves"
-                else ("calibrate=True", "calibrate=False")
-            )
-            raise ValueError(
-                f"evaluator: expected one for {what}, got None. Pass the validation evaluator, or {instead}."
-            )
+            logger.info("no validation: every stage is accepted with the weights of its last epoch")
         self.state = state
         self.options = state.options
         self.evaluator = evaluator

@@ -114,7 +114,7 @@ class FrozenBackbone:
             views: number of fixed views of an image in addition to the image itself, default 0.
 
         """
-        if not self.freeze:
+        if not self.freeze or dataset is None:
             return dataset
         embedding = EmbeddingDataset(dataset, self, augment=augment, views=views, cache_dir=self.cache_dir)
         self.datasets[embedding] = None

@@ -76,9 +76,9 @@ class ChainRecorder:
 
     Args:
         output_dir: an existing folder.
-        evaluator: the trainer's validation engine, whose metrics go into the curves.
-        val_data_loader: validation items in fixed order, labels as integers.
-        test_data_loader: test items likewise, for figures only; default None: no test figures.
+        evaluator: the trainer's validation engine, whose metrics go into the curves; None without validation.
+        val_data_loader: validation items in fixed order, labels as integers; default None: no such figures.
+        test_data_loader: test items likewise, for figures only; default None: no such figures.
         target_layer: module path for the Grad-CAM of the most confidently wrong test images (saved in ``errors``),
             default None: no such pictures.
         settings: further values to record in ``chain.json``, beside the options of chain and plan, such as the learning
@@ -91,9 +91,9 @@ class ChainRecorder:
     def __init__(
         self,
         output_dir: str | os.PathLike,
-        evaluator: SupervisedEvaluator,
+        evaluator: SupervisedEvaluator | None,
         *,
-        val_data_loader: DataLoader,
+        val_data_loader: DataLoader | None = None,
         test_data_loader: DataLoader | None = None,
         target_layer: str | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -172,7 +172,8 @@ class ChainRecorder:
             means[DistillationKeys.DISTILLATION_LOSS] = None
         if not guided or criterion.attention_weight == 0:
             means[DistillationKeys.ATTENTION_LOSS] = None
-        validated = self.evaluator.state.epoch == state.epoch
+        measured = None if self.evaluator is None else self.evaluator.state
+        validated = measured is not None and measured.epoch == state.epoch
         self.epochs.append(
             {
                 "epoch": state.epoch,
@@ -181,7 +182,9 @@ class ChainRecorder:
                 **means,
                 "temperature": criterion.temperature if guided else None,
                 "learning_rate": engine.optimizer.param_groups[0]["lr"],
-                "val": {k: float(v) for k, v in self.evaluator.state.metrics.items()} if validated else None,
+                "val": {k: float(v) for k, v in measured.metrics.items()}
+                if measured is not None and validated
+                else None,
                 "seconds": time.perf_counter() - self.began,
             }
         )
@@ -202,6 +205,7 @@ class ChainRecorder:
                 "best_epoch": record.best_epoch,
                 "seconds": round(record.seconds, 3),
                 **{split: self._measure(engine, split) for split in self.loaders},
+                "out_of_fold": getattr(engine.state, "out_of_fold", None),
                 "accepted": record.accepted,
                 "selection": record.selection,
                 "calibration": record.calibration,
@@ -217,7 +221,7 @@ class ChainRecorder:
             return
         self._write(engine, self._save(engine, self.output_dir / "model.pt"))
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
-        text = table_text(list(rows["val"][0]), chain.from_iterable(rows.values()))
+        text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
         if self.target_layer is not None and test is not None:
@@ -283,7 +287,12 @@ class ChainRecorder:
         return classification_metrics(*self._predict(engine, loader))
 
     def _predict(self, engine: SupervisedTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
-        return predict_probabilities(engine.network, loader, engine.state.device, inferer=self.evaluator.inferer)
+        inferer = getattr(self.evaluator, "inferer", engine.inferer)
+        return predict_probabilities(engine.network, loader, engine.state.device, inferer=inferer)
+
+    def _columns(self, engine: SupervisedTrainer) -> list[str]:
+        names = engine.state.chain.plan.classes
+        return ["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in names)]
 
     def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
         names = engine.state.chain.plan.classes

@@ -158,6 +158,10 @@ class TunedBundle:
                 f"selection: expected 'random' or given shards, got {whole.settings.selection!r}: every trial "
                 "would ask for other labels. Pass --set selection=random, or --set plan#shards=path/to/plan.json."
             )
+        if not whole.val:
+            raise ValueError(
+                "plan: expected validation images to tune on, got none. Pass --set plan#settings#val_fraction=0.2."
+            )
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}
         self.datalist = datalist._replace(items=[item for item in datalist.items if item["id"] in reachable])

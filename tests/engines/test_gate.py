@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from chain_runs import make_chain
 from ignite.engine import Events
@@ -19,9 +21,14 @@ from monai_weckd.engines import ChainEvents
 from monai_weckd.networks import fingerprint
 
 
-def test_args_validation():
-    with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
-        make_chain(validate=False)
+def test_without_validation_every_stage_is_accepted(caplog):
+    caplog.set_level(logging.INFO, logger="monai_weckd.engines.gate")
+    trainer = make_chain(validate=False, calibrate=True)
+    trainer.run()
+    assert [record.accepted for record in trainer.records] == [True] * 3
+    assert [record.best_epoch for record in trainer.records] == [record.epochs for record in trainer.records]
+    assert [(record.value, record.calibration) for record in trainer.records] == [(None, None)] * 3
+    assert caplog.messages == ["no validation: every stage is accepted with the weights of its last epoch"]
 
 
 class Script:

@@ -128,8 +128,6 @@ def test_args_validation():
     parts = make_parts()
     with pytest.raises(TypeError, match="unexpected keyword argument 'averagin'"):
         ChainHandler(parts[0], evaluator=parts[4], averagin=0.9)
-    with pytest.raises(ValueError, match="evaluator: expected one for accept='improves', got None"):
-        ChainHandler(parts[0])
     with pytest.raises(ValueError, match="attention_weight: expected 0 with teacher='ensemble'"):
         ChainHandler(
             parts[0], evaluator=parts[4], chain=ChainOptions(teacher="ensemble"), attention=1.0, student_layer="2"
