@@ -22,10 +22,10 @@ from typing import Any
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
 FILES = ("train", "evaluate", "inference", "metadata", "paper", "frozen", "multi_gpu_train", "federated_train")
-OVERLAYS = ("pretrained", "inference_pretrained")
+OVERLAYS = ("pretrained", "inference_pretrained", "solved", "inference_solved")
 COPIES = ("configs/logging.conf", "LICENSE")
-# a bundle trained with the overlay "pretrained" needs the network's definition where monai_weckd is not installed
-DEFINITION = ROOT.parent / "monai_weckd" / "networks" / "efficientnet_lite.py"
+# a bundle trained with the overlay "pretrained" or "solved" needs its network where monai_weckd is not installed
+DEFINITIONS = [ROOT.parent / "monai_weckd" / "networks" / f"{name}.py" for name in ("efficientnet_lite", "pooled")]
 
 LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
 LOAD_NIFTI = {
@@ -69,6 +69,7 @@ SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})
 ABSENT = object()
 # augmentation of slices ends before the erased patches
 WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
+VOLUME_FEATURES = {"spatial_size": ABSENT, "network_def#network#spatial_dims": 3, "network_def#shrink": [1]}
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
 
 
@@ -135,6 +136,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "train#augmentation#transforms#1#translate_range": 6,
             **WITHOUT_PATCHES,
         },
+        "solved": {"network_def#network#input_scale": 0.45},
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
@@ -191,6 +193,12 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             **WITHOUT_PATCHES,
         },
         "inference_pretrained": {"spatial_size": ABSENT, "network_def#spatial_dims": 3},
+        "solved": {
+            **VOLUME_FEATURES,
+            "network": "$@network_def.to(@device)",
+            "network_def#network#input_scale": 0.45,
+        },
+        "inference_solved": VOLUME_FEATURES,
         "metadata": {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",
@@ -265,7 +273,8 @@ def build() -> dict[Path, str]:
         for file in COPIES:
             texts[ROOT / name / file] = (TEMPLATE / file).read_text(encoding="utf-8")
     for bundle in (TEMPLATE.name, *BUNDLES):
-        texts[ROOT / bundle / "networks" / DEFINITION.name] = DEFINITION.read_text(encoding="utf-8")
+        for definition in DEFINITIONS:
+            texts[ROOT / bundle / "networks" / definition.name] = definition.read_text(encoding="utf-8")
     return texts
 
 

@@ -35,7 +35,7 @@ from monai_weckd.utils.draws import derive
 
 __all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
 
-_CHUNK = 64
+_CHUNK = 8  # images at a time: their activations stay in memory that the allocator keeps
 
 logger = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from .averaging import WeightAverage
 from .calibration import divide_logits, fit_temperature
 from .chain import ChainDistillationTrainer
 from .distillation import DistillationTrainer
+from .solver import HeadSolver
 from .teacher_cache import TeacherCache
 from .views import PrepareViews
 from .walker import StageWalker
@@ -37,6 +38,7 @@ __all__ = [
     "DistillationTrainer",
     "Distiller",
     "DistributionAlignment",
+    "HeadSolver",
     "PrepareViews",
     "StageRecord",
     "StageWalker",

@@ -1,0 +1,163 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Solve the head of a stage on frozen features, in place of training it step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.engines import IterationEvents
+from monai.utils import CommonKeys
+
+from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.metrics import classification_metrics
+from monai_weckd.networks.features import find_head, find_module, unwrap
+from monai_weckd.networks.solved_head import solve_head
+from monai_weckd.utils.enums import INDEX, DistillationKeys
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+
+__all__ = ["HeadSolver"]
+
+
+class HeadSolver:
+    """Solve the head of a stage for all its labels: a trainer's ``iteration_update``, with one iteration for a stage.
+
+    The backbone is frozen, so a stage is a convex problem, see :py:func:`monai_weckd.networks.solve_head`: no learning
+    rate, no epochs, no seed. The features are standardized over all training items, with or without a label.
+    Cross-validation, whose folds hold whole groups, chooses the penalty and calibrates the logits; no label is spent on
+    either. It also tells how good the head is on images of unseen groups: ``engine.state.out_of_fold`` holds the
+    metrics of :py:func:`monai_weckd.metrics.classification_metrics`, and the recorder writes them to ``chain.json``.
+    For labels that were chosen and not drawn, these figures are biased.
+
+    The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
+    there is no distillation loss.
+
+    Args:
+        head_layer: module path of the head, default None: the last ``torch.nn.Linear``.
+
+    """
+
+    def __init__(self, head_layer: str | None = None) -> None:
+        self.head_layer = head_layer
+        self._moments: tuple[EmbeddingDataset, torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
+        """Solve the head for the labels of the present stage, and return MONAI's output for all of them.
+
+        Args:
+            engine: the chain's trainer; its loader gives embeddings.
+            batchdata: a batch; the solver uses all labels of the stage and not this batch alone.
+
+        Raises:
+            TypeError: When the dataset of the loader gives no embeddings.
+            ValueError: When the chain averages weights, or a stage has several iterations.
+
+        """
+        chain = engine.state.chain
+        dataset = self._dataset(engine)
+        labels = chain.state.reveal(engine.state.stage)
+        # the loss check names these images if something is not finite
+        places = [place for place, item in enumerate(chain.state.items) if item["id"] in labels]
+        items = [chain.state.items[place] for place in places]
+        features, target = dataset.gather(places), torch.tensor([labels[item["id"]] for item in items])
+        engine.state.batch = {INDEX: torch.tensor(places)}
+        mean, scale = self._standardization(dataset)
+        head = solve_head(
+            features,
+            target,
+            [item["group"] for item in items],
+            num_classes=len(chain.plan.classes),
+            mean=mean,
+            scale=scale,
+        )
+        known = ~head.out_of_fold.isnan().any(dim=1)
+        temperature = fit_temperature(_finite(head.out_of_fold[known]), target[known]) if known.any() else 1.0
+        self._load(engine, head.weight / temperature, head.bias / temperature)
+        engine.state.out_of_fold = _metrics(head.out_of_fold[known] / temperature, target[known], head.penalty)
+        return self._output(engine, features, target)
+
+    def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:
+        dataset = getattr(engine.data_loader, "dataset", None)
+        if not isinstance(dataset, EmbeddingDataset) or not dataset.frozen:
+            raise TypeError(
+                f"train_data_loader: expected a dataset of embeddings, got {type(dataset).__name__}. "
+                "Pass backbone.embed(dataset) of a FrozenBackbone."
+            )
+        if engine.state.chain.options.averaging:
+            raise ValueError("averaging: expected 0 with a solved head, got another. Pass averaging=0.")
+        steps = engine.state.stage_epochs * engine.state.epoch_length
+        if steps != 1:
+            raise ValueError(
+                f"epoch_length: expected one epoch of one iteration for a solved stage, got {steps} iterations. "
+                "Pass max_epochs=num_stages and epoch_length=1."
+            )
+        return dataset
+
+    def _standardization(self, dataset: EmbeddingDataset) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation of each feature over all training items, (D,), float64."""
+        if self._moments is None or self._moments[0] is not dataset:
+            rows = dataset.gather(range(len(dataset)))
+            mean = rows.mean(dim=0, dtype=torch.float64)
+            self._moments = dataset, mean, _deviation(rows, mean)
+        return self._moments[1:]
+
+    def _load(self, engine: SupervisedTrainer, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        network = unwrap(engine.network)
+        layer = find_module(network, find_head(network, self.head_layer))
+        if not isinstance(layer, torch.nn.Linear) or layer.bias is None:
+            raise TypeError(
+                f"head_layer: expected a torch.nn.Linear with a bias, got {layer}. Name the classification head."
+            )
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+    def _output(self, engine: SupervisedTrainer, features: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        device = engine.state.device
+        features, target, zero = features.to(device), target.to(device), torch.zeros((), device=device)
+        output: dict[str, Any] = {CommonKeys.IMAGE: features, CommonKeys.LABEL: target}
+        engine.state.output = output
+        with torch.no_grad():
+            output[CommonKeys.PRED] = engine.inferer(features, engine.network)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = torch.nn.functional.cross_entropy(output[CommonKeys.PRED], target)
+        output[CommonKeys.LOSS] = output[DistillationKeys.TASK_LOSS] = loss
+        output[DistillationKeys.DISTILLATION_LOSS] = output[DistillationKeys.ATTENTION_LOSS] = zero
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+
+def _deviation(rows: torch.Tensor, mean: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+    """Return the standard deviation of each column; some rows at a time in double precision."""
+    squares = torch.zeros_like(mean)
+    for part in rows.split(chunk):
+        squares += (part - mean).square().sum(dim=0)
+    return (squares / len(rows)).sqrt()
+
+
+def _finite(logs: torch.Tensor) -> torch.Tensor:
+    """Return log-probabilities without minus infinity, which a class without a label has."""
+    return logs.clamp(min=-1e4)
+
+
+def _metrics(logs: torch.Tensor, target: torch.Tensor, penalty: float) -> dict[str, Any]:
+    """Return the metrics of held out labels, with their number and the penalty."""
+    found: dict[str, Any] = {"labels": len(target), "penalty": penalty}
+    if len(target):
+        found.update(classification_metrics(torch.softmax(_finite(logs), dim=1).numpy(), np.asarray(target)))
+    return found

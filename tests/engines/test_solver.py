@@ -1,0 +1,128 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from chain_runs import make_items, make_network
+from held_out import held_out
+from ignite.engine import Events
+from monai.data import DataLoader
+
+from monai_weckd import plan_chain
+from monai_weckd.data import ByteCacheDataset
+from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
+from monai_weckd.handlers import FrozenBackbone
+from monai_weckd.losses import DistillationLoss
+from monai_weckd.networks import extract, freeze, solve_head
+
+CLASSES = ("a", "b", "c")
+
+
+def make_solved(*, num_stages=3, embed=True, max_epochs=None, epoch_length=1, chain=None):
+    network = make_network()
+    backbone = FrozenBackbone(network)
+    items = make_items()
+    plan = plan_chain(items, held_out(policy="cumulative", num_stages=num_stages, seed=0), classes=CLASSES)
+    images = ByteCacheDataset(plan.select(items, "train"), [])
+    trainer = ChainDistillationTrainer(
+        "cpu",
+        max_epochs or num_stages,
+        plan=plan,
+        train_data_loader=DataLoader(backbone.embed(images) if embed else images, batch_size=8),
+        network=network,
+        optimizer=torch.optim.SGD(backbone.parameters(), lr=1.0),
+        loss_function=DistillationLoss(),
+        epoch_length=epoch_length,
+        inferer=backbone.inferer,
+        iteration_update=HeadSolver(),
+        chain=chain or ChainOptions(accept="always"),
+        train_handlers=[backbone],
+    )
+    return trainer, backbone, images
+
+
+def test_a_stage_ends_with_the_solution_for_its_labels():
+    trainer, _, images = make_solved()
+    before = freeze(trainer.network)
+    trainer.run()
+    features, _ = extract(trainer.network, images)
+    items = {item["id"]: (place, item) for place, item in enumerate(images.data)}
+    chosen = [items[key] for key in sorted(trainer.plan.stages[-1].labeled, key=lambda key: items[key][0])]
+    places = [place for place, _ in chosen]
+    labels = torch.tensor([item["label"] for _, item in chosen])
+    head = solve_head(
+        features[places],
+        labels,
+        [item["group"] for _, item in chosen],
+        num_classes=3,
+        mean=features.double().mean(0),
+        scale=features.double().std(0, correction=0),
+    )
+    layers = [module for module in trainer.network.modules() if isinstance(module, torch.nn.Linear)]
+    # the calibration multiplies all weights by one number
+    ratio = layers[-1].weight.double() / head.weight
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layers[-1].bias.double() / head.bias, ratio.mean().expand(3), rtol=1e-2, atol=1e-2)
+    # nothing else has changed
+    head_name = [name for name, module in trainer.network.named_modules() if isinstance(module, torch.nn.Linear)][-1]
+    for name, tensor in before.state_dict().items():
+        if not name.startswith(head_name):
+            assert torch.equal(tensor, trainer.network.state_dict()[name]), name
+
+
+def test_each_stage_is_recorded_and_uses_all_labels_so_far():
+    trainer, _, _ = make_solved()
+    seen = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.out_of_fold))
+    trainer.run()
+    assert [record.labeled for record in trainer.records] == [len(stage.labeled) for stage in trainer.plan.stages]
+    assert [one["labels"] for one in seen] == [record.labeled for record in trainer.records]
+    assert [record.epochs for record in trainer.records] == [1, 1, 1]
+    assert all(np.isfinite(one["balanced_accuracy"]) for one in seen)
+    assert trainer.oracle.budget == len(trainer.plan.stages[-1].labeled)
+
+
+def test_two_runs_give_the_same_weights():
+    states = []
+    for _ in range(2):
+        trainer, _, _ = make_solved(num_stages=2)
+        trainer.run()
+        states.append(trainer.network.state_dict())
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"embed": False}, TypeError, "train_data_loader: expected a dataset of embeddings, got ByteCacheDataset"),
+        ({"epoch_length": 4}, ValueError, "epoch_length: expected one epoch of one iteration"),
+        ({"max_epochs": 6}, ValueError, "epoch_length: expected one epoch of one iteration"),
+        ({"chain": ChainOptions(accept="always", averaging=0.9)}, ValueError, "averaging: expected 0"),
+    ],
+)
+def test_it_refuses_a_chain_that_trains_step_by_step(options, error, message):
+    trainer, _, _ = make_solved(**options)
+    with pytest.raises(error, match=message):
+        trainer.run()
+
+
+def test_a_broken_image_is_refused():
+    trainer, _, images = make_solved(num_stages=1)
+    labeled = trainer.plan.stages[0].labeled[0]
+    place = [item["id"] for item in images.data].index(labeled)
+    dataset = trainer.data_loader.dataset
+    dataset.rows[place] = torch.nan
+    with pytest.raises(ValueError, match="features: expected finite numbers, got others"):
+        trainer.run()
