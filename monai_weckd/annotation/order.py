@@ -143,8 +143,8 @@ def suggest(
     """Choose the images to label next, and put them in order.
 
     Images that the network has not seen come first, since their value is unknown. Then come ``count`` others, chosen by
-    :py:func:`monai_weckd.selection.select_items`: "typical" ones without a student, "diverse" ones with one. The
-    diverse ones are sorted by the disagreement of the last two students, largest first, then by the smallest margin.
+    :py:func:`monai_weckd.selection.select_items` with "herding". With a student, these are sorted by the disagreement
+    of the last two students, largest first, then by the smallest margin.
 
     Args:
         scores: scores of the images.
@@ -176,10 +176,10 @@ def suggest(
         seed=seed,
         stage=stage,
     )
-    places = select_items("diverse" if guided else "typical", context, count=min(count, left))
+    places = select_items("herding", context, count=min(count, left))
     if not guided:
-        chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "typical", key))
-        return unseen + [Suggestion(key, "typical of images without a label", None) for key in chosen]
+        chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "herding", key))
+        return unseen + [Suggestion(key, "stands for many images without a label", None) for key in chosen]
     chosen_rows = sorted(
         (rows[place] for place in places),
         key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row])),
@@ -196,8 +196,7 @@ def _reasoned(scores: Scores, row: int, classes: Sequence[str], stage: int) -> S
     probabilities = scores.probabilities[row]
     second, first = np.argsort(probabilities, kind="stable")[-2:]
     reason = (
-        f"between {classes[first]!r} and {classes[second]!r} (margin {_margin(probabilities):.2f}), "
-        "unlike images with a label"
+        f"stands for uncertain images; {classes[first]!r} or {classes[second]!r} (margin {_margin(probabilities):.2f})"
     )
     if scores.disagreement[row] > 0:
         reason += f"; the last two students differ by {scores.disagreement[row]:.2f}"

@@ -22,7 +22,7 @@ from monai_weckd.utils.messages import nearest
 
 __all__ = ["STRATEGIES", "SelectionContext", "check_selection"]
 
-STRATEGIES = ("random", "typical", "margin", "diverse", "badge", "auto")
+STRATEGIES = ("herding", "random", "typical", "margin", "diverse", "badge")
 NEED_PROBABILITIES = ("margin", "badge")
 
 
@@ -106,7 +106,7 @@ def _check_probabilities(strategy: str, probabilities: np.ndarray | None, size: 
         if strategy in NEED_PROBABILITIES:
             raise ValueError(
                 f"probabilities: expected a teacher's for selection={strategy!r}, got None. "
-                "Pass 'typical' or 'auto' for a stage without a teacher."
+                "Pass 'herding' or 'typical' for a stage without a teacher."
             )
         return
     if probabilities.ndim != 2 or len(probabilities) != size or not probabilities.shape[1]:

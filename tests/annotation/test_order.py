@@ -60,10 +60,10 @@ def test_further_images_are_added_behind():
     np.testing.assert_array_equal(both.features, np.concatenate([first.features, second.features]))
 
 
-def test_before_a_student_typical_images_are_asked_for():
+def test_before_a_student_images_that_stand_for_others_are_asked_for():
     found = ask(scores(students=0), count=3)
     assert len({one.id for one in found}) == 3
-    assert {one.reason for one in found} == {"typical of images without a label"}
+    assert {one.reason for one in found} == {"stands for many images without a label"}
     assert [one.probabilities for one in found] == [None] * 3
 
 

@@ -32,7 +32,7 @@ CONFIG = {
     "bundle_root": ".",
     "dataset_dir": "data",
     "seed": 4,
-    "selection": "auto",
+    "selection": "herding",
     "cache": None,
     "stages": "@seed",
     "doubled": "$@seed * 2",
@@ -53,7 +53,7 @@ def recorded(**changes):
 
 
 def test_plain_values_at_the_top_and_of_the_loss_are_recorded():
-    expected = {"seed": 4, "selection": "auto", "cache": None, "copied": 4, "size": [64, 64], "temperature": 2.0}
+    expected = {"seed": 4, "selection": "herding", "cache": None, "copied": 4, "size": [64, 64], "temperature": 2.0}
     assert recorded() == {**expected, "synthetic": False}
 
 

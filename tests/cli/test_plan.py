@@ -124,7 +124,7 @@ def test_the_table_is_the_plan(capsys, dataset, policy, held):
 
 
 def test_a_chain_that_chooses_its_labels_shows_none(capsys, dataset):
-    assert main(["plan", "--dataset_dir", str(dataset), "--selection", "auto", "--policy", "cumulative"]) == 0
+    assert main(["plan", "--dataset_dir", str(dataset), "--selection", "herding", "--policy", "cumulative"]) == 0
     out = capsys.readouterr().out
     table = rows(out)
     sizes = [int(table[stage][0]) for stage in "123"]
@@ -133,7 +133,7 @@ def test_a_chain_that_chooses_its_labels_shows_none(capsys, dataset):
     # whose labels these will be, nobody knows: neither groups nor classes
     assert all(table[stage][2:5] == ["-"] * 3 for stage in "123")
     assert [int(table[stage][5]) for stage in "123"] == [int(table["train"][0]) - size for size in sizes]
-    assert "selection: auto" in out
+    assert "selection: herding" in out
     assert f"{sizes[2]} for training" in out
 
 

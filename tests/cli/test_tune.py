@@ -79,7 +79,7 @@ def test_two_trials_and_the_command_that_follows(capfd, dataset, tmp_path):
     assert "Trial" not in err
     assert "Logging file" not in err
     note, *lines = out.splitlines()
-    assert note.startswith("selection: trials train on random shards in place of 'auto', by which each would ask")
+    assert note.startswith("selection: trials train on random shards in place of 'herding', by which each would ask")
     assert lines[0] == "label budget: 30 for training + 10 for validation; no test label is read"
     assert lines[1].startswith("validation: 10 of 20 labels, as many as a shard has")
     assert [line.partition(":")[0] for line in lines[2:4]] == ["trial 0", "trial 1"]

@@ -26,7 +26,7 @@ CLASSES = ("a", "b", "c")
 
 
 def active_plan(items, **options):
-    return plan_chain(items, held_out(selection="auto", policy="cumulative", **options), classes=CLASSES)
+    return plan_chain(items, held_out(selection="herding", policy="cumulative", **options), classes=CLASSES)
 
 
 def run(items, **options):
@@ -51,7 +51,7 @@ def test_shards_are_drawn_when_their_stage_starts():
     assert known == [[size, 0, 0], [size, 2 * size, 0], [size, 2 * size, 3 * size]]
     assert trainer.plan.undrawn is None
     assert trainer.oracle.budget == 3 * size == trainer.plan.label_budget["train"]
-    assert [record.selection for record in trainer.records] == ["auto"] * 3
+    assert [record.selection for record in trainer.records] == ["herding"] * 3
 
 
 def test_a_first_shard_that_nobody_can_be_unsure_of_is_typical():

@@ -268,7 +268,7 @@ def test_without_freeze_it_is_not_there():
 
 
 def test_selection_asks_by_the_embeddings():
-    trainer, _, (train, val) = make_frozen(selection="auto")
+    trainer, _, (train, val) = make_frozen(selection="herding")
     calls = []
     trainer.network[0].register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     trainer.run()

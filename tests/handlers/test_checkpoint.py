@@ -164,7 +164,7 @@ def copy_folder(source, target):
 
 OPTIONS = {
     "plain": {"init": "initial"},
-    "recommended": {"averaging": 0.9, "calibrate": True, "pool_ratio": 1, "selection": "auto"},
+    "recommended": {"averaging": 0.9, "calibrate": True, "pool_ratio": 1, "selection": "herding"},
     "ensemble": {"teacher": "ensemble", "accept": "always", "interval": 2},
     "student": {"teacher": "student", "pool_ratio": 1, "averaging": 0.9},
     "average": {"teacher": "average", "pool_ratio": 1, "averaging": 0.9, "alignment": True},

@@ -80,7 +80,7 @@ def test_files_say_what_happened(tmp_path):
 
 def test_a_chosen_shard_is_written_down_when_its_stage_starts(tmp_path):
     items, known = make_items(), []
-    plan = plan_chain(items, held_out(policy="cumulative", selection="auto"), classes=("a", "b", "c"))
+    plan = plan_chain(items, held_out(policy="cumulative", selection="herding"), classes=("a", "b", "c"))
     loader = DataLoader(Dataset(plan.select(items, "val")), batch_size=7)
     recorder = ChainRecorder(tmp_path, None, val_data_loader=loader)
     trainer = make_chain(items=items, plan=plan, handlers=[recorder], max_epochs=3)

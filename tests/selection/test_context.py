@@ -44,7 +44,7 @@ def broken(value):
     ("strategy", "changes", "message"),
     [
         ("typicl", {}, r"^selection: expected a known strategy, got 'typicl'. Did you mean 'typical'\?$"),
-        ("x", {}, r"^selection: expected a known strategy, got 'x'. Valid: 'random', 'typical', 'margin', 'diverse', "),
+        ("x", {}, r"^selection: expected a known strategy, got 'x'. Valid: 'herding', 'random', 'typical', 'margin', "),
         (
             "random",
             {"features": np.zeros(4)},
@@ -72,16 +72,20 @@ def broken(value):
             r"^probabilities: expected an array \(4, classes\), got shape \(4,\)",
         ),
         (
-            "auto",
+            "herding",
             {"probabilities": np.ones((3, 2))},
             r"^probabilities: expected an array \(4, classes\), got shape \(3",
         ),
         (
-            "auto",
+            "herding",
             {"probabilities": np.ones((4, 0))},
             r"^probabilities: expected an array \(4, classes\), got shape \(4",
         ),
-        ("auto", {"probabilities": broken(np.nan)}, r"^probabilities: expected finite numbers, got others in 1 of 4 r"),
+        (
+            "herding",
+            {"probabilities": broken(np.nan)},
+            r"^probabilities: expected finite numbers, got others in 1 of 4 r",
+        ),
         ("random", {"seed": -1}, r"^seed: expected a number of at least 0, got -1. Pass another.$"),
         ("random", {"stage": 0}, r"^stage: expected a number from 1, got 0. The first stage is 1.$"),
         ("random", {"labeled": np.arange(4) < 3}, r"^count: expected from 1 to the 1 items that can be asked for, go"),

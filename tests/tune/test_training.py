@@ -152,7 +152,7 @@ def test_a_schedule_of_the_temperature_starts_at_what_is_tuned(make):
 
 def test_trials_of_an_active_chain_train_on_random_shards(make):
     bundle = make()
-    assert bundle.replaced_selection == "auto"
+    assert bundle.replaced_selection == "herding"
     assert bundle.plan.settings.selection == bundle.trial(VALUES)["selection"] == "random"
     assert make(changes={"selection": "random"}).replaced_selection is None
 
