@@ -157,15 +157,15 @@ def row_space_head(products: np.ndarray, labels: np.ndarray, labeled: np.ndarray
     return found
 
 
-def _greedy(similarity: np.ndarray, context: SelectionContext, count: int, chosen: Sequence[int] = ()) -> list[int]:
-    """Choose items that add most to the sum over all items of the similarity to the nearest, new groups first."""
-    picked = list(chosen)
-    cover = similarity[:, [*np.flatnonzero(context.labeled), *picked]].max(axis=1, initial=0)
+def _greedy(similarity: np.ndarray, context: SelectionContext, count: int) -> list[int]:
+    """Choose items that add most to the sum of all items' similarities to the nearest, new groups first."""
+    picked: list[int] = []
+    cover = similarity[context.labeled].max(axis=0, initial=0)
     while len(picked) < count:
         allowed = _allowed(context, picked)
-        gains = np.maximum(similarity[:, allowed] - cover[:, None], 0).sum(axis=0)
+        gains = np.array([np.maximum(similarity[item] - cover, 0).sum() for item in allowed])
         picked.append(int(allowed[gains.argmax()]))
-        cover = np.maximum(cover, similarity[:, picked[-1]])
+        cover = np.maximum(cover, similarity[picked[-1]])
     return picked
 
 
@@ -184,13 +184,15 @@ def graph_coverage(context: SelectionContext, count: int) -> np.ndarray:
     nearest neighbors and t = 1. The paper also balances classes by their labels, which no rule here may see.
     """
     points = main_components(context.features, np.arange(len(context.features)))
-    near = np.argsort(-(points @ points.T), axis=1)[:, 1 : NEIGHBORS + 1]
-    linked = np.zeros((len(points), len(points)))
+    near = np.argpartition(-(points @ points.T), NEIGHBORS, axis=1)[:, : NEIGHBORS + 1]  # each with itself
+    linked = np.zeros((len(points), len(points)), dtype=np.float32)
     linked[np.arange(len(points))[:, None], near] = 1
     linked = np.maximum(linked, linked.T)
+    np.fill_diagonal(linked, 0)
     degree = np.sqrt(linked.sum(axis=1))
     steps = linked / degree / degree[:, None]
-    return np.array(_greedy(HEAT * steps + HEAT**2 / 2 * (steps @ steps) + np.eye(len(points)), context, count))
+    kernel = HEAT * steps + HEAT**2 / 2 * (steps @ steps) + np.eye(len(points), dtype=np.float32)
+    return np.array(_greedy(kernel, context, count))
 
 
 def facility_then_farthest(context: SelectionContext, count: int) -> np.ndarray:
