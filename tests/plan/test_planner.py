@@ -203,8 +203,8 @@ def test_held_out_groups_stay_where_nothing_more_is_held_out():
 
 def test_an_earlier_plan_that_held_nothing_out_reads_no_label():
     oracle = LabelOracle(ITEMS)
-    earlier = plan_chain(ITEMS[:200], PlanSettings(selection="auto"), classes=CLASSES)
-    plan_chain(ITEMS, PlanSettings(selection="auto"), classes=CLASSES, earlier=earlier, oracle=oracle)
+    earlier = plan_chain(ITEMS[:200], PlanSettings(selection="herding"), classes=CLASSES)
+    plan_chain(ITEMS, PlanSettings(selection="herding"), classes=CLASSES, earlier=earlier, oracle=oracle)
     assert oracle.revealed == frozenset()
 
 
@@ -315,7 +315,7 @@ def test_by_default_nothing_is_held_out_of_few_labels():
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(("stratify", "selection"), [(True, "random"), (False, "auto")])
+@pytest.mark.parametrize(("stratify", "selection"), [(True, "random"), (False, "herding")])
 def test_twenty_labels(seed, stratify, selection):
     # five labels of each of four classes, in twenty of sixty patients
     items = [
@@ -354,7 +354,7 @@ def test_one_label_of_each_class_in_each_shard():
         ({"shard_size": 7, "policy": "shared"}, (7,)),
     ],
 )
-@pytest.mark.parametrize("selection", ["random", "auto"])
+@pytest.mark.parametrize("selection", ["random", "herding"])
 def test_sizes(options, sizes, selection):
     items = make_items(unlabeled=200)
     plan = plan_chain(items, PlanSettings(selection=selection, **options), classes=CLASSES)
@@ -368,7 +368,7 @@ def test_sizes(options, sizes, selection):
 @pytest.mark.parametrize(("policy", "totals"), [("disjoint", [33, 33, 34]), ("cumulative", [33, 66, 100])])
 def test_a_stage_counts_the_labels_of_unequal_shards(policy, totals):
     items = make_items(unlabeled=200)
-    plan = plan_chain(items, PlanSettings(selection="auto", shard_size=50, policy=policy), classes=CLASSES)
+    plan = plan_chain(items, PlanSettings(selection="herding", shard_size=50, policy=policy), classes=CLASSES)
     assert [plan.num_labeled(stage) for stage in (1, 2, 3)] == totals
     labeled = [item["id"] for item in items if item["label"] != UNLABELED]
     for stage, (first, last) in enumerate(((0, 33), (33, 66), (66, 100)), 1):
@@ -503,7 +503,7 @@ def test_the_ledger_of_a_plan_that_holds_nothing_out():
     assert plan.purposes == ()
     # names of classes that nobody gave are counted, and nothing else
     oracle = LabelOracle(ITEMS)
-    assert plan_chain(ITEMS, PlanSettings(selection="auto"), oracle=oracle).classes == ("0", "1", "2")
+    assert plan_chain(ITEMS, PlanSettings(selection="herding"), oracle=oracle).classes == ("0", "1", "2")
     assert [(entry.purpose, entry.labels) for entry in oracle.ledger] == [("classes", 300)]
     assert oracle.budget == 0
 
