@@ -286,6 +286,18 @@ def test_a_chain_of_one_stage_without_validation_has_a_page(run):
     assert "1 final accepted no validation figure" + 10 * f" {NONE}" in text
 
 
+def test_without_validation_the_page_shows_the_cross_validation(run):
+    figures = {"labels": 11, "balanced_accuracy": 0.123, "accuracy": 0.234, "macro_f1": 0.345, "macro_auc": 0.456}
+    figures.update(ece=0.567, penalty=10.0)
+    for stage in run.chain["stages"]:
+        stage.update(val=None, out_of_fold=figures)
+    text = Reader(run.page()).text
+    assert "Cross-validation Test" in text
+    assert "Validation Test" not in text.replace("Cross-validation Test", "")
+    assert "0.123 0.234 0.345 0.456 0.567" in text
+    assert "(11 of " in text
+
+
 def test_the_same_files_give_the_same_page_in_any_folder(run, whole_page):
     assert run.page() == whole_page
 
