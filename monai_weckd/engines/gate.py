@@ -40,14 +40,16 @@ class StageGate:
 
     Args:
         state: state of the chain.
-        evaluator: the validation engine with the key metric; None accepts every stage with the weights of its last
-            epoch, without calibration.
+        evaluator: the validation engine with the key metric; None, or one whose loader has no items, accepts every
+            stage with the weights of its last epoch, without calibration.
 
     """
 
     def __init__(self, state: ChainState, evaluator: Evaluator | None) -> None:
-        if evaluator is None and (state.options.accept == "improves" or state.options.calibrate):
+        # MONAI skips the run of an evaluator without items
+        if evaluator is None or evaluator.state.epoch_length == 0:
             logger.info("no validation: every stage is accepted with the weights of its last epoch")
+            evaluator = None
         self.state = state
         self.options = state.options
         self.evaluator = evaluator

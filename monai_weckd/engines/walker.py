@@ -61,6 +61,7 @@ class StageWalker:
         plan: splits and stages; derived anew if the trainer's dataset holds other items than the plan.
         options: options of the chain.
         evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
+            Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects that are reset to their first state in every stage, such as the learning rate scheduler.
 
     """
@@ -76,7 +77,7 @@ class StageWalker:
         self.state = ChainState(plan, options)
         self.gate = StageGate(self.state, evaluator)
         self.options = options
-        self.evaluator = evaluator
+        self.evaluator = self.gate.evaluator
         self.fresh = list(fresh)
         # handlers whose states are part of the chain's state, by name
         self.parts: dict[str, Stateful] = {}

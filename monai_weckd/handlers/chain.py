@@ -43,7 +43,7 @@ class ChainHandler(DistillationHandler):
         plan: splits and stages, for example from :py:func:`monai_weckd.plan_training`.
         chain: options of the chain, default None: :py:class:`~monai_weckd.engines.ChainOptions` with its defaults.
         evaluator: the pipeline's own validation engine; its key metric chooses the best weights, and the gate uses it.
-            Default None, which works with ``accept="always"`` only.
+            Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects with ``state_dict`` that are reset to their first state in every stage, such as the learning rate
             scheduler.
         distillation: arguments of :py:class:`DistillationHandler`, except ``teacher``, which the chain sets.

@@ -78,7 +78,8 @@ class ChainRecorder:
         output_dir: an existing folder.
         evaluator: the trainer's validation engine, whose metrics go into the curves; None without validation.
         val_data_loader: validation items in fixed order, labels as integers; default None: no such figures.
-        test_data_loader: test items likewise, for figures only; default None: no such figures.
+        test_data_loader: test items likewise, for figures only; default None: no such figures. A loader without items
+            counts as None.
         target_layer: module path for the Grad-CAM of the most confidently wrong test images (saved in ``errors``),
             default None: no such pictures.
         settings: further values to record in ``chain.json``, beside the options of chain and plan, such as the learning
@@ -101,7 +102,7 @@ class ChainRecorder:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
-        self.loaders: dict[str, Any] = {"val": val_data_loader, "test": test_data_loader}
+        self.loaders: dict[str, Any] = {"val": val_data_loader or None, "test": test_data_loader or None}
         self.target_layer = target_layer
         self.settings = dict(settings or {})
         self.preprocessing = preprocessing
@@ -172,8 +173,6 @@ class ChainRecorder:
             means[DistillationKeys.DISTILLATION_LOSS] = None
         if not guided or criterion.attention_weight == 0:
             means[DistillationKeys.ATTENTION_LOSS] = None
-        measured = None if self.evaluator is None else self.evaluator.state
-        validated = measured is not None and measured.epoch == state.epoch
         self.epochs.append(
             {
                 "epoch": state.epoch,
@@ -182,12 +181,16 @@ class ChainRecorder:
                 **means,
                 "temperature": criterion.temperature if guided else None,
                 "learning_rate": engine.optimizer.param_groups[0]["lr"],
-                "val": {k: float(v) for k, v in measured.metrics.items()}
-                if measured is not None and validated
-                else None,
+                "val": self._validation(state.epoch),
                 "seconds": time.perf_counter() - self.began,
             }
         )
+
+    def _validation(self, epoch: int) -> dict[str, float] | None:
+        """Return the evaluator's metrics of an epoch, None if it measured nothing in this epoch."""
+        if self.evaluator is None or self.evaluator.state.epoch != epoch or not self.evaluator.state.metrics:
+            return None
+        return {key: float(value) for key, value in self.evaluator.state.metrics.items()}
 
     def _end_stage(self, engine: SupervisedTrainer) -> None:
         record = engine.state.chain.records[-1]

@@ -14,21 +14,13 @@ from __future__ import annotations
 import logging
 
 import pytest
-from chain_runs import make_chain
+from chain_runs import make_chain, make_items
+from held_out import held_out
 from ignite.engine import Events
 
+from monai_weckd import plan_chain
 from monai_weckd.engines import ChainEvents
 from monai_weckd.networks import fingerprint
-
-
-def test_without_validation_every_stage_is_accepted(caplog):
-    caplog.set_level(logging.INFO, logger="monai_weckd.engines.gate")
-    trainer = make_chain(validate=False, calibrate=True)
-    trainer.run()
-    assert [record.accepted for record in trainer.records] == [True] * 3
-    assert [record.best_epoch for record in trainer.records] == [record.epochs for record in trainer.records]
-    assert [(record.value, record.calibration) for record in trainer.records] == [(None, None)] * 3
-    assert caplog.messages == ["no validation: every stage is accepted with the weights of its last epoch"]
 
 
 class Script:
@@ -94,10 +86,30 @@ def test_accept_always_takes_every_stage():
     assert fingerprint(trainer.network) == script.weights[2]
 
 
-def test_without_validation_the_last_weights_count():
-    trainer = make_chain(max_epochs=3, accept="always", validate=False)
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("accept", ["improves", "always"])
+def test_without_validation_each_stage_is_accepted_with_its_last_weights(caplog, empty, accept):
+    items = make_items()
+    plan = plan_chain(items, held_out(val_fraction=0.0), classes=("a", "b", "c"))
+    with caplog.at_level(logging.INFO, "monai_weckd.engines.gate"):
+        trainer = make_chain(items=items, plan=plan, max_epochs=6, accept=accept, calibrate=True, validate=empty)
+    assert caplog.messages == ["no validation: every stage is accepted with the weights of its last epoch"]
+    last, kept = [], []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(every=2), lambda engine: last.append(fingerprint(engine.network)))
+    trainer.add_event_handler(ChainEvents.STAGE_COMPLETED, lambda engine: kept.append(fingerprint(engine.network)))
     trainer.run()
-    assert [record.value for record in trainer.records] == [None] * 3
+    assert kept == last
+    assert len(set(last)) == 3
+    assert fingerprint(trainer.network) == last[-1]
+    for record in trainer.records:
+        assert record.accepted
+        assert (record.metric, record.value, record.previous, record.calibration) == (None, None, None, None)
+
+
+def test_with_validation_nothing_is_said_of_its_absence(caplog):
+    with caplog.at_level(logging.INFO, "monai_weckd.engines.gate"):
+        make_chain(max_epochs=3)
+    assert caplog.messages == []
 
 
 def test_a_stage_without_a_validation_is_measured_at_its_end():

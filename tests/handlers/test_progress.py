@@ -42,6 +42,14 @@ def test_bar_spans_the_chain(terminal):
     assert "val_accuracy=" in shown
 
 
+def test_bar_has_no_metric_without_validation(terminal):
+    make_chain(max_epochs=3, validate=False, handlers=[ChainProgressBar(None)]).run()
+    shown = terminal.getvalue()
+    assert "stage 3 epoch 1/1: 100%" in shown
+    assert "loss=" in shown
+    assert "val_accuracy=" not in shown
+
+
 def test_bar_is_silent_without_a_terminal(capfd):
     make_chain(max_epochs=3, handlers=[ChainProgressBar()]).run()
     assert "%" not in capfd.readouterr().err

@@ -158,6 +158,37 @@ def test_without_a_test_loader_there_are_no_test_figures(tmp_path):
     assert chain["final"]["test"] is None
 
 
+@pytest.mark.parametrize("lists", [(), ("val",), ("test",)])
+@pytest.mark.parametrize("empty", [False, True])
+def test_lists_that_do_not_exist_have_no_figures(tmp_path, lists, empty):
+    items = make_items()
+    fractions = {f"{split}_fraction": 0.2 if split in lists else 0.0 for split in ("val", "test")}
+    plan = plan_chain(items, held_out(policy="cumulative", stratify=False, **fractions), classes=("a", "b", "c"))
+    loaders = {
+        f"{split}_data_loader": DataLoader(Dataset(plan.select(items, split)), batch_size=7)
+        for split in ("val", "test")
+        if empty or split in lists
+    }
+    recorder = ChainRecorder(tmp_path, None, **loaders)
+    options = {"max_epochs": 3, "calibrate": True, "validate": empty or "val" in lists}
+    trainer = make_chain(items=items, plan=plan, handlers=[recorder], **options)
+    recorder.evaluator = trainer.walker.evaluator
+    trainer.run()
+    chain = read(tmp_path / "chain.json")
+    for stage in [*chain["stages"], {"val": chain["stages"][-1]["val"], **chain["final"]}]:
+        assert {split for split in ("val", "test") if stage[split] is not None} == set(lists)
+    measured = [epoch["val"] is not None for epoch in read(tmp_path / "history.json")["epochs"]]
+    assert measured == ["val" in lists] * 3
+    names = {"val": "validation", "test": "test"}
+    assert set(read(tmp_path / "datalist.json")) == {names[split] for split in lists}
+    purposes = [line["purpose"] for line in chain["ledger"] if line["purpose"] in names.values()]
+    assert purposes == [names[split] for split in ("val", "test") if split in lists]
+    text = (tmp_path / "predictions.csv").read_text()
+    assert text.splitlines()[0] == "id,group,split,label,predicted,probability_a,probability_b,probability_c"
+    assert {row["split"] for row in read_table(text)} == set(lists)
+    assert chain["label_budget"]["val"] == len(plan.val)
+
+
 def test_prediction_puts_the_mode_back():
     network = make_network().train()
     items = make_items(4, 1)
