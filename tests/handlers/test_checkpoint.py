@@ -89,11 +89,13 @@ def make(output_dir, *, resume=False, by_handler=False, weights=0, more=(), chec
     """Build a chain that is written down and kept; returns the trainer and what it drew."""
     output_dir.mkdir(exist_ok=True)
     selection = options.pop("selection", "random")
+    held_out = ("val", "test") if options.get("validate", True) else ()
+    items = [item if item["split"] in held_out else {**item, "split": "train"} for item in ITEMS]
     plan = plan_chain(
-        ITEMS, PlanSettings(policy="cumulative", label_fraction=0.2, selection=selection), classes=("a", "b", "c")
+        items, PlanSettings(policy="cumulative", label_fraction=0.2, selection=selection), classes=("a", "b", "c")
     )
     network, drawer = make_network(weights), Drawer()
-    recorder = ChainRecorder(output_dir, None, val_data_loader=DataLoader(Dataset(plan.select(ITEMS, "val"))))
+    recorder = ChainRecorder(output_dir, None, val_data_loader=DataLoader(Dataset(plan.select(items, "val"))))
     keeper = ChainCheckpoint(output_dir, resume=resume, **(checkpoint or {}))
     handlers = [*more, drawer, recorder, keeper]
     if by_handler:
@@ -102,7 +104,7 @@ def make(output_dir, *, resume=False, by_handler=False, weights=0, more=(), chec
     loss = options.setdefault("loss_function", DistillationLoss(temperature=2.0))
     schedules = [TemperatureHandler(loss, TemperatureSchedule(4.0, 1.0)), TeacherWeightHandler(loss, 0.5, 0.0)]
     trainer = make_chain(
-        items=ITEMS, plan=plan, network=network, epoch_length=2, handlers=[*schedules, *handlers], **options
+        items=items, plan=plan, network=network, epoch_length=2, handlers=[*schedules, *handlers], **options
     )
     recorder.evaluator = trainer.walker.evaluator
     return trainer, drawer
@@ -178,6 +180,7 @@ OPTIONS = {
     },
     "scheduler": {"scheduler": True, "selection": "margin", "stage_epochs": [1, 3, 2]},
     "rejected": {"learning_rate": 3.0, "averaging": 0.5},
+    "unmeasured": {"validate": False, "averaging": 0.9, "calibrate": True},
     "handler": {"by_handler": True, "averaging": 0.9, "calibrate": True, "selection": "typical"},
 }
 
@@ -191,6 +194,8 @@ def test_every_epoch_can_be_gone_on_from_to_the_same_bits(tmp_path, name):
         return found
 
     expected, drawn = run_and_copy(tmp_path, **options())
+    if name == "unmeasured":
+        assert [record[3] for record in expected["records"]] == [None] * 3
     if name == "rejected":
         assert not all(record[4] for record in expected["records"])
     # the end of a stage, the middle of one and the end; of two chains every epoch

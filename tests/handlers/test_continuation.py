@@ -124,7 +124,7 @@ def test_refuses_a_changed_history(first, tmp_path):
         run(tmp_path / "out", 2, previous=changed)
 
 
-@pytest.mark.parametrize("options", [{}, {"teacher": "ensemble"}, {"init": "initial"}])
+@pytest.mark.parametrize("options", [{}, {"teacher": "ensemble"}, {"init": "initial"}, {"validate": False}])
 def test_stages_one_by_one_are_those_of_one_run_to_the_bit(tmp_path, options):
     whole = run(tmp_path / "whole", 3, **options)
     for stages in (1, 2, 3):
