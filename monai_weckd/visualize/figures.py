@@ -43,7 +43,7 @@ _VALIDATION = (
 
 
 def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw losses, validation and temperature over the whole chain, with the stages marked.
+    """Draw losses, validation if there is any, and temperature over the whole chain, with the stages marked.
 
     Args:
         epochs: the ``epochs`` of ``history.json``, at least one.
@@ -52,19 +52,21 @@ def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence
     Returns:
         An SVG document.
     """
-    with new_figure(6.4, 6.8) as figure:
-        panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
+    validated = [{**epoch, **epoch["val"]} for epoch in epochs if epoch["val"]]
+    heights = (3, 3, 1.5) if validated else (3, 1.5)
+    with new_figure(6.4, 0.9 * sum(heights)) as figure:
+        panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         _draw_curves(panels[0], epochs, _LOSSES)
-        validated = [{**epoch, **epoch["val"]} for epoch in epochs if epoch["val"]]
-        _draw_curves(panels[1], validated, _VALIDATION)
-        _draw_best_epochs(panels[1], validated, stages)
+        panels[0].set(ylabel="training loss", ylim=(0, None))
+        if validated:
+            _draw_curves(panels[1], validated, _VALIDATION)
+            _draw_best_epochs(panels[1], validated, stages)
+            panels[1].set(ylabel="validation", ylim=(0, 1.03))
         # Without a teacher the temperature acts on nothing.
         guided = [epoch for epoch in epochs if epoch["distillation_loss"] is not None]
-        _draw_curves(panels[2], guided, (("temperature", "temperature", _BLACK, "-"),))
-        panels[0].set(ylabel="training loss", ylim=(0, None))
-        panels[1].set(ylabel="validation", ylim=(0, 1.03))
-        panels[2].set(ylabel="temperature", ylim=(0, None), xlabel="epoch of the chain")
-        for axes in (axes for axes in panels[:2] if axes.lines):
+        _draw_curves(panels[-1], guided, (("temperature", "temperature", _BLACK, "-"),))
+        panels[-1].set(ylabel="temperature", ylim=(0, None), xlabel="epoch of the chain")
+        for axes in (axes for axes in panels[:-1] if axes.lines):
             axes.legend(
                 loc="upper left", bbox_to_anchor=(0, -0.03), ncols=4, frameon=False, handlelength=1.6, columnspacing=1.2
             )

@@ -37,6 +37,7 @@ METRIC_NAMES = {
     "macro_auc": "Macro AUC",
     "ece": "Calibration error (ECE)",
 }
+_MEASURED = {"val": "Validation", "out_of_fold": "Cross-validation", "test": "Test"}
 _PLAN_KEYS = ("settings", "shard_sizes", "classes", "test", "skipped", "unused")
 _CHAIN_KEYS = ("format", "classes", "seed", "label_budget", "ledger", "settings", "stages", "final")
 _STAGE_KEYS = (
@@ -81,6 +82,7 @@ def write_report(output_dir: str | Path) -> Path:
         # a run that was stopped has a prediction but no actual costs to compare
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
         metric_names=METRIC_NAMES,
+        measured={name: key for key, name in _MEASURED.items() if any(stage.get(key) for stage in chain["stages"])},
         test=_test_view(rows, chain),
         curves=_curves_view(epochs, chain["stages"]),
         gallery=gallery,
@@ -209,6 +211,7 @@ def _curves_view(epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[s
     if not epochs:
         return None
     return {
+        "validated": any(epoch["val"] for epoch in epochs),
         "picture": data_uri(learning_curves_svg(epochs, stages=stages), "svg+xml"),
         "epochs": len(epochs),
         "first_loss": epochs[0]["loss"],
@@ -219,6 +222,8 @@ def _curves_view(epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[s
 def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Return the error pictures, or the reason why there are none."""
     path = folder / "errors.json"
+    if not rows:
+        return {"absent": "predictions.csv lists no test item."}
     if not path.is_file():
         return {"absent": "the output folder has no errors/errors.json; save_error_gallery writes it."}
     gallery = read_json(path, ("target_layer", "errors"))

@@ -36,6 +36,22 @@ def test_report_says_where_things_are_and_what_the_numbers_mean(tmp_path, monkey
     assert "prove nothing about patients" in out
 
 
+def test_report_without_test_says_so(tmp_path, monkeypatch, capsys):
+    chain = {
+        "classes": ["a", "b"],
+        "label_budget": {"train": 6, "val": 0},
+        "settings": {},
+        "stages": [{"test": None}],
+        "final": {"stage": 1, "test": None},
+    }
+    (tmp_path / "chain.json").write_text(json.dumps(chain))
+    monkeypatch.setattr("monai_weckd.visualize.write_report", lambda folder: folder / "report.html")
+    assert main(["report", "--output_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "6 for training and 0 for validation" in out
+    assert "test    none held out, so no figure tells how the model does on new data" in out
+
+
 def test_report_of_no_run_is_one_line(tmp_path, capsys):
     assert main(["report", "--output_dir", str(tmp_path)]) == 1
     error = capsys.readouterr().err

@@ -271,9 +271,60 @@ def test_absent_parts_say_why(tmp_path):
     run = Run(tmp_path, num_test=0)
     run.rows, run.history["epochs"] = run.rows[:10], []
     text = Reader(run.page()).text
-    assert text.count("Not available: predictions.csv lists no test item") == 3
+    assert text.count("Not available: predictions.csv lists no test item") == 4
     assert "Not available: history.json lists no epoch" in text
-    assert "Not available: the output folder has no errors/errors.json" in text
+
+
+def test_a_run_without_a_gallery_says_so(whole_page):
+    assert "Not available: the output folder has no errors/errors.json" in Reader(whole_page).text
+
+
+def without(run, *lists):
+    """Take lists out of a run, as if nothing had been held out for them."""
+    run.rows = [row for row in run.rows if row["split"] not in lists]
+    for key in lists:
+        run.plan[key] = []
+        run.chain["stages"] = [{**stage, key: None} for stage in run.chain["stages"]]
+    if "test" in lists:
+        run.chain["final"]["test"] = None
+    if "val" in lists:
+        run.chain["label_budget"]["val"] = 0
+        run.history["epochs"] = [{**epoch, "val": None} for epoch in run.history["epochs"]]
+        gate = {"metric": None, "value": None, "previous": None, "tolerance": 0.0}
+        run.chain["stages"] = [{**stage, "gate": gate, "accepted": True} for stage in run.chain["stages"]]
+    return run
+
+
+def test_a_run_without_validation_shows_its_test_figures_alone(run):
+    text = Reader(without(run, "val").page()).text
+    assert "93 training labels and 0 validation labels. On 40 test items" in text
+    assert "Validation labels 0 none: every stage is accepted, with the weights of its last epoch" in text
+    assert "By stage. Weights of the final model" in text
+    assert "Stage Decision Test Balanced accuracy" in text
+    assert "3 final accepted no validation" in text
+    assert "A circle marks" not in text
+    assert "Wall time by stage Stage" in text
+    assert "95% interval What the figure could have been" in text
+
+
+def test_a_run_without_test_shows_its_validation_figures_alone(run):
+    text = Reader(without(run, "test").page()).text
+    assert "10 validation labels. Its final model is that of stage 3. No test items were held out" in text
+    assert "Stage Decision Validation Balanced accuracy" in text
+    assert "Test items 0 none" in text
+    assert text.count("Not available: predictions.csv lists no test item") == 4
+    assert "95% interval" not in text
+    assert "Validation figures chose the epochs" in text
+
+
+def test_a_run_with_neither_has_no_figures_and_says_so(run):
+    reader = Reader(without(run, "val", "test").page())
+    assert reader.headings == SECTIONS
+    assert "93 training labels and no validation labels. Its final model is that of stage 3." in reader.text
+    assert "Stage Decision 1 accepted no validation 2 accepted no validation 3 final accepted no" in reader.text
+    assert "No figures All labels were for training, and nothing here measures the model." in reader.text
+    for word in ("Balanced accuracy", "ECE", "validation included", "A circle"):
+        assert word not in reader.text
 
 
 def test_a_chain_of_one_stage_without_validation_has_a_page(run):
@@ -283,7 +334,7 @@ def test_a_chain_of_one_stage_without_validation_has_a_page(run):
     run.history["epochs"] = [{**epoch, "val": None} for epoch in run.history["epochs"][:4]]
     text = Reader(run.page()).text
     assert "in 1 stage:" in text
-    assert "1 final accepted no validation figure" + 10 * f" {NONE}" in text
+    assert "1 final accepted no validation Final model on the 40 test items" in text
 
 
 def test_without_validation_the_page_shows_the_cross_validation(run):
@@ -293,7 +344,7 @@ def test_without_validation_the_page_shows_the_cross_validation(run):
         stage.update(val=None, out_of_fold=figures)
     text = Reader(run.page()).text
     assert "Cross-validation Test" in text
-    assert "Validation Test" not in text.replace("Cross-validation Test", "")
+    assert "Validation Cross" not in text
     assert "0.123 0.234 0.345 0.456 0.567" in text
     assert "(11 of " in text
 
