@@ -77,7 +77,7 @@ def grow(
     """
     labels = args.labels
     items, test, truth = hold_out(args.dataset_dir, seed=seed, development=args.development)
-    chain = AnnotatedChain(bundle, output_dir, ahead=labels)
+    chain = AnnotatedChain(bundle, output_dir, val_fraction=0.25, ahead=labels)
     chain.score(items)
     given: dict[str, str] = {}
     found = []

@@ -49,7 +49,8 @@ class AnnotatedChain:
     Args:
         bundle: how to train.
         output_dir: folder of the chain; created if absent.
-        val_fraction: fraction of the labeled groups in validation, in (0, 1), default 0.25.
+        val_fraction: fraction of the labeled groups in validation, in [0, 1), default 0: all labels train, and every
+            stage is accepted.
         ahead: how many images to choose at a time, default 24.
 
     Raises:
@@ -62,11 +63,11 @@ class AnnotatedChain:
         bundle: AnnotatedBundle,
         output_dir: str | os.PathLike[str],
         *,
-        val_fraction: float = 0.25,
+        val_fraction: float = 0.0,
         ahead: int = 24,
     ) -> None:
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction: expected a fraction in (0, 1), got {val_fraction}. Pass e.g. 0.25.")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction: expected a fraction in [0, 1), got {val_fraction}. Pass e.g. 0.25.")
         if ahead < 1:
             raise ValueError(f"ahead: expected 1 image or more, got {ahead}. Pass e.g. 24.")
         self.bundle = bundle

@@ -77,10 +77,11 @@ def plan_next_stage(
 ) -> tuple[ChainPlan, GivenLabels]:
     """Plan one more stage of a chain; the labels that no stage has used form the new shard.
 
-    A newly labeled group is assigned to training or validation permanently, by a hash of its name. Of each class,
-    ``val_fraction`` of the groups are in validation, but at least one; at least one group stays in training. Unlabeled
-    images of training groups form the pool; those of validation groups are not used. A withdrawn label leaves its
-    shard. A group with an image that was trained on stays in training, even under a new name.
+    With ``val_fraction`` 0, every newly labeled group is for training. Otherwise it is assigned to training or
+    validation permanently, by a hash of its name: of each class, ``val_fraction`` of the groups are in validation, but
+    at least one, and at least one group stays in training. Unlabeled images of training groups form the pool; those of
+    validation groups are not used. A withdrawn label leaves its shard. A group with an image that was trained on stays
+    in training, even under a new name.
 
     Args:
         items: all images, dictionaries with ``id`` and, where known, ``group``.
@@ -88,7 +89,7 @@ def plan_next_stage(
         given: the labels that the stages have used so far.
         classes: class names in the order of their indices.
         policy: labels that a stage trains on: "cumulative" or "disjoint".
-        val_fraction: fraction of the labeled groups in validation, in (0, 1).
+        val_fraction: fraction of the labeled groups in validation, in [0, 1).
         seed: seed of the splits.
         skipped: ids of images that cannot be read, for the record.
 
@@ -96,8 +97,9 @@ def plan_next_stage(
         The plan (its items have no labels, see ``labeled_items``), and the labels used so far with those of the plan.
 
     Raises:
-        ValueError: When a label has an unknown class, fewer than two classes have two labeled groups, there is no new
-            label for training, an earlier shard has no label left, or one of its images is now in a validation group.
+        ValueError: When a label has an unknown class, fewer than two classes have a labeled group for training (and
+            one for validation, if there is any), there is no new label for training, an earlier shard has no label
+            left, or one of its images is now in a validation group.
 
     Example::
 
@@ -126,7 +128,7 @@ def plan_next_stage(
     old = [tuple(key for key in shard if key in labels) for shard in given.shards]
     brought = {key for shard in old for key in shard}
     shards = [*old, tuple(key for key in known if key not in brought)]
-    _check(shards, labels, classes, group, split_of)
+    _check(shards, labels, classes, group, split_of, validates=val_fraction > 0)
     plan = ChainPlan(
         classes=tuple(classes),
         train=train,
@@ -180,7 +182,8 @@ def _assign(
         new = [member for member in members if member not in split_of]
         new.sort(key=lambda member: hash_fraction(seed, "label", member))
         validating = sum(split_of.get(member) == "val" for member in members)
-        wanted = min(max(1, round(val_fraction * len(members))), len(members) - 1) - validating
+        least = 1 if val_fraction else 0
+        wanted = min(max(least, round(val_fraction * len(members))), len(members) - 1) - validating
         assigned.update({member: "val" if place < wanted else "train" for place, member in enumerate(new)})
     return assigned
 
@@ -191,6 +194,8 @@ def _check(
     classes: Sequence[str],
     group: Mapping[str, str],
     split_of: Mapping[str, str],
+    *,
+    validates: bool,
 ) -> None:
     for key in (key for shard in shards for key in shard):
         if split_of[group[key]] == "val":
@@ -199,12 +204,14 @@ def _check(
                 "Correct manifest.csv, or begin anew in another output folder."
             )
     places = {(label, split_of[group[key]]) for key, label in labels.items()}
-    if sum((name, "train") in places and (name, "val") in places for name in classes) < 2:
+    # groups may validate since a session that had a validation
+    validates = validates or any(split == "val" for _, split in places)
+    needed = ("train", "val") if validates else ("train",)
+    if sum(all((name, split) in places for split in needed) for name in classes) < 2:
         counts = Counter(labels.values())
         got = ", ".join(f"{counts[name]} of {name!r}" for name in classes)
-        raise ValueError(
-            f"labels: expected labels in two groups or more of at least two classes, got {got}. Label more images."
-        )
+        where = "in two groups or more of" if validates else "of"
+        raise ValueError(f"labels: expected labels {where} at least two classes, got {got}. Label more images.")
     if not shards[-1]:
         raise ValueError(
             f"labels: expected new labels for training since stage {len(shards) - 1}, got none. Label more images."

@@ -123,7 +123,7 @@ class AnnotatedBundle:
             "chain#stage_epochs": epochs,
             "max_epochs": sum(epochs),
         }
-        if self.tolerance is None:
+        if self.tolerance is None and plan.val:
             changes["chain#tolerance"] = 1 / len(plan.val)
         if not plan.pool(stage):
             changes["chain#pool_ratio"] = 0  # every image has a label

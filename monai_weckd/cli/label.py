@@ -44,7 +44,7 @@ def add_label(commands: Any) -> None:
     add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
     add("--classes", nargs="+", metavar="NAME", help="classes to tell apart (default: those of the bundle's metadata)")
-    add("--val_fraction", type=float, default=0.25, help="labeled groups for validation (default: %(default)s)")
+    add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--label_budget", type=int, help="how many labels you mean to give; the page says when they are given")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

@@ -28,7 +28,7 @@ def make_bundle(studies, output_dir, *, overlays=(), **changes):
 
 def make_annotated(studies, output_dir, **options):
     bundle = make_bundle(studies, output_dir)
-    return AnnotatedChain(bundle, output_dir, **options), find_items(studies, spatial_dims=2)
+    return AnnotatedChain(bundle, output_dir, **{"val_fraction": 0.25, **options}), find_items(studies, spatial_dims=2)
 
 
 def class_of(image_id):

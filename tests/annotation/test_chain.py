@@ -58,7 +58,8 @@ def read(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 1.0}, r"val_fraction: expected a fraction in \(0, 1\), got 1\.0\. Pass e\.g\. 0\.25\."),
+        ({"val_fraction": 1.0}, r"val_fraction: expected a fraction in \[0, 1\), got 1\.0\. Pass e\.g\. 0\.25\."),
+        ({"val_fraction": -0.1}, r"val_fraction: expected a fraction in \[0, 1\), got -0\.1\. Pass e\.g\. 0\.25\."),
         ({"ahead": 0}, r"ahead: expected 1 image or more, got 0\. Pass e\.g\. 24\."),
     ],
 )
@@ -315,3 +316,22 @@ def test_classes_without_a_validation_image_are_left_out_of_the_gate(studies, tm
     stage = chain.append_stage(items, labels)
     assert 0 <= stage["gate"]["value"] <= 1  # of one class that is absent, MONAI makes NaN
     assert stage["val"]["macro_auc"] == pytest.approx(stage["gate"]["value"], abs=0.2)
+
+
+def test_by_default_all_labels_train_and_every_stage_is_accepted(studies, tmp_path):
+    chain = AnnotatedChain(make_bundle(studies, tmp_path / "output"), tmp_path / "output")
+    items = find_items(studies, spatial_dims=2)
+    chain.score(items)
+    labels = {}
+    for stage in (1, 2):
+        label_next(chain, items, labels, 5)
+        done = chain.append_stage(items, labels)
+        assert (done["stage"], done["labeled"], done["accepted"]) == (stage, len(labels), True)
+        assert (done["val"], done["gate"]["value"], done["gate"]["metric"]) == (None, None, None)
+        plan = ChainPlan.from_json((chain.path / "plan.json").read_text())
+        assert (plan.val, plan.unused) == ((), ())
+        assert set(plan.stages[-1].labeled) == labels.keys()
+    assert read(chain.path / "chain.json")["label_budget"] == {"train": 10, "val": 0}
+    assert main(["report", "--output_dir", str(chain.path)]) == 0
+    assert chain.predictor().predict(items[0]["image"]).shape == (4,)
+    assert len(chain.next(items, labels, count=3)) == 3

@@ -196,3 +196,25 @@ def test_no_group_is_ever_in_two_splits(order, cuts, fraction, seed):
             validating = sum(given.split_of[group] == "val" for group in groups)
             assert validating <= max(1, round(fraction * len(groups)))
             assert validating < max(2, len(groups))
+
+
+def test_without_validation_every_label_trains():
+    found, given = plan({"a1": "ill", "b1": "well"}, val_fraction=0.0)
+    assert set(given.split_of.values()) == {"train"}
+    assert (found.val, found.unused) == ((), ())
+    assert set(found.stages[0].labeled) == {"a1", "b1"}
+    assert set(found.train) == {item["id"] for item in ITEMS}
+    with pytest.raises(ValueError, match="labels: expected labels of at least two classes, got 1 of 'ill', 0 of 'wel"):
+        plan({"a1": "ill"}, val_fraction=0.0)
+
+
+def test_groups_that_validated_go_on_when_no_more_are_asked_for():
+    _, given = plan(FIRST)
+    found, later = plan({**FIRST, "e1": "ill", "f1": "well", "g1": "ill"}, given, val_fraction=0.0)
+    validating = {group for group, split in given.split_of.items() if split == "val"}
+    assert {key[0] for key in found.val} == validating
+    assert {later.split_of[group] for group in "efg"} == {"train"}
+    # of what is left of them, one class cannot be told from another
+    left = {key: label for key, label in FIRST.items() if key[0] not in validating or label == "ill"}
+    with pytest.raises(ValueError, match=r"labels: expected labels in two groups or more of at least two classes, got"):
+        plan({**left, "e1": "ill", "f1": "well"}, given, val_fraction=0.0)

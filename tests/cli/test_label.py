@@ -41,7 +41,7 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
         (["--filter", "Modality=MR"], "filter: expected none for a folder, got ['Modality=MR']."),
         (["--studies", "none"], "studies: expected a folder of images, got 'none'. Correct the path."),
         (["--bundle", "none"], "bundle: expected configs/train.json in 'none', got none. Pass a bundle."),
-        (["--val_fraction", "0"], "val_fraction: expected a fraction in (0, 1), got 0.0. Pass e.g. 0.25."),
+        (["--val_fraction", "1"], "val_fraction: expected a fraction in [0, 1), got 1.0. Pass e.g. 0.25."),
         (["--set", "sed=1"], "set: expected a key of"),
         ([], "monailabel: expected to be installed, got No module named 'monailabel"),
     ],

@@ -26,6 +26,7 @@ OTOSCOPY = ROOT / "bundles" / "otoscopy_chain_classification"
 # on the command line; a stage on a frozen backbone takes a second
 SMALL = ("--config_file", "frozen.json", "--set", "embedding_views=2", "--set", "max_epochs=6")
 SMALL += ("--set", "iterations_per_epoch=3", "--set", "batch_size=8")
+VALIDATED = (*SMALL, "--val_fraction", "0.25")
 
 needs_monai_label = pytest.mark.skipif(
     not PYTHON.exists(), reason="MONAI Label is in .venv-label, which `make label-env` makes"
@@ -44,7 +45,7 @@ def listens(port):
 class LabelServer:
     """A server in a process of its own, on a free port of this machine, spoken to by REST alone."""
 
-    def __init__(self, studies, output_dir, *, options=(), settings=SMALL, bundle=OTOSCOPY):
+    def __init__(self, studies, output_dir, *, options=(), settings=VALIDATED, bundle=OTOSCOPY):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

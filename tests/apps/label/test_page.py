@@ -20,7 +20,7 @@ import time
 import numpy as np
 import pytest
 from label_browser import ForkedServer, Page, needs_browser
-from label_server import OTOSCOPY, SMALL, needs_monai_label
+from label_server import OTOSCOPY, SMALL, VALIDATED, needs_monai_label
 from PIL import Image
 
 from monai_weckd.data.phantoms import make_phantom
@@ -40,7 +40,7 @@ def ears(tmp_path_factory):
 
 @pytest.fixture
 def server(forks, ears, tmp_path):
-    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=["--label_budget", 14]) as server:
+    with ForkedServer(forks, ears, tmp_path / "output", settings=VALIDATED, options=["--label_budget", 14]) as server:
         yield server
 
 
@@ -72,6 +72,22 @@ def test_the_page_loads_nothing_from_elsewhere(idle_server):
         assert "style=" not in answer.text
         assert "innerHTML" not in answer.text
     assert idle_server.ask("GET", "/page/page.py").status_code == 404
+
+
+def test_without_validation_all_labels_train_and_the_page_says_so(forks, ears, tmp_path, browser):
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL) as server:
+        page = Page(browser, server.url)
+        given = [page.label(truth(page)) for _ in range(4)]
+        assert len({key.split("/")[0] for key in given}) > 1
+        page.find("train").click()
+        page.wait(lambda: page.status == "Stage 1 accepted.")
+        assert page.error == ""
+        assert page.text("metric") == "Validation"
+        assert page.text("rows") == "14\N{EN DASH}\N{EN DASH}\N{CHECK MARK} accepted"
+        assert "No labels are held out for validation" in page.text("caption")
+        [stage] = server.state()["stages"]
+    assert (stage["labeled"], stage["accepted"], stage["value"], stage["metric"]) == (4, True, None, None)
+    assert set(stage["validation"].values()) == {None}
 
 
 def test_somebody_labels_and_trains(server, browser):

@@ -88,7 +88,12 @@ export function showChain({ stages, training }) {
   byId("training-error").textContent = `Stage ${training.stage} ended early. ${visible(training.error ?? "")}`;
   byId("stages").hidden = stages.length === 0;
   if (stages.length === 0) return;
-  byId("metric").textContent = named(stages.at(-1).metric);
+  const { metric } = stages.at(-1);
+  byId("metric").textContent = metric === null ? "Validation" : named(metric);
+  byId("caption").textContent =
+    metric === null
+      ? "No labels are held out for validation: every stage is accepted"
+      : "Validation, on your labels: with few of them a difference means little";
   byId("rows").replaceChildren(...stages.map(stageRow));
 }
 
@@ -119,6 +124,7 @@ export function ended(before, { stages, training }) {
   }
   const done = stages.at(-1);
   const verdict = done.accepted ? "accepted" : "rejected, the student before stays";
+  if (done.value === null) return `Stage ${done.stage} ${verdict}.`;
   const earlier =
     done.previous === null ? "" : `, before ${figure(done.previous)}, tolerance ${figure(done.tolerance)}`;
   return `Stage ${done.stage} ${verdict}: ${named(done.metric)} ${figure(done.value)}${earlier}.`;
