@@ -52,7 +52,7 @@ def add_compare(commands: Any) -> None:
     add("--repeats", type=int, default=1, help="repeats of the cross-validation (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of shards and weights on each split (default: 0)")
     add("--label_fraction", type=float, help="size of a shard (default: the bundle's)")
-    add("--val_labels", type=int, help="validation items of each split (default: as many as a shard has)")
+    add("--val_labels", type=int, help="validation items of each split, 0 for none (default: as many as a shard has)")
     add("--report_only", action="store_true", help="write the report on what is finished, and run nothing")
 
 

@@ -58,7 +58,8 @@ def cross_validation_splits(
 
     Within a repeat, every labeled item is tested once. The validation set consists of whole groups from the other
     folds, with the classes in proportion. It has at most ``val_labels`` items, as many as groups allow, and more only
-    if a class would have none. Unlabeled items follow their group, or go to training if their group has no label.
+    if a class would have none; with 0 there is no validation. Unlabeled items follow their group, or go to training if
+    their group has no label.
 
     Args:
         items: dictionaries with ``id``, ``label`` and, where known, ``group``.
@@ -66,7 +67,7 @@ def cross_validation_splits(
         repeats: number of repeats, default 1.
         label_fraction: size of a shard as a fraction of the labeled training items, default 0.1.
         val_labels: number of validation items, default None: as many as a shard has, since users with few labels also
-            have few for validation.
+            have few for validation. 0: none.
         classes: class names for messages, default None: the indices.
 
     Raises:
@@ -78,10 +79,10 @@ def cross_validation_splits(
         raise ValueError(
             f"folds, repeats: expected at least 2 folds and 1 repeat, got {folds} and {repeats}. Raise them."
         )
-    if val_labels is not None and val_labels < 1:
-        raise ValueError(f"val_labels: expected at least 1, got {val_labels}. Pass more.")
+    if val_labels is not None and val_labels < 0:
+        raise ValueError(f"val_labels: expected 0 or more, got {val_labels}. Pass 0 for no validation.")
     labeled = {item["id"]: (group_of(item), int(item["label"])) for item in items if is_labeled(item)}
-    _check_groups(labeled, folds, classes)
+    _check_groups(labeled, folds, classes, validates=val_labels != 0)
     found = []
     for repeat in range(repeats):
         parts = next(
@@ -96,21 +97,24 @@ def cross_validation_splits(
 def _attempts() -> Iterator[int]:
     yield from range(_ATTEMPTS)
     raise ValueError(
-        f"folds: expected every class in training, validation and test of each fold, got none such in {_ATTEMPTS} "
+        f"folds: expected every class in each part of every fold, got none such in {_ATTEMPTS} "
         "attempts. Pass fewer folds or a smaller val_labels, or label more groups of the rarest class."
     )
 
 
-def _check_groups(labeled: Mapping[str, tuple[str, int]], folds: int, classes: Sequence[str] | None) -> None:
+def _check_groups(
+    labeled: Mapping[str, tuple[str, int]], folds: int, classes: Sequence[str] | None, *, validates: bool
+) -> None:
     counts = Counter(label for _, label in set(labeled.values()))
     # with two folds, the fold that is not tested must supply a group for training and one for validation
-    least = max(folds, 4 if folds == 2 else 3)
+    least = max(folds, 4 if folds == 2 else 3) if validates else folds
+    parts = "training, validation and test" if validates else "training and test"
     for label, count in sorted(counts.items()):
         if count < least:
             name = label if classes is None else classes[label]
             raise ValueError(
                 f"folds: expected at least {least} groups of every class, got {count} of {name!r}. "
-                "Pass fewer folds, or label more groups: training, validation and test need one each."
+                f"Pass fewer folds, or label more groups: {parts} need one each."
             )
     if len(counts) < 2:
         raise ValueError(f"items: expected labels of two classes or more, got {len(counts)}. Label more items.")
@@ -132,9 +136,9 @@ def _repeat(
     for test in _test_indices(groups, labels, folds, seed=int(hash_fraction(0, purpose, "") * 2**32)):
         rest = np.setdiff1d(np.arange(len(labels)), test)
         count = round(label_fraction * len(rest) / (1 + label_fraction)) if val_labels is None else val_labels
-        val = _validation_groups(groups[rest], labels[rest], count, purpose=purpose)
+        val = set() if val_labels == 0 else _validation_groups(groups[rest], labels[rest], count, purpose=purpose)
         in_val = np.isin(groups[rest], sorted(val))
-        parts = labels[test], labels[rest][in_val], labels[rest][~in_val]
+        parts = [labels[test], labels[rest][~in_val], *([labels[rest][in_val]] if val else [])]
         if any(len(set(part)) < len(set(labels)) for part in parts):
             return None
         found.append({**dict.fromkeys(groups[test], "test"), **dict.fromkeys(val, "val")})

@@ -48,6 +48,7 @@ class TunedBundle:
     Raises:
         ValueError: When a file is missing, a key is not in the configuration, or a tuned key is also set.
         ValueError: When a trial would choose its own labels, or the data cannot be planned.
+        ValueError: When there is no validation, by which trials are compared.
 
     """
 
@@ -160,7 +161,8 @@ class TunedBundle:
             )
         if not whole.val:
             raise ValueError(
-                "plan: expected validation images to tune on, got none. Pass --set plan#settings#val_fraction=0.2."
+                "tune: expected validation images to tune on, got none. "
+                "Pass --set plan#settings#val_fraction=0.2, or a data list with a validation split."
             )
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}

@@ -37,7 +37,7 @@ def make_items(sizes, *, classes=2, unlabeled=0):
     [
         ({"folds": 1}, "folds, repeats: expected at least 2 folds and 1 repeat, got 1 and 1"),
         ({"repeats": 0}, "folds, repeats: expected at least 2 folds and 1 repeat, got 5 and 0"),
-        ({"val_labels": 0}, "val_labels: expected at least 1, got 0"),
+        ({"val_labels": -1}, "val_labels: expected 0 or more, got -1. Pass 0 for no validation"),
         ({"folds": 11}, r"folds: expected at least 11 groups of every class, got 10 of 0. Pass fewer folds"),
     ],
 )
@@ -54,7 +54,7 @@ def test_too_few_groups_of_a_class():
 
 
 def test_a_class_that_cannot_be_everywhere():
-    with pytest.raises(ValueError, match=r"expected every class in training, .* of each fold, got none such in 100"):
+    with pytest.raises(ValueError, match=r"expected every class in each part of every fold, got none such in 100"):
         cross_validation_splits(make_items([3] * 12), folds=3, val_labels=1000)
 
 
@@ -63,6 +63,17 @@ def test_as_few_groups_as_there_may_be():
         assert len(cross_validation_splits(make_items([2] * 2 * groups), folds=folds)) == folds
         with pytest.raises(ValueError, match=f"expected at least {groups} groups of every class, got {groups - 1}"):
             cross_validation_splits(make_items([2] * 2 * (groups - 1)), folds=folds)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_without_validation_each_fold_tests_or_trains(folds):
+    items = make_items([2] * 2 * folds)
+    splits = cross_validation_splits(items, folds=folds, val_labels=0)
+    assert [set(split.split_of.values()) for split in splits] == [{"train", "test"}] * folds
+    tested = Counter(key for split in splits for key, part in split.split_of.items() if part == "test")
+    assert tested == Counter(item["id"] for item in items)
+    with pytest.raises(ValueError, match=f"at least {folds} groups .* got {folds - 1} of 0.*: training and test need"):
+        cross_validation_splits(make_items([2] * 2 * (folds - 1)), folds=folds, val_labels=0)
 
 
 def test_scikit_learn_is_asked_for(monkeypatch):

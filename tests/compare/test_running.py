@@ -24,8 +24,10 @@ from monai_weckd.compare.folds import cross_validation_splits
 from monai_weckd.compare.running import execute, run_arm
 from monai_weckd.compare.schedule import plan_runs
 from monai_weckd.compare.store import RunStore
+from monai_weckd.compare.summary import comparison_csv, summarize_comparison
 from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.visualize.comparison import comparison_page
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
@@ -75,6 +77,23 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
     assert not np.allclose(scores[0], scores[1], atol=1e-3)
     found = store.predictions("ensemble", (0, 0, 0), bundle.datalist.classes)
     assert found.probabilities == pytest.approx(np.mean(scores, axis=0))
+
+
+def test_arms_are_compared_without_validation(data, tmp_path):
+    bundle = ComparedBundle(BUNDLE, data, changes=SMALL)
+    splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15, val_labels=0)[:1]
+    store = RunStore(tmp_path)
+    runs = plan_runs(bundle, [ARMS["chain"], ARMS["single"]], splits, [0])
+    for run in runs:
+        result = execute(run, bundle, store, cache_dir=tmp_path / "cache")
+        assert "error" not in result
+        assert result["val_labels"] == 0
+        assert {(stage["val"], stage["accepted"]) for stage in result["stages"]} == {(None, True)}
+        assert 0 <= result["test"]["balanced_accuracy"] <= 1
+    content = summarize_comparison(runs, bundle, store, reference="chain")
+    assert content["finished"] == 2
+    assert "chain" in comparison_csv(content)
+    assert "<html" in comparison_page(content, about={"synthetic": True})
 
 
 def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):

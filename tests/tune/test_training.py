@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import optuna
 import pytest
@@ -66,6 +67,24 @@ def shuffle_test_labels(manifest, test):
 def test_errors_come_before_the_first_trial(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_a_study_without_validation_is_refused_before_it_begins(make, dataset, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    with (data / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (data / "manifest.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ("file", "label", "group"), extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    message = (
+        "tune: expected validation images to tune on, got none. "
+        "Pass --set plan#settings#val_fraction=0.2, or a data list with a validation split."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make(data=data)
+    assert make(data=data, changes={"plan#settings#val_fraction": 0.2}).plan.val
 
 
 def references(place):
