@@ -58,6 +58,13 @@ def test_the_formula_adds_up_what_each_step_costs(policy, pool_ratio, views):
     assert found.peak_bytes == 10**8 + 16_000 + 12_000 + 50_000 + images * 300
 
 
+def test_what_is_not_held_out_costs_nothing():
+    plan = make_plan(val_fraction=0.0, test_fraction=0.0)
+    found = estimate_cost(plan, COSTS, **OPTIONS)
+    assert found.seconds == pytest.approx([40 * 0.02, 40 * 0.027, 40 * 0.027])
+    assert found.load_seconds == pytest.approx(len(make_items()) * 0.004)
+
+
 def test_a_chain_of_one_stage_has_no_teacher():
     plan = make_plan(stages=1)
     first, views = (estimate_cost(plan, COSTS, pool_ratio=2, views=views, **OPTIONS) for views in (0, 5))

@@ -39,6 +39,13 @@ def test_the_calibration_is_that_of_the_final_stage(tmp_path, calibration, text)
     assert calibration_text(model) == "calibration unknown: no chain.json beside it"
 
 
+def test_without_validation_the_effect_of_a_threshold_is_unknown(tmp_path):
+    columns = ["id", "split", "label", "predicted", "probability_a"]
+    write_atomically(tmp_path / "predictions.csv", table_text(columns, []))
+    expected = f"unknown on validation: no row of it in {tmp_path / 'predictions.csv'}"
+    assert validation_text(tmp_path / "model.pt", 0.5) == expected
+
+
 def test_what_a_smallest_confidence_costs_and_gains_is_counted(tmp_path):
     columns = ["id", "split", "label", "predicted", "probability_a", "probability_b"]
     # the wrong one is the least certain; the last is no validation item

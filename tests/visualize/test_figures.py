@@ -59,6 +59,15 @@ def test_learning_curves_draw_the_history(run, monkeypatch):
     assert temperature.get_xlim() == (0.5, 12.5)
 
 
+def test_without_validation_there_is_no_panel_of_it(run, monkeypatch):
+    epochs = [{**epoch, "val": None} for epoch in run.history["epochs"]]
+    figure = capture(monkeypatch, figures.learning_curves_svg, epochs, stages=run.chain["stages"])
+    losses, temperature = figure.axes
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "temperature"]
+    assert curves(losses, "total") == [(epoch["epoch"], epoch["loss"]) for epoch in epochs]
+    assert curves(temperature, "temperature") == [(epoch["epoch"], epoch["temperature"]) for epoch in epochs[4:]]
+
+
 def test_the_kept_epoch_is_marked_on_the_metric_of_the_gate(run, monkeypatch):
     stages = run.chain["stages"]
     for stage in stages:
