@@ -78,8 +78,3 @@ def test_a_calibrated_chain_has_the_likelihood_of_its_best_temperature():
     plain = make_chain(max_epochs=3, accept="always")
     plain.run()
     assert [record.calibration for record in plain.records] == [None] * 3
-
-
-def test_calibration_needs_an_evaluator():
-    with pytest.raises(ValueError, match=r"evaluator: expected one for calibrate=True, got None.*calibrate=False"):
-        make_chain(validate=False, accept="always", calibrate=True)
