@@ -159,7 +159,7 @@ def test_somebody_labels_and_trains(server, browser):
 
     for _ in range(6):
         page.label(truth(page))
-    assert page.text("reason").startswith("Why this one: between ")
+    assert page.text("reason").startswith("Why this one: stands for uncertain images")
     page.key("t")
     page.wait(lambda: len(page.table()) == 2)
     for stage, row in zip(server.state()["stages"], page.table(), strict=True):
