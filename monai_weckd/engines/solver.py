@@ -39,8 +39,8 @@ class HeadSolver:
     The backbone is frozen, so a stage is a convex problem, see :py:func:`monai_weckd.networks.solve_head`: no learning
     rate, no epochs, no seed. The features are standardized over all training items, with or without a label.
     Cross-validation, whose folds hold whole groups, chooses the penalty and calibrates the logits; no label is spent on
-    either. It also tells how good the head is on images of unseen groups: ``engine.state.out_of_fold`` holds the
-    metrics of :py:func:`monai_weckd.metrics.classification_metrics`, and the recorder writes them to ``chain.json``.
+    either. It also tells how good the head is on images of unseen groups: ``out_of_fold`` in the chain's state holds
+    the metrics of :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``.
     For labels that were chosen and not drawn, these figures are biased.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
@@ -87,7 +87,7 @@ class HeadSolver:
         known = ~head.out_of_fold.isnan().any(dim=1)
         temperature = fit_temperature(_finite(head.out_of_fold[known]), target[known]) if known.any() else 1.0
         self._load(engine, head.weight / temperature, head.bias / temperature)
-        engine.state.out_of_fold = _metrics(head.out_of_fold[known] / temperature, target[known], head.penalty)
+        chain.state.keep_out_of_fold(_metrics(head.out_of_fold[known] / temperature, target[known], head.penalty))
         return self._output(engine, features, target)
 
     def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:

@@ -123,6 +123,8 @@ class ChainState:
         self.accepted: StageRecord | None = None
         self.students: list[torch.nn.Module] = []
         self.best: BestWeights | None = None
+        # metrics of a solved stage, see HeadSolver
+        self.out_of_fold: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
         # the start of every stage: states of the optimizer and the like, and the weights before the first stage
@@ -198,7 +200,7 @@ class ChainState:
         for part, beginning in zip(stateful, self.beginnings, strict=True):
             part.load_state_dict(deepcopy(beginning))
         self._start_averages(network)
-        self.best = None
+        self.best = self.out_of_fold = None
         self.began = time.perf_counter()
 
     def _start_averages(self, network: torch.nn.Module) -> None:
@@ -208,7 +210,7 @@ class ChainState:
 
     def restart_stage(self) -> None:
         """Discard the best weights and restart the averages, because other code has set the network's weights."""
-        self.best = None
+        self.best = self.out_of_fold = None
         for average in (self.average, self.mirror):
             if average is not None:
                 average.restart()
@@ -234,6 +236,15 @@ class ChainState:
         """
         weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
         self.best = BestWeights(value, epoch, weights)
+
+    def keep_out_of_fold(self, metrics: Mapping[str, Any]) -> None:
+        """Keep the metrics of a solved stage on held out labels.
+
+        Args:
+            metrics: the metrics by name, values as for JSON.
+
+        """
+        self.out_of_fold = dict(metrics)
 
     def add_record(
         self, stage: int, *, epochs: int, metric: str | None, accepted: bool, calibration: float | None
@@ -337,6 +348,7 @@ class ChainState:
             "oracle": None if self.oracle is None else self.oracle.state_dict(),
             "students": [keep(student, stage) for student, stage in zip(self.students, stages, strict=True)],
             "best": None if self.best is None else self.best._asdict(),
+            "out_of_fold": self.out_of_fold,
             "average": None if self.average is None else self.average.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
             "beginnings": self.beginnings,
@@ -369,6 +381,7 @@ class ChainState:
         self.oracle = LabelOracle(self.items)
         self.oracle.load_state_dict(state_dict["oracle"])
         self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
+        self.out_of_fold = state_dict["out_of_fold"]
         self._start_averages(network)
         for name, average in (("average", self.average), ("mirror", self.mirror)):
             if average is not None:

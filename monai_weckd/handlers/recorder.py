@@ -208,7 +208,7 @@ class ChainRecorder:
                 "best_epoch": record.best_epoch,
                 "seconds": round(record.seconds, 3),
                 **{split: self._measure(engine, split) for split in self.loaders},
-                "out_of_fold": getattr(engine.state, "out_of_fold", None),
+                "out_of_fold": engine.state.chain.state.out_of_fold,
                 "accepted": record.accepted,
                 "selection": record.selection,
                 "calibration": record.calibration,

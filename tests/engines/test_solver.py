@@ -84,7 +84,9 @@ def test_a_stage_ends_with_the_solution_for_its_labels():
 def test_each_stage_is_recorded_and_uses_all_labels_so_far():
     trainer, _, _ = make_solved()
     seen = []
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.out_of_fold))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.chain.state.out_of_fold)
+    )
     trainer.run()
     assert [record.labeled for record in trainer.records] == [len(stage.labeled) for stage in trainer.plan.stages]
     assert [one["labels"] for one in seen] == [record.labeled for record in trainer.records]
