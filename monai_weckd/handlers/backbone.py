@@ -23,6 +23,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Events
 
+from monai_weckd.data.content import digest
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.inferers import HeadInferer
@@ -130,8 +131,10 @@ class FrozenBackbone:
         return extract(self.network, iter(batches), head_layer=self.head_layer)[0]
 
     def fingerprint(self) -> str:
-        """Return a digest of all parameters and buffers outside the head."""
-        return fingerprint(unwrap(self.network), without=self.head_layer)
+        """Return a digest of the network's layers and their options, and of all weights outside the head."""
+        network = unwrap(self.network)
+        # two networks of the same weights may differ in a stride, an activation or a flip
+        return digest(fingerprint(network, without=self.head_layer), repr(network))
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.

@@ -65,25 +65,12 @@ class PooledClassifier(nn.Module):
         head_layer: str | None = None,
     ) -> None:
         super().__init__()
-        spatial = len(input_shape) - 1
-        if spatial not in (2, 3):
-            raise ValueError(f"input_shape: expected (C, H, W) or (C, H, W, D), got {tuple(input_shape)}.")
-        if not shrink or min(shrink) < 1:
-            raise ValueError(f"shrink: expected factors from 1 up, got {tuple(shrink)}. Pass (1,) for full size.")
-        if any(axis not in range(spatial) for axis in flip_average):
-            raise ValueError(f"flip_average: expected axes from 0 to {spatial - 1}, got {tuple(flip_average)}.")
+        _check_views(input_shape, flip_average, shrink)
         self.layers = tuple(layers)
         self.shrink = tuple(shrink)
         axes = [2 + axis for axis in flip_average]
         self.flips = tuple(flip for count in range(len(axes) + 1) for flip in combinations(axes, count))
-        modules = dict(network.named_modules())
-        for path in self.layers:
-            if path not in modules:
-                raise ValueError(f"layers: expected modules of {type(network).__name__}, got {path!r}.")
-        heads = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-        if head_layer is None and not heads:
-            raise ValueError(f"head_layer: expected a torch.nn.Linear in {type(network).__name__}, got none. Name one.")
-        parent, _, name = (heads[-1] if head_layer is None else head_layer).rpartition(".")
+        parent, _, name = _find(network, self.layers, head_layer).rpartition(".")
         setattr(network.get_submodule(parent), name, nn.Identity())
         self.network = network
         training = network.training
@@ -92,6 +79,10 @@ class PooledClassifier(nn.Module):
             width = self._features(torch.zeros(1, *input_shape)).shape[1]
         network.train(training)
         self.classifier = nn.Linear(width, num_classes)
+
+    def extra_repr(self) -> str:
+        """Return the options that the weights do not show."""
+        return f"layers={self.layers}, flips={self.flips}, shrink={self.shrink}"
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits.
@@ -129,3 +120,32 @@ class PooledClassifier(nn.Module):
             for hook in hooks:
                 hook.remove()
             yield torch.cat([*pooled, last], dim=1)
+
+
+def _check_views(input_shape: Sequence[int], flip_average: Sequence[int], shrink: Sequence[int]) -> None:
+    spatial = len(input_shape) - 1
+    if spatial not in (2, 3):
+        raise ValueError(
+            f"input_shape: expected (C, H, W) or (C, H, W, D), got {tuple(input_shape)}. Pass the shape of an image."
+        )
+    if not shrink or min(shrink) < 1:
+        raise ValueError(f"shrink: expected factors from 1 up, got {tuple(shrink)}. Pass (1,) for full size.")
+    if any(axis not in range(spatial) for axis in flip_average):
+        raise ValueError(
+            f"flip_average: expected axes from 0 to {spatial - 1}, got {tuple(flip_average)}. Pass [] for no flip."
+        )
+
+
+def _find(network: nn.Module, layers: Sequence[str], head_layer: str | None) -> str:
+    """Return the path of a network's head; raise a ValueError if the network lacks it or one of the layers."""
+    modules, kind = dict(network.named_modules()), type(network).__name__
+    heads = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if head_layer is None and not heads:
+        raise ValueError(f"head_layer: expected a torch.nn.Linear in {kind}, got none. Name the head.")
+    head = heads[-1] if head_layer is None else head_layer
+    for option, path in (("head_layer", head), *(("layers", path) for path in layers)):
+        if path not in modules:
+            raise ValueError(
+                f"{option}: expected a module of {kind}, got {path!r}. Pass a name of network.named_modules()."
+            )
+    return head

@@ -23,6 +23,7 @@ from PIL import Image
 from monai_weckd.data import ByteCacheDataset, StageDataset
 from monai_weckd.data.embedding import wrapped_images
 from monai_weckd.handlers import FrozenBackbone
+from monai_weckd.networks import PooledClassifier
 
 
 def make_network(seed=0):
@@ -165,6 +166,22 @@ def test_the_file_serves_the_next_run(items, cached, calls, tmp_path):
     embed(other).gather([0])
     assert sum(calls) == 2 * (1 + 7)
     assert len(list((tmp_path / "cache").glob("embeddings_*"))) == 3
+
+
+@pytest.mark.parametrize("change", [{"flip_average": [1]}, {"shrink": (2,)}, {"layers": ["2"]}, {"padding": "zeros"}])
+def test_the_file_serves_no_network_of_the_same_weights_that_computes_otherwise(cached, tmp_path, change):
+    def embed(cache_dir, *, padding="reflect", **options):
+        torch.manual_seed(0)
+        first = torch.nn.Conv2d(3, 3, 3, padding=1, padding_mode=padding)
+        layers = first, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3)
+        options = {"input_shape": (3, 4, 4), "layers": ["0"], "flip_average": [0], **options}
+        network = PooledClassifier(torch.nn.Sequential(*layers), 2, **options)
+        return FrozenBackbone(network, cache_dir=cache_dir).embed(cached).gather(range(7))
+
+    first = embed(tmp_path / "cache")
+    other = embed(tmp_path / "cache", **change)
+    assert not torch.allclose(other, first)
+    torch.testing.assert_close(other, embed(None, **change))
 
 
 def test_two_items_of_one_image_share_a_row(items, cached, tmp_path):

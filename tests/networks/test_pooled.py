@@ -102,10 +102,11 @@ def test_any_network_and_volumes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": ["blocks.99"]}, "layers: expected modules of EfficientNetLite"),
+        ({"layers": ["blocks.99"]}, "layers: expected a module of EfficientNetLite"),
         ({"flip_average": [2]}, "flip_average: expected axes from 0 to 1"),
         ({"shrink": ()}, "shrink: expected factors"),
         ({"input_shape": (3, 64)}, "input_shape: expected"),
+        ({"head_layer": "clasifier"}, "head_layer: expected a module of EfficientNetLite, got 'clasifier'"),
     ],
 )
 def test_it_refuses_what_does_not_fit(changes, message):
