@@ -66,7 +66,7 @@ def assign_groups(
         raise PlanError(
             [
                 f"classes: expected an assignment of groups that gives {_listed(fractions)} every class, got none, "
-                "though each class alone has groups enough. Label another patient, or pass val_fraction=0."
+                f"though each class alone has groups enough. Label another patient, or pass {_less(fractions)}."
             ]
         )
     search.fill()
@@ -139,7 +139,7 @@ class _Search:
         raise PlanError(
             [
                 f"classes: expected a split with every class in {_listed(self.parts)} within {_MOST_STEPS} steps of "
-                "search, got none. Give every item a split, or pass val_fraction=0."
+                f"search, got none. Give every item a split, or pass {_less(self.parts)}."
             ]
         )
 
@@ -194,6 +194,11 @@ def _scarce_classes(search: _Search, classes: Sequence[str]) -> Iterator[str]:
             f"class {classes[label]!r}: expected labeled images in {len(parts)} {new} or more, for {_listed(parts)}, "
             f"got {groups}. Label another patient, or {'pass ' if groups else ''}{less}."
         )
+
+
+def _less(parts: Iterable[str]) -> str:
+    """Return the option that asks for one part less."""
+    return f"{next(part for part in parts if part != 'train')}_fraction=0"
 
 
 def _listed(parts: Iterable[str]) -> str:

@@ -152,6 +152,13 @@ def test_the_seed_decides_among_equal_groups_and_the_order_does_not():
             "classes: expected an assignment of groups that gives train and val every class, got none, "
             "though each class alone has groups enough. Label another patient, or pass val_fraction=0.",
         ),
+        (
+            [{0: 1, 1: 1}, {1: 1, 2: 1}, {2: 1, 0: 1}],
+            PARTS[2],
+            {},
+            "classes: expected an assignment of groups that gives train and test every class, got none, "
+            "though each class alone has groups enough. Label another patient, or pass test_fraction=0.",
+        ),
     ],
 )
 def test_what_is_missing_is_named(counts, parts, fixed, message):
