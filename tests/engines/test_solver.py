@@ -21,7 +21,7 @@ from monai.data import DataLoader
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
+from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver, fit_temperature
 from monai_weckd.handlers import FrozenBackbone
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import extract, freeze, solve_head
@@ -70,10 +70,10 @@ def test_a_stage_ends_with_the_solution_for_its_labels():
         scale=features.double().std(0, correction=0),
     )
     layers = [module for module in trainer.network.modules() if isinstance(module, torch.nn.Linear)]
-    # the calibration multiplies all weights by one number
-    ratio = layers[-1].weight.double() / head.weight
-    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(layers[-1].bias.double() / head.bias, ratio.mean().expand(3), rtol=1e-2, atol=1e-2)
+    temperature = fit_temperature(head.out_of_fold, labels)
+    assert abs(temperature - 1) > 0.05  # else the calibration would not show
+    torch.testing.assert_close(layers[-1].weight.double() * temperature, head.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(layers[-1].bias.double() * temperature, head.bias, rtol=1e-3, atol=1e-4)
     # nothing else has changed
     head_name = [name for name, module in trainer.network.named_modules() if isinstance(module, torch.nn.Linear)][-1]
     for name, tensor in before.state_dict().items():
