@@ -383,7 +383,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
     elif damage == "no student":
         path.unlink()
     elif damage == "format":
-        write_state(path, pack_state({**read_state(path), "format": 2}))
+        write_state(path, pack_state({**read_state(path), "format": 1}))
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -392,7 +392,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         "flipped": "The file is damaged: restore it from a copy, or begin anew with overwrite",
         "student": "stage_1/model.pt: expected the student that the checkpoint names, got another file. Restore",
         "no student": "stage_1/model.pt: expected the student that the checkpoint names, got no file",
-        "format": "expected format 1, got 2. Begin anew",
+        "format": "expected format 2, got 1. Begin anew",
     }
     with pytest.raises(ValueError, match=message[damage]):
         make(tmp_path, resume=True)[0].run()
