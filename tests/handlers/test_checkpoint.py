@@ -423,7 +423,7 @@ def test_a_run_that_was_to_end_early_does_not_go_on(tmp_path):
         return trainer, early
 
     trainer, _ = build(tmp_path / "run")
-    trainer.add_event_handler(Events.TERMINATE, lambda engine: shutil.copytree(tmp_path / "run", tmp_path / "copy"))
+    trainer.add_event_handler(Events.TERMINATE, lambda engine: copy_folder(tmp_path / "run", tmp_path / "copy"))
     trainer.run()
     assert trainer.state.epoch == 2
     again, early = build(tmp_path / "copy", resume=True)
