@@ -143,12 +143,13 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on slices of brain MRI."},
-            "description": "EfficientNet-Lite0 with the weights of ImageNet and a linear head that sorts slices of brain "
-            "MRI into three tumors and none. The head is solved anew in each stage of a chain, whose model chooses the "
-            "labels of the next. Not a medical device.",
+            "description": "EfficientNet-Lite0 with the weights of ImageNet and a linear head that sorts slices of "
+            "brain MRI into three tumors and none. The head is solved anew in each stage of a chain, whose model "
+            "chooses the labels of the next. Not a medical device.",
             "data_source": "Brain Tumor Classification (MRI), Bhuvaji et al., Kaggle 2020",
             "data_type": "DICOM, PNG, JPEG, TIFF or BMP",
-            "image_classes": "gray slice, any size, resized to 192 x 192, foreground of mean 0 and standard deviation 1",
+            "image_classes": "gray slice, any size, resized to 192 x 192, foreground of mean 0 and standard "
+            "deviation 1",
             "references": [
                 "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
                 "arXiv:2510.14668.",
@@ -206,9 +207,9 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",
             "changelog": {"0.1.0": "First version: a chain of three stages on volumes of brain MRI."},
-            "description": "EfficientNet-Lite0, its filters made 3-D, with the weights of ImageNet and a linear head that "
-            "sorts MRI volumes of the hippocampus by size. The head is solved anew in each stage of a chain, whose "
-            "model chooses the labels of the next. Not a medical device.",
+            "description": "EfficientNet-Lite0, its filters made 3-D, with the weights of ImageNet and a linear head "
+            "that sorts MRI volumes of the hippocampus by size. The head is solved anew in each stage of a chain, "
+            "whose model chooses the labels of the next. Not a medical device.",
             "data_source": "Medical Segmentation Decathlon Task04 (Simpson et al., arXiv:1902.09063)",
             "data_type": "NIfTI or DICOM series",
             "image_classes": "volume, resampled to 1 mm and padded or cropped to 40 x 56 x 40, foreground of mean 0 "

@@ -95,6 +95,12 @@ class BundleConfig:
         """Class names from the metadata, in the order of their indices."""
         return tuple(map(str, self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()))
 
+    @property
+    def solves_heads(self) -> bool:
+        """Whether stages solve a head at once, and do not train a network step by step."""
+        key = "train#trainer#iteration_update"
+        return key in self and self[key] is not None
+
     def __contains__(self, key: str) -> bool:
         return key in self.parser
 

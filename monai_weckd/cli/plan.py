@@ -25,7 +25,7 @@ from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.plan.splits import SPLITS, divide_epochs, group_of
+from monai_weckd.plan.splits import SPLITS, group_of
 from monai_weckd.utils.options import option
 
 if TYPE_CHECKING:
@@ -37,32 +37,16 @@ SCARCE = 5
 
 
 @dataclass(frozen=True)
-class _Training:
-    """Options of the command beyond the plan's settings: files of splits, plan and shards, and training steps."""
+class _Sources:
+    """Options of the command beyond the plan's settings: files of splits, plan and shards."""
 
     split_file: str | None = option(None, "JSON file with the split of every item by its id")
     plan: str | None = option(None, "plan.json of some of these images, whose groups stay in their splits")
     shards: str | None = option(None, "plan.json of another run, whose shards are taken")
-    max_epochs: int = option(36, "epochs of the whole chain")
-    iterations_per_epoch: int = option(20, "optimizer steps in an epoch")
-    batch_size: int = option(16, "labeled images in a batch")
-
-    def __post_init__(self) -> None:
-        for name in ("iterations_per_epoch", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Raise it.")
 
 
 # keys of these options in a bundle's configuration
-_KEYS = {
-    "split_file": "datalist#split_file",
-    "plan": "plan#earlier",
-    "shards": "plan#shards",
-    "max_epochs": "max_epochs",
-    "iterations_per_epoch": "iterations_per_epoch",
-    "batch_size": "batch_size",
-}
+_KEYS = {"split_file": "datalist#split_file", "plan": "plan#earlier", "shards": "plan#shards"}
 
 
 def add_plan(commands: Any) -> None:
@@ -73,7 +57,7 @@ def add_plan(commands: Any) -> None:
 
     """
     parser = commands.add_parser(
-        "plan", help="show who sees what when, and what it costs in labels, steps and seconds", allow_abbrev=False
+        "plan", help="show who sees what when, and what it costs in labels and seconds", allow_abbrev=False
     )
     parser.set_defaults(run=_plan)
     add = parser.add_argument
@@ -82,23 +66,21 @@ def add_plan(commands: Any) -> None:
     add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of that configuration; repeatable")
     add_fields(parser, PlanSettings)
-    add_fields(parser, _Training)
+    add_fields(parser, _Sources)
     add("--output", type=Path, help="write the plan to this JSON file")
 
 
 def _plan(args: argparse.Namespace) -> None:
     config = _bundle(args)
-    settings, training = _settings(args, config), _training(args, config)
-    datalist = load_datalist(args.dataset_dir, split_file=training.split_file)
-    plan = plan_datalist(datalist, settings, shards=training.shards, earlier=training.plan)
-    stage_epochs = None if config is None else config.value("chain").stage_epochs
-    epochs = divide_epochs(training.max_epochs, plan.settings.num_stages, stage_epochs)
-    splits, stages = list(_split_rows(plan, datalist)), _stage_rows(plan, datalist, training, epochs)
+    settings, sources = _settings(args, config), _sources(args, config)
+    datalist = load_datalist(args.dataset_dir, split_file=sources.split_file)
+    plan = plan_datalist(datalist, settings, shards=sources.shards, earlier=sources.plan)
+    splits = list(_split_rows(plan, datalist))
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
-    print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool", "epochs", "steps", "passes"], stages))
+    print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool"], _stage_rows(plan, datalist)))
     print("", *_budget(plan, datalist), *_scarce(plan, splits), sep="\n")
     if config is not None:
-        print("", *_forecast(config, plan, datalist, training), sep="\n")
+        print("", *_forecast(config, plan, datalist), sep="\n")
     if args.output is not None:
         args.output.write_text(plan.to_json(), encoding="utf-8")
         print(f"plan {plan.digest[:12]} written to {args.output}")
@@ -123,22 +105,15 @@ def _settings(args: argparse.Namespace, config: BundleConfig | None) -> PlanSett
     return replace(settings, **given_fields(args, PlanSettings))
 
 
-def _training(args: argparse.Namespace, config: BundleConfig | None) -> _Training:
+def _sources(args: argparse.Namespace, config: BundleConfig | None) -> _Sources:
     own = {} if config is None else {name: config.value(key) for name, key in _KEYS.items() if key in config}
-    return _Training(**{**own, **given_fields(args, _Training)})
+    return _Sources(**{**own, **given_fields(args, _Sources)})
 
 
-def _forecast(config: BundleConfig, plan: ChainPlan, datalist: Datalist, training: _Training) -> Iterator[str]:
+def _forecast(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
     from monai_weckd.costs.forecast import forecast_cost
 
-    return forecast_cost(
-        config,
-        plan,
-        datalist,
-        max_epochs=training.max_epochs,
-        epoch_length=training.iterations_per_epoch,
-        batch_size=training.batch_size,
-    )
+    return forecast_cost(config, plan, datalist)
 
 
 def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
@@ -152,22 +127,18 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
         yield [split, len(items), len({group_of(item) for item in items}), len(labeled), *counts]
 
 
-def _stage_rows(
-    plan: ChainPlan, datalist: Datalist, training: _Training, stage_epochs: Sequence[int]
-) -> list[list[Any]]:
+def _stage_rows(plan: ChainPlan, datalist: Datalist) -> list[list[Any]]:
     oracle = LabelOracle(datalist.items)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
-    for stage, epochs in zip(plan.stages, stage_epochs, strict=True):
-        steps, labeled = epochs * training.iterations_per_epoch, plan.num_labeled(stage.stage)
-        new = len(stage.new)
+    for stage in plan.stages:
+        labeled, new = plan.num_labeled(stage.stage), len(stage.new)
         known: list[Any] = [len({groups[key] for key in stage.labeled})]
         known += _class_counts(oracle, plan, stage.labeled)
         if not stage.labeled:  # the chain chooses these items when the stage starts
             new = plan.size_of(stage.stage)
             known = ["-"] * len(known)
-        passes = f"{steps * training.batch_size / labeled:.1f}"
-        rows.append([stage.stage, labeled, new, *known, len(plan.train) - labeled, epochs, steps, passes])
+        rows.append([stage.stage, labeled, new, *known, len(plan.train) - labeled])
     return rows
 
 

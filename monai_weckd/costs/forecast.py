@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.costs.estimate import CostEstimate, estimate_cost
 from monai_weckd.costs.probe import probe_costs
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.networks.features import images_of
 from monai_weckd.plan.chain_plan import ChainPlan
 
 __all__ = ["forecast_cost"]
@@ -31,28 +33,44 @@ __all__ = ["forecast_cost"]
 _PROBED_IMAGES = 4
 
 
-def forecast_cost(
-    config: BundleConfig, plan: ChainPlan, datalist: Datalist, *, max_epochs: int, epoch_length: int, batch_size: int
-) -> Iterator[str]:
+def forecast_cost(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
     """Forecast the cost of training with a bundle's configuration on this machine, line by line.
-
-    For heads that train on embeddings, the forecast says only that they take seconds.
 
     Args:
         config: the bundle's training configuration.
         plan: the plan.
         datalist: the data list of the plan.
-        max_epochs: epochs of the whole chain.
-        epoch_length: optimizer steps in an epoch.
-        batch_size: labeled images in a batch.
 
     """
     config = config.copy(datalist=datalist, plan=plan)
     config.value("imports")
-    if _written(config, "backbone#freeze"):
-        yield "backbone#freeze: a stage of heads takes seconds, once each image has gone through the network"
-        return
+    yield from _solved(config, plan) if config.solves_heads else _trained(config, plan, datalist)
+
+
+def _solved(config: BundleConfig, plan: ChainPlan) -> Iterator[str]:
+    """Forecast a chain whose heads are solved: each image goes through the network once."""
+    backbone, images = config.value("backbone"), config.value("train#dataset")
+    probed, seconds = range(min(_PROBED_IMAGES, len(images))), float("inf")
+    for _ in range(2):  # the first time also allocates memory
+        began = time.perf_counter()
+        backbone.embeddings([images_of(images, probed)])
+        seconds = min(seconds, time.perf_counter() - began)
+    items = len(plan.train) + len(plan.val) + len(plan.test)
+    each = seconds / len(probed)
+    yield (
+        f"predicted by a probe on this machine: {items} images go through the network once, {items * each:.0f} s "
+        f"({1000 * each:.0f} ms each); after that, a stage takes seconds"
+    )
+
+
+def _trained(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
+    """Forecast a chain that trains a network step by step."""
     load, chain = config.value("train#preprocessing"), config.value("chain")
+    steps = {
+        "max_epochs": config.value("train#trainer#max_epochs"),
+        "epoch_length": config.value("train#trainer#epoch_length"),
+        "batch_size": config.value("train#dataloader#batch_size"),
+    }
     images = [{CommonKeys.IMAGE: item["image"]} for item in plan.select(datalist.items, "train")[:_PROBED_IMAGES]]
     shape = tuple(load(dict(images[0]))[CommonKeys.IMAGE].shape)
     costs = probe_costs(
@@ -61,7 +79,7 @@ def forecast_cost(
         loss_function=config.value("loss_function"),
         image_shape=shape,
         num_classes=len(plan.classes),
-        batch_size=batch_size,
+        batch_size=steps["batch_size"],
         pool_ratio=chain.pool_ratio,
         prepare_batch=config.value("train#prepare_batch"),
         inferer=config.value("train#inferer"),
@@ -71,13 +89,11 @@ def forecast_cost(
     estimate = estimate_cost(
         plan,
         costs,
-        max_epochs=max_epochs,
-        epoch_length=epoch_length,
-        batch_size=batch_size,
         pool_ratio=chain.pool_ratio,
         views=chain.views if chain.teacher_cache else 0,
         stage_epochs=chain.stage_epochs,
         val_interval=config.value("val_interval"),
+        **steps,
     )
     yield f"predicted by a probe on this machine, images of {' x '.join(map(str, shape))}:"
     yield from _lines(estimate)

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A dataset that replaces images with their embeddings while the backbone is frozen."""
+"""A dataset that replaces images with their embeddings by a frozen backbone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,10 +27,9 @@ from monai.transforms import Compose, Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
-from monai_weckd.data.content import UndescribedError, content_key, describe, digest
+from monai_weckd.data.content import content_key
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
-from monai_weckd.utils.draws import derive
 
 __all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
 
@@ -43,8 +41,6 @@ logger = logging.getLogger(__name__)
 class Backbone(Protocol):
     """Interface of the object that computes embeddings, such as ``monai_weckd.handlers.FrozenBackbone``."""
 
-    frozen: bool
-
     def embeddings(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return the embeddings, (N, D), of batches of images."""
 
@@ -53,30 +49,21 @@ class Backbone(Protocol):
 
 
 class EmbeddingDataset(Dataset):
-    """Replace the images of a dataset with their embeddings, (D,), while the backbone is frozen.
+    """Replace the images of a dataset with their embeddings, (D,), by a frozen backbone.
 
-    On first use, each image passes through the backbone once without random transforms, and once in each of V fixed
-    ``views``. One array keeps the embeddings of all items in single precision, 4 (V + 1) D bytes for an item. In
-    training, one draw of an item in three gives the image itself, and the others give one of its views at random.
-    Outside of training, each item gives the image itself. Once the backbone is no longer frozen, the dataset behaves
-    like the wrapped one.
-
-    With a ``cache_dir`` the array is a memory-mapped file, which later runs and other processes reuse. The key of a row
-    is a digest of the image's bytes (and of the item's ``id``, if there are views). The name of the folder is a digest
-    of the backbone's weights and of the transforms that make images and views.
+    On first use, each image passes through the backbone once, without random transforms. One array keeps the embeddings
+    of all items in single precision, 4 D bytes for an item. With a ``cache_dir`` the array is a memory-mapped file,
+    which later runs and other processes reuse. The key of a row is a digest of the image's bytes. The name of the
+    folder is a digest of the backbone and of the transforms that make the images.
 
     Args:
         dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another map-style dataset of dictionaries with
             ``image``, whose list is in ``data`` and whose transforms are not random.
-        backbone: computes the embeddings, and tells whether they may be used.
-        augment: makes the views, ``(images, view seeds) -> images``; a view's seed is a function of the item's ``id``
-            and the view's number alone. Default None: no views.
-        views: number of views of an item, default 0.
+        backbone: computes the embeddings.
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
         ValueError: When the dataset has random transforms that cannot be left out, or cannot be kept in a file.
-        ValueError: When ``views`` is negative, or above 0 without ``augment``.
 
     Example::
 
@@ -93,16 +80,9 @@ class EmbeddingDataset(Dataset):
         dataset: Any,
         backbone: Backbone,
         *,
-        augment: Callable | None = None,
-        views: int = 0,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if views < 0 or (views > 0 and augment is None):
-            raise ValueError(
-                f"views: expected 0 without augment, and never less, got {views}. Pass what makes the views, or 0."
-            )
-        whole = hasattr(dataset, "gather")
-        if not whole and _is_random(getattr(dataset, "transform", None)):
+        if not hasattr(dataset, "gather") and _is_random(getattr(dataset, "transform", None)):
             raise ValueError(
                 "dataset: expected transforms that are not random, got others, and an image has one embedding. "
                 "Use ByteCacheDataset, which can leave them out."
@@ -114,8 +94,6 @@ class EmbeddingDataset(Dataset):
             )
         self.images = dataset
         self.backbone: Any = backbone
-        self.augment: Any = augment if views else None
-        self.views = views
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.store: RowStore | None = None
         self.made_by: str | None = None
@@ -128,19 +106,13 @@ class EmbeddingDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # a loader's worker needs the embeddings, not the network; it maps a file itself
-        rows = self.rows if self.frozen else None
-        kept = rows if self.store is None else None
-        return {**vars(self), "backbone": SimpleNamespace(frozen=self.frozen), "augment": None, "_rows": kept}
+        rows = self.rows
+        return {**vars(self), "backbone": None, "_rows": rows if self.store is None else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self.store is not None:
             self._rows = self.store.map()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the images are shown as embeddings."""
-        return bool(self.backbone.frozen)
 
     @property
     def data(self) -> Any:
@@ -153,47 +125,22 @@ class EmbeddingDataset(Dataset):
         return str(getattr(self.images, "image_key", CommonKeys.IMAGE))
 
     @property
-    def transform(self) -> Any:
-        """Random transforms of the wrapped dataset, to seed for each item; None for embeddings."""
-        return None if self.frozen else getattr(self.images, "transform", None)
-
-    @property
     def whole_batches(self) -> bool:
-        """Whether :py:meth:`gather` gives complete batches."""
-        return self.frozen or bool(getattr(self.images, "whole_batches", False))
+        """Whether :py:meth:`gather` gives complete batches: always."""
+        return True
 
     def __getitem__(self, index: int) -> Any:
-        if not self.frozen:
-            return self.images[index]
         embedding = self.gather([index])[0]
         return {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of several items, (B, D), or their images if the backbone is not frozen.
+        """Return the embeddings of several items, (B, D).
 
         Args:
             indices: B positions in ``data``.
 
         """
-        if not self.frozen:
-            return images_of(self.images, indices)
-        return self._take(indices, 0)
-
-    def gather_views(self, indices: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of several items like :py:meth:`gather`, each in the view that its seed selects.
-
-        Args:
-            indices: B positions in ``data``.
-            seeds: the view seed of each item.
-
-        """
-        if not self.frozen or not self.views:
-            return self.gather(indices)
-        numbers = np.asarray(seeds)
-        return self._take(indices, np.where(numbers % 3 == 0, 0, 1 + numbers // 3 % self.views))
-
-    def _take(self, indices: Sequence[int], views: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.rows[self._row_of[np.asarray(indices)], views]))
+        return torch.from_numpy(np.asarray(self.rows[self._row_of[np.asarray(indices)]]))
 
     def fill(self, fingerprint: str) -> bool:
         """Compute the embeddings unless they are up to date, and return whether they were computed.
@@ -204,29 +151,24 @@ class EmbeddingDataset(Dataset):
         """
         if self._rows is not None and self.made_by == fingerprint:
             return False
-        recipe = None if self.cache_dir is None else self._recipe(fingerprint)
-        if self.cache_dir is None or recipe is None:
+        if self.cache_dir is None:
             self._rest = []
             self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
         else:
-            self._fill_file(self.cache_dir, recipe)
+            self._fill_file(self.cache_dir, json.dumps([fingerprint, self.images.recipe]))
         self.made_by = fingerprint
         return True
 
     @property
     def rows(self) -> np.ndarray:
-        """All embeddings, (number of images, views + 1, D); index 0 on the second axis is the image itself."""
+        """All embeddings, (number of different images, D)."""
         if self._rows is None:
             self.fill(self.backbone.fingerprint())
         return self._rows
 
     def _embed(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the embeddings of several items, (B, views + 1, D)."""
-        images = self._read(indices)
-        numbers = np.array([_number(self.data[index], index) for index in indices])
-        seeds = [derive(numbers, view) for view in range(self.views)]
-        found = self.backbone.embeddings([images, *(self.augment(images, views) for views in seeds)])
-        return found.reshape(self.views + 1, len(images), -1).transpose(0, 1).numpy()
+        """Return the embeddings of several items, (B, D)."""
+        return self.backbone.embeddings([self._read(indices)]).numpy()
 
     def _read(self, indices: Sequence[int]) -> torch.Tensor:
         if hasattr(self.images, "gather"):
@@ -236,23 +178,12 @@ class EmbeddingDataset(Dataset):
         self._rest += items
         return images
 
-    def _recipe(self, fingerprint: str) -> str | None:
-        """Describe everything but the files that determines the embeddings; None if a part cannot be described."""
-        try:
-            return json.dumps([fingerprint, self.images.recipe, self.views, describe(self.augment)])
-        except UndescribedError as error:
-            logger.warning("cache_dir: not used. %s", error)
-            return None
-
     def _fill_file(self, cache_dir: Path, recipe: str) -> None:
         size = self.backbone.embeddings([self._read([0])]).shape[1]
         name = hashlib.blake2b(recipe.encode(), digest_size=10).hexdigest()
-        self.store = store = RowStore(cache_dir / f"embeddings_{name}", (self.views + 1, size), np.dtype(np.float32))
+        self.store = store = RowStore(cache_dir / f"embeddings_{name}", (size,), np.dtype(np.float32))
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]
-        if self.views:  # views depend on the id as well
-            numbers = (_number(item, index) for index, item in enumerate(self.data))
-            keys = [digest(key, str(number)) for key, number in zip(keys, numbers, strict=True)]
         with store.lock():
             known = store.keys()
             new = {key: index for index, key in enumerate(keys) if key not in known}
@@ -275,12 +206,6 @@ def wrapped_images(dataset: Any) -> Any:
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     for first in range(0, len(indices), _CHUNK):
         yield indices[first : first + _CHUNK]
-
-
-def _number(item: Any, index: int) -> int:
-    """Return a number that identifies an item by its id, independent of its position; without an id, use the index."""
-    name = item.get("id", index) if isinstance(item, dict) else index
-    return int.from_bytes(hashlib.blake2b(str(name).encode(), digest_size=8).digest(), "big")
 
 
 def _is_random(transform: Any) -> bool:

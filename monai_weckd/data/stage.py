@@ -25,7 +25,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
 from monai_weckd.utils.draws import derive
-from monai_weckd.utils.enums import INDEX, PLAIN, UNLABELED, VIEW
+from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW
 
 __all__ = ["StageBatchSampler", "StageDataset"]
 
@@ -171,14 +171,8 @@ class StageDataset(Dataset):
         if not getattr(self.dataset, "whole_batches", False):
             return [self[key] for key in keys]
         indices, views = zip(*keys, strict=True)
-        images = {self.dataset.image_key: self.dataset.gather(indices)}
-        if getattr(self.dataset, "frozen", False):
-            images = {
-                self.dataset.image_key: self.dataset.gather_views(indices, views),
-                PLAIN: images[self.dataset.image_key],
-            }
         return {
-            **images,
+            self.dataset.image_key: self.dataset.gather(indices),
             self.label_key: torch.tensor([self._label(index) for index in indices]),
             INDEX: torch.tensor(indices),
             VIEW: torch.tensor(views),

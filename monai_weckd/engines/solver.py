@@ -92,7 +92,7 @@ class HeadSolver:
 
     def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:
         dataset = getattr(engine.data_loader, "dataset", None)
-        if not isinstance(dataset, EmbeddingDataset) or not dataset.frozen:
+        if not isinstance(dataset, EmbeddingDataset):
             raise TypeError(
                 f"train_data_loader: expected a dataset of embeddings, got {type(dataset).__name__}. "
                 "Pass backbone.embed(dataset) of a FrozenBackbone."

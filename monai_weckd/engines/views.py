@@ -20,7 +20,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.utils import CommonKeys
 
-from monai_weckd.utils.enums import PLAIN, VIEW, DistillationKeys
+from monai_weckd.utils.enums import VIEW, DistillationKeys
 
 __all__ = ["PrepareViews"]
 
@@ -30,8 +30,7 @@ class PrepareViews(PrepareBatch):
 
     This is a ``prepare_batch`` for the batches of a stage, which contain the ``view`` seeds. With ``teacher_augment``
     the teacher gets its own, usually weaker, view of the same decoded image. Without it, teacher and student see the
-    same view. Embeddings, (B, D), are not augmented; with ``teacher_augment``, the teacher gets the embedding of the
-    image itself.
+    same view.
 
     Args:
         augment: makes the student's view, ``(images, views) -> images``, such as a
@@ -71,10 +70,6 @@ class PrepareViews(PrepareBatch):
             )
         images = batchdata[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
         labels = batchdata[CommonKeys.LABEL].to(device=device, non_blocking=non_blocking)
-        if images.ndim == 2:
-            if self.teacher_augment is not None and PLAIN in batchdata:
-                batchdata[DistillationKeys.TEACHER_IMAGE] = batchdata[PLAIN].to(images)
-            return images, labels
         if self.teacher_augment is not None:
             batchdata[DistillationKeys.TEACHER_IMAGE] = self.teacher_augment(images, batchdata[VIEW])
         return self.augment(images, batchdata[VIEW]), labels

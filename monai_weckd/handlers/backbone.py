@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
@@ -41,28 +41,22 @@ logger = logging.getLogger(__name__)
 
 
 class FrozenBackbone:
-    """Freeze everything in a network except its head, so that a chain trains heads on embeddings computed once.
+    """Freeze everything in a network except its head, so that a chain has its heads on embeddings computed once.
 
     This handler of the trainer provides what the trainer and its evaluator need: datasets that give embeddings
     (:py:meth:`embed`), an ``inferer`` that calls the head on embeddings and the whole network on images, and the
-    :py:meth:`parameters` for the optimizer. While the backbone is frozen, no parameter and no buffer outside the head
-    changes. Saved models still hold the whole network. Embeddings are computed in single precision, and without any
-    dropout before the head.
+    :py:meth:`parameters` for the optimizer. No parameter and no buffer outside the head changes. Saved models still
+    hold the whole network. Embeddings are computed in single precision, and without any dropout before the head.
 
     Args:
         network: the student, on its device; its parameters outside the head no longer require gradients.
         freeze: whether to freeze at all, default True. With False the handler has no effect.
-        unfreeze_last: whether the last stage trains the whole network, on augmented images, default False.
         head_layer: module path of the head, default None: the last ``torch.nn.Linear``. Its input must be (B, D), and
             no layer may follow it.
-        loss_function: the trainer's loss, to refuse attention transfer before any image is opened, default None: the
-            check runs when the trainer starts.
-        inferer: calls the whole network on images in training, default None: call it directly.
         cache_dir: folder for embeddings, default None: in memory.
 
     Raises:
-        ValueError: When there is no such head, or ``unfreeze_last`` is True without ``freeze``.
-        ValueError: When there are several processes, or the loss transfers attention.
+        ValueError: When there is no such head, or there are several processes.
 
     """
 
@@ -71,53 +65,36 @@ class FrozenBackbone:
         network: torch.nn.Module,
         *,
         freeze: bool = True,
-        unfreeze_last: bool = False,
         head_layer: str | None = None,
-        loss_function: DistillationLoss | None = None,
-        inferer: Any = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if unfreeze_last and not freeze:
-            raise ValueError("unfreeze_last: expected False without freeze, got True. Set freeze too.")
         self.network = network
         self.freeze = freeze
-        self.unfreeze_last = unfreeze_last
         self.cache_dir = cache_dir
-        self.frozen = False
         # not a list: MONAI's DataLoader searches lists among a dataset's attributes, which would never end here
         self.datasets: dict[EmbeddingDataset, None] = {}
-        self.inferer = HeadInferer(head_layer, inferer=inferer)
+        self.inferer = HeadInferer(head_layer)
         if freeze:
-            _check_loss(loss_function)
             _check_processes()
             self.head_layer = find_head(network, head_layer)
-            head = set(find_module(unwrap(network), self.head_layer).parameters())
-            # parameters that were frozen before stay frozen when the last stage begins
-            self._body = [one for one in network.parameters() if one.requires_grad and one not in head]
-            self._freeze(True)
+            network.requires_grad_(False)
+            find_module(unwrap(network), self.head_layer).requires_grad_(True)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Yield the parameters for the optimizer: the head's if the network stays frozen, else all.
-
-        Parameters that are frozen in some stages get no gradient there, so optimizers skip them.
-        """
+        """Yield the parameters for the optimizer: the head's, or all without ``freeze``."""
         network = unwrap(self.network)
-        if self.freeze and not self.unfreeze_last:
-            network = find_module(network, self.head_layer)
-        yield from network.parameters()
+        yield from (find_module(network, self.head_layer) if self.freeze else network).parameters()
 
-    def embed(self, dataset: Any, *, augment: Callable | None = None, views: int = 0) -> Any:
-        """Return a dataset that gives embeddings while the backbone is frozen, or the same dataset without ``freeze``.
+    def embed(self, dataset: Any) -> Any:
+        """Return a dataset that gives embeddings, or the same dataset without ``freeze``.
 
         Args:
-            dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`.
-            augment: makes the views of training images, default None: no views.
-            views: number of fixed views of an image in addition to the image itself, default 0.
+            dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`; None gives None.
 
         """
         if not self.freeze or dataset is None:
             return dataset
-        embedding = EmbeddingDataset(dataset, self, augment=augment, views=views, cache_dir=self.cache_dir)
+        embedding = EmbeddingDataset(dataset, self, cache_dir=self.cache_dir)
         self.datasets[embedding] = None
         return embedding
 
@@ -143,17 +120,10 @@ class FrozenBackbone:
             engine: the chain's trainer.
 
         """
-        if not self.freeze:
-            return
-        stages = engine.state.chain.plan.settings.num_stages
-        if self.unfreeze_last and stages < 2:
-            raise ValueError(
-                f"unfreeze_last: expected two stages or more, got {stages}. Train the whole network without "
-                "the overlay frozen.json instead."
-            )
-        engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(ChainEvents.STAGE_STARTED, self._begin_stage)
-        engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._check)
+        if self.freeze:
+            engine.add_event_handler(Events.STARTED, self._begin)
+            engine.add_event_handler(ChainEvents.STAGE_STARTED, self._fill)
+            engine.add_event_handler(ChainEvents.STAGE_COMPLETED, self._check)
 
     def _begin(self, engine: SupervisedTrainer) -> None:
         _check_loss(engine.state.distiller.criterion)
@@ -164,15 +134,10 @@ class FrozenBackbone:
                     f"inferer: expected a HeadInferer in trainer and evaluator, got {type(inferer).__name__}. "
                     "Pass inferer=backbone.inferer to both."
                 )
-        self._begin_stage(engine)
-
-    def _begin_stage(self, engine: SupervisedTrainer) -> None:
-        self._freeze(not (self.unfreeze_last and engine.state.stage == engine.state.chain.plan.settings.num_stages))
-        if self.frozen:
-            self._fill()
+        self._fill()
 
     def _check(self) -> None:
-        if self.frozen and self.fingerprint() != self._digest:
+        if self.fingerprint() != self._digest:
             raise RuntimeError(
                 "backbone: expected unchanged parameters and buffers, got others than at the stage's start. "
                 "Look for code that trains it or runs it in train mode."
@@ -185,14 +150,9 @@ class FrozenBackbone:
         if filled:
             logger.info("embedded %d images in %.1f s", filled, time.perf_counter() - start)
 
-    def _freeze(self, frozen: bool) -> None:
-        self.frozen = frozen
-        for parameter in self._body:
-            parameter.requires_grad_(not frozen)
 
-
-def _check_loss(loss_function: DistillationLoss | None) -> None:
-    if loss_function is not None and loss_function.attention_weight > 0:
+def _check_loss(loss_function: DistillationLoss) -> None:
+    if loss_function.attention_weight > 0:
         raise ValueError(
             f"attention_weight: expected 0 with a frozen backbone, got {loss_function.attention_weight}. "
             "A frozen backbone has no attention to learn."

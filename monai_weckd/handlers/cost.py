@@ -23,6 +23,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.costs.estimate import estimate_cost
 from monai_weckd.costs.probe import peak_bytes, probe_costs
+from monai_weckd.data.embedding import EmbeddingDataset
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -62,7 +63,7 @@ class CostReporter:
         if (
             engine.state.rank == 0
             and not engine.state.chain.paused(engine)
-            and not getattr(loader.dataset, "frozen", False)
+            and not isinstance(loader.dataset, EmbeddingDataset)
         ):
             engine.state.chain.parts["cost"] = self
             engine.add_event_handler(Events.STARTED, self._begin)

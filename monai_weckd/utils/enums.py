@@ -13,15 +13,13 @@
 
 from __future__ import annotations
 
-__all__ = ["INDEX", "PLAIN", "UNLABELED", "VIEW", "DistillationKeys"]
+__all__ = ["INDEX", "UNLABELED", "VIEW", "DistillationKeys"]
 
 # the label of an item whose label has not been revealed
 UNLABELED = -1
 
 # keys of a batch: the indices of its items, and the seeds of their views
 INDEX, VIEW = "index", "view"
-# and the embeddings of the original images, if the batch holds embeddings of augmented ones
-PLAIN = "plain"
 
 
 class DistillationKeys:

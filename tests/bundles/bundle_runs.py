@@ -35,6 +35,12 @@ from monai_weckd.utils.errors import first_cause
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 
+# the files of a training step by step, which most of these tests are about
+SCRATCH = ("train", "scratch")
+SOLVED = ("train",)
+# images so small that their features take little time, by bundle
+SMALL_IMAGES = {kind: {"spatial_size": [64, 64]} for kind in ("otoscopy", "blood_smear", "brain_mri")}
+SMALL_IMAGES["brain_mri_3d"] = {"spatial_size": [16, 16, 16], "spacing": [3.0, 3.0, 3.0]}
 # the probe of the cost report, in seconds
 SHORT_PROBE = {"train#monitors#2#seconds": 0.2}
 # the smallest chain that still walks through three stages, after a short probe
@@ -62,11 +68,11 @@ def run_bundle(bundle, config, *, overlays=(), blocked=False, folder=None, **ove
     return run_python(f"import sys; {block}\nfrom monai.bundle import run\nrun(**{arguments!r})", folder=folder)
 
 
-def train(bundle, dataset_dir, output_dir, *, overlays=(), **overrides):
+def train(bundle, dataset_dir, output_dir, *, base=SCRATCH, overlays=(), **overrides):
     """Train a bundle in a copy of this process, which need not import everything again; returns its chain.json."""
-    files = [str(bundle / "configs" / f"{name}.json") for name in ("train", *overlays)]
+    files = [str(bundle / "configs" / f"{name}.json") for name in (*base, *overlays)]
     options = {"config_file": files, "bundle_root": str(bundle), "dataset_dir": str(dataset_dir)}
-    options |= {"output_dir": str(output_dir), **SMALL, **overrides}
+    options |= {"output_dir": str(output_dir), **(SMALL if base == SCRATCH else {}), **overrides}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         child = multiprocessing.get_context("fork").Process(target=_train, args=(log, options))
@@ -96,9 +102,9 @@ def assert_the_gate_fits(chain, output_dir):
         assert_figures_fit({"macro_auc": value}, rows, chain["classes"], tolerance=1e-5, names=["macro_auc"])
 
 
-def refusal(bundle, *, overlays=(), **overrides):
+def refusal(bundle, *, base=SCRATCH, overlays=(), **overrides):
     """Run a training in this process that must fail; returns the line that the user reads last."""
-    files = [str(bundle / "configs" / f"{name}.json") for name in ("train", *overlays)]
+    files = [str(bundle / "configs" / f"{name}.json") for name in (*base, *overlays)]
     workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, bundle_root=str(bundle), **overrides)
 
     def initialize_and_run():
@@ -118,7 +124,7 @@ def torchrun(bundle, dataset_dir, output_dir, *, processes=2, **overrides):
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
     command += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "monai.bundle", "run"]
     options = {
-        "config_file": str([str(bundle / "configs" / f"{name}.json") for name in ("train", "multi_gpu_train")]),
+        "config_file": str([str(bundle / "configs" / f"{name}.json") for name in (*SCRATCH, "multi_gpu_train")]),
         "bundle_root": bundle,
         "dataset_dir": dataset_dir,
         "output_dir": output_dir,

@@ -24,7 +24,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from bundle_runs import BUNDLES, run_bundle, run_python, train
+from bundle_runs import BUNDLES, SMALL_IMAGES, SOLVED, run_bundle, run_python, train
 from dicom_files import write_series
 from figure_bounds import assert_figures_fit
 from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
@@ -69,7 +69,7 @@ def identified(datasets):
 def outputs(datasets, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for kind in KINDS:
-        train(bundle_of(kind), datasets[kind], root / kind, label_fraction=0.25)
+        train(bundle_of(kind), datasets[kind], root / kind, base=SOLVED, label_fraction=0.25, **SMALL_IMAGES[kind])
     return {kind: root / kind for kind in KINDS}
 
 
@@ -99,6 +99,7 @@ def inferred(datasets, outputs, tmp_path_factory):
             dataset_dir=str(datasets[kind]),
             ckpt_path=str(outputs[kind] / "model.pt"),
             predictions_path=str(path),
+            **SMALL_IMAGES[kind],
         )
         assert done.returncode == 0, done.stderr[-3000:]
         with open(path, newline="") as file:
@@ -121,7 +122,7 @@ def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, 
     for row in rows:
         other = found[str(datasets[kind] / row["id"])]
         for key in (key for key in row if key.startswith("probability_")):
-            assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-4)
+            assert float(row[key]) == pytest.approx(float(other[key]), abs=5e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,12 +133,10 @@ def test_training_says_what_its_model_takes_and_prediction_agrees(kind, outputs)
     digests = {stage["checkpoint"]: stage["sha256"] for stage in chain["stages"]}
     for name, digest in {**digests, "model.pt": chain["final"]["sha256"]}.items():
         assert hashlib.sha256((outputs[kind] / name).read_bytes()).hexdigest() == digest
-    bundle = PredictionBundle(bundle_of(kind), outputs[kind] / "model.pt")
-    assert bundle.classes == chain["classes"]
+    model, images = outputs[kind] / "model.pt", SMALL_IMAGES[kind]
+    assert PredictionBundle(bundle_of(kind), model, changes=images).classes == chain["classes"]
     with pytest.raises(ValueError, match=r"preprocessing: expected .* as the model was trained, got "):
-        PredictionBundle(
-            bundle_of(kind), outputs[kind] / "model.pt", changes={"preprocessing#transforms#1#keys": "other"}
-        )
+        PredictionBundle(bundle_of(kind), model)
 
 
 def test_pictures_are_turned_and_converted_where_nothing_else_has_imported_pillow(tmp_path):
@@ -182,6 +181,7 @@ def infer(kind, overlays, images, output, path):
         dataset_dir=str(images),
         ckpt_path=str(output / "model.pt"),
         predictions_path=str(path),
+        **SMALL_IMAGES[kind],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     with open(path, newline="") as file:
@@ -212,7 +212,7 @@ def test_a_medmnist_archive_is_a_data_set(tmp_path):
         images = rng.integers(0, 100, (count, 28, 28, 3)) + 100 * labels[:, :, None, None]
         arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels.astype(np.uint8)}
     np.savez_compressed(tmp_path / "mine.npz", **arrays)
-    chain = train(bundle_of("blood_smear"), tmp_path / "mine.npz", tmp_path / "out")
+    chain = train(bundle_of("blood_smear"), tmp_path / "mine.npz", tmp_path / "out", label_fraction=0.3)
     assert chain["label_budget"] == {"train": 72, "val": 16}
 
 
@@ -226,6 +226,7 @@ def test_evaluation_gives_the_figures_of_inference(kind, datasets, outputs, infe
         dataset_dir=str(datasets[kind]),
         ckpt_path=str(outputs[kind] / "model.pt"),
         output_dir=str(tmp_path),
+        **SMALL_IMAGES[kind],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     figures = dict(line.split(",") for line in (tmp_path / "metrics.csv").read_text().split() if "," in line)
@@ -333,9 +334,9 @@ def test_bundle_load_gives_the_network(kind, tmp_path):
 def test_it_trains_on_real_images_and_mlflow_tracks_it(kind, shared_data, tmp_path):
     # a data base takes as long to make as all the rest: once will do
     options = {"tracking": "mlflow"} if kind == "otoscopy" else {}
-    options |= {"max_epochs": 3, "iterations_per_epoch": 1, "label_fraction": 0.05, "selection": "random"}
-    options |= {"plan#settings#missing_classes": "allow"}
-    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", **options)
+    options |= {"label_fraction": 0.05, "selection": "random", "plan#settings#missing_classes": "allow"}
+    options |= SMALL_IMAGES[kind] if kind == "brain_mri_3d" else {"spatial_size": [32, 32]}
+    chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", base=SOLVED, **options)
     assert len(chain["stages"]) == 3
     assert (tmp_path / "out" / "mlruns.db").exists() == (kind == "otoscopy")
     assert chain["settings"]["synthetic"] is False

@@ -28,6 +28,7 @@ from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.utils.errors import first_cause
 
 CLIENTS, LOCAL_EPOCHS = 2, 2
+SCRATCH = ["configs/train.json", "configs/scratch.json"]
 # two rounds, the first of which stops within a stage
 SETTINGS = {
     "num_stages": 2,
@@ -54,10 +55,13 @@ def make_client(dataset, output, **options):
         local_epochs=LOCAL_EPOCHS,
         send_weight_diff=False,
         train_kwargs=settings,
-        config_evaluate_filename="configs/train.json",
+        config_evaluate_filename=SCRATCH,
         eval_kwargs=settings,
         best_model_filepath=str(output / "model.pt"),
-        **{"config_train_filename": ["configs/train.json", "configs/federated_train.json"], **options},
+        **{
+            "config_train_filename": ["configs/train.json", "configs/scratch.json", "configs/federated_train.json"],
+            **options,
+        },
     )
     client.initialize({ExtraItems.CLIENT_NAME: output.name})
     return client
@@ -183,7 +187,7 @@ def test_a_folder_of_an_earlier_federation_is_refused(federation, folders):
 
 def test_without_the_overlay_a_round_would_have_to_be_a_chain(folders, tmp_path):
     with pytest.raises(RuntimeError) as error:
-        make_client(folders[0][0], tmp_path, config_train_filename="configs/train.json")
+        make_client(folders[0][0], tmp_path, config_train_filename=SCRATCH)
     assert str(first_cause(error.value)).startswith("stage_epochs: expected 2 positive numbers that add up to max_ep")
 
 

@@ -149,6 +149,7 @@ def test_inference_needs_no_monai_weckd(dataset, output, tmp_path):
     done = run_bundle(
         OTOSCOPY,
         "inference",
+        overlays=["inference_scratch"],
         blocked=True,
         dataset_dir=str(images),
         ckpt_path=str(output / "model.pt"),
@@ -245,7 +246,7 @@ def test_bad_items_are_named_or_skipped_and_listed_and_odd_names_are_harmless(da
     assert "<img src=x" not in page
     # the file names come first where the folder's own name is none
     options = {"dataset_dir": ".", "ckpt_path": str(out / "model.pt"), "predictions_path": str(out / "inference.csv")}
-    done = run_bundle(OTOSCOPY, "inference", blocked=True, folder=names, **options)
+    done = run_bundle(OTOSCOPY, "inference", overlays=["inference_scratch"], blocked=True, folder=names, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (out / "inference.csv").read_bytes().decode(errors="surrogateescape")
     assert {row["file"] for row in read_table(text)} == set(map(os.fsdecode, odd))

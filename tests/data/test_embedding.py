@@ -92,7 +92,6 @@ def test_embeddings_are_the_input_of_the_head(items, cached, random):
     dataset = FrozenBackbone(network).embed(cached)
     expected = network[:3](torch.stack([load(item["image"]) for item in items]))
     assert dataset.whole_batches
-    assert dataset.transform is None
     assert len(dataset) == len(dataset.data) == 7
     torch.testing.assert_close(dataset.gather([3, 0, 3]), expected[[3, 0, 3]])
     torch.testing.assert_close(dataset[6]["image"], expected[6])
@@ -118,19 +117,8 @@ def test_of_a_plain_dataset_the_other_entries_are_those_of_its_transform(items):
     assert dataset.data[3]["label"] == 1
 
 
-def test_is_the_wrapped_dataset_when_the_backbone_is_not_frozen(items, cached):
-    backbone = FrozenBackbone(make_network())
-    noisy = ByteCacheDataset(items, [Lambdad("image", load), RandGaussianNoised("image")], value_range=(0, 255))
-    for images, whole in ((cached, True), (noisy, False)):
-        dataset = backbone.embed(images)
-        assert dataset.whole_batches
-        backbone.frozen = False
-        assert dataset.whole_batches is whole
-        assert dataset.transform is images.transform
-        assert torch.equal(dataset.gather([1, 2]), images.gather([1, 2]))
-        assert dataset[0]["image"].shape == (3, 4, 4)
-        backbone.frozen = True
-    assert wrapped_images(dataset) is noisy
+def test_wrapped_images_are_those_that_are_embedded(cached):
+    assert wrapped_images(FrozenBackbone(make_network()).embed(cached)) is cached
     assert wrapped_images(cached) is cached
 
 
@@ -191,57 +179,6 @@ def test_two_items_of_one_image_share_a_row(items, cached, tmp_path):
     assert len(dataset._rows) == 7
 
 
-def shift(images, views):
-    """Make a view that its seed can be read from."""
-    return images + torch.as_tensor(views).reshape(-1, 1, 1, 1) * (100 / 2**32)
-
-
-@pytest.mark.parametrize(("views", "augment"), [(-1, shift), (2, None)])
-def test_refuses_views_that_nothing_makes(cached, views, augment):
-    with pytest.raises(ValueError, match=f"^views: expected 0 without augment, and never less, got {views}"):
-        FrozenBackbone(make_network()).embed(cached, augment=augment, views=views)
-
-
-@pytest.mark.parametrize("in_file", [False, True])
-def test_views_are_embeddings_of_augmented_images(items, cached, tmp_path, in_file):
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))  # an embedding is the image
-    backbone = FrozenBackbone(network, cache_dir=tmp_path / "cache" if in_file else None)
-    dataset = backbone.embed(cached, augment=shift, views=4)
-    plain = dataset.gather([5])[0]
-    assert torch.equal(plain, load(items[5]["image"]).flatten())
-    draws = dataset.gather_views([5] * 300, range(300)) - plain
-    shifts, counts = np.unique(draws.mean(dim=1).numpy().round(3), return_counts=True)
-    assert len(shifts) == 5  # every third draw is the image itself
-    assert shifts[0] == 0
-    assert counts.tolist() == [100, 50, 50, 50, 50]
-    assert torch.equal(draws[:12], dataset.gather_views([5] * 12, range(12)) - plain)
-    assert torch.equal(dataset[5]["image"], plain)
-    assert dataset._rows.nbytes == 7 * 4 * 5 * 48
-
-
-def test_views_depend_on_the_id_and_not_on_the_place(cached):
-    backbone = FrozenBackbone(make_network())
-    dataset = backbone.embed(cached, augment=shift, views=3)
-    reverse = ByteCacheDataset(cached.data[::-1], cached.load, value_range=(0, 255))
-    other = backbone.embed(reverse, augment=shift, views=3)
-    seeds = range(40)
-    torch.testing.assert_close(other.gather_views([6] * 40, seeds), dataset.gather_views([0] * 40, seeds))
-    shifts = dataset._rows[:, 1:] - dataset._rows[:, :1]
-    assert not np.allclose(shifts[0], shifts[1])
-
-
-def test_a_batch_has_the_views_and_beside_them_the_images(cached):
-    dataset = FrozenBackbone(make_network()).embed(cached, augment=shift, views=2)
-    batch = StageDataset(dataset, {}).__getitems__([(0, 3), (0, 4), (6, 2)])
-    assert torch.equal(batch["plain"], dataset.gather([0, 0, 6]))
-    assert torch.equal(batch["image"][0], batch["plain"][0])
-    assert not (batch["image"][1:] == batch["plain"][1:]).all(dim=1).any()
-    dataset.backbone.frozen = False
-    batch = StageDataset(dataset, {}).__getitems__([(0, 3), (0, 4)])
-    assert "plain" not in batch
-    assert torch.equal(batch["image"], cached.gather([0, 0]))
-
-
 @pytest.mark.parametrize("in_file", [False, True])
 def test_goes_to_a_worker_without_the_network(cached, tmp_path, in_file):
     network = make_network()
@@ -251,8 +188,6 @@ def test_goes_to_a_worker_without_the_network(cached, tmp_path, in_file):
     assert not hasattr(copy.backbone, "network")
     assert torch.equal(copy.gather([4, 1]), dataset.gather([4, 1]))
     assert isinstance(copy._rows, np.memmap) is in_file
-    backbone.frozen = False
-    assert pickle.loads(pickle.dumps(dataset))[0]["image"].shape == (3, 4, 4)
 
 
 class _Read:

@@ -98,16 +98,3 @@ def test_a_batch_says_which_items_it_holds():
     trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, check)
     trainer.run()
     assert seen == [1, 2, 3]
-
-
-def test_embeddings_are_not_augmented():
-    prepare = PrepareViews(BatchAugment(STRONG), teacher_augment=BatchAugment(WEAK))
-    batch = {"image": torch.rand(4, 6), "label": torch.arange(4), "view": torch.arange(4)}
-    images, labels = prepare(batch, "cpu")
-    assert torch.equal(images, batch["image"])
-    assert labels.tolist() == [0, 1, 2, 3]
-    assert "teacher_image" not in batch
-    batch["plain"] = torch.rand(4, 6)
-    images, _ = prepare(batch, "cpu")
-    assert torch.equal(images, batch["image"])
-    assert batch["teacher_image"] is batch["plain"]

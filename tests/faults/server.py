@@ -96,7 +96,7 @@ def arrange(fault):
 
 
 def run(settings):
-    files = [str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", *settings.pop("overlays", ()))]
+    files = [str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", *settings.pop("overlays", ["scratch"]))]
     workflow = ConfigWorkflow(
         files,
         str(OTOSCOPY / "configs" / "metadata.json"),

@@ -56,7 +56,6 @@ CHAINS = {
         "chain#init": "initial",
         "chain#stage_epochs": [1, 3, 2],
     },
-    "frozen": {"overlays": ["frozen"], "backbone#unfreeze_last": True},
     "mean teacher": {**WORKERS, "chain#teacher": "average", "chain#alignment": True},
 }
 FILES = {"model.pt", "predictions.csv", "plan.json", "datalist.json", "chain.json", "history.json"}

@@ -27,10 +27,9 @@ from monai.handlers import ValidationHandler, from_engine
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions, PrepareViews
+from monai_weckd.engines import ChainDistillationTrainer, ChainOptions
 from monai_weckd.handlers import FrozenBackbone, predict_probabilities
 from monai_weckd.losses import DistillationLoss
-from monai_weckd.transforms import BatchAugment, BatchRandFlip
 from monai_weckd.utils.options import option_names
 
 CLASSES = ("a", "b", "c")
@@ -40,7 +39,7 @@ def make_frozen(
     *, network=None, num_stages=3, selection="random", batch_size=8, num_workers=0, handlers=(), data=None, **options
 ):
     """Build a small chain of heads; returns trainer, backbone and the datasets of training and validation."""
-    known = {"unfreeze_last", "freeze", "head_layer", "cache_dir"}
+    known = {"freeze", "head_layer", "cache_dir"}
     frozen = {key: options.pop(key) for key in known & options.keys()}
     chain = {name: options.pop(name) for name in option_names(ChainOptions) if name in options}
     network = network or make_network()
@@ -72,7 +71,6 @@ def make_frozen(
         epoch_length=4,
         evaluator=evaluator,
         inferer=options.pop("inferer", backbone.inferer),
-        prepare_batch=PrepareViews(BatchAugment([BatchRandFlip(prob=0.5, spatial_axis=0)])),
         chain=ChainOptions(**{"pool_ratio": 1, **chain}),
         train_handlers=[ValidationHandler(1, evaluator), *handlers, backbone],
         **options,
@@ -89,20 +87,9 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"freeze": False, "unfreeze_last": True}, "unfreeze_last: expected False without freeze, got True"),
-        ({"head_layer": "hed"}, r"path: expected a module of Sequential, got 'hed'"),
-        (
-            {"loss_function": DistillationLoss(attention_weight=1.0)},
-            "attention_weight: expected 0 with a frozen backbone, g",
-        ),
-    ],
-)
-def test_refuses(options, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        FrozenBackbone(make_network(), **options)
+def test_refuses_a_head_that_is_not_there():
+    with pytest.raises(ValueError, match=r"^path: expected a module of Sequential, got 'hed'"):
+        FrozenBackbone(make_network(), head_layer="hed")
 
 
 def test_refuses_several_processes(monkeypatch):
@@ -128,11 +115,6 @@ def test_refuses_when_the_trainer_starts(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         trainer.run()
     assert train.made_by is None
-
-
-def test_refuses_to_unfreeze_the_only_stage():
-    with pytest.raises(ValueError, match=r"^unfreeze_last: expected two stages or more, got 1\. Train the whole"):
-        make_frozen(num_stages=1, unfreeze_last=True)
 
 
 @pytest.mark.parametrize("teacher", ["last", "ensemble", "student", "average"])
@@ -168,62 +150,6 @@ def test_embeddings_give_what_images_give():
     assert list(found[1]) == list(expected[1])
 
 
-def test_the_last_stage_trains_all_on_augmented_images():
-    trainer, backbone, _ = make_frozen(unfreeze_last=True, accept="always")
-    before, states, seen, teachers = body(trainer.network), [], {}, []
-
-    def begin(engine):
-        states.append((engine.state.stage, backbone.frozen, same(body(engine.network), before)))
-        if engine.teacher is not None:
-            teachers.append(
-                same(body(engine.teacher), before) and same(engine.teacher.state_dict(), engine.network.state_dict())
-            )
-
-    trainer.add_event_handler(ChainEvents.STAGE_STARTED, begin)
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda e: seen.setdefault(e.state.stage, set()).add(e.state.output["image"].shape[1:]),
-    )
-    trainer.run()
-    assert states == [(1, True, True), (2, True, True), (3, False, True)]
-    assert teachers == [True, True]
-    assert seen == {1: {(8,)}, 2: {(8,)}, 3: {(3, 8, 8)}}
-    assert not any(torch.equal(one, before[key]) for key, one in body(trainer.network).items())
-    assert set(backbone.parameters()) == set(trainer.network.parameters())
-    assert trainer.state.output["teacher_pred"].shape == (16, 3)
-
-
-def test_a_second_run_freezes_again():
-    trainer, backbone, _ = make_frozen(unfreeze_last=True)
-    seen = []
-    trainer.add_event_handler(ChainEvents.STAGE_STARTED, lambda e: seen.append(backbone.frozen))
-    trainer.run()
-    trainer.state.epoch = 0
-    trainer.state.iteration = 0
-    trainer.run()
-    assert seen == 2 * [True, True, False]
-
-
-def test_a_last_stage_that_goes_on_in_another_run_stays_unfrozen():
-    trainer, backbone, _ = make_frozen(unfreeze_last=True, accept="always", chain_epochs=6)
-    seen = []
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append((e.state.stage, backbone.frozen)))
-    for epochs in (1, 5, 6):
-        trainer.state.max_epochs = epochs
-        trainer.run()
-    assert seen == [(1, True), (1, True), (2, True), (2, True), (3, False), (3, False)]
-
-
-def test_what_was_frozen_stays_frozen_in_the_last_stage():
-    network = make_network()
-    network[0].requires_grad_(False)
-    trainer, _, _ = make_frozen(network=network, unfreeze_last=True, accept="always")
-    first = network[0].weight.clone()
-    trainer.run()
-    assert torch.equal(network[0].weight, first)
-    assert network[1].weight.requires_grad
-
-
 def test_a_backbone_that_changes_is_noticed():
     trainer, _, _ = make_frozen()
 
@@ -248,7 +174,7 @@ def test_weights_loaded_late_are_embedded_anew(caplog):
 def test_worker_processes_change_no_bit():
     weights = []
     for num_workers in (0, 2):
-        trainer, _, _ = make_frozen(unfreeze_last=True, num_workers=num_workers, accept="always")
+        trainer, _, _ = make_frozen(num_workers=num_workers, accept="always")
         trainer.run()
         weights.append(trainer.network.state_dict())
     assert same(*weights)

