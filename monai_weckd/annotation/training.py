@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
+from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
-from monai_weckd.data.datalist import Datalist
 from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract
 from monai_weckd.plan.chain_plan import ChainPlan
@@ -79,11 +79,14 @@ class AnnotatedBundle:
         config.leave_out("train#monitors", "train#checkpoint", "test")
         for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
             config.set(key, None)
-        _refuse_unfreezing(config)
         chain, settings = config.value("chain"), config.value("plan#settings")
         self.policy, self.seed = _own_labels(settings.policy), settings.seed
         self.tolerance = chain.tolerance if "chain#tolerance" in config else None
         self.stage_epochs = divide_epochs(config.value("max_epochs"), settings.num_stages, chain.stage_epochs)
+        given = PlanSettings(
+            seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
+        )
+        self._given, self._parts = given, SharedParts(config, self.classes, given)
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.
@@ -127,7 +130,7 @@ class AnnotatedBundle:
             changes["chain#tolerance"] = 1 / len(plan.val)
         if not plan.pool(stage):
             changes["chain#pool_ratio"] = 0  # every image has a label
-        trainer = self._config_of(items, plan, changes).trainer()
+        trainer = self._parts.config(items, plan, changes).trainer()
         if previous is not None:
             ChainContinuation(previous).attach(trainer)
         if progress is not None:
@@ -155,14 +158,9 @@ class AnnotatedBundle:
             Features, (N, D), and probabilities, (number of students, N, C).
 
         """
-        settings = PlanSettings(
-            seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
-        )
-        plan = ChainPlan(self.classes, settings, train=tuple(item["id"] for item in items))
-        config = self._config_of(items, plan, {})
-        config.value("imports")
-        network = config.value("network")
-        dataset, inferer = config.value("train#dataloader").dataset, config.value("train#inferer")
+        plan = ChainPlan(self.classes, self._given, train=tuple(item["id"] for item in items))
+        config, network = self._parts.config(items, plan), self._parts.network
+        dataset, inferer = config.value("train#dataloader").dataset, config.value("train#trainer#inferer")
         head_layer, probabilities = config.value("chain").head_layer, []
         for number in range(max(1, len(students))):
             if students:
@@ -179,16 +177,9 @@ class AnnotatedBundle:
             student: file with the student's weights.
 
         """
-        config = self.config.copy(datalist=Datalist([], self.classes))
-        config.value("imports")
-        network = config.value("network")
+        network = self._parts.new_network()
         _load(network, student)
-        return ImagePredictor(network.eval(), config.value("train#preprocessing"), self.spatial_dims)
-
-    def _config_of(
-        self, items: Sequence[Mapping[str, Any]], plan: ChainPlan, changes: Mapping[str, Any]
-    ) -> BundleConfig:
-        return self.config.copy(changes, datalist=Datalist([dict(item) for item in items], self.classes), plan=plan)
+        return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims)
 
 
 class ImagePredictor:
@@ -244,11 +235,3 @@ def _own_labels(policy: str) -> str:
             f"policy: expected 'cumulative' or 'disjoint', got {policy!r}. A stage needs labels of its own."
         )
     return policy
-
-
-def _refuse_unfreezing(config: BundleConfig) -> None:
-    if "backbone#unfreeze_last" in config and config.value("backbone#unfreeze_last"):
-        raise ValueError(
-            "unfreeze_last: expected False, got True: each stage is the last when it comes. "
-            "Train the final model with monai.bundle, on the labels that were given."
-        )
