@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
@@ -23,11 +24,11 @@ import torch
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.data.verify import image_state
+from monai_weckd.data.verify import image_state, known_state
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 
-__all__ = ["SharedParts"]
+__all__ = ["SharedParts", "load_weights"]
 
 
 class SharedParts:
@@ -51,6 +52,8 @@ class SharedParts:
         self._base: BundleConfig | None = None
         self._items: dict[str, tuple[int, Any, Mapping[str, Any]]] = {}
         self._images: Any = None
+        self._loaded: os.stat_result | None = None
+        self._embeddings: tuple[list[str], Any, torch.Tensor] | None = None
 
     def _value(self, key: str) -> Any:
         with self._lock:
@@ -97,8 +100,8 @@ class SharedParts:
             changes: values to set.
 
         """
-        self.network.load_state_dict(self._value("network").state_dict())
-        dataset = self._select(plan.select(items, "train"))
+        self._reset()
+        dataset = self.dataset(plan.select(items, "train"))
         if hasattr(dataset, "fill"):
             # the backbone keeps the embeddings of this dataset up to date, and of no earlier stage's
             self._objects["backbone"].datasets.clear()
@@ -107,15 +110,64 @@ class SharedParts:
         changes = {**(changes or {}), "train#dataloader#dataset": dataset}
         return self._config.copy(changes, datalist=datalist, plan=plan, **self._objects)
 
-    def _select(self, items: Sequence[dict[str, Any]]) -> Any:
-        """Return the dataset of training items; images that are new or have changed are read, and no others."""
-        states = {item["id"]: image_state(item["image"]) for item in items}
+    def _reset(self) -> None:
+        self._loaded = None
+        self.network.load_state_dict(self._value("network").state_dict())
+
+    def load(self, student: str | os.PathLike[str] | None) -> torch.nn.Module:
+        """Return the network with the weights of a student, or with those before the first stage.
+
+        Args:
+            student: file of the student, default None: none.
+
+        """
+        if student is None:
+            self._reset()
+        elif self._loaded is None or not os.path.samestat(self._loaded, os.stat(student)):
+            load_weights(self.network, student)
+            self._loaded = os.stat(student)
+        return self.network
+
+    def has_loaded(self, student: str | os.PathLike[str]) -> None:
+        """Note that a training has left the network with the weights in a file.
+
+        Args:
+            student: the file.
+
+        """
+        self._loaded = os.stat(student)
+
+    def embeddings(self, dataset: Any) -> torch.Tensor | None:
+        """Return the embeddings of a dataset by the present network, (N, D), None where the backbone is not frozen.
+
+        Args:
+            dataset: result of :py:meth:`dataset`.
+
+        """
+        if not hasattr(dataset, "fill"):
+            return None
+        dataset.fill(self._objects["backbone"].fingerprint())
+        key = [dataset.made_by, *(item["id"] for item in dataset.data)]
+        if self._embeddings is None or self._embeddings[0] != key or self._embeddings[1] is not dataset.rows:
+            self._embeddings = key, dataset.rows, dataset.gather(range(len(dataset)))
+        return self._embeddings[2]
+
+    def dataset(self, items: Sequence[dict[str, Any]]) -> Any:
+        """Return a dataset of items, as for training; images that are new or have changed are read, and no others.
+
+        Args:
+            items: the items.
+
+        """
+        states = {item["id"]: known_state(item["image"]) for item in items}
         if any(self._state_of(key) != state for key, state in states.items()):
             others = {key: (state, item) for key, (_, state, item) in self._items.items() if key not in states}
             kept = {key: found for key, found in others.items() if image_state(found[1]["image"]) == found[0]}
             found = {**kept, **{item["id"]: (states[item["id"]], item) for item in items}}
             self._images = self._read([item for _, item in found.values()])
             self._items = {key: (place, *rest) for place, (key, rest) in enumerate(found.items())}
+            if hasattr(self._images, "fill"):
+                self._images.fill(self._objects["backbone"].fingerprint())
         return self._images.select([self._items[item["id"]][0] for item in items], items)
 
     def _state_of(self, key: str) -> Any:
@@ -131,3 +183,14 @@ class SharedParts:
                 "Use it to label images, so that each is read once."
             )
         return dataset
+
+
+def load_weights(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:
+    """Load a student's weights.
+
+    Args:
+        network: the network.
+        student: file with the weights.
+
+    """
+    network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))

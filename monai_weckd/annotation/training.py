@@ -16,16 +16,17 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
-from monai_weckd.annotation.parts import SharedParts
+from monai_weckd.annotation.parts import SharedParts, load_weights
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.handlers.continuation import ChainContinuation
-from monai_weckd.networks.features import extract
+from monai_weckd.networks.features import extract, find_head, find_module
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
@@ -86,7 +87,7 @@ class AnnotatedBundle:
         given = PlanSettings(
             seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
-        self._given, self._parts = given, SharedParts(config, self.classes, given)
+        self._parts = SharedParts(config, self.classes, given)
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.
@@ -138,6 +139,7 @@ class AnnotatedBundle:
                 Events.EPOCH_COMPLETED, lambda engine: progress(engine.state.stage_epoch, engine.state.stage_epochs)
             )
         trainer.run()
+        self._parts.has_loaded(Path(output_dir) / "model.pt")
         del trainer
         gc.collect()  # engines and handlers refer to each other
 
@@ -158,14 +160,16 @@ class AnnotatedBundle:
             Features, (N, D), and probabilities, (number of students, N, C).
 
         """
-        plan = ChainPlan(self.classes, self._given, train=tuple(item["id"] for item in items))
-        config, network = self._parts.config(items, plan), self._parts.network
-        dataset, inferer = config.value("train#dataloader").dataset, config.value("train#trainer#inferer")
-        head_layer, probabilities = config.value("chain").head_layer, []
-        for number in range(max(1, len(students))):
-            if students:
-                _load(network, students[number])
-            features, logits = extract(network, dataset, head_layer=head_layer, inferer=inferer)
+        dataset, head_layer = self._parts.dataset([dict(item) for item in items]), self.config.value("chain").head_layer
+        probabilities = []
+        for student in students or [None]:
+            network = self._parts.load(student)
+            features = self._parts.embeddings(dataset)
+            if features is None:
+                features, logits = extract(network, dataset, head_layer=head_layer)
+            else:
+                with torch.no_grad():
+                    logits = find_module(network, find_head(network, head_layer))(features.to(_device(network))).cpu()
             probabilities.append(torch.softmax(logits, dim=1).numpy())
         shape = (len(students), len(items), len(self.classes))
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
@@ -178,7 +182,7 @@ class AnnotatedBundle:
 
         """
         network = self._parts.new_network()
-        _load(network, student)
+        load_weights(network, student)
         return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims)
 
 
@@ -196,7 +200,7 @@ class ImagePredictor:
         self.network = network
         self.preprocessing = preprocessing
         self.spatial_dims = spatial_dims
-        self.device = next(network.parameters()).device
+        self.device = _device(network)
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -217,8 +221,8 @@ class ImagePredictor:
         return probabilities
 
 
-def _load(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:
-    network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))
+def _device(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:

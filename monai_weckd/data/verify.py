@@ -27,7 +27,7 @@ from monai_weckd.data.medmnist import archive_split, check_split, parse_referenc
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import available_processors
 
-__all__ = ["find_faults", "image_state", "read_datalist", "verify_images"]
+__all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,17 @@ def image_state(path: str) -> tuple[Any, ...]:
         return tuple(map(_state, image_files(path))) if os.path.isdir(path) else (_state(path),)
     except OSError as error:
         return (str(error),)
+
+
+def known_state(path: str) -> tuple[Any, ...]:
+    """Return the state that an image had when :py:func:`find_faults` last saw it; its present state if it never did.
+
+    Args:
+        path: as for :py:func:`image_state`.
+
+    """
+    found = _known.get(archive_split(path))
+    return image_state(path) if found is None else found[0]
 
 
 def _state(path: str) -> tuple[str, int, int]:

@@ -108,8 +108,8 @@ class ChainRecorder:
         self.preprocessing = preprocessing
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
-        # file and content of the last accepted student that this run has written
-        self._student: tuple[Path, bytes] | None = None
+        # file and weights of the last accepted student that this run has written
+        self._student: tuple[Path, dict[str, torch.Tensor]] | None = None
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
@@ -281,16 +281,18 @@ class ChainRecorder:
         return lines
 
     def _save(self, engine: SupervisedTrainer, path: Path, *, student: bool) -> str:
-        content = state_bytes(unwrap(engine.network).state_dict())
+        weights = unwrap(engine.network).state_dict()
+        content = state_bytes(weights)
         write_atomically(path, content)
         if student:
-            self._student = path, content
+            self._student = path, {name: tensor.clone() for name, tensor in weights.items()}
         return hashlib.sha256(content).hexdigest()
 
     def _save_model(self, engine: SupervisedTrainer, path: Path) -> str:
         """Save the final model, which is the last accepted student unless other code has changed it since."""
         student, self._student = self._student, None
-        if student is None or student[1] != state_bytes(unwrap(engine.network).state_dict()):
+        weights = unwrap(engine.network).state_dict()
+        if student is None or not all(torch.equal(weights[name], tensor) for name, tensor in student[1].items()):
             return self._save(engine, path, student=False)
         link_or_copy(student[0], path)
         return str([stage for stage in self.stages if stage["accepted"]][-1]["sha256"])

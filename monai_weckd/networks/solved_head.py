@@ -92,13 +92,15 @@ def solve_head(
     scale = features.std(dim=0, correction=0) if scale is None else scale.double()
     # a constant feature tells nothing
     scale = torch.where(scale > 0, scale, torch.inf)
-    points, axes = _principal((features - mean) / scale)
+    standard = (features - mean) / scale
+    points, axes = _principal(standard)
     problem = _Problem(points, index, len(present))
     folds = group_folds(labels.numpy(), list(map(str, range(len(labels)))) if groups is None else groups)
     penalty, known, start = _cross_validate(problem, torch.from_numpy(folds))
     solution = problem.solve(torch.ones(1, len(labels), dtype=torch.bool), penalty, tolerance=FINE, start=start)[:, 0]
     weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-    weight[present] = (axes @ solution[:-1]).T / scale
+    weights = solution[:-1] if axes is None else standard.T @ (axes @ solution[:-1])
+    weight[present] = weights.T / scale
     bias = torch.full((num_classes,), float(solution[-1].min() + ABSENT), dtype=torch.float64)
     bias[present] = solution[-1] - weight[present] @ mean
     out_of_fold = torch.full((len(labels), num_classes), -torch.inf, dtype=torch.float64)
@@ -206,14 +208,18 @@ class _Problem:
         return solution * units
 
 
-def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return points, (N, D), in the coordinates of at most N axes, and these axes, (D, R)."""
+def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return points, (N, D), in the coordinates of R <= N axes, and these axes as sums of points, (N, R).
+
+    Where there are more points than features, the coordinates stay, and None stands for the axes.
+
+    """
     if len(points) > points.shape[1]:
-        return points, torch.eye(points.shape[1], dtype=points.dtype)
+        return points, None
     values, vectors = torch.linalg.eigh(points @ points.T)
     kept = values > values[-1] * 1e-12
     lengths, vectors = values[kept].sqrt(), vectors[:, kept]
-    return vectors * lengths, points.T @ (vectors / lengths)
+    return vectors * lengths, vectors / lengths
 
 
 def _cross_validate(problem: _Problem, folds: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
