@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -26,7 +26,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.networks.features import unwrap
 
-__all__ = ["fingerprint", "freeze", "page_out", "predict_logits"]
+__all__ = ["checksums", "fingerprint", "freeze", "page_out", "predict_logits"]
 
 # the last digests by the checksums of all tensors, which take a fraction of a digest's time
 _known: dict[tuple[Any, ...], str] = {}
@@ -51,21 +51,33 @@ def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
         without: module path of a part to leave out, default None: all of it.
 
     """
-    tensors = {
-        name: tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        for name, tensor in network.state_dict().items()
-        if without is None or not name.startswith(f"{without}.")
-    }
-    key = tuple((name, len(content), zlib.crc32(content)) for name, content in tensors.items())
+    key = checksums(network, without=without)
     if key not in _known:
         digest = hashlib.sha256()
-        for name, content in tensors.items():
+        for name, content in _contents(network, without):
             digest.update(name.encode())
             digest.update(content)
         for old in list(_known)[: 1 - _KNOWN]:
             _known.pop(old, None)
         _known[key] = digest.hexdigest()
     return _known[key]
+
+
+def checksums(network: torch.nn.Module, *, without: str | None = None) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and CRC-32 of every parameter and buffer: enough to notice a change, not to name a file.
+
+    Args:
+        network: any module; its tensors may be on any device and of any type.
+        without: module path of a part to leave out, default None: all of it.
+
+    """
+    return tuple((name, len(content), zlib.crc32(content)) for name, content in _contents(network, without))
+
+
+def _contents(network: torch.nn.Module, without: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    for name, tensor in network.state_dict().items():
+        if without is None or not name.startswith(f"{without}."):
+            yield name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
