@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -22,12 +23,15 @@ import signal
 import numpy as np
 import pytest
 import torch
-from annotation_runs import OTOSCOPY, class_of, label_next, make_annotated, make_bundle
+from annotation_runs import OTOSCOPY, SCRATCH, class_of, label_next, make_annotated, make_bundle
 from filelock import FileLock
 
 from monai_weckd import ChainPlan
 from monai_weckd.annotation import AnnotatedChain, StageRunningError, find_items
+from monai_weckd.annotation.shards import labeled_items
 from monai_weckd.cli.main import main
+from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.verify import find_faults
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,7 @@ def test_report_and_predict_understand_it(studies, copy, tmp_path):
     folder = copy[0] / "chain"
     assert main(["report", "--output_dir", str(folder)]) == 0
     command = ["predict", "--bundle", str(OTOSCOPY), "--ckpt", str(folder / "model.pt"), "--input", str(studies)]
+    command += ["--set", "spatial_size=[64,64]"]
     assert main([*command, "--output", str(tmp_path / "out.csv")]) == 0
     with (tmp_path / "out.csv").open() as file:
         rows = {os.path.relpath(row["file"], studies): row for row in csv.DictReader(file)}
@@ -145,6 +150,56 @@ def test_report_and_predict_understand_it(studies, copy, tmp_path):
 
 def test_progress_is_reported(grown):
     assert grown[2] == [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1)]
+
+
+@pytest.mark.parametrize("settings", [{}, SCRATCH], ids=["solved", "scratch"])
+def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings):
+    chain, items = make_annotated(studies, tmp_path / "output", settings=settings, val_fraction=0)
+    chain.score(items)
+    labels, reports = {}, []
+    for _ in range(3):
+        label_next(chain, items, labels, 8)
+        chain.append_stage(items, labels, progress=lambda *place: reports.append(place))
+    epochs = chain.bundle.epochs_of(1)
+    assert reports == [(stage, epoch, epochs) for stage in (1, 2, 3) for epoch in range(epochs + 1)]
+    (tmp_path / "whole").mkdir()
+    changes = {
+        "num_stages": 3,
+        "max_epochs": 3 * epochs,
+        "chain#stage_epochs": [epochs] * 3,
+        "output_dir": str(tmp_path / "whole"),
+    }
+    plan = ChainPlan.from_json((chain.path / "plan.json").read_text())
+    datalist = Datalist(labeled_items(items, labels, chain.bundle.classes), chain.bundle.classes)
+    make_bundle(studies, tmp_path / "other", **settings).config.copy(changes, datalist=datalist, plan=plan).trainer().run()
+    for stage in (1, 2, 3):
+        grown, whole = (
+            torch.load(folder / f"stage_{stage}" / "model.pt", weights_only=True)
+            for folder in (chain.path, tmp_path / "whole")
+        )
+        torch.testing.assert_close(grown, whole, rtol=0, atol=1e-5)
+
+
+def test_a_changed_image_is_read_again(studies, copy, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(studies, folder)
+    bundle = make_bundle(folder, tmp_path / "output")
+    items = find_items(folder, spatial_dims=2)[:4]
+    before = bundle.embed(items, [])[0]
+    shutil.copy(items[0]["image"], items[1]["image"])
+    find_faults(items)  # as each stage does
+    after = bundle.embed(items, [])[0]
+    np.testing.assert_allclose(after, before[[0, 0, 2, 3]], atol=1e-5)
+
+
+def test_earlier_students_and_features_are_kept_once(grown):
+    folder = grown[0] / "chain"
+    chain = read(folder / "chain.json")
+    last = [stage for stage in chain["stages"] if stage["accepted"]][-1]
+    assert os.path.samefile(folder / last["checkpoint"], folder / "model.pt")
+    assert {stage["sha256"] for stage in chain["stages"]} == {
+        hashlib.sha256((folder / stage["checkpoint"]).read_bytes()).hexdigest() for stage in chain["stages"]
+    }
 
 
 def test_the_next_images_are_known_after_a_stage_and_a_restart(studies, copy):
