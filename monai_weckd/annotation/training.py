@@ -161,18 +161,22 @@ class AnnotatedBundle:
 
         """
         dataset, head_layer = self._parts.dataset([dict(item) for item in items]), self.config.value("chain").head_layer
-        probabilities = []
-        for student in students or [None]:
-            network = self._parts.load(student)
-            features = self._parts.embeddings(dataset)
-            if features is None:
-                features, logits = extract(network, dataset, head_layer=head_layer)
-            else:
-                with torch.no_grad():
-                    logits = find_module(network, find_head(network, head_layer))(features.to(_device(network))).cpu()
-            probabilities.append(torch.softmax(logits, dim=1).numpy())
+        known: Sequence[str | os.PathLike[str] | None] = students or [None]
+        found = [self._outputs(self._parts.load(student), dataset, head_layer) for student in known]
+        features, probabilities = found[-1][0], [torch.softmax(logits, dim=1).numpy() for _, logits in found]
         shape = (len(students), len(items), len(self.classes))
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
+
+    def _outputs(
+        self, network: torch.nn.Module, dataset: Any, head_layer: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features and logits of a dataset."""
+        features = self._parts.embeddings(dataset)
+        if features is None:
+            return extract(network, dataset, head_layer=head_layer)
+        with torch.no_grad():
+            logits = find_module(network, find_head(network, head_layer))(features.to(_device(network)))
+        return features, logits.float().cpu()
 
     def predictor(self, student: str | os.PathLike[str]) -> ImagePredictor:
         """Return a predictor of single images.

@@ -231,7 +231,8 @@ class EmbeddingDataset(Dataset):
 
         """
         other = object.__new__(type(self))
-        vars(other).update(vars(self), images=self.images.select(places, data), _row_of=self._row_of[np.asarray(places)])
+        vars(other).update(vars(self), images=self.images.select(places, data))
+        other._row_of = self._row_of[np.asarray(places)]
         return other
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -74,10 +74,10 @@ def checksums(network: torch.nn.Module, *, without: str | None = None) -> tuple[
     return tuple((name, len(content), zlib.crc32(content)) for name, content in _contents(network, without))
 
 
-def _contents(network: torch.nn.Module, without: str | None) -> Iterator[tuple[str, np.ndarray]]:
+def _contents(network: torch.nn.Module, without: str | None) -> Iterator[tuple[str, memoryview]]:
     for name, tensor in network.state_dict().items():
         if without is None or not name.startswith(f"{without}."):
-            yield name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            yield name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:

@@ -171,7 +171,8 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
     }
     plan = ChainPlan.from_json((chain.path / "plan.json").read_text())
     datalist = Datalist(labeled_items(items, labels, chain.bundle.classes), chain.bundle.classes)
-    make_bundle(studies, tmp_path / "other", **settings).config.copy(changes, datalist=datalist, plan=plan).trainer().run()
+    config = make_bundle(studies, tmp_path / "other", **settings).config
+    config.copy(changes, datalist=datalist, plan=plan).trainer().run()
     for stage in (1, 2, 3):
         grown, whole = (
             torch.load(folder / f"stage_{stage}" / "model.pt", weights_only=True)
