@@ -17,6 +17,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,7 @@ class AnnotatedBundle:
 
 
 class ImagePredictor:
-    """Classify single images with a student.
+    """Classify single images with a student; several threads may ask at once.
 
     Args:
         network: the student, in eval mode.
@@ -205,6 +206,8 @@ class ImagePredictor:
         self.preprocessing = preprocessing
         self.spatial_dims = spatial_dims
         self.device = _device(network)
+        # hooks in a network would mix the layers' outputs of two images at once
+        self._lock = Lock()
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -218,7 +221,8 @@ class ImagePredictor:
 
         """
         image = load_image(self.preprocessing, path, self.spatial_dims)
-        probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        with self._lock:
+            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
         fault = probability_fault(path, probabilities)
         if fault:
             raise ValueError(fault)

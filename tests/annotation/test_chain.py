@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,6 +180,15 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
             for folder in (chain.path, tmp_path / "whole")
         )
         torch.testing.assert_close(grown, whole, rtol=0, atol=1e-5)
+
+
+def test_images_that_are_classified_at_once_do_not_mix(studies, copy):
+    chain, items = make_annotated(studies, copy[0])
+    predictor, paths = chain.predictor(), [item["image"] for item in items if "broken" not in item["id"]][:8]
+    alone = [predictor.predict(path) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(predictor.predict, paths * 4))
+    np.testing.assert_allclose(together, alone * 4, atol=1e-5)
 
 
 def test_a_changed_image_is_read_again(studies, copy, tmp_path):
