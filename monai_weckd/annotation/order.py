@@ -92,10 +92,10 @@ class Scores:
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
         change = 0.5 * np.abs(last - probabilities[-2]).sum(axis=1) if len(probabilities) > 1 else np.zeros(len(ids))
-        parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
-        if not self.ids:
-            parts = [(new, new[:0]) for _, new in parts]
-        rows, chances, changes = (np.concatenate(pair) for pair in parts)
+        rows, chances, changes = features, last, change
+        if self.ids:
+            parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
+            rows, chances, changes = (np.concatenate(pair) for pair in parts)
         return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, {**self.unreadable, **unreadable})
 
     def sharing(self, other: Scores) -> Scores:
@@ -105,7 +105,9 @@ class Scores:
             other: the others.
 
         """
-        same = self.features.base is other.features.base is not None or np.array_equal(self.features, other.features)
+        here, there = self.features, other.features
+        # one array is equal to itself without a look at its numbers
+        same = here.shape == there.shape and (here.ctypes.data == there.ctypes.data or np.array_equal(here, there))
         return replace(self, features=other.features, file=other.file) if same else self
 
     def save(self, folder: str | os.PathLike[str]) -> Scores:

@@ -209,6 +209,7 @@ class EmbeddingDataset(Dataset):
         recipe = None if self.cache_dir is None else self._recipe(fingerprint)
         if self.cache_dir is None or recipe is None:
             self._rest = []
+            self._row_of = np.arange(len(self))
             self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
         else:
             self._fill_file(self.cache_dir, recipe)
