@@ -135,7 +135,6 @@ def main() -> None:
                 bundle = AnnotatedBundle(
                     BUNDLES / args.bundle,
                     args.dataset_dir,
-                    overlays=["pretrained.json", "frozen.json"],
                     changes={"seed": seed, **settings},
                     cache_dir=args.cache_dir or Path(folder, "cache"),
                 )

@@ -132,11 +132,8 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
         with tempfile.TemporaryDirectory() as folder:
             studies = Path(folder, "images")
             put_images(items, studies)
-            options = ["--config_file", "pretrained.json", "frozen.json"]
             settings = ("--set", f"seed={seed}")
-            with LabelServer(
-                studies, Path(folder, "output"), options=options, settings=settings, bundle=bundle
-            ) as server:
+            with LabelServer(studies, Path(folder, "output"), settings=settings, bundle=bundle) as server:
                 began = time.perf_counter()
                 UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
                 seconds = time.perf_counter() - began

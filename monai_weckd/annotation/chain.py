@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
@@ -77,6 +77,7 @@ class AnnotatedChain:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._queue: tuple[Any, list[Suggestion]] = ((), [])
         self._scores = Scores.empty("")
+        self._loaded: Any = None
         self._load()
 
     @property
@@ -178,12 +179,12 @@ class AnnotatedChain:
             )
             write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
             # scored here, so that the new student can rank images as soon as it is in place
-            self._look(part, items).save(part / "scores.npz")
+            scores = self._look(part, items, unreadable).save(part)
         except Exception:
             shutil.rmtree(part, ignore_errors=True)  # if the disk is full, this leaves room for labels
             raise
         self._replace(part)
-        self._load()
+        self._take(part, json.loads((part / "chain.json").read_text(encoding="utf-8")), given, scores)
         return self.stages[-1]
 
     def score(self, items: Sequence[Mapping[str, Any]]) -> None:
@@ -195,31 +196,35 @@ class AnnotatedChain:
         """
         with self._alone():
             self._load()
-            scores = self._look(self.path if self.stages else self.output_dir, items)
+            folder = self.path.resolve() if self.stages else self.output_dir
+            scores = self._look(folder, items, find_faults(items))
             if scores is not self._scores:
-                scores.save((self.path if self.stages else self.output_dir) / "scores.npz")
-                self._scores = scores
+                self._take(folder, self._chain, self.given, scores.save(folder))
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
         return FileLock(self.output_dir / "compute.lock")
 
-    def _look(self, folder: Path, items: Sequence[Mapping[str, Any]]) -> Scores:
+    def _look(self, folder: Path, items: Sequence[Mapping[str, Any]], unreadable: Mapping[str, str]) -> Scores:
         """Return the scores of items by the last student in a folder; compute them for items that it has not seen."""
         students = _students(folder)
-        made_by = _digest(students)
-        scores = self._scores if self._scores.made_by == made_by else Scores.empty(made_by)
+        made_by = list(students)[-1] if students else ""
+        earlier = self._scores
+        scores = earlier if earlier.made_by == made_by else Scores.empty(made_by)
         seen = set(scores.ids)
-        new = [item for item in items if item["id"] not in seen]
-        # unreadable images are tried again: a file may have been still being copied
-        unreadable = find_faults(new)
-        new = [item for item in new if item["id"] not in unreadable]
+        unreadable = {key: fault for key, fault in unreadable.items() if key not in seen}
+        new = [item for item in items if item["id"] not in seen and item["id"] not in unreadable]
         if unreadable != scores.unreadable:
             scores = replace(scores, unreadable=unreadable)
         if not new:
             return scores
-        features, probabilities = self.bundle.embed(new, students[-2:])
-        return scores.with_more([item["id"] for item in new], features, probabilities, unreadable)
+        ids = tuple(item["id"] for item in new)
+        if earlier.ids != ids or earlier.made_by not in [*students][-2:-1]:
+            return scores.with_more(ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable)
+        # the student before the last one has scored the same images
+        features, probabilities = self.bundle.embed(new, [*students.values()][-1:])
+        found = scores.with_more(ids, features, np.stack([earlier.probabilities, *probabilities]), unreadable)
+        return found.sharing(earlier)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether the last student has scored all images, except those that still cannot be read.
@@ -272,9 +277,10 @@ class AnnotatedChain:
         return self.bundle.predictor(self.path / "model.pt") if self.accepted else None
 
     def _load(self) -> None:
-        chain, given, folder = None, GivenLabels(), self.output_dir
+        chain, given, folder = None, GivenLabels(), self.path.resolve() if self.path.exists() else self.output_dir
+        if self._loaded == _state(folder):
+            return
         if self.path.exists():
-            folder = self.path.resolve()
             chain = model_chain(folder / "model.pt")
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
@@ -284,9 +290,12 @@ class AnnotatedChain:
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
                     f"in {self.output_dir}. Pass another folder, or the bundle of that chain."
                 )
-        scores = Scores.load(folder / "scores.npz", _digest(_students(folder)))
+        self._take(folder, chain, given, Scores.load(folder, next(reversed(_students(folder)), "")))
+
+    def _take(self, folder: Path, chain: dict[str, Any] | None, given: GivenLabels, scores: Scores) -> None:
         # assigned together: concurrent readers see the old chain or the new one
         self._chain, self.given, self._scores = chain, given, scores
+        self._loaded = _state(folder)
 
     def _replace(self, part: Path) -> None:
         """Replace the chain by a finished folder, atomically."""
@@ -304,13 +313,19 @@ class AnnotatedChain:
                 shutil.rmtree(folder)
 
 
-def _students(folder: Path) -> list[Path]:
-    """Return the files of the accepted students in a folder; an empty list before the first stage."""
+def _students(folder: Path) -> dict[str, Path]:
+    """Return the files of the accepted students in a folder by their digests, in order; none before the first stage."""
     path = folder / "chain.json"
     stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
     # paths are built from this folder, not taken from the file: the chain may have been moved
-    return [folder / f"stage_{number}" / "model.pt" for number, stage in enumerate(stages, 1) if stage["accepted"]]
+    return {
+        stage["sha256"]: folder / f"stage_{number}" / "model.pt"
+        for number, stage in enumerate(stages, 1)
+        if stage["accepted"]
+    }
 
 
-def _digest(students: Sequence[Path]) -> str:
-    return hashlib.sha256(students[-1].read_bytes()).hexdigest() if students else ""
+def _state(folder: Path) -> tuple[Any, ...]:
+    """Return what changes when somebody writes the chain or the scores in a folder."""
+    files = [folder / name for name in ("chain.json", "scores.npz")]
+    return (folder, *(file.stat().st_mtime_ns if file.is_file() else None for file in files))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.utils.draws import hash_fraction
-from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.files import link_or_copy, write_atomically
 
 __all__ = ["Scores", "Suggestion", "suggest"]
 
@@ -56,6 +56,7 @@ class Scores:
         probabilities: class probabilities, (N, C), or (N, 0) before there is a student.
         disagreement: total variation distance to the probabilities of the previous student, (N,); 0 without one.
         unreadable: reason by id for each image that cannot be read.
+        file: file that holds the features, None if they are not saved.
 
     """
 
@@ -65,6 +66,7 @@ class Scores:
     probabilities: np.ndarray
     disagreement: np.ndarray
     unreadable: Mapping[str, str]
+    file: Path | None = None
 
     @classmethod
     def empty(cls, made_by: str) -> Scores:
@@ -90,44 +92,68 @@ class Scores:
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
         change = 0.5 * np.abs(last - probabilities[-2]).sum(axis=1) if len(probabilities) > 1 else np.zeros(len(ids))
-        parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
-        if not self.ids:
-            parts = [(new, new[:0]) for _, new in parts]
-        rows, chances, changes = (np.concatenate(pair) for pair in parts)
+        rows, chances, changes = features, last, change
+        if self.ids:
+            parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
+            rows, chances, changes = (np.concatenate(pair) for pair in parts)
         return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, {**self.unreadable, **unreadable})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scores to a file atomically.
+    def sharing(self, other: Scores) -> Scores:
+        """Return these scores with the features of others if they are the same, so that they are saved once.
 
         Args:
-            path: the file.
+            other: the others.
 
         """
+        here, there = self.features, other.features
+        # one array is equal to itself without a look at its numbers
+        same = here.shape == there.shape and (here.ctypes.data == there.ctypes.data or np.array_equal(here, there))
+        return replace(self, features=other.features, file=other.file) if same else self
+
+    def save(self, folder: str | os.PathLike[str]) -> Scores:
+        """Write ``scores.npz`` and ``features.npy``, each atomically, and return the scores with the latter's path.
+
+        Args:
+            folder: an existing folder.
+
+        """
+        file = Path(folder) / "features.npy"
+        if self.file is None:
+            buffer = io.BytesIO()
+            np.save(buffer, self.features)
+            write_atomically(file, buffer.getbuffer())
+        elif self.file != file:
+            link_or_copy(self.file, file)
         buffer = io.BytesIO()
-        content: dict[str, Any] = {name: getattr(self, name) for name in ("features", "probabilities", "disagreement")}
+        content: dict[str, Any] = {name: getattr(self, name) for name in ("probabilities", "disagreement")}
         content.update(made_by=self.made_by, ids=self.ids, bad=[*self.unreadable], why=[*self.unreadable.values()])
         for name in ("ids", "bad", "why"):
             content[name] = np.array(content[name], dtype=np.str_)  # NumPy makes an empty list an array of floats
         np.savez(buffer, **content)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(Path(folder) / "scores.npz", buffer.getvalue())
+        return replace(self, file=file)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], made_by: str) -> Scores:
-        """Return the scores in a file if they are from the given student, else empty scores.
+    def load(cls, folder: str | os.PathLike[str], made_by: str) -> Scores:
+        """Return the scores in a folder if they are from the given student, else empty scores.
 
         Args:
-            path: the file.
+            folder: the folder.
             made_by: digest of the student.
 
         """
-        if not Path(path).is_file():
+        path, file = Path(folder) / "scores.npz", Path(folder) / "features.npy"
+        if not path.is_file():
             return cls.empty(made_by)
         with np.load(path, allow_pickle=False) as content:
             if str(content["made_by"]) != made_by:
                 return cls.empty(made_by)
             bad = dict(zip(content["bad"].tolist(), content["why"].tolist(), strict=True))
-            features, probabilities, change = (content[name] for name in ("features", "probabilities", "disagreement"))
-            return cls(made_by, tuple(content["ids"].tolist()), features, probabilities, change, bad)
+            probabilities, change = (content[name] for name in ("probabilities", "disagreement"))
+            ids, features = tuple(content["ids"].tolist()), np.load(file, allow_pickle=False)
+            # the features are written first: an interruption may leave those of more images
+            known = cls(made_by, ids, features, probabilities, change, bad, file)
+            return known if len(features) == len(ids) else cls.empty(made_by)
 
 
 def suggest(

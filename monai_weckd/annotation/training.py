@@ -16,16 +16,18 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
+from monai_weckd.annotation.parts import SharedParts, load_weights
 from monai_weckd.bundle.config import BundleConfig
-from monai_weckd.data.datalist import Datalist
 from monai_weckd.handlers.continuation import ChainContinuation
-from monai_weckd.networks.features import extract
+from monai_weckd.networks.features import extract, find_head, find_module
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
@@ -79,11 +81,14 @@ class AnnotatedBundle:
         config.leave_out("train#monitors", "train#checkpoint", "test")
         for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
             config.set(key, None)
-        _refuse_unfreezing(config)
         chain, settings = config.value("chain"), config.value("plan#settings")
         self.policy, self.seed = _own_labels(settings.policy), settings.seed
         self.tolerance = chain.tolerance if "chain#tolerance" in config else None
         self.stage_epochs = divide_epochs(config.value("max_epochs"), settings.num_stages, chain.stage_epochs)
+        given = PlanSettings(
+            seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
+        )
+        self._parts = SharedParts(config, self.classes, given)
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.
@@ -127,7 +132,7 @@ class AnnotatedBundle:
             changes["chain#tolerance"] = 1 / len(plan.val)
         if not plan.pool(stage):
             changes["chain#pool_ratio"] = 0  # every image has a label
-        trainer = self._config_of(items, plan, changes).trainer()
+        trainer = self._parts.config(items, plan, changes).trainer()
         if previous is not None:
             ChainContinuation(previous).attach(trainer)
         if progress is not None:
@@ -135,6 +140,7 @@ class AnnotatedBundle:
                 Events.EPOCH_COMPLETED, lambda engine: progress(engine.state.stage_epoch, engine.state.stage_epochs)
             )
         trainer.run()
+        self._parts.has_loaded(Path(output_dir) / "model.pt")
         del trainer
         gc.collect()  # engines and handlers refer to each other
 
@@ -155,22 +161,23 @@ class AnnotatedBundle:
             Features, (N, D), and probabilities, (number of students, N, C).
 
         """
-        settings = PlanSettings(
-            seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
-        )
-        plan = ChainPlan(self.classes, settings, train=tuple(item["id"] for item in items))
-        config = self._config_of(items, plan, {})
-        config.value("imports")
-        network = config.value("network")
-        dataset, inferer = config.value("train#dataloader").dataset, config.value("train#inferer")
-        head_layer, probabilities = config.value("chain").head_layer, []
-        for number in range(max(1, len(students))):
-            if students:
-                _load(network, students[number])
-            features, logits = extract(network, dataset, head_layer=head_layer, inferer=inferer)
-            probabilities.append(torch.softmax(logits, dim=1).numpy())
+        dataset, head_layer = self._parts.dataset([dict(item) for item in items]), self.config.value("chain").head_layer
+        known: Sequence[str | os.PathLike[str] | None] = students or [None]
+        found = [self._outputs(self._parts.load(student), dataset, head_layer) for student in known]
+        features, probabilities = found[-1][0], [torch.softmax(logits, dim=1).numpy() for _, logits in found]
         shape = (len(students), len(items), len(self.classes))
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
+
+    def _outputs(
+        self, network: torch.nn.Module, dataset: Any, head_layer: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features and logits of a dataset."""
+        features = self._parts.embeddings(dataset)
+        if features is None:
+            return extract(network, dataset, head_layer=head_layer)
+        with torch.no_grad():
+            logits = find_module(network, find_head(network, head_layer))(features.to(_device(network)))
+        return features, logits.float().cpu()
 
     def predictor(self, student: str | os.PathLike[str]) -> ImagePredictor:
         """Return a predictor of single images.
@@ -179,20 +186,13 @@ class AnnotatedBundle:
             student: file with the student's weights.
 
         """
-        config = self.config.copy(datalist=Datalist([], self.classes))
-        config.value("imports")
-        network = config.value("network")
-        _load(network, student)
-        return ImagePredictor(network.eval(), config.value("train#preprocessing"), self.spatial_dims)
-
-    def _config_of(
-        self, items: Sequence[Mapping[str, Any]], plan: ChainPlan, changes: Mapping[str, Any]
-    ) -> BundleConfig:
-        return self.config.copy(changes, datalist=Datalist([dict(item) for item in items], self.classes), plan=plan)
+        network = self._parts.new_network()
+        load_weights(network, student)
+        return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims)
 
 
 class ImagePredictor:
-    """Classify single images with a student.
+    """Classify single images with a student; several threads may ask at once.
 
     Args:
         network: the student, in eval mode.
@@ -205,7 +205,9 @@ class ImagePredictor:
         self.network = network
         self.preprocessing = preprocessing
         self.spatial_dims = spatial_dims
-        self.device = next(network.parameters()).device
+        self.device = _device(network)
+        # hooks in a network would mix the layers' outputs of two images at once
+        self._lock = Lock()
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -219,15 +221,16 @@ class ImagePredictor:
 
         """
         image = load_image(self.preprocessing, path, self.spatial_dims)
-        probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        with self._lock:
+            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
         fault = probability_fault(path, probabilities)
         if fault:
             raise ValueError(fault)
         return probabilities
 
 
-def _load(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:
-    network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))
+def _device(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,11 +247,3 @@ def _own_labels(policy: str) -> str:
             f"policy: expected 'cumulative' or 'disjoint', got {policy!r}. A stage needs labels of its own."
         )
     return policy
-
-
-def _refuse_unfreezing(config: BundleConfig) -> None:
-    if "backbone#unfreeze_last" in config and config.value("backbone#unfreeze_last"):
-        raise ValueError(
-            "unfreeze_last: expected False, got True: each stage is the last when it comes. "
-            "Train the final model with monai.bundle, on the labels that were given."
-        )

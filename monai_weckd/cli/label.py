@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def _label(args: argparse.Namespace) -> None:
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         print(f"chain   {len(chain.stages)} stages in {output_dir}")
         print(f"open    http://{args.host}:{args.port}/", flush=True)
+        # what is there now stays until the end, so the collection after each stage need not look at it
+        gc.freeze()
         serve(session, host=args.host, port=args.port, password=password)
 
 

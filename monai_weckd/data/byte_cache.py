@@ -133,6 +133,18 @@ class ByteCacheDataset(Dataset):
         """
         return self._restore(torch.from_numpy(self.rows[self.row_of[np.asarray(indices)]]))
 
+    def select(self, places: Sequence[int], data: Sequence[dict[str, Any]]) -> ByteCacheDataset:
+        """Return a dataset of some of the images, which shares their array: no file is read.
+
+        Args:
+            places: positions of these images in ``data``.
+            data: their items, which may differ from those here in anything but the image.
+
+        """
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), data=list(data), row_of=self.row_of[np.asarray(places)])
+        return other
+
     def _transform(self, index: int) -> Any:
         item = {**self.data[index], self.image_key: self.gather([index])[0]}
         return self.transform(item)

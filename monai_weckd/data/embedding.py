@@ -99,6 +99,8 @@ class EmbeddingDataset(Dataset):
         self.made_by: str | None = None
         self._rows: Any = None
         self._row_of = np.arange(len(dataset))
+        # of the last items asked for; selections of the same dataset share it
+        self._moments: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rest: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -153,10 +155,11 @@ class EmbeddingDataset(Dataset):
             return False
         if self.cache_dir is None:
             self._rest = []
+            self._row_of = np.arange(len(self))
             self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
         else:
             self._fill_file(self.cache_dir, json.dumps([fingerprint, self.images.recipe]))
-        self.made_by = fingerprint
+        self.made_by, self._moments = fingerprint, {}
         return True
 
     @property
@@ -165,6 +168,29 @@ class EmbeddingDataset(Dataset):
         if self._rows is None:
             self.fill(self.backbone.fingerprint())
         return self._rows
+
+    def select(self, places: Sequence[int], data: Sequence[dict[str, Any]]) -> EmbeddingDataset:
+        """Return a dataset of some of the images, which shares their embeddings: none is computed anew.
+
+        Args:
+            places: positions of these images in ``data``.
+            data: their items, which may differ from those here in anything but the image.
+
+        """
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), images=self.images.select(places, data))
+        other._row_of = self._row_of[np.asarray(places)]
+        return other
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation of each feature over all items, (D,), float64; computed once."""
+        rows, key = self.rows, self._row_of.tobytes()
+        if key not in self._moments:
+            found = torch.from_numpy(np.asarray(rows[self._row_of]))
+            mean = found.mean(dim=0, dtype=torch.float64)
+            self._moments.clear()
+            self._moments[key] = mean, _deviation(found, mean)
+        return self._moments[key]
 
     def _embed(self, indices: Sequence[int]) -> np.ndarray:
         """Return the embeddings of several items, (B, D)."""
@@ -206,6 +232,14 @@ def wrapped_images(dataset: Any) -> Any:
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     for first in range(0, len(indices), _CHUNK):
         yield indices[first : first + _CHUNK]
+
+
+def _deviation(rows: torch.Tensor, mean: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
+    """Return the standard deviation of each column; some rows at a time in double precision."""
+    squares = torch.zeros_like(mean)
+    for part in rows.split(chunk):
+        squares += (part - mean).square().sum(dim=0)
+    return (squares / len(rows)).sqrt()
 
 
 def _is_random(transform: Any) -> bool:

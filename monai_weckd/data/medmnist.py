@@ -169,7 +169,8 @@ def parse_reference(path: str) -> Reference | None:
         path: a path, or ``<archive>.npz::<split>/<index>``.
 
     """
-    found = _REFERENCE.fullmatch(path)
+    # most paths are none, and a session looks at thousands of them
+    found = _REFERENCE.fullmatch(path) if "::" in path else None
     return found and Reference(found["archive"], found["split"], int(found["number"]))
 
 

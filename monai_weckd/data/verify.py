@@ -19,7 +19,6 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 from monai_weckd.data.datalist import Datalist, load_datalist
@@ -28,9 +27,12 @@ from monai_weckd.data.medmnist import archive_split, check_split, parse_referenc
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import available_processors
 
-__all__ = ["find_faults", "read_datalist", "verify_images"]
+__all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify_images"]
 
 logger = logging.getLogger(__name__)
+
+# one process may run many trainings on the same images: state and fault of those that it has decoded, by path
+_known: dict[str, tuple[tuple[Any, ...], str | None]] = {}
 
 _MODES = ("error", "skip")
 
@@ -96,32 +98,49 @@ def find_faults(items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         items: dictionaries with ``id`` and ``image``.
 
     """
-    # memory holds several volumes at a time, but not one for each processor of a large machine
-    with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
-        # the images of one split of an archive are checked together
-        paths = list(dict.fromkeys(archive_split(item["image"]) for item in items))
-        faults = dict(zip(paths, pool.map(_fault, paths), strict=True))
-    return {item["id"]: fault for item in items if (fault := faults[archive_split(item["image"])])}
+    # the images of one split of an archive are checked together
+    splits = [archive_split(item["image"]) for item in items]
+    states = {path: image_state(path) for path in dict.fromkeys(splits)}
+    new = [path for path, state in states.items() if _known.get(path, (None,))[0] != state]
+    if new:
+        # memory holds several volumes at a time, but not one for each processor of a large machine
+        with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
+            _known.update({path: (states[path], fault) for path, fault in zip(new, pool.map(_fault, new), strict=True)})
+    return {item["id"]: fault for item, path in zip(items, splits, strict=True) if (fault := _known[path][1])}
 
 
-def _fault(path: str) -> str | None:
-    """Return the fault of an image, or of the images in a folder, and the remedy; None if there is no fault."""
+def image_state(path: str) -> tuple[Any, ...]:
+    """Return sizes and times of an image's files, which tell whether they have changed; the error if there are none.
+
+    Args:
+        path: a file, a folder of files, an archive's split, or an image of it.
+
+    """
     try:
-        files = tuple(image_files(path)) if os.path.isdir(path) else (path,)
-        return _known_fault(path, tuple(map(_state, files)))
+        return tuple(map(_state, image_files(path))) if os.path.isdir(path) else (_state(path),)
     except OSError as error:
-        return _unreadable(error)
+        return (str(error),)
+
+
+def known_state(path: str) -> tuple[Any, ...]:
+    """Return the state that an image had when :py:func:`find_faults` last saw it; its present state if it never did.
+
+    Args:
+        path: as for :py:func:`image_state`.
+
+    """
+    found = _known.get(archive_split(path))
+    return image_state(path) if found is None else found[0]
 
 
 def _state(path: str) -> tuple[str, int, int]:
-    found = parse_reference(f"{path}/0")
+    found = parse_reference(f"{archive_split(path)}/0")
     status = os.stat(path if found is None else found.archive)
     return path, status.st_size, status.st_mtime_ns
 
 
-# one process may run many trainings on the same images: do not decode unchanged files again
-@lru_cache(maxsize=1 << 17)
-def _known_fault(path: str, states: tuple[tuple[str, int, int], ...]) -> str | None:
+def _fault(path: str) -> str | None:
+    """Return the fault of an image, or of the images in a folder, and the remedy; None if there is no fault."""
     # imported here, because listing and planning do not need torch
     from monai_weckd.data.image_reader import read_image
 

@@ -53,7 +53,6 @@ class HeadSolver:
 
     def __init__(self, head_layer: str | None = None) -> None:
         self.head_layer = head_layer
-        self._moments: tuple[EmbeddingDataset, torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
         """Solve the head for the labels of the present stage, and return MONAI's output for all of them.
@@ -75,7 +74,7 @@ class HeadSolver:
         items = [chain.state.items[place] for place in places]
         features, target = dataset.gather(places), torch.tensor([labels[item["id"]] for item in items])
         engine.state.batch = {INDEX: torch.tensor(places)}
-        mean, scale = self._standardization(dataset)
+        mean, scale = dataset.moments()
         head = solve_head(
             features,
             target,
@@ -107,14 +106,6 @@ class HeadSolver:
             )
         return dataset
 
-    def _standardization(self, dataset: EmbeddingDataset) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and standard deviation of each feature over all training items, (D,), float64."""
-        if self._moments is None or self._moments[0] is not dataset:
-            rows = dataset.gather(range(len(dataset)))
-            mean = rows.mean(dim=0, dtype=torch.float64)
-            self._moments = dataset, mean, _deviation(rows, mean)
-        return self._moments[1:]
-
     def _load(self, engine: SupervisedTrainer, weight: torch.Tensor, bias: torch.Tensor) -> None:
         network = unwrap(engine.network)
         layer = find_module(network, find_head(network, self.head_layer))
@@ -140,14 +131,6 @@ class HeadSolver:
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
-
-
-def _deviation(rows: torch.Tensor, mean: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """Return the standard deviation of each column; some rows at a time in double precision."""
-    squares = torch.zeros_like(mean)
-    for part in rows.split(chunk):
-        squares += (part - mean).square().sum(dim=0)
-    return (squares / len(rows)).sqrt()
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:

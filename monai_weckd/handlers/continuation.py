@@ -26,7 +26,7 @@ from ignite.engine import Events
 from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
-from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.files import link_or_copy
 from monai_weckd.utils.records import read_sealed
 
 if TYPE_CHECKING:
@@ -113,11 +113,13 @@ class ChainContinuation:
         engine.load_state_dict({**place, "iteration": sum(walker.epochs[:-1]) * engine.state.epoch_length})
 
     def _bring_students(self, output_dir: Path) -> None:
-        """Copy the earlier students, so that the new folder is self-contained."""
+        """Link or copy the earlier students, so that the new folder is self-contained."""
         for stage in range(1, len(self.chain["stages"]) + 1):
             path = output_dir / _student_file(stage)
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, self._student(stage))
+            if not (self.previous / _student_file(stage)).is_file():
+                self._student(stage)  # raises
+            link_or_copy(self.previous / _student_file(stage), path)
 
     def _student(self, stage: int) -> bytes:
         path = self.previous / _student_file(stage)

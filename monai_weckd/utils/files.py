@@ -28,6 +28,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 __all__ = [
     "finish_writing",
+    "link_or_copy",
     "pack_state",
     "read_state",
     "replace_text",
@@ -71,6 +72,28 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
             f"{path}: expected room for {len(data):,} bytes beside what is there, got {error.strerror!r}. "
             "Free some and go on with resume; what was written before is whole."
         ) from None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links; an old target is replaced.
+
+    Args:
+        source: a file that programs replace and never change in place.
+        target: the second name.
+
+    Raises:
+        OSError: When there is no room for a copy.
+
+    """
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # another file system, or one without links
+        write_atomically(target, source.read_bytes())
+        return
+    os.replace(part, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

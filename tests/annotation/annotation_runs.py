@@ -17,17 +17,18 @@ from pathlib import Path
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, find_items
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
-SMALL = {"max_epochs": 6, "iterations_per_epoch": 3, "batch_size": 8, "embedding_views": 2}
+SMALL = {"spatial_size": [64, 64]}
+# a chain that is trained step by step
+SCRATCH = {"overlays": ["scratch.json"], "max_epochs": 6, "iterations_per_epoch": 3, "batch_size": 8}
 
 
 def make_bundle(studies, output_dir, *, overlays=(), **changes):
     settings = {**SMALL, **changes}
-    overlays = ["frozen.json", *overlays]
     return AnnotatedBundle(OTOSCOPY, studies, overlays=overlays, changes=settings, cache_dir=output_dir / "cache")
 
 
-def make_annotated(studies, output_dir, **options):
-    bundle = make_bundle(studies, output_dir)
+def make_annotated(studies, output_dir, *, settings=None, **options):
+    bundle = make_bundle(studies, output_dir, **(settings or {}))
     return AnnotatedChain(bundle, output_dir, **{"val_fraction": 0.25, **options}), find_items(studies, spatial_dims=2)
 
 

@@ -44,13 +44,13 @@ def test_disagreement_is_the_total_variation_distance():
 @pytest.mark.parametrize("students", [0, 1, 2])
 def test_what_is_kept_survives_the_file(tmp_path, students):
     found = scores(students=students, unreadable=["z"])
-    found.save(tmp_path / "scores.npz")
-    again = Scores.load(tmp_path / "scores.npz", "x")
+    found.save(tmp_path)
+    again = Scores.load(tmp_path, "x")
     assert (again.ids, again.made_by, again.unreadable) == (found.ids, "x", {"z": "broken"})
     for name in ("features", "probabilities", "disagreement"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
-    assert Scores.load(tmp_path / "scores.npz", "another student").ids == ()
-    assert Scores.load(tmp_path / "none.npz", "x").ids == ()
+    assert Scores.load(tmp_path, "another student").ids == ()
+    assert Scores.load(tmp_path / "none", "x").ids == ()
 
 
 def test_further_images_are_added_behind():

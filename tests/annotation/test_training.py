@@ -32,10 +32,6 @@ from monai_weckd.annotation import AnnotatedBundle
         ({"classes": ["a", "b", "a"]}, r"classes: expected two or more, each once, got \['a', 'b', 'a'\]"),
         ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),
         ({"changes": {"plan#settings#policy": "shared"}}, "policy: expected 'cumulative' or 'disjoint', got 'shared'"),
-        (
-            {"overlays": ["frozen.json"], "changes": {"backbone#unfreeze_last": True}},
-            "unfreeze_last: expected False, got True",
-        ),
     ],
 )
 def test_refuses_a_bundle_that_does_not_serve(tmp_path, arguments, message):

@@ -122,6 +122,28 @@ def test_wrapped_images_are_those_that_are_embedded(cached):
     assert wrapped_images(cached) is cached
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_selection_shares_embeddings_and_has_items_of_its_own(items, cached, calls, tmp_path, in_file):
+    backbone = FrozenBackbone(make_network(), cache_dir=tmp_path / "cache" if in_file else None)
+    whole = backbone.embed(cached)
+    rows, computed = whole.gather(range(7)), len(calls)
+    part = whole.select([5, 2, 3], [{**items[place], "label": 9} for place in (5, 2, 3)])
+    assert (len(part), part[1]["id"], part[1]["label"], whole[2]["label"]) == (3, items[2]["id"], 9, 0)
+    torch.testing.assert_close(part.gather([0, 1, 2]), rows[[5, 2, 3]], rtol=0, atol=0)
+    for dataset, expected in ((whole, rows), (part, rows[[5, 2, 3]])):
+        mean, deviation = dataset.moments()
+        torch.testing.assert_close(mean, expected.double().mean(dim=0))
+        torch.testing.assert_close(deviation, expected.double().std(dim=0, correction=0))
+    assert len(calls) == computed
+    # it computes its own when the backbone is another one
+    backbone.network[1].weight.data.mul_(2)
+    assert part.fill(backbone.fingerprint())
+    expected = FrozenBackbone(backbone.network).embed(cached).gather([5, 2, 3])
+    torch.testing.assert_close(part.gather([0, 1, 2]), expected)
+    torch.testing.assert_close(part.moments()[0], expected.double().mean(dim=0))
+    torch.testing.assert_close(whole.gather(range(7)), rows, rtol=0, atol=0)
+
+
 def test_another_backbone_makes_other_embeddings(cached, calls):
     network = make_network()
     backbone = FrozenBackbone(network)

@@ -22,7 +22,15 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 
 import monai_weckd.utils.files
-from monai_weckd.utils.files import finish_writing, pack_state, read_state, write_atomically, write_behind, write_state
+from monai_weckd.utils.files import (
+    finish_writing,
+    link_or_copy,
+    pack_state,
+    read_state,
+    write_atomically,
+    write_behind,
+    write_state,
+)
 
 
 @pytest.mark.parametrize("content", ["text\r\nä\n", b"\x00\xff"])
@@ -137,3 +145,23 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path):
             path.write_bytes(data)
             with pytest.raises(ValueError, match=r"state\.pt: expected the content that was written, got .* The file"):
                 read_state(path)
+
+
+def test_a_second_name_replaces_what_was_there(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+    link_or_copy(source, target)
+    assert os.path.samefile(source, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_bytes(b"new")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert not os.path.samefile(tmp_path / "a", tmp_path / "b")

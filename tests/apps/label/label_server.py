@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
 OTOSCOPY = ROOT / "bundles" / "otoscopy_chain_classification"
 # on the command line; a stage on a frozen backbone takes a second
-SMALL = ("--config_file", "frozen.json", "--set", "embedding_views=2", "--set", "max_epochs=6")
-SMALL += ("--set", "iterations_per_epoch=3", "--set", "batch_size=8")
+SMALL = ("--set", "spatial_size=[64,64]")
+# a chain that is trained step by step
+SCRATCH = ("--config_file", "scratch.json", "--set", "max_epochs=6")
+SCRATCH += ("--set", "iterations_per_epoch=3", "--set", "batch_size=8")
 VALIDATED = (*SMALL, "--val_fraction", "0.25")
 
 needs_monai_label = pytest.mark.skipif(
