@@ -26,7 +26,7 @@ from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.networks.features import FeatureHook, unwrap
-from monai_weckd.networks.freezing import checksums, fingerprint, page_out
+from monai_weckd.networks.freezing import fingerprint, page_out
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW, DistillationKeys
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Distiller:
         # shifts the teacher's logits by its predictions so far; replaced with each teacher
         self.alignment: DistributionAlignment | None = None
         self._teacher: torch.nn.Module | None = None
-        self._checksums: tuple[tuple[str, int, int], ...] = ()
+        self._fingerprint: str | None = None
         self.teacher = teacher
         self._handles = []
         if teacher_cache:
@@ -128,7 +128,7 @@ class Distiller:
         if self.teacher_hook is not None:
             self.teacher_hook.remove()
         self._teacher = teacher
-        self._checksums = ()
+        self._fingerprint = None
         self.teacher_hook = None
         self.cache = None
         if self._folder is not None:
@@ -138,9 +138,9 @@ class Distiller:
             teacher.to(self.engine.state.device).eval()
             for parameter in teacher.parameters():  # TorchScript has no requires_grad_ of its own
                 parameter.requires_grad_(False)
-            self._checksums = checksums(teacher)
+            self._fingerprint = fingerprint(teacher)
             if self.teacher_cache:
-                self.cache = TeacherCache(fingerprint(teacher))
+                self.cache = TeacherCache(self._fingerprint)
             if self.student_hook is not None:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
@@ -151,7 +151,7 @@ class Distiller:
             RuntimeError: When a parameter or a buffer of the teacher has changed.
 
         """
-        if self._teacher is not None and checksums(self._teacher) != self._checksums:
+        if self._teacher is not None and fingerprint(self._teacher) != self._fingerprint:
             raise RuntimeError(
                 "teacher: expected unchanged parameters and buffers, got others than at the stage's start. "
                 "Look for code that trains it or leaves its BatchNorm in train mode."

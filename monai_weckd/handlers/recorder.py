@@ -38,7 +38,7 @@ from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
-from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
+from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.records import sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
@@ -108,8 +108,6 @@ class ChainRecorder:
         self.preprocessing = preprocessing
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
-        # file and weights of the last accepted student that this run has written
-        self._student: tuple[Path, dict[str, torch.Tensor]] | None = None
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.
@@ -198,7 +196,7 @@ class ChainRecorder:
         record = engine.state.chain.records[-1]
         checkpoint = Path(f"stage_{record.stage}") / "model.pt"
         (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
-        digest = self._save(engine, self.output_dir / checkpoint, student=record.accepted)
+        digest = self._save(engine, self.output_dir / checkpoint)
         self.stages.append(
             {
                 "stage": record.stage,
@@ -224,7 +222,7 @@ class ChainRecorder:
     def _end(self, engine: SupervisedTrainer) -> None:
         if engine.state.chain.paused(engine):
             return
-        self._write(engine, self._save_model(engine, self.output_dir / "model.pt"))
+        self._write(engine, self._save(engine, self.output_dir / "model.pt"))
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
@@ -280,22 +278,10 @@ class ChainRecorder:
                 lines += oracle.to_dicts()
         return lines
 
-    def _save(self, engine: SupervisedTrainer, path: Path, *, student: bool) -> str:
-        weights = unwrap(engine.network).state_dict()
-        content = state_bytes(weights)
+    def _save(self, engine: SupervisedTrainer, path: Path) -> str:
+        content = state_bytes(unwrap(engine.network).state_dict())
         write_atomically(path, content)
-        if student:
-            self._student = path, {name: tensor.clone() for name, tensor in weights.items()}
         return hashlib.sha256(content).hexdigest()
-
-    def _save_model(self, engine: SupervisedTrainer, path: Path) -> str:
-        """Save the final model, which is the last accepted student unless other code has changed it since."""
-        student, self._student = self._student, None
-        weights = unwrap(engine.network).state_dict()
-        if student is None or not all(torch.equal(weights[name], tensor) for name, tensor in student[1].items()):
-            return self._save(engine, path, student=False)
-        link_or_copy(student[0], path)
-        return str([stage for stage in self.stages if stage["accepted"]][-1]["sha256"])
 
     def _measure(self, engine: SupervisedTrainer, split: str) -> dict[str, float | None] | None:
         loader = self.loaders[split]

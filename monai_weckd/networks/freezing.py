@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +24,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.networks.features import unwrap
 
-__all__ = ["checksums", "fingerprint", "freeze", "page_out", "predict_logits"]
-
-# the last digests by the checksums of all tensors, which take a fraction of a digest's time
-_known: dict[tuple[Any, ...], str] = {}
-_KNOWN = 16
+__all__ = ["fingerprint", "freeze", "page_out", "predict_logits"]
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:
@@ -51,33 +45,13 @@ def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
         without: module path of a part to leave out, default None: all of it.
 
     """
-    key = checksums(network, without=without)
-    if key not in _known:
-        digest = hashlib.sha256()
-        for name, content in _contents(network, without):
-            digest.update(name.encode())
-            digest.update(content)
-        for old in list(_known)[: 1 - _KNOWN]:
-            _known.pop(old, None)
-        _known[key] = digest.hexdigest()
-    return _known[key]
-
-
-def checksums(network: torch.nn.Module, *, without: str | None = None) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and CRC-32 of every parameter and buffer: enough to notice a change, not to name a file.
-
-    Args:
-        network: any module; its tensors may be on any device and of any type.
-        without: module path of a part to leave out, default None: all of it.
-
-    """
-    return tuple((name, len(content), zlib.crc32(content)) for name, content in _contents(network, without))
-
-
-def _contents(network: torch.nn.Module, without: str | None) -> Iterator[tuple[str, memoryview]]:
+    digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        if without is None or not name.startswith(f"{without}."):
-            yield name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        if without is not None and name.startswith(f"{without}."):
+            continue
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:

@@ -13,8 +13,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,84 +185,27 @@ class _Problem:
         shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
         missing, target = counts == 0, self.target[:, None]
 
-        def gradient(flat: torch.Tensor) -> torch.Tensor:
-            solution = flat.view(shape)
+        @torch.no_grad()
+        def closure() -> torch.Tensor:
             logits = torch.addmm(solution[-1].flatten(), points, solution[:-1].flatten(1)).view(-1, *counts.shape)
-            error = (torch.softmax(logits.masked_fill_(missing, -torch.inf), dim=2) - target) * weight
-            found = shrink * solution
-            found[:-1] += (points.T @ error.flatten(1)).view_as(found[:-1])
-            found[-1] = error.sum(dim=0)
-            return found.flatten()
+            logs = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=2)
+            error = (logs.exp() - target) * weight
+            pull = shrink * solution
+            solution.grad = pull.clone()
+            solution.grad[:-1] += (points.T @ error.flatten(1)).view_as(pull[:-1])
+            solution.grad[-1] = error.sum(dim=0)
+            return 0.5 * (pull * solution).sum() - (logs * target).nan_to_num(neginf=0).mul(weight).sum()
 
-        solution = _minimize(gradient, solution.flatten(), tolerance / penalty).view(shape)
+        optimizer = torch.optim.LBFGS(
+            [solution],
+            max_iter=500,
+            tolerance_grad=tolerance / penalty,
+            tolerance_change=1e-15,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+        )
+        optimizer.step(closure)
         return solution * units
-
-
-def _minimize(
-    gradient: Callable[[torch.Tensor], torch.Tensor], point: torch.Tensor, tolerance: float, *, history: int = 10
-) -> torch.Tensor:
-    """Return the minimum of a smooth convex function by L-BFGS.
-
-    Gradients alone decide, because near the minimum the rounding of the values hides their differences.
-
-    Args:
-        gradient: returns the gradient at a point.
-        point: where to begin, (n,).
-        tolerance: largest entry of the gradient at the minimum.
-        history: number of steps that approximate the curvature.
-
-    """
-    pairs: list[tuple[torch.Tensor, torch.Tensor, float]] = []
-    slope = gradient(point)
-    for _ in range(500):
-        if float(slope.abs().max()) <= tolerance:
-            break
-        direction = _direction(slope, pairs)
-        length = 1.0 if pairs else min(1.0, 1 / float(slope.abs().sum()))
-        step, new = _search(gradient, point, direction, float(direction @ slope), length)
-        change = new - slope
-        pairs = [*pairs[1 - history :], (step, change, 1 / float(step @ change))]
-        point, slope = point + step, new
-    return point
-
-
-def _direction(slope: torch.Tensor, pairs: Sequence[tuple[torch.Tensor, torch.Tensor, float]]) -> torch.Tensor:
-    """Return the direction of a step: minus the gradient times the inverse curvature that earlier steps tell."""
-    direction, shares = -slope, []
-    for step, change, scale in reversed(pairs):
-        shares.append(scale * float(step @ direction))
-        direction = direction.sub(change, alpha=shares[-1])
-    if pairs:
-        step, change, scale = pairs[-1]
-        direction = direction / (scale * float(change @ change))
-    for (step, change, scale), share in zip(pairs, reversed(shares), strict=True):
-        direction = direction.add(step, alpha=share - scale * float(change @ direction))
-    return direction
-
-
-def _search(
-    gradient: Callable[[torch.Tensor], torch.Tensor],
-    point: torch.Tensor,
-    direction: torch.Tensor,
-    slope: float,
-    length: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a step along a direction that ends near the line's minimum, and the gradient there."""
-    low, high = (0.0, slope), (math.inf, 0.0)
-    for _ in range(30):
-        step = length * direction
-        new = gradient(point + step)
-        here = float(direction @ new)
-        # a convex function is steepest at the start: somewhat less steep, or not too far beyond the minimum
-        if 0.9 * slope <= here <= -0.5 * slope:
-            break
-        low, high = (low, (length, here)) if here > 0 else ((length, here), high)
-        if math.isinf(high[0]):
-            length *= 2
-        else:
-            share = low[1] / (low[1] - high[1])
-            length = low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
-    return step, new
 
 
 def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -15,7 +15,6 @@ import torch
 from distillation_runs import make_network
 
 from monai_weckd.networks import fingerprint, freeze
-from monai_weckd.networks.freezing import checksums
 
 
 def test_freeze_copies_without_wrappers():
@@ -28,15 +27,3 @@ def test_freeze_copies_without_wrappers():
     assert all(p.requires_grad for p in network.parameters())
     assert not any(p.requires_grad for p in teacher.parameters())
     assert fingerprint(teacher) == fingerprint(network)
-
-
-def test_checksums_and_digest_follow_every_change_of_a_weight():
-    network = make_network()
-    seen = [(checksums(network), fingerprint(network))]
-    for tensor in network.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.flatten()[0] += 1
-            seen.append((checksums(network), fingerprint(network)))
-            tensor.flatten()[0] -= 1
-    assert len({sums for sums, _ in seen}) == len({digest for _, digest in seen}) == len(seen) > 2
-    assert fingerprint(network) == fingerprint(freeze(network))
