@@ -119,7 +119,7 @@ def run_bundle(dataset_dir: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         start, cpu = time.perf_counter(), time.process_time()
         workflow = ConfigWorkflow(
-            str(BUNDLE / "configs" / "train.json"),
+            [str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "scratch")],
             workflow_type="train",
             logging_file=False,
             bundle_root=str(BUNDLE),

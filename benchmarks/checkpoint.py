@@ -75,7 +75,7 @@ def train(folder: Path, *, stop: int | None = None, **settings: Any) -> tuple[Ti
 
     """
     workflow = ConfigWorkflow(
-        str(BUNDLE / "configs" / "train.json"),
+        [str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "scratch")],
         workflow_type="train",
         logging_file=False,
         bundle_root=str(BUNDLE),

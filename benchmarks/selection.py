@@ -78,7 +78,9 @@ def load_features(bundle: Path, dataset_dir: str, cache_dir: Path) -> tuple[np.n
     """
     file = cache_dir / f"{bundle.name}.npz"
     if not file.exists():
-        config = BundleConfig(bundle, overlays=["pretrained.json"], changes={"dataset_dir": dataset_dir})
+        config = BundleConfig(
+            bundle, overlays=["scratch.json", "pretrained.json"], changes={"dataset_dir": dataset_dir}
+        )
         items = config.value("datalist").items
         prepare, network = config.value("train#preprocessing"), config.value("network_def").eval()
         rows = []

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 
 import benchmarks.__main__ as main  # noqa: E402
 from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, load, on_page  # noqa: E402
-from benchmarks.embedding_views import compare_views  # noqa: E402
 from benchmarks.harness import Result, interleave, machine, markdown, processor, ratio, slope  # noqa: E402
 from benchmarks.interval_coverage import false_alarms  # noqa: E402
 from benchmarks.rivals import FOLDER  # noqa: E402
@@ -151,17 +149,3 @@ def test_equal_methods_are_simulated():
     rates = false_alarms(20, folds=4, repeats=1, seeds=2, group_size=3, spread=0.1)
     assert rates.keys() == {"balanced_accuracy", "macro_auc"}
     assert all(rate <= 0.2 for rate in rates.values())
-
-
-@pytest.mark.parametrize(("noise", "gain"), [(0.0, False), (2.0, True)])
-def test_views_help_a_head_where_they_differ(noise, gain):
-    rng = np.random.default_rng(0)
-    labels, groups = np.repeat([0, 1], 60), [str(number // 2) for number in range(120)]
-    image = rng.normal(size=(120, 1, 40)) + 0.4 * labels[:, None, None] * (np.arange(40) < 3)
-    rows = image + np.concatenate(
-        [np.zeros((120, 1, 40)), noise * rng.normal(size=(120, 8, 40)) * (np.arange(40) > 2)], 1
-    )
-    found = compare_views(rows, labels, groups, labeled=40, rounds=10)
-    assert list(found) == [0, 1, 2, 4, 8]
-    gains = (found[8] - found[0]).mean(axis=0)
-    assert (gains > 0.01).all() if gain else np.abs(gains).max() < 0.01

@@ -48,6 +48,7 @@ class TunedBundle:
     Raises:
         ValueError: When a file is missing, a key is not in the configuration, or a tuned key is also set.
         ValueError: When a trial would choose its own labels, or the data cannot be planned.
+        ValueError: When heads are solved, so that there is nothing to tune.
         ValueError: When there is no validation, by which trials are compared.
 
     """
@@ -66,6 +67,11 @@ class TunedBundle:
         self.parameters = tuple(parameters)
         changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
+        if config.solves_heads:
+            raise ValueError(
+                "config_file: expected a training step by step, got one that solves heads, which has nothing to tune. "
+                "Pass --config_file scratch.json."
+            )
         self._check_keys(changes)
         self.replaced_selection = self._replace_selection(changes)
         config.refuse_unused()

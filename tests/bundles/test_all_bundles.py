@@ -255,6 +255,7 @@ def test_network_agrees_with_the_metadata(kind):
         meta_file=str(configs / "metadata.json"),
         config_file=str(configs / "inference.json"),
         device="cpu",
+        bundle_root=str(bundle_of(kind)),
     )
 
 
@@ -290,6 +291,7 @@ def test_exports_agree_with_the_network(kind, export, outputs, tmp_path):
         config_file=str(configs / "inference.json"),
         input_shape=shape,
         ckpt_path=str(outputs[kind] / "model.pt"),
+        bundle_root=str(bundle_of(kind)),
     )
     image = torch.randn(shape)
     expected = load(kind, outputs[kind]).eval()(image)
@@ -308,6 +310,7 @@ def load(kind, output):
         str(bundle_of(kind) / "configs" / "inference.json"),
         workflow_type="infer",
         logging_file=False,
+        bundle_root=str(bundle_of(kind)),
         ckpt_path=str(output / "model.pt"),
         device="cpu",
     )
@@ -322,7 +325,8 @@ def test_bundle_load_gives_the_network(kind, tmp_path):
     bundle = tmp_path / bundle_of(kind).name
     shutil.copytree(bundle_of(kind), bundle)
     (bundle / "models").mkdir(exist_ok=True)
-    workflow = ConfigWorkflow(str(bundle / "configs" / "inference.json"), workflow_type="infer", logging_file=False)
+    config = str(bundle / "configs" / "inference.json")
+    workflow = ConfigWorkflow(config, workflow_type="infer", logging_file=False, bundle_root=str(bundle))
     workflow.initialize()
     expected = workflow.network_def.state_dict()
     torch.save(expected, bundle / "models" / "model.pt")

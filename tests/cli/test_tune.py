@@ -42,6 +42,8 @@ def dataset(tmp_path_factory):
 
 def arguments(dataset, output, *options, changes=SMALL):
     command = ["tune", "--bundle", BUNDLE, "--dataset_dir", dataset, "--output_dir", output, *options]
+    if "--config_file" not in options:
+        command += ["--config_file", "scratch.json"]
     for key, value in changes.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     return list(map(str, command))

@@ -84,10 +84,12 @@ def test_classes_in_another_order_are_refused(tmp_path):
 
 def test_a_bundles_metadata_names_its_classes(tmp_path):
     bundle = BUNDLES / "otoscopy_chain_classification"
-    shutil.copytree(bundle / "configs", tmp_path / "configs")
+    for folder in ("configs", "networks"):
+        shutil.copytree(bundle / folder, tmp_path / folder)
     parser = ConfigParser()
     parser.read_meta(bundle / "configs" / "metadata.json")
     parser.read_config(bundle / "configs" / "inference.json")
+    parser["bundle_root"] = str(bundle)
     (tmp_path / "models").mkdir()
     torch.save(parser.get_parsed_content("network_def").state_dict(), tmp_path / "models" / "model.pt")
     names = list(parser["_meta_#network_data_format#outputs#pred#channel_def"].values())

@@ -26,11 +26,12 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def make(dataset, tmp_path):
-    def make(bundle=OTOSCOPY, data=dataset, *, parameters=DEFAULTS, changes=None, **options):
+    def make(bundle=OTOSCOPY, data=dataset, *, parameters=DEFAULTS, overlays=(), changes=None, **options):
         cache = options.pop("cache_dir", tmp_path / "cache")
         changes = {**SMALL, **(changes or {})}
+        overlays, parameters = ["scratch.json", *overlays], parse_parameters(parameters)
         return TunedBundle(
-            bundle, data, cache_dir=cache, parameters=parse_parameters(parameters), changes=changes, **options
+            bundle, data, cache_dir=cache, parameters=parameters, overlays=overlays, changes=changes, **options
         )
 
     return make

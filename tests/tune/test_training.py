@@ -24,7 +24,8 @@ from monai_weckd.bundle import BundleConfig
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.tune.objective import ChainObjective
-from monai_weckd.tune.space import DEFAULTS, SPACE
+from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
+from monai_weckd.tune.training import TunedBundle
 
 
 def shuffle_test_labels(manifest, test):
@@ -87,6 +88,11 @@ def test_a_study_without_validation_is_refused_before_it_begins(make, dataset, t
     assert make(data=data, changes={"plan#settings#val_fraction": 0.2}).plan.val
 
 
+def test_heads_that_are_solved_are_not_tuned(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"^config_file: expected a training step by step, got one that solves heads"):
+        TunedBundle(OTOSCOPY, dataset, cache_dir=tmp_path, parameters=parse_parameters(DEFAULTS))
+
+
 def references(place):
     """Return something that refers to all members of a part of the configuration, so that they count as used."""
     config = json.loads((OTOSCOPY / "configs" / "train.json").read_text())[place]
@@ -117,18 +123,14 @@ def test_errors_in_an_overlay_come_before_the_first_trial(make, tmp_path, overla
 
 
 def test_a_parameter_that_the_bundle_does_not_have_is_refused(make, tmp_path):
-    bundle = tmp_path / "bundle"
-    (bundle / "configs").mkdir(parents=True)
-    config = json.loads((OTOSCOPY / "configs" / "train.json").read_text())
-    config["loss_function"] = {"_target_": "torch.nn.CrossEntropyLoss"}
-    (bundle / "configs" / "train.json").write_text(json.dumps(config))
+    (tmp_path / "loss.json").write_text('{"loss_function": {"_target_": "torch.nn.CrossEntropyLoss"}}')
     with pytest.raises(ValueError, match=r"parameters: expected keys of .*train.json, got 'threshold'"):
-        make(bundle, parameters=["threshold"])
+        make(parameters=["threshold"], overlays=[tmp_path / "loss.json"])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.glob("*_chain_classification")))
 def test_every_bundle_has_every_parameter(name):
-    config = BundleConfig(BUNDLES / name)
+    config = BundleConfig(BUNDLES / name, overlays=["scratch.json"])
     assert all(config.takes(parameter.key) for parameter in SPACE.values())
 
 
