@@ -36,13 +36,13 @@ def test_the_command_is_one_of_compare():
         arms="chain,paper",
         extra=["--set=seed=1"],
     )
-    found = command("frozen", "hippocampus_mri_3d", 0.05, args)
+    found = command("pretrained", "hippocampus_mri_3d", 0.05, args)
     assert found[0] == "compare"
     assert "--bundle=bundles/brain_mri_3d_chain_classification" in found
     assert "--label_fraction=0.05" in found
-    assert "--output_dir=out/frozen-hippocampus_mri_3d-0.05-random" in found
+    assert "--output_dir=out/pretrained-hippocampus_mri_3d-0.05-random" in found
     assert found[-2:] == ["--set=seed=1", "--arms=chain,paper"]
-    assert set(STARTS["frozen"]) < set(found)
+    assert set(STARTS["pretrained"]) < set(found)
 
 
 def test_every_set_has_its_bundle():

@@ -31,9 +31,9 @@ SETS = {
 }
 # what a training begins with: overlays and settings
 STARTS: dict[str, tuple[str, ...]] = {
-    "frozen": ("--config_file", "pretrained.json", "frozen.json", "--set=learning_rate=0.005"),
-    "pretrained": ("--config_file", "pretrained.json"),
-    "scratch": (),
+    "solved": (),
+    "pretrained": ("--config_file", "scratch.json", "pretrained.json"),
+    "scratch": ("--config_file", "scratch.json"),
 }
 DESCRIPTION = """Hold the bundles' chain against its controls on real images, at several label budgets. Results go to
 benchmarks/label_efficiency/results, tables and curves to docs/label_efficiency.md. What is finished stays."""
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the sets; without it the page is written, and nothing run")
     parser.add_argument("--output_dir", type=Path, default=ROOT / ".label_efficiency", help="folder for single runs")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS)[:3])
-    parser.add_argument("--start", choices=STARTS, default="frozen")
+    parser.add_argument("--start", choices=STARTS, default="solved")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=1)

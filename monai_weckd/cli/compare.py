@@ -74,7 +74,7 @@ def _compare(args: argparse.Namespace) -> None:
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=_changes(args))
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
-    arms = choose_arms(names, active=bundle.size.plan.selection != "random")
+    arms = choose_arms(names, active=bundle.size.plan.selection != "random", solved=bundle.solved)
     if args.reference not in [arm.name for arm in arms]:
         raise ValueError(
             f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "

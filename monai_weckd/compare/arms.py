@@ -23,7 +23,7 @@ from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import longest_stage
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["ARMS", "Arm", "ChainSize", "arm_overrides", "choose_arms"]
+__all__ = ["ARMS", "PLAIN", "PLAIN_SOLVED", "Arm", "ChainSize", "arm_overrides", "choose_arms"]
 
 # a separate view for the teacher, augmented less than the student's
 _WEAK_VIEW = {
@@ -49,6 +49,10 @@ PLAIN: Mapping[str, Any] = MappingProxyType(
         "train#prepare_batch#teacher_augment": None,
     }
 )
+# the same for a solved head: its training has nothing else to turn off
+PLAIN_SOLVED: Mapping[str, Any] = MappingProxyType(
+    {"selection": "random", "plan#shards": None, "chain": {"_target_": "monai_weckd.engines.ChainOptions"}}
+)
 _SELF_TAUGHT = {
     "num_stages": 1,
     "distillation_weight": 0.5,
@@ -73,16 +77,12 @@ class ChainSize:
         plan: settings of the plan.
         chain: options of the chain.
         max_epochs: epochs of the whole chain.
-        frozen: whether the chain trains heads on a frozen backbone, default False.
-        unfreezes: whether its last stage then trains the whole network, default False.
 
     """
 
     plan: PlanSettings
     chain: ChainOptions
     max_epochs: int
-    frozen: bool = False
-    unfreezes: bool = False
 
     @property
     def longest_stage(self) -> int:
@@ -97,10 +97,13 @@ class Arm:
     Args:
         name: name on the command line and in result files.
         title: name in sentences.
-        overrides: values by key of ``train.json``.
+        overrides: values by key of the configuration.
+        kind: the configuration that the arm changes: "trained" (step by step, the default), "solved" (its head is
+            solved) or "configured" (as the chain is configured).
         labels: number of labels: "chain" (as the chain is configured), "first" (as many as one shard), "all" (as many
             as all shards of the chain), or "everything" (all of the training split).
-        steps: length of the training: "stage" (as the longest stage) or "total" (as the whole chain).
+        steps: length of a training step by step: "stage" (as the longest stage of a chain that is trained so) or
+            "total" (as the whole of it).
         plain: whether to turn off all features of a chain first, default True.
         file: an overlay of the bundle to apply, such as "paper", default None.
         uses_pool: whether the arm also learns from the pool, default False.
@@ -113,6 +116,7 @@ class Arm:
     name: str
     title: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "trained"
     labels: str = "all"
     steps: str = "total"
     plain: bool = True
@@ -125,13 +129,19 @@ class Arm:
 
 _SINGLE = {"num_stages": 1}
 _CHOSEN = "on the labels that the chain chose"
+_LONG = "one model trained for as many steps as a trained chain"
 
 _TABLE = (
-    Arm("chain", "the chain", labels="chain", plain=False, uses_pool=True),
+    Arm("chain", "the chain", kind="configured", labels="chain", plain=False, uses_pool=True),
     Arm("paper", "the chain of the paper's preset", labels="chain", file="paper"),
     Arm("first", "one model on as many labels as one shard has", _SINGLE, labels="first", steps="stage"),
-    Arm("single", "one model trained for as many steps as one stage on as many random labels", _SINGLE, steps="stage"),
-    Arm("single_long", "one model trained for as many steps on as many random labels", _SINGLE),
+    Arm(
+        "single",
+        "one model trained for as many steps as one stage of a trained chain on as many random labels",
+        _SINGLE,
+        steps="stage",
+    ),
+    Arm("single_long", f"{_LONG} on as many random labels", _SINGLE),
     Arm("kd", "distillation in one step on as many random labels", {"num_stages": 2, "plan#settings#policy": "shared"}),
     Arm(
         "born_again",
@@ -148,27 +158,39 @@ _TABLE = (
         needs="single",
         members=3,
     ),
-    Arm("single_long+labels", f"one model trained for as many steps {_CHOSEN}", _SINGLE, needs="chain", active=True),
+    Arm("solved", "one solved head on as many random labels", _SINGLE, kind="solved", uses_pool=True),
+    Arm("single_long+labels", f"{_LONG} {_CHOSEN}", _SINGLE, needs="chain", active=True),
     Arm("fixmatch+labels", f"FixMatch {_CHOSEN}", _FIXMATCH, uses_pool=True, needs="chain", active=True),
     Arm("mean_teacher+labels", f"Mean Teacher {_CHOSEN}", _MEAN_TEACHER, uses_pool=True, needs="chain", active=True),
-    Arm("everything", "one model trained for as many steps on all labels", _SINGLE, labels="everything"),
+    Arm(
+        "solved+labels",
+        f"one solved head {_CHOSEN}",
+        _SINGLE,
+        kind="solved",
+        uses_pool=True,
+        needs="chain",
+        active=True,
+    ),
+    Arm("everything", f"{_LONG} on all labels", _SINGLE, labels="everything"),
+    Arm("solved_everything", "one solved head on all labels", _SINGLE, kind="solved", labels="everything"),
 )
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
 
-def choose_arms(names: Sequence[str] | None, *, active: bool) -> list[Arm]:
+def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> list[Arm]:
     """Return the wanted arms, and the arms whose labels they use, in an order in which they can be run.
 
     Args:
         names: the wanted arms, default None: all that make sense.
         active: whether the chain chooses its labels.
+        solved: whether the chain's heads are solved; its last stage then is the arm "solved+labels".
 
     Raises:
         ValueError: When a name is unknown.
 
     """
     if names is None:
-        return [arm for arm in ARMS.values() if active or not arm.active]
+        return [arm for arm in ARMS.values() if not arm.active or (active and not (solved and arm.kind == "solved"))]
     for name in names:
         if name not in ARMS:
             raise ValueError(f"arms: expected some of {', '.join(ARMS)}, got {name!r}. {nearest(name, list(ARMS))}")
@@ -183,28 +205,26 @@ def arm_overrides(
 
     Args:
         arm: the arm.
-        size: the configured chain.
+        size: the labels of the configured chain, and the training of a chain of the arm's kind.
         shards: number of labels in each shard of the chain.
         labeled: number of labeled training items.
         overlay: content of the arm's file, default None.
 
     """
-    overrides = {**(PLAIN if arm.plain else {}), **(overlay or {}), **arm.overrides}
-    if size.frozen and "loss_function#attention_weight" in overrides:
-        # a frozen backbone has no attention to distill
-        overrides["loss_function#attention_weight"] = 0.0
+    plain = PLAIN_SOLVED if arm.kind == "solved" else PLAIN
+    overrides = {**(plain if arm.plain else {}), **(overlay or {}), **arm.overrides}
     if arm.labels == "chain":
         return overrides
     sizes = {"first": shards[0], "all": sum(shards), "everything": labeled}
     overrides["plan#settings#shard_size"] = sizes[arm.labels]
     if size.plan.labels_per_class is not None:
         overrides["plan#settings#labels_per_class"] = None
+    if arm.kind == "solved":
+        # a stage is one iteration whatever it is compared with
+        return overrides
     overrides["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
     if arm.uses_pool:
         overrides["chain#pool_ratio"] = max(1, size.chain.pool_ratio)
     if overrides.get("chain#teacher") == "average":
         overrides["chain#averaging"] = size.chain.averaging or 0.99
-    if overrides["num_stages"] == 1 and size.unfreezes:
-        # a single stage cannot be both frozen and last: it trains the whole network, as the chain's last stage does
-        overrides |= {"backbone#freeze": False, "backbone#unfreeze_last": False}
     return overrides

@@ -137,7 +137,7 @@ def _train(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
         output = Path(folder) / "run"
-        bundle.train(run.split, output, overrides, cache_dir=cache_dir)
+        bundle.train(run.arm, run.split, output, overrides, cache_dir=cache_dir)
         chain = json.loads((output / "chain.json").read_text(encoding="utf-8"))
         plan = (output / "plan.json").read_text(encoding="utf-8")
         rows = [row for row in read_rows(output / "predictions.csv") if row["split"] == "test"]

@@ -34,6 +34,7 @@ __all__ = ["comparison_csv", "summarize_comparison"]
 # users choose the reference of the verdict, but not its control: the hardest fair control is fixed in advance
 _CONTROLS = ("single_long", "single")
 _CHOSEN = "single_long+labels"
+_SOLVED = "solved"
 
 
 def summarize_comparison(
@@ -154,12 +155,14 @@ def _difference(
 def _verdicts(
     predictions: Mapping[str, Sequence[RunPredictions]], reference: str, groups: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield verdicts on the reference and, if the chain chose its labels, on the choice and the distillation alone."""
+    """Yield verdicts on the reference, on the choice of labels and what else the chain does, and on solved heads."""
     controls = [name for name in _CONTROLS if name != reference]
     pairs = [(reference, next((name for name in controls if predictions.get(name)), controls[0]))]
     if predictions.get(_CHOSEN):
         pairs += [(_CHOSEN, _CONTROLS[0]), ("chain", _CHOSEN)]
-    for first, second in pairs:
+    if predictions.get(_SOLVED):
+        pairs += [(_SOLVED, pairs[0][1]), ("chain", _SOLVED)]
+    for first, second in dict.fromkeys(pairs):
         difference = _difference(predictions, first, second, groups)
         if difference is not None:
             yield verdict(difference["balanced_accuracy"], arm=ARMS[first].title, control=ARMS[second].title)

@@ -38,22 +38,38 @@ from monai_weckd.utils.draws import hash_fraction
 __all__ = ["ComparedBundle"]
 
 _SEEDS = 1000
+_SOLVER = "train#trainer#iteration_update"
+# merged into train.json, whose heads are solved, it trains step by step
+_SCRATCH = "scratch.json"
+# a solved stage is one iteration, so changes of these keys are for trainings step by step
+_STEPS = ("max_epochs", "iterations_per_epoch")
+# what decides about the labels, for both kinds of configurations alike
+_LABELS = ("seed", "num_stages", "label_fraction", "selection", "plan")
+# kinds of arms by whether heads are solved
+_KINDS = {True: "solved", False: "trained"}
 
 
 class ComparedBundle:
     """Train a bundle repeatedly, with other splits, seeds and settings.
 
-    The data list is read once, and its images are verified once.
+    The data list is read once, and its images are verified once. An arm changes the configuration of its kind: heads
+    are solved, or a network is trained step by step. For the kind that is not configured, this is ``train.json`` or
+    ``train.json`` with ``scratch.json``, with the labels of the configured chain.
 
     Args:
         bundle: the bundle's folder.
         dataset_dir: the data.
         overlays: configuration files to merge into ``configs/train.json``, in order: paths, or names of files in
             ``configs``.
-        changes: values to set in the configuration, by key.
+        changes: values to set, by key, in each kind of configuration that has the key. The number of steps is not set
+            where heads are solved.
+
+    Attributes:
+        config: the configured chain.
+        solved: whether its heads are solved.
 
     Raises:
-        ValueError: When a file is missing, or a key is not in the configuration.
+        ValueError: When a file is missing, or a key is in no configuration.
 
     """
 
@@ -65,30 +81,23 @@ class ComparedBundle:
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = BundleConfig(
-            bundle, overlays=overlays, changes={**(changes or {}), "dataset_dir": str(dataset_dir)}
-        )
-        # these runs are short and unattended: they need no progress output and no checkpoints
-        self.config.leave_out("train#monitors", "train#checkpoint")
-        self.config.set("train#recorder#target_layer", None)
+        self._bundle = bundle
+        self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        self.config = self._read(overlays)
+        self.solved = _is_solved(self.config)
+        for key, value in self._changes.items():
+            if not self.config.takes(key) and not self._other.takes(key):
+                self.config.set(key, value)  # raises the error that names the nearest key
 
     @cached_property
     def datalist(self) -> Datalist:
         """The items; unreadable ones are left out if the bundle is configured to skip them."""
         return self.config.value("datalist")
 
-    @cached_property
+    @property
     def size(self) -> ChainSize:
         """The amount of training and labels of the configured chain."""
-        config = self.config
-        frozen = "backbone" in config and bool(config.value("backbone#freeze"))
-        return ChainSize(
-            config.value("plan#settings"),
-            config.value("chain"),
-            config.value("max_epochs"),
-            frozen=frozen,
-            unfreezes=frozen and bool(config.value("backbone#unfreeze_last")),
-        )
+        return _size(self.config)
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -130,6 +139,18 @@ class ComparedBundle:
                 return number
         raise ValueError(f"{problem} (No one of {_SEEDS} seeds does better.)")
 
+    def config_of(self, arm: Arm) -> BundleConfig:
+        """Return the configuration that an arm changes.
+
+        Args:
+            arm: the arm.
+
+        Raises:
+            ValueError: When the bundle has no configuration of the arm's kind.
+
+        """
+        return self.config if arm.kind in ("configured", _KINDS[self.solved]) else self._other
+
     def overrides(self, arm: Arm, split: FoldSplit) -> dict[str, Any]:
         """Return the changes of an arm to the configuration on one split, except labels from other runs.
 
@@ -147,7 +168,7 @@ class ComparedBundle:
         training = [item for item in self.datalist.items if split.split_of[item["id"]] == "train"]
         labeled = sum(map(is_labeled, training))
         shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
-        return arm_overrides(arm, self.size, shards=shards, labeled=labeled, overlay=overlay)
+        return arm_overrides(arm, _size(self.config_of(arm)), shards=shards, labeled=labeled, overlay=overlay)
 
     def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: str | None = None) -> str:
         """Return a digest of everything that determines the result of a run, except the images themselves.
@@ -161,7 +182,7 @@ class ComparedBundle:
         """
         items = [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
         parts = {
-            "config": self.config.plain(),
+            "config": self.config_of(arm).plain(),
             "overrides": self.overrides(arm, split),
             "members": arm.members,
             "split": dict(split.split_of),
@@ -173,10 +194,13 @@ class ComparedBundle:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def train(self, split: FoldSplit, output_dir: Path, overrides: Mapping[str, Any], *, cache_dir: Path) -> None:
+    def train(
+        self, arm: Arm, split: FoldSplit, output_dir: Path, overrides: Mapping[str, Any], *, cache_dir: Path
+    ) -> None:
         """Train once in this process, without the handlers that a comparison does not need.
 
         Args:
+            arm: the arm.
             split: the split.
             output_dir: folder for the run's files, which must not exist.
             overrides: changes to the configuration, by key.
@@ -184,11 +208,47 @@ class ComparedBundle:
 
         """
         output_dir.mkdir(parents=True)
+        config = self.config_of(arm)
         changes = {**overrides, "output_dir": str(output_dir)}
-        if self.config["cache_dir"] is None:
+        if config["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
-        self.config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer().run()
+        config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer().run()
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
         # spares it older objects. A failed run skips both: its traceback holds its networks, which must not be frozen
         gc.collect()
         gc.freeze()
+
+    @cached_property
+    def _other(self) -> BundleConfig:
+        """The bundle's own configuration of the other kind, with the labels of the configured chain."""
+        other = self._read([_SCRATCH] if self.solved else [])
+        if _is_solved(other) == self.solved:
+            wanted = "train.json with scratch.json to train step by step" if self.solved else "train.json to solve"
+            raise ValueError(f"bundle: expected {wanted}, got another in {other.root}. Leave out arms that need it.")
+        for key in _LABELS:
+            if key in self.config:
+                other.set(key, self.config[key])
+        return other
+
+    def _read(self, overlays: Sequence[str | os.PathLike[str]]) -> BundleConfig:
+        """Return a configuration with those of the changes whose keys it takes."""
+        config = BundleConfig(self._bundle, overlays=overlays)
+        steps = {key: config[key] for key in _STEPS if key in config}
+        for key, value in self._changes.items():
+            if config.takes(key):
+                config.set(key, value)
+        for key, value in steps.items() if _is_solved(config) else ():
+            config.set(key, value)
+        # these runs are short and unattended: they need no progress output and no checkpoints
+        config.leave_out("train#monitors", "train#checkpoint")
+        config.set("train#recorder#target_layer", None)
+        return config
+
+
+def _is_solved(config: BundleConfig) -> bool:
+    """Return whether a solver replaces the training step by step."""
+    return _SOLVER in config and config[_SOLVER] is not None
+
+
+def _size(config: BundleConfig) -> ChainSize:
+    return ChainSize(config.value("plan#settings"), config.value("chain"), config.value("max_epochs"))

@@ -107,7 +107,7 @@ def stages_svg(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[s
             values = [stage["test"].get("balanced_accuracy") for stage in arm["stages"]]
             axes.plot(numbers, values, color=color, linestyle=line, marker=marker, markersize=5, label=arm["name"])
         for arm in finished:
-            if arm["name"] in ("single_long", "everything"):
+            if arm["name"] in ("single_long", "everything", "solved", "solved_everything"):
                 value = arm["metrics"]["balanced_accuracy"]["mean"]
                 axes.axhline(value, color=_GRAY, linewidth=1, linestyle="--")
                 axes.annotate(

@@ -22,6 +22,7 @@ import pytest
 from monai_weckd.cli.main import main
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.training import ComparedBundle
+from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.plan.chain_plan import ChainPlan
 
@@ -43,9 +44,9 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def command(data, output, *options, arms="chain,single,first", **settings):
+def command(data, output, *options, arms="chain,single,first", overlays=("scratch.json",), **settings):
     found = ["compare", "--bundle", str(BUNDLE), "--dataset_dir", str(data), "--output_dir", str(output)]
-    found += ["--folds", "2", "--arms", arms]
+    found += ["--folds", "2", "--arms", arms, *(["--config_file", *overlays] if overlays else [])]
     for key, value in {**SMALL, **settings}.items():
         found += ["--set", f"{key}={json.dumps(value)}"]
     return [*found, *options]
@@ -171,7 +172,7 @@ def test_other_settings_are_other_runs(finished, data, capsys, no_training):
     options = ["--set", "train#dataloader#num_workers=0", "--set", "overwrite=true"]
     assert main(command(data, finished, *options, "--report_only")) == 0
     assert "6 of 6 runs finished" in capsys.readouterr().out
-    assert main(command(data, finished, "--config_file", "frozen.json", "--report_only")) == 0
+    assert main(command(data, finished, "--report_only", overlays=["scratch.json", "pretrained.json"])) == 0
     assert "0 of 6 runs finished" in capsys.readouterr().out
 
 
@@ -183,24 +184,52 @@ def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
     assert "no other arm has a run" in (tmp_path / "new" / "compare.html").read_text()
 
 
-def test_every_kind_of_arm_trains_on_a_frozen_backbone(data, tmp_path, capsys):
-    arms = "chain,kd,fixmatch,mean_teacher"
-    options = ["--config_file", "frozen.json", "--set", "backbone#unfreeze_last=true", "--set", "embedding_views=2"]
+def test_the_default_is_a_solved_head_beside_networks_trained_step_by_step(tmp_path, capsys):
+    data = make_phantom("otoscopy", tmp_path / "data", items=56)
+    settings = {"spatial_size": [64, 64], "selection": "typical", "label_fraction": 0.2, "chain#accept": "always"}
+    settings |= {"num_stages": 2, "max_epochs": 4, "plan#settings#missing_classes": "allow"}
+    # one view of each image, for speed; a network that is trained step by step has no such keys
+    settings |= {"network_def#flip_average": [], "network_def#shrink": [1]}
+    output = tmp_path / "output"
     capsys.readouterr()
-    assert main(command(data, tmp_path, *options, arms=arms, max_epochs=4)) == 0
+    assert main(command(data, output, arms="chain,solved,solved+labels,single", overlays=(), **settings)) == 0
     assert "8 of 8 runs finished" in capsys.readouterr().out
+    content = json.loads((output / "compare.json").read_text())
+    found = {arm["name"]: arm for arm in content["arms"]}
+    assert {name: (arm["runs"], len(arm["stages"])) for name, arm in found.items()} == {
+        "chain": (2, 2),
+        "single": (2, 1),
+        "solved": (2, 1),
+        "solved+labels": (2, 1),
+    }
+    assert found["chain"]["labels"] == found["single"]["labels"] == found["solved"]["labels"] > 0
+    page = (output / "compare.html").read_text()
+    for arm in found.values():
+        assert 0 <= arm["metrics"]["balanced_accuracy"]["mean"] <= 1
+        assert arm["title"] in page
+    # the chain against the control, the solved head against it, and the choice of labels alone
+    assert len(content["verdicts"]) == 3
+    plans = {
+        name: ChainPlan.from_json((output / "runs" / name / "0-0-0.plan.json").read_text())
+        for name in ("single", "solved")
+    }
+    assert plans["solved"].stages[0].labeled == plans["single"].stages[0].labeled
+    # the labels of a solved chain make its last stage
+    store = RunStore(output / "runs")
+    chain, alone = (store.predictions(name, (0, 0, 0), content["classes"]) for name in ("chain", "solved+labels"))
+    assert alone.probabilities == pytest.approx(chain.probabilities, abs=1e-4)
 
 
 def test_a_failure_is_written_down_and_the_others_go_on(data, tmp_path, capsys, monkeypatch):
     genuine = ComparedBundle.train
 
-    def train(self, split, output_dir, overrides, **options):
+    def train(self, arm, split, output_dir, overrides, **options):
         if overrides.get("num_stages") == 1 and overrides["max_epochs"] == 1:
             try:
                 raise ValueError("threshold: expected less,\ngot <b>more</b>.")
             except ValueError as error:
                 raise RuntimeError("evaluating") from error
-        genuine(self, split, output_dir, overrides, **options)
+        genuine(self, arm, split, output_dir, overrides, **options)
 
     monkeypatch.setattr(ComparedBundle, "train", train)
     capsys.readouterr()

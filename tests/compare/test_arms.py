@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from monai_weckd.bundle import BundleConfig
-from monai_weckd.compare.arms import ARMS, PLAIN, ChainSize, arm_overrides, choose_arms
+from monai_weckd.compare.arms import ARMS, PLAIN, PLAIN_SOLVED, ChainSize, arm_overrides, choose_arms
+from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.training import ComparedBundle
+from monai_weckd.data import Datalist
 from monai_weckd.engines import ChainOptions
 from monai_weckd.plan import PlanSettings
 from monai_weckd.plan.stages import divide_labels
@@ -34,20 +36,32 @@ def overrides(name, size=SIZE, *, labeled=237, overlay=None):
 
 def test_unknown_arm_names_the_nearest():
     with pytest.raises(ValueError, match=r"arms: expected some of chain, .*, got 'fixmach'. Did you mean 'fixmatch'\?"):
-        choose_arms(["chain", "fixmach"], active=False)
+        choose_arms(["chain", "fixmach"], active=False, solved=False)
 
 
 def test_arms_come_after_those_whose_labels_they_use():
     for names in (None, ["ensemble", "fixmatch+labels", "first"]):
-        arms = choose_arms(names, active=True)
+        arms = choose_arms(names, active=True, solved=False)
         place = [arm.name for arm in arms]
         assert all(place.index(arm.needs) < place.index(arm.name) for arm in arms if arm.needs)
-    assert [arm.name for arm in choose_arms(["fixmatch+labels"], active=True)] == ["chain", "fixmatch+labels"]
+    assert [arm.name for arm in choose_arms(["fixmatch+labels"], active=True, solved=False)] == [
+        "chain",
+        "fixmatch+labels",
+    ]
 
 
 def test_a_chain_of_random_labels_has_no_chosen_ones():
-    assert not [arm.name for arm in choose_arms(None, active=False) if "+labels" in arm.name]
-    assert {"single_long+labels", "fixmatch+labels"} <= {arm.name for arm in choose_arms(None, active=True)}
+    for solved in (False, True):
+        assert not [arm.name for arm in choose_arms(None, active=False, solved=solved) if "+labels" in arm.name]
+        found = {arm.name for arm in choose_arms(None, active=True, solved=solved)}
+        assert {"single_long+labels", "fixmatch+labels", "solved", "solved_everything", "everything"} <= found
+
+
+def test_a_solved_head_on_the_labels_of_a_solved_chain_is_its_last_stage_again():
+    left = {solved: {arm.name for arm in choose_arms(None, active=True, solved=solved)} for solved in (False, True)}
+    assert left[False] - left[True] == {"solved+labels"}
+    # who asks for it gets it
+    assert [arm.name for arm in choose_arms(["solved+labels"], active=True, solved=True)] == ["chain", "solved+labels"]
 
 
 def test_the_chain_is_the_bundle_as_configured():
@@ -87,7 +101,7 @@ def test_steps():
     assert overrides("single", replace(SIZE, max_epochs=35))["max_epochs"] == 12
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if name not in ("chain", "paper")])
+@pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.kind == "trained" and name != "paper"])
 def test_controls_have_nothing_of_the_configured_chain(name):
     found = overrides(name)
     assert found.keys() >= PLAIN.keys()
@@ -109,17 +123,38 @@ def test_controls_keep_how_the_network_is_trained():
         assert not recipe & overrides(name).keys()
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_every_arm_is_one_of_every_bundle(name):
-    unfreezing = replace(SIZE, frozen=True, unfreezes=True)
-    for folder in sorted(OTOSCOPY.parent.glob("*_chain_classification")):
-        config = BundleConfig(folder, overlays=["frozen.json"])
-        overlay = config.overlay(f"{ARMS[name].file}.json") if ARMS[name].file else None
-        changed = config.copy(overrides(name, unfreezing, overlay=overlay))
+def test_a_solved_head_changes_its_labels_alone():
+    assert {
+        name: overrides(name)["plan#settings#shard_size"] for name, arm in ARMS.items() if arm.kind == "solved"
+    } == {
+        "solved": 72,
+        "solved+labels": 72,
+        "solved_everything": 237,
+    }
+    assert overrides("solved").keys() == PLAIN_SOLVED.keys() | {"num_stages", "plan#settings#shard_size"}
+    each = replace(SIZE, plan=replace(PLAN, labels_per_class=5))
+    assert overrides("solved", each)["plan#settings#labels_per_class"] is None
+
+
+@pytest.mark.parametrize("overlays", [[], ["scratch.json"]])
+@pytest.mark.parametrize("folder", sorted(OTOSCOPY.parent.glob("*_chain_classification")), ids=lambda path: path.name)
+def test_every_arm_is_one_of_every_bundle(folder, overlays, tmp_path):
+    bundle = ComparedBundle(folder, tmp_path, overlays=overlays)
+    items = [{"id": f"{n}", "image": "-", "label": n % 2, "group": f"{n}"} for n in range(60)]
+    bundle.datalist = Datalist(items, ("ill", "well"))
+    split = FoldSplit(0, 0, {item["id"]: "train" for item in items})
+    for name, arm in ARMS.items():
+        changed = bundle.config_of(arm).copy(bundle.overrides(arm, split))
         changed.refuse_unused()
         plan, chain = changed.value("plan#settings"), changed.value("chain")
+        solved = changed["train#trainer#iteration_update"] is not None
+        assert solved == (arm.kind == "solved" or (name == "chain" and not overlays))
+        if solved:
+            assert changed.value("max_epochs") == plan.num_stages
+            assert changed["iterations_per_epoch"] == 1
         if name not in ("chain", "paper"):
-            assert (plan.selection, chain.accept, changed["plan#shards"]) == ("random", "always", None)
+            assert (plan.selection, changed["plan#shards"]) == ("random", None)
+            assert solved or chain.accept == "always"
 
 
 def test_self_taught_controls():
@@ -143,14 +178,3 @@ def test_the_paper_s_file_goes_before_what_is_plain():
     assert found["chain#accept"] == "improves"
     assert found["selection"] == "random"
     assert not [key for key in found if "shard_size" in key]
-
-
-def test_a_frozen_backbone_passes_on_no_attention_and_a_single_stage_is_not_frozen_and_last():
-    frozen = replace(SIZE, frozen=True)
-    attention = {"loss_function#attention_weight": 1.0}
-    assert overrides("paper", frozen, overlay=attention)["loss_function#attention_weight"] == 0
-    assert "backbone#freeze" not in overrides("single", frozen)
-    unfreezing = replace(frozen, unfreezes=True)
-    thawed = overrides("single", unfreezing)
-    assert (thawed["backbone#freeze"], thawed["backbone#unfreeze_last"]) == (False, False)
-    assert "backbone#freeze" not in overrides("kd", unfreezing)

@@ -50,7 +50,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def planned(data, arms, changes=None):
-    bundle = ComparedBundle(BUNDLE, data, changes={**SMALL, **(changes or {})})
+    bundle = ComparedBundle(BUNDLE, data, overlays=["scratch.json"], changes={**SMALL, **(changes or {})})
     splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
     return bundle, {run.arm.name: run for run in plan_runs(bundle, [ARMS[name] for name in arms], splits, [0])}
 
@@ -61,8 +61,8 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
     members = []
     genuine = bundle.train
 
-    def train(split, output_dir, overrides, **options):
-        genuine(split, output_dir, overrides, **options)
+    def train(arm, split, output_dir, overrides, **options):
+        genuine(arm, split, output_dir, overrides, **options)
         rows = [row for row in csv.DictReader((output_dir / "predictions.csv").open()) if row["split"] == "test"]
         plan = ChainPlan.from_json((output_dir / "plan.json").read_text())
         scores = [[float(row[f"probability_{name}"]) for name in bundle.datalist.classes] for row in rows]
@@ -80,7 +80,7 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
 
 
 def test_arms_are_compared_without_validation(data, tmp_path):
-    bundle = ComparedBundle(BUNDLE, data, changes=SMALL)
+    bundle = ComparedBundle(BUNDLE, data, overlays=["scratch.json"], changes=SMALL)
     splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15, val_labels=0)[:1]
     store = RunStore(tmp_path)
     runs = plan_runs(bundle, [ARMS["chain"], ARMS["single"]], splits, [0])
@@ -98,20 +98,21 @@ def test_arms_are_compared_without_validation(data, tmp_path):
 
 def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
     changes = {"selection": "typical", "plan#settings#missing_classes": "allow"}
-    bundle, runs = planned(data, ["chain", "single_long+labels"], changes)
+    bundle, runs = planned(data, ["chain", "single_long+labels", "solved+labels"], changes)
     store = RunStore(tmp_path)
-    chain, control = (execute(run, bundle, store, cache_dir=tmp_path / "cache") for run in runs.values())
-    assert "error" not in chain
-    assert "error" not in control
+    results = {name: execute(run, bundle, store, cache_dir=tmp_path / "cache") for name, run in runs.items()}
+    assert not [result["error"] for result in results.values() if "error" in result]
     plans = {name: ChainPlan.from_json(store.path(name, (0, 0, 0), ".plan.json").read_text()) for name in runs}
     chosen = {key for stage in plans["chain"].stages for key in stage.new}
-    assert chosen == set(plans["single_long+labels"].stages[0].labeled)
-    assert chain["labels"] == control["labels"] == len(chosen) > 0
+    for name in ("single_long+labels", "solved+labels"):
+        assert chosen == set(plans[name].stages[0].labeled)
+    assert {result["labels"] for result in results.values()} == {len(chosen)}
+    assert chosen
 
 
 def test_a_bundle_that_is_edited_meanwhile_changes_no_later_run(data, tmp_path):
     shutil.copytree(BUNDLE / "configs", tmp_path / "bundle" / "configs")
-    bundle = ComparedBundle(tmp_path / "bundle", data, changes=SMALL)
+    bundle = ComparedBundle(tmp_path / "bundle", data, overlays=["scratch.json"], changes=SMALL)
     splits = cross_validation_splits(bundle.datalist.items, folds=2, label_fraction=0.15)[:1]
     [run] = plan_runs(bundle, [ARMS["single"]], splits, [0])
     (tmp_path / "bundle" / "configs" / "train.json").write_text("{}")
@@ -133,8 +134,8 @@ def test_only_what_a_comparison_needs_is_written(data, tmp_path):
     seen = []
     genuine = bundle.train
 
-    def train(split, output_dir, overrides, **options):
-        genuine(split, output_dir, overrides, **options)
+    def train(arm, split, output_dir, overrides, **options):
+        genuine(arm, split, output_dir, overrides, **options)
         seen.extend(sorted(path.name for path in output_dir.iterdir()))
 
     bundle.train = train

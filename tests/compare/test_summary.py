@@ -87,6 +87,20 @@ def test_arms_are_held_against_the_reference(tmp_path):
     assert float(rows[3]["accuracy"]) == pytest.approx(0.7)
 
 
+def test_a_solved_head_has_verdicts_of_its_own(tmp_path):
+    store = RunStore(tmp_path)
+    runs = [write(store, name, wrong) for name, wrong in (("chain", 2), ("solved", 4), ("single_long", 6))]
+    long, solved = ARMS["single_long"].title, ARMS["solved"].title
+    pairs = [("the chain", long), (solved, long), ("the chain", solved)]
+    for reference in ("chain", "solved"):
+        verdicts = summarize_comparison(runs, BUNDLE, store, reference=reference)["verdicts"]
+        asked = pairs if reference == "chain" else pairs[1:]
+        assert len(verdicts) == len(asked)
+        for verdict, (ours, control) in zip(verdicts, asked, strict=True):
+            assert verdict.startswith(f"The balanced accuracy of {ours} ")
+            assert control in verdict
+
+
 def test_failed_and_missing_runs_are_counted_and_give_no_verdict(tmp_path):
     store = RunStore(tmp_path)
     runs = [

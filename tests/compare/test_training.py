@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 
 import pytest
 
 from monai_weckd.bundle import BundleConfig
+from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.data import Datalist
@@ -35,7 +37,7 @@ class Knot:
 
 @pytest.fixture
 def bundle(tmp_path):
-    bundle = ComparedBundle(OTOSCOPY, tmp_path / "data")
+    bundle = ComparedBundle(OTOSCOPY, tmp_path / "data", overlays=["scratch.json"])
     items = [{"id": f"{number}", "image": "-", "label": number % 2, "group": f"{number}"} for number in range(4)]
     bundle.datalist = Datalist(items, ("ill", "well"))
     return bundle
@@ -51,7 +53,7 @@ def test_the_network_of_a_failed_run_leaves_the_memory(bundle, tmp_path, monkeyp
 
     monkeypatch.setattr(BundleConfig, "trainer", fail)
     with pytest.raises(ValueError, match=r"^no$"):
-        bundle.train(SPLIT, tmp_path / "run", {}, cache_dir=tmp_path)
+        bundle.train(ARMS["chain"], SPLIT, tmp_path / "run", {}, cache_dir=tmp_path)
     gc.collect()
     assert left[0]() is None
 
@@ -64,7 +66,7 @@ def test_a_run_gets_its_split_its_settings_and_its_places(bundle, tmp_path, monk
             pass
 
     monkeypatch.setattr(BundleConfig, "trainer", lambda self: seen.append(self) or Trainer())
-    bundle.train(SPLIT, tmp_path / "run", {"chain#pool_ratio": 3}, cache_dir=tmp_path / "cache")
+    bundle.train(ARMS["chain"], SPLIT, tmp_path / "run", {"chain#pool_ratio": 3}, cache_dir=tmp_path / "cache")
     [config] = seen
     assert {item["id"]: item["split"] for item in config.value("datalist").items} == SPLIT.split_of
     assert config.value("chain").pool_ratio == 3
@@ -78,9 +80,51 @@ def test_a_run_gets_its_split_its_settings_and_its_places(bundle, tmp_path, monk
 def test_the_size_of_a_chain_is_that_of_its_configuration(bundle, tmp_path):
     size = bundle.size
     assert (size.plan.num_stages, size.plan.policy, size.chain.pool_ratio) == (3, "cumulative", 1)
-    assert (size.max_epochs, size.frozen, size.unfreezes) == (36, False, False)
-    for unfreeze in (False, True):
-        frozen = ComparedBundle(
-            OTOSCOPY, tmp_path, overlays=["frozen.json"], changes={"backbone#unfreeze_last": unfreeze}
-        ).size
-        assert (frozen.frozen, frozen.unfreezes) == (True, unfreeze)
+    assert size.max_epochs == 36
+
+
+@pytest.mark.parametrize("overlays", [[], ["scratch.json"], ["scratch.json", "pretrained.json"]])
+def test_each_kind_of_arm_has_its_configuration(tmp_path, overlays):
+    bundle = ComparedBundle(OTOSCOPY, tmp_path, overlays=overlays, changes={"num_stages": 5, "learning_rate": 0.5})
+    solved, trained = (bundle.config_of(ARMS[name]) for name in ("solved", "single"))
+    assert bundle.config_of(ARMS["chain"]) is bundle.config is (trained if overlays else solved)
+    assert bundle.solved == (not overlays)
+    assert solved["network_def"]["_target_"] == "monai_weckd.networks.PooledClassifier"
+    assert trained["network_def"]["_target_"] == ("monai_weckd.networks.EfficientNetLite" if overlays[1:] else "ResNet")
+    # what one kind takes goes to it alone, and what both take to both
+    assert (solved["num_stages"], trained["num_stages"], trained["learning_rate"]) == (5, 5, 0.5)
+    assert "learning_rate" not in solved
+    for config in (solved, trained):
+        assert (config["train#monitors"], config["train#checkpoint"]) == ([], None)
+
+
+@pytest.mark.parametrize("overlays", [[], ["scratch.json"]])
+def test_a_solved_stage_stays_one_iteration(tmp_path, overlays):
+    changes = {"max_epochs": 60, "iterations_per_epoch": 7}
+    bundle = ComparedBundle(OTOSCOPY, tmp_path, overlays=overlays, changes=changes)
+    solved, trained = (bundle.config_of(ARMS[name]) for name in ("solved", "single"))
+    assert (trained["max_epochs"], trained["iterations_per_epoch"]) == (60, 7)
+    assert (solved.value("max_epochs"), solved["iterations_per_epoch"]) == (3, 1)
+
+
+def test_both_kinds_draw_labels_alike(tmp_path):
+    changes = {"plan#settings#missing_classes": "allow"}
+    bundle = ComparedBundle(OTOSCOPY, tmp_path, overlays=["scratch.json", "paper.json"], changes=changes)
+    plans = [bundle.config_of(ARMS[name]).value("plan#settings") for name in ("solved", "single")]
+    assert plans[0] == plans[1]
+    assert (plans[0].policy, plans[0].stratify, plans[0].missing_classes) == ("disjoint", True, "allow")
+
+
+def test_a_key_of_no_kind_is_refused(tmp_path):
+    for overlays in ([], ["scratch.json"]):
+        with pytest.raises(ValueError, match=r"set: expected a key of .*train\.json, got 'batchsize'"):
+            ComparedBundle(OTOSCOPY, tmp_path, overlays=overlays, changes={"batchsize": 8})
+
+
+def test_a_bundle_without_the_other_kind_says_so(tmp_path):
+    shutil.copytree(OTOSCOPY / "configs", tmp_path / "bundle" / "configs")
+    (tmp_path / "bundle" / "configs" / "scratch.json").write_text("{}")
+    bundle = ComparedBundle(tmp_path / "bundle", tmp_path)
+    assert bundle.config_of(ARMS["solved"]) is bundle.config
+    with pytest.raises(ValueError, match=r"bundle: expected train\.json with scratch\.json to train step by step, got"):
+        bundle.config_of(ARMS["single"])
