@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 
-# users choose the reference of the verdict, but not its control: the hardest fair control is fixed in advance
-_CONTROLS = ("single_long", "single")
-_CHOSEN = "single_long+labels"
-_SOLVED = "solved"
+# users choose the reference of the verdict, but not its control: the hardest fair control of a chain whose heads are
+# solved, and of one that is trained, is fixed in advance
+_CONTROLS = {True: ("solved", "single_long", "single"), False: ("single_long", "single")}
+# other questions: what the choice of labels is worth, what a trained chain does beyond it, and what solving is worth
+_QUESTIONS = (("single_long+labels", "single_long"), ("chain", "single_long+labels"), ("solved", "single_long"))
 
 
 def summarize_comparison(
@@ -73,7 +74,7 @@ def summarize_comparison(
         "runs": len(results),
         "finished": sum("error" not in result for result in done),
         "reference": reference,
-        "verdicts": list(_verdicts(predictions, reference, bundle.groups)),
+        "verdicts": list(_verdicts(predictions, reference, bundle)),
         "arms": [
             {
                 **_arm(name, [result for result in done if result["arm"] == name], predictions[name]),
@@ -153,17 +154,14 @@ def _difference(
 
 
 def _verdicts(
-    predictions: Mapping[str, Sequence[RunPredictions]], reference: str, groups: Mapping[str, str]
+    predictions: Mapping[str, Sequence[RunPredictions]], reference: str, bundle: ComparedBundle
 ) -> Iterator[str]:
-    """Yield verdicts on the reference, on the choice of labels and what else the chain does, and on solved heads."""
-    controls = [name for name in _CONTROLS if name != reference]
+    """Yield the verdict on the reference, and those on the other questions of which both arms have runs."""
+    controls = [name for name in _CONTROLS[bundle.solved] if name != reference]
     pairs = [(reference, next((name for name in controls if predictions.get(name)), controls[0]))]
-    if predictions.get(_CHOSEN):
-        pairs += [(_CHOSEN, _CONTROLS[0]), ("chain", _CHOSEN)]
-    if predictions.get(_SOLVED):
-        pairs += [(_SOLVED, pairs[0][1]), ("chain", _SOLVED)]
+    pairs += [pair for pair in _QUESTIONS if all(predictions.get(name) for name in pair)]
     for first, second in dict.fromkeys(pairs):
-        difference = _difference(predictions, first, second, groups)
+        difference = _difference(predictions, first, second, bundle.groups)
         if difference is not None:
             yield verdict(difference["balanced_accuracy"], arm=ARMS[first].title, control=ARMS[second].title)
         elif first == reference:

@@ -38,7 +38,6 @@ from monai_weckd.utils.draws import hash_fraction
 __all__ = ["ComparedBundle"]
 
 _SEEDS = 1000
-_SOLVER = "train#trainer#iteration_update"
 # merged into train.json, whose heads are solved, it trains step by step
 _SCRATCH = "scratch.json"
 # a solved stage is one iteration, so changes of these keys are for trainings step by step
@@ -84,7 +83,7 @@ class ComparedBundle:
         self._bundle = bundle
         self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
         self.config = self._read(overlays)
-        self.solved = _is_solved(self.config)
+        self.solved = self.config.solves_heads
         for key, value in self._changes.items():
             if not self.config.takes(key) and not self._other.takes(key):
                 self.config.set(key, value)  # raises the error that names the nearest key
@@ -222,7 +221,7 @@ class ComparedBundle:
     def _other(self) -> BundleConfig:
         """The bundle's own configuration of the other kind, with the labels of the configured chain."""
         other = self._read([_SCRATCH] if self.solved else [])
-        if _is_solved(other) == self.solved:
+        if other.solves_heads == self.solved:
             wanted = "train.json with scratch.json to train step by step" if self.solved else "train.json to solve"
             raise ValueError(f"bundle: expected {wanted}, got another in {other.root}. Leave out arms that need it.")
         for key in _LABELS:
@@ -237,17 +236,12 @@ class ComparedBundle:
         for key, value in self._changes.items():
             if config.takes(key):
                 config.set(key, value)
-        for key, value in steps.items() if _is_solved(config) else ():
+        for key, value in steps.items() if config.solves_heads else ():
             config.set(key, value)
         # these runs are short and unattended: they need no progress output and no checkpoints
         config.leave_out("train#monitors", "train#checkpoint")
         config.set("train#recorder#target_layer", None)
         return config
-
-
-def _is_solved(config: BundleConfig) -> bool:
-    """Return whether a solver replaces the training step by step."""
-    return _SOLVER in config and config[_SOLVER] is not None
 
 
 def _size(config: BundleConfig) -> ChainSize:

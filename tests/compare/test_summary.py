@@ -28,7 +28,9 @@ from monai_weckd.metrics import classification_metrics
 CLASSES = ("ill", "well")
 LABELS = np.array([0, 1] * 10)
 BUNDLE = SimpleNamespace(
-    datalist=SimpleNamespace(classes=CLASSES, items=[{}] * 20), groups={f"i{n}": f"g{n // 2}" for n in range(20)}
+    datalist=SimpleNamespace(classes=CLASSES, items=[{}] * 20),
+    groups={f"i{n}": f"g{n // 2}" for n in range(20)},
+    solved=False,
 )
 
 
@@ -87,18 +89,17 @@ def test_arms_are_held_against_the_reference(tmp_path):
     assert float(rows[3]["accuracy"]) == pytest.approx(0.7)
 
 
-def test_a_solved_head_has_verdicts_of_its_own(tmp_path):
-    store = RunStore(tmp_path)
+@pytest.mark.parametrize("solved", [True, False])
+def test_a_chain_is_held_against_the_control_of_its_kind(tmp_path, solved):
+    store, titles = RunStore(tmp_path), {name: arm.title for name, arm in ARMS.items()}
     runs = [write(store, name, wrong) for name, wrong in (("chain", 2), ("solved", 4), ("single_long", 6))]
-    long, solved = ARMS["single_long"].title, ARMS["solved"].title
-    pairs = [("the chain", long), (solved, long), ("the chain", solved)]
-    for reference in ("chain", "solved"):
-        verdicts = summarize_comparison(runs, BUNDLE, store, reference=reference)["verdicts"]
-        asked = pairs if reference == "chain" else pairs[1:]
-        assert len(verdicts) == len(asked)
-        for verdict, (ours, control) in zip(verdicts, asked, strict=True):
-            assert verdict.startswith(f"The balanced accuracy of {ours} ")
-            assert control in verdict
+    verdicts = summarize_comparison(runs, SimpleNamespace(**{**vars(BUNDLE), "solved": solved}), store)["verdicts"]
+    control = "solved" if solved else "single_long"
+    pairs = [("chain", control), ("solved", "single_long")]
+    assert len(verdicts) == len(pairs)
+    for verdict, (first, second) in zip(verdicts, pairs, strict=True):
+        assert verdict.startswith(f"The balanced accuracy of {titles[first]} ")
+        assert titles[second] in verdict
 
 
 def test_failed_and_missing_runs_are_counted_and_give_no_verdict(tmp_path):
