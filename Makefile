@@ -35,11 +35,15 @@ $(LABEL)/.installed: $(STAMP)
 		--constraint constraints.txt monailabel
 	touch $@
 
-demo: $(STAMP) ## Train a chain on synthetic otoscopic images and write its report (under five minutes)
+# the bundle's default on eighty images: the chain asks for four times five labels; three tenths of the ears are for test.
+# Without the column "split" of the synthetic images, no label goes to validation. More threads make a busy machine slow.
+demo: $(STAMP) ## Turn twenty labels into a model on synthetic otoscopic images, with its report (under a minute)
 	rm -rf $(DEMO)
-	$(BIN)/python -m monai_weckd phantom --kind otoscopy --out $(DEMO)/data --items 240 --seed 0
-	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
-		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output
+	$(BIN)/python -m monai_weckd phantom --kind otoscopy --out $(DEMO)/data --items 80 --seed 0
+	cut -d, -f1-3 $(DEMO)/data/manifest.csv > $(DEMO)/manifest.csv && mv $(DEMO)/manifest.csv $(DEMO)/data/
+	OMP_NUM_THREADS=1 $(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
+		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output \
+		--num_stages 4 --plan#settings#shard_size 5 --plan#settings#test_fraction 0.3
 	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
 
 docs: $(SPHINX) ## Build docs/_build/html; a warning is an error
