@@ -50,7 +50,7 @@ def _report(args: argparse.Namespace) -> None:
         first, last = (figures["balanced_accuracy"] for figures in (chain["stages"][0]["test"], final["test"]))
         print(f"test    balanced accuracy {last:.3f} (stage 1: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")
         print("        that is the mean over the classes of the share recognized, on groups that no stage has seen;")
-        print("        stage 1 had fewer labels and steps, so the difference is not what the chain itself is worth")
+        print("        stage 1 had fewer labels, so the difference is not what the chain itself is worth")
     else:
         print("test    none held out, so no figure tells how the model does on new data")
     if chain["settings"].get("synthetic"):

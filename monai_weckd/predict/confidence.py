@@ -32,9 +32,12 @@ def calibration_text(checkpoint: Path) -> str:
     if chain is None:
         return "calibration unknown: no chain.json beside it"
     final = next(stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"])
-    if final.get("calibration") is None:
-        return "not calibrated: a confidence is no probability of being right"
-    return f"calibrated on validation, temperature {final['calibration']:.2f}"
+    if final.get("calibration") is not None:
+        return f"calibrated on validation, temperature {final['calibration']:.2f}"
+    held_out = (final.get("out_of_fold") or {}).get("labels", 0)
+    if held_out:
+        return f"calibrated by cross-validation on {held_out} labels"
+    return "not calibrated: a confidence is no probability of being right"
 
 
 def validation_text(checkpoint: Path, min_confidence: float) -> str:

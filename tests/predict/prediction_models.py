@@ -28,13 +28,20 @@ CLASSES = ["chronic_otitis_media", "=earwax", "myringosclerosis", "normal"]
 
 
 def untrained_model(
-    folder: Path, bundle: Path = OTOSCOPY, *, classes=CLASSES, calibration=1.25, preprocessing=None, **settings
+    folder: Path,
+    bundle: Path = OTOSCOPY,
+    *,
+    classes=CLASSES,
+    calibration=1.25,
+    out_of_fold=None,
+    preprocessing=None,
+    **settings,
 ) -> Path:
     """Write the model of a bundle with random weights, and chain.json beside it; returns the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "inference.json")
-    parser["class_names"] = list(classes)
+    parser["bundle_root"], parser["class_names"] = str(bundle), list(classes)
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
     for module in network.modules():  # statistics of no image: let them differ from those of a new layer
@@ -45,7 +52,10 @@ def untrained_model(
         "classes": list(classes),
         "settings": settings,
         "preprocessing": preprocessing,
-        "stages": [{"stage": 1, "calibration": 3.0}, {"stage": 2, "calibration": calibration}],
+        "stages": [
+            {"stage": 1, "calibration": 3.0},
+            {"stage": 2, "calibration": calibration, "out_of_fold": out_of_fold},
+        ],
         "final": {"stage": 2, "sha256": hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()},
     }
     (folder / "chain.json").write_text(sealed_json(chain, indent=1))

@@ -29,11 +29,16 @@ def test_validation_items_may_have_names_that_are_no_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("calibration", "text"),
-    [(1.25, "calibrated on validation, temperature 1.25"), (None, "not calibrated: a confidence")],
+    ("found", "text"),
+    [
+        ({"calibration": 1.25}, "calibrated on validation, temperature 1.25"),
+        ({"calibration": None, "out_of_fold": {"labels": 18}}, "calibrated by cross-validation on 18 labels"),
+        ({"calibration": None, "out_of_fold": {"labels": 0}}, "not calibrated: a confidence"),
+        ({"calibration": None}, "not calibrated: a confidence"),
+    ],
 )
-def test_the_calibration_is_that_of_the_final_stage(tmp_path, calibration, text):
-    model = untrained_model(tmp_path, calibration=calibration)
+def test_the_calibration_is_that_of_the_final_stage(tmp_path, found, text):
+    model = untrained_model(tmp_path, **found)
     assert calibration_text(model).startswith(text)
     (tmp_path / "chain.json").unlink()
     assert calibration_text(model) == "calibration unknown: no chain.json beside it"
