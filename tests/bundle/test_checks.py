@@ -60,11 +60,11 @@ def first_error(parser, key):
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
-        ("batchsize", 8, "Did you mean 'batch_size'?"),
+        ("labelfraction", 0.2, "Did you mean 'label_fraction'?"),
         ("train#datset", [], "Did you mean 'train#dataset'?"),
         ("chain#tolerence", 0.1, "Did you mean 'tolerance'?"),
         ("plan#settings#polcy", "shared", "Did you mean 'policy'?"),
-        ("train#handlers#0#strt", 1.0, "Did you mean 'start'?"),
+        ("train#handlers#0#intrval", 2, "Did you mean 'interval'?"),
     ],
 )
 def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
@@ -79,12 +79,16 @@ def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
     assert first_error(parser, "run#0") == expected
 
 
-@pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/configs/*.json")), ids=lambda path: path.parts[-3:][::2])
+OTHERS = ("metadata", "inference", "evaluate", "inference_scratch", "inference_pretrained", "dicom")
+TRAINING = [path for path in sorted(BUNDLES.glob("*/configs/*.json")) if path.stem not in OTHERS]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
 def test_overlays_and_training_hold_no_key_that_nothing_reads(path, monkeypatch):
     monkeypatch.setattr("sys.excepthook", None)
-    alone = path.stem in ("metadata", "train", "inference", "evaluate", "inference_pretrained", "dicom")
+    names = dict.fromkeys(["train", "scratch", path.stem] if path.stem != "train" else ["train"])
     parser = ConfigParser()
-    parser.read_config([str(path.with_name("train.json")), *([] if alone else [str(path)])])
+    parser.read_config([str(path.with_name(f"{name}.json")) for name in names])
     parser.get_parsed_content("imports")
     assert "check_run" in parser["run#0"]
     assert parser.get_parsed_content("run#0") is None

@@ -242,8 +242,8 @@ def test_a_key_that_nothing_reads_is_refused(bundle):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("batchsize", r"expected a key of .*train\.json, got 'batchsize'\. Did you mean 'batch_size'\?"),
-        ("batch_size#x", r"expected a key of .*train\.json, got 'batch_size#x'\. Did you mean 'batch_size'\?"),
+        ("labelfraction", r"expected a key of .*train\.json, got 'labelfraction'\. Did you mean 'label_fraction'\?"),
+        ("cache_dir#x", r"expected a key of .*train\.json, got 'cache_dir#x'\. Did you mean 'cache_dir'\?"),
         ("chan#tolerance", r"expected a key of .*train\.json, got 'chan#tolerance'\. Did you mean 'chain'\?"),
         ("chain#tolerence", r"expected a key of chain of .*, got 'chain#tolerence'\. Did you mean 'tolerance'\?"),
         ("spatial_size#2", r"expected a key of spatial_size of .*, got 'spatial_size#2'\. Valid: '0', '1'\."),

@@ -33,7 +33,7 @@ from monai_weckd.utils.tables import read_table
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[64, 64])
+    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[192, 192])
 
 
 def predict(model, source, output, *options, bundle=OTOSCOPY):
@@ -81,11 +81,14 @@ def assert_same_numbers(found, expected, classes):
         (["--min_confidence", "80"], "min_confidence: expected a probability, got 80.0. Pass e.g. 0.8."),
         (["--on_bad_item", "skp"], "on_bad_item: expected one of ('skip', 'error'), got 'skp'. Did you mean 'skip'?"),
         (["--set", "chanels=1"], "set: expected a key of"),
-        (["--set", "spatial_size=[32,32]"], "spatial_size: expected [64, 64], at which the model was trained, got [32"),
+        (
+            ["--set", "spatial_size=[32,32]"],
+            "spatial_size: expected [192, 192], at which the model was trained",
+        ),
         (["--config_file", "none.json"], "config_file: expected a file, or the name of one in"),
         (["--ckpt", "none.pt"], "ckpt: expected a model, got nothing at none.pt. Pass --ckpt path/to/output/model.pt."),
         (["--bundle", "none"], "bundle: expected configs/inference.json in 'none', got none. Pass a bundle."),
-        (["--bundle", str(BRAIN_3D)], "ckpt: expected the state_dict of ResNet in"),
+        (["--bundle", str(BRAIN_3D)], "ckpt: expected the state_dict of PooledClassifier in"),
         (["--input", "none"], "input: expected a file or folder, got nothing at none. Correct the path."),
         (["--input", str(OTOSCOPY / "docs")], "input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"),
         (["--output", "."], "output: expected a CSV to write, got the folder .. Name a file in it."),
@@ -103,10 +106,10 @@ def test_errors_are_one_line_without_traceback(capsys, model, tmp_path, options,
 def test_other_preprocessing_than_that_of_the_training_is_refused(tmp_path):
     scaling = {"keys": "image", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1, "clip": True}
     transforms = [
-        {"_target_": "Resized", "keys": "image", "spatial_size": [64, 64], "mode": "area"},
+        {"_target_": "Resized", "keys": "image", "spatial_size": [192, 192], "mode": "area"},
         {"_target_": "ScaleIntensityRanged", **scaling},
     ]
-    model = untrained_model(tmp_path, preprocessing=transforms, spatial_size=[64, 64])
+    model = untrained_model(tmp_path, preprocessing=transforms, spatial_size=[192, 192])
     assert PredictionBundle(OTOSCOPY, model).classes == CLASSES
     changes = {"preprocessing#transforms#2#b_min": 0}
     message = r'preprocessing: expected .*"b_min": -1, .* as the model was trained, got .*"b_min": 0, .*Take'
@@ -299,12 +302,12 @@ def test_what_is_no_model_is_refused(capsys, tmp_path):
     for content in (b"", b"no model"):
         (tmp_path / "model.pt").write_bytes(content)
         assert predict(tmp_path / "model.pt", OTOSCOPY, tmp_path / "out.csv") == 1
-        assert capsys.readouterr().err.startswith("error: ckpt: expected the state_dict of ResNet in")
+        assert capsys.readouterr().err.startswith("error: ckpt: expected the state_dict of PooledClassifier in")
 
 
 def test_the_overlay_of_another_network(capsys, model, tmp_path):
     write_pictures(tmp_path / "in")
-    options = ["--config_file", "inference_pretrained.json", "--set", "spatial_size=[64,64]"]
+    options = ["--config_file", "inference_pretrained.json", "--set", "spatial_size=[192,192]"]
     assert predict(model, tmp_path / "in", tmp_path / "out.csv", *options) == 1
     assert "ckpt: expected the state_dict of EfficientNetLite in" in capsys.readouterr().err
 

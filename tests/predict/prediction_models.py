@@ -19,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from monai_weckd.networks import EfficientNetLite
 from monai_weckd.utils.records import sealed_json
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -37,16 +38,16 @@ def untrained_model(
     preprocessing=None,
     **settings,
 ) -> Path:
-    """Write the model of a bundle with random weights, and chain.json beside it; returns the model's path."""
+    """Write the model of a bundle with a random head, and chain.json beside it; returns the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "inference.json")
     parser["bundle_root"], parser["class_names"] = str(bundle), list(classes)
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
-    for module in network.modules():  # statistics of no image: let them differ from those of a new layer
-        if hasattr(module, "running_mean"):
-            module.running_mean.uniform_(-0.1, 0.1)
+    # features that differ between images
+    imagenet = EfficientNetLite(parser["network_def"]["network"]["spatial_dims"], parser["channels"], pretrained=True)
+    network.network.load_state_dict(imagenet.state_dict(), strict=False)
     torch.save(network.state_dict(), folder / "model.pt")
     chain = {
         "classes": list(classes),

@@ -21,7 +21,7 @@ from monai_weckd.predict.model import PredictionBundle
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[64, 64])
+    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[192, 192])
 
 
 def test_no_more_than_two_batches_are_in_memory(model, tmp_path):
