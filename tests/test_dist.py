@@ -34,7 +34,7 @@ INFO = f"monai_weckd-{__version__}.dist-info"
 LEFTOVERS = ("models/model.pt", "output/report.html", "networks/__pycache__/net.pyc", "configs/__pycache__/net.pyc")
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 # one stage of one epoch
-SMALL = {"num_stages": 1, "max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 8, "label_fraction": 0.3}
+SMALL = {"num_stages": 1, "label_fraction": 0.3, "spatial_size": "[64, 64]", "network_def#shrink": "[1]"}
 
 
 def run(*command, cwd):

@@ -34,7 +34,7 @@ __all__ = ["BundleConfig"]
 class BundleConfig:
     """The configuration of a bundle; it evaluates a value only when a program asks for it.
 
-    The files are read once, so later edits have no effect. Keys follow ``monai.bundle``, such as ``batch_size`` or
+    The files are read once, so later edits have no effect. Keys follow ``monai.bundle``, such as ``seed`` or
     ``chain#tolerance``. An unknown key is an error, unless it is an argument that its component takes.
 
     Args:
@@ -53,8 +53,8 @@ class BundleConfig:
     Example::
 
         >>> config = BundleConfig("bundles/otoscopy_chain_classification", changes={"chain#tolerance": 0.01})
-        >>> config["batch_size"], config["chain"]["tolerance"]
-        (16, 0.01)
+        >>> config["num_stages"], config["chain"]["tolerance"]
+        (3, 0.01)
 
     """
 

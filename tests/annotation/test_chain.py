@@ -206,8 +206,6 @@ def test_a_changed_image_is_read_again(studies, copy, tmp_path):
 def test_earlier_students_and_features_are_kept_once(grown):
     folder = grown[0] / "chain"
     chain = read(folder / "chain.json")
-    last = [stage for stage in chain["stages"] if stage["accepted"]][-1]
-    assert os.path.samefile(folder / last["checkpoint"], folder / "model.pt")
     assert {stage["sha256"] for stage in chain["stages"]} == {
         hashlib.sha256((folder / stage["checkpoint"]).read_bytes()).hexdigest() for stage in chain["stages"]
     }

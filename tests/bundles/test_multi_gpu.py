@@ -173,7 +173,7 @@ def test_bundle_runs_on_two_processes(dataset, tmp_path):
     assert len(list(output.rglob("events.out.tfevents.*"))) == 1
     assert not list(output.rglob("*.part"))
     parser = ConfigParser()
-    parser.read_config(str(OTOSCOPY / "configs" / "inference.json"))
+    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("inference", "inference_scratch")])
     parser.read_meta(str(OTOSCOPY / "configs" / "metadata.json"))
     parser["ckpt_path"] = str(output / "model.pt")
     parser.get_parsed_content("network_def").load_state_dict(torch.load(output / "model.pt", weights_only=True))

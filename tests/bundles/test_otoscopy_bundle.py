@@ -50,7 +50,7 @@ def output(dataset, tmp_path_factory):
 
 def load_network(output):
     parser = ConfigParser()
-    parser.read_config(str(OTOSCOPY / "configs" / "inference.json"))
+    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("inference", "inference_scratch")])
     parser.read_meta(str(OTOSCOPY / "configs" / "metadata.json"))
     parser["ckpt_path"] = str(output / "model.pt")
     network = parser.get_parsed_content("network_def")

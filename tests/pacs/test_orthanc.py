@@ -111,7 +111,7 @@ def test_there_and_back(capsys, pacs, monkeypatch, tmp_path):
     assert fetch(pacs, images) == 0
     assert fetched(images) == originals
 
-    model = untrained_model(tmp_path / "output", spatial_size=[64, 64])
+    model = untrained_model(tmp_path / "output", spatial_size=[192, 192])
     options = ["--bundle", OTOSCOPY, "--ckpt", model, "--input", images, "--output", tmp_path / "out.csv"]
     assert run("predict", *options, "--write_sr", reports) == 0
     rows = read_table((tmp_path / "out.csv").read_text())

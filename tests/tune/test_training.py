@@ -139,6 +139,7 @@ def test_a_trial_neither_writes_nor_talks_nor_tests(make, tmp_path):
     config = bundle.trial(VALUES)
     handlers = config.value("train#trainer#train_handlers")
     assert [type(handler).__name__ for handler in handlers if handler is not None] == [
+        "FrozenBackbone",  # which does nothing here
         "TeacherWeightHandler",
         "TemperatureHandler",
         "ValidationHandler",
