@@ -26,7 +26,7 @@ settings.load_profile("default")
 TESTS = Path(__file__).resolve().parent
 PORTABLE = {"compare", "data", "engines", "handlers", "losses", "networks", "predict", "selection", "transforms"}
 PORTABLE |= {"costs", "metrics", "test_inferers.py", "test_pretrained.py"}
-PORTABLE |= {"test_all_bundles.py", "test_federated.py", "test_frozen.py", "test_multi_gpu.py"}
+PORTABLE |= {"test_all_bundles.py", "test_federated.py", "test_multi_gpu.py", "test_solved.py"}
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

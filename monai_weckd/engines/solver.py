@@ -54,7 +54,7 @@ class HeadSolver:
     def __init__(self, head_layer: str | None = None) -> None:
         self.head_layer = head_layer
 
-    def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
+    def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> Any:
         """Solve the head for the labels of the present stage, and return MONAI's output for all of them.
 
         Args:
@@ -117,7 +117,7 @@ class HeadSolver:
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
 
-    def _output(self, engine: SupervisedTrainer, features: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    def _output(self, engine: SupervisedTrainer, features: torch.Tensor, target: torch.Tensor) -> Any:
         device = engine.state.device
         features, target, zero = features.to(device), target.to(device), torch.zeros((), device=device)
         output: dict[str, Any] = {CommonKeys.IMAGE: features, CommonKeys.LABEL: target}
@@ -130,7 +130,7 @@ class HeadSolver:
         output[DistillationKeys.DISTILLATION_LOSS] = output[DistillationKeys.ATTENTION_LOSS] = zero
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return engine.state.output  # a handler of the last event may have decollated it
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:
