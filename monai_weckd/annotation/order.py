@@ -105,9 +105,7 @@ class Scores:
             other: the others.
 
         """
-        here, there = self.features, other.features
-        # one array is equal to itself without a look at its numbers
-        same = here.shape == there.shape and (here.ctypes.data == there.ctypes.data or np.array_equal(here, there))
+        same = np.array_equal(self.features, other.features)
         return replace(self, features=other.features, file=other.file) if same else self
 
     def save(self, folder: str | os.PathLike[str]) -> Scores:

@@ -52,7 +52,6 @@ class SharedParts:
         self._base: BundleConfig | None = None
         self._items: dict[str, tuple[int, Any, Mapping[str, Any]]] = {}
         self._images: Any = None
-        self._loaded: os.stat_result | None = None
         self._embeddings: tuple[list[str], Any, torch.Tensor] | None = None
 
     def _value(self, key: str) -> Any:
@@ -111,7 +110,6 @@ class SharedParts:
         return self._config.copy(changes, datalist=datalist, plan=plan, **self._objects)
 
     def _reset(self) -> None:
-        self._loaded = None
         self.network.load_state_dict(self._value("network").state_dict())
 
     def load(self, student: str | os.PathLike[str] | None) -> torch.nn.Module:
@@ -123,19 +121,9 @@ class SharedParts:
         """
         if student is None:
             self._reset()
-        elif self._loaded is None or not os.path.samestat(self._loaded, os.stat(student)):
+        else:
             load_weights(self.network, student)
-            self._loaded = os.stat(student)
         return self.network
-
-    def has_loaded(self, student: str | os.PathLike[str]) -> None:
-        """Note that a training has left the network with the weights in a file.
-
-        Args:
-            student: the file.
-
-        """
-        self._loaded = os.stat(student)
 
     def embeddings(self, dataset: Any) -> torch.Tensor | None:
         """Return the embeddings of a dataset by the present network, (N, D), None where the backbone is not frozen.

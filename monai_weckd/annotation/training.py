@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -140,7 +139,6 @@ class AnnotatedBundle:
                 Events.EPOCH_COMPLETED, lambda engine: progress(engine.state.stage_epoch, engine.state.stage_epochs)
             )
         trainer.run()
-        self._parts.has_loaded(Path(output_dir) / "model.pt")
         del trainer
         gc.collect()  # engines and handlers refer to each other
 
