@@ -150,12 +150,13 @@ def test_another_backbone_makes_other_embeddings(cached, calls):
     dataset = backbone.embed(cached)
     assert dataset.fill(backbone.fingerprint())
     assert not dataset.fill(backbone.fingerprint())
-    first = dataset.gather([0])
+    first, _ = dataset.gather([0]), dataset.moments()
     network[3].weight.data += 1  # the head
     assert not dataset.fill(backbone.fingerprint())
     network[1].weight.data += 1
     assert dataset.fill(backbone.fingerprint())
     assert not torch.equal(dataset.gather([0]), first)
+    torch.testing.assert_close(dataset.moments()[0], dataset.gather(range(7)).double().mean(dim=0))
     assert calls == [7, 7]
 
 

@@ -18,6 +18,7 @@ from chain_runs import make_items, make_network
 from held_out import held_out
 from ignite.engine import Events
 from monai.data import DataLoader
+from monai.handlers import from_engine
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
@@ -29,7 +30,7 @@ from monai_weckd.networks import extract, freeze, solve_head
 CLASSES = ("a", "b", "c")
 
 
-def make_solved(*, num_stages=3, embed=True, max_epochs=None, epoch_length=1, chain=None):
+def make_solved(*, num_stages=3, embed=True, max_epochs=None, epoch_length=1, chain=None, decollate=False):
     network = make_network()
     backbone = FrozenBackbone(network)
     items = make_items()
@@ -46,6 +47,7 @@ def make_solved(*, num_stages=3, embed=True, max_epochs=None, epoch_length=1, ch
         epoch_length=epoch_length,
         inferer=backbone.inferer,
         iteration_update=HeadSolver(),
+        decollate=decollate,
         chain=chain or ChainOptions(accept="always"),
         train_handlers=[backbone],
     )
@@ -128,3 +130,10 @@ def test_a_broken_image_is_refused():
     dataset.rows[place] = torch.nan
     with pytest.raises(ValueError, match="features: expected finite numbers, got others"):
         trainer.run()
+
+
+def test_the_output_is_decollated_where_the_trainer_is_asked_to():
+    trainer, _, _ = make_solved(num_stages=1, decollate=True)
+    trainer.run()
+    assert len(trainer.state.output) == trainer.records[-1].labeled
+    assert from_engine("loss", first=True)(trainer.state.output) > 0
