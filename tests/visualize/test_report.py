@@ -347,6 +347,8 @@ def test_without_validation_the_page_shows_the_cross_validation(run):
     assert "Validation Cross" not in text
     assert "0.123 0.234 0.345 0.456 0.567" in text
     assert "(11 of " in text
+    assert "by a chain of solved heads, in 3 stages: each stage solves the head of a frozen network" in text
+    assert "Learning curves Not available: a solved head has no epochs" in text
 
 
 def test_the_same_files_give_the_same_page_in_any_folder(run, whole_page):
