@@ -179,7 +179,7 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
             torch.load(folder / f"stage_{stage}" / "model.pt", weights_only=True)
             for folder in (chain.path, tmp_path / "whole")
         )
-        torch.testing.assert_close(grown, whole, rtol=0, atol=1e-5)
+        torch.testing.assert_close(grown, whole, rtol=0, atol=1e-3)
 
 
 def test_images_that_are_classified_at_once_do_not_mix(studies, copy):

@@ -83,7 +83,7 @@ def test_embeddings_in_a_file_serve_the_next_run(dataset, output, tmp_path):
     names = [key for key in expected[0] if key.startswith("probability_")]
     for row, other in zip(expected, *found, strict=True):
         # computed in other batches
-        assert [float(row[name]) for name in names] == pytest.approx([float(other[name]) for name in names], abs=1e-4)
+        assert [float(row[name]) for name in names] == pytest.approx([float(other[name]) for name in names], abs=1e-3)
     assert (tmp_path / "one" / "predictions.csv").read_bytes() == (tmp_path / "two" / "predictions.csv").read_bytes()
     # the images of training are kept in bytes, those of validation and test in half precision
     assert len(list((tmp_path / "cache").glob("embeddings_*"))) == 2
