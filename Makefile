@@ -43,7 +43,7 @@ demo: $(STAMP) ## Turn twenty labels into a model on synthetic otoscopic images,
 	cut -d, -f1-3 $(DEMO)/data/manifest.csv > $(DEMO)/manifest.csv && mv $(DEMO)/manifest.csv $(DEMO)/data/
 	OMP_NUM_THREADS=1 $(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/train.json --bundle_root $(BUNDLE) \
 		--dataset_dir $(DEMO)/data --output_dir $(DEMO)/output \
-		--num_stages 4 --plan#settings#shard_size 5 --plan#settings#test_fraction 0.3
+		--num_stages 4 --plan#settings#shard_size 5 --test_fraction 0.3
 	$(BIN)/python -m monai_weckd report --output_dir $(DEMO)/output
 
 docs: $(SPHINX) ## Build docs/_build/html; a warning is an error

@@ -108,7 +108,7 @@ def measure(*, quick: bool = False) -> list[Result]:
     }
     if quick:
         settings |= {"max_epochs": 6, "iterations_per_epoch": 1, "batch_size": 4}
-        settings |= {"plan#settings#missing_classes": "allow"}
+        settings |= {"missing_classes": "allow"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_phantom("otoscopy", folder / "data", items=60 if quick else 240, seed=0)

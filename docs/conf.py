@@ -56,7 +56,7 @@ A field has one name everywhere: Python, `train.json`, the command line, `plan.j
 OPTIONS_OF = {
     monai_weckd.PlanSettings: """Splits, stages and the labels of each stage.
 In Python: `plan_chain(items, PlanSettings(num_stages=3))`.
-In a bundle: `--plan#settings#val_fraction 0.2`.
+In a bundle: `--val_fraction 0.2` where `train.json` has that key at the top, else `--plan#settings#shard_size 10`.
 For the command `plan`: `--val_fraction 0.2`.
 """,
     ChainOptions: """How a chain goes from stage to stage.

@@ -169,7 +169,7 @@ def test_names_from_the_data_are_never_evaluated(hostile):
     parser = ConfigParser()
     parser.read_config(str(configs / "train.json"))
     parser["dataset_dir"], parser["output_dir"] = str(root / "data"), str(root / "out")
-    parser["plan#settings#missing_classes"], parser["plan#settings#val_fraction"] = "allow", 0.4
+    parser["missing_classes"], parser["val_fraction"] = "allow", 0.4
     parser.get_parsed_content("imports")
     assert list(parser.get_parsed_content("datalist").classes) == names
     ids = {item["id"] for item in parser.get_parsed_content("datalist").items}

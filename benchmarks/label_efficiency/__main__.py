@@ -58,7 +58,7 @@ def command(start: str, name: str, fraction: float, args: argparse.Namespace) ->
         "--seeds",
         *map(str, args.seeds),
         f"--set=cache_dir={args.output_dir / f'cache-{start}-{name}'}",
-        "--set=plan#settings#missing_classes=allow",
+        "--set=missing_classes=allow",
         *STARTS[start],
         *args.extra,
     ]

@@ -46,7 +46,7 @@ class _Sources:
 
 
 # keys of these options in a bundle's configuration
-_KEYS = {"split_file": "datalist#split_file", "plan": "plan#earlier", "shards": "plan#shards"}
+_KEYS = {"split_file": "split_file", "plan": "plan#earlier", "shards": "plan#shards"}
 
 
 def add_plan(commands: Any) -> None:

@@ -58,8 +58,8 @@ def add_predict(commands: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     _check(args)
-    from monai_weckd.data.image_files import list_images
     from monai_weckd.predict.confidence import calibration_text, validation_text
+    from monai_weckd.predict.images import list_images
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()

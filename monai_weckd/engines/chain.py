@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from ignite.engine import EventEnum
@@ -22,7 +22,7 @@ from monai.engines import Evaluator
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from monai_weckd.engines.distillation import DistillationTrainer, SupervisedOptions
+from monai_weckd.engines.distillation import DistillationTrainer
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.options import ChainOptions
 from monai_weckd.engines.state import StageRecord, Stateful
@@ -30,9 +30,6 @@ from monai_weckd.engines.walker import StageWalker
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 __all__ = ["ChainDistillationTrainer"]
 
@@ -66,7 +63,8 @@ class ChainDistillationTrainer(DistillationTrainer):
         teacher_layer: module path of the teacher's features, default ``student_layer``.
         train_handlers: handlers of the training.
         event_names: further events for the engine to know.
-        options: further arguments of :py:class:`monai.engines.SupervisedTrainer`.
+        options: options of the chain in place of ``chain``, and further arguments of
+            :py:class:`monai.engines.SupervisedTrainer`.
 
     Raises:
         ValueError: When the epochs cannot be shared among the stages.
@@ -92,9 +90,9 @@ class ChainDistillationTrainer(DistillationTrainer):
         teacher_layer: str | None = None,
         train_handlers: Sequence | None = None,
         event_names: Sequence[str | EventEnum | type[EventEnum]] | None = None,
-        **options: Unpack[SupervisedOptions],
+        **options: Any,
     ) -> None:
-        chain = ChainOptions() if chain is None else chain
+        chain = ChainOptions.taken_from(options, chain)
         chain.check_attention(loss_function.attention_weight)
         self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
         super().__init__(

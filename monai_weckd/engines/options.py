@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from monai_weckd.utils.options import check_choices, option
+from monai_weckd.utils.options import check_choices, option, option_names
 
 __all__ = ["ChainOptions"]
 
@@ -64,6 +65,31 @@ class ChainOptions:
     alignment: bool = option(False, "align the teacher's predictions on pool images with the classes of the labels")
     calibrate: bool = option(False, "calibrate an accepted student on validation before it teaches")
     head_layer: str | None = option(None, "module path of the classification head; null is the last linear layer")
+
+    @classmethod
+    def taken_from(cls, arguments: dict[str, Any], chain: ChainOptions | None) -> ChainOptions:
+        """Return the options that a caller gave, whole or one by one, and take them out of the arguments.
+
+        Args:
+            arguments: keyword arguments; those with the name of an option are removed.
+            chain: options given whole, None if they were not.
+
+        Raises:
+            TypeError: When options are given both ways.
+
+        Example::
+
+            >>> arguments = {"accept": "always", "decollate": False}
+            >>> ChainOptions.taken_from(arguments, None).accept, arguments
+            ('always', {'decollate': False})
+
+        """
+        given = {name: arguments.pop(name) for name in option_names(cls) if name in arguments}
+        if chain is None:
+            return cls(**given)
+        if given:
+            raise TypeError(f"chain: expected None beside {', '.join(given)}, got {chain}. Pass them within it.")
+        return chain
 
     def __post_init__(self) -> None:
         if self.stage_epochs is not None:

@@ -46,7 +46,8 @@ class ChainHandler(DistillationHandler):
             Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects with ``state_dict`` that are reset to their first state in every stage, such as the learning rate
             scheduler.
-        distillation: arguments of :py:class:`DistillationHandler`, except ``teacher``, which the chain sets.
+        distillation: options of the chain in place of ``chain``, such as ``accept="always"``, and arguments of
+            :py:class:`DistillationHandler`, except its ``teacher``, which the chain sets.
 
     Raises:
         ValueError: When there is an attention loss and the teacher is an ensemble, which has no features.
@@ -62,7 +63,7 @@ class ChainHandler(DistillationHandler):
         fresh: Sequence[Stateful] = (),
         **distillation: Any,
     ) -> None:
-        chain = ChainOptions() if chain is None else chain
+        chain = ChainOptions.taken_from(distillation, chain)
         super().__init__(None, **distillation)
         chain.check_attention(self.loss_function.attention_weight)
         self.options["teacher_cache"] = chain.teacher_cache

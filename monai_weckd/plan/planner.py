@@ -108,21 +108,17 @@ def plan_chain(
     return plan_stages(plan, index, oracle, shards=shards)
 
 
-def plan_training(
-    items: Iterable[Mapping[str, Any]],
-    settings: PlanSettings | None = None,
-    *,
-    classes: Sequence[str],
-) -> ChainPlan:
+def plan_training(items: Iterable[Mapping[str, Any]], *, classes: Sequence[str], **settings: Any) -> ChainPlan:
     """Plan a chain for a pipeline with its own validation: :py:func:`monai_weckd.plan_chain` without splitting.
 
     Args:
         items: the training items, in any MONAI data list. An item without ``id`` is identified by its ``image``; an
             item without ``group`` is a group of its own.
-        settings: settings of the plan, default None: :py:class:`PlanSettings` with its defaults.
         classes: class names in the order of their indices.
+        settings: fields of :py:class:`PlanSettings`, such as ``label_fraction=0.2``.
 
     Raises:
+        TypeError: When a setting is no field of :py:class:`PlanSettings`.
         ValueError: When there are too few labels for the settings.
         PlanError: When a stage lacks a class.
 
@@ -134,8 +130,7 @@ def plan_training(
         ([10, 10, 10], 100, 0)
 
     """
-    settings = PlanSettings() if settings is None else settings
-    return replan(ChainPlan(tuple(classes), _without_use(settings)), identify(items))
+    return replan(ChainPlan(tuple(classes), _without_use(PlanSettings(**settings))), identify(items))
 
 
 def replan(

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from monai_weckd.data.image_files import list_images
 from monai_weckd.predict.model import PredictionBundle, probability_fault
 from monai_weckd.utils.system import available_processors
 
-__all__ = ["Prediction", "predict_images"]
+__all__ = ["Prediction", "list_images", "predict_images"]
 
 
 class Prediction(NamedTuple):

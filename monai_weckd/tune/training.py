@@ -168,7 +168,7 @@ class TunedBundle:
         if not whole.val:
             raise ValueError(
                 "tune: expected validation images to tune on, got none. "
-                "Pass --set plan#settings#val_fraction=0.2, or a data list with a validation split."
+                "Pass --set val_fraction=0.2, or a data list with a validation split."
             )
         self.whole_plan, self.plan = whole, limit_validation(whole, oracle, seed=seed)
         reachable = {*whole.train, *self.plan.val}

@@ -340,7 +340,7 @@ def test_bundle_load_gives_the_network(kind, tmp_path):
 def test_it_trains_on_real_images_and_mlflow_tracks_it(kind, shared_data, tmp_path):
     # a data base takes as long to make as all the rest: once will do
     options = {"tracking": "mlflow"} if kind == "otoscopy" else {}
-    options |= {"label_fraction": 0.05, "selection": "random", "plan#settings#missing_classes": "allow"}
+    options |= {"label_fraction": 0.05, "selection": "random", "missing_classes": "allow"}
     options |= SMALL_IMAGES[kind] if kind == "brain_mri_3d" else {"spatial_size": [32, 32]}
     chain = train(bundle_of(kind), shared_data(REAL[kind]), tmp_path / "out", base=SOLVED, **options)
     assert len(chain["stages"]) == 3

@@ -37,7 +37,7 @@ SETTINGS = {
     "iterations_per_epoch": 1,
     "batch_size": 8,
     "label_fraction": 0.4,
-    "plan#settings#missing_classes": "allow",
+    "missing_classes": "allow",
 }
 MODEL = {ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}
 

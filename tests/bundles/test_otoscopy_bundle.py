@@ -239,7 +239,7 @@ def test_bad_items_are_named_or_skipped_and_listed_and_odd_names_are_harmless(da
     assert f"got {len(keys)} that are not, first 'normal/cut.png': cannot be decoded" in line
     assert "on_bad_item='skip'" in line
     assert not out.exists()
-    train(OTOSCOPY, data, out, **{"datalist#on_bad_item": "skip"})
+    train(OTOSCOPY, data, out, **{"on_bad_item": "skip"})
     assert sorted(json.loads((out / "plan.json").read_text())["skipped"]) == sorted(keys)
     page = (out / "report.html").read_text()
     assert all(key in page for key in keys)

@@ -187,7 +187,7 @@ def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
 def test_the_default_is_a_solved_head_beside_networks_trained_step_by_step(tmp_path, capsys):
     data = make_phantom("otoscopy", tmp_path / "data", items=56)
     settings = {"spatial_size": [64, 64], "selection": "typical", "label_fraction": 0.2, "chain#accept": "always"}
-    settings |= {"num_stages": 2, "max_epochs": 4, "plan#settings#missing_classes": "allow"}
+    settings |= {"num_stages": 2, "max_epochs": 4, "missing_classes": "allow"}
     # one view of each image, for speed; a network that is trained step by step has no such keys
     settings |= {"network_def#flip_average": [], "network_def#shrink": [1]}
     output = tmp_path / "output"

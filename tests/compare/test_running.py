@@ -97,7 +97,7 @@ def test_arms_are_compared_without_validation(data, tmp_path):
 
 
 def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
-    changes = {"selection": "typical", "plan#settings#missing_classes": "allow"}
+    changes = {"selection": "typical", "missing_classes": "allow"}
     bundle, runs = planned(data, ["chain", "single_long+labels", "solved+labels"], changes)
     store = RunStore(tmp_path)
     results = {name: execute(run, bundle, store, cache_dir=tmp_path / "cache") for name, run in runs.items()}

@@ -108,7 +108,7 @@ def test_a_solved_stage_stays_one_iteration(tmp_path, overlays):
 
 
 def test_both_kinds_draw_labels_alike(tmp_path):
-    changes = {"plan#settings#missing_classes": "allow"}
+    changes = {"missing_classes": "allow"}
     bundle = ComparedBundle(OTOSCOPY, tmp_path, overlays=["scratch.json", "paper.json"], changes=changes)
     plans = [bundle.config_of(ARMS[name]).value("plan#settings") for name in ("solved", "single")]
     assert plans[0] == plans[1]

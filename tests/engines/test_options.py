@@ -48,3 +48,12 @@ def test_options_that_exclude_each_other_are_refused():
 )
 def test_a_student_is_its_own_teacher_only_where_asked(teacher, own):
     assert ChainOptions(teacher=teacher, averaging=0.9).teaches_itself is own
+
+
+def test_options_are_given_whole_or_one_by_one():
+    arguments = {"averaging": 0.9, "decollate": False}
+    assert ChainOptions.taken_from(arguments, None) == ChainOptions(averaging=0.9)
+    assert arguments == {"decollate": False}
+    assert ChainOptions.taken_from({}, ChainOptions(views=2)) == ChainOptions(views=2)
+    with pytest.raises(TypeError, match="chain: expected None beside averaging"):
+        ChainOptions.taken_from({"averaging": 0.9}, ChainOptions())

@@ -32,7 +32,7 @@ SETTINGS = {
     "iterations_per_epoch": 2,
     "batch_size": 4,
     "label_fraction": 0.3,
-    "plan#settings#missing_classes": "allow",
+    "missing_classes": "allow",
     "spatial_size": [24, 24],
     "network_def#block_inplanes": [8, 16, 32, 64],
     # what costs time and comes to nothing that could differ

@@ -81,11 +81,11 @@ def test_a_study_without_validation_is_refused_before_it_begins(make, dataset, t
         table.writerows(rows)
     message = (
         "tune: expected validation images to tune on, got none. "
-        "Pass --set plan#settings#val_fraction=0.2, or a data list with a validation split."
+        "Pass --set val_fraction=0.2, or a data list with a validation split."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make(data=data)
-    assert make(data=data, changes={"plan#settings#val_fraction": 0.2}).plan.val
+    assert make(data=data, changes={"val_fraction": 0.2}).plan.val
 
 
 def test_heads_that_are_solved_are_not_tuned(dataset, tmp_path):
