@@ -1,0 +1,222 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Measure the default, solved heads on chosen labels, against the same head on random ones, from few labels to all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+
+from benchmarks.harness import machine
+from benchmarks.selection import stage_size
+from monai_weckd import PlanSettings
+from monai_weckd.annotation.parts import SharedParts
+from monai_weckd.bundle import BundleConfig
+from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.metrics import classification_metrics
+from monai_weckd.networks import solve_head
+from monai_weckd.selection import SelectionContext, select_items
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+BUDGETS = ("1 a class", "2 a class", "2 %", "5 %", "10 %")
+RULES = ("herding", "random")
+STAGES = 3
+EACH = 5  # labels of every class where nothing else is labeled
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Fold:
+    """Embeddings and labels of all items, and a division of them.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        groups: (N,).
+        train: indices of the training items.
+        test: indices of the others.
+
+    """
+
+    features: torch.Tensor
+    labels: np.ndarray
+    groups: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+
+    def evaluate(self, labeled: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+        """Solve a head as :py:class:`monai_weckd.engines.HeadSolver` does.
+
+        Args:
+            labeled: indices of the labeled items.
+
+        Returns:
+            Balanced accuracy and calibration error on the test items, and the balanced accuracy that cross-validation
+            tells; the probabilities of the training items, (N, C).
+
+        """
+        train, target = self.features[self.train].double(), torch.from_numpy(self.labels[labeled])
+        head = solve_head(
+            self.features[labeled],
+            target,
+            self.groups[labeled].tolist(),
+            num_classes=int(self.labels.max()) + 1,
+            mean=train.mean(dim=0),
+            scale=train.std(dim=0, correction=0),
+        )
+        known = ~head.out_of_fold.isnan().any(dim=1)
+        held_out = head.out_of_fold[known].clamp(min=-1e4)
+        temperature = fit_temperature(held_out, target[known]) if known.any() else 1.0
+        logits = (self.features.double() @ head.weight.T + head.bias) / temperature
+        probabilities = torch.softmax(logits, dim=1).numpy()
+        tested = classification_metrics(probabilities[self.test], self.labels[self.test])
+        figures = {name: float(tested[name]) for name in ("balanced_accuracy", "ece")}
+        if known.all():
+            told = classification_metrics(torch.softmax(held_out / temperature, dim=1).numpy(), target.numpy())
+            figures["cross_validated"] = float(told["balanced_accuracy"])
+        return figures, probabilities[self.train]
+
+    def chain(self, rule: str, count: int, seed: int) -> list[dict[str, float]]:
+        """Return the figures after each of three stages.
+
+        Args:
+            rule: chooses the labels.
+            count: labels of a stage.
+            seed: of the rule.
+
+        """
+        features, groups = self.features[self.train].numpy(), self.groups[self.train].tolist()
+        labeled, probabilities, found = np.zeros(len(self.train), dtype=bool), None, []
+        for stage in range(1, STAGES + 1):
+            context = SelectionContext(features, probabilities, groups, labeled, np.ones_like(labeled), seed, stage)
+            labeled = labeled | np.isin(np.arange(len(labeled)), select_items(rule, context, count=count))
+            figures, probabilities = self.evaluate(self.train[labeled])
+            found.append(figures)
+        return found
+
+    def some_of_each_class(self, seed: int) -> np.ndarray:
+        """Return indices of five random training items of every class.
+
+        Args:
+            seed: of the draw.
+
+        """
+        random = np.random.default_rng(seed)
+        of_class = [self.train[self.labels[self.train] == label] for label in range(int(self.labels.max()) + 1)]
+        return np.sort(np.concatenate([random.choice(items, EACH, replace=False) for items in of_class]))
+
+
+def embed(bundle: Path, dataset_dir: str, cache_dir: Path) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Return the bundle's embeddings of all items, (N, D), their labels, (N,), and their groups, (N,).
+
+    Args:
+        bundle: its folder.
+        dataset_dir: its images.
+        cache_dir: folder where the embeddings are kept.
+
+    """
+    config = BundleConfig(bundle, changes={"dataset_dir": dataset_dir, "cache_dir": str(cache_dir)})
+    datalist = config.value("datalist")
+    items = [dict(item) for item in datalist.items]
+    parts = SharedParts(config, datalist.classes, PlanSettings())
+    features = parts.embeddings(parts.dataset(items))
+    assert features is not None, "the bundle does not freeze its backbone"
+    return features, np.array([item["label"] for item in items]), np.array([item["group"] for item in items])
+
+
+def measure(data: tuple[torch.Tensor, np.ndarray, np.ndarray], draws: int) -> list[dict[str, Any]]:
+    """Return the figures of every fold.
+
+    Args:
+        data: features, labels and groups.
+        draws: number of divisions into five grouped and stratified folds.
+
+    """
+    features, labels, groups = data
+    found = []
+    for draw in range(draws):
+        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=draw)
+        for number, (train, test) in enumerate(splitter.split(labels, labels, groups)):
+            fold = Fold(features, labels, groups, train, test)
+            figures: dict[str, Any] = {"draw": draw, "fold": number}
+            for budget in BUDGETS:
+                count = stage_size(budget, len(train), int(labels.max()) + 1)
+                figures[budget] = {rule: fold.chain(rule, count, draw) for rule in RULES}
+            figures["5 of each class"] = fold.evaluate(fold.some_of_each_class(5 * draw + number))[0]
+            figures["all"] = fold.evaluate(train)[0]
+            found.append(figures)
+            print(f"{draw} {number}", flush=True)
+    return found
+
+
+def _mean(values: Iterable[float], sign: str = "") -> str:
+    points = 100 * np.array(list(values))
+    return f"{points.mean():{sign}.1f} ± {points.std(ddof=1) / len(points) ** 0.5:.1f}"
+
+
+def table(folds: Sequence[dict[str, Any]]) -> list[str]:
+    """Return rows: means and standard errors over folds, in points.
+
+    Args:
+        folds: what :py:func:`measure` returned.
+
+    """
+    lines = [
+        "| labels of a stage | after | chosen | random | chosen minus random | chosen minus all | ECE "
+        "| cross-validation minus test |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    everything = [fold["all"]["balanced_accuracy"] for fold in folds]
+    for budget in BUDGETS:
+        for stage in range(STAGES):
+            chosen, random = ([fold[budget][rule][stage] for fold in folds] for rule in RULES)
+            score, other = ([figures["balanced_accuracy"] for figures in found] for found in (chosen, random))
+            told = [one["cross_validated"] - one["balanced_accuracy"] for one in chosen if "cross_validated" in one]
+            cells = [
+                _mean(score),
+                _mean(other),
+                _mean(np.subtract(score, other), "+"),
+                _mean(np.subtract(score, everything), "+"),
+                _mean(figures["ece"] for figures in chosen),
+                _mean(told, "+") if len(told) > 1 else "",
+            ]
+            lines.append(f"| {budget} | stage {stage + 1} | {' | '.join(cells)} |")
+    few, calibration = ([fold["5 of each class"][name] for fold in folds] for name in ("balanced_accuracy", "ece"))
+    lines.append(f"| 5 of each class, nothing else | | | {_mean(few)} | | | {_mean(calibration)} | |")
+    lines.append(f"| all | | | {_mean(everything)} | | | {_mean(fold['all']['ece'] for fold in folds)} | |")
+    return lines
+
+
+def main() -> None:
+    """Print the table of one set, and write all figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", choices=sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
+    parser.add_argument("dataset_dir", help="its images")
+    parser.add_argument("--cache_dir", type=Path, required=True, help="folder for embeddings")
+    parser.add_argument("--draws", type=int, default=4, help="divisions into five folds (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folds = measure(embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir), options.draws)
+    options.output.write_text(json.dumps({"machine": machine(), "folds": folds}, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{options.bundle}, {options.draws} x 5 folds\n\n" + "\n".join(table(folds)))
+
+
+if __name__ == "__main__":
+    main()
