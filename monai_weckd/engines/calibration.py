@@ -17,7 +17,7 @@ import torch
 
 from monai_weckd.networks.features import find_head, find_module, unwrap
 
-__all__ = ["divide_logits", "fit_temperature"]
+__all__ = ["divide_logits", "fit_temperature", "fit_temperatures"]
 
 # limits of a temperature: a network without errors on a few validation items would yield 0
 LOWEST, HIGHEST = 0.5, 10.0
@@ -45,17 +45,28 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     if len(labels) == 0:
         raise ValueError("labels: expected at least one, got none. Pass validation items.")
-    values = logits.detach().cpu().double()
-    right = values.gather(1, labels.cpu().long().reshape(-1, 1)).mean()
+    return float(fit_temperatures(logits, labels, torch.ones(1, len(labels))))
 
-    def slope(inverse: float) -> float:
-        return float(right - (torch.softmax(inverse * values, dim=1) * values).sum(dim=1).mean())
 
-    low, high = 1 / HIGHEST, 1 / LOWEST
-    for _ in range(60):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    return 1 / (low * high) ** 0.5
+def fit_temperatures(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the temperature of :py:func:`fit_temperature` for several weightings of the same items, (B,), float64.
+
+    Args:
+        logits: (N, C).
+        labels: class numbers, (N,).
+        weights: weight of each item, (B, N); each row has a positive sum.
+
+    """
+    values, weights = logits.detach().cpu().double(), weights.double()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    right = weights @ values.gather(1, labels.cpu().long().reshape(-1, 1))[:, 0]
+    low, high = (torch.full((len(weights),), 1 / limit, dtype=torch.float64) for limit in (HIGHEST, LOWEST))
+    for _ in range(40):
+        middle = (low * high).sqrt()
+        shares = torch.softmax(middle[:, None, None] * values, dim=2)
+        rising = right > torch.einsum("bn,bnc,nc->b", weights, shares, values)
+        low, high = middle.where(rising, low), high.where(rising, middle)
+    return 1 / (low * high).sqrt()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +23,18 @@ from monai.utils import CommonKeys
 
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import find_head, find_module, unwrap
-from monai_weckd.networks.solved_head import solve_head
+from monai_weckd.networks.solved_head import SolvedHead, solve_head
 from monai_weckd.utils.enums import INDEX, DistillationKeys
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
 __all__ = ["HeadSolver"]
+
+_CHUNK = 4096  # embeddings that are in memory at a time in double precision
 
 
 class HeadSolver:
@@ -41,7 +45,8 @@ class HeadSolver:
     Cross-validation, whose folds hold whole groups, chooses the penalty and calibrates the logits; no label is spent on
     either. It also tells how good the head is on images of unseen groups: ``out_of_fold`` in the chain's state holds
     the metrics of :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``.
-    For labels that were chosen and not drawn, these figures are biased.
+    For labels that were chosen and not drawn, these figures are too low. ``estimate`` beside them is that of
+    :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
     there is no distillation loss.
@@ -84,9 +89,13 @@ class HeadSolver:
             scale=scale,
         )
         known = ~head.out_of_fold.isnan().any(dim=1)
-        temperature = fit_temperature(_finite(head.out_of_fold[known]), target[known]) if known.any() else 1.0
+        held_out, told = _finite(head.out_of_fold[known]), target[known]
+        temperature = fit_temperature(held_out, told) if known.any() else 1.0
         self._load(engine, head.weight / temperature, head.bias / temperature)
-        chain.state.keep_out_of_fold(_metrics(head.out_of_fold[known] / temperature, target[known], head.penalty))
+        found = _metrics(held_out / temperature, told, head.penalty)
+        groups = [item["group"] for item, kept in zip(items, known.tolist(), strict=True) if kept]
+        found["estimate"] = _estimate(head, held_out, told, groups, chain.state.items, labels, dataset)
+        chain.state.keep_out_of_fold(found)
         return self._output(engine, features, target)
 
     def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:
@@ -142,5 +151,24 @@ def _metrics(logs: torch.Tensor, target: torch.Tensor, penalty: float) -> dict[s
     """Return the metrics of held out labels, with their number and the penalty."""
     found: dict[str, Any] = {"labels": len(target), "penalty": penalty}
     if len(target):
-        found.update(classification_metrics(torch.softmax(_finite(logs), dim=1).numpy(), np.asarray(target)))
+        found.update(classification_metrics(torch.softmax(logs, dim=1).numpy(), np.asarray(target)))
     return found
+
+
+def _estimate(
+    head: SolvedHead,
+    held_out: torch.Tensor,
+    target: torch.Tensor,
+    groups: Sequence[str],
+    items: Sequence[Mapping[str, Any]],
+    labels: Collection[str],
+    dataset: EmbeddingDataset,
+) -> dict[str, Any] | None:
+    """Return the estimate by images without a label, None where they are fewer than those with one."""
+    places = [place for place, item in enumerate(items) if item["id"] not in labels]
+    if not len(target) or len(places) < len(labels):
+        return None
+    names = [items[place]["group"] for place in places]
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK)]
+    others = torch.cat([head.unseen_logits(dataset.gather(places[part]), names[part]) for part in chunks])
+    return estimate_accuracy(held_out, target, groups, others, names)

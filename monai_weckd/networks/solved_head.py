@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,10 @@ class SolvedHead:
         penalty: strength of the L2 penalty on the weights of standardized features.
         out_of_fold: log-probabilities of each labeled item by a head that saw no label of its group, (N, C); rows of
             NaN for items whose class no other group has.
+        fold_of: fold of each group that has labels.
+        fold_weight: weights of the heads of cross-validation, each of which saw no label of its fold, (F, C, D); F is 0
+            where no label could be held out.
+        fold_bias: (F, C).
 
     """
 
@@ -48,6 +52,26 @@ class SolvedHead:
     bias: torch.Tensor
     penalty: float
     out_of_fold: torch.Tensor
+    fold_of: Mapping[str, int]
+    fold_weight: torch.Tensor
+    fold_bias: torch.Tensor
+
+    def unseen_logits(self, features: torch.Tensor, groups: Sequence[str]) -> torch.Tensor:
+        """Return logits by heads that saw no label of an item's group, (N, C), float64.
+
+        The head of a fold answers for its groups, and the head of all labels for groups without one.
+
+        Args:
+            features: features of any items, (N, D).
+            groups: group of each item, N names.
+
+        """
+        features = features.double()
+        logits = features @ self.weight.T + self.bias
+        fold = torch.tensor([self.fold_of.get(group, -1) for group in groups])
+        for number, (weight, bias) in enumerate(zip(self.fold_weight, self.fold_bias, strict=True)):
+            logits[fold == number] = features[fold == number] @ weight.T + bias
+        return logits
 
 
 def solve_head(
@@ -95,18 +119,26 @@ def solve_head(
     standard = (features - mean) / scale
     points, axes = _principal(standard)
     problem = _Problem(points, index, len(present))
-    folds = group_folds(labels.numpy(), list(map(str, range(len(labels)))) if groups is None else groups)
-    penalty, known, start = _cross_validate(problem, torch.from_numpy(folds))
-    solution = problem.solve(torch.ones(1, len(labels), dtype=torch.bool), penalty, tolerance=FINE, start=start)[:, 0]
-    weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-    weights = solution[:-1] if axes is None else standard.T @ (axes @ solution[:-1])
-    weight[present] = weights.T / scale
-    bias = torch.full((num_classes,), float(solution[-1].min() + ABSENT), dtype=torch.float64)
-    bias[present] = solution[-1] - weight[present] @ mean
+    names = list(map(str, range(len(labels)))) if groups is None else list(groups)
+    folds = torch.from_numpy(group_folds(labels.numpy(), names))
+    numbers = torch.unique(folds, return_inverse=True)[1]
+    penalty, known, start = _cross_validate(problem, numbers)
+    first = None if start is None else start.mean(dim=1, keepdim=True)
+    solution = problem.solve(torch.ones(1, len(labels), dtype=torch.bool), penalty, tolerance=FINE, start=first)
+    solutions = solution if start is None else torch.cat([solution, start], dim=1)
+    directions = solutions[:-1] if axes is None else (standard.T @ (axes @ solutions[:-1].flatten(1)))
+    weight = torch.zeros(solutions.shape[1], num_classes, features.shape[1], dtype=torch.float64)
+    weight[:, present] = directions.view(-1, *solutions.shape[1:]).permute(1, 2, 0) / scale
+    kept = torch.ones(len(weight), len(labels), dtype=torch.bool)
+    kept[1:] = numbers != torch.arange(len(weight) - 1)[:, None]
+    lowest = solutions[-1].amin(dim=1, keepdim=True) + ABSENT
+    bias = lowest.repeat(1, num_classes)
+    bias[:, present] = lowest.where(problem.missing(kept), solutions[-1] - weight[:, present] @ mean)
     out_of_fold = torch.full((len(labels), num_classes), -torch.inf, dtype=torch.float64)
     out_of_fold[:, present] = known
     out_of_fold[known.isnan().all(dim=1)] = torch.nan
-    return SolvedHead(weight, bias, penalty, out_of_fold)
+    fold_of = dict(zip(names, numbers.tolist(), strict=True))
+    return SolvedHead(weight[0], bias[0], penalty, out_of_fold, fold_of, weight[1:], bias[1:])
 
 
 def group_folds(labels: np.ndarray, groups: Sequence[str], count: int = FOLDS) -> np.ndarray:
@@ -158,8 +190,12 @@ class _Problem:
     def logits(self, solutions: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """Return the logits of all points, (N, F, C); minus infinity for a class without a label in a regression."""
         found = torch.addmm(solutions[-1].flatten(), self.points, solutions[:-1].flatten(1))
-        missing = kept.double() @ self.target == 0
+        missing = self.missing(kept)
         return found.view(len(self.points), *missing.shape).masked_fill(missing, -torch.inf)
+
+    def missing(self, kept: torch.Tensor) -> torch.Tensor:
+        """Return which classes have no label in a regression, (F, C)."""
+        return kept.double() @ self.target == 0
 
     def solve(
         self, kept: torch.Tensor, penalty: float, *, tolerance: float, start: torch.Tensor | None = None
@@ -222,22 +258,24 @@ def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]
     return vectors * lengths, vectors / lengths
 
 
-def _cross_validate(problem: _Problem, folds: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
     """Return the penalty with the least balanced cross-entropy on held out labels.
 
+    Args:
+        problem: the problem.
+        place: fold of each label, (N,), from 0 without a gap.
+
     Returns:
-        The penalty; the log-probabilities of all labels when held out, (N, C); the mean of the solutions.
+        The penalty; the log-probabilities of all labels when held out, (N, C); the solutions of the folds.
 
     """
-    kept = folds != torch.unique(folds)[:, None]
-    place = torch.unique(folds, return_inverse=True)[1]
-    counts = kept.double() @ problem.target
-    known = counts[place, problem.labels] > 0  # the class has labels outside of the fold
+    kept = place != torch.arange(int(place.max()) + 1)[:, None]
+    known = ~problem.missing(kept)[place, problem.labels]  # the class has labels outside of the fold
     held_out = torch.full_like(problem.target, torch.nan)
     if not known.any():
         return DEFAULT_PENALTY, held_out, None
     weight = 1 / torch.bincount(problem.labels[known], minlength=problem.target.shape[1])[problem.labels[known]]
-    best, chosen, start, mean = torch.inf, DEFAULT_PENALTY, None, None
+    best, chosen, start, solutions = torch.inf, DEFAULT_PENALTY, None, None
     for penalty in PENALTIES:
         start = problem.solve(kept, penalty, tolerance=COARSE, start=start)
         logs = torch.log_softmax(problem.logits(start, kept), dim=2)[torch.arange(len(place)), place]
@@ -245,8 +283,8 @@ def _cross_validate(problem: _Problem, folds: torch.Tensor) -> tuple[float, torc
         if loss >= best:
             break  # beyond the minimum: weaker penalties take longest, and fit ever more
         best, chosen, held_out = loss, penalty, logs.where(known[:, None], torch.nan)
-        mean = start.mean(dim=1, keepdim=True)
-    return chosen, held_out, mean
+        solutions = start
+    return chosen, held_out, solutions
 
 
 def _check(features: torch.Tensor, labels: torch.Tensor) -> None:

@@ -95,6 +95,12 @@ def test_each_stage_is_recorded_and_uses_all_labels_so_far():
     assert [record.epochs for record in trainer.records] == [1, 1, 1]
     assert all(np.isfinite(one["balanced_accuracy"]) for one in seen)
     assert trainer.oracle.budget == len(trainer.plan.stages[-1].labeled)
+    # the images without a label tell how good it is, if they are as many as the labels
+    without = [len(trainer.plan.train) - record.labeled for record in trainer.records]
+    assert [one["estimate"] and one["estimate"]["images"] for one in seen] == [
+        count if count >= record.labeled else None for count, record in zip(without, trainer.records, strict=True)
+    ]
+    assert seen[0]["estimate"]["images"] == without[0]
 
 
 def test_two_runs_give_the_same_weights():

@@ -137,3 +137,32 @@ def test_it_refuses_what_has_no_solution():
     points[4, 1] = torch.nan
     with pytest.raises(ValueError, match="row 4"):
         solve_head(points, labels, num_classes=2)
+
+
+def test_heads_that_have_not_seen_a_group_answer_for_it():
+    points, labels = draw(60, 20, 3)
+    groups = [f"patient {place // 4}" for place in range(60)]
+    labeled = torch.arange(60) % 4 < 2  # two of each group
+    names = [group for group, kept in zip(groups, labeled.tolist(), strict=True) if kept]
+    head = solve_head(points[labeled], labels[labeled], names, num_classes=3)
+    found = torch.log_softmax(head.unseen_logits(points, groups), dim=1)
+    torch.testing.assert_close(found[labeled], head.out_of_fold, atol=1e-8, rtol=1e-8)
+    # the other two of a group are answered by the head of the same fold, and not by the head of all labels
+    logits = points.double() @ head.weight.T + head.bias
+    for place in (2, 3):
+        fold = head.fold_of[groups[place]]
+        expected = points[place].double() @ head.fold_weight[fold].T + head.fold_bias[fold]
+        torch.testing.assert_close(head.unseen_logits(points, groups)[place], expected)
+        assert not torch.allclose(expected, logits[place])
+    new = head.unseen_logits(points, ["somebody else"] * 60)
+    torch.testing.assert_close(new, logits)
+
+
+def test_a_class_that_a_fold_misses_is_below_the_others_there():
+    points, _ = draw(20, 5, 2)
+    labels = torch.tensor([0, 1] * 8 + [0, 0, 2, 2])
+    groups = [f"patient {place // 2}" for place in range(20)]
+    head = solve_head(points, labels, groups, num_classes=3)
+    fold = head.fold_of["patient 9"]
+    assert (head.fold_weight[fold, 2] == 0).all()
+    assert head.fold_bias[fold, 2] < -20

@@ -351,6 +351,20 @@ def test_without_validation_the_page_shows_the_cross_validation(run):
     assert "Learning curves Not available: a solved head has no epochs" in text
 
 
+def test_without_test_items_the_page_tells_the_estimate(run):
+    estimate = {
+        "images": 77,
+        "accuracy": {"value": 0.9, "interval": [0.8, 1.0]},
+        "balanced_accuracy": {"value": 0.81, "interval": [0.7, 0.9]},
+    }
+    figures = {"labels": 11, "penalty": 10.0, "estimate": estimate}
+    figures |= dict.fromkeys(("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece"), 0.5)
+    for stage in without(run, "val", "test").chain["stages"]:
+        stage.update(out_of_fold=figures)
+    text = Reader(run.page()).text
+    assert "on new groups is estimated at 0.810 (95% interval 0.700 to 0.900), from its confidence in 77 images" in text
+
+
 def test_the_same_files_give_the_same_page_in_any_folder(run, whole_page):
     assert run.page() == whole_page
 

@@ -1,0 +1,93 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Estimate how good a solved head is on new groups, from labels that were chosen and not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_weckd.engines.calibration import fit_temperatures
+
+__all__ = ["estimate_accuracy"]
+
+DRAWS = 100
+
+
+def estimate_accuracy(
+    held_out: torch.Tensor,
+    labels: torch.Tensor,
+    groups: Sequence[str],
+    others: torch.Tensor,
+    other_groups: Sequence[str],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Estimate accuracies on images of new groups from the confidence in images without a label.
+
+    Labels that were chosen are no sample: hard images are among them more often than among all, so their
+    cross-validated accuracy is too low. Images without a label are a sample, but for the chosen ones. A probability
+    that is calibrated says how often it is right, so the mean of the largest probability estimates the accuracy, and
+    for each class the probability at the images that are predicted as such, divided by that at all images, its
+    sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of cross-validation predict,
+    none of which saw a label of the image's group; the labels that each of them did not see calibrate them.
+
+    The interval is a bootstrap over groups, which draws the calibrating labels and the images anew. It does not know
+    that hard images, which were chosen, may be calibrated otherwise than the rest.
+
+    Args:
+        held_out: logits of labeled images by heads that saw no label of their group, (N, C), finite.
+        labels: class of each, (N,).
+        groups: group of each, N names.
+        others: logits of images without a label by such heads, (M, C), M > 0.
+        other_groups: group of each, M names.
+        seed: of the bootstrap.
+
+    Returns:
+        ``images``, M; ``accuracy`` and ``balanced_accuracy``, each with ``value`` and the 95 % ``interval``.
+
+    Example::
+
+        >>> held_out = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+        >>> found = estimate_accuracy(held_out, torch.tensor([0, 0, 0, 0]), "abcd", held_out, "abcd")
+        >>> round(found["accuracy"]["value"], 3)  # right in 3 of 4
+        0.75
+
+    """
+    names, places = np.unique([*groups, *other_groups], return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+    counts = torch.from_numpy(np.concatenate([np.ones((1, len(names)), dtype=drawn.dtype), drawn])).double()
+    labeled, unlabeled = counts[:, places[: len(labels)]], counts[:, places[len(labels) :]]
+    usable = (labeled.sum(dim=1) > 0) & (unlabeled.sum(dim=1) > 0)
+    temperatures = fit_temperatures(held_out, labels, labeled[usable])
+    others, predicted = others.double(), others.argmax(dim=1)
+    found = [
+        _confidence(torch.softmax(others / temperature, dim=1), predicted, weights)
+        for temperature, weights in zip(temperatures, unlabeled[usable], strict=True)
+    ]
+    figures: dict[str, Any] = {"images": len(others)}
+    for name, values in zip(("accuracy", "balanced_accuracy"), np.array(found).T, strict=True):
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        figures[name] = {"value": float(values[0]), "interval": [float(low), float(high)]}
+    return figures
+
+
+def _confidence(probabilities: torch.Tensor, predicted: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
+    """Return the expected accuracy and balanced accuracy of predictions, (M,), whose probabilities are (M, C)."""
+    weighted = weights[:, None] * probabilities
+    at_predicted = weighted.gather(1, predicted[:, None])[:, 0]
+    right = torch.zeros(probabilities.shape[1], dtype=torch.float64).index_add_(0, predicted, at_predicted)
+    total = weighted.sum(dim=0)
+    return float(right.sum() / total.sum()), float((right / total).mean())

@@ -1,0 +1,83 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from monai_weckd.engines.calibration import fit_temperature, fit_temperatures
+from monai_weckd.engines.estimate import estimate_accuracy
+
+
+def world(count, classes=3, seed=0):
+    """Return logits and labels that are drawn with their probabilities."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2.5, (count, classes))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (random.random((count, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def by_item(count, name="item"):
+    return [f"{name} {place}" for place in range(count)]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.5])
+def test_hard_labels_do_not_lower_the_estimate(classes, temperature):
+    logits, labels = world(6000, classes)
+    top = logits.topk(2, dim=1).values
+    hard = torch.zeros(6000, dtype=torch.bool)
+    hard[(top[:, 0] - top[:, 1]).argsort()[:1500]] = True  # the least margins: a choice that sees no label
+    # what the head says is off by a temperature, which the hard labels tell
+    told = temperature * logits
+    found = estimate_accuracy(told[hard], labels[hard], by_item(1500), told[~hard], by_item(4500, "other"))
+    predicted = logits.argmax(dim=1)
+    others = (predicted == labels)[~hard].double().mean()
+    assert found["accuracy"]["value"] == pytest.approx(float(others), abs=0.04)
+    balanced = balanced_accuracy_score(labels[~hard], predicted[~hard])
+    assert found["balanced_accuracy"]["value"] == pytest.approx(balanced, abs=0.04)
+    assert (predicted == labels)[hard].double().mean() < others - 0.2  # what cross-validation would say
+    assert found["images"] == 4500
+
+
+def test_the_formula():
+    logits, labels = world(40)
+    others, _ = world(70, seed=1)
+    found = estimate_accuracy(logits, labels, by_item(40), others, by_item(70, "other"))
+    shares = torch.softmax(others / fit_temperature(logits, labels), dim=1).numpy()
+    best = shares.argmax(axis=1)
+    recalls = [shares[best == label, label].sum() / shares[:, label].sum() for label in range(3)]
+    assert found["accuracy"]["value"] == pytest.approx(shares.max(axis=1).mean(), abs=1e-9)
+    assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls), abs=1e-9)
+
+
+def test_the_interval_is_over_groups():
+    logits, labels = world(200)
+    others = world(8, seed=1)[0].repeat_interleave(50, dim=0)  # the images of a group are alike
+    single = estimate_accuracy(logits, labels, by_item(200), others, by_item(400, "other"))
+    few = estimate_accuracy(logits, labels, by_item(200), others, [f"group {place // 50}" for place in range(400)])
+    widths = []
+    for found in (single, few):
+        low, high = found["accuracy"]["interval"]
+        assert low < found["accuracy"]["value"] < high
+        widths.append(high - low)
+    assert widths[0] < widths[1]
+
+
+def test_temperatures_of_weighted_items_are_those_of_repeated_ones():
+    logits, labels = world(30)
+    weights = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (5, 30)))
+    expected = [fit_temperature(logits.repeat_interleave(w, 0), labels.repeat_interleave(w)) for w in weights]
+    assert fit_temperatures(logits, labels, weights).tolist() == pytest.approx(expected, rel=1e-9)
