@@ -53,7 +53,7 @@ def test_a_bundle_finds_every_image_with_the_label_that_it_was_given(images, cap
     assert out == (
         f"items   3 labeled, 2 not\nlabels  1 passed over: of images that are gone\nwritten {images / 'manifest.csv'}\n"
     )
-    items, classes, _ = load_datalist(images)
+    items, classes, *_ = load_datalist(images)
     assert sorted(item["id"] for item in items) == sorted(NAMES)
     labels = {item["id"]: classes[item["label"]] for item in items if item["label"] != UNLABELED}
     assert labels == given
