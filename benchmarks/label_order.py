@@ -47,7 +47,7 @@ def hold_out(
         development: leave out the test groups, and hold out a quarter of the others instead, to choose settings.
 
     """
-    items, classes, _ = load_datalist(dataset_dir)
+    items, classes, *_ = load_datalist(dataset_dir)
     truth = {item["id"]: classes[item["label"]] for item in items}
     blind = [{key: item[key] for key in ("image", "id", "group")} for item in items]
     rest, test = _divide(blind, seed)

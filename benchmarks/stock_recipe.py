@@ -152,7 +152,7 @@ def run_stage(
 def run(dataset_dir: Path) -> dict[str, float]:
     """Train the whole chain and return its seconds, decoding included."""
     set_determinism(seed=4)
-    items, classes, _ = load_datalist(dataset_dir)
+    items, classes, *_ = load_datalist(dataset_dir)
     plan = plan_chain(
         items, PlanSettings(num_stages=STAGES, policy="cumulative", stratify=False, seed=4), classes=classes
     )

@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from monai_weckd.annotation.images import find_items
+from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
 
 __all__ = ["export_labels"]
@@ -45,7 +46,10 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     """
     if not labels.is_file():
         raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
-    given = {key: entry["label"] for key, entry in json.loads(labels.read_text(encoding="utf-8"))["labels"].items()}
+    given = {key: entry["label"] for key, entry in json.loads(labels.read_text(encoding="utf-8-sig"))["labels"].items()}
+    # a Mac may have written the names in another Unicode form
+    finder = FileFinder(str(dataset_dir))
+    given = {finder.find(key): label for key, label in given.items()}
     series = any((dataset_dir / key).is_dir() for key in given)
     items = find_items(dataset_dir, spatial_dims=3 if series else 2)
     rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]

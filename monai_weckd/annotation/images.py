@@ -19,18 +19,22 @@ from typing import Any
 
 from monai_weckd.data.datalist import manifest_groups
 from monai_weckd.data.image_files import list_images
+from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["find_items"]
 
 
-def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dict[str, Any]]:
+def find_items(
+    folder: str | os.PathLike[str], *, spatial_dims: int, passed_over: PassedOver | None = None
+) -> list[dict[str, Any]]:
     """List the images of a folder for labeling, without opening them.
 
     Args:
         folder: the folder, searched with its subfolders. Groups are read from its ``manifest.csv`` if it has one, or
             from the ``index.csv`` of ``python -m monai_weckd fetch``. Labels in the manifest are ignored.
         spatial_dims: 2 for pictures, 3 for volumes. In 3D, all DICOM files in a folder form one volume.
+        passed_over: gets what was not used, default None: nobody asks.
 
     Returns:
         Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.
@@ -41,9 +45,9 @@ def find_items(folder: str | os.PathLike[str], *, spatial_dims: int) -> list[dic
 
     """
     root = Path(folder).absolute()
-    groups = manifest_groups(root) or _fetched_groups(root)
+    groups = manifest_groups(root, passed_over) or _fetched_groups(root)
     items = []
-    for path in list_images(root, spatial_dims=spatial_dims):
+    for path in list_images(root, spatial_dims=spatial_dims, passed_over=passed_over):
         key = Path(path).relative_to(root).as_posix()
         if key == ".":  # cannot be part of a URL
             raise ValueError(

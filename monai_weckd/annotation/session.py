@@ -30,6 +30,7 @@ from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.store import LabelStore
 from monai_weckd.annotation.training import ImagePredictor
+from monai_weckd.data.passed_over import PassedOver
 
 __all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownImageError"]
 
@@ -97,6 +98,7 @@ class AnnotationSession:
         self.studies = Path(studies)
         self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes)
         self.training = TrainingStatus()
+        self.passed_over = PassedOver()
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._stop = threading.Event()
@@ -124,7 +126,9 @@ class AnnotationSession:
 
     def refresh(self) -> None:
         """List the images of the folder again."""
-        items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims)
+        passed_over = PassedOver()
+        items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims, passed_over=passed_over)
+        self.passed_over = passed_over
         self._listed = time.monotonic(), {item["id"]: item for item in items}
 
     def item(self, image_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.data.names import spelled_as
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
 
@@ -56,7 +57,7 @@ class LabelStore:
         if self.path.is_file():
             self._entries = json.loads(self.path.read_text(encoding="utf-8"))["labels"]
         for entry in self._entries.values():
-            self._check(entry["label"])
+            entry["label"] = self._known(entry["label"])
 
     @property
     def labels(self) -> dict[str, str]:
@@ -84,7 +85,7 @@ class LabelStore:
             ValueError: When there is no such class.
 
         """
-        self._check(label)
+        label = self._known(label)
         with self._lock:
             entries = dict(self._entries)
             previous: str | None = entries.get(image_id, {}).get("label")
@@ -114,12 +115,15 @@ class LabelStore:
         write_atomically(self.path, json.dumps({"format": 1, "labels": entries}, indent=1) + "\n")
         self._entries = entries
 
-    def _check(self, label: str) -> None:
+    def _known(self, label: str) -> str:
+        """Return a label in the spelling of its class."""
+        label = spelled_as(label, self.classes) if isinstance(label, str) else label
         if label not in self.classes:
             raise ValueError(
                 f"label: expected one of the {len(self.classes)} classes, got {label!r}. "
                 f"{nearest(str(label), self.classes)}"
             )
+        return label
 
 
 def class_of(content: bytes, classes: tuple[str, ...]) -> str:

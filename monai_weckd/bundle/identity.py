@@ -25,6 +25,7 @@ from monai.bundle import ConfigParser
 
 from monai_weckd.bundle.checks import calling_parser
 from monai_weckd.data.content import content_key
+from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.phantoms import is_phantom
 
 __all__ = ["PLACES", "describe_transforms", "recorded_settings", "run_settings", "without_places"]
@@ -105,13 +106,14 @@ def without_places(config: Mapping[str, Any], places: Collection[str] = PLACES) 
     return kept
 
 
-def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:
+def recorded_settings(dataset_dir: str | os.PathLike[str], datalist: Datalist | None = None) -> dict[str, Any]:
     """Return the plain values that a run records beside the chain's options; call it from within a configuration.
 
     These are the top-level numbers, texts and lists, and those of the loss function.
 
     Args:
         dataset_dir: the folder of the data; ``synthetic`` in the result tells whether it holds phantoms.
+        datalist: the data list, default None: unknown; ``passed_over`` in the result tells what it does not use.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -121,7 +123,9 @@ def recorded_settings(dataset_dir: str | os.PathLike[str]) -> dict[str, Any]:
     loss = {key: value for key, value in config.get("loss_function", {}).items() if not key.startswith("_")}
     top = {**config, **loss}
     found = {key: value for key, value in top.items() if key not in _NOT_A_SETTING and _is_plain(value)}
-    return {**found, "synthetic": is_phantom(Path(dataset_dir))}
+    passed_over = datalist.passed_over.text() if datalist is not None else ""
+    told = {"passed_over": passed_over} if passed_over else {}
+    return {**found, "synthetic": is_phantom(Path(dataset_dir)), **told}
 
 
 def _is_plain(value: Any) -> bool:

@@ -79,6 +79,8 @@ def _label(args: argparse.Namespace) -> None:
     with _alone(output_dir):  # a second session would overwrite the labels: each reads them once and writes them all
         session = AnnotationSession(chain, studies, label_budget=args.label_budget)
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
+        if text := session.passed_over.text():
+            print(text)
         print(f"chain   {len(chain.stages)} stages in {output_dir}")
         print(f"open    http://{args.host}:{args.port}/", flush=True)
         # what is there now stays until the end, so the collection after each stage need not look at it

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import add_fields, given_fields, parse_changes
 from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
+from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
@@ -78,7 +79,7 @@ def _plan(args: argparse.Namespace) -> None:
     splits = list(_split_rows(plan, datalist))
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
     print(_table(["stage", "labels", "new", "groups", *plan.classes, "pool"], _stage_rows(plan, datalist)))
-    print("", *_budget(plan, datalist), *_scarce(plan, splits), sep="\n")
+    print("", *_budget(plan, datalist), *_scarce(plan, splits), *_oddities(plan, datalist), sep="\n")
     if config is not None:
         print("", *_forecast(config, plan, datalist), sep="\n")
     if args.output is not None:
@@ -153,6 +154,15 @@ def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
         for name, count in zip(plan.classes, counts, strict=True):
             if split != "train" and items and count < SCARCE:
                 yield f"note: {split} has only {count} of {name!r}; label more, or pass another --{split}_fraction"
+
+
+def _oddities(plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
+    """Yield what was not used, and a note for each contradiction between byte-identical images."""
+    if text := datalist.passed_over.text():
+        yield text
+    splits = {key: split for split in SPLITS for key in getattr(plan, split)}
+    for note in duplicate_notes(datalist.items, datalist.classes, splits):
+        yield f"note: {note}"
 
 
 def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:

@@ -58,13 +58,15 @@ def add_predict(commands: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     _check(args)
+    from monai_weckd.data.passed_over import PassedOver
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.images import list_images
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=parse_changes(args.set))
-    paths = list_images(args.input, spatial_dims=bundle.spatial_dims)
+    passed_over = PassedOver()
+    paths = list_images(args.input, spatial_dims=bundle.spatial_dims, passed_over=passed_over)
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
@@ -76,6 +78,8 @@ def _predict(args: argparse.Namespace) -> None:
     counts, faults = _write(args, bundle, paths, reports)
     for line in _summary(args, counts, faults):
         print(line)
+    if text := passed_over.text():
+        print(text)
     if reports is not None:
         print(f"reports {reports.count} in {args.write_sr}, unverified")
     if not counts["read"]:

@@ -46,6 +46,8 @@ def _report(args: argparse.Namespace) -> None:
         f"model   {args.output_dir / 'model.pt'}: stage {final['stage']} of {len(chain['stages'])}, a plain state_dict"
     )
     print(f"labels  {budget['train']} for training and {budget['val']} for validation")
+    if passed_over := chain["settings"].get("passed_over"):
+        print(passed_over)
     if final["test"]:
         first, last = (figures["balanced_accuracy"] for figures in (chain["stages"][0]["test"], final["test"]))
         print(f"test    balanced accuracy {last:.3f} (stage 1: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")

@@ -13,21 +13,21 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import os
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from monai_weckd.data.image_files import SUFFIXES, image_files
+from monai_weckd.data.class_folders import read_folders
+from monai_weckd.data.manifest import FileFinder, Row, read_manifest
 from monai_weckd.data.medmnist import download_hint, medmnist_items
+from monai_weckd.data.names import clean_text, fold_text, join_spellings, spelled_as
+from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
-from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
 
@@ -42,12 +42,14 @@ class Datalist(NamedTuple):
             (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, if the manifest has one, ``split``.
         classes: class names in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify_images` left out.
+        passed_over: columns and files that were not used.
 
     """
 
     items: list[dict[str, Any]]
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    passed_over: PassedOver = PassedOver()
 
 
 def plan_datalist(
@@ -84,16 +86,6 @@ def plan_datalist(
     )
 
 
-class _Row(NamedTuple):
-    """One line of a manifest, or one file of a class folder; error messages name its ``place``."""
-
-    place: str
-    file: str
-    label: str
-    group: str = ""
-    split: str = ""
-
-
 def load_datalist(
     dataset_dir: str | os.PathLike[str],
     *,
@@ -102,12 +94,16 @@ def load_datalist(
 ) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
-    ``manifest.csv`` has the columns ``file,label[,group][,split]``; other columns are ignored. ``file`` is an image, or
-    the folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled. An item with an empty
-    group is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is
-    its own group**. If a patient may have several images, write a manifest, or the patient will leak between the
-    splits. A MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`.
-    No image is opened. Of files without an extension, the first 132 bytes are read to recognize DICOM.
+    ``manifest.csv`` has the columns ``file,label[,group][,split]``, in any case; ``patient``, ``subject_id`` and the
+    like are the group. A column that may be meant as one of these is refused; further ones are listed in
+    ``passed_over``. ``file`` is an image, or the folder of a DICOM series, relative to ``dataset_dir``. An empty label
+    means unlabeled. An item with an empty group is a group of its own. ``nan``, ``None`` and ``NA`` count as empty.
+    Without a manifest each folder is a class, searched recursively, and **every image is its own group**. If a patient
+    may have several images, write a manifest, or the patient will leak between the splits. Class folders below
+    ``train``, ``val`` and ``test`` give their images a split. A MedMNIST archive has its own splits, see
+    :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that differ only by case, white space,
+    Unicode form or invisible characters are one, in the most frequent spelling.
+    No image is opened. Of files without a known suffix, the first 132 bytes are read to recognize DICOM.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
@@ -126,7 +122,7 @@ def load_datalist(
         ...         path = PurePath(folder, name)
         ...         os.mkdir(path.parent)
         ...         open(path, "wb").close()
-        ...     items, names, _ = load_datalist(folder)
+        ...     items, names, *_ = load_datalist(folder)
         >>> names, [(item["id"], item["label"]) for item in items]
         (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
 
@@ -144,97 +140,59 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
         hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
         raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
     manifest = os.path.join(root, "manifest.csv")
-    rows = _read_manifest(manifest) if os.path.isfile(manifest) else _read_folders(root)
+    passed_over = PassedOver()
+    if os.path.isfile(manifest):
+        rows = read_manifest(manifest, passed_over, classes=classes)
+    else:
+        rows = read_folders(root, passed_over)
     if not rows:
         raise ValueError(
             f"dataset_dir: expected images, got none in {root!r}. "
             "Add rows to manifest.csv, or images to <class>/ folders."
         )
+    rows = _with_usual_labels(rows, classes, passed_over)
     names = tuple(_class_names(rows, classes, root))
-    items = [_item(row, names, root) for row in rows]
+    finder = FileFinder(root)
+    items = [_item(row, names, finder) for row in rows]
     _check_ids(items, rows)
     _check_groups(items, rows)
-    return Datalist(items, names)
+    return Datalist(items, names, passed_over=passed_over)
 
 
-def manifest_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
+def manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> dict[str, str]:
     """Return the group of each file by its id, from a folder's ``manifest.csv``; empty without a manifest.
 
     Args:
         folder: the folder.
+        passed_over: gets the columns that are not used, default None: nobody asks.
 
     Raises:
         ValueError: When the manifest is not as :py:func:`load_datalist` describes it.
 
     """
-    manifest = os.path.join(folder, "manifest.csv")
-    rows = _read_manifest(manifest) if os.path.isfile(manifest) else []
-    return {PurePath(os.path.normpath(row.file)).as_posix(): row.group for row in rows if row.group}
+    manifest, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
+    if not os.path.isfile(manifest):
+        return {}
+    rows = read_manifest(manifest, PassedOver() if passed_over is None else passed_over)
+    return {finder.find(PurePath(os.path.normpath(row.file)).as_posix()): row.group for row in rows if row.group}
 
 
-def _read_folders(root: str) -> list[_Row]:
-    rows = []
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    for label in folders:
-        files = [os.path.relpath(path, root) for path in image_files(os.path.join(root, label))]
-        if not files:
-            raise ValueError(
-                f"dataset_dir: expected images in every class folder, got none in {os.path.join(root, label)!r}. "
-                f"Add images ({' '.join(SUFFIXES)}) or remove the folder."
-            )
-        rows += [_Row(file, file, label) for file in files]
-    return rows
+def _with_usual_labels(rows: list[Row], classes: Sequence[str] | None, passed_over: PassedOver) -> list[Row]:
+    """Return rows in which each label has one spelling: that of the class, else the most frequent one."""
+    usual = join_spellings(clean_text(row.label) for row in rows if row.label)
+    if classes is not None:
+        usual = {label: spelled_as(label, map(clean_text, classes)) for label in usual}
+    labels = (passed_over.joined("label", row.label, usual.get(clean_text(row.label), "")) for row in rows)
+    return [row._replace(label=label) for row, label in zip(rows, labels, strict=True)]
 
 
-def _read_manifest(manifest: str) -> list[_Row]:
-    try:
-        # utf-8-sig drops the byte order mark that spreadsheets write
-        with open(manifest, newline="", encoding="utf-8-sig") as stream:
-            # strict: a quote that is never closed would swallow the rest of the file
-            reader = csv.reader(stream, strict=True)
-            columns = _columns([name.strip() for name in next(reader, [])], manifest)
-            return [_row(fields, columns, f"{manifest}, row {reader.line_num}") for fields in reader if any(fields)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{manifest}: expected UTF-8 text, got {error.reason}. Save it as CSV UTF-8.") from error
-    except csv.Error as error:
-        raise ValueError(
-            f"{manifest}, row {reader.line_num}: expected comma-separated values, got {error}. Correct the row."
-        ) from error
-
-
-def _columns(header: list[str], manifest: str) -> list[str]:
-    for name in ("file", "label"):
-        if name not in header:
-            near = difflib.get_close_matches(name, header, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{manifest}, row 1: expected a column {name!r}, got {len(header)} others, the nearest {near}. "
-                "Rename or add it, and separate columns by commas."
-            )
-    for name in ("file", "label", "group", "split"):
-        if header.count(name) > 1:
-            raise ValueError(f"{manifest}, row 1: expected one column {name!r}, got {header.count(name)}. Rename one.")
-    return header
-
-
-def _row(fields: list[str], columns: list[str], place: str) -> _Row:
-    if any(fields[len(columns) :]):
-        raise ValueError(
-            f"{place}: expected {len(columns)} fields, got {len(fields)}. Put values that contain a comma in quotes."
-        )
-    values = {name: value.strip() for name, value in zip(columns, fields, strict=False)}
-    row = _Row(place, *(values.get(name, "") for name in ("file", "label", "group", "split")))
-    if row.split and row.split not in SPLITS:
-        raise ValueError(f"{place}: expected a split of {SPLITS}, got {row.split!r}. {nearest(row.split, SPLITS)}")
-    return row
-
-
-def _class_names(rows: list[_Row], classes: Sequence[str] | None, root: str) -> list[str]:
+def _class_names(rows: list[Row], classes: Sequence[str] | None, root: str) -> list[str]:
     found = sorted({row.label for row in rows if row.label})
-    names = found if classes is None else list(classes)
+    names = found if classes is None else list(map(clean_text, classes))
     if len(names) < 2:
         where = f"labels in {root!r}" if classes is None else "classes"
         raise ValueError(f"{where}: expected two classes or more, got {names}. Add labeled images of another class.")
-    if len(set(names)) < len(names):
+    if len(set(map(fold_text, names))) < len(names):
         raise ValueError(f"classes: expected distinct names, got {names}. Remove the repeated name.")
     for row in rows:
         if row.label and row.label not in names:
@@ -244,16 +202,18 @@ def _class_names(rows: list[_Row], classes: Sequence[str] | None, root: str) -> 
     return names
 
 
-def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
-    key = PurePath(os.path.normpath(row.file)).as_posix()
+def _item(row: Row, names: tuple[str, ...], finder: FileFinder) -> dict[str, Any]:
+    key, root = PurePath(os.path.normpath(row.file)).as_posix(), finder.root
     if "\0" in row.file or key in (".", "..") or key.startswith("../") or os.path.isabs(key):
         raise ValueError(
             f"{row.place}: expected a path inside {root!r}, got {row.file!r}. Write it relative to the folder."
         )
+    key = finder.find(key)
     path = os.path.join(root, key)
     if not os.path.exists(path):
         raise ValueError(
             f"{row.place}: expected an existing file, got {row.file!r}. Correct the path or remove the row."
+            f"{finder.near(key)}"
         )
     if os.path.isdir(path) and not any(entry.is_file() for entry in os.scandir(path)):
         raise ValueError(
@@ -264,8 +224,8 @@ def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
     return {**item, "split": row.split} if row.split else item
 
 
-def _check_ids(items: list[dict[str, Any]], rows: list[_Row]) -> None:
-    first: dict[str, _Row] = {}
+def _check_ids(items: list[dict[str, Any]], rows: list[Row]) -> None:
+    first: dict[str, Row] = {}
     for item, row in zip(items, rows, strict=True):
         if item["id"] in first:
             other = first[item["id"]].place.rpartition(", ")[2]
@@ -275,8 +235,8 @@ def _check_ids(items: list[dict[str, Any]], rows: list[_Row]) -> None:
         first[item["id"]] = row
 
 
-def _check_groups(items: list[dict[str, Any]], rows: list[_Row]) -> None:
-    first: dict[str, _Row] = {}
+def _check_groups(items: list[dict[str, Any]], rows: list[Row]) -> None:
+    first: dict[str, Row] = {}
     for item, row in zip(items, rows, strict=True):
         other = first.setdefault(item["group"], row)
         if other.split != row.split:

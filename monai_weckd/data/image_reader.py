@@ -27,12 +27,11 @@ from monai.utils import MetaKeys, SpaceKeys
 from PIL import Image, ImageOps
 
 from monai_weckd.data.dicom.reader import DicomReader
+from monai_weckd.data.image_files import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
 
 __all__ = ["read_image"]
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PLAIN_MODES = ("L", "RGB", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _CONVERTED_MODES = {
@@ -78,11 +77,11 @@ def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, 
         return _read_dicom(path, dicom_reader)
     if not head:
         raise ValueError(f"{path}: expected an image, got an empty file. Copy it again or leave it out.")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
         return _read_nifti(path)
-    if head.startswith(_PICTURES):
+    if head.startswith(PICTURE_HEADS):
         return _read_picture(path)
-    if path.suffix.lower() in _DICOM_SUFFIXES:
+    if path.suffix.lower() in DICOM_SUFFIXES:
         return _read_dicom(path, dicom_reader)  # says what is wrong with it
     raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format. Convert it.")
 

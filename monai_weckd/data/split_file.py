@@ -15,14 +15,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.data.names import clean_text, plain_key
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["with_splits"]
+__all__ = ["split_name", "with_splits"]
+
+_SPELLINGS = {
+    "train": re.compile(r"(train|training|trains)(set|data|dataset|split)?"),
+    "val": re.compile(r"(val|valid|validation|validate)(set|data|dataset|split)?"),
+    "test": re.compile(r"(test|testing|tests)(set|data|dataset|split)?"),
+}
+
+
+def split_name(text: str) -> str | None:
+    """Return the split that a text means, in any case, or None.
+
+    Args:
+        text: "train", "training", "val", "valid", "validation", "test" or "testing", also followed by "set" or "data".
+
+    Example::
+
+        >>> split_name("Training"), split_name("valid"), split_name("TEST_SET"), split_name("control")
+        ('train', 'val', 'test', None)
+
+    """
+    return next((name for name, spelling in _SPELLINGS.items() if spelling.fullmatch(plain_key(text))), None)
 
 
 def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -37,18 +60,26 @@ def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLik
             leaves an item out.
 
     """
-    splits = _read(Path(split_file))
-    ids = {item["id"] for item in items}
-    unknown = next((key for key in splits if key not in ids), None)
-    if unknown is not None:
-        raise ValueError(
-            f"split_file: expected ids of the {len(ids)} items, got {unknown!r}. "
-            "An id is the path of the image, relative to the folder."
-        )
+    given = _read(Path(split_file))
+    # names that a Mac has written may have another Unicode form
+    ids = {clean_text(item["id"]): item["id"] for item in items}
+    exact = set(ids.values())
+    splits: dict[str, str] = {}
+    for key, split in given.items():
+        name = key if key in exact else ids.get(clean_text(key))
+        if name is None:
+            raise ValueError(
+                f"split_file: expected ids of the {len(ids)} items, got {key!r}. "
+                "An id is the path of the image, relative to the folder."
+            )
+        if splits.setdefault(name, split) != split:
+            raise ValueError(
+                f"split_file: expected one split for {name!a}, got {splits[name]!r} and {split!r}. Remove one."
+            )
     absent = [item["id"] for item in items if item["id"] not in splits]
     if absent:
         raise ValueError(
-            f"split_file: expected a split for each of {len(ids)} items, got none for {len(absent)}, "
+            f"split_file: expected a split for each of {len(items)} items, got none for {len(absent)}, "
             f"first {absent[0]!r}. Add it."
         )
     return [{**item, "split": splits[item["id"]]} for item in items]
@@ -56,7 +87,7 @@ def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLik
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"split_file: expected a readable file, got {str(path)!r} ({error.strerror}). Correct the path."
@@ -67,9 +98,13 @@ def _read(path: Path) -> dict[str, str]:
         raise ValueError(
             f"split_file: expected an object of split by item id, got {type(content).__name__}. Write the file again."
         )
-    for key, split in content.items():
-        if split not in SPLITS:
-            raise ValueError(
-                f"split_file: expected one of {SPLITS} for {key!r}, got {split!r}. {nearest(str(split), SPLITS)}"
-            )
-    return content
+    return {key: _known_split(key, split) for key, split in content.items()}
+
+
+def _known_split(key: str, split: Any) -> str:
+    found = split_name(split) if isinstance(split, str) else None
+    if found is None:
+        raise ValueError(
+            f"split_file: expected one of {SPLITS} for {key!r}, got {split!r}. {nearest(str(split), SPLITS)}"
+        )
+    return found

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.messages import nearest
@@ -54,7 +55,10 @@ def read_datalist(
         ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
 
     """
-    return verify_images(load_datalist(dataset_dir, split_file=split_file), on_bad_item=on_bad_item)
+    datalist = load_datalist(dataset_dir, split_file=split_file)
+    if text := datalist.passed_over.text():
+        logger.info(text)
+    return verify_images(datalist, on_bad_item=on_bad_item)
 
 
 def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist:
@@ -62,7 +66,8 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
 
     The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
     trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
-    well. Files that this process has read before and that have not changed since are not read again.
+    well. Files that this process has read before and that have not changed since are not read again. Byte-identical
+    images with other labels, splits or groups are told in the log.
 
     Args:
         datalist: result of :py:func:`monai_weckd.data.load_datalist`.
@@ -75,6 +80,8 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     """
     if on_bad_item not in _MODES:
         raise ValueError(f"on_bad_item: expected one of {_MODES}, got {on_bad_item!r}. {nearest(on_bad_item, _MODES)}")
+    for note in duplicate_notes(datalist.items, datalist.classes):
+        logger.warning(note)
     bad = find_faults(datalist.items)
     if not bad:
         return datalist

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -53,10 +54,16 @@ def test_a_bundle_finds_every_image_with_the_label_that_it_was_given(images, cap
     assert out == (
         f"items   3 labeled, 2 not\nlabels  1 passed over: of images that are gone\nwritten {images / 'manifest.csv'}\n"
     )
-    items, classes, _ = load_datalist(images)
+    items, classes, *_ = load_datalist(images)
     assert sorted(item["id"] for item in items) == sorted(NAMES)
     labels = {item["id"]: classes[item["label"]] for item in items if item["label"] != UNLABELED}
     assert labels == given
+
+
+def test_a_name_in_another_unicode_form_keeps_its_label(images, capsys):
+    assert unicodedata.normalize("NFD", NAMES[3]) != NAMES[3]
+    assert export(images, write_labels(images, {unicodedata.normalize("NFD", NAMES[3]): "ill"})) == 0
+    assert capsys.readouterr().out.startswith("items   1 labeled, 4 not\nwritten")
 
 
 def test_groups_stay_and_a_manifest_is_not_overwritten(images, capsys):

@@ -37,6 +37,14 @@ def test_refuses_another_class(store):
     assert not store.path.exists()
 
 
+@pytest.mark.parametrize("label", ["Well", "well ", "we\u200bll", "\uff37ell"])
+def test_a_label_has_the_spelling_of_its_class(store, label):
+    store.put("a", label)
+    assert store.labels == {"a": "well"}
+    store.path.write_text(json.dumps({"format": 1, "labels": {"b": {"label": label, "ts": 1}}}))
+    assert again(store).labels == {"b": "well"}
+
+
 def test_refuses_a_file_with_another_class(store):
     store.put("a", "well")
     with pytest.raises(ValueError, match="label: expected one of the 2 classes, got 'well'"):

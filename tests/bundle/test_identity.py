@@ -62,6 +62,15 @@ def test_phantoms_are_recorded_as_synthetic(tmp_path):
     assert recorded(dataset_dir=str(tmp_path / "data"))["synthetic"] is True
 
 
+def test_what_was_not_used_is_recorded(tmp_path):
+    for name in ("ill/a.png", "well/b.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    place = {"datalist": {"_target_": "monai_weckd.data.load_datalist", "dataset_dir": str(tmp_path)}}
+    found = recorded(**place, found="$monai_weckd.bundle.recorded_settings(@dataset_dir, @datalist)")
+    assert found["passed_over"] == "files passed over: 1 (.txt 1)"
+
+
 def test_called_from_elsewhere_it_says_so():
     with pytest.raises(RuntimeError, match="recorded_settings: expected to be called from a bundle's configuration"):
         recorded_settings("data")

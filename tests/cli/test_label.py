@@ -59,6 +59,7 @@ def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, op
 def test_refuses_a_second_server_on_the_same_labels(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "monailabel", None)
     make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
+    (tmp_path / "images" / "notes.txt").touch()
     output_dir = tmp_path / "output"
     output_dir.mkdir()
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", str(tmp_path / "images")]
@@ -67,4 +68,7 @@ def test_refuses_a_second_server_on_the_same_labels(capsys, monkeypatch, tmp_pat
         assert main(command) == 1
     assert f"error: output_dir: expected one server at a time on {output_dir}, got another." in capsys.readouterr().err
     assert main(command) == 1  # the first one has ended
-    assert "error: monailabel: expected to be installed" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "error: monailabel: expected to be installed" in told.err
+    assert "files passed over: " in told.out
+    assert ".txt 1" in told.out

@@ -85,7 +85,7 @@ def test_the_table_is_the_plan(capsys, dataset, policy, held):
     options += HELD_OUT if held else []
     assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
     out = capsys.readouterr().out
-    items, classes, _ = load_datalist(dataset)
+    items, classes, *_ = load_datalist(dataset)
     settings = (held_out if held else PlanSettings)(policy=policy, seed=3, label_fraction=0.2)
     plan = plan_chain(items, settings, classes=classes)
     assert ChainPlan.from_json(output.read_text()) == plan

@@ -199,6 +199,16 @@ def test_bad_files_are_rows_with_a_reason(capsys, model, tmp_path):
     assert f"bad     {source / 'a.png'}: cannot be decoded" in out
 
 
+def test_files_that_are_no_images_are_counted(capsys, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "passed over" not in capsys.readouterr().out
+    for name in ("a.txt", "b.txt", "c.gif", "Thumbs.db"):
+        (tmp_path / "in" / name).touch()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "\nfiles passed over: 3 (.txt 2, .gif 1)\n" in capsys.readouterr().out
+
+
 def test_a_bad_file_is_an_error_where_asked_for(capsys, model, tmp_path):
     write_pictures(tmp_path / "in")
     (tmp_path / "in" / "bad.png").touch()

@@ -21,7 +21,7 @@ def test_report_says_where_things_are_and_what_the_numbers_mean(tmp_path, monkey
     chain = {
         "classes": ["a", "b"],
         "label_budget": {"train": 6, "val": 4},
-        "settings": {"synthetic": True},
+        "settings": {"synthetic": True, "passed_over": "columns not used: age"},
         "stages": [{"test": figures}, {"test": {"balanced_accuracy": 0.75}}],
         "final": {"stage": 2, "test": {"balanced_accuracy": 0.75}},
     }
@@ -34,6 +34,7 @@ def test_report_says_where_things_are_and_what_the_numbers_mean(tmp_path, monkey
     assert "6 for training and 4 for validation" in out
     assert "balanced accuracy 0.750 (stage 1: 0.500; chance: 0.500)" in out
     assert "prove nothing about patients" in out
+    assert "columns not used: age\n" in out
 
 
 def test_report_without_test_says_so(tmp_path, monkeypatch, capsys):
@@ -50,6 +51,7 @@ def test_report_without_test_says_so(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "6 for training and 0 for validation" in out
     assert "test    none held out, so no figure tells how the model does on new data" in out
+    assert "not used" not in out
 
 
 def test_report_of_no_run_is_one_line(tmp_path, capsys):

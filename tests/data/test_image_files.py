@@ -11,9 +11,15 @@
 
 from __future__ import annotations
 
+import nibabel
+import numpy as np
 import pytest
+from dicom_files import write_dicom
+from PIL import Image
 
-from monai_weckd.data.image_files import image_files, list_images
+from monai_weckd.data.image_files import SUFFIXES, image_files, list_images
+from monai_weckd.data.image_reader import read_image
+from monai_weckd.data.passed_over import PassedOver
 
 
 def make_folder(root):
@@ -49,3 +55,55 @@ def test_a_file_is_itself_and_nothing_is_an_error(tmp_path):
         list_images(tmp_path, spatial_dims=2)
     with pytest.raises(FileNotFoundError, match="input: expected a file or folder, got nothing at"):
         list_images(tmp_path / "absent", spatial_dims=2)
+
+
+def write_as(path):
+    """Write an image of the kind that the suffix claims; without a known one, a DICOM file."""
+    suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), "")
+    if suffix.startswith(".nii"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), path.with_name("x" + suffix))
+        path.with_name("x" + suffix).rename(path)
+    elif suffix in ("", ".dcm", ".dicom", ".ima"):
+        write_dicom(path, np.zeros((4, 4), np.uint16))
+    else:
+        kind = {".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".dib": "BMP", ".png": "PNG"}.get(suffix, "JPEG")
+        Image.new("L", (4, 4)).save(path, kind)
+
+
+@pytest.mark.parametrize("name", [*(f"a{suffix.upper()}" for suffix in SUFFIXES), "a", "a.MR", "1.2.840.7"])
+def test_what_is_listed_is_what_the_loader_reads(tmp_path, name):
+    write_as(tmp_path / name)
+    assert list_images(tmp_path, spatial_dims=2) == [str(tmp_path / name)]
+    read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_without_a_suffix_the_content_decides(tmp_path, kind):
+    Image.new("L", (4, 4)).save(tmp_path / "scan", kind)
+    Image.new("L", (4, 4)).save(tmp_path / "scan.bak", kind)
+    (tmp_path / "note").write_text("BMI of the patients")
+    passed_over = PassedOver()
+    assert list_images(tmp_path, spatial_dims=3, passed_over=passed_over) == [str(tmp_path / "scan")]
+    assert passed_over.text() == "files passed over: 2 (no suffix 1, .bak 1)"
+    read_image(tmp_path / "scan")
+
+
+def test_what_is_passed_over_is_counted_except_litter(tmp_path):
+    passed_over = PassedOver()
+    for name in (
+        "Thumbs.db",
+        "@eaDir/a.jpg",
+        "__MACOSX/a.png",
+        "b/._1.png",
+        "b/Desktop.ini",
+        "b/x.TXT",
+        "c.gif",
+        "d.gif",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "away").symlink_to(tmp_path / "b", target_is_directory=True)
+    assert list(image_files(tmp_path, passed_over)) == []
+    assert passed_over.text() == "files passed over: 4 (.gif 2, linked folders 1, .TXT 1)"
+    with pytest.raises(ValueError, match=r"got none \(files passed over: 4 \(\.gif 2, .*\)\)\.$"):
+        list_images(tmp_path, spatial_dims=2)

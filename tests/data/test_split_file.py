@@ -57,3 +57,14 @@ def test_split_file_overrides_the_split_column(tmp_path):
     assert [item["id"] for item in found.items] == ["a.png", "b.png", "c.png"]
     plain = load_datalist(root)
     assert [{**item, "split": "-"} for item in found.items] == [{**item, "split": "-"} for item in plain.items]
+
+
+def test_spellings_of_splits_and_names_in_a_split_file(tmp_path):
+    root = manifest(tmp_path / "set", rows("\u00e9.png,x,,", "b.png,y,,", "c.png,x,,"), files="\u00e9.png b.png c.png")
+    splits = {"e\u0301.png": "Training", "b.png": "VALID", "c.png": "testing"}
+    (tmp_path / "splits.json").write_text(json.dumps(splits), encoding="utf-8-sig")
+    found = load_datalist(root, split_file=tmp_path / "splits.json")
+    assert [item["split"] for item in found.items] == ["train", "val", "test"]
+    (tmp_path / "splits.json").write_text(json.dumps({**splits, "\u00e9.png": "test"}))
+    with pytest.raises(ValueError, match=r"expected one split for '\\xe9.png', got 'train' and 'test'. Remove one"):
+        load_datalist(root, split_file=tmp_path / "splits.json")

@@ -105,6 +105,15 @@ def test_folders_and_objects_without_images(tmp_path):
         assert verify_images(as_list(path), on_bad_item="skip").skipped == (path.name,)
 
 
+def test_the_log_tells_what_was_not_used(tmp_path, caplog):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "manifest.csv").write_text("file,label,age\na.png,x,5\nb.png,y,6\n")
+    with caplog.at_level(logging.INFO, logger="monai_weckd"):
+        read_datalist(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ["columns not used: age"]
+
+
 def test_skip_warns_once_with_all_names(tmp_path, caplog):
     bad = [cut(picture(tmp_path / f"bad{i}.png")) for i in range(3)]
     datalist = as_list(*bad, picture(tmp_path / "good.png"))._replace(skipped=("earlier",))

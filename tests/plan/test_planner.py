@@ -616,7 +616,7 @@ def test_real_sets(shared_data, monkeypatch, name, stratify):
     folder = shared_data(name)
     monkeypatch.setattr(builtins, "open", guarded)
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("an image was opened"))
-    items, classes, _ = load_datalist(folder)
+    items, classes, *_ = load_datalist(folder)
     plan = plan_chain(items, held_out(stratify=stratify), classes=classes)
     assert check_plan(plan, items) == []
     split_of: dict[str, str] = {}

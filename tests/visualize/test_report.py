@@ -267,6 +267,12 @@ def test_only_phantoms_have_a_banner(run, whole_page):
     assert banner not in Reader(run.page()).text
 
 
+def test_what_was_not_used_is_told(run, whole_page):
+    run.chain["settings"]["passed_over"] = "columns not used: <age>"
+    assert Reader(run.page()).text.count("not used: columns not used: <age>") == 1
+    assert "not used:" not in Reader(whole_page).text
+
+
 def test_absent_parts_say_why(tmp_path):
     run = Run(tmp_path, num_test=0)
     run.rows, run.history["epochs"] = run.rows[:10], []

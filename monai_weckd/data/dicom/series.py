@@ -22,10 +22,9 @@ from pydicom.uid import UID
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.header import read_dicom, standard_name
+from monai_weckd.data.image_files import DICOM_SUFFIXES, is_litter
 
 __all__ = ["read_series"]
-
-_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def read_series(
@@ -63,9 +62,9 @@ def read_series(
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Return the files of a folder that are DICOM by suffix or prefix; hidden files are not part of a series."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [str(path) for path in files if path.suffix.lower() in _SUFFIXES or is_dicom(path)]
+    """Return the files of a folder that are DICOM by suffix or prefix; hidden files and litter are no part."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_litter(path.name))
+    return [str(path) for path in files if path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path)]
 
 
 def _by_series(

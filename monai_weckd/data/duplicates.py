@@ -1,0 +1,128 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Find byte-identical images under two labels, or on two sides of a split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from monai_weckd.data.image_files import image_files
+from monai_weckd.plan.oracle import is_labeled
+from monai_weckd.plan.splits import group_of
+
+__all__ = ["duplicate_notes", "identical_images"]
+
+_END = 1 << 14  # bytes of a file's start and end that are compared before the rest
+
+
+def duplicate_notes(
+    items: Sequence[Mapping[str, Any]], classes: Sequence[str], splits: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return a line for each way in which byte-identical images contradict each other: labels, splits, groups.
+
+    Only images of equal size are opened. Images of an archive are not compared.
+
+    Args:
+        items: dictionaries with ``id``, ``image``, ``label``, ``group`` and, if known, ``split``.
+        classes: class names in the order of their indices.
+        splits: split of each item by its id, default None: that of the item.
+
+    """
+    by_image: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for item in items:
+        by_image[item["image"]].append(item)
+    sets = [[item for image in images for item in by_image[image]] for images in identical_images(by_image)]
+
+    def label_of(item: Mapping[str, Any]) -> str | None:
+        return classes[item["label"]] if is_labeled(item) else None
+
+    def split_of(item: Mapping[str, Any]) -> str | None:
+        return item.get("split") if splits is None else splits.get(item["id"])
+
+    kinds: tuple[tuple[str, Callable[[Mapping[str, Any]], str | None], str], ...] = (
+        ("labels", label_of, "Correct the labels, or leave the images out."),
+        ("splits", split_of, "Give them one group."),
+        ("groups", group_of, "Give them one group, or a split may part them."),
+    )
+    return [note for kind, value_of, remedy in kinds if (note := _note(sets, kind, value_of, remedy))]
+
+
+def _note(
+    sets: Iterable[list[Mapping[str, Any]]], kind: str, value_of: Callable[[Mapping[str, Any]], str | None], remedy: str
+) -> str:
+    told = [{value: item for item in reversed(copies) if (value := value_of(item)) is not None} for copies in sets]
+    apart = [(copies, found) for copies, found in zip(sets, told, strict=True) if len(found) > 1]
+    if not apart:
+        return ""
+    (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
+    return (
+        f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one in other {kind}, first "
+        f"{item['id']!r} ({first}) and {other['id']!r} ({second}). {remedy}"
+    )
+
+
+def identical_images(paths: Iterable[str]) -> list[list[str]]:
+    """Return the sets of two or more images with the same bytes; empty and unreadable files are in none.
+
+    Args:
+        paths: files, or folders of files; others are ignored.
+
+    """
+    sets = [list(paths)]
+    for key in (_sizes, partial(_digests, whole=False), partial(_digests, whole=True)):
+        sets = [part for images in sets for part in _parted(images, key)]
+    return sets
+
+
+def _parted(images: Iterable[str], key: Callable[[str], Hashable]) -> Iterator[list[str]]:
+    parts: dict[Hashable, list[str]] = defaultdict(list)
+    for image in images:
+        found = key(image)
+        if found is not None:
+            parts[found].append(image)
+    return (part for part in parts.values() if len(part) > 1)
+
+
+def _files(path: str) -> Iterable[str]:
+    return image_files(path) if os.path.isdir(path) else [path]
+
+
+def _sizes(path: str) -> Hashable:
+    sizes = sorted(os.path.getsize(file) for file in _files(path) if os.path.isfile(file))
+    return tuple(sizes) if any(sizes) else None
+
+
+def _digests(path: str, *, whole: bool) -> Hashable:
+    try:
+        # with its time, because one process may plan twice while files change
+        return tuple(sorted(_digest(file, os.stat(file).st_mtime_ns, whole=whole) for file in _files(path)))
+    except OSError:  # verification names it
+        return None
+
+
+@lru_cache(maxsize=1 << 20)
+def _digest(file: str, changed: int, *, whole: bool) -> bytes:
+    found = hashlib.blake2b(digest_size=20)
+    with open(file, "rb") as stream:
+        if whole:
+            while block := stream.read(1 << 20):
+                found.update(block)
+        else:
+            found.update(stream.read(_END))
+            stream.seek(max(_END, os.fstat(stream.fileno()).st_size - _END))
+            found.update(stream.read(_END))
+    return found.digest()

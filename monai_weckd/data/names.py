@@ -1,0 +1,131 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Compare the texts of a data list: labels, groups, file names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+__all__ = ["clean_text", "fold_text", "is_missing", "join_spellings", "plain_key", "spelled_as"]
+
+# how programs write a cell without a value; "none" may be a class
+_MISSING = frozenset(
+    ("", "nan", "NaN", "NAN", "NaT", "None", "NA", "N/A", "n/a", "<NA>", "null", "Null", "NULL", "#N/A", "#NA")
+)
+# letters that show nothing; other such characters are in the categories Cc and Cf
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+
+
+def clean_text(text: str) -> str:
+    r"""Return a text in Unicode's form NFC, without white space and invisible characters around it.
+
+    Args:
+        text: a label, a group, or the name of a file.
+
+    Example::
+
+        >>> clean_text(" ill\u200b"), clean_text("le\u0301sion") == "l\u00e9sion"
+        ('ill', True)
+
+    """
+    start, end = 0, len(text)
+    while start < end and _is_blank(text[start]):
+        start += 1
+    while end > start and _is_blank(text[end - 1]):
+        end -= 1
+    return unicodedata.normalize("NFC", text[start:end])
+
+
+def is_missing(text: str) -> bool:
+    """Return whether a cell holds no value: it is empty, or ``nan``, ``None``, ``NA`` and the like.
+
+    Args:
+        text: a clean text.
+
+    """
+    return text in _MISSING
+
+
+def fold_text(text: str) -> str:
+    """Return what remains of a text without case, Unicode form, invisible characters, and runs of white space.
+
+    Args:
+        text: any text.
+
+    """
+    folded = unicodedata.normalize("NFKC", _without_invisible(text)).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def plain_key(name: str) -> str:
+    """Return the letters and digits of the name of a column, a folder or a split, without case.
+
+    Args:
+        name: the name.
+
+    Example::
+
+        >>> plain_key("Patient_ID"), plain_key("patient id")
+        ('patientid', 'patientid')
+
+    """
+    return "".join(filter(str.isalnum, fold_text(name)))
+
+
+def spelled_as(name: str, known: Iterable[str]) -> str:
+    """Return the known name that differs only by case, white space, Unicode form or invisible characters.
+
+    Args:
+        name: a name.
+        known: the names that there are.
+
+    Returns:
+        The known name; ``name`` itself if it is known, or if none or several are like it.
+
+    Example::
+
+        >>> spelled_as("normal ", ["Normal", "ill"]), spelled_as("well", ["Normal", "ill"])
+        ('Normal', 'well')
+
+    """
+    known = list(known)
+    alike = [other for other in known if fold_text(other) == fold_text(name)]
+    return alike[0] if len(alike) == 1 and name not in known else name
+
+
+def join_spellings(names: Iterable[str]) -> dict[str, str]:
+    """Return the spelling to use for each of several names: of those that fold to the same text, the most frequent.
+
+    Args:
+        names: all names, each as often as it occurs; of equally frequent spellings, the first one counts.
+
+    Example::
+
+        >>> join_spellings(["Normal", "ill", "normal", "Normal"])
+        {'Normal': 'Normal', 'ill': 'ill', 'normal': 'Normal'}
+
+    """
+    counts = Counter(names)
+    usual: dict[str, str] = {}
+    for name, _ in counts.most_common():
+        usual.setdefault(fold_text(name), name)
+    return {name: usual[fold_text(name)] for name in counts}
+
+
+def _without_invisible(text: Iterable[str]) -> str:
+    return "".join(letter for letter in text if letter.isspace() or not _is_blank(letter))
+
+
+def _is_blank(letter: str) -> bool:
+    return letter.isspace() or letter in _BLANK_LETTERS or unicodedata.category(letter) in ("Cc", "Cf")

@@ -1,0 +1,102 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import builtins
+import logging
+
+import pytest
+from PIL import Image
+
+from monai_weckd.cli.main import main
+from monai_weckd.data.datalist import load_datalist
+from monai_weckd.data.duplicates import duplicate_notes, identical_images
+from monai_weckd.data.verify import verify_images
+
+
+def make(root, contents):
+    for name, content in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return [str(root / name) for name in contents]
+
+
+def test_sets_of_identical_files_and_folders(tmp_path):
+    long = bytes(70_000)
+    middle = long[:35_000] + b"x" + long[35_001:]
+    paths = make(tmp_path, {"a.png": b"1", "b.png": b"1", "c.png": b"2", "e1.png": b"", "e2.png": b""})
+    paths += make(tmp_path, {"l1.png": long, "l2.png": long, "l3.png": middle})
+    make(tmp_path, {f"s{n}/{k}.dcm": bytes([k, 1 if n < 2 else n]) for n in range(3) for k in range(3)})
+    folders = [str(tmp_path / f"s{n}") for n in range(3)]
+    found = identical_images([*paths, *folders, str(tmp_path / "absent.png"), "a.npz::train/1"])
+    assert found == [
+        [str(tmp_path / name) for name in names] for names in (("a.png", "b.png"), ("l1.png", "l2.png"), ("s0", "s1"))
+    ]
+
+
+def test_a_file_without_an_equal_in_size_is_not_opened(tmp_path, monkeypatch):
+    paths = make(tmp_path, {f"{n}.png": bytes(n + 1) for n in range(9)})
+    monkeypatch.setattr(builtins, "open", lambda *_: pytest.fail("a file was opened"))
+    assert identical_images(paths) == []
+
+
+def items_of(root, rows):
+    paths = make(root, {f"{name}.png": content for name, content, *_ in rows})
+    return [
+        {"id": f"{name}.png", "image": path, "label": label, "group": group, "split": split}
+        for path, (name, _, label, group, split) in zip(paths, rows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "kinds"),
+    [
+        ((1, "p", "train"), ["labels, first 'a.png' (ill) and 'b.png' (well)"]),
+        ((0, "q", "train"), ["groups, first 'a.png' (p) and 'b.png' (q)"]),
+        (
+            (0, "q", "test"),
+            ["splits, first 'a.png' (train) and 'b.png' (test)", "groups, first 'a.png' (p) and 'b.png' (q)"],
+        ),
+        ((-1, "p", "train"), []),
+        ((0, "p", "train"), []),
+    ],
+)
+def test_contradictions_are_told(tmp_path, second, kinds):
+    items = items_of(tmp_path, [("a", b"1", 0, "p", "train"), ("b", b"1", *second), ("c", b"2", 1, "r", "val")])
+    notes = duplicate_notes(items, ("ill", "well"))
+    assert [note.partition(" in other ")[2].partition(". ")[0] for note in notes] == kinds
+    assert all(note.startswith("2 images are byte-identical to another one") for note in notes)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    lines = ["file,label,group"]
+    for n in range(40):
+        Image.new("L", (8, 8), n % 30).save(tmp_path / f"{n}.png")
+        lines.append(f"{n}.png,{'ab'[(n + n // 35) % 2]},p{n}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_plan_and_verification_tell(dataset, capsys, caplog):
+    options = ["--label_fraction", "0.5", "--val_fraction", "0.2", "--test_fraction", "0.3"]
+    assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "byte-identical" in line]
+    assert notes[0].startswith("note: 10 images are byte-identical to another one in other labels, first '5.png' (b)")
+    assert any("in other splits" in note for note in notes)
+    with caplog.at_level(logging.WARNING, logger="monai_weckd"):
+        verify_images(load_datalist(dataset))
+    assert [record.getMessage().partition(", first")[0] for record in caplog.records] == [
+        "10 images are byte-identical to another one in other labels",
+        "20 images are byte-identical to another one in other groups",
+    ]

@@ -1,0 +1,165 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from dataset_folders import manifest, rows, touch
+
+from monai_weckd.data.datalist import load_datalist, manifest_groups
+from monai_weckd.utils.enums import UNLABELED
+
+FILES = "a.png b.png c.png d.png e.png f.png"
+
+
+def listed(root, header, *lines, files=FILES):
+    return load_datalist(manifest(root, rows(*lines, header=header), files=files))
+
+
+def six(column, labels="xyxyxy"):
+    """Return lines of six files with a label and one more column."""
+    return [f"{name}.png,{label},{value}" for name, label, value in zip("abcdef", labels, column, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("group", "Group", "GROUPS", "patient", "patient_id", "PatientID", "Patient ID", "patient-id", "Patients"),
+        *("subject", "subject_id", "SubjectNo", "participant_id", "group id", "patient\u200b", "Patient_Number"),
+    ],
+)
+def test_near_names_of_the_group_are_taken(tmp_path, title):
+    found = listed(tmp_path, f"File,Labels,{title}", *six("PPQQRR"))
+    assert [item["group"] for item in found.items] == list("PPQQRR")
+    assert found.passed_over.text() == ""
+
+
+@pytest.mark.parametrize(("title", "value"), [("Split", "Training"), ("splits", "TRAIN"), ("subset", "train_set")])
+def test_near_names_of_splits_are_taken(tmp_path, title, value):
+    found = listed(tmp_path, f"file,label,{title}", *six([value, "valid", "Validation", "testing", "TEST", "val"]))
+    assert [item["split"] for item in found.items] == ["train", "val", "val", "test", "test", "val"]
+
+
+@pytest.mark.parametrize("title", ["ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet"])
+def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
+    with pytest.raises(
+        ValueError, match=rf"row 1: expected a column 'group' or nothing like it, got '{title}'. Rename"
+    ) as error:
+        listed(tmp_path, f"file,label,{title}", *six("PPQQRR"))
+    assert "\n" not in str(error.value)
+    # the column that is named decides, even an empty one
+    (tmp_path / "manifest.csv").write_text(
+        rows(*[f"{line}," for line in six("PPQQRR")], header=f"file,label,{title},group")
+    )
+    found = load_datalist(tmp_path)
+    assert [item["group"] for item in found.items] == [item["id"] for item in found.items]
+    assert found.passed_over.text() == f"columns not used: {title}"
+
+
+@pytest.mark.parametrize("title", ["splt", "spilt", "Split1"])
+def test_a_column_that_may_be_the_split_is_refused(tmp_path, title):
+    with pytest.raises(ValueError, match=rf"expected a column 'split' or nothing like it, got '{title}'"):
+        listed(tmp_path, f"file,label,{title}", *six(["train"] * 6))
+
+
+@pytest.mark.parametrize(
+    ("title", "column"),
+    [
+        ("id", "123456"),  # a number of the row
+        ("site_id", "123123"),
+        ("class_id", "101010"),
+        ("patient_age", "556677"),
+        ("age_group", "112233"),
+        ("original_split", "112233"),
+        ("set", "112233"),
+        ("covid", "112233"),
+    ],
+)
+def test_other_columns_are_listed_and_not_used(tmp_path, title, column):
+    found = listed(tmp_path, f"file,label,{title}", *six(column))
+    assert [item["group"] for item in found.items] == [item["id"] for item in found.items]
+    assert found.passed_over.text() == f"columns not used: {title}"
+
+
+@pytest.mark.parametrize("titles", ["patient,subject_id", "Group,patient", "Patient,PATIENT"])
+def test_two_columns_for_one_thing_are_refused(tmp_path, titles):
+    first, second = titles.split(",")
+    with pytest.raises(ValueError, match=rf"expected one column 'group', got '{first}' and '{second}'. Rename one"):
+        listed(tmp_path, f"file,label,{titles}", *[f"{line},Z" for line in six("PPQQRR")])
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "null", " "])
+def test_missing_labels_and_groups(tmp_path, missing):
+    lines = [f"a.png,x,{missing}", f"b.png,y,{missing}", f"c.png,{missing},p", "d.png,x,p"]
+    found = listed(tmp_path, "file,label,group", *lines)
+    assert found.classes == ("x", "y")
+    assert [item["label"] for item in found.items] == [0, 1, UNLABELED, 0]
+    assert [item["group"] for item in found.items] == ["a.png", "b.png", "p", "p"]
+    told = f"read as missing: 3 (group {missing!r} 2, label {missing!r} 1)" if missing.strip() else ""
+    assert found.passed_over.text() == told
+
+
+def test_a_class_that_is_given_is_not_missing(tmp_path):
+    root = manifest(tmp_path, rows("a.png,None,,", "b.png,NA,,", "c.png,none,,"))
+    found = load_datalist(root, classes=["None", "ill"])
+    assert [item["label"] for item in found.items] == [0, UNLABELED, 0]
+
+
+SPELLINGS = {
+    "case": ("Normal", "normal", "'normal' as 'Normal'"),
+    "white_space": ("no tumor", "no  tumor", "'no  tumor' as 'no tumor'"),
+    "no_break_space": ("no tumor", "no\u00a0tumor", r"'no\xa0tumor' as 'no tumor'"),
+    "zero_width": ("ill", "ill\u200b", r"'ill\u200b' as 'ill'"),
+    "byte_order_mark": ("ill", "\ufeffill", r"'\ufeffill' as 'ill'"),
+    "inside": ("dry ear", "dry\u2060 ear", r"'dry\u2060 ear' as 'dry ear'"),
+    "compatible": ("grade 2", "grade \uff12", r"'grade \uff12' as 'grade 2'"),
+}
+
+
+@pytest.mark.parametrize(("usual", "other", "told"), SPELLINGS.values(), ids=SPELLINGS)
+def test_spellings_of_a_label_or_group_are_joined_and_told(tmp_path, usual, other, told):
+    found = listed(tmp_path, "file,label", *[f"{name}.png,{usual}" for name in "ab"], f"c.png,{other}", "d.png,well")
+    assert set(found.classes) == {usual, "well"}
+    assert found.passed_over.text() == f"spellings joined: 1 (label {told} 1)"
+    found = listed(tmp_path, "file,label,group", f"a.png,x,{usual}", f"b.png,y,{usual}", f"c.png,x,{other}")
+    assert {item["group"] for item in found.items} == {usual}
+    assert found.passed_over.text() == f"spellings joined: 1 (group {told} 1)"
+
+
+def test_a_label_takes_the_spelling_of_the_class(tmp_path):
+    root = manifest(tmp_path, rows("a.png,normal,,", "b.png,normal,,", "c.png,ILL,,"))
+    found = load_datalist(root, classes=["Normal", "ill"])
+    assert (found.classes, [item["label"] for item in found.items]) == (("Normal", "ill"), [0, 0, 1])
+    with pytest.raises(ValueError, match=r"classes: expected distinct names, got \['Normal', 'normal'\]"):
+        load_datalist(root, classes=["Normal", "normal"])
+
+
+@pytest.mark.parametrize("name", ["\u00e9", "\u00c5ngstr\u00f6m", "\ud55c\uae00", "\u0439"])
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_names_in_another_unicode_form_find_their_files(tmp_path, name, on_disk):
+    here, there = (unicodedata.normalize(form, name) for form in (on_disk, {"NFC": "NFD", "NFD": "NFC"}[on_disk]))
+    assert here != there
+    files = [f"{here}/{here}{n}.png" for n in range(2)]
+    touch(tmp_path, *files)
+    lines = [f"{there}/{there}{n}.png,{'xy'[n]},{[here, there][n]}" for n in range(2)]
+    (tmp_path / "manifest.csv").write_text(rows(*lines, header="file,label,group"), encoding="utf-8")
+    found = load_datalist(tmp_path)
+    assert [item["id"] for item in found.items] == files
+    assert {item["group"] for item in found.items} == {unicodedata.normalize("NFC", name)}
+    assert manifest_groups(tmp_path) == {item["id"]: item["group"] for item in found.items}
+    assert found.passed_over.text() == ""
+
+
+def test_a_name_in_another_case_is_no_file_and_the_error_shows_both(tmp_path):
+    with pytest.raises(ValueError, match=r"row 2: expected an existing file, got 'A.PNG'.* The folder has 'a.png'\."):
+        listed(tmp_path, "file,label", "A.PNG,x", "b.png,y")
