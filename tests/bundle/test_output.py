@@ -155,6 +155,23 @@ def test_to_go_on_a_run_without_a_checkpoint_begins_anew(tmp_path, names):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("names", [("tensorboard/events",), ("plan.json.part",), ("mlruns.db", "tensorboard/events")])
+def test_a_run_that_failed_before_its_plan_can_be_repeated(tmp_path, names):
+    files(tmp_path, *names)
+    with pytest.raises(FileExistsError, match="--overwrite true to remove it"):
+        prepare_output_dir(tmp_path)
+    prepare_output_dir(tmp_path, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [("tensorboard/events", "notes.txt"), ("model.pt",), ("stage_1/model.pt",)])
+def test_overwriting_needs_the_plan_of_an_earlier_run(tmp_path, names):
+    files(tmp_path, *names)
+    with pytest.raises(FileExistsError, match=r"output_dir: expected an earlier run to overwrite, got .* without plan"):
+        prepare_output_dir(tmp_path, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == len(names)
+
+
 def test_to_go_on_is_no_reason_to_remove_what_no_chain_wrote(tmp_path):
     files(tmp_path, "model.pt")
     with pytest.raises(FileExistsError, match="--resume true to go on with an interrupted run, or --overwrite true"):
