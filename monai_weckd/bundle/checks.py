@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 
+_REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 
 
@@ -270,14 +271,17 @@ def calling_parser(name: str) -> ConfigParser:
 def show_cause_last() -> None:
     """Print the line that says what to do last, after the traceback of an error that stops the program.
 
+    A refusal in this package's form, ``name: expected ..., got ...``, says enough: its traceback is left out.
     ``monai.bundle`` wraps every error that an expression raises, so the last line of a traceback names an expression.
     This adds one line below it with the first error of the chain. Programs that catch their errors are not affected.
     """
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, traceback)
         cause = first_cause(error)
-        if cause is not error:
+        refused = isinstance(cause, (ValueError, OSError, ImportError)) and _REFUSAL.match(str(cause))
+        if not refused:
+            sys.__excepthook__(kind, error, traceback)
+        if refused or cause is not error:
             sys.stderr.write(f"\n{type(cause).__name__}: {cause}\n")
 
     sys.excepthook = report

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from monai.bundle import ComponentLocator, ConfigParser
 
@@ -77,8 +79,6 @@ def test_called_from_elsewhere_it_says_so():
 def test_the_first_cause_comes_last(monkeypatch, capsys):
     monkeypatch.setattr("sys.excepthook", None)
     show_cause_last()
-    import sys
-
     try:
         try:
             raise ValueError("seed: expected a number")
@@ -89,6 +89,22 @@ def test_the_first_cause_comes_last(monkeypatch, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1] == "ValueError: seed: expected a number"
     assert "RuntimeError: Failed to evaluate" in lines
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileExistsError, ImportError])
+def test_a_refusal_has_no_traceback(kind, monkeypatch, capsys):
+    monkeypatch.setattr("sys.excepthook", None)
+    show_cause_last()
+    try:
+        try:
+            raise kind("seed: expected an integer, got None. Correct the value.")
+        except kind as error:
+            raise RuntimeError("Failed to evaluate") from error
+    except RuntimeError as error:
+        sys.excepthook(RuntimeError, error, error.__traceback__)
+    assert (
+        capsys.readouterr().err.strip() == f"{kind.__name__}: seed: expected an integer, got None. Correct the value."
+    )
 
 
 def test_output_dir_is_made_or_must_be_empty(tmp_path):

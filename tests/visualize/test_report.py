@@ -267,6 +267,14 @@ def test_only_phantoms_have_a_banner(run, whole_page):
     assert banner not in Reader(run.page()).text
 
 
+def test_the_result_is_logged_with_the_place_of_the_page(run, caplog):
+    with caplog.at_level("INFO", "monai_weckd.visualize.report"):
+        run.page()
+    path = run.folder / "report.html"
+    assert caplog.messages[0].startswith("test: balanced accuracy 0.")
+    assert caplog.messages[0].endswith(f"items, report: {path}")
+
+
 def test_absent_parts_say_why(tmp_path):
     run = Run(tmp_path, num_test=0)
     run.rows, run.history["epochs"] = run.rows[:10], []
