@@ -25,10 +25,11 @@ import torch
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.verify import image_state, known_state
+from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 
-__all__ = ["SharedParts", "load_weights"]
+__all__ = ["SharedParts"]
 
 
 class SharedParts:
@@ -122,7 +123,7 @@ class SharedParts:
         if student is None:
             self._reset()
         else:
-            load_weights(self.network, student)
+            load_weights(self.network, student, name="student")
         return self.network
 
     def embeddings(self, dataset: Any) -> torch.Tensor | None:
@@ -171,14 +172,3 @@ class SharedParts:
                 "Use it to label images, so that each is read once."
             )
         return dataset
-
-
-def load_weights(network: torch.nn.Module, student: str | os.PathLike[str]) -> None:
-    """Load a student's weights.
-
-    Args:
-        network: the network.
-        student: file with the weights.
-
-    """
-    network.load_state_dict(torch.load(student, map_location="cpu", weights_only=True))

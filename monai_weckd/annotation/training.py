@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from ignite.engine import Events
 
-from monai_weckd.annotation.parts import SharedParts, load_weights
+from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract, find_head, find_module
+from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
@@ -185,7 +186,7 @@ class AnnotatedBundle:
 
         """
         network = self._parts.new_network()
-        load_weights(network, student)
+        load_weights(network, student, name="student")
         return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims)
 
 

@@ -17,9 +17,10 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pydoc import locate
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
@@ -27,11 +28,14 @@ from monai.utils import BundlePropertyConfig
 
 from monai_weckd.utils.errors import first_cause
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.options import check_value
 
 __all__ = [
     "accepted_arguments",
     "calling_parser",
+    "check_key",
     "check_run",
+    "check_values",
     "refuse_unused_keys",
     "show_cause_last",
     "unknown_arguments",
@@ -39,6 +43,7 @@ __all__ = [
 ]
 
 
+_REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 
 
@@ -52,6 +57,18 @@ _READ_BY_MONAI = {
     "displayable_configs",
     # monai.fl.client.MonaiAlgo sets it for each run
     "run_name",
+}
+
+# the types of the keys at the top of this package's bundles
+_PATHS = {"dataset_dir": str, "output_dir": str, "split_file": str | None, "cache_dir": str | None}
+_KEYS: dict[str, Any] = {
+    **_PATHS,
+    **dict.fromkeys(("overwrite", "resume"), bool),
+    **dict.fromkeys(("seed", "num_stages", "max_epochs", "iterations_per_epoch", "val_interval"), int),
+    **dict.fromkeys(("channels", "batch_size"), int),
+    **dict.fromkeys(("label_fraction", "learning_rate", "distillation_weight"), float),
+    **dict.fromkeys(("val_fraction", "test_fraction", "distillation_weight_end"), float | None),
+    "spatial_size": list,
 }
 
 
@@ -141,19 +158,79 @@ def unknown_arguments(config: Any, locator: ComponentLocator, place: str = "") -
     return found
 
 
+def check_values(config: dict[str, Any], locator: ComponentLocator) -> None:
+    """Refuse values of another type than their key's: those of this package's bundles, and of options of a dataclass.
+
+    Args:
+        config: the merged content of the configuration files and overrides.
+        locator: finds the components of MONAI by their names.
+
+    Raises:
+        ValueError: When a value has another type, or a path holds a separator of MONAI's keys.
+
+    """
+    for key, value in config.items():
+        check_key(key, value)
+    for place, component in _components(config):
+        kind = locate(component["_target_"]) if component["_target_"].startswith("monai_weckd.") else None
+        if isinstance(kind, type) and is_dataclass(kind):
+            hints = get_type_hints(kind)
+            for key in hints.keys() & component.keys():
+                if not _is_expression(component[key]):
+                    check_value(f"{place}#{key}", component[key], hints[key])
+
+
+def check_key(key: str, value: Any) -> None:
+    """Refuse a value of another type than that of a key at the top of this package's bundles.
+
+    Args:
+        key: the key; any other is accepted.
+        value: its value; expressions and references are accepted.
+
+    Raises:
+        ValueError: When the value has another type, or a path holds a separator of MONAI's keys.
+
+    """
+    if key not in _KEYS or _is_expression(value):
+        return
+    check_value(key, value, _KEYS[key])
+    # MONAI replaces the one by the other in each text of a configuration
+    if key in _PATHS and value is not None and ("#" in value or "::" in value):
+        raise ValueError(
+            f"{key}: expected a path without # and ::, which MONAI takes for separators of keys, "
+            f"got {value!r}. Use another path."
+        )
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@", "%"))
+
+
+def _components(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(config, dict):
+        if isinstance(config.get("_target_"), str):
+            yield place, config
+        for key, value in config.items():
+            yield from _components(value, f"{place}#{key}" if place else key)
+    elif isinstance(config, list):
+        for number, value in enumerate(config):
+            yield from _components(value, f"{place}#{number}")
+
+
 def check_run() -> None:
     """Check a run of ``monai.bundle`` before it starts; call this first in ``run``.
 
-    It refuses mistyped keys, and it makes the traceback of an error end with the line that says what to do. Programs
-    that train within their own process make these checks themselves and skip ``run``.
+    It refuses mistyped keys and values of another type. It makes the traceback of an error end with the line that says
+    what to do. Programs that train within their own process make these checks themselves and skip ``run``.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
-        ValueError: When nothing reads a key.
+        ValueError: When nothing reads a key, or its value has another type.
 
     """
     show_cause_last()
     refuse_unused_keys()
+    check_values(calling_parser("check_run").get(), ComponentLocator())
 
 
 def refuse_unused_keys() -> None:
@@ -194,14 +271,17 @@ def calling_parser(name: str) -> ConfigParser:
 def show_cause_last() -> None:
     """Print the line that says what to do last, after the traceback of an error that stops the program.
 
+    A refusal in this package's form, ``name: expected ..., got ...``, says enough: its traceback is left out.
     ``monai.bundle`` wraps every error that an expression raises, so the last line of a traceback names an expression.
     This adds one line below it with the first error of the chain. Programs that catch their errors are not affected.
     """
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, traceback)
         cause = first_cause(error)
-        if cause is not error:
+        refused = isinstance(cause, (ValueError, OSError, ImportError)) and _REFUSAL.match(str(cause))
+        if not refused:
+            sys.__excepthook__(kind, error, traceback)
+        if refused or cause is not error:
             sys.stderr.write(f"\n{type(cause).__name__}: {cause}\n")
 
     sys.excepthook = report

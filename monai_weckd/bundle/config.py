@@ -23,7 +23,7 @@ from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigParser
 
-from monai_weckd.bundle.checks import accepted_arguments, unused_keys
+from monai_weckd.bundle.checks import accepted_arguments, check_key, unused_keys
 from monai_weckd.bundle.identity import without_places
 from monai_weckd.utils.errors import raising_cause
 from monai_weckd.utils.messages import nearest
@@ -117,10 +117,11 @@ class BundleConfig:
             value: the value, or a component or expression for it.
 
         Raises:
-            ValueError: When the configuration has no such key.
+            ValueError: When the configuration has no such key, or its value has another type.
 
         """
         self._refuse_unknown(key)
+        check_key(key, value)
         self.parser[key] = value
 
     def takes(self, key: str) -> bool:

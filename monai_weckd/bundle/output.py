@@ -28,7 +28,7 @@ _CHAIN_OUTPUT = re.compile(
     r"((plan|datalist|chain|history)\.json|predictions\.csv|(model|checkpoint)\.pt)(\.part)?"
     r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
-_BEFORE_THE_PLAN = re.compile(r"plan\.json\.part|tensorboard|mlruns.*")
+_BEFORE_THE_PLAN = re.compile(r"(plan|datalist)\.json\.part|tensorboard|mlruns.*")
 
 
 def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
@@ -45,7 +45,8 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
     Raises:
         ValueError: When both ``overwrite`` and ``resume`` are True.
         FileExistsError: When the folder is not empty and ``overwrite`` is False.
-        FileExistsError: When ``overwrite`` is True and the folder does not hold an earlier run.
+        FileExistsError: When ``overwrite`` is True and the folder holds neither an earlier run nor what one that failed
+            before its plan left behind.
         PermissionError: When the folder cannot be written to.
 
     """
@@ -68,13 +69,13 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         return path
     if resume and ((path / "checkpoint.pt").exists() or is_complete(path)):
         return path
-    begun = resume and ((path / "plan.json").exists() or all(_BEFORE_THE_PLAN.fullmatch(e.name) for e in present))
-    if not overwrite and not begun:
+    begun = (path / "plan.json").exists() or all(_BEFORE_THE_PLAN.fullmatch(entry.name) for entry in present)
+    if not overwrite and not (resume and begun):
         raise FileExistsError(
             f"output_dir: expected an empty folder, got {path} with {len(present)} entries. "
             "Pass another one, --resume true to go on with an interrupted run, or --overwrite true to remove it."
         )
-    if not begun and not (path / "plan.json").exists():
+    if not begun:
         raise FileExistsError(
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )

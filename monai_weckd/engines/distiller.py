@@ -27,6 +27,7 @@ from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.networks.features import FeatureHook, unwrap
 from monai_weckd.networks.freezing import fingerprint, page_out
+from monai_weckd.networks.outputs import take_output
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW, DistillationKeys
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Distiller:
         teacher_cache: whether to keep the teacher's outputs by item and view; batches must then contain ``index`` and
             ``view``. After an epoch in which the cache answered everything, the weights of the teacher are
             memory-mapped from disk to free RAM. Default False.
+        output_index: position of the logits in a tuple that the student returns, or their key in a dictionary; the task
+            loss gets all of it. Default None: the student returns logits.
+        teacher_output_index: the same for the teacher, default ``output_index``.
 
     Raises:
         ValueError: When ``loss_function.attention_weight`` is above 0 and there is no ``student_layer``.
@@ -73,6 +77,8 @@ class Distiller:
         teacher_layer: str | None = None,
         teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         teacher_cache: bool = False,
+        output_index: int | str | None = None,
+        teacher_output_index: int | str | None = None,
     ) -> None:
         if loss_function.attention_weight > 0 and student_layer is None:
             raise ValueError(
@@ -84,6 +90,8 @@ class Distiller:
         self.criterion = loss_function
         self.teacher_layer = teacher_layer or student_layer
         self.teacher_transform = teacher_transform
+        self.output_index = output_index
+        self.teacher_output_index = output_index if teacher_output_index is None else teacher_output_index
         self.student_hook: FeatureHook | None = None
         if loss_function.attention_weight > 0 and student_layer is not None:
             self.student_hook = FeatureHook(engine.network, student_layer)
@@ -99,6 +107,8 @@ class Distiller:
         # shifts the teacher's logits by its predictions so far; replaced with each teacher
         self.alignment: DistributionAlignment | None = None
         self._teacher: torch.nn.Module | None = None
+        self._dtype: torch.dtype | None = None
+        self._given: tuple[list[torch.nn.Module], list[bool]] = [], []
         self._fingerprint: str | None = None
         self.teacher = teacher
         self._handles = []
@@ -127,6 +137,7 @@ class Distiller:
             )
         if self.teacher_hook is not None:
             self.teacher_hook.remove()
+        self._release()
         self._teacher = teacher
         self._fingerprint = None
         self.teacher_hook = None
@@ -135,14 +146,30 @@ class Distiller:
             self._folder.cleanup()
             self._folder = None
         if teacher is not None:
+            # TorchScript that was frozen has modes of no module, and no parameters
+            training = [module for module in teacher.modules() if getattr(module, "training", False)]
+            self._given = training, [parameter.requires_grad for parameter in teacher.parameters()]
             teacher.to(self.engine.state.device).eval()
             for parameter in teacher.parameters():  # TorchScript has no requires_grad_ of its own
                 parameter.requires_grad_(False)
+            types = [parameter.dtype for parameter in teacher.parameters() if parameter.is_floating_point()]
+            self._dtype = types[0] if types else None
             self._fingerprint = fingerprint(teacher)
             if self.teacher_cache:
                 self.cache = TeacherCache(self._fingerprint)
             if self.student_hook is not None:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
+
+    def _release(self) -> None:
+        """Give a teacher back as it was: its gradients, and the mode of each of its modules."""
+        if self._teacher is None:
+            return
+        training, gradients = self._given
+        for module in training:
+            module.training = True
+        # paging out may have replaced the parameters
+        for parameter, requires_grad in zip(self._teacher.parameters(), gradients, strict=True):
+            parameter.requires_grad_(requires_grad)
 
     def check_teacher(self) -> None:
         """Make sure that the teacher has not changed since it was set.
@@ -205,20 +232,25 @@ class Distiller:
 
         return prepare
 
-    def __call__(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def __call__(self, pred: Any, target: torch.Tensor) -> torch.Tensor:
         """Compute the loss of the current iteration.
 
         Args:
-            pred: the student's logits, (B, C).
-            target: the labels, (B,), ``UNLABELED`` for items without a label.
+            pred: the student's logits, (B, C), or a tuple or dictionary that contains them.
+            target: the labels, (B,), or class probabilities, (B, C); ``UNLABELED`` for items without a label.
+
+        Raises:
+            ValueError: When the student or the teacher returns several outputs, and none is chosen.
 
         """
+        student = take_output(pred, self.output_index, of="network")
         logits, *features = self._teach()
         if self.alignment is not None and logits is not None:
             logits = self.alignment(
                 logits, target.as_subclass(torch.Tensor).reshape(len(target), -1)[:, 0].eq(UNLABELED)
             )
-        parts = self.criterion.components(pred, target, logits, *features)
+        more = {} if pred is student else {"output": pred}
+        parts = self.criterion.components(student, target, logits, *features, **more)
         self._clear()
         output = self.engine.state.output
         for key in (DistillationKeys.TASK_LOSS, DistillationKeys.DISTILLATION_LOSS, DistillationKeys.ATTENTION_LOSS):
@@ -264,7 +296,14 @@ class Distiller:
         with torch.inference_mode():
             if self.teacher_transform is not None:
                 images = self.teacher_transform(images)
-            logits = self.engine.inferer(images, teacher, *args, **kwargs)
+            if (
+                self._dtype is not None
+                and images.is_floating_point()
+                and not torch.is_autocast_enabled(images.device.type)
+            ):
+                images = images.to(self._dtype)
+            output = self.engine.inferer(images, teacher, *args, **kwargs)
+            logits = take_output(output, self.teacher_output_index, of="teacher")
         # autograd cannot save tensors of inference mode for a backward pass: return a copy made outside of it
         return logits.clone(), None if self.teacher_hook is None else self.teacher_hook.features
 

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from monai_weckd.utils.options import check_choices, option, option_names
+from monai_weckd.utils.options import check_choices, check_types, option, option_names
 
 __all__ = ["ChainOptions"]
 
@@ -92,6 +92,7 @@ class ChainOptions:
         return chain
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.stage_epochs is not None:
             object.__setattr__(self, "stage_epochs", tuple(self.stage_epochs))
         check_choices(self)

@@ -83,6 +83,20 @@ class StageRecord:
     selection: str
     calibration: float | None
 
+    def summary(self, stages: int) -> str:
+        """Return one line on the stage for people.
+
+        Args:
+            stages: number of stages of the chain.
+
+        """
+        decision = "accepted" if self.accepted else "rejected"
+        measured = ""
+        if self.value is not None:
+            before = "" if self.previous is None else f"{self.previous:.3f} -> "
+            measured = f"{self.metric} {before}{self.value:.3f}, "
+        return f"stage {self.stage} of {stages} {decision}: {measured}{self.labeled} labels, {self.seconds:.0f} s"
+
 
 class BestWeights(NamedTuple):
     """The best weights of a stage so far.

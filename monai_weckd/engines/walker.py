@@ -296,7 +296,7 @@ class StageWalker:
         share_weights(unwrap(engine.network))
         record = self.gate.judge(engine)
         engine.fire_event(ChainEvents.STAGE_COMPLETED)
-        logger.info("stage %d %s: %s", record.stage, "accepted" if record.accepted else "rejected", record)
+        logger.info("%s", record.summary(self.plan.settings.num_stages))
         if record.accepted:
             self.state.add_student(engine.network)
 

@@ -46,7 +46,7 @@ class DistillationHandler:
     ``DistillationEvents.TEACHER_COMPLETED``. Knowledge distillation after Hinton et al., arXiv 1503.02531.
 
     Args:
-        teacher: a network, the folder of a bundle, or a TorchScript, ONNX or ``state_dict`` file, see
+        teacher: a network, the folder of a bundle, or a file with weights, TorchScript, ``torch.export`` or ONNX, see
             :py:func:`~monai_weckd.networks.load_teacher`.
         network: the network whose copy gets the weights of a ``state_dict`` file, default None: the trained network.
         classes: the student's class names in the order of their indices; the teacher's must be equal, if they are
@@ -59,7 +59,12 @@ class DistillationHandler:
         teacher_layer: module path of the teacher's features, default ``student_layer``.
         teacher_transform: turns a batch of images, (B, C, spatial dimensions), into what the teacher was trained on,
             such as other intensities; default None: teacher and student see the same.
-        multilabel: whether each class has a sigmoid of its own, default False.
+        output_index: position of the logits in the tuple, or their key in the dictionary, that the student returns. The
+            trainer's loss function still gets all of it. Default None: the student returns logits. Instead, a network
+            can be wrapped in :py:class:`~monai_weckd.networks.TakeOutput`.
+        teacher_output_index: the same for the teacher, default ``output_index``.
+        multilabel: whether each class has a sigmoid of its own, default False. Without, labels are class numbers, (B,),
+            or class probabilities, (B, C), as of mixup or smoothed labels.
         threshold: smallest top probability at which the teacher's prediction counts, default 0.0: it always counts.
         hard_labels: whether the teacher gives its top class instead of probabilities, default False.
 
@@ -98,6 +103,8 @@ class DistillationHandler:
         student_layer: str | None = None,
         teacher_layer: str | None = None,
         teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        output_index: int | str | None = None,
+        teacher_output_index: int | str | None = None,
         multilabel: bool = False,
         threshold: float = 0.0,
         hard_labels: bool = False,
@@ -127,6 +134,8 @@ class DistillationHandler:
             "student_layer": student_layer,
             "teacher_layer": teacher_layer,
             "teacher_transform": teacher_transform,
+            "output_index": output_index,
+            "teacher_output_index": teacher_output_index,
         }
         self.schedules: list[Any] = []
         if isinstance(temperature, TemperatureSchedule):
@@ -156,7 +165,7 @@ class DistillationHandler:
             self._handles.append(engine.add_event_handler(Events.COMPLETED, self._end))
 
     def detach(self, engine: SupervisedTrainer) -> None:
-        """Remove the teacher; the trainer is then as it was before :py:meth:`attach`.
+        """Remove the teacher; the trainer is then as it was before :py:meth:`attach`, and so is the teacher.
 
         Args:
             engine: the trainer that it was attached to.
@@ -174,6 +183,11 @@ class DistillationHandler:
         """Install the teacher, unless the trainer continues and has it already."""
         if self.distiller is not None:
             return
+        if not any(parameter.requires_grad for parameter in engine.network.parameters()):
+            raise ValueError(
+                "network: expected parameters to train, got none that needs a gradient. If it is another trainer's "
+                "teacher, detach that handler first."
+            )
         teacher = None
         if self.teacher is not None:
             teacher = load_teacher(self.teacher, network=self._definition(engine), classes=self.classes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,12 @@ from torch.nn.modules.loss import _Loss
 from monai_weckd.losses.attention import as_float, attention_transfer_loss, check_reduction
 from monai_weckd.losses.temperature import check_temperature
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.tensors import map_tensors
 
 __all__ = ["DistillationLoss", "distillation_loss"]
+
+# half precision rounds each of many probabilities
+_PROBABILITY_TOLERANCE = 0.01
 
 
 def distillation_loss(
@@ -222,16 +227,20 @@ class DistillationLoss(_Loss):
         teacher_logits: torch.Tensor | None = None,
         student_features: torch.Tensor | None = None,
         teacher_features: torch.Tensor | None = None,
+        *,
+        output: Any = None,
     ) -> dict[str, torch.Tensor]:
         """Return the losses by name, each as an unweighted scalar.
 
         Args:
             student_logits: logits of the student, (B, C).
-            target: class numbers, (B,) or (B, 1), of any type; for ``multilabel`` 0 or 1 per class, (B, C). -1 marks
-                items without a label.
+            target: class numbers, (B,) or (B, 1), of any type, or class probabilities, (B, C); for ``multilabel`` 0 or
+                1 per class, (B, C). -1 marks items without a label, in the whole row.
             teacher_logits: logits of the teacher, (B, C). Defaults to None, no teacher.
             student_features: features of the student, (B, C, spatial dimensions). Defaults to None, no attention loss.
             teacher_features: features of the teacher, given when ``student_features`` are.
+            output: what the student returned, for a ``task_loss`` that needs more than its logits. Defaults to None,
+                the logits.
 
         Returns:
             ``"task_loss"``, ``"distillation_loss"`` if there are teacher logits, and ``"attention_loss"`` if there are
@@ -239,13 +248,14 @@ class DistillationLoss(_Loss):
 
         Raises:
             ValueError: When a shape is not as above, or only one of the two features is given.
-            ValueError: When a labeled row of a multi-label target holds -1.
+            ValueError: When a labeled row of a multi-label target holds -1, or one of class probabilities does not sum
+                to 1.
 
         """
         if (student_features is None) != (teacher_features is None):
             missing = "student_features" if student_features is None else "teacher_features"
             raise ValueError(f"{missing}: expected the features of both networks or of none, got None. Pass both.")
-        losses = {"task_loss": self._task(as_float(student_logits), target)}
+        losses = {"task_loss": self._task(as_float(student_logits), target, output)}
         if teacher_logits is not None:
             losses["distillation_loss"] = distillation_loss(
                 student_logits,
@@ -274,7 +284,7 @@ class DistillationLoss(_Loss):
             total = total + self.attention_weight * components["attention_loss"]
         return total
 
-    def _task(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _task(self, logits: torch.Tensor, target: torch.Tensor, output: Any) -> torch.Tensor:
         """Return the task loss over the labeled items, or 0 if there are none."""
         if type(target) is not torch.Tensor:
             target = target.as_subclass(torch.Tensor)
@@ -282,16 +292,41 @@ class DistillationLoss(_Loss):
         if not len(target) or target.max().item() == UNLABELED:
             # the mean of nothing would be NaN; the sum of nothing is 0 and still has a (zero) gradient
             return logits[:0].sum()
+        soft = not self.multilabel and tuple(target.shape) == tuple(logits.shape)
         weights = None if self.class_weights is None else self.class_weights.to(logits)
-        if self.task_loss is None and not self.multilabel:
+        if self.task_loss is None and not self.multilabel and not soft:
             return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
+        if output is None or isinstance(output, torch.Tensor):
+            output = logits
         labeled = target.ne(UNLABELED).flatten(1).any(dim=1) if target.ndim > 1 else target.ne(UNLABELED)
         if not labeled.all():
+            items = len(target)
             logits, target = logits[labeled], target[labeled]
+            output = map_tensors(lambda part: part[labeled] if part.shape[:1] == (items,) else part, output)
+        if soft:
+            self._check_probabilities(target)
         if self.task_loss is not None:
-            return self.task_loss(logits, target).mean()
+            return self.task_loss(output, target).mean()
+        if soft:
+            return F.cross_entropy(logits, target.to(logits.dtype), weight=weights)
         _check_rows(target)
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
+
+    def _check_probabilities(self, target: torch.Tensor) -> None:
+        """Raise a ValueError when labeled rows are no distributions over classes that exclude each other."""
+        if isinstance(self.task_loss, torch.nn.BCEWithLogitsLoss):
+            raise ValueError(
+                "multilabel: expected True for BCEWithLogitsLoss and a column per class, got False. Pass "
+                "multilabel=True, or CrossEntropyLoss if an image has exactly one class."
+            )
+        sums = target.float().sum(dim=1)
+        off = (sums - 1).abs()
+        if target.lt(0).any() or off.max() > _PROBABILITY_TOLERANCE:
+            raise ValueError(
+                f"target: expected class probabilities that sum to 1 in each row, got a row that sums to "
+                f"{sums[off.argmax()].item():.3g} or has a negative one. Normalize them; if an image may be of several "
+                "classes at once, see the multilabel option."
+            )
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, how: str) -> torch.Tensor:
@@ -354,11 +389,11 @@ def _check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: boo
     if logits.ndim != 2:
         raise ValueError(f"student_logits: expected the shape (B, C), got {tuple(logits.shape)}. Use a classifier.")
     items, classes = logits.shape
-    expected = [(items, classes)] if multilabel else [(items,), (items, 1)]
+    expected = [(items, classes)] if multilabel else [(items,), (items, 1), (items, classes)]
     if tuple(target.shape) not in expected:
         raise ValueError(
             f"target: expected the shape {' or '.join(map(str, expected))} with multilabel={multilabel}, "
-            f"got {tuple(target.shape)}. Pass class numbers, or a column per class and multilabel=True."
+            f"got {tuple(target.shape)}. Pass class numbers, or a column per class."
         )
 
 

@@ -17,23 +17,28 @@ from .efficientnet_lite import EfficientNetLite
 from .ensemble import MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
+from .outputs import TakeOutput
 from .pooled import PooledClassifier
 from .solved_head import SolvedHead, solve_head
-from .teacher import OnnxNetwork, load_teacher
+from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
+from .weights import load_weights
 
 __all__ = [
     "EfficientNetLite",
+    "ExportedNetwork",
     "FeatureHook",
     "HeadHook",
     "MeanLogits",
     "OnnxNetwork",
     "PooledClassifier",
     "SolvedHead",
+    "TakeOutput",
     "extract",
     "fingerprint",
     "find_head",
     "freeze",
     "load_teacher",
+    "load_weights",
     "predict_logits",
     "solve_head",
     "unwrap",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monai_weckd.selection import STRATEGIES
-from monai_weckd.utils.options import check_choices, option
+from monai_weckd.utils.options import check_choices, check_types, option
 
 __all__ = ["HELD_OUT_FROM", "PlanSettings"]
 
@@ -86,6 +86,7 @@ class PlanSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         self._check_numbers()
+        check_types(self)
         self.held_out(0)
         if self.shard_size is not None and self.labels_per_class is not None:
             raise ValueError(

@@ -26,6 +26,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
+from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import explaining_error, raising_cause
 from monai_weckd.utils.records import model_chain
 
@@ -147,14 +148,8 @@ class PredictionBundle:
                 )
 
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
-        try:
-            network.load_state_dict(torch.load(self.checkpoint, map_location="cpu", weights_only=True))
-        except Exception as error:  # PyTorch may raise anything for a file that is not a model
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"ckpt: expected the state_dict of {type(network).__name__} in {self.checkpoint}, got another "
-                f"({reason}). Pass the overlay of its training, such as --config_file inference_pretrained.json."
-            ) from None
+        advice = "Pass the overlay of its training, such as --config_file inference_pretrained.json."
+        load_weights(network, self.checkpoint, name="ckpt", advice=advice)
         return network.to(self.device).eval()
 
 

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["check_choices", "option", "option_names", "option_rows"]
+__all__ = ["check_choices", "check_types", "check_value", "option", "option_names", "option_rows"]
+
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null"}
 
 
 def option(default: Any, text: str, *, choices: Sequence[str] | None = None) -> Any:
@@ -48,6 +51,53 @@ def check_choices(options: Any) -> None:
         valid, value = item.metadata["choices"], getattr(options, item.name)
         if valid is not None and value not in valid:
             raise ValueError(f"{item.name}: expected one of {valid}, got {value!r}. {nearest(value, valid)}")
+
+
+def check_types(options: Any) -> None:
+    """Refuse a value of another type than its option's.
+
+    Args:
+        options: an instance of a dataclass whose fields :py:func:`option` made.
+
+    Raises:
+        ValueError: When a value has another type, such as the text "false" for False.
+
+    """
+    for name, kind in get_type_hints(type(options)).items():
+        check_value(name, getattr(options, name), kind)
+
+
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another type. A float takes integers, too, and a tuple takes lists.
+
+    Args:
+        name: name of the value, for the error.
+        value: the value.
+        kind: its type: bool, int, float, str, a tuple, or a union of them and None.
+
+    Raises:
+        ValueError: When the value has another type.
+
+    Example::
+
+        >>> check_value("seed", 4, int)
+        >>> check_value("seed", None, int)
+        Traceback (most recent call last):
+        ValueError: seed: expected an integer, got None. Correct the value.
+
+    """
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not any(_is_of(value, one) for one in kinds):
+        words = " or ".join(_WORDS.get(one, "a list") for one in kinds)
+        raise ValueError(f"{name}: expected {words}, got {value!r}. Correct the value.")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if kind not in _WORDS:
+        return isinstance(value, (list, tuple))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def option_names(kind: Any) -> tuple[str, ...]:

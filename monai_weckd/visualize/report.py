@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 __all__ = ["data_uri", "page_template", "write_report"]
+
+logger = logging.getLogger(__name__)
 
 METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
@@ -90,7 +93,15 @@ def write_report(output_dir: str | Path) -> Path:
     path = folder / "report.html"
     # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    logger.info("%s, report: %s", _test_text(chain["final"]["test"], len(rows)), path)
     return path
+
+
+def _test_text(measured: Mapping[str, Any] | None, count: int) -> str:
+    if not measured:
+        return "no test items"
+    balanced = _number_text(measured.get("balanced_accuracy"))
+    return f"test: balanced accuracy {balanced}, accuracy {_number_text(measured['accuracy'])} on {count} items"
 
 
 def page_template(name: str) -> Template:

@@ -79,6 +79,54 @@ def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
     assert first_error(parser, "run#0") == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("max_epochs", 6.0, "max_epochs: expected an integer, got 6.0"),
+        ("learning_rate", "1e-3x", "learning_rate: expected a number, got '1e-3x'"),
+        ("seed", None, "seed: expected an integer, got None"),
+        ("seed", "None", "seed: expected an integer, got 'None'"),
+        ("num_stages", "two", "num_stages: expected an integer, got 'two'"),
+        ("num_stages", True, "num_stages: expected an integer, got True"),
+        ("batch_size", [8], "batch_size: expected an integer, got [8]"),
+        ("overwrite", "True", "overwrite: expected true or false, got 'True'"),
+        ("resume", 1, "resume: expected true or false, got 1"),
+        ("val_fraction", "none", "val_fraction: expected a number or null, got 'none'"),
+        ("spatial_size", 64, "spatial_size: expected a list, got 64"),
+        ("output_dir", "runs/run ::7", "output_dir: expected a path without # and ::, which MONAI takes"),
+        ("dataset_dir", "images#1", "dataset_dir: expected a path without # and ::, which MONAI takes"),
+        ("chain#pool_ratio", 0.5, "chain#pool_ratio: expected an integer, got 0.5"),
+        ("chain#calibrate", "false", "chain#calibrate: expected true or false, got 'false'"),
+        ("chain#stage_epochs", 4, "chain#stage_epochs: expected a list or null, got 4"),
+        ("plan#settings#stratify", "no", "plan#settings#stratify: expected true or false, got 'no'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_key(key, value, expected, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", "scratch")])
+    parser.get_parsed_content("imports")
+    parser[key] = value
+    parser.parse()
+    found = first_error(parser, "run#0")
+    assert found.startswith(expected)
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool_ratio": 0.5}, r"^pool_ratio: expected an integer, got 0\.5"),
+        ({"calibrate": "false"}, r"^calibrate: expected true or false, got 'false'"),
+        ({"averaging": "0.9"}, r"^averaging: expected a number, got '0\.9'"),
+        ({"head_layer": 3}, r"^head_layer: expected text or null, got 3"),
+    ],
+)
+def test_options_of_a_chain_have_their_types(options, message):
+    with pytest.raises(ValueError, match=message):
+        ChainOptions(**options)
+
+
 OTHERS = ("metadata", "inference", "evaluate", "inference_scratch", "inference_pretrained", "dicom")
 TRAINING = [path for path in sorted(BUNDLES.glob("*/configs/*.json")) if path.stem not in OTHERS]
 

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from monai.bundle import ComponentLocator, ConfigParser
 
@@ -77,8 +79,6 @@ def test_called_from_elsewhere_it_says_so():
 def test_the_first_cause_comes_last(monkeypatch, capsys):
     monkeypatch.setattr("sys.excepthook", None)
     show_cause_last()
-    import sys
-
     try:
         try:
             raise ValueError("seed: expected a number")
@@ -89,6 +89,22 @@ def test_the_first_cause_comes_last(monkeypatch, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1] == "ValueError: seed: expected a number"
     assert "RuntimeError: Failed to evaluate" in lines
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileExistsError, ImportError])
+def test_a_refusal_has_no_traceback(kind, monkeypatch, capsys):
+    monkeypatch.setattr("sys.excepthook", None)
+    show_cause_last()
+    try:
+        try:
+            raise kind("seed: expected an integer, got None. Correct the value.")
+        except kind as error:
+            raise RuntimeError("Failed to evaluate") from error
+    except RuntimeError as error:
+        sys.excepthook(RuntimeError, error, error.__traceback__)
+    assert (
+        capsys.readouterr().err.strip() == f"{kind.__name__}: seed: expected an integer, got None. Correct the value."
+    )
 
 
 def test_output_dir_is_made_or_must_be_empty(tmp_path):
@@ -153,6 +169,23 @@ def test_to_go_on_a_run_without_a_checkpoint_begins_anew(tmp_path, names):
     files(tmp_path, *names)
     prepare_output_dir(tmp_path, resume=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [("tensorboard/events",), ("plan.json.part",), ("mlruns.db", "tensorboard/events")])
+def test_a_run_that_failed_before_its_plan_can_be_repeated(tmp_path, names):
+    files(tmp_path, *names)
+    with pytest.raises(FileExistsError, match="--overwrite true to remove it"):
+        prepare_output_dir(tmp_path)
+    prepare_output_dir(tmp_path, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [("tensorboard/events", "notes.txt"), ("model.pt",), ("stage_1/model.pt",)])
+def test_overwriting_needs_the_plan_of_an_earlier_run(tmp_path, names):
+    files(tmp_path, *names)
+    with pytest.raises(FileExistsError, match=r"output_dir: expected an earlier run to overwrite, got .* without plan"):
+        prepare_output_dir(tmp_path, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == len(names)
 
 
 def test_to_go_on_is_no_reason_to_remove_what_no_chain_wrote(tmp_path):

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,21 @@ def test_a_state_comes_back_into_another_process(trainer):
     assert fingerprint(after.average.module) == fingerprint(before.average.module)
     assert (after.best.value, after.best.epoch) == (before.best.value, before.best.epoch)
     assert all(torch.equal(tensor, before.best.weights[key]) for key, tensor in after.best.weights.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "stage 2 of 3 accepted: val_macro_auc 0.710 -> 0.780, 40 labels, 12 s"),
+        ({"previous": None}, "stage 2 of 3 accepted: val_macro_auc 0.780, 40 labels, 12 s"),
+        ({"value": None, "previous": None}, "stage 2 of 3 accepted: 40 labels, 12 s"),
+        ({"accepted": False, "value": 0.7}, "stage 2 of 3 rejected: val_macro_auc 0.710 -> 0.700, 40 labels, 12 s"),
+    ],
+)
+def test_a_stage_is_told_in_one_line(trainer, changes, line):
+    known = {"stage": 2, "labeled": 40, "seconds": 12.3, "metric": "val_macro_auc", "value": 0.78, "previous": 0.71}
+    record = replace(trainer.records[0], **{**known, "accepted": True, **changes})
+    assert record.summary(3) == line
 
 
 def test_students_can_be_kept_elsewhere(trainer):

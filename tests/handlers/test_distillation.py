@@ -29,7 +29,7 @@ from monai.utils import set_determinism
 from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer
 from monai_weckd.handlers import DistillationHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
-from monai_weckd.networks import fingerprint
+from monai_weckd.networks import TakeOutput, fingerprint
 
 LAYER = "2"
 
@@ -313,3 +313,98 @@ def test_the_teacher_sees_what_the_transform_makes():
     expected = run_with_handler(Brighter(deepcopy(teacher)))
     assert_same_weights(found.network, expected.network)
     assert (found.network[0].weight - run_with_handler(teacher).network[0].weight).abs().max() > 1e-3
+
+
+class Several(torch.nn.Module):
+    """Return logits among other outputs, in a tuple or a dictionary; a tensor in eval mode if ``plain``."""
+
+    def __init__(self, kind, *, plain=False, seed=0):
+        super().__init__()
+        self.network = make_network(seed)
+        self.kind, self.plain = kind, plain
+
+    def forward(self, images):
+        logits = self.network(images)
+        if self.plain and not self.training:
+            return logits
+        return (logits, [images]) if self.kind is tuple else {"logits": logits, "hidden": images}
+
+
+def of_all(index):
+    """Return a pipeline's own loss, which takes all that the network returns."""
+    return lambda output, target: torch.nn.functional.cross_entropy(output[index], target)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "options"),
+    [
+        (Several(tuple), Several(tuple, seed=1), {"output_index": 0}),
+        (Several(dict), Several(dict, seed=1), {"output_index": "logits"}),
+        (Several(tuple), make_network(1), {"output_index": 0}),
+        (Several(tuple, plain=True), Several(tuple, plain=True, seed=1), {"output_index": 0}),
+        (Several(tuple), Several(dict, seed=1), {"output_index": 0, "teacher_output_index": "logits"}),
+    ],
+)
+def test_logits_among_several_outputs_distill_alike(student, teacher, options):
+    index = options["output_index"]
+    handlers = [DistillationHandler(make_network(1))]
+    plain = make_trainer(network=make_network(), handlers=handlers, loss_function=torch.nn.CrossEntropyLoss())
+    plain.run()
+    trainer = make_trainer(
+        network=deepcopy(student), handlers=[DistillationHandler(teacher, **options)], loss_function=of_all(index)
+    )
+    trainer.run()
+    assert_same_weights(trainer.network.network, plain.network)
+
+
+def test_a_wrapped_network_distills():
+    network, teacher = TakeOutput(Several(tuple), 0), TakeOutput(Several(dict, seed=1), "logits")
+    trainer = make_trainer(network=network, handlers=[DistillationHandler(teacher)])
+    trainer.run()
+    plain = make_trainer(network=make_network(), handlers=[DistillationHandler(make_network(1))])
+    plain.run()
+    assert_same_weights(network.network.network, plain.network)
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+@pytest.mark.parametrize("whose", ["teacher", "network"])
+def test_several_outputs_without_a_choice_are_refused(kind, whose):
+    networks = {"teacher": make_network(1), "network": make_network(), whose: Several(kind)}
+    index = 0 if kind is tuple else "logits"
+    loss = of_all(index) if whose == "network" else None
+    trainer = make_trainer(
+        network=networks["network"], handlers=[DistillationHandler(networks["teacher"])], loss_function=loss
+    )
+    with pytest.raises(ValueError, match=rf"^{whose}: expected logits, .* as the only output, got {kind.__name__} of"):
+        trainer.run()
+
+
+def test_a_former_teacher_learns_again():
+    first, second = make_network(1), make_network(2)
+    second[0].weight.requires_grad_(False)
+    second.train()
+    second[1].eval()
+    handler = DistillationHandler(second)
+    trainer = make_trainer(network=first, handlers=[handler])
+    trainer.run()
+    assert not any(parameter.requires_grad for parameter in second.parameters())
+    back = make_trainer(network=second, handlers=[DistillationHandler(first)])
+    with pytest.raises(
+        ValueError, match=r"^network: expected parameters to train, got none that needs a gradient\. If"
+    ):
+        back.run()
+    handler.detach(trainer)
+    assert [name for name, parameter in second.named_parameters() if not parameter.requires_grad] == ["0.weight"]
+    assert [name for name, module in second.named_modules() if not module.training] == ["1"]
+    before = fingerprint(second)
+    make_trainer(network=second, handlers=[DistillationHandler(first)]).run()
+    assert fingerprint(second) != before
+
+
+def test_a_trainer_gives_its_teacher_back():
+    teacher = make_network(1)
+    trainer = make_trainer(DistillationTrainer, loss_function=DistillationLoss(), teacher=teacher)
+    trainer.run()
+    trainer.teacher = make_network(2)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(module.training for module in teacher.modules())

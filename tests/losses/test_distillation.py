@@ -259,11 +259,73 @@ def test_refuses_class_weights_that_are_not_positive(weights):
 
 @pytest.mark.parametrize(
     ("multilabel", "shape", "expected"),
-    [(False, (4, 3), r"\(4,\) or \(4, 1\)"), (False, (3,), r"\(4,\) or \(4, 1\)"), (True, (4,), r"\(4, 3\)")],
+    [
+        (False, (4, 2), r"\(4,\) or \(4, 1\) or \(4, 3\)"),
+        (False, (3,), r"\(4,\) or \(4, 1\) or \(4, 3\)"),
+        (True, (4,), r"\(4, 3\)"),
+    ],
 )
 def test_refuses_a_target_of_another_shape(multilabel, shape, expected):
     with pytest.raises(ValueError, match=f"^target: expected the shape {expected} with multilabel={multilabel}, got"):
         DistillationLoss(multilabel=multilabel)(logits(4, 3), torch.zeros(shape))
+
+
+def softened(dtype=torch.float32):
+    target = torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 1]), 3).to(dtype)
+    return (0.7 * target + 0.3 * target.flip(0)) * 0.9 + 0.1 / 3  # mixup and smoothing
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_class_probabilities_distill_by_softmax(dtype):
+    student, teacher, target = logits(4, 3), logits(4, 3, seed=1), softened(dtype)
+    losses = DistillationLoss(temperature=2.0).components(student, target, teacher)
+    log = student.log_softmax(dim=1)
+    torch.testing.assert_close(losses["task_loss"], -(target.float() * log).sum(dim=1).mean(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(losses["distillation_loss"], distillation_loss(student, teacher, temperature=2.0))
+    # one that has no label, in the whole row
+    target[1] = -1
+    found = DistillationLoss().components(student, target)["task_loss"]
+    kept = [0, 2, 3]
+    torch.testing.assert_close(found, -(target.float() * log).sum(dim=1)[kept].mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_trainers_own_loss_gets_class_probabilities():
+    student, target = logits(4, 3), softened()
+    own = torch.nn.KLDivLoss(reduction="batchmean")
+    loss = DistillationLoss(task_loss=lambda pred, given: own(pred.log_softmax(dim=1), given), weight=0.0)
+    torch.testing.assert_close(loss(student, target), own(student.log_softmax(dim=1), target))
+
+
+@pytest.mark.parametrize("row", [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.5, -0.5, 0.0], [0.5, 0.0, 0.0]])
+def test_refuses_rows_that_are_no_class_probabilities(row):
+    target = softened()
+    target[2] = torch.tensor(row)
+    with pytest.raises(
+        ValueError, match=r"^target: expected class probabilities that sum to 1 in each row, got"
+    ) as caught:
+        DistillationLoss()(logits(4, 3), target)
+    assert "multilabel=True" not in str(caught.value)
+
+
+def test_several_classes_at_once_are_asked_for():
+    target = torch.eye(4)[:, :3]
+    target[3] = torch.tensor([1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"^multilabel: expected True for BCEWithLogitsLoss and a column per class"):
+        DistillationLoss(task_loss=torch.nn.BCEWithLogitsLoss())(logits(4, 3), target)
+
+
+def test_the_task_loss_gets_all_that_the_student_returned():
+    student, target = logits(4, 3), torch.tensor([0, -1, 2, 1])
+
+    def task_loss(output, labels):
+        assert output["features"][0].shape == (3, 5)
+        assert output["scale"] == 2
+        return torch.nn.functional.cross_entropy(output["logits"], labels)
+
+    output = {"logits": student, "features": [torch.zeros(4, 5)], "scale": 2}
+    found = DistillationLoss(task_loss=task_loss).components(student, target, output=output)["task_loss"]
+    kept = [0, 2, 3]
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(student[kept], target[kept]))
 
 
 def test_refuses_logits_of_a_segmentation():

@@ -273,6 +273,14 @@ def test_what_was_not_used_is_told(run, whole_page):
     assert "not used:" not in Reader(whole_page).text
 
 
+def test_the_result_is_logged_with_the_place_of_the_page(run, caplog):
+    with caplog.at_level("INFO", "monai_weckd.visualize.report"):
+        run.page()
+    path = run.folder / "report.html"
+    assert caplog.messages[0].startswith("test: balanced accuracy 0.")
+    assert caplog.messages[0].endswith(f"items, report: {path}")
+
+
 def test_absent_parts_say_why(tmp_path):
     run = Run(tmp_path, num_test=0)
     run.rows, run.history["epochs"] = run.rows[:10], []

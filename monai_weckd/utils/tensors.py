@@ -1,0 +1,40 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Walk through the tensors in what a network returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["map_tensors"]
+
+
+def map_tensors(function: Callable[..., torch.Tensor], output: Any, *others: Any) -> Any:
+    """Return a network's output with each tensor replaced by a function's value; the structure stays.
+
+    Args:
+        function: takes a tensor, and those in the same place of the other outputs.
+        output: a tensor, or tuples, lists and dictionaries of them; anything else in them stays as it is.
+        others: outputs of the same structure.
+
+    """
+    if isinstance(output, torch.Tensor):
+        return function(output, *others)
+    if isinstance(output, Mapping):
+        return {key: map_tensors(function, output[key], *(other[key] for other in others)) for key in output}
+    if isinstance(output, (tuple, list)):
+        values = [map_tensors(function, *same) for same in zip(output, *others, strict=True)]
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    return output

@@ -1,0 +1,87 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+
+import pytest
+import torch
+
+from monai_weckd.networks import TakeOutput
+from monai_weckd.networks.outputs import take_output
+from monai_weckd.utils.tensors import map_tensors
+
+LOGITS, OTHER = torch.zeros(2, 3), torch.ones(2, 5)
+Outputs = namedtuple("Outputs", ["logits", "aux"])
+
+
+@pytest.mark.parametrize(
+    ("output", "index"),
+    [
+        (LOGITS, None),
+        (LOGITS, 1),  # a network in eval mode
+        ((LOGITS, [OTHER]), 0),
+        ([OTHER, LOGITS], 1),
+        ((OTHER, LOGITS), -1),
+        (Outputs(LOGITS, OTHER), 0),
+        (OrderedDict(logits=LOGITS, aux=OTHER), "logits"),
+    ],
+)
+def test_the_logits_are_taken(output, index):
+    assert take_output(output, index, of="network") is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("output", "index", "message"),
+    [
+        (
+            (LOGITS, [OTHER]),
+            None,
+            r"teacher: expected logits, .*, got tuple of 0, 1\. Wrap it: .*TakeOutput\(network, 0\)",
+        ),
+        (
+            {"out": LOGITS},
+            None,
+            r"got dict of out\. Wrap it: .*TakeOutput\(network, 'out'\), or pass output_index='out'",
+        ),
+        (None, None, r"got NoneType of none"),
+        (
+            (LOGITS, [OTHER]),
+            1,
+            r"output_index: expected a tensor among the outputs of the teacher, got 1 for tuple of 0",
+        ),
+        ((LOGITS,), 3, r"got 3 for tuple of 0"),
+        ({"out": LOGITS}, "logits", r"got 'logits' for dict of out"),
+        ((LOGITS, OTHER), "logits", r"got 'logits' for tuple of 0, 1"),
+    ],
+)
+def test_several_outputs_are_refused(output, index, message):
+    with pytest.raises(ValueError, match=message):
+        take_output(output, index, of="teacher")
+
+
+def test_the_structure_stays():
+    output = Outputs({"a": LOGITS, "b": [OTHER, None]}, (LOGITS,))
+    found = map_tensors(lambda one, two: one + two + 1, output, output)
+    assert type(found) is Outputs
+    assert found.logits["b"][1] is None
+    torch.testing.assert_close(found.logits["a"], LOGITS + 1)
+    torch.testing.assert_close(found.logits["b"][0], 2 * OTHER + 1)
+    assert isinstance(found.aux, tuple)
+
+
+def test_a_wrapped_network_has_one_output():
+    class Several(torch.nn.Module):
+        def forward(self, images, *, scale):
+            return OTHER, images * scale
+
+    torch.testing.assert_close(TakeOutput(Several(), 1)(LOGITS + 1, scale=3), LOGITS + 3)
