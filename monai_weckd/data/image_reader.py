@@ -120,16 +120,16 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with _decoding(path):
         array, header = reader.get_data(image)
     channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
-    is_color = bool(array.dtype.names)
-    if is_color:
-        array, channel_dim = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1), -1
+    names = array.dtype.names
+    if names:
+        array, channel_dim = np.stack([array[name] for name in names[:3]], axis=-1), -1
     array = _channel_first(array, channel_dim)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim not in (3, 4) or np.iscomplexobj(array):
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
     has_geometry = bool(header["sform_code"] or header["qform_code"])
-    return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": is_color}
+    return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
 
 @contextmanager
