@@ -131,8 +131,8 @@ def _read(path: str) -> _Shown:
 @lru_cache(maxsize=4)  # scrolling requests one slice after the other
 def _kept(path: str, changed: int) -> _Shown:
     array, meta = read_image(path, dicom_reader=DicomReader(tags=_WINDOW))
-    if array.shape[0] not in (1, 3):
-        raise ValueError(f"image: expected 1 or 3 channels, got {array.shape[0]}. Convert it.")
+    if array.shape[0] != 1 and not meta["is_color"]:
+        raise ValueError(f"image: expected gray or color, got {array.shape[0]} channels. Convert it.")
     limits = float(array.min()), float(array.max())
     window = _window(array, meta, limits)
     turned, pixel, edges = _turned(array, meta)

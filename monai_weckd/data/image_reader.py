@@ -24,26 +24,16 @@ from monai.config import PathLike
 from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.utils import is_no_channel
 from monai.utils import MetaKeys, SpaceKeys
-from PIL import Image, ImageOps
+from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.image_files import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
+from monai_weckd.data.picture import picture_array
 
 __all__ = ["read_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-_PLAIN_MODES = ("L", "RGB", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_CONVERTED_MODES = {
-    "1": "L",
-    "LA": "L",
-    "P": "RGB",
-    "PA": "RGB",
-    "RGBA": "RGB",
-    "RGBX": "RGB",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-}
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
@@ -53,6 +43,9 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     Args:
         path: a file, a folder that holds one DICOM series, or a reference into a MedMNIST archive.
         dicom_reader: reads DICOM files and folders, default None: ``DicomReader()``.
+
+    Returns:
+        The array, and its metadata. ``is_color`` tells red, green and blue from three volumes of another kind.
 
     Raises:
         FileNotFoundError: When there is nothing at ``path``.
@@ -67,6 +60,7 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     else:
         raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
     _check_finite(array, path)
+    meta.setdefault("is_color", len(array) == 3)
     return array, meta
 
 
@@ -106,13 +100,11 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if math.prod(image.size) > limit:
             raise Image.DecompressionBombError
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
-        ImageOps.exif_transpose(image, in_place=True)
-        mode = _CONVERTED_MODES.get(image.mode, image.mode)
-        array = np.asarray(image if mode == image.mode else image.convert(mode))
+        array, fault = picture_array(image)
     if pages > 1:
         raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
-    if mode not in _PLAIN_MODES:
-        raise ValueError(f"{path}: expected a gray or RGB picture, got mode {mode}. Convert it.")
+    if fault:
+        raise ValueError(f"{path}: expected a gray or RGB picture, got {fault}. Convert it.")
     affine, channel_dim = np.eye(4), float("nan") if array.ndim == 2 else -1
     return _channel_first(np.swapaxes(array, 0, 1), channel_dim), _meta(affine, has_geometry=False)
 
@@ -127,14 +119,16 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with _decoding(path):
         array, header = reader.get_data(image)
     channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
-    if array.dtype.names:
-        array, channel_dim = np.stack([array[name] for name in array.dtype.names[:3]], axis=-1), -1
+    names = array.dtype.names
+    if names:
+        array, channel_dim = np.stack([array[name] for name in names[:3]], axis=-1), -1
     array = _channel_first(array, channel_dim)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim not in (3, 4) or np.iscomplexobj(array):
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
-    return array, _meta(header[MetaKeys.AFFINE], has_geometry=bool(header["sform_code"] or header["qform_code"]))
+    has_geometry = bool(header["sform_code"] or header["qform_code"])
+    return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
 
 @contextmanager

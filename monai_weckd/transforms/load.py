@@ -39,11 +39,12 @@ class LoadMedicalImage(Transform):
     A 2-D image is ``(C, X, Y)``, a volume ``(C, X, Y, Z)``, with axes, affine and metadata as MONAI's readers give
     them. The content of the file determines its format, then its suffix. A folder is a DICOM series.
 
-    - PNG, JPEG, TIFF and BMP: stored values (0..255, 0..65535 for 16-bit gray; Pillow reads 16-bit color as
-      8-bit), 1-bit as 0 and 255, palettes and CMYK as RGB, transparency dropped. The picture is turned as its EXIF
+    - PNG, JPEG, TIFF and BMP: stored values (0..65535 for 16-bit gray; the high bytes of 16-bit color), fewer than
+      8 bits scaled to 0..255, palettes and CMYK as RGB, transparency dropped. The picture is turned as its EXIF
       orientation says, which is how those who labeled it saw it. Of a camera's MPO, the main picture is taken;
       other files with several pages or frames are refused.
-    - NIfTI (``.nii``, ``.nii.gz``): scaled values. One slice, ``(X, Y, 1)``, is 2-D.
+    - NIfTI (``.nii``, ``.nii.gz``): scaled values. One slice, ``(X, Y, 1)``, is 2-D. Several volumes (diffusion
+      weights, phases, vectors) are channels but no colors, even three of them; RGB24 and RGBA32 are colors.
     - MedMNIST: a reference ``<archive>.npz::<split>/<index>`` in the place of a path, see
       :py:func:`~monai_weckd.data.medmnist.read_medmnist`.
     - DICOM: as :py:class:`~monai_weckd.data.dicom.reader.DicomReader` gives it.
@@ -90,7 +91,7 @@ class LoadMedicalImage(Transform):
         """
         path = Path(path).expanduser()
         array, meta = read_image(path, dicom_reader=self.dicom_reader)
-        array = _with_channels(array, self.channels, path)
+        array = _with_channels(array, self.channels, path, is_color=meta.pop("is_color"))
         meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         meta[ImageMetaKey.FILENAME_OR_OBJ] = str(path)
@@ -130,16 +131,19 @@ class LoadMedicalImaged(MapTransform):
         return d
 
 
-def _with_channels(array: np.ndarray, channels: int | None, path: Path) -> np.ndarray:
+def _with_channels(array: np.ndarray, channels: int | None, path: Path, *, is_color: bool) -> np.ndarray:
     """Return the array with as many channels as asked for."""
     found = array.shape[0]
-    if channels in (None, found):
+    if channels is None or (found == 1 and channels == 1):
         return array
     if found == 1:
         return np.repeat(array, 3, axis=0)
-    if found == 3:  # in float64, so that a gray picture saved as RGB comes back exactly
-        return np.tensordot(_LUMINANCE, array, axes=1)[None]
-    raise ValueError(f"{path}: expected 1 or 3 channels, got {found}. Pass channels=None or convert the file.")
+    if not is_color:
+        raise ValueError(
+            f"{path}: expected 1 or 3 channels, got {found} volumes. Pass channels=None or save one volume."
+        )
+    # in float64, so that a gray picture saved as RGB comes back exactly
+    return array if channels == 3 else np.tensordot(_LUMINANCE, array, axes=1)[None]
 
 
 LoadMedicalImageD = LoadMedicalImageDict = LoadMedicalImaged

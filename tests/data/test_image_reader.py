@@ -110,15 +110,107 @@ def test_of_a_cameras_mpo_the_main_picture_is_taken(tmp_path):
     np.testing.assert_allclose(LoadMedicalImage()(tmp_path / "a.jpg"), np.full((3, 56, 40), 200), atol=2)
 
 
-def test_16_bit_color_is_read_as_8_bit(tmp_path):
-    deep = RNG.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)  # Pillow cannot write this
+def deep_png(path, kind, samples):
+    """Write 16-bit PNG, which Pillow does only for gray; kind 4 is gray with alpha, 2 color, 6 color with alpha."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, data in (
-        (b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)),
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, kind, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     ):
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
-    (tmp_path / "a.png").write_bytes(b"".join(parts))
-    np.testing.assert_array_equal(LoadMedicalImage()(tmp_path / "a.png"), deep.transpose(2, 1, 0) >> 8)
+        parts += [struct.pack(">I", len(data)), name, data, struct.pack(">I", zlib.crc32(name + data))]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "count"), [(2, 3), (6, 4)])
+def test_16_bit_color_is_read_as_8_bit(tmp_path, kind, count):
+    deep = RNG.integers(0, 65536, (5, 7, count), dtype=np.uint16)
+    array = LoadMedicalImage()(deep_png(tmp_path / "a.png", kind, deep))
+    np.testing.assert_array_equal(array, deep[..., :3].transpose(2, 1, 0) >> 8)
+
+
+@pytest.mark.parametrize("channels", [None, 1])
+def test_16_bit_gray_keeps_its_values_beside_alpha(tmp_path, channels):
+    deep = RNG.integers(0, 65536, (5, 7, 2), dtype=np.uint16)
+    array = LoadMedicalImage(channels)(deep_png(tmp_path / "a.png", 4, deep))
+    np.testing.assert_array_equal(array, deep[..., 0].T[None])
+
+
+def tiff(path, planes, *, bits, samples=1, order="<", more=()):
+    """Write an uncompressed TIFF of 7 x 5 pixels, planes apart if there are several; more are (tag, values)."""
+    data, entries = b"".join(planes), b""
+    starts = [8 + sum(len(plane) for plane in planes[:k]) for k in range(len(planes))]
+    tags = {256: [7], 257: [5], 258: [bits] * samples, 259: [1], 262: [1], 273: starts, 277: [samples], 278: [5]}
+    tags |= {279: [len(plane) for plane in planes], 284: [2 if len(planes) > 1 else 1], **dict(more)}
+    for tag, values in sorted(tags.items()):
+        content = struct.pack(f"{order}{len(values)}H", *values)
+        place = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack(f"{order}I", 8 + len(data))
+        data += content if len(content) > 4 else b""
+        entries += struct.pack(f"{order}HHI", tag, 3, len(values)) + place
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + entries + b"\0" * 4)
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_color_tiff_is_right_or_refused(tmp_path, order, planar, bits):
+    pixels = RNG.integers(0, 2**bits, (5, 7, 3)).astype(f"{order}u{bits // 8}")
+    planes = [pixels[..., k].tobytes() for k in range(3)] if planar else [pixels.tobytes()]
+    path = tiff(tmp_path / "a.tif", planes, bits=bits, samples=3, order=order, more=[(262, [2])])
+    if planar and bits == 16:
+        with pytest.raises(
+            ValueError, match=r"a\.tif: expected a gray or RGB picture, got separate planes of 3 samples"
+        ):
+            LoadMedicalImage()(path)
+    else:
+        np.testing.assert_array_equal(LoadMedicalImage()(path), pixels.transpose(2, 1, 0) >> (bits - 8))
+
+
+WORDS, BYTES = DEEP.astype("<u2").tobytes(), GRAY.tobytes()
+REFUSED_TIFF = {
+    "white is zero, 16 bits": (WORDS, 16, [(262, [0])], "TIFF of photometric interpretation 0"),
+    "signed, 8 bits": (BYTES, 8, [(339, [2])], r"TIFF of photometric interpretation 1, sample format \[2\]"),
+    "fill order, 16 bits": (WORDS, 16, [(266, [2])], "fill order 2 of 16 bits"),
+    "12 bits": (BYTES * 2, 12, [], r"TIFF of .* bits \[12\]"),
+    "depth": (BYTES, 8, [(32997, [3])], "a volume of depth 3"),
+    "color map of bytes": (BYTES, 8, [(262, [3]), (320, [*range(256)] * 3)], "a color map of 8 bits in 16"),
+}
+
+
+@pytest.mark.parametrize(("data", "bits", "more", "reason"), REFUSED_TIFF.values(), ids=REFUSED_TIFF)
+def test_a_tiff_that_is_not_known_to_be_read_rightly_is_refused(tmp_path, data, bits, more, reason):
+    path = tiff(tmp_path / "a.tif", [data], bits=bits, more=more)
+    with pytest.raises(ValueError, match=rf"a\.tif: expected a gray or RGB picture, got {reason}.*\. Convert it\."):
+        LoadMedicalImage()(path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "more", "expected"),
+    [
+        (GRAY, [(262, [0])], 255.0 - GRAY),
+        (DEEP.astype("<i2"), [(339, [2])], DEEP.astype("<i2")),
+        (DEEP.astype("<u4") << 16, [], DEEP * 65536.0),
+        (DEEP.astype("<i4") - 40000, [(339, [2])], DEEP - 40000.0),
+    ],
+    ids=["white is zero", "signed, 16 bits", "unsigned, 32 bits", "signed, 32 bits"],
+)
+def test_a_gray_tiff_has_its_values(tmp_path, stored, more, expected):
+    path = tiff(tmp_path / "a.tif", [stored.tobytes()], bits=8 * stored.itemsize, more=more)
+    np.testing.assert_array_equal(LoadMedicalImage()(path)[0], expected.T.astype(np.float32))
+
+
+def test_cmyk_jpeg_needs_the_marker_that_tells_its_polarity(tmp_path):
+    ink = Image.fromarray(np.full((16, 16, 4), [0, 200, 100, 20], np.uint8), "CMYK")
+    ink.save(tmp_path / "a.jpg", quality=98)
+    content = (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_allclose(
+        LoadMedicalImage()(tmp_path / "a.jpg")[:, 4, 4], ink.convert("RGB").getpixel((4, 4)), atol=3
+    )
+    start = content.index(b"\xff\xee")
+    (tmp_path / "a.jpg").write_bytes(content[:start] + content[start + 16 :])
+    with pytest.raises(ValueError, match=r"a\.jpg: expected a gray or RGB picture, got CMYK without an Adobe marker"):
+        LoadMedicalImage()(tmp_path / "a.jpg")

@@ -207,7 +207,27 @@ def test_other_numbers_of_channels_are_refused(tmp_path):
     path = nifti(tmp_path / "a.nii", np.zeros((4, 3, 2, 5)))
     assert LoadMedicalImage()(path).shape == (5, 4, 3, 2)
     for channels in (1, 3):
-        refused(path, "expected 1 or 3 channels, got 5. Pass channels=None or convert the file.", channels=channels)
+        refused(path, "expected 1 or 3 channels, got 5 volumes. Pass channels=None or save one", channels=channels)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 3), (4, 5, 1, 3), (4, 5, 6, 1, 3), (4, 5, 6, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_volumes_are_no_colors_however_many(tmp_path, shape, dtype, channels):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros(shape, dtype))
+    assert len(LoadMedicalImage()(path)) == shape[-1]
+    refused(path, f"expected 1 or 3 channels, got {shape[-1]} volumes. Pass channels=None or", channels=channels)
+
+
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_colored_voxels_are_colors(tmp_path, names):
+    colors = RNG.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    voxels = np.zeros((4, 5, 6), dtype=[(name, "u1") for name in names])
+    for k, name in enumerate("RGB"):
+        voxels[name] = colors[..., k]
+    image = LoadMedicalImage(3)(nifti(tmp_path / "a.nii", voxels))
+    np.testing.assert_array_equal(image, np.moveaxis(colors, -1, 0))
+    assert LoadMedicalImage(1)(nifti(tmp_path / "a.nii", voxels)).shape == (1, 4, 5, 6)
 
 
 # the same picture in each format
@@ -226,6 +246,11 @@ def as_palette(path, pixels):
     return write_dicom(path, index.reshape(pixels.shape[:2]).astype(np.uint8), **elements)
 
 
+def as_voxels(pixels):
+    fields = [(name, "u1") for name in "RGB"]
+    return np.ascontiguousarray(pixels.swapaxes(0, 1)).view(fields).reshape(7, 5, 1)
+
+
 SAME_GRAY = {
     "png": lambda folder: png(folder / "a.png", GRAY),
     "tiff": lambda folder: png(folder / "a.tif", GRAY),
@@ -241,7 +266,7 @@ SAME_COLOR = {
     "RGB, planes": (lambda folder: write_dicom(folder / "a.dcm", COLOR, PlanarConfiguration=1), 0),
     "YBR_FULL": (lambda folder: write_dicom(folder / "a.dcm", ybr(COLOR), PhotometricInterpretation="YBR_FULL"), 2),
     "PALETTE COLOR": (lambda folder: as_palette(folder / "a.dcm", COLOR), 0),
-    "nifti": (lambda folder: nifti(folder / "a.nii.gz", COLOR.transpose(1, 0, 2)[:, :, None]), 0),
+    "nifti": (lambda folder: nifti(folder / "a.nii.gz", as_voxels(COLOR)), 0),
 }
 
 

@@ -9,11 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Check the size that a compressed DICOM stream declares before anything decodes it."""
+"""Check what a compressed DICOM stream declares of itself, size and color model, before anything decodes it."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
 )
@@ -35,8 +38,8 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # 
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
 
 
-def check_codestreams(dataset: Dataset) -> None:
-    """Refuse JPEG, JPEG-LS and JPEG 2000 frames whose own size is not that of the header.
+def check_codestreams(dataset: Dataset) -> str | None:
+    """Refuse JPEG, JPEG-LS and JPEG 2000 frames whose own size is not that of the header; return their color model.
 
     A decoder goes by the stream: it would fill the memory for a damaged size, and another size with the same
     number of pixels would be reshaped into a wrong picture.
@@ -44,8 +47,12 @@ def check_codestreams(dataset: Dataset) -> None:
     Args:
         dataset: an image with its pixel data.
 
+    Returns:
+        The color model of lossy JPEG in color, for which the header decides only if the stream does not; else ``None``.
+
     Raises:
-        DicomReadError: When a frame has another size, or none can be found in it.
+        DicomReadError: When a frame has another size, or none can be found in it, or its marks of a color model
+            contradict each other or those of another frame.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in JPEG2000TransferSyntaxes:
@@ -53,7 +60,10 @@ def check_codestreams(dataset: Dataset) -> None:
     elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
         size_of = _jpeg_size
     else:
-        return
+        return None
+    has_color = syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and dataset.get("SamplesPerPixel") == 3
+    labeled = str(dataset.get("PhotometricInterpretation")).removesuffix("_422")
+    models: set[str] = set()
     count = int(dataset.get("NumberOfFrames") or 1)
     offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths) if _has_offsets(dataset) else None
     frames = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets)
@@ -63,6 +73,13 @@ def check_codestreams(dataset: Dataset) -> None:
             raise DicomReadError(
                 f"frame {k + 1}: expected {claimed} pixels (columns, rows) by the header, got {found}. Repair the file."
             )
+        if has_color:
+            models |= _color_models(stream) or {labeled}
+    if len(models) > 1:
+        raise DicomReadError(
+            "expected one color model in the JPEG stream, got marks of RGB and of YCbCr. Save the picture again."
+        )
+    return models.pop() if models else None
 
 
 def _has_offsets(dataset: Dataset) -> bool:
@@ -71,16 +88,43 @@ def _has_offsets(dataset: Dataset) -> bool:
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
     """Return columns and rows of a JPEG or JPEG-LS stream (ISO/IEC 10918-1, B.2.2)."""
+    for marker, content in _jpeg_segments(stream):
+        if marker in _START_OF_FRAME:
+            rows, columns = (int.from_bytes(content[k : k + 2], "big") for k in (1, 3))
+            return columns, rows
+    return None
+
+
+def _color_models(stream: bytes) -> set[str]:
+    """Return the color models of which a JPEG stream of three components has a mark."""
+    found: set[str] = set()
+    for marker, content in _jpeg_segments(stream):
+        if marker == 0xE0 and content.startswith(b"JFIF\0"):
+            found.add("YBR_FULL")
+        if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:  # its transform is the last byte
+            found.add("RGB" if content[11] == 0 else "YBR_FULL")
+        if marker in _START_OF_FRAME:
+            names, samplings = content[6:15:3], content[7:15:3]
+            if names in (b"RGB", b"rgb"):
+                found.add("RGB")
+            if len(set(samplings)) > 1:  # who subsamples, does so with chroma
+                found.add("YBR_FULL")
+    return found
+
+
+def _jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker and the content of each segment up to the start of the frame, included."""
     position = 2  # after the start of the image
     while position + 9 <= len(stream) and stream[position] == 0xFF:
-        if stream[position + 1] in _START_OF_FRAME:
-            rows, columns = (int.from_bytes(stream[position + k : position + k + 2], "big") for k in (5, 7))
-            return columns, rows
-        if stream[position + 1] == 0xFF:  # a fill byte
+        marker = stream[position + 1]
+        if marker == 0xFF:  # a fill byte
             position += 1
-        else:
-            position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-    return None
+            continue
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        yield marker, stream[position + 4 : end]
+        if marker in _START_OF_FRAME:
+            return
+        position = end
 
 
 def _jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:

@@ -41,6 +41,13 @@ _KEYWORDS = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "LossyImageCompression",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "FloatPixelPaddingValue",
+    "FloatPixelPaddingRangeLimit",
+    "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit",
     "PixelSpacing",
     "ImagerPixelSpacing",
     "SliceThickness",
@@ -68,6 +75,14 @@ _KEYWORDS = (
 _TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
 
 # Objects that hold pixels but no picture to classify, and what they hold instead.
+# newer than pydicom's dictionary
+_NEW_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
+
 _NOT_A_PICTURE = {
     SegmentationStorage: "a mask",
     UID("1.2.840.10008.5.1.4.1.1.66.7"): "a mask",  # Label Map Segmentation, newer than pydicom's dictionary
@@ -95,7 +110,7 @@ def standard_name(uid: UID) -> str:
     Args:
         uid: unique identifier.
     """
-    return uid.name if uid.name != uid else "unknown"
+    return uid.name if uid.name != uid else _NEW_NAMES.get(uid, "unknown")
 
 
 def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> None:

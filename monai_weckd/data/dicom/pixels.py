@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.uid import UID, RLELossless
 
 from monai_weckd.data.dicom.codestream import check_codestreams
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.header import frame_module, numbers, standard_name
+from monai_weckd.data.dicom.padding import check_sharp, is_padding
 
 __all__ = ["Window", "picture_frames"]
 
@@ -42,16 +44,17 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
             ``(center, width)`` that window, all to 0..1. Gray images only. Defaults to ``None``.
 
     Returns:
-        One array ``(rows, columns)`` or ``(rows, columns, 3)`` for each frame, as stored, or float.
+        One array ``(rows, columns)`` or ``(rows, columns, 3)`` for each frame, as stored, or float. If some of a
+        frame is padding by its header, it is masked.
 
     Raises:
-        DicomReadError: When no decoder is installed, the color model is not known, or ``window`` does not fit.
+        DicomReadError: When no decoder is installed, the color model or the place of the stored bits is not known,
+            or ``window`` does not fit.
     """
     frames, info = _decode(dataset)
     photometric = info["photometric_interpretation"]
     if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
-        inverted = photometric == "MONOCHROME1"
-        return [_gray_frame(stored, dataset, k, info, window, inverted) for k, stored in enumerate(frames)]
+        return [_gray_frame(stored, dataset, k, info, window) for k, stored in enumerate(frames)]
     if window is not None:
         raise DicomReadError(f"window: expected a gray image, got {photometric}. Pass window=None.")
     if photometric == "PALETTE COLOR" and frames.ndim == 3:
@@ -71,18 +74,61 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise DicomReadError(f"expected a still image, got {standard_name(syntax)} data. Convert the file.") from None
+        raise DicomReadError(f"expected {_other_syntax(syntax)} data. Convert the file.") from None
     if not decoder.is_available:
         raise DicomReadError(f'no decoder for {syntax.name} is installed. Run: pip install "monai-weckd[dicom]"')
-    check_codestreams(dataset)
-    frames, info = decoder.as_array(dataset, allow_excess_frames=False)  # type: ignore[arg-type]
+    below = _bits_below(dataset, is_packed=syntax.is_encapsulated and syntax != RLELossless)
+    # what differs in the stream, or in where its bits are, from what the header says
+    options: dict[str, Any] = {"photometric_interpretation": check_codestreams(dataset)}
+    if below:
+        options["bits_stored"] = dataset.HighBit + 1
+    options = {name: value for name, value in options.items() if value is not None}
+    frames, info = decoder.as_array(dataset, allow_excess_frames=False, **options)  # type: ignore[arg-type]
+    if below:
+        if (frames & (2**below - 1)).any():
+            raise DicomReadError(
+                f"HighBit: expected zeros in the {below} bits below the stored ones, got others. Repair the header."
+            )
+        frames, info["bits_stored"] = frames >> below, dataset.BitsStored
     return (frames[None] if info["number_of_frames"] == 1 else frames), info
 
 
-def _gray_frame(
-    stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str, Any], window: Window, inverted: bool
+def _other_syntax(syntax: UID) -> str:
+    """Say of what kind the pixel data are that nothing decodes."""
+    name = standard_name(syntax)
+    if "MPEG" in name or "HEVC" in name:
+        return f"a still image, got {name}"
+    if name == "unknown" and syntax.is_valid and syntax.count(".") > 3:
+        name = f"private ({syntax})"
+    return f"a transfer syntax that can be decoded, got {name}"
+
+
+def _bits_below(dataset: Dataset, *, is_packed: bool) -> int:
+    """Return how many bits of a pixel lie below the stored ones (PS3.5 8.1.1); 0 in nearly every file."""
+    allocated, stored, high = (dataset.get(keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
+    if stored is None or high is None or high == stored - 1 or "PixelData" not in dataset:
+        return 0
+    if is_packed or not stored <= high < allocated:
+        raise DicomReadError(f"HighBit: expected {stored - 1} for {stored} stored bits, got {high}. Repair the header.")
+    return int(high + 1 - stored)
+
+
+def _gray_frame(stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str, Any], window: Window) -> np.ndarray:
+    """Apply modality, window and polarity to one frame, and mask its padding."""
+    padded = is_padding(stored, dataset, info.get("bits_stored", 0))
+    values = _bright_values(stored, dataset, frame, info, window)
+    if padded is None or not padded.any():
+        return values
+    check_sharp(stored, padded, values, dataset)
+    # in float, so that any value of the rest of the image can take its place
+    return np.ma.MaskedArray(values.astype(np.float32), padded)
+
+
+def _bright_values(
+    stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str, Any], window: Window
 ) -> np.ndarray:
     """Apply modality, window and polarity, in the order of PS3.4 N.2, to one frame."""
+    inverted = info["photometric_interpretation"] == "MONOCHROME1"
     values = _modality_values(stored, dataset, frame)
     if window is not None:
         values = _window_values(values, dataset, frame, window)
@@ -171,7 +217,7 @@ def _table(item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int, int]:
 def _descriptor(values: Any) -> tuple[int, int, int]:
     """Return number of entries (0 means 65536), first value mapped, and bits (PS3.3 C.11.1.1)."""
     size, first, bits = (int(value) for value in values)
-    return size or 65536, first, bits
+    return size % 65536 or 65536, first, bits
 
 
 def _entries(data: Any, size: int, dataset: Dataset) -> np.ndarray:
@@ -188,6 +234,16 @@ def _entries(data: Any, size: int, dataset: Dataset) -> np.ndarray:
 
 
 def _look_up(values: np.ndarray, entries: np.ndarray, first: int) -> np.ndarray:
-    """Return ``entries[values - first]``; values beyond an end take the entry at that end."""
+    """Return ``entries[values - first]``; values beyond an end take the entry at that end.
+
+    Files without value representations, and some with them, do not say whether the 16 bits of ``first`` have a sign
+    (PS3.3 C.11.2.1.1): the values decide.
+    """
+    low, high = float(values.min()), float(values.max())
+    firsts = first % 65536, (first + 32768) % 65536 - 32768
+    first = max(
+        firsts if low >= 0 else firsts[::-1],
+        key=lambda start: min(high, start + len(entries) - 1) - max(low, start),
+    )
     index = np.rint(values).astype(np.int64) - first
     return entries[np.clip(index, 0, len(entries) - 1)]

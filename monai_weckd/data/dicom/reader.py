@@ -27,6 +27,7 @@ from pydicom.dataset import Dataset
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.geometry import ImagePlane, image_plane, order_planes, pixel_spacing, plane_affine
 from monai_weckd.data.dicom.header import check_is_picture
+from monai_weckd.data.dicom.padding import fill_padding
 from monai_weckd.data.dicom.pixels import Window, picture_frames
 from monai_weckd.data.dicom.series import read_series
 
@@ -42,6 +43,8 @@ class DicomReader(ImageReader):
     gives for the same image saved as NIfTI. The array is float32.
 
     - Values are modality values (e.g. HU): rescale or modality table applied, each frame with its own.
+    - Padding (``PixelPaddingValue``, ``PixelPaddingRangeLimit``) is background: it takes the darkest value of the
+      rest of the image, after polarity and window. Zeros that are darker still stay.
     - Bright means MONOCHROME2: a MONOCHROME1 image is inverted, and ``meta["inverted"]`` is ``True``.
     - Palettes and YBR become RGB; 16-bit palette entries become 8-bit.
     - Slices are sorted by position along their normal. Mixed series, orientations or shapes, duplicate or missing
@@ -139,7 +142,9 @@ class DicomReader(ImageReader):
         check_is_picture(dataset, max_pixels=self.max_pixels)
         frames = picture_frames(dataset, self.window)
         if len(frames) == 1:
-            array = np.ascontiguousarray(np.swapaxes(frames[0], 0, 1), dtype=np.float32)
+            array = np.ascontiguousarray(np.swapaxes(np.ma.getdata(frames[0]), 0, 1), dtype=np.float32)
+            if np.ma.is_masked(frames[0]):
+                fill_padding(array, np.swapaxes(np.ma.getmaskarray(frames[0]), 0, 1))
             plane = image_plane(dataset, 0, "frame 1")
             affine = plane_affine(plane, plane.normal * plane.thickness) if plane else None
             return array, self._meta(dataset, array, affine, rank=2)
@@ -205,9 +210,9 @@ class DicomReader(ImageReader):
 
 def _stack(frames: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
     """Put frames ``(rows, columns[, 3])`` side by side as ``(X, Y, Z[, 3])`` in float32."""
-    volume, first = np.empty(0, dtype=np.float32), ""
+    volume, first, padded = np.empty(0, dtype=np.float32), "", np.empty(0, dtype=bool)
     for k, (name, frame) in enumerate(frames):
-        turned = np.swapaxes(frame, 0, 1)
+        turned = np.swapaxes(np.ma.getdata(frame), 0, 1)
         if k == 0:
             first, volume = name, np.empty((*turned.shape[:2], count, *turned.shape[2:]), dtype=np.float32)
         if turned.shape != volume[:, :, 0].shape:
@@ -216,6 +221,11 @@ def _stack(frames: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
                 "Pass the slices of one shape."
             )
         volume[:, :, k] = turned
+        if np.ma.is_masked(frame):
+            padded = padded if padded.size else np.zeros(volume.shape, dtype=bool)
+            padded[:, :, k] = np.swapaxes(np.ma.getmaskarray(frame), 0, 1)
+    if padded.size:
+        fill_padding(volume, padded)
     return volume
 
 

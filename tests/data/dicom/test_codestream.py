@@ -11,14 +11,18 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from dicom_files import dicom_dataset
+from PIL import Image
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import JPEG2000, JPEGBaseline8Bit
 
 from monai_weckd.data.dicom.codestream import check_codestreams
 from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.data.dicom.pixels import picture_frames
 
 ROWS, COLUMNS = 20, 30
 
@@ -76,3 +80,84 @@ def test_each_frame_is_checked(extended):
     check_codestreams(dataset([good, good], extended=extended))
     with pytest.raises(DicomReadError, match="frame 2: expected"):
         check_codestreams(dataset([good, bad], extended=extended))
+
+
+PICTURE = np.zeros((32, 48, 3), np.uint8)
+PICTURE[..., 0], PICTURE[:16, :, 1], PICTURE[:, 24:, 2] = 200, 60, 90
+JFIF = b"\xff\xe0" + big(16) + b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+
+
+def adobe(transform: int) -> bytes:
+    return b"\xff\xee" + big(14) + b"Adobe\0\x64\0\0\0\0" + bytes([transform])
+
+
+def colored(*, marks: bytes = b"", names: bytes = b"\1\2\3", **options) -> bytes:
+    """Return PICTURE as JPEG with these application segments alone, and these names of its components."""
+    buffer = BytesIO()
+    Image.fromarray(PICTURE).save(buffer, "JPEG", quality=98, **options)
+    rest, kept = buffer.getvalue()[2:], bytearray(b"\xff\xd8" + marks)
+    while True:
+        size = 2 + int.from_bytes(rest[2:4], "big")
+        segment, marker = bytearray(rest[:size]), rest[1]
+        if marker == 0xC0:
+            segment[10:19:3] = names
+        if marker == 0xDA:
+            segment[5:11:2] = names
+            return bytes(kept + segment + rest[size:])
+        if marker not in (0xE0, 0xEE):
+            kept += segment
+        rest = rest[size:]
+
+
+def in_dicom(streams, label):
+    frames = np.stack([PICTURE] * len(streams))
+    ds = dicom_dataset(frames, PhotometricInterpretation=label, PixelData=encapsulate(streams))
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    return ds
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"subsampling": 0, "marks": JFIF},
+        {"subsampling": 0, "marks": adobe(1)},
+        {"subsampling": 2, "marks": adobe(1)},
+        {"keep_rgb": True, "marks": adobe(0)},
+        {"keep_rgb": True, "names": b"RGB"},
+        {"keep_rgb": True, "names": b"rgb"},
+        {"keep_rgb": True, "names": b"RGB", "marks": adobe(0)},
+    ],
+    ids=str,
+)
+def test_the_stream_decides_on_its_color_model(label, options):
+    (frame,) = picture_frames(in_dicom([colored(**options)], label))
+    np.testing.assert_allclose(frame[4, 4], PICTURE[4, 4], atol=5)
+    np.testing.assert_allclose(frame[28, 44], PICTURE[28, 44], atol=5)
+
+
+@pytest.mark.parametrize(
+    ("label", "options"),
+    [("YBR_FULL", {"subsampling": 0}), ("YBR_FULL_422", {"subsampling": 0}), ("RGB", {"keep_rgb": True})],
+)
+def test_the_header_decides_where_the_stream_does_not(label, options):
+    (frame,) = picture_frames(in_dicom([colored(**options)], label))
+    np.testing.assert_allclose(frame[4, 4], PICTURE[4, 4], atol=5)
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL_422"])
+@pytest.mark.parametrize(
+    "streams",
+    [
+        [colored(subsampling=2, marks=adobe(0))],
+        [colored(subsampling=2, names=b"RGB")],
+        [colored(subsampling=0, marks=JFIF + adobe(0))],
+        [colored(subsampling=2), colored(keep_rgb=True, names=b"RGB")],
+    ],
+)
+def test_marks_that_contradict_each_other_are_refused(label, streams):
+    with pytest.raises(DicomReadError, match=r"expected one color model in the JPEG stream, got marks of RGB and of"):
+        picture_frames(in_dicom(streams, label))

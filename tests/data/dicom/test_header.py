@@ -14,9 +14,13 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pytest
 from dicom_files import PATIENT, dicom_dataset, read, refused, write_dicom
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     MPEG2MPML,
+    UID,
+    HTJ2KLossless,
     RLELossless,
 )
 
@@ -44,6 +48,28 @@ def test_a_film_is_refused(tmp_path):
     ds.file_meta.TransferSyntaxUID = MPEG2MPML
     ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     assert "expected a still image, got MPEG2 Main Profile / Main Level data. Convert" in refused(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "name"),
+    [
+        ("1.2.840.10008.1.2.4.110", "JPEG XL Lossless"),
+        ("1.2.840.10008.1.2.4.112", "JPEG XL"),
+        ("1.2.840.10008.1.2.4.55", "JPEG Full Progression, Non-Hierarchical (Process 10 and 12)"),
+        ("1.2.840.113619.5.2", "private (1.2.840.113619.5.2)"),
+        ("1.3.46.670589.33.1.4.1", "private (1.3.46.670589.33.1.4.1)"),
+    ],
+)
+def test_a_syntax_that_nothing_decodes_is_named(tmp_path, syntax, name):
+    ds = dicom_dataset(COLOR, PixelData=encapsulate([b"\0" * 16]))
+    # pydicom does not write syntaxes newer than its dictionary
+    written = HTJ2KLossless if "JPEG XL" in name else UID(syntax)
+    ds.file_meta.TransferSyntaxUID = written
+    ds["PixelData"].is_undefined_length = True
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True, implicit_vr=False, little_endian=True)
+    content = (tmp_path / "a.dcm").read_bytes().replace(written.encode(), syntax.encode())
+    (tmp_path / "a.dcm").write_bytes(content)
+    assert f"expected a transfer syntax that can be decoded, got {name} data. Convert" in refused(tmp_path / "a.dcm")
 
 
 def test_claims_beyond_max_pixels_are_refused_before_memory_is_taken(tmp_path):

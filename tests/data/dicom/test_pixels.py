@@ -21,7 +21,7 @@ from monai.transforms import LoadImage
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from monai_weckd.data.dicom.reader import DicomReader
 
@@ -98,6 +98,46 @@ def test_float_pixels_are_read(tmp_path):
     ds.FloatPixelData = values.tobytes()
     ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     np.testing.assert_array_equal(read(tmp_path / "a.dcm")[0], values.T)
+
+
+# bits
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize(("bits", "high"), [(12, 15), (12, 13), (10, 15), (15, 15)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_are_read_where_the_high_bit_is(tmp_path, bits, high, signed, syntax):
+    pixels = RNG.integers(0, 2**bits, (5, 7)) - (2 ** (bits - 1) if signed else 0)
+    # bits above the stored ones may be of an overlay
+    above = RNG.integers(0, 2 ** (15 - high), (5, 7)) << (high + 1)
+    placed = ((pixels % 2**bits) << (high + 1 - bits) | above).astype(np.uint16)
+    elements = {"BitsStored": bits, "HighBit": high, "PixelRepresentation": int(signed)}
+    ds = dicom_dataset(placed, syntax=ExplicitVRLittleEndian if syntax == RLELossless else syntax, **elements)
+    if syntax == RLELossless:
+        ds.compress(RLELossless)
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read(tmp_path / "a.dcm")[0], pixels.T)
+
+
+def test_a_high_bit_does_not_change_inversion(tmp_path):
+    elements = {"BitsStored": 12, "HighBit": 15, "PhotometricInterpretation": "MONOCHROME1"}
+    np.testing.assert_array_equal(read(write_dicom(tmp_path / "a.dcm", GRAY << 4, **elements))[0], 4095 - GRAY.T)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_overlays_above_the_stored_bits_are_left_out(tmp_path, signed):
+    pixels = GRAY.astype(np.int32) - 2048 * signed
+    placed = ((pixels % 4096) | RNG.integers(0, 16, (5, 7)) << 12).astype(np.uint16)
+    elements = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
+    np.testing.assert_array_equal(read(write_dicom(tmp_path / "a.dcm", placed, **elements))[0], pixels.T)
+
+
+def test_a_high_bit_that_the_pixels_contradict_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", GRAY | np.uint16(1), BitsStored=12, HighBit=15)
+    assert "HighBit: expected zeros in the 4 bits below the stored ones, got others. Repair" in refused(path)
+    for high in (9, 16):
+        path = write_dicom(tmp_path / "b.dcm", GRAY, BitsStored=12, HighBit=high)
+        assert f"HighBit: expected 11 for 12 stored bits, got {high}. Repair the header." in refused(path)
 
 
 def lut(entries, first, bits):
@@ -239,6 +279,40 @@ def test_a_voi_table_is_pydicoms(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", GRAY // 8, VOILUTSequence=lut(RNG.integers(0, 4096, 256), 100, 12))
     expected = apply_voi(GRAY // 8, pydicom.dcmread(path)).T / 4095
     np.testing.assert_allclose(read(path, window="dicom")[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["US", "SS", "none"])
+@pytest.mark.parametrize(
+    ("first", "rescale", "signed"),
+    [
+        (-1024, {"RescaleIntercept": "-1024"}, False),
+        (-100, {"RescaleIntercept": "-100", "RescaleSlope": "0.5"}, False),
+        (-2048, {}, True),
+        (40000, {"RescaleIntercept": "40000"}, False),
+        (40000, {"RescaleIntercept": "42048"}, True),
+        (0, {}, False),
+    ],
+)
+def test_the_first_value_of_a_voi_table_has_the_sign_of_the_values(tmp_path, kind, first, rescale, signed):
+    table = lut(RNG.permutation(4096), first, 12)
+    vr = "SS" if kind == "none" and signed else "US" if kind == "none" else kind
+    number = first % 65536 if vr == "US" else (first + 32768) % 65536 - 32768
+    table[0].add_new("LUTDescriptor", vr, [4096, number, 12])
+    pixels = (GRAY.astype(np.int32) - 2048 * signed).astype(np.int16 if signed else np.uint16)
+    syntax = ImplicitVRLittleEndian if kind == "none" else ExplicitVRLittleEndian
+    path = write_dicom(tmp_path / "a.dcm", pixels, syntax=syntax, VOILUTSequence=table, **rescale)
+    modality = pixels.T * float(rescale.get("RescaleSlope", 1)) + float(rescale.get("RescaleIntercept", 0))
+    entries = np.array(table[0].LUTData)[np.clip(np.rint(modality - first), 0, 4095).astype(int)]
+    np.testing.assert_allclose(read(path, window="dicom")[0], entries / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["US", "SS"])
+def test_the_first_value_of_a_modality_table_has_the_sign_of_the_pixels(tmp_path, kind):
+    table = lut(RNG.integers(0, 4096, 4096), -2048, 12)
+    table[0].add_new("LUTDescriptor", kind, [4096, 63488 if kind == "US" else -2048, 12])
+    pixels = GRAY.astype(np.int16) - 2048
+    path = write_dicom(tmp_path / "a.dcm", pixels.astype(np.int16), ModalityLUTSequence=table)
+    np.testing.assert_array_equal(read(path)[0], np.array(table[0].LUTData)[GRAY].T)
 
 
 def test_a_window_of_ones_own(tmp_path):

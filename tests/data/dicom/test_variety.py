@@ -67,6 +67,7 @@ REFUSED = {
     "nested_priv_SQ.dcm": "cannot be decoded (AttributeError: Missing required element: (0028,0100)",
     "MR_truncated.dcm": TOO_SHORT,
     "JPEG-lossy.dcm": "cannot be decoded (RuntimeError: Unable to decode as exceptions were raised by all available",
+    "693_J2KI.dcm": "PixelPaddingRangeLimit: expected a value, because lossy compression has blurred the padding",
     "JPEG2000-embedded-sequence-delimiter.dcm": "frame 1: expected (256, 1024) pixels (columns, rows) by the header",
 }
 
@@ -90,6 +91,9 @@ def by_pydicom(path: Path) -> np.ndarray:
         assert ds.PixelRepresentation == 0
         assert "RescaleSlope" not in ds
         return 2**ds.BitsStored - 1 - pixels.astype(np.int64)
+    if "PixelPaddingValue" in ds:
+        padded = pixel_array(ds) == ds.PixelPaddingValue
+        return np.where(padded, pixels[~padded].min(), pixels)
     return pixels
 
 
