@@ -20,6 +20,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.data.image_files import SUFFIXES, image_files
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.split_file import with_splits
@@ -103,11 +104,13 @@ def load_datalist(
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
     ``manifest.csv`` has the columns ``file,label[,group][,split]``; other columns are ignored. ``file`` is an image, or
-    the folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled. An item with an empty
-    group is a group of its own. Without a manifest each folder is a class, searched recursively, and **every image is
-    its own group**. If a patient may have several images, write a manifest, or the patient will leak between the
-    splits. A MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`.
-    No image is opened. Of files without an extension, the first 132 bytes are read to recognize DICOM.
+    the folder of a DICOM series, relative to ``dataset_dir``. An empty label means unlabeled. Without a manifest each
+    folder is a class, searched recursively. DICOM images without a group in the manifest form a group for each
+    patient, as their headers say, else for each study, else for each series; a name of the group says nothing of the
+    patient. **Any other image without a group is its own group.** If a patient may have several of them, write a
+    manifest, or the patient will leak between the splits. A MedMNIST archive has its own splits, see
+    :py:func:`monai_weckd.data.medmnist.medmnist_items`.
+    No image is decoded. Of files that may be DICOM, the start of the header is read.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
@@ -151,7 +154,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
             "Add rows to manifest.csv, or images to <class>/ folders."
         )
     names = tuple(_class_names(rows, classes, root))
-    items = [_item(row, names, root) for row in rows]
+    items = _with_patients([_item(row, names, root) for row in rows], rows, root)
     _check_ids(items, rows)
     _check_groups(items, rows)
     return Datalist(items, names)
@@ -262,6 +265,13 @@ def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
     label = names.index(row.label) if row.label else UNLABELED
     item = {"image": path, "label": label, "group": row.group or key, "id": key}
     return {**item, "split": row.split} if row.split else item
+
+
+def _with_patients(items: list[dict[str, Any]], rows: list[_Row], root: str) -> list[dict[str, Any]]:
+    """Put DICOM images whose row has no group into the group of their patient."""
+    images = {item["id"]: item["image"] for item, row in zip(items, rows, strict=True) if not row.group}
+    groups = patient_groups(images, where=root)
+    return [{**item, "group": groups.get(item["id"], item["group"])} for item in items]
 
 
 def _check_ids(items: list[dict[str, Any]], rows: list[_Row]) -> None:
