@@ -21,8 +21,10 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from monai_weckd.data.dicom.patients import patient_groups
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_files import SUFFIXES, image_files
 from monai_weckd.data.medmnist import download_hint, medmnist_items
+from monai_weckd.data.series_items import volumes
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle
@@ -100,6 +102,7 @@ def load_datalist(
     *,
     classes: Sequence[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
+    spatial_dims: int | None = None,
 ) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
@@ -116,6 +119,7 @@ def load_datalist(
         dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
         split_file: JSON file with the split of every item by its id; it overrides a ``split`` column. Default None.
+        spatial_dims: 3 makes one item of each DICOM series in class folders, default None: each file is an item.
 
     Raises:
         ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
@@ -134,11 +138,11 @@ def load_datalist(
         (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
 
     """
-    found = _load(dataset_dir, classes)
+    found = _load(dataset_dir, classes, by_series=spatial_dims == 3)
     return found if split_file is None else found._replace(items=with_splits(found.items, split_file))
 
 
-def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) -> Datalist:
+def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *, by_series: bool) -> Datalist:
     root = os.path.abspath(dataset_dir)
     if os.path.isfile(root) and root.lower().endswith(".npz"):
         items, names = medmnist_items(root, classes=classes)
@@ -147,7 +151,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
         hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
         raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
     manifest = os.path.join(root, "manifest.csv")
-    rows = _read_manifest(manifest) if os.path.isfile(manifest) else _read_folders(root)
+    rows = _read_manifest(manifest) if os.path.isfile(manifest) else _read_folders(root, by_series=by_series)
     if not rows:
         raise ValueError(
             f"dataset_dir: expected images, got none in {root!r}. "
@@ -175,11 +179,12 @@ def manifest_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
     return {PurePath(os.path.normpath(row.file)).as_posix(): row.group for row in rows if row.group}
 
 
-def _read_folders(root: str) -> list[_Row]:
+def _read_folders(root: str, *, by_series: bool) -> list[_Row]:
     rows = []
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     for label in folders:
-        files = [os.path.relpath(path, root) for path in image_files(os.path.join(root, label))]
+        found = image_files(os.path.join(root, label))
+        files = [os.path.relpath(path, root) for path in (volumes(found) if by_series else found)]
         if not files:
             raise ValueError(
                 f"dataset_dir: expected images in every class folder, got none in {os.path.join(root, label)!r}. "
@@ -254,7 +259,7 @@ def _item(row: _Row, names: tuple[str, ...], root: str) -> dict[str, Any]:
             f"{row.place}: expected a path inside {root!r}, got {row.file!r}. Write it relative to the folder."
         )
     path = os.path.join(root, key)
-    if not os.path.exists(path):
+    if not os.path.exists(folder_of(path)):
         raise ValueError(
             f"{row.place}: expected an existing file, got {row.file!r}. Correct the path or remove the row."
         )

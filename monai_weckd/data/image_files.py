@@ -17,6 +17,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from monai_weckd.data.series_items import volumes
+
 __all__ = ["image_files", "list_images"]
 
 
@@ -46,15 +48,15 @@ def _is_image(path: str) -> bool:
     # DICOM files are often named after their UID, whose last number looks like a suffix
     if suffix and not suffix[1:].isdigit():
         return False
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-_NOT_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz")
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:  # a link that leads nowhere stops no listing; reading the image says what is wrong
+        return True
 
 
 def list_images(path: Path, *, spatial_dims: int) -> list[str]:
-    """Return the images at a path, sorted; for volumes, all DICOM files in one folder form one image.
+    """Return the images at a path, sorted; for volumes, see ``data.series_items.volumes``.
 
     Args:
         path: an image, or a folder that is searched with its subfolders.
@@ -70,9 +72,7 @@ def list_images(path: Path, *, spatial_dims: int) -> list[str]:
     if not path.is_dir():
         return [str(path)]
     found = image_files(path)
-    if spatial_dims == 3:
-        found = (name if name.lower().endswith(_NOT_DICOM) else str(Path(name).parent) for name in found)
-    images = list(dict.fromkeys(found))
+    images = volumes(found) if spatial_dims == 3 else list(found)
     if not images:
         raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none.")
     return images

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from monai_weckd.data.dicom.references import parse_series
+
 __all__ = ["DicomKeys", "patient_groups", "pseudonyms", "read_keys"]
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,14 @@ class DicomKeys(NamedTuple):
         patient: number of the patient and who issued it. It stays in memory: never write it.
         study: UID of the study.
         series: UID of the series.
+        frames: number of frames; 0 for an object that is no image.
 
     """
 
     patient: tuple[str, str]
     study: str
     series: str
+    frames: int = 1
 
     @property
     def unit(self) -> tuple[str, ...]:
@@ -62,16 +66,17 @@ def read_keys(path: str | os.PathLike[str]) -> DicomKeys | None:
     Only the start of the header is read, once for as long as the file does not change.
 
     Args:
-        path: a file, or the folder of a series.
+        path: a file, the folder of a series, or a reference to one of several series in a folder.
 
     """
-    for file in _files(Path(path)):
+    reference = parse_series(path)
+    for file in _files(Path(reference[0] if reference else path)):
         status = os.stat(file)
         state = status.st_mtime_ns, status.st_size
         if _known.get(str(file), (None,))[0] != state:
             _known[str(file)] = state, _keys_of(file)
         keys = _known[str(file)][1]
-        if keys is not None:
+        if keys is not None and (reference is None or keys.series == reference[1]):
             return keys
     return None
 
@@ -134,12 +139,14 @@ def _keys_of(path: Path) -> DicomKeys | None:
         # imported here, because pictures do not need pydicom
         from monai_weckd.data.dicom.elements import read_header
 
-        number, issuer, study, series = read_header(
-            path, "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID"
+        *texts, frames, rows = read_header(
+            path, "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "NumberOfFrames", "Rows"
         )
+        number, issuer, study, series = texts
+        count = (int(frames or 1) or 1) if rows else 0
     except (ValueError, OSError):  # reading the image says what is wrong with it
         return None
-    return DicomKeys((number, issuer), study, series)
+    return DicomKeys((number, issuer), study, series, count)
 
 
 def _say(where: str, keys: Mapping[str, DicomKeys], names: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ import logging
 
 import numpy as np
 import pytest
-from dicom_files import PATIENT, write_dicom
+from dicom_files import PATIENT, refused, write_dicom, write_series
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
@@ -25,6 +25,8 @@ from monai_weckd.annotation import find_items
 from monai_weckd.annotation.export import export_labels
 from monai_weckd.data import load_datalist, plan_datalist
 from monai_weckd.data.dicom.patients import DicomKeys, pseudonyms, read_keys
+from monai_weckd.data.image_files import list_images
+from monai_weckd.data.image_reader import read_image
 
 PIXELS = np.zeros((8, 8), np.uint16)
 
@@ -145,3 +147,25 @@ def test_other_files_have_no_keys(tmp_path):
     (tmp_path / "c").symlink_to(tmp_path / "absent")
     for path in (tmp_path, *tmp_path.iterdir()):
         assert read_keys(path) is None
+
+
+@pytest.mark.parametrize("name", ["IM0007", "1.2.840.7", "last"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_cut_file_among_files_without_suffix_is_refused(tmp_path, name, size):
+    write_dicom(tmp_path / "IM0000", PIXELS, SeriesInstanceUID="1.2")
+    write_dicom(tmp_path / name, PIXELS, SeriesInstanceUID="1.2")
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
+    assert f"{name}: expected a DICOM file" in refused(tmp_path)
+
+
+def test_each_volume_of_a_folder_is_listed_by_itself(tmp_path):
+    for place in range(3):
+        write_dicom(tmp_path / f"{place}.dcm", np.zeros((2, 8, 8), np.uint16))
+    assert list_images(tmp_path, spatial_dims=3) == [str(tmp_path / f"{place}.dcm") for place in range(3)]
+    write_series(tmp_path / "s", np.zeros((4, 4, 3), np.uint16), np.eye(4), SeriesInstanceUID="1.2")
+    scout = write_dicom(tmp_path / "s" / "scout.dcm", PIXELS)
+    found = list_images(tmp_path / "s", spatial_dims=3)
+    assert sorted(found) == sorted([f"{tmp_path / 's'}::1.2", scout])
+    assert read_image(f"{tmp_path / 's'}::1.2")[0].shape == (1, 4, 4, 3)
+    (tmp_path / "dead").symlink_to(tmp_path / "absent")
+    assert str(tmp_path / "dead") in list_images(tmp_path, spatial_dims=3)
