@@ -175,6 +175,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "train": {
             "seed": 0,
+            "datalist#spatial_dims": 3,
             "network": "$@network_def.to(@device)",
             "train#deterministic_transforms": [
                 LOAD_ANY,

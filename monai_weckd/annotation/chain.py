@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +29,12 @@ from filelock import FileLock, Timeout
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
-from monai_weckd.data.verify import find_faults
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain
 
 __all__ = ["AnnotatedChain", "StageRunningError"]
+
+logger = logging.getLogger(__name__)
 
 
 class StageRunningError(RuntimeError):
@@ -150,7 +152,7 @@ class AnnotatedChain:
         labels: Mapping[str, str],
         progress: Callable[[int, int, int], None] | None,
     ) -> dict[str, Any]:
-        unreadable = find_faults(items)
+        unreadable = self.bundle.find_faults(items)
         readable = [item for item in items if item["id"] not in unreadable]
         plan, given = plan_next_stage(
             readable,
@@ -197,7 +199,7 @@ class AnnotatedChain:
         with self._alone():
             self._load()
             folder = self.path.resolve() if self.stages else self.output_dir
-            scores = self._look(folder, items, find_faults(items))
+            scores = self._look(folder, items, self.bundle.find_faults(items))
             if scores is not self._scores:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
@@ -215,6 +217,8 @@ class AnnotatedChain:
         unreadable = {key: fault for key, fault in unreadable.items() if key not in seen}
         new = [item for item in items if item["id"] not in seen and item["id"] not in unreadable]
         if unreadable != scores.unreadable:
+            for key in unreadable.keys() - scores.unreadable.keys():
+                logger.warning("left out %r: %s", key, unreadable[key])
             scores = replace(scores, unreadable=unreadable)
         if not new:
             return scores
@@ -238,7 +242,7 @@ class AnnotatedChain:
         others = [item for item in items if item["id"] not in seen]
         if any(item["id"] not in scores.unreadable for item in others):
             return False
-        return len(find_faults(others)) == len(others)
+        return len(self.bundle.find_faults(others)) == len(others)
 
     def next(
         self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1

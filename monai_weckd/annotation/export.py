@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from monai_weckd.annotation.images import find_items
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
 
@@ -50,7 +51,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     # a Mac may have written the names in another Unicode form
     finder = FileFinder(str(dataset_dir))
     given = {finder.find(key): label for key, label in given.items()}
-    series = any((dataset_dir / key).is_dir() for key in given)
+    series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
     items = find_items(dataset_dir, spatial_dims=3 if series else 2)
     rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
     text = io.StringIO(newline="")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.data.datalist import manifest_groups
+from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.data.image_files import list_images
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.utils.tables import read_table
@@ -28,11 +29,12 @@ __all__ = ["find_items"]
 def find_items(
     folder: str | os.PathLike[str], *, spatial_dims: int, passed_over: PassedOver | None = None
 ) -> list[dict[str, Any]]:
-    """List the images of a folder for labeling, without opening them.
+    """List the images of a folder for labeling, without decoding them.
 
     Args:
         folder: the folder, searched with its subfolders. Groups are read from its ``manifest.csv`` if it has one, or
-            from the ``index.csv`` of ``python -m monai_weckd fetch``. Labels in the manifest are ignored.
+            from the ``index.csv`` of ``python -m monai_weckd fetch``, else from the headers of DICOM images, see
+            :py:func:`monai_weckd.data.load_datalist`. Labels in the manifest are ignored.
         spatial_dims: 2 for pictures, 3 for volumes. In 3D, all DICOM files in a folder form one volume.
         passed_over: gets what was not used, default None: nobody asks.
 
@@ -46,7 +48,7 @@ def find_items(
     """
     root = Path(folder).absolute()
     groups = manifest_groups(root, passed_over) or _fetched_groups(root)
-    items = []
+    items: list[dict[str, Any]] = []
     for path in list_images(root, spatial_dims=spatial_dims, passed_over=passed_over):
         key = Path(path).relative_to(root).as_posix()
         if key == ".":  # cannot be part of a URL
@@ -56,8 +58,9 @@ def find_items(
             )
         if any("\ud800" <= letter <= "\udfff" for letter in key):  # JSON cannot hold it
             raise ValueError(f"images: expected file names in UTF-8, got {key!r}. Rename it.")
-        items.append({"image": path, "id": key, "group": groups.get(key) or groups.get(Path(key).parts[0]) or key})
-    return items
+        items.append({"image": path, "id": key, "group": groups.get(key) or groups.get(Path(key).parts[0])})
+    patients = patient_groups({item["id"]: item["image"] for item in items if not item["group"]}, where=str(root))
+    return [{**item, "group": item["group"] or patients.get(item["id"], item["id"])} for item in items]
 
 
 def _fetched_groups(root: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from monai.utils import MetaKeys
 from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_reader import read_image
 
 __all__ = ["describe_image", "image_png"]
@@ -125,7 +126,7 @@ def image_png(
 
 
 def _read(path: str) -> _Shown:
-    return _kept(path, os.stat(path).st_mtime_ns)
+    return _kept(path, os.stat(folder_of(path)).st_mtime_ns)
 
 
 @lru_cache(maxsize=4)  # scrolling requests one slice after the other

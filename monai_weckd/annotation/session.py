@@ -301,17 +301,17 @@ class AnnotationSession:
     def state(self) -> dict[str, Any]:
         """Return the state of images, labels, stages and training, as JSON-compatible data."""
         items, labels = self.items, self.labels
-        unreadable = self.chain.unreadable
-        bad = sum(key in items for key in unreadable)
+        unreadable = {key: reason for key, reason in self.chain.unreadable.items() if key in items}
         return {
             "bundle": self.chain.bundle.root.name,
             "classes": list(self.classes),
             "images": {
                 "total": len(items),
                 "labeled": len(labels),
-                "unlabeled": len(items) - len(labels) - sum(key in items and key not in labels for key in unreadable),
-                "unreadable": bad,
+                "unlabeled": len(items) - len(labels) - sum(key not in labels for key in unreadable),
+                "unreadable": len(unreadable),
             },
+            "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
             "labels": {name: list(labels.values()).count(name) for name in self.classes},
             "last_labels": [{"id": key, "label": label} for key, label in list(labels.items())[: -_LAST - 1 : -1]],
             "budget": self.chain.budget(labels),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -25,13 +26,15 @@ from ignite.engine import Events
 
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.data.prepared import Preparation, load_image
+from monai_weckd.data.verify import find_faults
 from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract, find_head, find_module
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
-from monai_weckd.predict.model import class_probabilities, load_image, probability_fault
+from monai_weckd.predict.model import class_probabilities, probability_fault
 
 __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
@@ -89,6 +92,19 @@ class AnnotatedBundle:
             seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
         self._parts = SharedParts(config, self.classes, given)
+
+    def find_faults(self, items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Return the ids of the images that training cannot use, each with its fault; see ``data.verify.find_faults``.
+
+        Args:
+            items: dictionaries with ``id`` and ``image``.
+
+        """
+        return find_faults(items, self._preparation)
+
+    @cached_property
+    def _preparation(self) -> Preparation:
+        return Preparation(self._parts.preprocessing, self.spatial_dims)
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.

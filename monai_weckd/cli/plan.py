@@ -74,7 +74,9 @@ def add_plan(commands: Any) -> None:
 def _plan(args: argparse.Namespace) -> None:
     config = _bundle(args)
     settings, sources = _settings(args, config), _sources(args, config)
-    datalist = load_datalist(args.dataset_dir, split_file=sources.split_file)
+    datalist = load_datalist(
+        args.dataset_dir, split_file=sources.split_file, spatial_dims=None if config is None else config.spatial_dims
+    )
     plan = plan_datalist(datalist, settings, shards=sources.shards, earlier=sources.plan)
     splits = list(_split_rows(plan, datalist))
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")

@@ -31,6 +31,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd import __version__
 from monai_weckd.data.content import UndescribedError, content_key, describe
+from monai_weckd.data.prepared import image_error
 from monai_weckd.data.row_store import RowStore
 
 __all__ = ["ByteCacheDataset"]
@@ -162,7 +163,11 @@ class ByteCacheDataset(Dataset):
         return ((image - low) * (255 / (high - low))).round().clamp(0, 255).byte().numpy()
 
     def _decode(self, item: dict[str, Any]) -> torch.Tensor:
-        result = self.load(dict(item))
+        try:
+            result = self.load(dict(item))
+        except Exception as error:
+            # the first cause is what monai.bundle shows, and it may not name the file
+            raise image_error(item[self.image_key], error) from None
         changed = [key for key, value in item.items() if key != self.image_key and result.get(key) is not value]
         if changed or result.keys() != item.keys():
             keys = changed or sorted(map(str, result.keys() ^ item.keys()))

@@ -18,10 +18,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
-from monai_weckd.data.image_files import SUFFIXES, image_files, is_litter, kind_of
+from monai_weckd.data.file_names import SUFFIXES, is_litter, kind_of
+from monai_weckd.data.image_files import image_files
 from monai_weckd.data.manifest import Row
 from monai_weckd.data.names import plain_key
 from monai_weckd.data.passed_over import PassedOver
+from monai_weckd.data.series_items import volumes
 from monai_weckd.data.split_file import split_name
 
 __all__ = ["read_folders"]
@@ -38,7 +40,7 @@ _MASKS = frozenset(
 )
 
 
-def read_folders(root: str, passed_over: PassedOver) -> list[Row]:
+def read_folders(root: str, passed_over: PassedOver, *, by_series: bool = False) -> list[Row]:
     """Return a row for each image below class folders, with its split if the folders say so.
 
     Splits are ``train/<class>``, or ``<class>/train``, in any of the spellings that :py:func:`split_name` knows.
@@ -46,6 +48,7 @@ def read_folders(root: str, passed_over: PassedOver) -> list[Row]:
     Args:
         root: the folder.
         passed_over: counts the files that are no images.
+        by_series: whether a DICOM series is one image, as in 3-D, and not each of its files; default False.
 
     Raises:
         ValueError: When a class has no image, the folders mix splits and classes, or they separate images and masks.
@@ -60,7 +63,7 @@ def read_folders(root: str, passed_over: PassedOver) -> list[Row]:
     if not any(splits.values()) or not any(_has_classes(os.path.join(root, name)) for name in folders if splits[name]):
         if folders and all(splits.values()):
             raise _flat_splits(root, folders)
-        return _with_inner_splits(list(_rows(root, folders, passed_over)), root)
+        return _with_inner_splits(list(_rows(root, folders, passed_over, by_series)), root)
     strange = [name for name in folders if not splits[name]]
     if strange:
         raise ValueError(
@@ -68,10 +71,12 @@ def read_folders(root: str, passed_over: PassedOver) -> list[Row]:
             f"{next(name for name in folders if splits[name])!a}. Name splits train, val and test, move the rest "
             "elsewhere, or write manifest.csv."
         )
-    return [row for name, split in splits.items() for row in _split_rows(root, name, split or "", passed_over)]
+    return [
+        row for name, split in splits.items() for row in _split_rows(root, name, split or "", passed_over, by_series)
+    ]
 
 
-def _split_rows(root: str, name: str, split: str, passed_over: PassedOver) -> Iterator[Row]:
+def _split_rows(root: str, name: str, split: str, passed_over: PassedOver, by_series: bool) -> Iterator[Row]:
     here = os.path.join(root, name)
     if not _has_classes(here):
         raise _flat_splits(root, [name])
@@ -81,7 +86,7 @@ def _split_rows(root: str, name: str, split: str, passed_over: PassedOver) -> It
     if any(file.lower().endswith(SUFFIXES) for file in loose):
         raise _flat_splits(root, [name])
     passed_over.files.update(map(kind_of, loose))
-    for row in _rows(root, [f"{name}/{label}" for label in classes], passed_over):
+    for row in _rows(root, [f"{name}/{label}" for label in classes], passed_over, by_series):
         yield row._replace(split=split)
 
 
@@ -101,10 +106,11 @@ def _subfolders(folder: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_litter(entry.name))
 
 
-def _rows(root: str, folders: Iterable[str], passed_over: PassedOver) -> Iterator[Row]:
+def _rows(root: str, folders: Iterable[str], passed_over: PassedOver, by_series: bool) -> Iterator[Row]:
     for folder in folders:
         path, here = os.path.join(root, folder), PassedOver()
-        files = [os.path.relpath(file, root) for file in image_files(path, here)]
+        found = image_files(path, here)
+        files = [os.path.relpath(file, root) for file in (volumes(found) if by_series else found)]
         if not files:
             told = f" ({here.text()})" if here.files else ""
             raise ValueError(

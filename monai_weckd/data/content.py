@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.medmnist import parse_reference
 
 __all__ = ["UndescribedError", "content_key", "describe", "digest"]
@@ -54,6 +55,9 @@ def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
         if reference.archive not in memory:
             memory[reference.archive] = _file_digest(Path(reference.archive))
         return digest(memory[reference.archive], reference.split, str(reference.number))
+    series = parse_series(image)
+    if series is not None:
+        return digest(content_key(series[0], memory), series[1])
     path = Path(image)
     if path.is_dir():
         return digest(*(_file_digest(file) for file in sorted(path.iterdir()) if file.is_file()))

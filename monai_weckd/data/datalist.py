@@ -19,6 +19,8 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from monai_weckd.data.class_folders import read_folders
+from monai_weckd.data.dicom.patients import patient_groups
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder, Row, read_manifest
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.names import clean_text, fold_text, join_spellings, spelled_as
@@ -91,24 +93,27 @@ def load_datalist(
     *,
     classes: Sequence[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
+    spatial_dims: int | None = None,
 ) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
     ``manifest.csv`` has the columns ``file,label[,group][,split]``, in any case; ``patient``, ``subject_id`` and the
     like are the group. A column that may be meant as one of these is refused; further ones are listed in
     ``passed_over``. ``file`` is an image, or the folder of a DICOM series, relative to ``dataset_dir``. An empty label
-    means unlabeled. An item with an empty group is a group of its own. ``nan``, ``None`` and ``NA`` count as empty.
-    Without a manifest each folder is a class, searched recursively, and **every image is its own group**. If a patient
-    may have several images, write a manifest, or the patient will leak between the splits. Class folders below
-    ``train``, ``val`` and ``test`` give their images a split. A MedMNIST archive has its own splits, see
-    :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that differ only by case, white space,
-    Unicode form or invisible characters are one, in the most frequent spelling.
-    No image is opened. Of files without a known suffix, the first 132 bytes are read to recognize DICOM.
+    means unlabeled. ``nan``, ``None`` and ``NA`` count as empty. Without a manifest each folder is a class, searched
+    recursively. Class folders below ``train``, ``val`` and ``test`` give their images a split. DICOM images without a
+    group in the manifest form a group for each patient, as their headers say, else for each study, else for each
+    series; a name of the group says nothing of the patient. **Any other image without a group is its own group.** If a
+    patient may have several of them, write a manifest, or the patient will leak between the splits. A MedMNIST archive
+    has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that differ only by
+    case, white space, Unicode form or invisible characters are one, in the most frequent spelling.
+    No image is decoded. Of files that may be DICOM, the start of the header is read.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
         split_file: JSON file with the split of every item by its id; it overrides a ``split`` column. Default None.
+        spatial_dims: 3 makes one item of each DICOM series in class folders, default None: each file is an item.
 
     Raises:
         ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
@@ -127,11 +132,11 @@ def load_datalist(
         (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
 
     """
-    found = _load(dataset_dir, classes)
+    found = _load(dataset_dir, classes, by_series=spatial_dims == 3)
     return found if split_file is None else found._replace(items=with_splits(found.items, split_file))
 
 
-def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) -> Datalist:
+def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *, by_series: bool) -> Datalist:
     root = os.path.abspath(dataset_dir)
     if os.path.isfile(root) and root.lower().endswith(".npz"):
         items, names = medmnist_items(root, classes=classes)
@@ -144,7 +149,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
     if os.path.isfile(manifest):
         rows = read_manifest(manifest, passed_over, classes=classes)
     else:
-        rows = read_folders(root, passed_over)
+        rows = read_folders(root, passed_over, by_series=by_series)
     if not rows:
         raise ValueError(
             f"dataset_dir: expected images, got none in {root!r}. "
@@ -153,7 +158,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None) ->
     rows = _with_usual_labels(rows, classes, passed_over)
     names = tuple(_class_names(rows, classes, root))
     finder = FileFinder(root)
-    items = [_item(row, names, finder) for row in rows]
+    items = _with_patients([_item(row, names, finder) for row in rows], rows, root)
     _check_ids(items, rows)
     _check_groups(items, rows)
     return Datalist(items, names, passed_over=passed_over)
@@ -210,7 +215,7 @@ def _item(row: Row, names: tuple[str, ...], finder: FileFinder) -> dict[str, Any
         )
     key = finder.find(key)
     path = os.path.join(root, key)
-    if not os.path.exists(path):
+    if not os.path.exists(folder_of(path)):
         raise ValueError(
             f"{row.place}: expected an existing file, got {row.file!r}. Correct the path or remove the row."
             f"{finder.near(key)}"
@@ -222,6 +227,13 @@ def _item(row: Row, names: tuple[str, ...], finder: FileFinder) -> dict[str, Any
     label = names.index(row.label) if row.label else UNLABELED
     item = {"image": path, "label": label, "group": row.group or key, "id": key}
     return {**item, "split": row.split} if row.split else item
+
+
+def _with_patients(items: list[dict[str, Any]], rows: list[Row], root: str) -> list[dict[str, Any]]:
+    """Put DICOM images whose row has no group into the group of their patient."""
+    images = {item["id"]: item["image"] for item, row in zip(items, rows, strict=True) if not row.group}
+    groups = patient_groups(images, where=root)
+    return [{**item, "group": groups.get(item["id"], item["group"])} for item in items]
 
 
 def _check_ids(items: list[dict[str, Any]], rows: list[Row]) -> None:

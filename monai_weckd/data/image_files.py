@@ -17,27 +17,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from monai_weckd.data.file_names import SUFFIXES, is_litter, is_picture, kind_of
 from monai_weckd.data.passed_over import PassedOver
+from monai_weckd.data.series_items import volumes
 
-__all__ = ["DICOM_SUFFIXES", "NIFTI_SUFFIXES", "PICTURE_HEADS", "image_files", "is_litter", "list_images"]
-
-
-# what the loader reads, and what every listing takes: one list
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".bmp", ".dib")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-SUFFIXES = (*PICTURE_SUFFIXES, *NIFTI_SUFFIXES, *DICOM_SUFFIXES)
-
-# first bytes of PNG, JPEG, TIFF, BigTIFF and BMP
-PICTURE_HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
-
-# what Windows, macOS and network storage leave behind, in lower case; DICOMDIR is an index
-_LITTER = frozenset(
-    (
-        *("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"),
-        *("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"),
-    )
-)
+__all__ = ["image_files", "list_images"]
 
 
 def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> Iterator[str]:
@@ -65,45 +49,22 @@ def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None =
                 files_passed[kind_of(name)] += 1
 
 
-def is_litter(name: str) -> bool:
-    """Return whether a file or folder is hidden, or one that systems leave behind, such as ``Thumbs.db``.
-
-    Args:
-        name: its name, without its folder.
-
-    """
-    return name.startswith(".") or name.lower() in _LITTER
-
-
-def kind_of(name: str) -> str:
-    """Return the suffix of a file, for counting; the number at the end of a UID is none.
-
-    Args:
-        name: its name.
-
-    """
-    suffix = os.path.splitext(name)[1]
-    return suffix if suffix[1:] and not suffix[1:].isdigit() else "no suffix"
-
-
 def _is_image(path: str) -> bool:
     if path.lower().endswith(SUFFIXES):
         return True
-    if not os.path.isfile(path) or not os.access(path, os.R_OK):
-        return False
-    with open(path, "rb") as stream:
-        head = stream.read(132)
+    if not os.path.isfile(path):
+        return os.path.islink(path)  # one that leads nowhere stops no listing; reading the image says what is wrong
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return True
     # DICOM files have any suffix; pictures with a strange one are previews, backups, or formats based on TIFF
-    return head[128:] == b"DICM" or (kind_of(path) == "no suffix" and _is_picture(head))
-
-
-def _is_picture(head: bytes) -> bool:
-    # two letters may also begin a text; the four reserved bytes of a bitmap do not
-    return head.startswith(PICTURE_HEADS) and (not head.startswith(b"BM") or head[6:10] == bytes(4))
+    return head[128:] == b"DICM" or (kind_of(path) == "no suffix" and is_picture(head))
 
 
 def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None = None) -> list[str]:
-    """Return the images at a path, sorted; for volumes, all DICOM files in one folder form one image.
+    """Return the images at a path, sorted; for volumes, see ``data.series_items.volumes``.
 
     Args:
         path: an image, or a folder that is searched with its subfolders.
@@ -121,20 +82,8 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
         return [str(path)]
     passed_over = PassedOver() if passed_over is None else passed_over
     found = image_files(path, passed_over)
-    if spatial_dims == 3:
-        found = (name if _is_single(name) else str(Path(name).parent) for name in found)
-    images = list(dict.fromkeys(found))
+    images = volumes(found) if spatial_dims == 3 else list(found)
     if not images:
         told = f" ({passed_over.text()})" if passed_over.files else ""
         raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none{told}.")
     return images
-
-
-def _is_single(path: str) -> bool:
-    """Return whether a file is an image of its own among volumes, not a slice of a DICOM series."""
-    if path.lower().endswith((*PICTURE_SUFFIXES, *NIFTI_SUFFIXES)):
-        return True
-    if path.lower().endswith(DICOM_SUFFIXES):
-        return False
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] != b"DICM"

@@ -27,7 +27,8 @@ from monai.utils import MetaKeys, SpaceKeys
 from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.image_files import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
+from monai_weckd.data.dicom.references import parse_series
+from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
 from monai_weckd.data.picture import picture_array
 
@@ -55,7 +56,7 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     array = read_medmnist(str(path))
     if array is not None:
         meta = _meta(np.eye(4), has_geometry=False)
-    elif path.exists():
+    elif path.exists() or parse_series(path):
         array, meta = _read(path, dicom_reader or DicomReader())
     else:
         raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
@@ -66,8 +67,8 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
 
 def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:
     """Return a channel-first array and its geometry, by the format of the file."""
-    head = b"" if path.is_dir() else _head(path)
-    if path.is_dir() or head[128:] == b"DICM":
+    head = _head(path) if path.is_file() else b""  # a folder, or one of its series
+    if not path.is_file() or head[128:] == b"DICM":
         return _read_dicom(path, dicom_reader)
     if not head:
         raise ValueError(f"{path}: expected an image, got an empty file. Copy it again or leave it out.")

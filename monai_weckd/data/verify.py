@@ -17,23 +17,29 @@ import gzip
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from monai_weckd.data.datalist import Datalist, load_datalist
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import available_processors
 
+if TYPE_CHECKING:
+    from monai_weckd.data.prepared import Preparation
+
 __all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify_images"]
 
 logger = logging.getLogger(__name__)
 
-# one process may run many trainings on the same images: state and fault of those that it has decoded, by path
-_known: dict[str, tuple[tuple[Any, ...], str | None]] = {}
+# one process may run many trainings on the same images: for those that it has decoded, by path, their state and their
+# fault for each recipe of transforms
+_known: dict[str, tuple[tuple[Any, ...], dict[str, str | None]]] = {}
 
 _MODES = ("error", "skip")
 
@@ -43,35 +49,49 @@ def read_datalist(
     *,
     split_file: str | os.PathLike[str] | None = None,
     on_bad_item: str = "error",
+    transform: Callable | None = None,
+    spatial_dims: int | None = None,
 ) -> Datalist:
-    """List the items of a data set, and verify that every image can be read.
+    """List the items of a data set, and verify that every image can be read and prepared for training.
 
     Args:
         dataset_dir: see :py:func:`load_datalist`.
         split_file: see :py:func:`load_datalist`.
         on_bad_item: see :py:func:`verify_images`.
+        transform: see :py:func:`verify_images`.
+        spatial_dims: see :py:func:`load_datalist` and :py:func:`verify_images`.
 
     Raises:
         ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
 
     """
-    datalist = load_datalist(dataset_dir, split_file=split_file)
+    datalist = load_datalist(dataset_dir, split_file=split_file, spatial_dims=spatial_dims)
     if text := datalist.passed_over.text():
         logger.info(text)
-    return verify_images(datalist, on_bad_item=on_bad_item)
+    return verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)
 
 
-def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist:
+def verify_images(
+    datalist: Datalist,
+    *,
+    on_bad_item: str = "error",
+    transform: Callable | None = None,
+    spatial_dims: int | None = None,
+) -> Datalist:
     """Read every image once, as training does; raise an error for unusable items, or leave them out.
 
     The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
     trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
     well. Files that this process has read before and that have not changed since are not read again. Byte-identical
     images with other labels, splits or groups are told in the log.
+    With ``transform``, an image that it does not accept counts as one that cannot be read; see
+    :py:class:`monai_weckd.data.prepared.Preparation`.
 
     Args:
         datalist: result of :py:func:`monai_weckd.data.load_datalist`.
         on_bad_item: "error" raises, "skip" leaves the bad items out and lists them in ``skipped``. Default "error".
+        transform: the deterministic transforms of the training, default None: images are only read.
+        spatial_dims: number of spatial dimensions of the network's input, default None: any.
 
     Raises:
         ValueError: When ``on_bad_item`` is unknown.
@@ -82,7 +102,13 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
         raise ValueError(f"on_bad_item: expected one of {_MODES}, got {on_bad_item!r}. {nearest(on_bad_item, _MODES)}")
     for note in duplicate_notes(datalist.items, datalist.classes):
         logger.warning(note)
-    bad = find_faults(datalist.items)
+    preparation = None
+    if transform is not None:
+        # imported here, because listing and planning do not need torch
+        from monai_weckd.data.prepared import Preparation
+
+        preparation = Preparation(transform, spatial_dims)
+    bad = find_faults(datalist.items, preparation)
     if not bad:
         return datalist
     name, fault = next(iter(bad.items()))
@@ -98,22 +124,28 @@ def verify_images(datalist: Datalist, *, on_bad_item: str = "error") -> Datalist
     return datalist._replace(items=items, skipped=(*datalist.skipped, *bad))
 
 
-def find_faults(items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def find_faults(items: Sequence[Mapping[str, Any]], preparation: Preparation | None = None) -> dict[str, str]:
     """Read every image once, and return the ids of the unusable ones, each with its fault.
 
     Args:
         items: dictionaries with ``id`` and ``image``.
+        preparation: what training does with an image, default None: it is only read.
 
     """
+    recipe = "" if preparation is None else preparation.recipe
     # the images of one split of an archive are checked together
     splits = [archive_split(item["image"]) for item in items]
-    states = {path: image_state(path) for path in dict.fromkeys(splits)}
-    new = [path for path, state in states.items() if _known.get(path, (None,))[0] != state]
+    for path in dict.fromkeys(splits):
+        state = image_state(path)
+        if _known.get(path, (None,))[0] != state:
+            _known[path] = state, {}
+    new = [path for path in dict.fromkeys(splits) if recipe not in _known[path][1]]
     if new:
         # memory holds several volumes at a time, but not one for each processor of a large machine
         with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
-            _known.update({path: (states[path], fault) for path, fault in zip(new, pool.map(_fault, new), strict=True)})
-    return {item["id"]: fault for item, path in zip(items, splits, strict=True) if (fault := _known[path][1])}
+            for path, fault in zip(new, pool.map(partial(_fault, preparation=preparation), new), strict=True):
+                _known[path][1][recipe] = fault
+    return {item["id"]: fault for item, path in zip(items, splits, strict=True) if (fault := _known[path][1][recipe])}
 
 
 def image_state(path: str) -> tuple[Any, ...]:
@@ -123,6 +155,7 @@ def image_state(path: str) -> tuple[Any, ...]:
         path: a file, a folder of files, an archive's split, or an image of it.
 
     """
+    path = folder_of(path)
     try:
         return tuple(map(_state, image_files(path))) if os.path.isdir(path) else (_state(path),)
     except OSError as error:
@@ -146,22 +179,27 @@ def _state(path: str) -> tuple[str, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
-def _fault(path: str) -> str | None:
+def _fault(path: str, preparation: Preparation | None) -> str | None:
     """Return the fault of an image, or of the images in a folder, and the remedy; None if there is no fault."""
     # imported here, because listing and planning do not need torch
     from monai_weckd.data.image_reader import read_image
 
+    image = path
     try:
-        if not check_split(path):
-            read_image(path)
-            if path.lower().endswith(".gz"):
-                _check_gzip(path)
+        # what holds for one image of an archive holds for all: they have one shape
+        image = f"{path}/0" if check_split(path) else path
+        if image == path or preparation is not None:
+            array, meta = read_image(image)
+        if path.lower().endswith(".gz"):
+            _check_gzip(path)
+        if preparation is not None:
+            preparation.check(image, array, meta)
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:
         return f"cannot be decoded ({error}). Repair the file or leave it out."
     except OSError as error:
         return _unreadable(error)
     except ValueError as error:
-        return " ".join(str(error).removeprefix(f"{path}: ").split())
+        return " ".join(str(error).removeprefix(f"{image}: ").split())
     return None
 
 

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_weckd.pacs.header import read_header
+from monai_weckd.data.dicom.patients import read_keys
 from monai_weckd.pacs.journal import Journal
 from monai_weckd.pacs.server import is_uid
 
@@ -152,8 +152,8 @@ def _typed(row: dict[str, str]) -> IndexedSeries:
 
 def _patient(file: Path) -> tuple[str, ...]:
     """Return a key of the patient for comparison; it stays in memory and is never written."""
-    patient, issuer, study = read_header(file, "PatientID", "IssuerOfPatientID", "StudyInstanceUID")
-    return (patient, issuer) if patient else ("", "", study)
+    keys = read_keys(file)
+    return () if keys is None else keys.unit
 
 
 def _digest(path: Path) -> str:

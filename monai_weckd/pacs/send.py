@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 from pydicom import dcmread
 
+from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import named_errors
 from monai_weckd.data.image_files import image_files
 from monai_weckd.pacs.errors import DicomwebObjectError
-from monai_weckd.pacs.header import read_header
 from monai_weckd.pacs.journal import Journal
 from monai_weckd.pacs.server import DicomwebServer, is_uid
 

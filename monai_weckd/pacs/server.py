@@ -24,6 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydicom.dataset import Dataset
 
+from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.pacs.errors import (
     PASSWORD,
     USER,
@@ -33,7 +34,6 @@ from monai_weckd.pacs.errors import (
     failure_text,
     is_transient,
 )
-from monai_weckd.pacs.header import read_header
 from monai_weckd.pacs.multipart import boundary_of, single_part
 
 __all__ = ["DicomwebServer", "Series", "is_uid"]

@@ -26,11 +26,12 @@ from monai.utils import CommonKeys
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
+from monai_weckd.data.prepared import load_image
 from monai_weckd.networks.weights import load_weights
-from monai_weckd.utils.errors import explaining_error, raising_cause
+from monai_weckd.utils.errors import raising_cause
 from monai_weckd.utils.records import model_chain
 
-__all__ = ["PredictionBundle", "class_probabilities", "load_image", "probability_fault"]
+__all__ = ["PredictionBundle", "class_probabilities", "probability_fault"]
 
 
 class PredictionBundle:
@@ -151,31 +152,6 @@ class PredictionBundle:
         advice = "Pass the overlay of its training, such as --config_file inference_pretrained.json."
         load_weights(network, self.checkpoint, name="ckpt", advice=advice)
         return network.to(self.device).eval()
-
-
-def load_image(preprocessing: Callable, path: str, spatial_dims: int) -> torch.Tensor:
-    """Return an image as input of a network, (C, spatial dimensions).
-
-    Args:
-        preprocessing: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
-        path: a file, or a folder with a DICOM series.
-        spatial_dims: number of spatial dimensions that the network expects.
-
-    Raises:
-        ValueError: When the image cannot be read, or has another number of dimensions; the message is one line.
-
-    """
-    try:
-        image = torch.as_tensor(preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE])
-    except Exception as error:  # a decoder may raise anything for damaged bytes
-        cause = explaining_error(error)
-        reason = " ".join(str(cause).split())
-        if path not in reason:
-            reason = f"{path}: expected an image that can be read, got {type(cause).__name__}: {reason}"
-        raise ValueError(reason) from error
-    if image.ndim != spatial_dims + 1:
-        raise ValueError(f"{path}: expected an image of {spatial_dims} dimensions, got {image.ndim - 1}. Leave it out.")
-    return image.as_subclass(torch.Tensor)
 
 
 @torch.inference_mode()

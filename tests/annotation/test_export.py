@@ -84,12 +84,15 @@ def test_groups_stay_and_a_manifest_is_not_overwritten(images, capsys):
 def test_a_series_is_one_item_where_one_has_a_label(tmp_path):
     folder = tmp_path / "images"
     for series in ("one", "two"):
+        uid = {"SeriesInstanceUID": f"1.2.{len(list(tmp_path.rglob('*.dcm'))) + 1}"}
         for number in range(2):
             (folder / series).mkdir(parents=True, exist_ok=True)
-            write_dicom(folder / series / f"{number}.dcm", np.zeros((4, 4), np.uint16))
+            write_dicom(folder / series / f"{number}.dcm", np.zeros((4, 4), np.uint16), PatientID=series, **uid)
     assert export(folder, write_labels(folder, {"one": "ill"})) == 0
-    text = (folder / "manifest.csv").read_text()
-    assert text.splitlines() == ["file,label,group", "one,ill,one", "two,,two"]
+    header, *rows = (folder / "manifest.csv").read_text().splitlines()
+    assert header == "file,label,group"
+    assert [row.rpartition(",")[0] for row in rows] == ["one,ill", "two,"]
+    assert len({row.rpartition(",")[2] for row in rows}) == 2
 
 
 @pytest.mark.parametrize(

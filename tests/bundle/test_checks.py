@@ -29,7 +29,10 @@ OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
     ("target", "arguments"),
     [
         ("Dataset", ("data", "transform")),
-        ("monai_weckd.data.read_datalist", ("dataset_dir", "split_file", "on_bad_item")),
+        (
+            "monai_weckd.data.read_datalist",
+            ("dataset_dir", "split_file", "on_bad_item", "transform", "spatial_dims"),
+        ),
         ("monai_weckd.engines.ChainOptions", tuple(field.name for field in fields(ChainOptions))),
         # anything goes, or nobody can tell
         ("monai_weckd.handlers.ChainHandler", None),

@@ -17,7 +17,8 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
-from monai_weckd.data.image_files import SUFFIXES, image_files, list_images
+from monai_weckd.data.file_names import SUFFIXES
+from monai_weckd.data.image_files import image_files, list_images
 from monai_weckd.data.image_reader import read_image
 from monai_weckd.data.passed_over import PassedOver
 

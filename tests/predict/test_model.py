@@ -17,7 +17,10 @@ import pytest
 import torch
 
 from monai_weckd.annotation.training import ImagePredictor
-from monai_weckd.predict.model import class_probabilities, load_image, probability_fault
+from monai_weckd.data.prepared import load_image
+from monai_weckd.predict.model import class_probabilities, probability_fault
+
+UNPREPARED, REPAIR = "expected an image that can be prepared, got", "Repair the file or leave it out."
 
 
 class Loading:
@@ -43,8 +46,8 @@ def network(bias=0.0):
     ("error", "message"),
     [
         (ValueError("a.png: cannot be\n decoded"), "a.png: cannot be decoded"),
-        (OSError("broken"), "a.png: expected an image that can be read, got OSError: broken"),
-        (KeyError("tag"), "a.png: expected an image that can be read, got KeyError: 'tag'"),
+        (OSError("broken"), f"a.png: {UNPREPARED} OSError: broken. {REPAIR}"),
+        (KeyError("tag"), f"a.png: {UNPREPARED} KeyError: 'tag'. {REPAIR}"),
     ],
 )
 def test_why_an_image_cannot_be_read_is_one_line_with_its_name(error, message):

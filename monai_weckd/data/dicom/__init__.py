@@ -9,18 +9,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""DICOM: files and series read by one reader, and structured reports."""
-
-from __future__ import annotations
-
-from .errors import DicomReadError
-from .reader import DicomReader
-from .sr import ClassificationReport, ClassificationSRWriter, read_classification_sr
-
-__all__ = [
-    "ClassificationReport",
-    "ClassificationSRWriter",
-    "DicomReadError",
-    "DicomReader",
-    "read_classification_sr",
-]
+"""DICOM: files and series read by one reader, their patients, and structured reports."""

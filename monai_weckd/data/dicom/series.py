@@ -22,9 +22,12 @@ from pydicom.uid import UID
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.header import read_dicom, standard_name
-from monai_weckd.data.image_files import DICOM_SUFFIXES, is_litter
+from monai_weckd.data.dicom.references import parse_series
+from monai_weckd.data.file_names import DICOM_SUFFIXES, is_litter
 
 __all__ = ["read_series"]
+
+_PREAMBLE = 132  # bytes, with the prefix
 
 
 def read_series(
@@ -33,7 +36,8 @@ def read_series(
     """Read the files of one series, in no order; each file once, or its header twice where ``series_uid`` selects.
 
     Args:
-        paths: one file, one folder, or the files of a series. In a folder, what is not a DICOM image is ignored.
+        paths: one file, one folder, a reference to one series in a folder, or the files of a series.
+            In a folder, what is not a DICOM image is ignored.
         series_uid: the series to read. Defaults to ``None``: there must be only one.
         tags: further elements to read. Defaults to none.
 
@@ -43,6 +47,9 @@ def read_series(
     Raises:
         DicomReadError: When a file cannot be read, there are several series, not the one named, or none.
     """
+    reference = parse_series(paths[0]) if len(paths) == 1 else None
+    if reference is not None:
+        paths, series_uid = [reference[0]], reference[1]
     if len(paths) == 1 and Path(paths[0]).is_dir():
         with named_errors(paths[0]):
             names, is_folder = _files_in(Path(paths[0])), True
@@ -63,8 +70,22 @@ def read_series(
 
 def _files_in(folder: Path) -> list[str]:
     """Return the files of a folder that are DICOM by suffix or prefix; hidden files and litter are no part."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_litter(path.name))
-    return [str(path) for path in files if path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path)]
+    files = sorted(path for path in folder.iterdir() if not (path.is_dir() or is_litter(path.name)))
+    known = [path for path in files if path.suffix.lower() in DICOM_SUFFIXES or (path.exists() and is_dicom(path))]
+    bare = any(path.suffix.lower() not in DICOM_SUFFIXES for path in known)
+    return [str(path) for path in files if path in known or (bare and _is_cut(path))]
+
+
+def _is_cut(path: Path) -> bool:
+    """Return whether a file beside DICOM files without suffix is one cut off within its preamble, or a dead link."""
+    suffix = path.suffix[1:]
+    if suffix and not suffix.isdigit():
+        return False
+    if not path.exists():
+        return True
+    # the preamble is mostly zeros, which no text has
+    head = path.read_bytes() if path.stat().st_size < _PREAMBLE else b"text"
+    return not head or b"\0" in head
 
 
 def _by_series(

@@ -50,7 +50,7 @@ export function showClasses({ classes, labels }, current, locked) {
   });
 }
 
-export function showProgress({ images, budget, label_budget: told, last_labels: last }, asked, open) {
+export function showProgress({ images, unreadable: bad, budget, label_budget: told, last_labels: last }, asked, open) {
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
   byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${unreadable}`;
   Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
@@ -59,8 +59,18 @@ export function showProgress({ images, budget, label_budget: told, last_labels: 
   byId("budget-text").textContent = `Label budget: ${budget}${rest}`;
   byId("budget").hidden = limit === null;
   if (limit !== null) Object.assign(byId("budget"), { max: limit, value: Math.min(budget, limit) });
+  byId("bad").hidden = bad.length === 0;
+  showBad(bad);
   byId("last").hidden = last.length === 0;
   showLast(last, open);
+}
+
+function showBad(bad) {
+  byId("bad-images").replaceChildren(...bad.map(({ id, reason }) => {
+    const row = element("li");
+    row.append(element("bdi", visible(id)), ": ", element("bdi", visible(reason)));
+    return row;
+  }));
 }
 
 function showLast(last, open) {

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from dicom_files import PATIENT, write_dicom
 
+from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import DicomReadError
-from monai_weckd.pacs.header import read_header
 
 
 def test_the_asked_elements_come_as_text_in_their_order(tmp_path):

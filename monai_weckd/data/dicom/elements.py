@@ -16,15 +16,17 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
 
+from monai_weckd.data.dicom.codestream import check_deflated
 from monai_weckd.data.dicom.errors import named_errors
 
 __all__ = ["read_header"]
 
 
 def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[str, ...]:
-    """Return the text of some elements of a DICOM file, empty for absent ones; the rest of the header is not kept.
+    """Return the text of some elements of a DICOM file, empty for absent ones; reading ends after the last of them.
 
     Args:
         path: the file.
@@ -35,8 +37,11 @@ def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[st
         DicomReadError: When the file is not DICOM.
 
     """
-    with warnings.catch_warnings(), named_errors(name or str(path)):
+    tags = [Tag(keyword) for keyword in keywords]
+    with warnings.catch_warnings(), named_errors(name or str(path)), Path(path).open("rb") as file:
         # pydicom's warnings quote values that violate the standard, which may identify a patient
         warnings.simplefilter("ignore", UserWarning)
-        header = dcmread(path, specific_tags=list(keywords), stop_before_pixels=True)
+        check_deflated(file)
+        # elements are in the order of their tags
+        header = read_partial(file, lambda tag, *_: tag > max(tags), specific_tags=[*tags])
         return tuple(str(header.get(keyword) or "").strip() for keyword in keywords)
