@@ -177,9 +177,7 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
     )
 
 
-def listed_copies(
-    items: Sequence[Mapping[str, Any]], labels: Mapping[int, int], num_classes: int
-) -> tuple[str, ...]:
+def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int], num_classes: int) -> tuple[str, ...]:
     """Return the keys of a data list, besides the label, that say the same as the revealed labels.
 
     Only items with a revealed label are compared. A key is a copy if its values and the labels determine each other, or

@@ -155,7 +155,8 @@ def _shares(weights: Sequence[float]) -> np.ndarray:
     values = np.asarray(weights, dtype=float)
     if not values.sum() > 0:
         raise ValueError(
-            "sampler: expected a weight above 0 for an item of each stage, got only 0. Raise the weights, or leave it out."
+            "sampler: expected a weight above 0 for an item of each stage, got only 0. "
+            "Raise the weights, or leave it out."
         )
     return values / values.sum()
 

@@ -319,7 +319,7 @@ class StageWalker:
         )
 
     def _label_trace(self, engine: SupervisedTrainer) -> LabelTrace:
-        """Return where the transforms take the label; found once, when images without labels come for the first time."""
+        """Return where the transforms take the label; found once, when images without labels first come."""
         if self._trace is None:
             loader: Any = engine.data_loader
             self._trace = trace_label(loader.dataset, len(self.plan.classes))

@@ -432,7 +432,7 @@ def test_a_stage_that_was_to_end_early_does_not_go_on(tmp_path):
     # the checkpoint is that of the epoch in which the first stage ended early
     trainer.add_event_handler(ChainEvents.STAGE_STARTED, copy)
     trainer.run()
-    again, early = build(tmp_path / "copy", resume=True)
+    again, _ = build(tmp_path / "copy", resume=True)
     again.run()
     for engine in (trainer, again):
         assert [record.epochs for record in engine.state.chain.records] == [2, 2, 2]

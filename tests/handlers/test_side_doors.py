@@ -147,7 +147,10 @@ def test_an_ordinary_pipeline_has_its_pool_images(caplog):
     ("transform", "expected"),
     [
         (Lambdad("label", lambda label: 2 - label), lambda label: 2 - label),
-        (Compose([Lambdad("label", np.array), MapLabelValued("label", [0, 1, 2], [1, 1, 0], dtype=np.int64)]), lambda label: [1, 1, 0][label]),
+        (
+            Compose([Lambdad("label", np.array), MapLabelValued("label", [0, 1, 2], [1, 1, 0], dtype=np.int64)]),
+            lambda label: [1, 1, 0][label],
+        ),
         (Lambdad("label", lambda label: torch.tensor([label])), lambda label: label),
         (Lambdad("label", lambda label: ["a", "b", "c"].index("abc"[label])), lambda label: label),
     ],
@@ -160,7 +163,7 @@ def test_labels_pass_through_the_transforms(transform, expected):
     )
     trainer.run()
     known = {item["id"]: expected(item["label"]) for item in make_items()}
-    final = {key for key in trainer.state.chain.plan.stages[-1].labeled}
+    final = set(trainer.state.chain.plan.stages[-1].labeled)
     assert all(label in (known[key], -1) for key, label in found.items())
     assert all(found[key] == known[key] for key in final & set(found))
 
@@ -395,7 +398,7 @@ def test_features_that_teach_nothing_are_refused(kind, message):
         layers = make_network(seed)
         if kind == "last":
             return torch.nn.Sequential(layers[0], Last(), First(), *layers[1:])
-        return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0])), *layers[1:])
+        return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
 
     student = network(0)
     trainer = SupervisedTrainer(
