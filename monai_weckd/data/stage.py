@@ -24,6 +24,7 @@ from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
+from monai_weckd.data.blind import hidden, withhold
 from monai_weckd.utils.draws import derive
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW
 
@@ -52,8 +53,11 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         rank: number of this process among ``world_size``. It gets every ``world_size``-th item of the batch, so every
             rank has as many labeled and pool items as any other, and the mean of the ranks' losses is the batch's.
         world_size: number of processes that share a batch, default 1.
+        weights: weight of each labeled item, with which it is drawn with replacement, default None: each comes once per
+            pass. Pool items are drawn evenly, since weights may tell their labels.
 
     Raises:
+        ValueError: When all ``weights`` are 0.
         ValueError: When ``labeled`` is empty, or ``pool_ratio`` is above 0 and ``pool`` is empty.
         ValueError: When ``batch_size`` is smaller than ``world_size``, or not a multiple of it.
 
@@ -82,6 +86,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if len(labeled) == 0:
             raise ValueError("labeled: expected at least one item, got none. Raise label_fraction.")
@@ -98,6 +103,7 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
                 f"batch_size: expected a multiple of {world_size}, the number of processes, got {batch_size}. "
                 "Give every process as many items as the others."
             )
+        self.shares = None if weights is None else _shares(weights)
         self.labeled = np.asarray(labeled)
         self.pool = np.asarray(pool)
         self.batch_size = batch_size
@@ -114,48 +120,82 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.num_batches - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        streams = [self._stream(self.labeled, self.batch_size, number=0)]
+        streams = [self._stream(self.labeled, self.batch_size, number=0, shares=self.shares)]
         if self.pool_ratio:
             streams.append(self._stream(self.pool, self.batch_size * self.pool_ratio, number=1))
         for parts in zip(*streams, strict=True):
             batch = list(chain.from_iterable(parts))
             yield batch[self.rank :: self.world_size]
 
-    def _stream(self, indices: np.ndarray, count: int, *, number: int) -> Iterator[list[tuple[int, int]]]:
+    def _stream(
+        self, indices: np.ndarray, count: int, *, number: int, shares: np.ndarray | None = None
+    ) -> Iterator[list[tuple[int, int]]]:
         """Yield ``count`` entries at a time from an endless series of shuffled passes over ``indices``, with seeds."""
 
         # shuffle once per pass, not once per batch: a batch needs its own pass and perhaps the next
         @lru_cache(maxsize=2)
         def order(visit: int) -> np.ndarray:
-            return np.random.default_rng([self.seed, self.stage, number, visit]).permutation(indices)
+            generator = np.random.default_rng([self.seed, self.stage, number, visit])
+            if shares is None:
+                return generator.permutation(indices)
+            return generator.choice(indices, size=len(indices), p=shares)
 
         for iteration in range(self.start, self.num_batches):
-            visits, places = np.divmod(np.arange(iteration * count, (iteration + 1) * count), len(indices))
+            positions = np.arange(iteration * count, (iteration + 1) * count)
+            visits, places = np.divmod(positions, len(indices))
             passes = range(visits[0], visits[-1] + 1)
             drawn = np.concatenate([order(visit)[places[visits == visit]] for visit in passes])
-            views = derive(self.seed, self.stage, drawn, visits % self.views if self.views else visits)
+            # an item that is drawn twice in a pass gets two views
+            turns = visits if shares is None else positions
+            views = derive(self.seed, self.stage, drawn, turns % self.views if self.views else turns)
             yield list(zip(drawn.tolist(), views.tolist(), strict=True))
+
+
+def _shares(weights: Sequence[float]) -> np.ndarray:
+    values = np.asarray(weights, dtype=float)
+    if not values.sum() > 0:
+        raise ValueError(
+            "sampler: expected a weight above 0 for an item of each stage, got only 0. "
+            "Raise the weights, or leave it out."
+        )
+    return values / values.sum()
 
 
 class StageDataset(Dataset):
     """Wrap a dataset for one stage, so that it shows the revealed labels and no others.
 
-    The label of each item is replaced by the revealed one, or by ``UNLABELED``. The sampler's view seed seeds the
-    random transforms of the wrapped dataset for each item. Besides image and label, an item has its ``index`` and its
-    ``view`` seed. A dataset with ``whole_batches`` and ``gather``, such as a
+    A withheld label does not reach the transforms of the wrapped dataset: they get -1 in its place, and whatever they
+    make of that is replaced by ``UNLABELED``. Revealed labels pass through the transforms. The sampler's view seed
+    seeds the random transforms of the wrapped dataset for each item. Besides image and label, an item has its ``index``
+    and its ``view`` seed. A dataset with ``whole_batches`` and ``gather``, such as a
     :py:class:`~monai_weckd.data.ByteCacheDataset` without transforms for single items, gives whole batches at once.
 
     Args:
-        dataset: a map-style dataset of dictionaries; its ``transform``, if any, is seeded for each item.
+        dataset: a map-style dataset that reads its items, dictionaries, from its list ``data``; its ``transform``, if
+            any, is seeded for each item.
         labels: the revealed labels by dataset index.
         label_key: key of the label in an item, default "label".
+        num_classes: number of classes; a class number that the transforms make of a label must be below it. Default
+            None: not checked.
+        stand_in: class number that the transforms get in place of a withheld label, default -1.
 
     """
 
-    def __init__(self, dataset: Any, labels: Mapping[int, int], *, label_key: str = CommonKeys.LABEL) -> None:
-        self.dataset = dataset
+    def __init__(
+        self,
+        dataset: Any,
+        labels: Mapping[int, int],
+        *,
+        label_key: str = CommonKeys.LABEL,
+        num_classes: int | None = None,
+        stand_in: int = UNLABELED,
+    ) -> None:
         self.labels = dict(labels)
         self.label_key = str(label_key)
+        self.num_classes = num_classes
+        self.dataset = dataset
+        if not getattr(dataset, "whole_batches", False):
+            self.dataset = withhold(dataset, self.labels, label_key=self.label_key, stand_in=stand_in)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -165,7 +205,8 @@ class StageDataset(Dataset):
         transform = getattr(self.dataset, "transform", None)
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=view)
-        return {**self.dataset[index], self.label_key: self._label(index), INDEX: index, VIEW: view}
+        item = self.dataset[index]
+        return {**item, self.label_key: self._transformed_label(index, item), INDEX: index, VIEW: view}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
         if not getattr(self.dataset, "whole_batches", False):
@@ -180,3 +221,29 @@ class StageDataset(Dataset):
 
     def _label(self, index: int) -> int:
         return self.labels.get(index, UNLABELED)
+
+    def _transformed_label(self, index: int, item: Mapping[str, Any]) -> Any:
+        """Return what the transforms have made of a revealed label, and -1 in its type for any other."""
+        if self.label_key not in item:
+            return self._label(index)
+        label = _as_class(item[self.label_key])
+        if index not in self.labels:
+            return hidden(label)
+        if self.num_classes is not None and isinstance(label, int) and not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self.label_key}: expected a class number below {self.num_classes} after the transforms, got {label} "
+                f"for {item.get('id', index)!r}, which the plan gives class {self.labels[index]}. "
+                "Look at the transforms of the label."
+            )
+        return label
+
+
+def _as_class(label: Any) -> Any:
+    """Return a single whole number as int, and any other label as it is, but without metadata."""
+    if isinstance(label, torch.Tensor):
+        label = label.as_subclass(torch.Tensor)
+        whole = label.numel() == 1 and not label.is_floating_point()
+        return int(label) if whole else label
+    if isinstance(label, np.ndarray):
+        return int(label.item()) if label.size == 1 and label.dtype.kind in "iub" else label
+    return int(label) if hasattr(label, "__index__") else label

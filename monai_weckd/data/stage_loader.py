@@ -19,13 +19,20 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from monai.data import SmartCacheDataset
-from torch.utils.data import DataLoader
+from monai.data import DistributedSampler as MonaiDistributedSampler
+from monai.data import DistributedWeightedRandomSampler, SmartCacheDataset
+from monai.data.utils import worker_init_fn as monai_worker_init_fn
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
 from monai_weckd.plan.splits import identify
+from monai_weckd.utils.enums import UNLABELED
 
-__all__ = ["collate_batch", "stage_loader", "training_items"]
+__all__ = ["check_loader", "collate_batch", "stage_loader", "training_items"]
+
+_WEIGHTED = (WeightedRandomSampler, DistributedWeightedRandomSampler)
+# these draw every item once in an epoch, as a stage does from its own items
+_EVEN = (SequentialSampler, RandomSampler, DistributedSampler, MonaiDistributedSampler)
 
 
 def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
@@ -59,6 +66,44 @@ def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
     return identify(data)
 
 
+def check_loader(loader: Any) -> None:
+    """Refuse a training loader whose way of drawing items cannot be kept within a stage.
+
+    Args:
+        loader: the trainer's own loader.
+
+    Raises:
+        ValueError: When it has no ``batch_size``.
+        TypeError: When its sampler is neither even nor weighted.
+        ValueError: When some items have no weight.
+
+    """
+    if loader.batch_size is None:
+        raise ValueError(
+            "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
+        )
+    sampler = loader.sampler
+    # not a subclass, which may draw otherwise
+    if type(sampler) not in (*_WEIGHTED, *_EVEN):
+        raise TypeError(
+            f"sampler: expected none, shuffle or a WeightedRandomSampler, got {type(sampler).__name__}. "
+            "A stage draws from its own items: give the dataset those that may be drawn, or weights."
+        )
+    weights = getattr(sampler, "weights", None)
+    if weights is not None and len(weights) != len(loader.dataset):
+        raise ValueError(
+            f"sampler: expected a weight for each of {len(loader.dataset)} items, got {len(weights)}. Pass them all."
+        )
+
+
+def _weights(sampler: Any) -> Any:
+    """Return the weights by which a sampler draws, None if it draws every item once."""
+    if type(sampler) not in _WEIGHTED:
+        return None
+    once = not getattr(sampler, "replacement", True) and sampler.num_samples == len(sampler.weights)
+    return None if once else sampler.weights
+
+
 def stage_loader(
     template: Any,
     *,
@@ -70,8 +115,13 @@ def stage_loader(
     stage: int,
     views: int = 0,
     start: int = 0,
+    num_classes: int | None = None,
+    stand_in: int = UNLABELED,
 ) -> DataLoader:
     """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
+
+    Weights of the template's sampler hold among the labeled items. Order and seeds come from ``seed``, not from the
+    template's ``generator``; all batches are full, with or without ``drop_last``.
 
     Args:
         template: the trainer's own loader; ``batch_size`` counts the labeled items on each rank.
@@ -83,15 +133,16 @@ def stage_loader(
         stage: stage number, from 1.
         views: number of views of an item, default 0: a new view each time.
         start: number of the first batch, when a stage resumes in the middle, default 0.
+        num_classes: see :py:class:`StageDataset`.
+        stand_in: see :py:class:`StageDataset`.
 
     Raises:
         ValueError: When the template has no ``batch_size``.
+        TypeError: When its sampler is neither even nor weighted.
 
     """
-    if template.batch_size is None:
-        raise ValueError(
-            "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
-        )
+    check_loader(template)
+    weights = _weights(template.sampler)
     world_size = idist.get_world_size()
     sampler = StageBatchSampler(
         sorted(labels),
@@ -105,9 +156,11 @@ def stage_loader(
         start=start,
         rank=idist.get_rank(),
         world_size=world_size,
+        weights=None if weights is None else [float(weights[index]) for index in sorted(labels)],
     )
+    init = template.worker_init_fn
     return DataLoader(
-        StageDataset(template.dataset, labels),
+        StageDataset(template.dataset, labels, num_classes=num_classes, stand_in=stand_in),
         batch_sampler=sampler,
         num_workers=template.num_workers,
         collate_fn=partial(collate_batch, template.collate_fn),
@@ -115,6 +168,9 @@ def stage_loader(
         timeout=template.timeout,
         multiprocessing_context=template.multiprocessing_context,
         prefetch_factor=template.prefetch_factor,
+        persistent_workers=template.persistent_workers,
+        # MONAI's own seeds the transforms of a worker, which here have a seed for each item
+        worker_init_fn=None if init is monai_worker_init_fn else init,
         # each iteration draws a base seed for the workers: keep this off torch's global generator
         generator=torch.Generator().manual_seed(seed),
     )

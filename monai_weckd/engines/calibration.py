@@ -17,7 +17,7 @@ import torch
 
 from monai_weckd.networks.features import find_head, find_module, unwrap
 
-__all__ = ["divide_logits", "fit_temperature", "fit_temperatures"]
+__all__ = ["divide_logits", "fit_temperature", "fit_temperatures", "head_parameters"]
 
 # limits of a temperature: a network without errors on a few validation items would yield 0
 LOWEST, HIGHEST = 0.5, 10.0
@@ -82,6 +82,21 @@ def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: s
         ValueError: When that layer has no weight to divide.
 
     """
+    for tensor in head_parameters(network, head_layer):
+        tensor.div_(temperature)
+
+
+def head_parameters(network: torch.nn.Module, head_layer: str | None = None) -> list[torch.nn.Parameter]:
+    """Return the parameters of a network's last layer.
+
+    Args:
+        network: the network.
+        head_layer: module path of the last layer, default None: the last linear layer.
+
+    Raises:
+        ValueError: When that layer has no weight to divide.
+
+    """
     network = unwrap(network)
     path = find_head(network, head_layer)
     head = find_module(network, path)
@@ -90,5 +105,4 @@ def divide_logits(network: torch.nn.Module, temperature: float, *, head_layer: s
             f"head_layer: expected a layer with a weight, got {path!r} ({type(head).__name__}). "
             "Name the last linear layer."
         )
-    for tensor in head.parameters():
-        tensor.div_(temperature)
+    return list(head.parameters())

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ from monai.utils import CommonKeys
 
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.events import DistillationEvents
+from monai_weckd.engines.labeled_output import measure_labeled
 from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.networks.features import FeatureHook, unwrap
-from monai_weckd.networks.freezing import fingerprint, page_out
+from monai_weckd.networks.freezing import fingerprint, freeze, page_out, shares_parameters
 from monai_weckd.networks.outputs import take_output
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW, DistillationKeys
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from monai_weckd.losses import DistillationLoss
 
 __all__ = ["Distiller"]
+
+logger = logging.getLogger(__name__)
 
 
 class Distiller:
@@ -111,9 +115,10 @@ class Distiller:
         self._given: tuple[list[torch.nn.Module], list[bool]] = [], []
         self._fingerprint: str | None = None
         self.teacher = teacher
-        self._handles = []
+        measure_labeled(engine)
+        self._handles = [engine.add_event_handler(Events.STARTED, measure_labeled)]
         if teacher_cache:
-            self._handles = [
+            self._handles += [
                 engine.add_event_handler(Events.EPOCH_STARTED, self._count_questions),
                 engine.add_event_handler(Events.EPOCH_COMPLETED, self._page_out),
             ]
@@ -135,6 +140,11 @@ class Distiller:
                 "teacher: expected a network with layers to look into for the attention loss, got TorchScript. "
                 "Pass the network itself, or no attention loss."
             )
+        if teacher is not None and shares_parameters(teacher, self.engine.network):
+            logger.warning(
+                "teacher: it shares parameters with the trained network; a frozen copy of it, as it is now, teaches"
+            )
+            teacher = freeze(teacher)
         if self.teacher_hook is not None:
             self.teacher_hook.remove()
         self._release()
@@ -288,6 +298,7 @@ class Distiller:
         self.engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
         if self.student_hook is None:
             return logits, None, None
+        check_features(self.student_hook.features, output[CommonKeys.IMAGE], self.student_hook.path)
         return logits, self.student_hook.features, features
 
     def _ask(self, teacher: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -339,3 +350,37 @@ class Distiller:
         for hook in (self.student_hook, self.teacher_hook):
             if hook is not None:
                 hook.clear()
+
+
+def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> None:
+    """Refuse features with which attention transfer would teach nothing, or along the wrong axis.
+
+    Args:
+        features: the student's features, (B, C, spatial dimensions).
+        images: the images that they come from, (B, C, spatial dimensions).
+        path: module path of the features.
+
+    Raises:
+        ValueError: When no gradient passes through the features, or their channels come last.
+
+    """
+    if torch.is_grad_enabled() and not features.requires_grad:
+        raise ValueError(
+            f"student_layer: expected features that the student learns from, got {path!r}, which takes no gradient. "
+            "Name a layer that trains; checkpoint it with use_reentrant=False, or not at all."
+        )
+    size = images.shape[2:]
+    if features.ndim != images.ndim or not size:
+        return
+    # along the axes of the image a network has about the same stride
+    if 1.05 * _skew(features.shape[1:-1], size) < _skew(features.shape[2:], size):
+        raise ValueError(
+            f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}, "
+            "whose channels come last. Name a layer whose channels come first, or pass attention=0."
+        )
+
+
+def _skew(size: Sequence[int], image: Sequence[int]) -> float:
+    """Return the largest stride of features over their smallest."""
+    strides = [whole / part for whole, part in zip(image, size, strict=True)]
+    return max(strides) / min(strides)

@@ -14,14 +14,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Events, RemovableEventHandle
 from monai.inferers import SimpleInferer
 
-from monai_weckd.engines.calibration import divide_logits, fit_temperature
+from monai_weckd.engines.calibration import divide_logits, fit_temperature, head_parameters
 from monai_weckd.engines.distributed import from_rank_zero
-from monai_weckd.engines.utils import check_metric
+from monai_weckd.engines.utils import attach_first, check_metric
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
 
@@ -53,12 +55,53 @@ class StageGate:
         self.state = state
         self.options = state.options
         self.evaluator = evaluator
+        # whether the network holds the average for the present run of the evaluator alone
+        self._shown = False
 
     def attach(self, engine: SupervisedTrainer) -> list[RemovableEventHandle]:
-        """Measure the student after each run of the evaluator; return the handles that end this when removed."""
+        """Measure the student after each run of the evaluator; return the handles that end this when removed.
+
+        Raises:
+            ValueError: When the evaluator has no key metric.
+
+        """
         if self.evaluator is None:
             return []
-        return [self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine)]
+        if self.evaluator.state.key_metric_name is None:
+            raise ValueError(
+                "evaluator: expected a key_val_metric, by which stages are judged, got none. "
+                "Pass it to the evaluator, or no evaluator and accept='always'."
+            )
+        return [
+            attach_first(self.evaluator, Events.STARTED, partial(self._show_average, engine=engine)),
+            self.evaluator.add_event_handler(Events.COMPLETED, self._measure, engine),
+            self.evaluator.add_event_handler(Events.COMPLETED, self._hide_average),
+        ]
+
+    def check(self, engine: SupervisedTrainer) -> None:
+        """Refuse an evaluator and a head that cannot measure or calibrate the trained network, before a run.
+
+        Raises:
+            ValueError: When the evaluator has another network, or there is no head to calibrate.
+
+        """
+        if self.evaluator is None:
+            return
+        _check_network(self.evaluator, engine.network)
+        if self.options.calibrate:
+            head_parameters(engine.network, self.options.head_layer)
+
+    def _show_average(self, evaluator: Evaluator, *, engine: SupervisedTrainer) -> None:
+        """Validate the average within an epoch as well as at its end."""
+        average = self.state.average
+        self._shown = average is not None and not average.swapped and bool(engine.state.stage)
+        if average is not None and self._shown:
+            average.swap()
+
+    def _hide_average(self, evaluator: Evaluator) -> None:
+        if self.state.average is not None and self._shown:
+            self.state.average.swap()
+        self._shown = False
 
     def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
         """Keep the weights if they are the best of this stage; among equals the latest, which trained longest."""
@@ -100,13 +143,42 @@ class StageGate:
     def _calibrate(self, engine: SupervisedTrainer) -> float | None:
         if not self.options.calibrate or self.evaluator is None:
             return None
-        logits, labels = predict_logits(
-            engine.network,
-            self.evaluator.data_loader,
-            engine.state.device,
-            # MONAI's base class has no inferer
-            inferer=getattr(self.evaluator, "inferer", SimpleInferer()),
-        )
+        # MONAI's base class has no inferer
+        inferer = getattr(self.evaluator, "inferer", SimpleInferer())
+        loader: Any = self.evaluator.data_loader
+        logits, labels = predict_logits(engine.network, loader, engine.state.device, inferer=inferer)
         temperature = from_rank_zero(fit_temperature(logits, labels))
+        tensors = head_parameters(engine.network, self.options.head_layer)
+        before = [tensor.detach().clone() for tensor in tensors]
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
-        return temperature
+        # the layer need not be the last operation, or compute with its own weight
+        first = next(iter(loader))
+        divided, _ = predict_logits(engine.network, [first], engine.state.device, inferer=inferer)
+        if _are_divided(divided, logits[: len(divided)], temperature):
+            return temperature
+        with torch.no_grad():
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(old)
+        logger.warning(
+            "calibrate: expected logits that a division of the head divides, got others in stage %d, which stays "
+            "uncalibrated. Name the last linear layer as head_layer, without parametrization or layers behind it.",
+            engine.state.stage,
+        )
+        return 1.0
+
+
+def _are_divided(divided: torch.Tensor, logits: torch.Tensor, temperature: float) -> bool:
+    scale = float(logits.abs().max())
+    return torch.allclose(divided * temperature, logits, rtol=1e-2, atol=1e-2 * scale)
+
+
+def _check_network(evaluator: Evaluator, trained: torch.nn.Module) -> None:
+    networks = getattr(evaluator, "networks", None) or [getattr(evaluator, "network", None)]
+    found = [unwrap(network) for network in networks if isinstance(network, torch.nn.Module)]
+    own = {id(part) for part in unwrap(trained).modules()}
+    # a wrapper around the trained network will do
+    if found and not any(id(part) in own for network in found for part in network.modules()):
+        raise ValueError(
+            "evaluator: expected the trained network, got another, which would be judged in its place. "
+            "Pass both engines the same object."
+        )

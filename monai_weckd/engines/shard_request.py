@@ -27,6 +27,7 @@ from monai_weckd.networks.features import extract
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
+from monai_weckd.utils.enums import UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -44,6 +45,7 @@ def ask_for_shard(
     stage: int,
     guided: bool,
     head_layer: str | None = None,
+    stand_in: int = UNLABELED,
 ) -> list[str]:
     """Select the items to label next with the trainer's present network, and return their ids.
 
@@ -57,13 +59,14 @@ def ask_for_shard(
         stage: stage number, from 1.
         guided: whether the network has learned from a shard, so that its probabilities mean something.
         head_layer: module path of the classification head, default None: the last linear layer.
+        stand_in: class number that the transforms get in place of a label, default -1.
 
     """
     chosen: list[str] = []
     if engine.state.rank == 0:
         features, logits = extract(
             engine.network,
-            _images(engine),
+            _images(engine, stand_in),
             head_layer=head_layer,
             device=engine.state.device,
             inferer=engine.inferer,
@@ -86,12 +89,12 @@ def ask_for_shard(
     return from_rank_zero(chosen)
 
 
-def _images(engine: SupervisedTrainer) -> Any:
+def _images(engine: SupervisedTrainer, stand_in: int) -> Any:
     """Return the training images in order, with random transforms left out or seeded by the index."""
     template: Any = engine.data_loader
     if hasattr(template.dataset, "gather"):
         return template.dataset
-    dataset = StageDataset(template.dataset, {})
+    dataset = StageDataset(template.dataset, {}, stand_in=stand_in)
     return DataLoader(
         dataset,
         batch_sampler=[

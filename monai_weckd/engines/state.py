@@ -137,6 +137,8 @@ class ChainState:
         self.accepted: StageRecord | None = None
         self.students: list[torch.nn.Module] = []
         self.best: BestWeights | None = None
+        # whether a handler has ended the present stage before its last epoch
+        self.over = False
         # metrics of a solved stage, see HeadSolver
         self.out_of_fold: dict[str, Any] | None = None
         self.average: WeightAverage | None = None
@@ -228,6 +230,15 @@ class ChainState:
         for average in (self.average, self.mirror):
             if average is not None:
                 average.restart()
+
+    def end_early(self, *, over: bool = True) -> None:
+        """Note whether the present stage ends with the present epoch.
+
+        Args:
+            over: whether it does, default True.
+
+        """
+        self.over = over
 
     def make_teacher(self) -> torch.nn.Module | None:
         """Return the teacher of the present stage, or None for a stage without one."""
@@ -363,6 +374,7 @@ class ChainState:
             "students": [keep(student, stage) for student, stage in zip(self.students, stages, strict=True)],
             "best": None if self.best is None else self.best._asdict(),
             "out_of_fold": self.out_of_fold,
+            "over": self.over,
             "average": None if self.average is None else self.average.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
             "beginnings": self.beginnings,
@@ -395,7 +407,7 @@ class ChainState:
         self.oracle = LabelOracle(self.items)
         self.oracle.load_state_dict(state_dict["oracle"])
         self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
-        self.out_of_fold = state_dict["out_of_fold"]
+        self.out_of_fold, self.over = state_dict["out_of_fold"], state_dict["over"]
         self._start_averages(network)
         for name, average in (("average", self.average), ("mirror", self.mirror)):
             if average is not None:

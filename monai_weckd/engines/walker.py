@@ -24,9 +24,11 @@ import torch
 from ignite.engine import Events
 from monai.engines import IterationEvents
 
-from monai_weckd.data.stage_loader import stage_loader, training_items
+from monai_weckd.data.blind import LabelTrace, listed_copies, trace_label
+from monai_weckd.data.stage_loader import check_loader, stage_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.distributed import check_same_on_all_ranks, share_weights
+from monai_weckd.engines.early_end import EarlyEnd
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.gate import StageGate
 from monai_weckd.engines.options import ChainOptions
@@ -35,10 +37,12 @@ from monai_weckd.engines.state import ChainState, StageRecord, Stateful
 from monai_weckd.engines.utils import attach_first, check_loss
 from monai_weckd.networks.features import unwrap
 from monai_weckd.plan.splits import divide_epochs
+from monai_weckd.utils.enums import UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
 
+    from monai_weckd.engines.averaging import WeightAverage
     from monai_weckd.plan.chain_plan import ChainPlan
     from monai_weckd.plan.oracle import LabelOracle
 
@@ -83,6 +87,8 @@ class StageWalker:
         self.parts: dict[str, Stateful] = {}
         self._load: Callable[..., None] | None = None
         self._goes_on = False
+        self._trace: LabelTrace | None = None
+        self._told: set[str] = set()
 
     @property
     def plan(self) -> ChainPlan:
@@ -100,6 +106,11 @@ class StageWalker:
         return self.state.oracle
 
     @property
+    def average(self) -> WeightAverage | None:
+        """The moving average of the present student's weights, with ``swapped`` while the network holds it."""
+        return self.state.average
+
+    @property
     def students(self) -> tuple[torch.nn.Module, ...]:
         """The frozen students that guide, which are the last accepted one or all of an ensemble."""
         return tuple(self.state.students)
@@ -108,6 +119,7 @@ class StageWalker:
         """Register the walker's steps, each before all other handlers of its event."""
         # the data and the plan are checked here, before the first image is opened
         self.state.set_items(training_items(engine.data_loader))
+        check_loader(engine.data_loader)
         total = engine.state.max_epochs if self.options.chain_epochs is None else self.options.chain_epochs
         self.epochs = divide_epochs(total, self.plan.settings.num_stages, self.options.stage_epochs)
         self._check_epochs(engine)
@@ -123,11 +135,13 @@ class StageWalker:
         if self.options.averaging:
             steps.append((Events.EPOCH_COMPLETED, self._show_average))
         self._handles = [*(attach_first(engine, event, step) for event, step in steps), *self.gate.attach(engine)]
+        self._early_end = EarlyEnd(self, engine)
 
     def detach(self, engine: SupervisedTrainer) -> None:
         """Remove the walker's steps."""
         for handle in self._handles:
             handle.remove()
+        self._early_end.close()
         del engine.state.chain
         # otherwise a schedule in a later run would use them
         for name in ("stage", "stage_epoch", "stage_epochs"):
@@ -176,6 +190,7 @@ class StageWalker:
 
     def _begin_run(self, engine: SupervisedTrainer) -> None:
         self._check_epochs(engine)
+        self.gate.check(engine)
         if self._load is not None:
             self._load(network=unwrap(engine.network))
             self._load, self._goes_on = None, True
@@ -197,7 +212,10 @@ class StageWalker:
         engine.state.stage = 0
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
+        if self.state.over:
+            self._skip_rest(engine)
         stage, stage_epoch = self.locate(engine.state.epoch)
+        self._check_place(engine, stage, stage_epoch)
         if stage_epoch == 1:
             if engine.state.stage:
                 self._end_stage(engine)
@@ -207,10 +225,30 @@ class StageWalker:
         else:
             self._go_on_with_stage(engine, stage, stage_epoch)
         self._goes_on = False
+        self._early_end.begin_epoch()
         engine.state.stage_epoch = stage_epoch
         # dropout draws from torch's global generator: make it a function of the place in the chain as well
         place = np.random.SeedSequence([self.plan.settings.seed, stage, stage_epoch, idist.get_rank()])
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+
+    def _skip_rest(self, engine: SupervisedTrainer) -> None:
+        """Go to the first epoch of the next stage, after a handler has ended the present one."""
+        self.state.end_early(over=False)
+        last = sum(self.epochs[: engine.state.stage])
+        engine.state.epoch, engine.state.iteration = last + 1, last * engine.state.epoch_length
+
+    def _check_place(self, engine: SupervisedTrainer, stage: int, stage_epoch: int) -> None:
+        """Refuse an epoch to which another handler has moved the engine, past stages that have not run."""
+        present = stage if stage_epoch > 1 else stage - 1
+        if len(self.records) + bool(engine.state.stage) != present or (engine.state.stage or present) != present:
+            self._refuse_move(engine, engine.state.epoch - 1)
+
+    def _refuse_move(self, engine: SupervisedTrainer, epoch: int) -> None:
+        raise ValueError(
+            f"epoch: expected a chain that begins, or that ChainCheckpoint resumes, got an engine moved to epoch "
+            f"{epoch} of {engine.state.max_epochs} without the chain's teacher, labels and records. Leave the trainer "
+            "out of CheckpointLoader's load_dict, or save and resume by ChainCheckpoint(output_dir, resume=True)."
+        )
 
     def _begin_stage(self, engine: SupervisedTrainer, stage: int) -> None:
         network = unwrap(engine.network)
@@ -219,6 +257,7 @@ class StageWalker:
         if self.plan.undrawn == stage:
             self._draw_shard(engine, stage)
         self.state.begin_stage(network, self._stateful(engine))
+        self._early_end.begin_stage()
         self._set_stage(engine, stage)
         self._set_teacher(engine)
         engine.fire_event(ChainEvents.STAGE_STARTED)
@@ -229,7 +268,7 @@ class StageWalker:
         average = self.state.average
         if average is not None and average.swapped:
             average.swap()
-        if self._goes_on:
+        if self._goes_on or self._early_end.epoch_was_cut:
             # not before the run's other handlers, because it starts the loader's workers
             engine.set_data(self._loader(engine, stage, start=stage_epoch - 1))
 
@@ -241,6 +280,7 @@ class StageWalker:
             stage=stage,
             guided=bool(self.students),
             head_layer=self.options.head_layer,
+            stand_in=self._label_trace(engine).stand_in,
         )
         self.state.draw_shard(stage, ids)
 
@@ -259,18 +299,52 @@ class StageWalker:
     def _loader(self, engine: SupervisedTrainer, stage: int, *, start: int = 0) -> Any:
         """Return the loader of a stage without its first ``start`` epochs."""
         index = {item["id"]: place for place, item in enumerate(self.state.items)}
+        labels = {index[key]: label for key, label in self.state.reveal(stage).items()}
+        # without a teacher, pool items have no target
+        pool_ratio = self.options.pool_ratio if engine.state.distiller.teacher is not None else 0
+        if pool_ratio and self._tell_copies(engine, labels):
+            pool_ratio = 0
         return stage_loader(
             engine.data_loader,
-            labels={index[key]: label for key, label in self.state.reveal(stage).items()},
+            labels=labels,
             pool=[index[key] for key in self.plan.pool(stage)],
-            # without a teacher, pool items have no target
-            pool_ratio=self.options.pool_ratio if engine.state.distiller.teacher is not None else 0,
+            pool_ratio=pool_ratio,
             num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
             seed=self.plan.settings.seed,
             stage=stage,
             views=self.options.views,
             start=start * engine.state.epoch_length,
+            num_classes=len(self.plan.classes),
+            stand_in=self._label_trace(engine).stand_in if pool_ratio else UNLABELED,
         )
+
+    def _label_trace(self, engine: SupervisedTrainer) -> LabelTrace:
+        """Return where the transforms take the label; found once, when images without labels first come."""
+        if self._trace is None:
+            loader: Any = engine.data_loader
+            self._trace = trace_label(loader.dataset, len(self.plan.classes))
+        return self._trace
+
+    def _tell_copies(self, engine: SupervisedTrainer, labels: Mapping[int, int]) -> bool:
+        """Return whether an item says its label in another place too, and log that its stage goes without pool images.
+
+        A loss that reads the copy would train on labels that nobody has revealed, or on what stands in their place.
+        """
+        loader: Any = engine.data_loader
+        if getattr(loader.dataset, "whole_batches", False):
+            return False
+        trace = self._label_trace(engine)
+        copies = {*trace.copies, *listed_copies(self.state.items, labels, len(self.plan.classes))}
+        if trace.elsewhere:
+            copies.add("the dataset's own labels beside `data`")
+        if copies - self._told:
+            self._told |= copies
+            logger.warning(
+                "pool_ratio: expected the label under 'label' alone, got it in %s too. Images without labels are left "
+                "out, so that no withheld label reaches the loss; let the loss read 'label', and remove the copies.",
+                ", ".join(sorted(copies)),
+            )
+        return bool(copies)
 
     def _average(self, engine: SupervisedTrainer) -> None:
         if self.state.mirror is not None:
@@ -307,5 +381,8 @@ class StageWalker:
         if state.stage:
             self._end_stage(engine)
             state.stage = 0
+        elif state.epoch > 0 and not self.records:
+            self._refuse_move(engine, state.epoch)
+        self._early_end.tell_stages_left()
         if self.students:
             unwrap(engine.network).load_state_dict(self.students[-1].state_dict())

@@ -42,7 +42,7 @@ __all__ = ["ChainCheckpoint"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class ChainCheckpoint:

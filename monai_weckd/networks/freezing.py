@@ -24,7 +24,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.networks.features import unwrap
 
-__all__ = ["fingerprint", "freeze", "page_out", "predict_logits"]
+__all__ = ["fingerprint", "freeze", "page_out", "predict_logits", "shares_parameters"]
 
 
 def freeze(network: torch.nn.Module) -> torch.nn.Module:
@@ -91,3 +91,19 @@ def predict_logits(
             labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
     network.train(training)
     return torch.cat(logits), torch.cat(labels)
+
+
+def shares_parameters(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Return whether two networks share parameters or buffers, as objects or in memory.
+
+    Args:
+        first: any module.
+        second: any other module.
+
+    """
+    return not _storages(first).isdisjoint(_storages(second))
+
+
+def _storages(network: torch.nn.Module) -> set[int]:
+    tensors = [*network.parameters(), *network.buffers()]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel() and not tensor.is_meta}

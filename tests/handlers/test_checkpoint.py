@@ -392,7 +392,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         "flipped": "The file is damaged: restore it from a copy, or begin anew with overwrite",
         "student": "stage_1/model.pt: expected the student that the checkpoint names, got another file. Restore",
         "no student": "stage_1/model.pt: expected the student that the checkpoint names, got no file",
-        "format": "expected format 2, got 1. Begin anew",
+        "format": "expected format 3, got 1. Begin anew",
     }
     with pytest.raises(ValueError, match=message[damage]):
         make(tmp_path, resume=True)[0].run()
@@ -414,20 +414,26 @@ def test_weights_that_another_handler_loads_at_the_start_do_not_stay(tmp_path):
     assert fingerprint(again.network) == fingerprint(trainer.network)
 
 
-def test_a_run_that_was_to_end_early_does_not_go_on(tmp_path):
+def test_a_stage_that_was_to_end_early_does_not_go_on(tmp_path):
     def build(folder, **options):
         early = EarlyStopping(patience=1, score_function=lambda engine: 0.0, trainer=Engine(print))
-        trainer, _ = make(folder, checkpoint={"stateful": {"early": early}}, **options)
+        trainer, _ = make(folder, checkpoint={"stateful": {"early": early}}, max_epochs=9, **options)
         early.trainer = trainer
         trainer.walker.evaluator.add_event_handler(Events.EPOCH_COMPLETED, early)
         return trainer, early
 
     trainer, _ = build(tmp_path / "run")
-    trainer.add_event_handler(Events.TERMINATE, lambda engine: copy_folder(tmp_path / "run", tmp_path / "copy"))
+
+    def copy(engine):
+        if engine.state.stage == 2:
+            finish_writing(tmp_path / "run" / "checkpoint.pt")
+            copy_folder(tmp_path / "run", tmp_path / "copy")
+
+    # the checkpoint is that of the epoch in which the first stage ended early
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, copy)
     trainer.run()
-    assert trainer.state.epoch == 2
-    again, early = build(tmp_path / "copy", resume=True)
+    again, _ = build(tmp_path / "copy", resume=True)
     again.run()
-    assert again.state.epoch == 2
-    assert early.counter >= 1
+    for engine in (trainer, again):
+        assert [record.epochs for record in engine.state.chain.records] == [2, 2, 2]
     assert fingerprint(again.network) == fingerprint(trainer.network)

@@ -1,0 +1,416 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from chain_runs import make_chain, make_evaluator, make_network
+from ignite.engine import Events
+from ignite.handlers import TimeLimit
+from ignite.metrics import Accuracy
+from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler, ValidationHandler, from_engine
+from monai.transforms import AsDiscreted, Compose, CopyItemsd, Lambda, Lambdad, MapLabelValued
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+
+from monai_weckd import plan_training
+from monai_weckd.handlers import ChainHandler, DistillationHandler
+
+CLASSES = ("a", "b", "c")
+
+
+def make_items(count=48):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"id": f"i{i}", "image": torch.randn(3, 8, 8, generator=generator) + i % 3, "label": i % 3}
+        for i in range(count)
+    ]
+
+
+def build(dataset=None, *, loader=None, handlers=(), evaluator=True, max_epochs=4, epoch_length=2, chain=None, **more):
+    dataset = dataset or Dataset(make_items())
+    network = make_network()
+    validate = make_evaluator(network, make_items(12)) if evaluator is True else evaluator
+    plan = plan_training(
+        (loader.dataset if loader else dataset).data, classes=CLASSES, label_fraction=0.25, num_stages=2
+    )
+    return SupervisedTrainer(
+        "cpu",
+        max_epochs=max_epochs,
+        epoch_length=epoch_length,
+        network=network,
+        train_data_loader=loader or DataLoader(dataset, batch_size=8, shuffle=True),
+        optimizer=torch.optim.Adam(network.parameters(), 1e-2),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=[
+            ValidationHandler(1, validate),
+            ChainHandler(plan, evaluator=validate, accept="always", **(chain or {})),
+            *handlers,
+        ],
+        **more,
+    )
+
+
+def tag_image(item):
+    return {**item, "image": MetaTensor(item["image"], meta={"truth": item["label"]})}
+
+
+def nest(item):
+    return {**item, "report": {"finding": [f"class {item['label']}"]}}
+
+
+@pytest.mark.parametrize(
+    ("transform", "name"),
+    [
+        (CopyItemsd("label", names="target"), "target"),
+        (Compose([CopyItemsd("label", names="onehot"), AsDiscreted("onehot", to_onehot=3)]), "onehot"),
+        (Lambda(lambda item: {**item, "soft": torch.eye(3)[item["label"]] * 0.9}), "soft"),
+        (Lambda(tag_image), "image.meta.truth"),
+        (Lambda(nest), "report.finding.0"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Dataset, partial(CacheDataset, progress=False)])
+def test_a_copy_that_a_transform_makes_keeps_pool_images_out(transform, name, kind, caplog):
+    trainer, seen = build(kind(make_items(), transform), chain={"pool_ratio": 2}), set()
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.update(engine.state.batch["id"]))
+    trainer.run()
+    assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
+    assert f"under 'label' alone, got it in {name} too" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda label: {"target": label},
+        lambda label: {"name": CLASSES[label]},
+        lambda label: {"soft": [0.1 + 0.7 * (label == place) for place in range(3)]},
+        lambda label: {"meta": {"truth": torch.tensor(label)}},
+    ],
+)
+def test_a_copy_in_the_data_list_keeps_pool_images_out(listed, caplog):
+    data = [{**item, **listed(item["label"])} for item in make_items()]
+    trainer, seen = build(Dataset(data), chain={"pool_ratio": 2}), set()
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.update(engine.state.batch["id"]))
+    trainer.run()
+    assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
+    assert "under 'label' alone" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Dataset, CacheDataset, PersistentDataset])
+def test_no_transform_sees_a_withheld_label(kind, tmp_path):
+    """The cache of a dataset has been filled with all labels before the chain begins; its own items say nothing."""
+    seen = {}
+
+    def look(item):
+        seen.setdefault(item["id"], set()).add(int(item["label"]))
+        return item
+
+    options = {Dataset: {}, CacheDataset: {"progress": False}, PersistentDataset: {"cache_dir": tmp_path}}[kind]
+    dataset = kind(make_items(), Compose([Lambdad("image", lambda image: image * 2), look]), **options)
+    trainer = build(dataset, chain={"pool_ratio": 2}, max_epochs=8)
+    for index in range(len(dataset)):
+        dataset[index]
+    seen.clear()
+    trainer.run()
+    revealed = {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
+    # labels that are made up for the first item only show where its label goes
+    assert all(seen[key] == {-1} for key in set(seen) - revealed - {"i0"})
+    assert len(set(seen) - revealed) > 10
+
+
+def test_an_ordinary_pipeline_has_its_pool_images(caplog):
+    trainer, shapes = build(chain={"pool_ratio": 2}), []
+    trainer.add_event_handler(
+        Events.GET_BATCH_COMPLETED, lambda engine: shapes.append(int(engine.state.batch["label"].eq(-1).sum()))
+    )
+    trainer.run()
+    assert shapes == [0] * 4 + [16] * 4
+    assert "under 'label' alone" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (Lambdad("label", lambda label: 2 - label), lambda label: 2 - label),
+        (
+            Compose([Lambdad("label", np.array), MapLabelValued("label", [0, 1, 2], [1, 1, 0], dtype=np.int64)]),
+            lambda label: [1, 1, 0][label],
+        ),
+        (Lambdad("label", lambda label: torch.tensor([label])), lambda label: label),
+        (Lambdad("label", lambda label: ["a", "b", "c"].index("abc"[label])), lambda label: label),
+    ],
+)
+def test_labels_pass_through_the_transforms(transform, expected):
+    trainer, found = build(Dataset(make_items(), transform), chain={"pool_ratio": 1}), {}
+    trainer.add_event_handler(
+        Events.GET_BATCH_COMPLETED,
+        lambda engine: found.update(zip(engine.state.batch["id"], engine.state.batch["label"].tolist(), strict=True)),
+    )
+    trainer.run()
+    known = {item["id"]: expected(item["label"]) for item in make_items()}
+    final = set(trainer.state.chain.plan.stages[-1].labeled)
+    assert all(label in (known[key], -1) for key, label in found.items())
+    assert all(found[key] == known[key] for key in final & set(found))
+
+
+def test_a_label_that_is_no_class_after_the_transforms_is_refused():
+    trainer = build(Dataset(make_items(), Lambdad("label", lambda label: label + 7)))
+    with pytest.raises(ValueError, match="label: expected a class number below 3 after the transforms, got"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+def test_an_engine_that_another_handler_moves_is_refused(tmp_path, epoch):
+    first = build()
+    state = {"net": first.network, "trainer": first}
+    CheckpointSaver(tmp_path, state, save_interval=1, n_saved=9).attach(first)
+    first.run()
+    second, batches = build(), []
+    loader = CheckpointLoader(
+        str(tmp_path / f"checkpoint_epoch={epoch}.pt"), {"net": second.network, "trainer": second}
+    )
+    loader.attach(second)
+    second.add_event_handler(Events.ITERATION_STARTED, batches.append)
+    with pytest.raises(ValueError, match=f"got an engine moved to epoch {epoch} of 4"):
+        second.run()
+    assert not batches
+
+
+@pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED(every=2), Events.ITERATION_COMPLETED(every=5)])
+def test_terminate_ends_a_stage(event, caplog):
+    caplog.set_level(logging.INFO, "monai_weckd")
+    trainer = build(max_epochs=8)
+    trainer.add_event_handler(event, lambda engine: engine.terminate() if engine.state.stage == 1 else None)
+    trainer.run()
+    records = trainer.state.chain.records
+    assert [record.stage for record in records] == [1, 2]
+    assert records[0].epochs < 4
+    assert records[1].epochs == 4
+    assert "stage 1 of 2 ends early" in caplog.text
+
+
+def test_an_epoch_that_ends_early_shifts_no_batch():
+    def ids(cut):
+        trainer, seen = build(epoch_length=4), []
+        trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.append(engine.state.batch["id"]))
+        if cut:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: engine.terminate_epoch())
+        trainer.run()
+        return seen
+
+    whole = ids(cut=False)
+    assert ids(cut=True) == whole[:2] + whole[4:]
+
+
+def test_an_early_stop_counts_anew_in_each_stage():
+    trainer = build(max_epochs=8)
+    EarlyStopHandler(1, lambda engine: -engine.state.epoch, trainer=trainer).attach(trainer)
+    trainer.run()
+    assert [record.epochs for record in trainer.state.chain.records] == [2, 2]
+
+
+def test_a_time_limit_and_an_output_that_is_not_finite_end_the_run(caplog):
+    trainer = build()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(1))
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: time.sleep(0.6))
+    trainer.run()
+    assert [record.stage for record in trainer.state.chain.records] == [1]
+    assert "the run ended after stage 1 of 2" in caplog.text
+    trainer = build()
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def stop(engine):
+        engine.state.output = {"pred": torch.tensor(float("nan"))}
+        engine.terminate()
+
+    trainer.run()
+    assert "an output is not finite" in caplog.text
+
+
+def make_weighted(weights):
+    dataset = Dataset(make_items())
+    return DataLoader(dataset, batch_size=8, sampler=WeightedRandomSampler(weights, len(dataset)))
+
+
+def test_weights_of_a_sampler_hold_within_a_stage():
+    trainer = build(loader=make_weighted([0.0 if i % 3 == 1 else 1.0 for i in range(48)]), chain={"pool_ratio": 2})
+    labels, pool = [], set()
+
+    @trainer.on(Events.GET_BATCH_COMPLETED)
+    def look(engine):
+        labels.extend(engine.state.batch["label"].tolist())
+        pool.update(engine.state.batch["index"][8:].tolist())
+
+    trainer.run()
+    assert set(labels) == {-1, 0, 2}
+    # weights that tell labels must not choose the pool
+    assert {index % 3 for index in pool} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda data: SubsetRandomSampler(range(9)), "got SubsetRandomSampler"),
+        (lambda data: list(range(9)), "got list"),
+        (lambda data: type("Balanced", (torch.utils.data.RandomSampler,), {})(data), "got Balanced"),
+    ],
+)
+def test_a_sampler_that_cannot_be_kept_is_refused(sampler, message):
+    dataset = Dataset(make_items())
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, sampler=sampler(dataset))
+    with pytest.raises(TypeError, match=message):
+        build(loader=loader)
+
+
+def test_weights_of_some_items_alone_are_refused():
+    with pytest.raises(ValueError, match="sampler: expected a weight for each of 48 items, got 9"):
+        build(loader=make_weighted([1.0] * 9))
+    with pytest.raises(ValueError, match="sampler: expected a weight above 0"):
+        build(loader=make_weighted([0.0] * 48)).run()
+
+
+def test_an_evaluator_that_cannot_judge_is_refused():
+    network = make_network()
+    loader = DataLoader(Dataset(make_items(12)), batch_size=4)
+    with pytest.raises(ValueError, match="evaluator: expected a key_val_metric"):
+        build(evaluator=SupervisedEvaluator("cpu", loader, network))
+    with pytest.raises(ValueError, match="evaluator: expected the trained network, got another"):
+        build(evaluator=make_evaluator(network, make_items(12))).run()
+
+
+class Doubled(torch.nn.Sequential):
+    """A head whose weight has a part in the logits twice."""
+
+    def forward(self, images):
+        *body, head = self
+        for layer in body:
+            images = layer(images)
+        return head(images) ** 3
+
+
+@pytest.mark.parametrize("kind", ["spectral", "cubed", "softmax"])
+def test_a_head_that_is_not_divided_stays_uncalibrated(kind, caplog):
+    network = make_network()
+    if kind == "spectral":
+        network[-1] = torch.nn.utils.parametrizations.spectral_norm(network[-1])
+    elif kind == "cubed":
+        network = Doubled(*network)
+    else:
+        network.append(torch.nn.LogSoftmax(1))
+    trainer = make_chain(network=network, calibrate=True, accept="always")
+    trainer.run()
+    assert [record.calibration for record in trainer.records] == [1.0] * 3
+    assert "calibrate: expected logits that a division of the head divides" in caplog.text
+    trainer.walker.evaluator.run()
+    assert trainer.walker.evaluator.state.metrics["val_accuracy"] == trainer.records[-1].value
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_average_is_validated_within_an_epoch(every):
+    network, found = make_network(), []
+    evaluator = make_evaluator(network, make_items(12))
+    trainer = make_chain(network=network, averaging=0.9, validate=False, handlers=[])
+    trainer.walker.gate.evaluator = evaluator
+    trainer.walker.gate.attach(trainer)
+    evaluator.add_event_handler(Events.STARTED, lambda engine: found.append(trainer.walker.average.swapped))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=every), lambda engine: evaluator.run())
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: found.append(not trainer.walker.average.swapped))
+    trainer.run()
+    assert found
+    assert all(found)
+
+
+@pytest.mark.parametrize("decollate", [True, False])
+def test_training_metrics_leave_out_items_without_a_label(decollate):
+    trainer = make_chain(
+        pool_ratio=3,
+        key_train_metric={"train": Accuracy(output_transform=from_engine(["pred", "label"]))},
+        **({"postprocessing": Lambdad("pred", lambda pred: pred)} if decollate else {}),
+    )
+    counts = []
+    metric = next(
+        handler.__self__
+        for handler, _, _ in trainer._event_handlers[Events.EPOCH_COMPLETED]
+        if isinstance(getattr(handler, "__self__", None), Accuracy)
+    )
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: counts.append(int(metric._num_examples)))
+    trainer.run()
+    assert set(counts) == {8 * 4}
+
+
+@pytest.mark.parametrize("shared", ["body", "head", "storage"])
+def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
+    student, teacher = make_network(), make_network(1)
+    if shared == "storage":
+        teacher[-1].weight.data = student[-1].weight.data
+    else:
+        place = 0 if shared == "body" else -1
+        teacher[place] = student[place]
+    trainer = SupervisedTrainer(
+        "cpu",
+        max_epochs=1,
+        network=student,
+        train_data_loader=DataLoader(Dataset(make_items()), batch_size=8),
+        optimizer=torch.optim.SGD(student.parameters(), 0.1),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=[DistillationHandler(teacher)],
+    )
+    before = student[0].weight.detach().clone(), student[-1].weight.detach().clone()
+    trainer.run()
+    assert not torch.equal(before[0], student[0].weight)
+    assert not torch.equal(before[1], student[-1].weight)
+    assert "a frozen copy of it" in caplog.text
+
+
+class Last(torch.nn.Module):
+    def forward(self, features):
+        return features.permute(0, 2, 3, 1)
+
+
+class First(torch.nn.Module):
+    def forward(self, features):
+        return features.permute(0, 3, 1, 2)
+
+
+class Recomputed(torch.nn.Sequential):
+    def forward(self, images):
+        return torch.utils.checkpoint.checkpoint(super().forward, images.requires_grad_(), use_reentrant=True)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("last", "channels come last"), ("reentrant", "takes no gradient")])
+def test_features_that_teach_nothing_are_refused(kind, message):
+    def network(seed):
+        layers = make_network(seed)
+        if kind == "last":
+            return torch.nn.Sequential(layers[0], Last(), First(), *layers[1:])
+        return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
+
+    student = network(0)
+    trainer = SupervisedTrainer(
+        "cpu",
+        max_epochs=1,
+        network=student,
+        train_data_loader=DataLoader(Dataset(make_items()), batch_size=8),
+        optimizer=torch.optim.SGD(student.parameters(), 0.1),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=[
+            DistillationHandler(network(1), attention=1.0, student_layer="1" if kind == "last" else "0.0.0")
+        ],
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.run()
