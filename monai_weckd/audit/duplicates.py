@@ -34,7 +34,7 @@ _ROWS = 512  # rows of the distance matrix, and pairs, at a time
 _SIDE = 64  # pixels of the small images that are compared
 _SHIFT = 16  # pixels by which they may be moved against each other
 _DEVIATIONS = 5.0
-_CORRELATIONS = (0.5, 0.8)  # the limit that the data set lies in this range
+_LEAST, _MOST = 0.5, 0.8  # a correlation below is no copy; one above is, unless most neighbors have it
 _LEAST_SPREAD = 0.25  # of a logarithm: a limit must be well below the usual distance
 _ENOUGH = 20  # pairs for a limit of the distance
 
@@ -251,14 +251,14 @@ def _correlation(small: torch.Tensor, pairs: torch.Tensor) -> np.ndarray:
 
 def _limits(pairs: np.ndarray, distances: np.ndarray, correlations: np.ndarray) -> Limits:
     if not len(pairs):
-        return Limits(0.0, _CORRELATIONS[1], math.nan, math.nan)
+        return Limits(0.0, _MOST, math.nan, math.nan)
     # pairs come nearest first: the first one of each image is its nearest neighbor
     nearest = np.unique(pairs.ravel(), return_index=True)[1] // 2
     logs = np.log(np.maximum(distances[nearest], 1e-9))
     usual, deviation = spread(logs)
     distance = math.exp(usual - 4 * max(deviation, _LEAST_SPREAD)) if len(nearest) >= _ENOUGH else 0.0
     middle, deviation = spread(np.arctanh(np.clip(correlations, -0.999, 0.999)))
-    correlation = math.tanh(middle + _DEVIATIONS * deviation)
-    return Limits(
-        distance, min(max(correlation, _CORRELATIONS[0]), _CORRELATIONS[1]), math.exp(usual), math.tanh(middle)
-    )
+    far, near = (math.tanh(middle + count * deviation) for count in (_DEVIATIONS, 4))
+    # where many images have copies, they widen the spread; where all show one frame, all are alike
+    correlation = max(_LEAST, min(far, max(_MOST, near)))
+    return Limits(distance, correlation, math.exp(usual), math.tanh(middle))

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from monai_weckd.audit.findings import Finding
-from monai_weckd.networks.solved_head import solve_head
+from monai_weckd.networks.solved_head import group_folds, solve_head
 from monai_weckd.plan.oracle import is_labeled
 
-__all__ = ["contradicted_labels", "label_probabilities"]
+__all__ = ["contradicted_labels", "doubted", "label_probabilities"]
 
 
 def label_probabilities(
@@ -32,6 +32,8 @@ def label_probabilities(
 ) -> np.ndarray:
     """Return each item's class probabilities by a head that saw no label of its group, (N, C).
 
+    There are two rounds of cross-validation by group. After the first one, the labels that confident learning doubts
+    (:py:func:`doubted`) are left out, so that wrong labels do not speak for each other; the second one judges all.
     Rows of items without a label, or whose class no other group has, are NaN.
 
     Args:
@@ -42,23 +44,48 @@ def label_probabilities(
     """
     probabilities = np.full((len(items), num_classes), np.nan)
     labeled = [place for place, item in enumerate(items) if is_labeled(item)]
-    if labeled:
-        labels = torch.tensor([items[place]["label"] for place in labeled])
-        groups = [items[place]["group"] for place in labeled]
-        head = solve_head(embeddings[labeled], labels, groups, num_classes=num_classes)
-        probabilities[labeled] = head.out_of_fold.exp().numpy()
+    if not labeled:
+        return probabilities
+    features, labels = embeddings[labeled], np.array([items[place]["label"] for place in labeled])
+    groups = [items[place]["group"] for place in labeled]
+    head = solve_head(features, torch.from_numpy(labels), groups, num_classes=num_classes)
+    first = head.out_of_fold.exp().numpy()
+    trusted = ~doubted(first, labels)
+    folds = group_folds(labels, groups)
+    for fold in np.unique(folds[np.isfinite(first).all(axis=1)]):
+        kept, held = trusted & (folds != fold), np.flatnonzero(folds == fold)
+        if kept.any():
+            first[held] = _probabilities(features, labels, groups, kept, held, num_classes)
+    probabilities[labeled] = first
     return probabilities
+
+
+def doubted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return which labels confident learning counts as another class, (N,), bool.
+
+    Northcutt, Jiang and Chuang, arXiv 1911.00068: a class's threshold is the mean probability that the items labeled
+    with it give it. Of the classes whose threshold an item reaches, the most probable one is the class it counts as.
+
+    Args:
+        probabilities: out-of-fold probabilities, (N, C); rows may be NaN.
+        labels: class of each item, (N,).
+
+    """
+    known = np.isfinite(probabilities).all(axis=1)
+    thresholds = np.full(probabilities.shape[1], np.inf)
+    for label in np.unique(labels[known]):
+        thresholds[label] = probabilities[known & (labels == label), label].mean()
+    reached = np.where(known[:, None] & (probabilities >= thresholds), probabilities, -1.0)
+    found: np.ndarray = (reached.max(axis=1) >= 0) & (reached.argmax(axis=1) != labels)
+    return found
 
 
 def contradicted_labels(
     probabilities: np.ndarray, items: Sequence[Mapping[str, Any]], classes: Sequence[str]
 ) -> list[Finding]:
-    """Return the labels that are probably wrong, the least probable first, but one of each group before further ones.
+    """Return the labels of which another class is more probable, those with the least probability of their own first.
 
-    Confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068): a class's threshold is the mean probability that
-    the items labeled with it give it. An item counts as another class if it reaches that class's threshold, and the
-    probability of no other class that it reaches is higher. Such labels are ranked by their own probability, the
-    self-confidence.
+    That probability is confident learning's self-confidence. One image of each group comes before further ones.
 
     Args:
         probabilities: out-of-fold probabilities, (N, C); rows may be NaN.
@@ -66,23 +93,37 @@ def contradicted_labels(
         classes: class names in the order of their indices.
 
     """
-    known = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
-    if not len(known):
-        return []
-    rows, labels = probabilities[known], np.array([items[place]["label"] for place in known.tolist()])
-    thresholds = np.array([rows[labels == k, k].mean() if (labels == k).any() else np.inf for k in range(len(classes))])
-    reached = np.where(rows >= thresholds, rows, -1)
     found = []
-    for place, row, label, confident in zip(known, rows, labels, reached, strict=True):
-        other = int(confident.argmax())
-        if confident[other] < 0 or other == label:
+    for place in np.flatnonzero(np.isfinite(probabilities).all(axis=1)).tolist():
+        row, label = probabilities[place], items[place]["label"]
+        other = int(row.argmax())
+        if other == label:
             continue
         text = (
             f"labeled {classes[label]} (probability {row[label]:.2f}); "
             f"images of other groups suggest {classes[other]} ({row[other]:.2f})"
         )
-        found.append(Finding("label", (int(place),), text, float(row[label]), other))
+        found.append(Finding("label", (place,), text, float(row[label]), other))
     return _one_of_each_group_first(sorted(found, key=lambda finding: finding.score or 0.0), items)
+
+
+def _probabilities(
+    features: torch.Tensor,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    kept: np.ndarray,
+    held: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """Return the probabilities of the held items by a head for the kept ones, (number of held items, C)."""
+    places = np.flatnonzero(kept)
+    head = solve_head(
+        features[places], torch.from_numpy(labels[places]), [groups[place] for place in places], num_classes=num_classes
+    )
+    found = torch.softmax(features[held].double() @ head.weight.T + head.bias, dim=1).numpy()
+    # a class that only this fold has cannot be judged
+    found[~np.isin(labels[held], labels[places])] = np.nan
+    return found
 
 
 def _one_of_each_group_first(found: Sequence[Finding], items: Sequence[Mapping[str, Any]]) -> list[Finding]:

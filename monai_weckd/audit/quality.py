@@ -28,6 +28,7 @@ __all__ = ["other_kinds", "poor_images", "quality_measures"]
 _NEIGHBORS = 5
 _DEVIATIONS = 5.0
 _LEAST_SPREAD = 0.1  # of a logarithm, for images that are all but equal
+_LEAST_DISTANCE = 1e-4  # below, a distance is rounding
 _ROWS = 512
 _ENOUGH = 20  # images for a limit by the data
 
@@ -56,7 +57,7 @@ def other_kinds(embeddings: torch.Tensor, items: Sequence[Mapping[str, Any]]) ->
         part[groups[first : first + _ROWS, None] == groups] = torch.nan
         means.append(part.sort(dim=1).values[:, :_NEIGHBORS].nanmean(dim=1))
     distances = torch.cat(means).nan_to_num(0).numpy().astype(np.float64)
-    middle, deviation = spread(np.log(np.maximum(distances, 1e-9)))
+    middle, deviation = spread(np.log(np.maximum(distances, _LEAST_DISTANCE)))
     limit = math.exp(middle + _DEVIATIONS * max(deviation, _LEAST_SPREAD))
     found = [
         Finding(
