@@ -118,7 +118,10 @@ def _probabilities(
     """Return the probabilities of the held items by a head for the kept ones, (number of held items, C)."""
     places = np.flatnonzero(kept)
     head = solve_head(
-        features[places], torch.from_numpy(labels[places]), [groups[place] for place in places.tolist()], num_classes=num_classes
+        features[places],
+        torch.from_numpy(labels[places]),
+        [groups[place] for place in places.tolist()],
+        num_classes=num_classes,
     )
     found = torch.softmax(features[held].double() @ head.weight.T + head.bias, dim=1).numpy()
     # a class that only this fold has cannot be judged
