@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from monai_weckd import __version__
+from monai_weckd.cli.audit import add_audit
 from monai_weckd.cli.bundle import add_bundle
 from monai_weckd.cli.compare import add_compare
 from monai_weckd.cli.label import add_label
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"monai_weckd {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add_plan(commands)
+    add_audit(commands)
     add_bundle(commands)
     add_phantom(commands)
     add_report(commands)

@@ -1,0 +1,106 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Run all parts of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monai_weckd.audit.duplicates import exact_duplicates, look_alike_groups, near_duplicates, near_pairs
+from monai_weckd.audit.embedding import embedded_images
+from monai_weckd.audit.findings import KINDS, Finding
+from monai_weckd.audit.labels import contradicted_labels, label_probabilities
+from monai_weckd.audit.quality import other_kinds, poor_images, quality_measures
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.verify import find_faults
+
+__all__ = ["Audit", "audit_data"]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is wrong with a data set.
+
+    Args:
+        items: the data list; unreadable items come last.
+        classes: class names in the order of their indices.
+        findings: the findings, by kind in the order of ``KINDS``, each kind with the most important first.
+        limits: by kind, the limits that the data set; NaN and absent where there was too little data.
+        judged: number of labels that could be held against those of other groups.
+
+    """
+
+    items: Sequence[Mapping[str, Any]]
+    classes: tuple[str, ...]
+    findings: Sequence[Finding]
+    limits: Mapping[str, Mapping[str, float]]
+    judged: int
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Return the findings of a kind, in order.
+
+        Args:
+            kind: one of ``KINDS``.
+
+        """
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of findings of each kind."""
+        return {kind: len(self.of_kind(kind)) for kind in KINDS}
+
+
+def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
+    """Audit a data set.
+
+    Args:
+        config: training configuration of the bundle whose frozen network and preprocessing are used.
+        datalist: the items.
+
+    Raises:
+        ValueError: When the bundle's network is not frozen, no image can be read, or an image has another shape than
+            the first after preprocessing.
+
+    """
+    faults = find_faults(datalist.items)
+    good = [item for item in datalist.items if item["id"] not in faults]
+    bad = [item for item in datalist.items if item["id"] in faults]
+    if not good:
+        raise ValueError(
+            f"image: expected readable files, got none of {len(bad)}, "
+            f"first {bad[0]['id']!r}: {faults[bad[0]['id']]} Repair them."
+        )
+    dataset = embedded_images(config, datalist._replace(items=good))
+    embeddings, images = dataset.gather(range(len(good))), dataset.images
+    unreadable = [
+        Finding("unreadable", (place,), faults[item["id"]]) for place, item in enumerate(bad, start=len(good))
+    ]
+    exact, kept = exact_duplicates(good)
+    pairs, near_limits = near_pairs(embeddings, images, good, kept)
+    near = near_duplicates(pairs, good)
+    probabilities = label_probabilities(embeddings, good, num_classes=len(datalist.classes))
+    labels = contradicted_labels(probabilities, good, datalist.classes)
+    odd, odd_limits = other_kinds(embeddings, good)
+    poor, poor_limits = poor_images(quality_measures(images, len(good)))
+    return Audit(
+        [*good, *bad],
+        datalist.classes,
+        [*unreadable, *exact, *near, *look_alike_groups([*exact, *near], good), *labels, *odd, *poor],
+        {"near_duplicate": vars(near_limits), "other_kind": odd_limits, "quality": poor_limits},
+        int(np.isfinite(probabilities).all(axis=1).sum()),
+    )
