@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
@@ -26,9 +26,9 @@ from monai.handlers import EarlyStopHandler
 from monai_weckd.engines.events import ChainEvents
 
 if TYPE_CHECKING:
-    from monai.engines import SupervisedTrainer
+    from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.engines.walker import StageWalker
+    from monai_weckd.engines.state import ChainState, StageRecord
 
 __all__ = ["EarlyEnd"]
 
@@ -36,6 +36,24 @@ logger = logging.getLogger(__name__)
 
 # between two epochs there is no stage to end
 _BETWEEN = frozenset({Events.STARTED, Events.EPOCH_STARTED, Events.COMPLETED, Events.TERMINATE, *ChainEvents})
+
+
+class Stages(Protocol):
+    """What an early end asks of the walker through the stages."""
+
+    state: ChainState
+    evaluator: Evaluator | None
+
+    @property
+    def epochs(self) -> Sequence[int]:
+        """Epochs of each stage."""
+
+    @property
+    def records(self) -> tuple[StageRecord, ...]:
+        """Records of the stages so far."""
+
+    def paused(self, engine: SupervisedTrainer) -> bool:
+        """Return whether the run ends before the chain does, so that another run continues the chain."""
 
 
 class EarlyEnd:
@@ -52,7 +70,7 @@ class EarlyEnd:
 
     """
 
-    def __init__(self, walker: StageWalker, engine: SupervisedTrainer) -> None:
+    def __init__(self, walker: Stages, engine: SupervisedTrainer) -> None:
         self.walker = walker
         self.engine = engine
         self.epoch_was_cut = False

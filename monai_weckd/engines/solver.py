@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,18 +35,21 @@ if TYPE_CHECKING:
 
 __all__ = ["HeadSolver"]
 
+logger = logging.getLogger(__name__)
+
 _CHUNK = 4096  # embeddings that are in memory at a time in double precision
 
 
 class HeadSolver:
-    """Solve the head of a stage for all its labels: a trainer's ``iteration_update``, with one iteration for a stage.
+    """Solve the head of a stage for all its labels: a trainer's ``iteration_update``.
 
     The backbone is frozen, so a stage is a convex problem, see :py:func:`monai_weckd.networks.solve_head`: no learning
-    rate, no epochs, no seed. The features are standardized over all training items, with or without a label.
-    Cross-validation, whose folds hold whole groups, chooses the penalty and calibrates the logits; no label is spent on
-    either. It also tells how good the head is on images of unseen groups: ``out_of_fold`` in the chain's state holds
-    the metrics of :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``.
-    For labels that were chosen and not drawn, these figures are too low. ``estimate`` beside them is that of
+    rate, no epochs, no seed. One iteration solves it, and further ones of a stage change nothing. The features are
+    standardized over all training items, with or without a label. Cross-validation, whose folds hold whole groups,
+    chooses the penalty and calibrates the logits; no label is spent on either. It also tells how good the head is on
+    images of unseen groups: ``out_of_fold`` in the chain's state holds the metrics of
+    :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. For labels that
+    were chosen and not drawn, these figures are too low. ``estimate`` beside them is that of
     :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
@@ -58,6 +62,7 @@ class HeadSolver:
 
     def __init__(self, head_layer: str | None = None) -> None:
         self.head_layer = head_layer
+        self._solved: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> Any:
         """Solve the head for the labels of the present stage, and return MONAI's output for all of them.
@@ -68,11 +73,14 @@ class HeadSolver:
 
         Raises:
             TypeError: When the dataset of the loader gives no embeddings.
-            ValueError: When the chain averages weights, or a stage has several iterations.
+            ValueError: When the chain averages weights.
 
         """
         chain = engine.state.chain
         dataset = self._dataset(engine)
+        if self._solved is not None and chain.state.out_of_fold is not None:
+            return self._output(engine, *self._solved)  # further iterations of a stage change nothing
+        _warn_of_steps(engine)
         labels = chain.state.reveal(engine.state.stage)
         # the loss check names these images if something is not finite
         places = [place for place, item in enumerate(chain.state.items) if item["id"] in labels]
@@ -96,6 +104,7 @@ class HeadSolver:
         groups = [item["group"] for item, kept in zip(items, known.tolist(), strict=True) if kept]
         found["estimate"] = _estimate(head, held_out, told, groups, chain.state.items, labels, dataset)
         chain.state.keep_out_of_fold(found)
+        self._solved = features, target
         return self._output(engine, features, target)
 
     def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:
@@ -107,12 +116,6 @@ class HeadSolver:
             )
         if engine.state.chain.options.averaging:
             raise ValueError("averaging: expected 0 with a solved head, got another. Pass averaging=0.")
-        steps = engine.state.stage_epochs * engine.state.epoch_length
-        if steps != 1:
-            raise ValueError(
-                f"epoch_length: expected one epoch of one iteration for a solved stage, got {steps} iterations. "
-                "Pass max_epochs=num_stages and epoch_length=1."
-            )
         return dataset
 
     def _load(self, engine: SupervisedTrainer, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -140,6 +143,16 @@ class HeadSolver:
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # a handler of the last event may have decollated it
+
+
+def _warn_of_steps(engine: SupervisedTrainer) -> None:
+    steps = engine.state.stage_epochs * engine.state.epoch_length
+    if steps > 1:
+        logger.warning(
+            "stage %d has %d iterations, but a head is solved in one; pass max_epochs=num_stages and epoch_length=1",
+            engine.state.stage,
+            steps,
+        )
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:

@@ -117,8 +117,6 @@ def test_two_runs_give_the_same_weights():
     ("options", "error", "message"),
     [
         ({"embed": False}, TypeError, "train_data_loader: expected a dataset of embeddings, got ByteCacheDataset"),
-        ({"epoch_length": 4}, ValueError, "epoch_length: expected one epoch of one iteration"),
-        ({"max_epochs": 6}, ValueError, "epoch_length: expected one epoch of one iteration"),
         ({"chain": ChainOptions(accept="always", averaging=0.9)}, ValueError, "averaging: expected 0"),
     ],
 )
@@ -126,6 +124,17 @@ def test_it_refuses_a_chain_that_trains_step_by_step(options, error, message):
     trainer, _, _ = make_solved(**options)
     with pytest.raises(error, match=message):
         trainer.run()
+
+
+@pytest.mark.parametrize("options", [{"epoch_length": 4}, {"max_epochs": 6}])
+def test_further_iterations_change_nothing(options, caplog):
+    once, more = make_solved()[0], make_solved(**options)[0]
+    once.run()
+    more.run()
+    for name, tensor in once.network.state_dict().items():
+        torch.testing.assert_close(tensor, more.network.state_dict()[name])
+    assert [record.labeled for record in more.records] == [record.labeled for record in once.records]
+    assert "but a head is solved in one; pass max_epochs=num_stages and epoch_length=1" in caplog.text
 
 
 def test_a_broken_image_is_refused():
