@@ -23,6 +23,7 @@ from typing import Any
 from monai_weckd.data.image_files import image_files
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.splits import group_of
+from monai_weckd.utils.messages import printable
 
 __all__ = ["duplicate_notes", "identical_images"]
 
@@ -71,7 +72,7 @@ def _note(
     (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
     return (
         f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one in other {kind}, first "
-        f"{item['id']!r} ({first}) and {other['id']!r} ({second}). {remedy}"
+        f"{item['id']!r} ({printable(first)}) and {other['id']!r} ({printable(second)}). {remedy}"
     )
 
 

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from monai_weckd.utils.messages import printable
+
 __all__ = ["PassedOver"]
 
 _SHOWN = 8
@@ -50,7 +52,7 @@ class PassedOver:
         """
         parts = []
         if self.columns:
-            parts.append(f"columns not used: {_shown(map(_printable, self.columns))}")
+            parts.append(f"columns not used: {_shown(map(printable, self.columns))}")
         counted = {
             "files passed over": self.files,
             "read as missing": self.missing,
@@ -58,7 +60,7 @@ class PassedOver:
         }
         for kind, counts in counted.items():
             if counts:
-                each = _shown(f"{_printable(name)} {count}" for name, count in counts.most_common())
+                each = _shown(f"{printable(name)} {count}" for name, count in counts.most_common())
                 parts.append(f"{kind}: {counts.total()} ({each})")
         return "; ".join(parts)
 
@@ -80,7 +82,3 @@ def _shown(parts: Iterable[str]) -> str:
     every = list(parts)
     rest = len(every) - _SHOWN
     return ", ".join(every if rest <= 1 else [*every[:_SHOWN], f"and {rest} more"])
-
-
-def _printable(name: str) -> str:
-    return name if name and name.isprintable() else ascii(name)

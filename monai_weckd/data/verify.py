@@ -27,7 +27,7 @@ from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
-from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.messages import nearest, printable
 from monai_weckd.utils.system import available_processors
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def verify_images(
             f"image: expected readable files, got {len(bad)} that are not, first {name!r}: {fault} "
             "To go on without such items, pass on_bad_item='skip'."
         )
-    # a file name may contain a line break
-    names = ", ".join(name if name.isprintable() else repr(name) for name in bad)
+    names = ", ".join(map(printable, bad))
     logger.warning("left out %d unreadable items, first %r: %s All: %s", len(bad), name, fault, names)
     items = [item for item in datalist.items if item["id"] not in bad]
     return datalist._replace(items=items, skipped=(*datalist.skipped, *bad))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 
-__all__ = ["nearest"]
+__all__ = ["nearest", "printable"]
 
 
 def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
@@ -29,3 +29,18 @@ def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
     """
     match = difflib.get_close_matches(str(key), valid, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Valid: {', '.join(map(repr, valid))}."
+
+
+def printable(name: str) -> str:
+    r"""Return a name as it is, or with escapes if it is empty or has a line break, lone surrogates or the like.
+
+    Args:
+        name: name of a file, a class or a group.
+
+    Example::
+
+        >>> printable("ear 1.png"), printable("ear" + chr(10))
+        ('ear 1.png', "'ear\\n'")
+
+    """
+    return name if name and name.isprintable() else ascii(name)

@@ -100,3 +100,13 @@ def test_plan_and_verification_tell(dataset, capsys, caplog):
         "10 images are byte-identical to another one in other labels",
         "20 images are byte-identical to another one in other groups",
     ]
+
+
+def test_a_name_that_is_not_utf_8_can_be_written(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b \udcff.png"]
+    for path in paths:
+        path.write_bytes(b"the same")
+    items = [{"id": path.name, "image": str(path), "label": 0, "group": path.name} for path in paths]
+    (note,) = duplicate_notes(items, ["one"])
+    assert r"b \udcff.png" in note
+    note.encode()  # a lone surrogate could not be

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monai_weckd.data.dicom.references import parse_series
+from monai_weckd.utils.messages import printable
 
 __all__ = ["DicomKeys", "patient_groups", "pseudonyms", "read_keys"]
 
@@ -152,7 +153,7 @@ def _keys_of(path: Path) -> DicomKeys | None:
 def _say(where: str, keys: Mapping[str, DicomKeys], names: Mapping[str, str]) -> None:
     groups = {level: {names[key] for key in keys if keys[key].unit[0] == level} for level in _LEVELS}
     told = ", ".join(f"{len(found)} by {level}" for level, found in groups.items() if found)
-    line = f"{where}: grouped {len(names)} DICOM images by their headers: {told}."
+    line = f"{printable(where)}: grouped {len(names)} DICOM images by their headers: {told}."
     if len(set(names.values())) == 1 < len(names):
         line += " If this is wrong, write a manifest.csv with a column group."
     if line not in _said:
