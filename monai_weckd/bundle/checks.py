@@ -195,7 +195,7 @@ def check_key(key: str, value: Any) -> None:
         return
     check_value(key, value, _KEYS[key])
     # MONAI replaces the one by the other in each text of a configuration
-    if key in _PATHS and value is not None and ("#" in value or "::" in value):
+    if key in _PATHS and value is not None and ("#" in str(value) or "::" in str(value)):
         raise ValueError(
             f"{key}: expected a path without # and ::, which MONAI takes for separators of keys, "
             f"got {value!r}. Use another path."

@@ -42,8 +42,8 @@ def load_weights(
 
     Args:
         network: the network.
-        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix that all names share, such as ``module.``, ``_orig_mod.``
-            or Lightning's ``model.``, is dropped, and so is what is not below it.
+        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix that all names share, such as
+            ``module.``, ``_orig_mod.`` or Lightning's ``model.``, is dropped, and so is what is not below it.
         name: what the file is, for errors: ``"teacher"``, ``"ckpt"`` or ``"student"``.
         advice: what to do if the weights belong to another network.
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
 from types import NoneType, UnionType
@@ -97,7 +98,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, (list, tuple))
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    # a path will do where text does, and an integer where a number does
+    return isinstance(value, {float: (int, float), str: (str, os.PathLike)}.get(kind, kind))
 
 
 def option_names(kind: Any) -> tuple[str, ...]:

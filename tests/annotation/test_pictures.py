@@ -61,7 +61,7 @@ def test_refuses_a_slice_or_window_that_there_is_not(volume):
 
 def test_refuses_what_has_two_channels(tmp_path):
     path = volume_file(tmp_path / "two.nii.gz", np.zeros((3, 3, 3, 1, 2)))
-    with pytest.raises(ValueError, match=r"image: expected 1 or 3 channels, got 2\. Convert it\."):
+    with pytest.raises(ValueError, match=r"image: expected gray or color, got 2 channels\. Convert it\."):
         describe_image(path)
 
 

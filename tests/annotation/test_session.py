@@ -101,8 +101,8 @@ def test_refuses_an_image_that_is_not_there(here):
 
 
 def test_refuses_another_class_and_a_folder_without_images(here, tmp_path):
-    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'background'\. Did you mean"):
-        here.put_label("g0/ear.png", "background")
+    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'backgrund'\. Did you mean"):
+        here.put_label("g0/ear.png", "backgrund")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"):
         AnnotationSession(here.chain, tmp_path / "empty")

@@ -312,7 +312,7 @@ def test_what_is_no_model_is_refused(capsys, tmp_path):
     for content in (b"", b"no model"):
         (tmp_path / "model.pt").write_bytes(content)
         assert predict(tmp_path / "model.pt", OTOSCOPY, tmp_path / "out.csv") == 1
-        assert capsys.readouterr().err.startswith("error: ckpt: expected the state_dict of PooledClassifier in")
+        assert capsys.readouterr().err.startswith("error: ckpt: expected a file with a network's weights, got")
 
 
 def test_the_overlay_of_another_network(capsys, model, tmp_path):

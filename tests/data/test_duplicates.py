@@ -96,7 +96,9 @@ def test_plan_and_verification_tell(dataset, capsys, caplog):
     assert any("in other splits" in note for note in notes)
     with caplog.at_level(logging.WARNING, logger="monai_weckd"):
         verify_images(load_datalist(dataset))
-    assert [record.getMessage().partition(", first")[0] for record in caplog.records] == [
+    assert [
+        record.getMessage().partition(", first")[0] for record in caplog.records if "byte" in record.getMessage()
+    ] == [
         "10 images are byte-identical to another one in other labels",
         "20 images are byte-identical to another one in other groups",
     ]
