@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Preparation:
         try:
             self.recipe = json.dumps([describe(transform), spatial_dims])
         except UndescribedError:  # a function that may change: what it has done counts for this object alone
-            self.recipe = f"{id(self)}"
+            self.recipe = uuid4().hex
 
     def check(self, path: str, array: np.ndarray, meta: dict[str, Any]) -> None:
         """Refuse an image that the transforms of training do not accept.

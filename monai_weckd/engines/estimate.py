@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_weckd.engines.calibration import fit_temperatures
+from monai_weckd.engines.calibration import fit_temperature
 
 __all__ = ["estimate_accuracy"]
 
@@ -70,12 +70,11 @@ def estimate_accuracy(
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     counts = torch.from_numpy(np.concatenate([np.ones((1, len(names)), dtype=drawn.dtype), drawn])).double()
     labeled, unlabeled = counts[:, places[: len(labels)]], counts[:, places[len(labels) :]]
-    usable = (labeled.sum(dim=1) > 0) & (unlabeled.sum(dim=1) > 0)
-    temperatures = fit_temperatures(held_out, labels, labeled[usable])
     others, predicted = others.double(), others.argmax(dim=1)
     found = [
-        _confidence(torch.softmax(others / temperature, dim=1), predicted, weights)
-        for temperature, weights in zip(temperatures, unlabeled[usable], strict=True)
+        _confidence(torch.softmax(others / fit_temperature(held_out, labels, told), dim=1), predicted, weights)
+        for told, weights in zip(labeled, unlabeled, strict=True)
+        if told.any() and weights.any()
     ]
     figures: dict[str, Any] = {"images": len(others)}
     for name, values in zip(("accuracy", "balanced_accuracy"), np.array(found).T, strict=True):

@@ -353,6 +353,18 @@ def test_training_metrics_leave_out_items_without_a_label(decollate):
     assert set(counts) == {8 * 4}
 
 
+def distilling(student, handler):
+    return SupervisedTrainer(
+        "cpu",
+        max_epochs=1,
+        network=student,
+        train_data_loader=DataLoader(Dataset(make_items()), batch_size=8),
+        optimizer=torch.optim.SGD(student.parameters(), 0.1),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=[handler],
+    )
+
+
 @pytest.mark.parametrize("shared", ["body", "head", "storage"])
 def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
     student, teacher = make_network(), make_network(1)
@@ -361,15 +373,7 @@ def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
     else:
         place = 0 if shared == "body" else -1
         teacher[place] = student[place]
-    trainer = SupervisedTrainer(
-        "cpu",
-        max_epochs=1,
-        network=student,
-        train_data_loader=DataLoader(Dataset(make_items()), batch_size=8),
-        optimizer=torch.optim.SGD(student.parameters(), 0.1),
-        loss_function=torch.nn.CrossEntropyLoss(),
-        train_handlers=[DistillationHandler(teacher)],
-    )
+    trainer = distilling(student, DistillationHandler(teacher))
     before = student[0].weight.detach().clone(), student[-1].weight.detach().clone()
     trainer.run()
     assert not torch.equal(before[0], student[0].weight)
@@ -400,17 +404,7 @@ def test_features_that_teach_nothing_are_refused(kind, message):
             return torch.nn.Sequential(layers[0], Last(), First(), *layers[1:])
         return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
 
-    student = network(0)
-    trainer = SupervisedTrainer(
-        "cpu",
-        max_epochs=1,
-        network=student,
-        train_data_loader=DataLoader(Dataset(make_items()), batch_size=8),
-        optimizer=torch.optim.SGD(student.parameters(), 0.1),
-        loss_function=torch.nn.CrossEntropyLoss(),
-        train_handlers=[
-            DistillationHandler(network(1), attention=1.0, student_layer="1" if kind == "last" else "0.0.0")
-        ],
-    )
+    layer = "1" if kind == "last" else "0.0.0"
+    trainer = distilling(network(0), DistillationHandler(network(1), attention=1.0, student_layer=layer))
     with pytest.raises(ValueError, match=message):
         trainer.run()
