@@ -30,6 +30,7 @@ from monai_weckd import PlanSettings
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks import solve_head
 from monai_weckd.selection import SelectionContext, select_items
@@ -87,6 +88,13 @@ class Fold:
         probabilities = torch.softmax(logits, dim=1).numpy()
         tested = classification_metrics(probabilities[self.test], self.labels[self.test])
         figures = {name: float(tested[name]) for name in ("balanced_accuracy", "ece")}
+        others = np.setdiff1d(self.train, labeled)
+        if known.all() and len(others) >= len(labeled):
+            names = self.groups[others].tolist()
+            unseen = head.unseen_logits(self.features[others], names)
+            found = estimate_accuracy(held_out, target, self.groups[labeled].tolist(), unseen, names)
+            figures["estimate"] = found["balanced_accuracy"]["value"]
+            figures["low"], figures["high"] = found["balanced_accuracy"]["interval"]
         if known.all():
             told = classification_metrics(torch.softmax(held_out / temperature, dim=1).numpy(), target.numpy())
             figures["cross_validated"] = float(told["balanced_accuracy"])
@@ -140,12 +148,15 @@ def embed(bundle: Path, dataset_dir: str, cache_dir: Path) -> tuple[torch.Tensor
     return features, np.array([item["label"] for item in items]), np.array([item["group"] for item in items])
 
 
-def measure(data: tuple[torch.Tensor, np.ndarray, np.ndarray], draws: int) -> list[dict[str, Any]]:
+def measure(
+    data: tuple[torch.Tensor, np.ndarray, np.ndarray], draws: int, budgets: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return the figures of every fold.
 
     Args:
         data: features, labels and groups.
         draws: number of divisions into five grouped and stratified folds.
+        budgets: labels of a stage, as :py:func:`benchmarks.selection.stage_size` reads them.
 
     """
     features, labels, groups = data
@@ -155,7 +166,7 @@ def measure(data: tuple[torch.Tensor, np.ndarray, np.ndarray], draws: int) -> li
         for number, (train, test) in enumerate(splitter.split(labels, labels, groups)):
             fold = Fold(features, labels, groups, train, test)
             figures: dict[str, Any] = {"draw": draw, "fold": number}
-            for budget in BUDGETS:
+            for budget in budgets:
                 count = stage_size(budget, len(train), int(labels.max()) + 1)
                 figures[budget] = {rule: fold.chain(rule, count, draw) for rule in RULES}
             figures["5 of each class"] = fold.evaluate(fold.some_of_each_class(5 * draw + number))[0]
@@ -179,15 +190,19 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
     """
     lines = [
         "| labels of a stage | after | chosen | random | chosen minus random | chosen minus all | ECE "
-        "| cross-validation minus test |",
-        "|---|---|---|---|---|---|---|---|",
+        "| cross-validation minus test | estimate minus test | its interval holds test |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     everything = [fold["all"]["balanced_accuracy"] for fold in folds]
-    for budget in BUDGETS:
+    for budget in (budget for budget in BUDGETS if budget in folds[0]):
         for stage in range(STAGES):
             chosen, random = ([fold[budget][rule][stage] for fold in folds] for rule in RULES)
             score, other = ([figures["balanced_accuracy"] for figures in found] for found in (chosen, random))
-            told = [one["cross_validated"] - one["balanced_accuracy"] for one in chosen if "cross_validated" in one]
+            told, guessed = (
+                [one[key] - one["balanced_accuracy"] for one in chosen if key in one]
+                for key in ("cross_validated", "estimate")
+            )
+            covered = [one["low"] <= one["balanced_accuracy"] <= one["high"] for one in chosen if "low" in one]
             cells = [
                 _mean(score),
                 _mean(other),
@@ -195,11 +210,13 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
                 _mean(np.subtract(score, everything), "+"),
                 _mean(figures["ece"] for figures in chosen),
                 _mean(told, "+") if len(told) > 1 else "",
+                _mean(guessed, "+") if len(guessed) > 1 else "",
+                f"{sum(covered)} of {len(covered)}",
             ]
             lines.append(f"| {budget} | stage {stage + 1} | {' | '.join(cells)} |")
     few, calibration = ([fold["5 of each class"][name] for fold in folds] for name in ("balanced_accuracy", "ece"))
-    lines.append(f"| 5 of each class, nothing else | | | {_mean(few)} | | | {_mean(calibration)} | |")
-    lines.append(f"| all | | | {_mean(everything)} | | | {_mean(fold['all']['ece'] for fold in folds)} | |")
+    lines.append(f"| 5 of each class, nothing else | | | {_mean(few)} | | | {_mean(calibration)} | | | |")
+    lines.append(f"| all | | | {_mean(everything)} | | | {_mean(fold['all']['ece'] for fold in folds)} | | | |")
     return lines
 
 
@@ -210,10 +227,13 @@ def main() -> None:
     parser.add_argument("dataset_dir", help="its images")
     parser.add_argument("--cache_dir", type=Path, required=True, help="folder for embeddings")
     parser.add_argument("--draws", type=int, default=4, help="divisions into five folds (default: %(default)s)")
+    parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, help="labels of a stage")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    folds = measure(embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir), options.draws)
+    folds = measure(
+        embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir), options.draws, options.budgets
+    )
     options.output.write_text(json.dumps({"machine": machine(), "folds": folds}, indent=1) + "\n", encoding="utf-8")
     print(f"\n{options.bundle}, {options.draws} x 5 folds\n\n" + "\n".join(table(folds)))
 

@@ -55,7 +55,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.T
         return float(right - share @ (torch.softmax(inverse * values, dim=1) * values).sum(dim=1))
 
     low, high = 1 / HIGHEST, 1 / LOWEST
-    for _ in range(60):
+    for _ in range(30):  # to nine digits
         middle = (low * high) ** 0.5
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return 1 / (low * high) ** 0.5

@@ -70,7 +70,8 @@ def estimate_accuracy(
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     counts = torch.from_numpy(np.concatenate([np.ones((1, len(names)), dtype=drawn.dtype), drawn])).double()
     labeled, unlabeled = counts[:, places[: len(labels)]], counts[:, places[len(labels) :]]
-    others, predicted = others.double(), others.argmax(dim=1)
+    others = others.double()
+    predicted = torch.nn.functional.one_hot(others.argmax(dim=1), others.shape[1]).double()
     found = [
         _confidence(torch.softmax(others / fit_temperature(held_out, labels, told), dim=1), predicted, weights)
         for told, weights in zip(labeled, unlabeled, strict=True)
@@ -84,9 +85,6 @@ def estimate_accuracy(
 
 
 def _confidence(probabilities: torch.Tensor, predicted: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
-    """Return the expected accuracy and balanced accuracy of predictions, (M,), whose probabilities are (M, C)."""
-    weighted = weights[:, None] * probabilities
-    at_predicted = weighted.gather(1, predicted[:, None])[:, 0]
-    right = torch.zeros(probabilities.shape[1], dtype=torch.float64).index_add_(0, predicted, at_predicted)
-    total = weighted.sum(dim=0)
+    """Return the expected accuracy and balanced accuracy of one-hot predictions, (M, C), with these probabilities."""
+    right, total = weights @ (probabilities * predicted), weights @ probabilities
     return float(right.sum() / total.sum()), float((right / total).mean())
