@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class HeadSolver:
     images of unseen groups: ``out_of_fold`` in the chain's state holds the metrics of
     :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. For labels that
     were chosen and not drawn, these figures are too low. ``estimate`` beside them is that of
-    :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one.
+    :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one, or
+    some class does not have labels of two groups.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
     there is no distillation loss.
@@ -101,8 +102,8 @@ class HeadSolver:
         temperature = fit_temperature(held_out, told) if known.any() else 1.0
         self._load(engine, head.weight / temperature, head.bias / temperature)
         found = _metrics(held_out / temperature, told, head.penalty)
-        groups = [item["group"] for item, kept in zip(items, known.tolist(), strict=True) if kept]
-        found["estimate"] = _estimate(head, held_out, told, groups, chain.state.items, labels, dataset)
+        whole = bool(known.all()) and len(target.unique()) == len(chain.plan.classes)
+        found["estimate"] = _estimate(head, held_out, target, items, chain.state.items, dataset) if whole else None
         chain.state.keep_out_of_fold(found)
         self._solved = features, target
         return self._output(engine, features, target)
@@ -172,16 +173,16 @@ def _estimate(
     head: SolvedHead,
     held_out: torch.Tensor,
     target: torch.Tensor,
-    groups: Sequence[str],
+    labeled: Sequence[Mapping[str, Any]],
     items: Sequence[Mapping[str, Any]],
-    labels: Collection[str],
     dataset: EmbeddingDataset,
 ) -> dict[str, Any] | None:
     """Return the estimate by images without a label, None where they are fewer than those with one."""
-    places = [place for place, item in enumerate(items) if item["id"] not in labels]
-    if not len(target) or len(places) < len(labels):
+    known = {item["id"] for item in labeled}
+    places = [place for place, item in enumerate(items) if item["id"] not in known]
+    if len(places) < len(labeled):
         return None
-    names = [items[place]["group"] for place in places]
+    groups, names = [item["group"] for item in labeled], [items[place]["group"] for place in places]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK)]
     others = torch.cat([head.unseen_logits(dataset.gather(places[part]), names[part]) for part in chunks])
     return estimate_accuracy(held_out, target, groups, others, names)

@@ -103,6 +103,20 @@ def test_each_stage_is_recorded_and_uses_all_labels_so_far():
     assert seen[0]["estimate"]["images"] == without[0]
 
 
+def test_there_is_no_estimate_while_a_class_cannot_be_held_out():
+    trainer, _, _ = make_solved(num_stages=1)
+    labeled, seen = set(trainer.plan.stages[0].labeled), []
+    for item in trainer.walker.state.items:  # all labels of the class are of one patient
+        if item["id"] in labeled and item["label"] == 0:
+            item["group"] = "patient"
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.chain.state.out_of_fold)
+    )
+    trainer.run()
+    assert seen[0]["labels"] < trainer.records[0].labeled
+    assert seen[0]["estimate"] is None
+
+
 def test_two_runs_give_the_same_weights():
     states = []
     for _ in range(2):
