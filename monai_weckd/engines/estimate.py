@@ -38,7 +38,7 @@ def estimate_accuracy(
     """Estimate accuracies on images of new groups from the confidence in images without a label.
 
     Labels that were chosen are no sample: hard images are among them more often than among all, so their
-    cross-validated accuracy is too low. Images without a label are a sample, but for the chosen ones. A probability
+    cross-validated accuracy is mostly too low. Images without a label are a sample, but for the chosen ones. A probability
     that is calibrated says how often it is right, so the mean of the largest probability estimates the accuracy, and
     for each class the probability at the images that are predicted as such, divided by that at all images, its
     sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of cross-validation predict,

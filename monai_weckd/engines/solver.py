@@ -49,7 +49,7 @@ class HeadSolver:
     chooses the penalty and calibrates the logits; no label is spent on either. It also tells how good the head is on
     images of unseen groups: ``out_of_fold`` in the chain's state holds the metrics of
     :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. For labels that
-    were chosen and not drawn, these figures are too low. ``estimate`` beside them is that of
+    were chosen and not drawn, these figures are mostly too low. ``estimate`` beside them is that of
     :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one, or
     some class does not have labels of two groups.
 
