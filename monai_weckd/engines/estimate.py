@@ -38,11 +38,12 @@ def estimate_accuracy(
     """Estimate accuracies on images of new groups from the confidence in images without a label.
 
     Labels that were chosen are no sample: hard images are among them more often than among all, so their
-    cross-validated accuracy is mostly too low. Images without a label are a sample, but for the chosen ones. A probability
-    that is calibrated says how often it is right, so the mean of the largest probability estimates the accuracy, and
-    for each class the probability at the images that are predicted as such, divided by that at all images, its
-    sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of cross-validation predict,
-    none of which saw a label of the image's group; the labels that each of them did not see calibrate them.
+    cross-validated accuracy is mostly too low. Images without a label are a sample, but for the chosen ones. A
+    probability that is calibrated says how often it is right, so the mean of the largest probability estimates the
+    accuracy, and for each class the probability at the images that are predicted as such, divided by that at all
+    images, its sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of
+    cross-validation predict, none of which saw a label of the image's group; the labels that each of them did not see
+    calibrate them.
 
     The interval is a bootstrap over groups, which draws the calibrating labels and the images anew. It does not know
     that hard images, which were chosen, may be calibrated otherwise than the rest.
