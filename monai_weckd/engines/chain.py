@@ -59,6 +59,9 @@ class ChainDistillationTrainer(DistillationTrainer):
         evaluator: the validation engine; after each of its runs, its key metric decides whether the weights are the
             best of the stage. Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects with ``state_dict``, such as the scheduler, that are reset to their first state in every stage.
+        first_teacher: a network that teaches before there is an accepted student, such as one from
+            :py:func:`monai_weckd.networks.load_teacher`, or a :py:class:`monai_weckd.networks.StoredLogits`. Default
+            None: the first stage learns from labels alone.
         student_layer: module path of the student's features where ``loss_function.attention_weight`` is above 0.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
         train_handlers: handlers of the training.
@@ -86,6 +89,7 @@ class ChainDistillationTrainer(DistillationTrainer):
         loss_function: DistillationLoss,
         evaluator: Evaluator | None = None,
         fresh: Sequence[Stateful] = (),
+        first_teacher: torch.nn.Module | None = None,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
         train_handlers: Sequence | None = None,
@@ -94,7 +98,7 @@ class ChainDistillationTrainer(DistillationTrainer):
     ) -> None:
         chain = ChainOptions.taken_from(options, chain)
         chain.check_attention(loss_function.attention_weight)
-        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
+        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh, first_teacher=first_teacher)
         super().__init__(
             device,
             max_epochs,

@@ -30,6 +30,7 @@ from monai_weckd.engines.teacher_cache import TeacherCache
 from monai_weckd.networks.features import FeatureHook, unwrap
 from monai_weckd.networks.freezing import fingerprint, freeze, page_out, shares_parameters
 from monai_weckd.networks.outputs import take_output
+from monai_weckd.networks.stored import StoredLogits
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW, DistillationKeys
 
 if TYPE_CHECKING:
@@ -277,6 +278,9 @@ class Distiller:
         teacher = self._teacher
         if teacher is None:
             return
+        if isinstance(teacher, StoredLogits):
+            self._answer = teacher(self._places()), None
+            return
         if teacher.training:
             teacher.eval()
         if isinstance(self._batch, Mapping) and DistillationKeys.TEACHER_IMAGE in self._batch:
@@ -300,6 +304,15 @@ class Distiller:
             return logits, None, None
         check_features(self.student_hook.features, output[CommonKeys.IMAGE], self.student_hook.path)
         return logits, self.student_hook.features, features
+
+    def _places(self) -> torch.Tensor:
+        """Return the place of each item of the batch in the dataset, (B,)."""
+        if not (isinstance(self._batch, Mapping) and INDEX in self._batch):
+            raise ValueError(
+                f"{INDEX}: expected the place of each item in the batch for a teacher of stored logits, got none. "
+                "Train by ChainDistillationTrainer or ChainHandler, or pass the network itself as the teacher."
+            )
+        return torch.as_tensor(self._batch[INDEX])
 
     def _ask(self, teacher: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the teacher on images, and return its logits and features."""

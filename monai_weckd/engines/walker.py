@@ -67,6 +67,7 @@ class StageWalker:
         evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
             Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects that are reset to their first state in every stage, such as the learning rate scheduler.
+        first_teacher: teacher of the stages before the first accepted student, default None: none.
 
     """
 
@@ -77,7 +78,14 @@ class StageWalker:
         *,
         evaluator: Evaluator | None = None,
         fresh: Sequence[Stateful] = (),
+        first_teacher: torch.nn.Module | None = None,
     ) -> None:
+        if first_teacher is not None and options.teaches_itself:
+            raise ValueError(
+                f"first_teacher: expected None with teacher={options.teacher!r}, who teaches itself, got "
+                f"{type(first_teacher).__name__}. Pass teacher='last'."
+            )
+        self.first_teacher = first_teacher
         self.state = ChainState(plan, options)
         self.gate = StageGate(self.state, evaluator)
         self.options = options
@@ -291,7 +299,8 @@ class StageWalker:
 
     def _set_teacher(self, engine: SupervisedTrainer) -> None:
         distiller = engine.state.distiller
-        distiller.teacher = self.state.make_teacher()
+        teacher = self.state.make_teacher()
+        distiller.teacher = self.first_teacher if teacher is None else teacher
         labels = list(self.state.reveal(engine.state.stage).values())
         if self.options.alignment:
             distiller.alignment = DistributionAlignment([labels.count(c) for c in range(len(self.plan.classes))])

@@ -23,6 +23,7 @@ from monai_weckd.engines.walker import StageWalker
 from monai_weckd.handlers.distillation import DistillationHandler
 
 if TYPE_CHECKING:
+    import torch
     from monai.engines import Evaluator, SupervisedTrainer
 
     from monai_weckd.plan.chain_plan import ChainPlan
@@ -46,6 +47,9 @@ class ChainHandler(DistillationHandler):
             Default None: every stage is accepted with the weights of its last epoch.
         fresh: objects with ``state_dict`` that are reset to their first state in every stage, such as the learning rate
             scheduler.
+        first_teacher: a network that teaches before there is an accepted student, such as one from
+            :py:func:`monai_weckd.networks.load_teacher`, or a :py:class:`monai_weckd.networks.StoredLogits`. Default
+            None: the first stage learns from labels alone.
         distillation: options of the chain in place of ``chain``, such as ``accept="always"``, and arguments of
             :py:class:`DistillationHandler`, except its ``teacher``, which the chain sets.
 
@@ -61,13 +65,14 @@ class ChainHandler(DistillationHandler):
         *,
         evaluator: Evaluator | None = None,
         fresh: Sequence[Stateful] = (),
+        first_teacher: torch.nn.Module | None = None,
         **distillation: Any,
     ) -> None:
         chain = ChainOptions.taken_from(distillation, chain)
         super().__init__(None, **distillation)
         chain.check_attention(self.loss_function.attention_weight)
         self.options["teacher_cache"] = chain.teacher_cache
-        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh)
+        self.walker = StageWalker(plan, chain, evaluator=evaluator, fresh=fresh, first_teacher=first_teacher)
 
     def attach(self, engine: SupervisedTrainer) -> None:
         """Register the handler.

@@ -20,6 +20,7 @@ from .freezing import fingerprint, freeze, predict_logits
 from .outputs import TakeOutput
 from .pooled import PooledClassifier
 from .solved_head import SolvedHead, solve_head
+from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
 from .weights import load_weights
 
@@ -32,6 +33,7 @@ __all__ = [
     "OnnxNetwork",
     "PooledClassifier",
     "SolvedHead",
+    "StoredLogits",
     "TakeOutput",
     "extract",
     "fingerprint",
