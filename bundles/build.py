@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
 FILES = (
-    *("train", "evaluate", "inference", "metadata", "scratch", "inference_scratch", "pretrained"),
+    *("train", "evaluate", "inference", "metadata", "scratch", "inference_scratch", "compact", "pretrained"),
     *("inference_pretrained", "paper", "multi_gpu_train", "federated_train"),
 )
 COPIES = ("configs/logging.conf", "LICENSE")

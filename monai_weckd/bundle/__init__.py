@@ -37,6 +37,7 @@ __all__ = [
     "refuse_unused_keys",
     "run_settings",
     "show_cause_last",
+    "stored_logits",
     "unused_keys",
 ]
 
@@ -51,6 +52,7 @@ _HOMES = {
     "refuse_unused_keys": "checks",
     "run_settings": "identity",
     "show_cause_last": "checks",
+    "stored_logits": "teacher",
     "unused_keys": "checks",
 }
 

@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from monai_weckd.data.content import content_key
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.phantoms import is_phantom
 
-__all__ = ["PLACES", "describe_transforms", "recorded_settings", "run_settings", "without_places"]
+__all__ = [
+    "PLACES",
+    "check_transforms",
+    "describe_transforms",
+    "recorded_settings",
+    "run_settings",
+    "without_places",
+]
 
 
 _READING = ("LoadImaged", "LoadMedicalImaged", "EnsureTyped")
@@ -163,6 +171,26 @@ def describe_transforms(place: str, parser: ConfigParser | None = None) -> list[
         if name not in _READING:
             found.append({**{key: plain(value) for key, value in transform.items()}, "_target_": name})
     return found
+
+
+def check_transforms(place: str, recorded: Sequence[Any], parser: ConfigParser) -> None:
+    """Refuse transforms other than those that a model was trained with.
+
+    Args:
+        place: place of the list of transforms, as for :py:func:`describe_transforms`.
+        recorded: the model's ``preprocessing`` in ``chain.json``.
+        parser: the configuration's parser.
+
+    Raises:
+        ValueError: When one differs.
+
+    """
+    for transform, other in zip_longest(recorded, describe_transforms(place, parser)):
+        if transform != other:
+            raise ValueError(
+                f"preprocessing: expected {json.dumps(transform)}, as the model was trained, "
+                f"got {json.dumps(other)}. Take the overlay and settings of the training."
+            )
 
 
 def _leaves(config: Any, place: str) -> Iterator[tuple[str, Any]]:

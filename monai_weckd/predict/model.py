@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 from monai.utils import CommonKeys
 
 from monai_weckd.bundle.config import BundleConfig
-from monai_weckd.bundle.identity import describe_transforms
+from monai_weckd.bundle.identity import check_transforms
 from monai_weckd.data.prepared import load_image
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import raising_cause
@@ -140,13 +139,7 @@ class PredictionBundle:
         if chain["preprocessing"] is None or not isinstance(config["preprocessing"], dict):
             return
         with raising_cause():
-            found = describe_transforms("preprocessing#transforms", config.parser)
-        for transform, other in zip_longest(chain["preprocessing"], found):
-            if transform != other:
-                raise ValueError(
-                    f"preprocessing: expected {json.dumps(transform)}, as the model was trained, "
-                    f"got {json.dumps(other)}. Take the overlay and settings of the training."
-                )
+            check_transforms("preprocessing#transforms", chain["preprocessing"], config.parser)
 
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
         advice = "Pass the overlay of its training, such as --config_file inference_pretrained.json."

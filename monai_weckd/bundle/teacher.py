@@ -1,0 +1,94 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The answers of a bundle's trained model, for a student to learn from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.bundle.identity import check_transforms
+from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.networks.freezing import predict_logits
+from monai_weckd.networks.stored import StoredLogits
+from monai_weckd.networks.weights import load_weights
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.records import model_chain
+
+__all__ = ["stored_logits"]
+
+
+def stored_logits(
+    run_dir: str | os.PathLike[str] | None,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    bundle: str | os.PathLike[str],
+    classes: Sequence[str],
+    overlays: Sequence[str | os.PathLike[str]] = (),
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> StoredLogits:
+    """Return the logits of a finished run's model on items, as the bundle's ``train.json`` loads them.
+
+    The items' labels are not read. Images are not augmented.
+
+    Args:
+        run_dir: output folder of the run, with ``model.pt`` and ``chain.json``.
+        items: dictionaries with ``id`` and ``image``, in the order of the student's dataset.
+        bundle: the bundle's folder.
+        classes: the student's class names in the order of their indices.
+        overlays: configuration files with which the run was made, as paths or names of files in ``configs``.
+        cache_dir: folder with the run's decoded images and embeddings, default None: they are made anew.
+
+    Raises:
+        ValueError: When there is no finished run, its classes are others, or its model is of another network.
+
+    """
+    chain = _finished_chain(run_dir, classes)
+    changes: dict[str, Any] = {"cache_dir": None if cache_dir is None else str(cache_dir)}
+    if "spatial_size" in chain["settings"]:
+        changes["spatial_size"] = chain["settings"]["spatial_size"]
+    config = BundleConfig(bundle, overlays=overlays, changes=changes)
+    if chain["preprocessing"] is not None:
+        check_transforms("train#deterministic_transforms", chain["preprocessing"], config.parser)
+    hidden = [{**item, "label": 0} for item in items]
+    plan = ChainPlan(tuple(classes), PlanSettings(), train=tuple(item["id"] for item in items))
+    config = config.copy(datalist=Datalist(hidden, tuple(classes)), plan=plan)
+    config.value("imports")
+    network, loader = config.value("network"), config.value("train#dataloader")
+    load_weights(network, Path(str(run_dir)) / "model.pt", name="teacher_dir")
+    if isinstance(loader.dataset, EmbeddingDataset):
+        loader.dataset.fill(config.value("backbone").fingerprint())
+    logits, _ = predict_logits(network, loader, config.value("device"), inferer=config.value("train#inferer"))
+    return StoredLogits(logits)
+
+
+def _finished_chain(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the ``chain.json`` of a finished run of these classes."""
+    chain = None
+    if run_dir is not None and (Path(run_dir) / "model.pt").is_file():
+        chain = model_chain(Path(run_dir) / "model.pt")
+    if chain is None:
+        raise ValueError(
+            f"teacher_dir: expected the output folder of a finished run, got {run_dir!r}. "
+            "Train a teacher first, and pass --teacher_dir path/to/its/output."
+        )
+    if tuple(chain["classes"]) != tuple(classes):
+        raise ValueError(
+            f"teacher_dir: expected a teacher of the classes {list(classes)}, got one of {chain['classes']}. "
+            "Train it on the same classes."
+        )
+    return chain
