@@ -108,6 +108,7 @@ class Arm:
         file: an overlay of the bundle to apply, such as "paper", default None.
         uses_pool: whether the arm also learns from the pool, default False.
         needs: name of the arm whose labels this arm uses, default None.
+        taught: whether a solved head on the same labels teaches, default False.
         members: number of networks whose probabilities are averaged, default 1; the first is that of the arm ``needs``.
         active: whether the arm makes sense only if the chain chooses its labels, default False.
 
@@ -123,6 +124,7 @@ class Arm:
     file: str | None = None
     uses_pool: bool = False
     needs: str | None = None
+    taught: bool = False
     members: int = 1
     active: bool = False
 
@@ -169,6 +171,16 @@ _TABLE = (
         kind="solved",
         uses_pool=True,
         needs="chain",
+        active=True,
+    ),
+    Arm(
+        "compact",
+        f"a network from scratch, taught by a solved head {_CHOSEN}",
+        kind="trained",
+        file="compact",
+        uses_pool=True,
+        needs="chain",
+        taught=True,
         active=True,
     ),
     Arm("everything", f"{_LONG} on all labels", _SINGLE, labels="everything"),

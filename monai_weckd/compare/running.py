@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_weckd.compare.arms import Arm
+from monai_weckd.compare.arms import ARMS, Arm
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
@@ -137,6 +137,8 @@ def _train(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
         output = Path(folder) / "run"
+        if run.arm.taught:
+            overrides = {**overrides, "teacher_dir": str(_teach(run, bundle, overrides, Path(folder), cache_dir))}
         bundle.train(run.arm, run.split, output, overrides, cache_dir=cache_dir)
         chain = json.loads((output / "chain.json").read_text(encoding="utf-8"))
         plan = (output / "plan.json").read_text(encoding="utf-8")
@@ -154,6 +156,14 @@ def _train(
         "test": chain["final"]["test"],
     }
     return result, [{key: value for key, value in row.items() if key != "split"} for row in rows], plan
+
+
+def _teach(run: ArmRun, bundle: ComparedBundle, given: Mapping[str, Any], folder: Path, cache_dir: Path) -> Path:
+    """Train the teacher of a run on the same labels; returns its output folder."""
+    arm = ARMS["solved+labels"]
+    overrides = {**bundle.overrides(arm, run.split), **{key: given[key] for key in ("plan#shards", "seed")}}
+    bundle.train(arm, run.split, folder / "teacher", overrides, cache_dir=cache_dir)
+    return folder / "teacher"
 
 
 def _ensemble(

@@ -150,6 +150,20 @@ class ComparedBundle:
         """
         return self.config if arm.kind in ("configured", _KINDS[self.solved]) else self._other
 
+    def changed(self, arm: Arm, changes: Mapping[str, Any], **objects: Any) -> BundleConfig:
+        """Return a changed copy of the configuration of an arm.
+
+        Args:
+            arm: the arm.
+            changes: values to set, by key; the arm's overlay may add keys at the top.
+            objects: objects that replace top-level parts.
+
+        """
+        config = self.config_of(arm)
+        added = {key: value for key, value in changes.items() if "#" not in key and not config.takes(key)}
+        known = {key: value for key, value in changes.items() if key not in added}
+        return config.copy(known, **added, **objects)
+
     def overrides(self, arm: Arm, split: FoldSplit) -> dict[str, Any]:
         """Return the changes of an arm to the configuration on one split, except labels from other runs.
 
@@ -207,11 +221,11 @@ class ComparedBundle:
 
         """
         output_dir.mkdir(parents=True)
-        config = self.config_of(arm)
         changes = {**overrides, "output_dir": str(output_dir)}
-        if config["cache_dir"] is None:
+        if self.config_of(arm)["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
-        config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer().run()
+        datalist = self.datalist._replace(items=self.items_of(split))
+        self.changed(arm, changes, datalist=datalist).trainer().run()
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
         # spares it older objects. A failed run skips both: its traceback holds its networks, which must not be frozen
         gc.collect()

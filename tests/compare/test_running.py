@@ -98,13 +98,13 @@ def test_arms_are_compared_without_validation(data, tmp_path):
 
 def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
     changes = {"selection": "typical", "missing_classes": "allow"}
-    bundle, runs = planned(data, ["chain", "single_long+labels", "solved+labels"], changes)
+    bundle, runs = planned(data, ["chain", "single_long+labels", "solved+labels", "compact"], changes)
     store = RunStore(tmp_path)
     results = {name: execute(run, bundle, store, cache_dir=tmp_path / "cache") for name, run in runs.items()}
     assert not [result["error"] for result in results.values() if "error" in result]
     plans = {name: ChainPlan.from_json(store.path(name, (0, 0, 0), ".plan.json").read_text()) for name in runs}
     chosen = {key for stage in plans["chain"].stages for key in stage.new}
-    for name in ("single_long+labels", "solved+labels"):
+    for name in ("single_long+labels", "solved+labels", "compact"):
         assert chosen == set(plans[name].stages[0].labeled)
     assert {result["labels"] for result in results.values()} == {len(chosen)}
     assert chosen
