@@ -17,13 +17,13 @@ import torch
 
 from monai_weckd.networks.features import find_head, find_module, unwrap
 
-__all__ = ["divide_logits", "fit_temperature", "head_parameters"]
+__all__ = ["divide_logits", "fit_temperature", "fit_temperatures", "head_parameters"]
 
 # limits of a temperature: a network without errors on a few validation items would yield 0
 LOWEST, HIGHEST = 0.5, 10.0
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> float:
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the temperature T for which logits divided by T give the labels the highest likelihood.
 
     The log-likelihood is a concave function of ``1 / T``. Bisection finds the zero of its slope, for T from 0.5 to 10.
@@ -32,7 +32,6 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.T
     Args:
         logits: (N, C).
         labels: class numbers, (N,).
-        weights: how much each item counts, (N,), with a positive sum; default None: all the same.
 
     Raises:
         ValueError: When there is no item.
@@ -46,19 +45,28 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, weights: torch.T
     """
     if len(labels) == 0:
         raise ValueError("labels: expected at least one, got none. Pass validation items.")
+    return float(fit_temperatures(logits, labels, torch.ones(1, len(labels))))
+
+
+def fit_temperatures(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return temperatures, (B,), one for each of several ways to weight the items; see :py:func:`fit_temperature`.
+
+    Args:
+        logits: (N, C).
+        labels: class numbers, (N,).
+        weights: how much each item counts, (B, N), each row with a positive sum.
+
+    """
     values = logits.detach().cpu().double()
-    share = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
-    share = share / share.sum()
-    right = share @ values.gather(1, labels.cpu().long().reshape(-1, 1))[:, 0]
-
-    def slope(inverse: float) -> float:
-        return float(right - share @ (torch.softmax(inverse * values, dim=1) * values).sum(dim=1))
-
-    low, high = 1 / HIGHEST, 1 / LOWEST
+    weights = weights / weights.sum(dim=1, keepdim=True, dtype=torch.float64)
+    right = weights @ values.gather(1, labels.cpu().long().reshape(-1, 1))[:, 0]
+    low, high = (torch.full_like(right, 1 / limit) for limit in (HIGHEST, LOWEST))
     for _ in range(30):  # to nine digits
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    return 1 / (low * high) ** 0.5
+        middle = (low * high).sqrt()
+        expected = (torch.softmax(middle[:, None, None] * values, dim=2) * values).sum(dim=2)
+        above = right > (weights * expected).sum(dim=1)
+        low, high = middle.where(above, low), high.where(above, middle)
+    return 1 / (low * high).sqrt()
 
 
 @torch.no_grad()

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.calibration import fit_temperatures
 
 __all__ = ["estimate_accuracy"]
 
 DRAWS = 100
+_NUMBERS = 4_000_000  # logits that are calibrated at a time
 
 
 def estimate_accuracy(
@@ -71,21 +72,29 @@ def estimate_accuracy(
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     counts = torch.from_numpy(np.concatenate([np.ones((1, len(names)), dtype=drawn.dtype), drawn])).double()
     labeled, unlabeled = counts[:, places[: len(labels)]], counts[:, places[len(labels) :]]
-    others = others.double()
-    predicted = torch.nn.functional.one_hot(others.argmax(dim=1), others.shape[1]).double()
-    found = [
-        _confidence(torch.softmax(others / fit_temperature(held_out, labels, told), dim=1), predicted, weights)
-        for told, weights in zip(labeled, unlabeled, strict=True)
-        if told.any() and weights.any()
-    ]
+    told = labeled.any(dim=1) & unlabeled.any(dim=1)
+    temperatures = fit_temperatures(held_out, labels, labeled[told])
+    # few draws at a time, so that memory does not grow with them
+    few = max(1, _NUMBERS // others.numel())
+    parts = zip(temperatures.split(few), unlabeled[told].split(few), strict=True)
+    found = torch.cat([_confidence(others.double(), *part) for part in parts])
     figures: dict[str, Any] = {"images": len(others)}
-    for name, values in zip(("accuracy", "balanced_accuracy"), np.array(found).T, strict=True):
+    for name, values in zip(("accuracy", "balanced_accuracy"), found.T.numpy(), strict=True):
         low, high = np.quantile(values[1:], [0.025, 0.975])
         figures[name] = {"value": float(values[0]), "interval": [float(low), float(high)]}
     return figures
 
 
-def _confidence(probabilities: torch.Tensor, predicted: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
-    """Return the expected accuracy and balanced accuracy of one-hot predictions, (M, C), with these probabilities."""
-    right, total = weights @ (probabilities * predicted), weights @ probabilities
-    return float(right.sum() / total.sum()), float((right / total).mean())
+def _confidence(logits: torch.Tensor, temperatures: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the expected accuracy and balanced accuracy of predictions, (B, 2), calibrated and weighted in B ways.
+
+    Args:
+        logits: (M, C).
+        temperatures: (B,).
+        weights: how much each image counts, (B, M).
+
+    """
+    probabilities = torch.softmax(logits / temperatures[:, None, None], dim=2)
+    predicted = torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1])
+    right, total = (torch.einsum("bm,bmc->bc", weights, share) for share in (probabilities * predicted, probabilities))
+    return torch.stack([right.sum(dim=1) / total.sum(dim=1), (right / total).mean(dim=1)], dim=1)

@@ -57,7 +57,7 @@ class SolvedHead:
     fold_bias: torch.Tensor
 
     def unseen_logits(self, features: torch.Tensor, groups: Sequence[str]) -> torch.Tensor:
-        """Return logits by heads that saw no label of an item's group, (N, C), float64.
+        """Return logits by heads that saw no label of an item's group, (N, C), in the precision of the features.
 
         The head of a fold answers for its groups, and the head of all labels for groups without one.
 
@@ -66,12 +66,12 @@ class SolvedHead:
             groups: group of each item, N names.
 
         """
-        features = features.double()
-        logits = features @ self.weight.T + self.bias
-        fold = torch.tensor([self.fold_of.get(group, -1) for group in groups])
-        for number, (weight, bias) in enumerate(zip(self.fold_weight, self.fold_bias, strict=True)):
-            logits[fold == number] = features[fold == number] @ weight.T + bias
-        return logits
+        weight = torch.cat([self.weight[None], self.fold_weight]).flatten(0, 1).to(features)
+        bias = torch.cat([self.bias[None], self.fold_bias]).to(features)
+        head = torch.tensor([1 + self.fold_of.get(group, -1) for group in groups])
+        logits = (features @ weight.T).view(len(features), *bias.shape)
+        head[head >= len(bias)] = 0  # no label could be held out: the head of all labels answers
+        return logits[torch.arange(len(features)), head] + bias[head]
 
 
 def solve_head(

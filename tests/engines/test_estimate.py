@@ -16,7 +16,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.calibration import fit_temperature, fit_temperatures
 from monai_weckd.engines.estimate import estimate_accuracy
 
 
@@ -80,4 +80,4 @@ def test_temperatures_of_weighted_items_are_those_of_repeated_ones():
     logits, labels = world(30)
     weights = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (5, 30)))
     expected = [fit_temperature(logits.repeat_interleave(w, 0), labels.repeat_interleave(w)) for w in weights]
-    assert [fit_temperature(logits, labels, row) for row in weights] == pytest.approx(expected, rel=1e-9)
+    assert fit_temperatures(logits, labels, weights).tolist() == pytest.approx(expected, rel=1e-9)
