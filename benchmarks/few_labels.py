@@ -69,7 +69,7 @@ class Fold:
 
         Returns:
             Balanced accuracy and calibration error on the test items, and the balanced accuracy that cross-validation
-            tells; the probabilities of the training items, (N, C).
+            tells; the probabilities of all items, (N, C).
 
         """
         train, target = self.features[self.train].double(), torch.from_numpy(self.labels[labeled])
@@ -98,7 +98,7 @@ class Fold:
         if known.all():
             told = classification_metrics(torch.softmax(held_out / temperature, dim=1).numpy(), target.numpy())
             figures["cross_validated"] = float(told["balanced_accuracy"])
-        return figures, probabilities[self.train]
+        return figures, probabilities
 
     def chain(self, rule: str, count: int, seed: int) -> list[dict[str, float]]:
         """Return the figures after each of three stages.
@@ -114,7 +114,8 @@ class Fold:
         for stage in range(1, STAGES + 1):
             context = SelectionContext(features, probabilities, groups, labeled, np.ones_like(labeled), seed, stage)
             labeled = labeled | np.isin(np.arange(len(labeled)), select_items(rule, context, count=count))
-            figures, probabilities = self.evaluate(self.train[labeled])
+            figures, everywhere = self.evaluate(self.train[labeled])
+            probabilities = everywhere[self.train]
             found.append(figures)
         return found
 

@@ -1,0 +1,45 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.few_labels import Fold
+from benchmarks.two_views import chain_labels
+from benchmarks.volumes import SIZE, SLICES, slices_of
+
+
+def test_slices_lie_across_each_axis():
+    volume = torch.arange(21.0)[None, :, None, None].expand(1, 21, 30, 40)  # a place
+    first, second, third = slices_of(volume)
+    assert {part.shape for part in (first, second, third)} == {(SLICES, 1, *SIZE)}
+    assert first[:, 0, 0, 0].tolist() == [3, 5, 6, 8, 9, 11, 12, 14, 15, 17]
+    for part in (second, third):
+        assert part[0].min() < 1
+        assert part[0].max() > 19
+
+
+def test_two_views_train_on_a_fifth_of_the_labels():
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = torch.from_numpy(random.normal(labels[:, None], 0.3, (200, 8))).float()
+    fold = Fold(features, labels, np.arange(200).astype(str), np.arange(100), np.arange(100, 200))
+    labeled, probabilities = chain_labels(fold)
+    assert len(set(labeled)) == 20
+    assert max(labeled) < 100
+    assert (probabilities[100:].argmax(1) == labels[100:]).mean() > 0.9
