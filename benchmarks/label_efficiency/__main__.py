@@ -32,6 +32,7 @@ SETS = {
 # what a training begins with: overlays and settings
 STARTS: dict[str, tuple[str, ...]] = {
     "solved": (),
+    "compact": (),
     "pretrained": ("--config_file", "scratch.json", "pretrained.json"),
     "scratch": ("--config_file", "scratch.json"),
 }

@@ -35,7 +35,12 @@ __all__ = ["comparison_csv", "summarize_comparison"]
 # solved, and of one that is trained, is fixed in advance
 _CONTROLS = {True: ("solved", "single_long", "single"), False: ("single_long", "single")}
 # other questions: what the choice of labels is worth, what a trained chain does beyond it, and what solving is worth
-_QUESTIONS = (("single_long+labels", "single_long"), ("chain", "single_long+labels"), ("solved", "single_long"))
+_QUESTIONS = (
+    ("single_long+labels", "single_long"),
+    ("chain", "single_long+labels"),
+    ("solved", "single_long"),
+    ("compact", "single_long+labels"),
+)
 
 
 def summarize_comparison(
