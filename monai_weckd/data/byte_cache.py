@@ -33,6 +33,7 @@ from monai_weckd import __version__
 from monai_weckd.data.content import UndescribedError, content_key, describe
 from monai_weckd.data.prepared import image_error
 from monai_weckd.data.row_store import RowStore
+from monai_weckd.utils.progress import progress
 
 __all__ = ["ByteCacheDataset"]
 
@@ -196,10 +197,10 @@ class ByteCacheDataset(Dataset):
             return row
 
         if self.num_workers <= 1:
-            yield from map(encode, items)
+            yield from progress(map(encode, items), "decoding", total=len(items))
             return
         with ThreadPoolExecutor(self.num_workers) as pool:
-            yield from pool.map(encode, items)
+            yield from progress(pool.map(encode, items), "decoding", total=len(items))
 
     def _fill_memory(self, first: np.ndarray, memory_mb: float) -> tuple[np.ndarray, np.ndarray]:
         needed = first.nbytes * len(self.data) / 2**20

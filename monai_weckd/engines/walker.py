@@ -273,6 +273,8 @@ class StageWalker:
             engine.set_data(self._loader(engine, stage, start=stage_epoch - 1))
 
     def _draw_shard(self, engine: SupervisedTrainer, stage: int) -> None:
+        settings = self.plan.settings
+        logger.info("stage %d of %d: choosing labels by %s", stage, settings.num_stages, settings.selection)
         ids = ask_for_shard(
             engine,
             self.plan,
@@ -370,9 +372,15 @@ class StageWalker:
         share_weights(unwrap(engine.network))
         record = self.gate.judge(engine)
         engine.fire_event(ChainEvents.STAGE_COMPLETED)
-        logger.info("%s", record.summary(self.plan.settings.num_stages))
+        self._tell_stage(record)
         if record.accepted:
             self.state.add_student(engine.network)
+
+    def _tell_stage(self, record: StageRecord) -> None:
+        labels = list(self.state.reveal(record.stage).values())
+        classes = {name: labels.count(number) for number, name in enumerate(self.plan.classes)}
+        stages = self.plan.settings.num_stages
+        logger.info("%s", record.summary(stages, classes=classes, out_of_fold=self.state.out_of_fold))
 
     def _end_run(self, engine: SupervisedTrainer) -> None:
         state = engine.state

@@ -28,6 +28,7 @@ from PIL import Image
 
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.progress import progress
 
 __all__ = ["confident_errors", "save_error_gallery"]
 
@@ -100,7 +101,8 @@ def save_error_gallery(
     folder = Path(output_dir) / "errors"
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number, position in enumerate(confident_errors(rows, limit=limit), start=1):
+    errors = confident_errors(rows, limit=limit)
+    for number, position in enumerate(progress(errors, "explaining errors", total=len(errors)), start=1):
         row, file = rows[position], f"{number:02d}.png"
         image = convert_to_tensor(dataset[position]["image"], dtype=torch.float32, track_meta=False)
         heat = _heat_map(explainer, image, row)
