@@ -33,6 +33,7 @@ from monai_weckd import __version__
 from monai_weckd.data.content import UndescribedError, content_key, describe
 from monai_weckd.data.prepared import image_error
 from monai_weckd.data.row_store import RowStore
+from monai_weckd.utils.messages import check_item
 from monai_weckd.utils.progress import progress
 
 __all__ = ["ByteCacheDataset"]
@@ -64,6 +65,7 @@ class ByteCacheDataset(Dataset):
         image_key: key of the image, default "image".
 
     Raises:
+        TypeError: When an item is no dictionary.
         ValueError: When an image has another shape than the first one, or the array is too large.
         ValueError: When a deterministic transform changes anything besides the image.
 
@@ -93,6 +95,8 @@ class ByteCacheDataset(Dataset):
             raise ValueError(f"value_range: expected (low, high), got {tuple(value_range)}. Pass the images' range.")
         if len(data) == 0:
             raise ValueError("data: expected at least one item, got none. Check the split.")
+        for number, item in enumerate(data):
+            check_item("data", number, item)
         if not isinstance(transform, Compose):
             transform = Compose(transform)
         steps = transform.flatten().transforms

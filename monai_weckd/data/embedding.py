@@ -18,6 +18,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from torch.utils.data import Dataset
 from monai_weckd.data.content import content_key
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
+from monai_weckd.utils.messages import check_item
 from monai_weckd.utils.progress import Progress
 
 __all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
@@ -64,6 +66,7 @@ class EmbeddingDataset(Dataset):
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
+        TypeError: When its items are no dictionaries.
         ValueError: When the dataset has random transforms that cannot be left out, or cannot be kept in a file.
 
     Example::
@@ -93,6 +96,8 @@ class EmbeddingDataset(Dataset):
                 f"cache_dir: expected None for a {type(dataset).__name__}, got {str(cache_dir)!r}. "
                 "Use ByteCacheDataset to keep embeddings in a file."
             )
+        for item in islice(getattr(dataset, "data", dataset), 1):
+            check_item("dataset", 0, item)
         self.images = dataset
         self.backbone: Any = backbone
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -204,7 +209,11 @@ class EmbeddingDataset(Dataset):
     def _read(self, indices: Sequence[int]) -> torch.Tensor:
         if hasattr(self.images, "gather"):
             return images_of(self.images, indices)
-        items = [dict(self.images[index]) for index in indices]
+        items = []
+        for index in indices:
+            item = self.images[index]
+            check_item("dataset", index, item)
+            items.append(dict(item))
         images = torch.stack([torch.as_tensor(item.pop(self.image_key)).as_subclass(torch.Tensor) for item in items])
         self._rest += items
         return images
