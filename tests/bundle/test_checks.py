@@ -168,6 +168,24 @@ def test_what_a_key_names_exists(key, value, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("label_fraction", 3, "label_fraction: expected a fraction in (0, 1], got 3"),
+        ("plan#settings#policy", "shred", "policy: expected one of "),
+        ("chain#averaging", 2.0, "averaging: expected "),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_before_an_image_is_read(key, value, expected, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
+    parser.get_parsed_content("imports")
+    parser[key] = value
+    parser.parse()
+    assert first_error(parser, "run#1").startswith(expected)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"pool_ratio": 0.5}, r"^pool_ratio: expected an integer, got 0\.5"),
