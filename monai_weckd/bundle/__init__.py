@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .shipped import bundle_names, copy_bundle
 
 if TYPE_CHECKING:
-    from .checks import check_run, refuse_unused_keys, show_cause_last, unused_keys
+    from .checks import check_run, check_types, refuse_unused_keys, show_cause_last, unused_keys
     from .config import BundleConfig
     from .identity import PLACES, describe_transforms, recorded_settings, run_settings
     from .output import is_complete, prepare_output_dir
@@ -29,6 +29,7 @@ __all__ = [
     "BundleConfig",
     "bundle_names",
     "check_run",
+    "check_types",
     "copy_bundle",
     "describe_transforms",
     "is_complete",
@@ -45,6 +46,7 @@ _HOMES = {
     "PLACES": "identity",
     "BundleConfig": "config",
     "check_run": "checks",
+    "check_types": "checks",
     "describe_transforms": "identity",
     "is_complete": "output",
     "prepare_output_dir": "output",

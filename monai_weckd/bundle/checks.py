@@ -26,7 +26,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
-from monai_weckd.utils.errors import first_cause
+from monai_weckd.utils.errors import first_cause, is_refusal
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.options import check_value
 
@@ -35,6 +35,7 @@ __all__ = [
     "calling_parser",
     "check_key",
     "check_run",
+    "check_types",
     "check_values",
     "refuse_unused_keys",
     "show_cause_last",
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 
-_REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 _REFERENCE = re.compile(r"[@%]([\w:#]+)")
 
 
@@ -72,16 +72,13 @@ _KEYS: dict[str, Any] = {
 }
 
 
-def _strings(config: Any) -> Iterator[str]:
-    """Yield every string in a nested configuration."""
+def _places(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every string in a nested configuration, after its place."""
     if isinstance(config, str):
-        yield config
-    elif isinstance(config, dict):
-        for value in config.values():
-            yield from _strings(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _strings(value)
+        yield place, config
+    elif isinstance(config, (dict, list)):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from _places(value, f"{place}#{key}" if place else str(key))
 
 
 def unused_keys(config: dict[str, Any]) -> dict[str, str]:
@@ -100,7 +97,7 @@ def unused_keys(config: dict[str, Any]) -> dict[str, str]:
         {'sed': "Did you mean 'seed'?"}
 
     """
-    read = {name for text in _strings(config) for name in _REFERENCE.findall(text)}
+    read = {name for _, text in _places(config) for name in _REFERENCE.findall(text)}
     for properties in (TrainProperties, InferProperties):
         read |= {str(value[BundlePropertyConfig.ID]) for value in properties.values()}
     read = {name.replace("::", "#") for name in read} | _READ_BY_MONAI
@@ -125,15 +122,19 @@ def accepted_arguments(target: str, locator: ComponentLocator) -> tuple[str, ...
         locator: finds the components of MONAI by their names.
 
     """
-    module = locator.get_component_module_name(target)
-    component = locate(f"{module}.{target}" if isinstance(module, str) else target)
     try:
-        parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
+        parameters = inspect.signature(_find(target, locator)).parameters.values()  # type: ignore[arg-type]
     except (TypeError, ValueError):  # an expression, or not callable
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return tuple(parameter.name for parameter in parameters)
+
+
+def _find(target: str, locator: ComponentLocator) -> object | None:
+    """Return a component by its ``_target_``, None if there is none."""
+    module = locator.get_component_module_name(target)
+    return locate(f"{module}.{target}" if isinstance(module, str) else target)
 
 
 def unknown_arguments(config: Any, locator: ComponentLocator, place: str = "") -> dict[str, str]:
@@ -220,17 +221,63 @@ def _components(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, A
 def check_run() -> None:
     """Check a run of ``monai.bundle`` before it starts; call this first in ``run``.
 
-    It refuses mistyped keys and values of another type. It makes the traceback of an error end with the line that says
-    what to do. Programs that train within their own process make these checks themselves and skip ``run``.
+    It refuses mistyped keys, references and components, and values of another type. It makes the traceback of an error
+    end with the line that says what to do. Programs that train within their own process make these checks themselves
+    and skip ``run``.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
-        ValueError: When nothing reads a key, or its value has another type.
+        ValueError: When nothing reads a key, its value has another type, or it names a key or a component that does
+            not exist.
 
     """
     show_cause_last()
     refuse_unused_keys()
-    check_values(calling_parser("check_run").get(), ComponentLocator())
+    parser, locator = calling_parser("check_run"), ComponentLocator()
+    check_values(parser.get(), locator)
+    _check_references(parser)
+    _check_targets(parser.get(), locator)
+
+
+def _check_references(parser: ConfigParser) -> None:
+    """Refuse references to keys that the configuration does not have."""
+    for place, text in _places(parser.get()):
+        # MONAI writes the separator as :: while it evaluates
+        for name in _REFERENCE.findall(text.replace("::", "#")) if _is_expression(text) else ():
+            if name not in parser:
+                group = name.rpartition("#")[0]
+                members = parser[group] if group and group in parser else parser.get()
+                prefix = f"{group}#" if members is not parser.get() else ""
+                names = [f"{prefix}{key}" for key in members] if isinstance(members, dict) else []
+                raise ValueError(
+                    f"{place}: expected a reference to a key of the configuration, got {name!r}. {nearest(name, names)}"
+                )
+
+
+def _check_targets(config: dict[str, Any], locator: ComponentLocator) -> None:
+    """Refuse components that cannot be found."""
+    for place, component in _components(config):
+        target = component["_target_"]
+        if _is_expression(target) or component.get("_disabled_") is True or _find(target, locator) is not None:
+            continue
+        module = locate(target.rpartition(".")[0]) if "." in target else None
+        names = [name for name in dir(module) if not name.startswith("_")] if module is not None else []
+        hint = nearest(target.rpartition(".")[2], names) if names else "Correct it, or install its package."
+        raise ValueError(f"{place}#_target_: expected a component that can be imported, got {target!r}. {hint}")
+
+
+def check_types() -> None:
+    """Refuse values of another type before any of them is used; call this first in ``initialize``.
+
+    It also makes the traceback of any later error end with the line that says what to do.
+
+    Raises:
+        RuntimeError: When it is called from outside a configuration.
+        ValueError: When a value has another type than its key's.
+
+    """
+    show_cause_last()
+    check_values(calling_parser("check_types").get(), ComponentLocator())
 
 
 def refuse_unused_keys() -> None:
@@ -278,7 +325,7 @@ def show_cause_last() -> None:
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause = first_cause(error)
-        refused = isinstance(cause, (ValueError, OSError, ImportError)) and _REFUSAL.match(str(cause))
+        refused = is_refusal(cause)
         if not refused:
             sys.__excepthook__(kind, error, traceback)
         if refused or cause is not error:

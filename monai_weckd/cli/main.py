@@ -29,6 +29,7 @@ from monai_weckd.cli.predict import add_predict
 from monai_weckd.cli.report import add_report
 from monai_weckd.cli.tune import add_tune
 from monai_weckd.plan.checks import PlanError
+from monai_weckd.utils.errors import is_refusal
 
 __all__ = ["main"]
 
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PlanError as error:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
         return 1
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if isinstance(error, TypeError) and not is_refusal(error):
+            raise
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0

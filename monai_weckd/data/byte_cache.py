@@ -33,6 +33,8 @@ from monai_weckd import __version__
 from monai_weckd.data.content import UndescribedError, content_key, describe
 from monai_weckd.data.prepared import image_error
 from monai_weckd.data.row_store import RowStore
+from monai_weckd.utils.messages import check_item
+from monai_weckd.utils.progress import progress
 
 __all__ = ["ByteCacheDataset"]
 
@@ -63,6 +65,7 @@ class ByteCacheDataset(Dataset):
         image_key: key of the image, default "image".
 
     Raises:
+        TypeError: When an item is no dictionary.
         ValueError: When an image has another shape than the first one, or the array is too large.
         ValueError: When a deterministic transform changes anything besides the image.
 
@@ -92,6 +95,8 @@ class ByteCacheDataset(Dataset):
             raise ValueError(f"value_range: expected (low, high), got {tuple(value_range)}. Pass the images' range.")
         if len(data) == 0:
             raise ValueError("data: expected at least one item, got none. Check the split.")
+        for number, item in enumerate(data):
+            check_item("data", number, item)
         if not isinstance(transform, Compose):
             transform = Compose(transform)
         steps = transform.flatten().transforms
@@ -196,10 +201,10 @@ class ByteCacheDataset(Dataset):
             return row
 
         if self.num_workers <= 1:
-            yield from map(encode, items)
+            yield from progress(map(encode, items), "decoding", total=len(items))
             return
         with ThreadPoolExecutor(self.num_workers) as pool:
-            yield from pool.map(encode, items)
+            yield from progress(pool.map(encode, items), "decoding", total=len(items))
 
     def _fill_memory(self, first: np.ndarray, memory_mb: float) -> tuple[np.ndarray, np.ndarray]:
         needed = first.nbytes * len(self.data) / 2**20

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,8 @@ from torch.utils.data import Dataset
 from monai_weckd.data.content import content_key
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
+from monai_weckd.utils.messages import check_item
+from monai_weckd.utils.progress import Progress
 
 __all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
 
@@ -63,6 +66,7 @@ class EmbeddingDataset(Dataset):
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
+        TypeError: When its items are no dictionaries.
         ValueError: When the dataset has random transforms that cannot be left out, or cannot be kept in a file.
 
     Example::
@@ -92,6 +96,8 @@ class EmbeddingDataset(Dataset):
                 f"cache_dir: expected None for a {type(dataset).__name__}, got {str(cache_dir)!r}. "
                 "Use ByteCacheDataset to keep embeddings in a file."
             )
+        for item in islice(getattr(dataset, "data", dataset), 1):
+            check_item("dataset", 0, item)
         self.images = dataset
         self.backbone: Any = backbone
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -156,7 +162,7 @@ class EmbeddingDataset(Dataset):
         if self.cache_dir is None:
             self._rest = []
             self._row_of = np.arange(len(self))
-            self._rows = np.concatenate([self._embed(chunk) for chunk in _chunks(range(len(self)))])
+            self._rows = np.concatenate([rows for _, rows in self._embedded(range(len(self)))])
         else:
             self._fill_file(self.cache_dir, json.dumps([fingerprint, self.images.recipe]))
         self.made_by, self._moments = fingerprint, {}
@@ -192,14 +198,22 @@ class EmbeddingDataset(Dataset):
             self._moments[key] = mean, _deviation(found, mean)
         return self._moments[key]
 
-    def _embed(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the embeddings of several items, (B, D)."""
-        return self.backbone.embeddings([self._read(indices)]).numpy()
+    def _embedded(self, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """Yield a few of the positions at a time, B of them, and their embeddings, (B, D)."""
+        with Progress("embedding", len(indices)) as shown:
+            for first in range(0, len(indices), _CHUNK):
+                chunk = indices[first : first + _CHUNK]
+                yield chunk, self.backbone.embeddings([self._read(chunk)]).numpy()
+                shown.move(first + len(chunk))
 
     def _read(self, indices: Sequence[int]) -> torch.Tensor:
         if hasattr(self.images, "gather"):
             return images_of(self.images, indices)
-        items = [dict(self.images[index]) for index in indices]
+        items = []
+        for index in indices:
+            item = self.images[index]
+            check_item("dataset", index, item)
+            items.append(dict(item))
         images = torch.stack([torch.as_tensor(item.pop(self.image_key)).as_subclass(torch.Tensor) for item in items])
         self._rest += items
         return images
@@ -213,8 +227,8 @@ class EmbeddingDataset(Dataset):
         with store.lock():
             known = store.keys()
             new = {key: index for index, key in enumerate(keys) if key not in known}
-            for chunk in _chunks(list(new.values())):
-                store.append([keys[index] for index in chunk], self._embed(chunk))
+            for chunk, rows in self._embedded(list(new.values())):
+                store.append([keys[index] for index in chunk], rows)
         known = store.keys()
         self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
 
@@ -227,11 +241,6 @@ def wrapped_images(dataset: Any) -> Any:
 
     """
     return dataset.images if isinstance(dataset, EmbeddingDataset) else dataset
-
-
-def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for first in range(0, len(indices), _CHUNK):
-        yield indices[first : first + _CHUNK]
 
 
 def _deviation(rows: torch.Tensor, mean: torch.Tensor, chunk: int = 4096) -> torch.Tensor:

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, Sampler
 from monai_weckd.data.blind import hidden, withhold
 from monai_weckd.utils.draws import derive
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW
+from monai_weckd.utils.messages import check_item
 
 __all__ = ["StageBatchSampler", "StageDataset"]
 
@@ -206,6 +207,7 @@ class StageDataset(Dataset):
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=view)
         item = self.dataset[index]
+        check_item("train_data_loader", index, item)
         return {**item, self.label_key: self._transformed_label(index, item), INDEX: index, VIEW: view}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sequ
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
 from monai_weckd.plan.splits import identify
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.messages import check_item
 
 __all__ = ["check_loader", "collate_batch", "stage_loader", "training_items"]
 
@@ -47,17 +48,16 @@ def training_items(loader: Iterable | DataLoader) -> list[dict[str, Any]]:
         TypeError: When there is no such list of dictionaries.
 
     """
-    data = getattr(getattr(loader, "dataset", None), "data", None)
-    if (
-        not isinstance(loader, DataLoader)
-        or not isinstance(data, Sequence)
-        or not all(isinstance(i, dict) for i in data)
-    ):
+    dataset = getattr(loader, "dataset", None)
+    data = getattr(dataset, "data", None)
+    if not isinstance(loader, DataLoader) or not isinstance(data, Sequence):
+        got = f"one over {type(dataset).__name__}" if isinstance(loader, DataLoader) else type(loader).__name__
         raise TypeError(
-            f"train_data_loader: expected a DataLoader over a MONAI dataset of dictionaries, "
-            f"got {type(loader).__name__}. "
+            f"train_data_loader: expected a DataLoader over a MONAI dataset of dictionaries, got {got}. "
             "Use monai.data.Dataset or CacheDataset, whose `data` is the list of items."
         )
+    for number, item in enumerate(data):
+        check_item("train_data_loader", number, item)
     if isinstance(loader.dataset, SmartCacheDataset):
         raise TypeError(
             "train_data_loader: expected a dataset whose items keep their places, got SmartCacheDataset, which replaces"

@@ -28,6 +28,7 @@ from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.messages import nearest, printable
+from monai_weckd.utils.progress import progress
 from monai_weckd.utils.system import available_processors
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def find_faults(items: Sequence[Mapping[str, Any]], preparation: Preparation | N
     if new:
         # memory holds several volumes at a time, but not one for each processor of a large machine
         with ThreadPoolExecutor(max_workers=min(8, available_processors())) as pool:
-            for path, fault in zip(new, pool.map(partial(_fault, preparation=preparation), new), strict=True):
+            faults = pool.map(partial(_fault, preparation=preparation), new)
+            found = progress(zip(new, faults, strict=True), "verifying", total=len(new), unit="files")
+            for path, fault in found:
                 _known[path][1][recipe] = fault
     return {item["id"]: fault for item, path in zip(items, splits, strict=True) if (fault := _known[path][1][recipe])}
 

@@ -27,7 +27,7 @@ from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.events import DistillationEvents
 from monai_weckd.engines.labeled_output import measure_labeled
 from monai_weckd.engines.teacher_cache import TeacherCache
-from monai_weckd.networks.features import FeatureHook, unwrap
+from monai_weckd.networks.features import FeatureHook, find_module, unwrap
 from monai_weckd.networks.freezing import fingerprint, freeze, page_out, shares_parameters
 from monai_weckd.networks.outputs import take_output
 from monai_weckd.networks.stored import StoredLogits
@@ -99,6 +99,9 @@ class Distiller:
         self.teacher_output_index = output_index if teacher_output_index is None else teacher_output_index
         self.student_hook: FeatureHook | None = None
         if loss_function.attention_weight > 0 and student_layer is not None:
+            _check_layer("student_layer", engine.network, student_layer)
+            # in a chain the teacher comes later, and is a copy of the student
+            _check_layer("teacher_layer", engine.network if teacher is None else teacher, str(self.teacher_layer))
             self.student_hook = FeatureHook(engine.network, student_layer)
         self.teacher_hook: FeatureHook | None = None
         self.teacher_cache = teacher_cache
@@ -295,6 +298,9 @@ class Distiller:
         output = self.engine.state.output
         if self._answer is None:
             self.ask(output[CommonKeys.IMAGE])
+        if self.student_hook is not None:
+            # in a chain's first stage as well, before hours have passed
+            check_features(self.student_hook.features, output[CommonKeys.IMAGE], self.student_hook.path)
         if self._answer is None:
             return None, None, None
         logits, features = self._answer
@@ -302,7 +308,6 @@ class Distiller:
         self.engine.fire_event(DistillationEvents.TEACHER_COMPLETED)
         if self.student_hook is None:
             return logits, None, None
-        check_features(self.student_hook.features, output[CommonKeys.IMAGE], self.student_hook.path)
         return logits, self.student_hook.features, features
 
     def _places(self) -> torch.Tensor:
@@ -365,6 +370,16 @@ class Distiller:
                 hook.clear()
 
 
+def _check_layer(name: str, network: torch.nn.Module, path: str) -> None:
+    """Refuse the path of a layer that a network does not have; a program without modules is refused elsewhere."""
+    if isinstance(network, torch.jit.ScriptModule):
+        return
+    try:
+        find_module(unwrap(network), path)
+    except ValueError as error:
+        raise ValueError(str(error).replace("path:", f"{name}:", 1)) from None
+
+
 def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> None:
     """Refuse features with which attention transfer would teach nothing, or along the wrong axis.
 
@@ -374,9 +389,14 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
         path: module path of the features.
 
     Raises:
-        ValueError: When no gradient passes through the features, or their channels come last.
+        ValueError: When they are no feature map, no gradient passes through them, or their channels come last.
 
     """
+    if features.ndim not in (4, 5):
+        raise ValueError(
+            f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}. "
+            "Name a convolutional layer, or pass attention=0."
+        )
     if torch.is_grad_enabled() and not features.requires_grad:
         raise ValueError(
             f"student_layer: expected features that the student learns from, got {path!r}, which takes no gradient. "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from monai_weckd.engines.state import ChainState, StageRecord
 
-__all__ = ["EarlyEnd"]
+__all__ = ["EarlyEnd", "handlers_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,9 +136,9 @@ class EarlyEnd:
         state.iteration = state.epoch * state.epoch_length
 
     def _handlers(self) -> Iterator[Any]:
-        yield from _handlers(self.engine)
+        yield from handlers_of(self.engine)
         if self.walker.evaluator is not None:
-            yield from _handlers(self.walker.evaluator)
+            yield from handlers_of(self.walker.evaluator)
 
 
 def _has_passed(handler: Any) -> bool:
@@ -147,8 +147,13 @@ def _has_passed(handler: Any) -> bool:
     return time.time() - handler.start_time > handler.limit_sec
 
 
-def _handlers(engine: Engine) -> Iterator[Any]:
-    """Yield the objects whose methods, or that themselves, are handlers of an engine."""
+def handlers_of(engine: Engine) -> Iterator[Any]:
+    """Yield the objects whose methods, or that themselves, are handlers of an engine.
+
+    Args:
+        engine: Ignite Engine.
+
+    """
     for added in engine._event_handlers.values():  # Ignite has no public access to this
         for handler, _, _ in added:
             # Ignite wraps a handler of a filtered event

@@ -26,6 +26,7 @@ from monai_weckd.networks.ensemble import MeanLogits
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.planner import replan
+from monai_weckd.utils.messages import printable
 
 if TYPE_CHECKING:
     from monai_weckd.engines.options import ChainOptions
@@ -83,11 +84,15 @@ class StageRecord:
     selection: str
     calibration: float | None
 
-    def summary(self, stages: int) -> str:
+    def summary(
+        self, stages: int, *, classes: Mapping[str, int] | None = None, out_of_fold: Mapping[str, Any] | None = None
+    ) -> str:
         """Return one line on the stage for people.
 
         Args:
             stages: number of stages of the chain.
+            classes: number of labels of each class, default None: not told. More than ten classes are counted only.
+            out_of_fold: metrics by cross-validation, with ``labels`` and ``balanced_accuracy``, default None: none.
 
         """
         decision = "accepted" if self.accepted else "rejected"
@@ -95,7 +100,17 @@ class StageRecord:
         if self.value is not None:
             before = "" if self.previous is None else f"{self.previous:.3f} -> "
             measured = f"{self.metric} {before}{self.value:.3f}, "
-        return f"stage {self.stage} of {stages} {decision}: {measured}{self.labeled} labels, {self.seconds:.0f} s"
+        if out_of_fold and out_of_fold["balanced_accuracy"] is not None:
+            measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation, "
+        of = ""
+        if classes is not None:
+            present = {name: count for name, count in classes.items() if count}
+            of = f" of {len(present)} classes" if len(present) > 10 else f" ({_listed(present)})"
+        return f"stage {self.stage} of {stages} {decision}: {measured}{self.labeled} labels{of}, {self.seconds:.0f} s"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {printable(name)}" for name, count in counts.items())
 
 
 class BestWeights(NamedTuple):

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import IterationEvents
+from monai.handlers import LrScheduleHandler
 
 from monai_weckd.data.blind import LabelTrace, listed_copies, trace_label
 from monai_weckd.data.stage_loader import check_loader, stage_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.distributed import check_same_on_all_ranks, share_weights
-from monai_weckd.engines.early_end import EarlyEnd
+from monai_weckd.engines.early_end import EarlyEnd, handlers_of
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.gate import StageGate
 from monai_weckd.engines.options import ChainOptions
@@ -66,7 +67,8 @@ class StageWalker:
         options: options of the chain.
         evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
             Default None: every stage is accepted with the weights of its last epoch.
-        fresh: objects that are reset to their first state in every stage, such as the learning rate scheduler.
+        fresh: objects that are reset to their first state in every stage; the schedulers of the trainer's
+            ``LrScheduleHandler`` are among them in any case.
         first_teacher: teacher of the stages before the first accepted student, default None: none.
 
     """
@@ -196,8 +198,16 @@ class StageWalker:
                 f"got {engine.state.max_epochs}. Build a new trainer to go on."
             )
 
+    def _take_schedulers(self, engine: SupervisedTrainer) -> None:
+        """Let the schedulers of MONAI's handler begin anew in each stage, as the optimizer's rates do."""
+        for handler in handlers_of(engine):
+            if isinstance(handler, LrScheduleHandler) and not any(handler.lr_scheduler is one for one in self.fresh):
+                logger.info("fresh: %s begins anew in each stage", type(handler.lr_scheduler).__name__)
+                self.fresh.append(handler.lr_scheduler)
+
     def _begin_run(self, engine: SupervisedTrainer) -> None:
         self._check_epochs(engine)
+        self._take_schedulers(engine)
         self.gate.check(engine)
         if self._load is not None:
             self._load(network=unwrap(engine.network))
@@ -281,6 +291,8 @@ class StageWalker:
             engine.set_data(self._loader(engine, stage, start=stage_epoch - 1))
 
     def _draw_shard(self, engine: SupervisedTrainer, stage: int) -> None:
+        settings = self.plan.settings
+        logger.info("stage %d of %d: choosing labels by %s", stage, settings.num_stages, settings.selection)
         ids = ask_for_shard(
             engine,
             self.plan,
@@ -379,9 +391,15 @@ class StageWalker:
         share_weights(unwrap(engine.network))
         record = self.gate.judge(engine)
         engine.fire_event(ChainEvents.STAGE_COMPLETED)
-        logger.info("%s", record.summary(self.plan.settings.num_stages))
+        self._tell_stage(record)
         if record.accepted:
             self.state.add_student(engine.network)
+
+    def _tell_stage(self, record: StageRecord) -> None:
+        labels = list(self.state.reveal(record.stage).values())
+        classes = {name: labels.count(number) for number, name in enumerate(self.plan.classes)}
+        stages = self.plan.settings.num_stages
+        logger.info("%s", record.summary(stages, classes=classes, out_of_fold=self.state.out_of_fold))
 
     def _end_run(self, engine: SupervisedTrainer) -> None:
         state = engine.state

@@ -13,9 +13,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from monai_weckd.losses import DistillationLoss
 
 __all__ = ["FrozenBackbone"]
-
-logger = logging.getLogger(__name__)
 
 
 class FrozenBackbone:
@@ -145,10 +141,9 @@ class FrozenBackbone:
 
     def _fill(self) -> None:
         """Compute embeddings that are missing, or that another backbone made."""
-        start, self._digest = time.perf_counter(), self.fingerprint()
-        filled = sum(len(dataset) for dataset in self.datasets if dataset.fill(self._digest))
-        if filled:
-            logger.info("embedded %d images in %.1f s", filled, time.perf_counter() - start)
+        self._digest = self.fingerprint()
+        for dataset in self.datasets:
+            dataset.fill(self._digest)
 
 
 def _check_loss(loss_function: DistillationLoss) -> None:

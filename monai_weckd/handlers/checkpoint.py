@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -33,7 +32,7 @@ from ignite.engine import Events
 from monai_weckd.engines.state import Stateful
 from monai_weckd.engines.utils import attach_first
 from monai_weckd.networks.features import unwrap
-from monai_weckd.utils.files import finish_writing, pack_state, read_state, write_behind
+from monai_weckd.utils.files import finish_writing, load_tensors, pack_state, read_state, write_behind
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -219,7 +218,7 @@ class ChainCheckpoint:
         if known is not student:
             path = self.path.parent / name
             content = path.read_bytes() if path.is_file() else b""
-            if not content or not _same(weights, _weights(content)):
+            if not content or not _same(weights, load_tensors(content, path)):
                 return {"weights": weights}
             digest = hashlib.sha256(content).hexdigest()
             self._filed[name] = student, digest
@@ -235,12 +234,7 @@ class ChainCheckpoint:
                 f"{path}: expected the student that the checkpoint names, got {'another' if content else 'no'} file. "
                 "Restore it from a copy, or begin anew with overwrite."
             )
-        return _weights(content)
-
-
-def _weights(content: bytes) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return weights
+        return load_tensors(content, path)
 
 
 def _same(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:

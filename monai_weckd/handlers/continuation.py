@@ -14,19 +14,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from ignite.engine import Events
 
 from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
-from monai_weckd.utils.files import link_or_copy
+from monai_weckd.utils.files import link_or_copy, load_tensors
 from monai_weckd.utils.records import read_sealed
 
 if TYPE_CHECKING:
@@ -102,7 +100,7 @@ class ChainContinuation:
         accepted = [record.stage for record in records if record.accepted]
         students = []
         for stage in accepted if walker.options.teacher == "ensemble" else accepted[-1:]:
-            network.load_state_dict(torch.load(io.BytesIO(self._student(stage)), map_location="cpu", weights_only=True))
+            network.load_state_dict(load_tensors(self._student(stage), self.previous / _student_file(stage)))
             students.append(freeze(network))
         walker.state.take_over(records, students, self.chain["ledger"], value=_measure(walker.evaluator))
         if "recorder" in walker.parts:

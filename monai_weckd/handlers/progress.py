@@ -13,23 +13,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ignite.engine import Events
 from monai.engines import Workflow
-from monai.utils import optional_import
 
 from monai_weckd.handlers.losses import losses_from_output
-
-tqdm, _ = optional_import("tqdm", name="tqdm")
+from monai_weckd.utils.progress import Progress
 
 __all__ = ["ChainProgressBar"]
 
 
 class ChainProgressBar:
-    """Show one progress bar over the whole chain: stage, epoch, loss and the last key metric.
+    """Show the progress of the whole chain: stage, epoch, loss and the last key metric.
 
-    The bar is silent if standard error is not a terminal, and on all ranks but 0. It needs ``tqdm``.
+    It is a bar if standard error is a terminal and ``tqdm`` is installed, and else a line in the log every ten seconds.
+    Ranks other than 0 are silent.
 
     Args:
         evaluator: validation engine whose key metric is shown, default None.
@@ -38,7 +35,7 @@ class ChainProgressBar:
 
     def __init__(self, evaluator: Workflow | None = None) -> None:
         self.evaluator = evaluator
-        self.bar: Any = None
+        self.progress: Progress | None = None
 
     def attach(self, engine: Workflow) -> None:
         """Register the handler.
@@ -55,18 +52,22 @@ class ChainProgressBar:
 
     def _open(self, engine: Workflow) -> None:
         state = engine.state
-        # disable=None makes tqdm silent without a terminal
-        self.bar = tqdm(total=state.max_epochs * state.epoch_length, initial=state.iteration, disable=None, unit="step")
+        total = state.max_epochs * state.epoch_length
+        self.progress = Progress("training", total, unit="steps", done=state.iteration)
 
     def _step(self, engine: Workflow) -> None:
+        assert self.progress is not None
+        self.progress.move(engine.state.iteration, lambda: self._note(engine))
+
+    def _note(self, engine: Workflow) -> str:
         state = engine.state
-        self.bar.set_description(f"stage {state.stage} epoch {state.stage_epoch}/{state.stage_epochs}", refresh=False)
-        shown = {"loss": f"{losses_from_output(state.output)['loss']:.3f}"}
+        shown = f"stage {state.stage} epoch {state.stage_epoch}/{state.stage_epochs}"
+        shown += f", loss={losses_from_output(state.output)['loss']:.3f}"
         if self.evaluator is not None and self.evaluator.state.metrics:
             name = self.evaluator.state.key_metric_name
-            shown[name] = f"{self.evaluator.state.metrics[name]:.3f}"
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update()
+            shown += f", {name}={self.evaluator.state.metrics[name]:.3f}"
+        return shown
 
     def _close(self, engine: Workflow) -> None:
-        self.bar.close()
+        assert self.progress is not None
+        self.progress.close()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,11 +43,14 @@ from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.records import sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
+from monai_weckd.visualize.gallery import layer_fault
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
 __all__ = ["ChainRecorder", "predict_probabilities"]
+
+logger = logging.getLogger(__name__)
 
 
 def predict_probabilities(
@@ -81,7 +85,8 @@ class ChainRecorder:
         test_data_loader: test items likewise, for figures only; default None: no such figures. A loader without items
             counts as None.
         target_layer: module path for the Grad-CAM of the most confidently wrong test images (saved in ``errors``),
-            default None: no such pictures.
+            default None: no such pictures. It is tried before the first batch: without a feature map, as of a vision
+            transformer's tokens, a warning says why there will be none.
         settings: further values to record in ``chain.json``, beside the options of chain and plan, such as the learning
             rate.
         preprocessing: transforms of each image before the network sees it, as values for JSON; default: not recorded.
@@ -141,6 +146,7 @@ class ChainRecorder:
         self.stages, self.epochs = list(state_dict["stages"]), list(state_dict["epochs"])
 
     def _begin(self, engine: SupervisedTrainer) -> None:
+        self._try_layer(engine)
         if engine.state.epoch:
             return  # this run continues the chain of an earlier run
         self.stages, self.epochs = [], []
@@ -152,6 +158,23 @@ class ChainRecorder:
             if loader is not None
         }
         write_atomically(self.output_dir / "datalist.json", json.dumps(lists, indent=1) + "\n")
+
+    def _try_layer(self, engine: SupervisedTrainer) -> None:
+        """Leave the pictures of errors out if they could not be drawn after the training; refuse an unknown layer."""
+        if self.target_layer is None or self.loaders["test"] is None:
+            return
+        images = wrapped_images(self.loaders["test"].dataset)
+        self._leave_out_pictures(layer_fault(engine.network, images, target_layer=self.target_layer))
+
+    def _leave_out_pictures(self, fault: str | None) -> None:
+        if fault is not None:
+            logger.warning(
+                "target_layer: expected a layer whose feature map explains errors, got %r (%s). The pictures of errors "
+                "are left out; name a convolutional layer, or null for none.",
+                self.target_layer,
+                fault,
+            )
+            self.target_layer = None
 
     def _begin_stage(self, engine: SupervisedTrainer) -> None:
         # again, because the chain may have just chosen the shard
@@ -228,13 +251,11 @@ class ChainRecorder:
         write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
         if self.target_layer is not None and test is not None:
-            save_error_gallery(
-                engine.network,
-                wrapped_images(test.dataset),
-                rows["test"],
-                target_layer=self.target_layer,
-                output_dir=self.output_dir,
-            )
+            options: Any = {"target_layer": self.target_layer, "output_dir": self.output_dir}
+            try:
+                save_error_gallery(engine.network, wrapped_images(test.dataset), rows["test"], **options)
+            except (ValueError, RuntimeError) as error:  # the training is worth more than its pictures
+                self._leave_out_pictures(" ".join(str(error).split()))
 
     def _write(self, engine: SupervisedTrainer, digest: str | None = None) -> None:
         final = [stage for stage in self.stages if stage["accepted"]][-1]

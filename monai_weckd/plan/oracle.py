@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.messages import check_item
 
 __all__ = ["LabelOracle", "LedgerEntry", "index_items", "is_labeled"]
 
@@ -161,11 +162,13 @@ def index_items(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, An
         items: dictionaries with ``id``.
 
     Raises:
+        TypeError: When an item is no dictionary.
         ValueError: When an item has no ``id``, or two items have the same.
 
     """
     index: dict[str, Mapping[str, Any]] = {}
-    for item in items:
+    for number, item in enumerate(items):
+        check_item("items", number, item)
         if "id" not in item:
             raise ValueError(
                 f"items: expected an 'id' in every item, got the keys {sorted(item)}. Use the items of load_datalist."

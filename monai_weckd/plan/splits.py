@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from monai_weckd.utils.draws import apportion, draw_digest
+from monai_weckd.utils.messages import check_item
 
 __all__ = ["divide_epochs", "draw_shards", "group_of", "identify", "longest_stage"]
 
@@ -43,8 +44,20 @@ def identify(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Args:
         items: dictionaries; ``id`` defaults to ``image``, and ``group`` defaults to ``id``.
 
+    Raises:
+        TypeError: When an item is no dictionary.
+        ValueError: When an item has neither ``id`` nor ``image``.
+
     """
-    named = [{**item, "id": str(item.get("id", item["image"]))} for item in items]
+    named = []
+    for number, item in enumerate(items):
+        check_item("items", number, item)
+        if "id" not in item and "image" not in item:
+            raise ValueError(
+                f"items: expected an 'image' or an 'id' in every item, got the keys {list(item)} in item {number}. "
+                "Add one."
+            )
+        named.append({**item, "id": str(item["id"] if "id" in item else item["image"])})
     return [{**item, "group": group_of(item)} for item in named]
 
 

@@ -13,22 +13,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["explaining_error", "first_cause", "raising_cause"]
+__all__ = ["explaining_error", "first_cause", "is_refusal", "raising_cause"]
+
+_REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 
 
 def first_cause(error: BaseException) -> BaseException:
     """Return the first error of a chain, which monai.bundle wraps in errors that name an expression.
 
+    An error of this package that says what was expected stands for those that it was raised from.
+
     Args:
         error: the last error.
 
     """
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not is_refusal(error):
         error = error.__cause__
     return error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error says in one line what was expected, and so needs no traceback.
+
+    Args:
+        error: the error.
+
+    """
+    return isinstance(error, (ValueError, TypeError, OSError, ImportError)) and bool(_REFUSAL.match(str(error)))
 
 
 def explaining_error(error: BaseException) -> BaseException:

@@ -29,6 +29,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 __all__ = [
     "finish_writing",
     "link_or_copy",
+    "load_tensors",
     "pack_state",
     "read_state",
     "replace_text",
@@ -226,7 +227,27 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: expected the content that was written, got {len(content):,} bytes with another digest. "
             "The file is damaged: restore it from a copy, or begin anew with overwrite."
         )
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return load_tensors(data, path)
+
+
+def load_tensors(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the tensors and plain values in the bytes of a file of PyTorch; no code in it is run.
+
+    Args:
+        content: the bytes.
+        path: the file, for the error.
+
+    Raises:
+        ValueError: When they hold anything else.
+
+    """
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # anything may be raised for other bytes, with advice that must not be followed
+        raise ValueError(
+            f"{path}: expected tensors that torch.save has written, got what cannot be read as such "
+            f"({type(error).__name__}). Restore the file from a copy, or begin anew with overwrite."
+        ) from None
     return state
 
 

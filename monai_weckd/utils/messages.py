@@ -14,8 +14,29 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["nearest", "printable"]
+__all__ = ["check_item", "nearest", "printable"]
+
+
+def check_item(name: str, number: int, item: Any) -> None:
+    """Refuse an item that is no dictionary, such as a pair of an image and its label.
+
+    Args:
+        name: name of the list, for the error.
+        number: place of the item in it.
+        item: the item.
+
+    Raises:
+        TypeError: When it is no dictionary.
+
+    """
+    if not isinstance(item, Mapping):
+        raise TypeError(
+            f"{name}: expected dictionaries with 'image' and 'label', got {type(item).__name__} as item {number}. "
+            "Name the parts of each item: {'image': ..., 'label': ...}."
+        )
 
 
 def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:

@@ -28,8 +28,9 @@ from PIL import Image
 
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.progress import progress
 
-__all__ = ["confident_errors", "save_error_gallery"]
+__all__ = ["confident_errors", "layer_fault", "save_error_gallery"]
 
 _PANEL = 360  # pixels of the longer side of a panel
 _HEAT_COLOR = np.array([230, 97, 0])
@@ -57,6 +58,28 @@ def confident_errors(rows: Sequence[Mapping[str, Any]], *, limit: int = 9) -> li
         raise ValueError(f"limit: expected a number of at least 0, got {limit}. The default is 9.")
     wrong = [i for i, row in enumerate(rows) if row["split"] == "test" and row["label"] != row["predicted"]]
     return sorted(wrong, key=lambda position: -_probability(rows[position]))[:limit]
+
+
+def layer_fault(network: torch.nn.Module, dataset: Any, *, target_layer: str) -> str | None:
+    """Return why a layer gives no heat maps, None if it does; the first image is tried.
+
+    Args:
+        network: the classifier; it stays untouched.
+        dataset: items as for :func:`save_error_gallery`.
+        target_layer: name of the module.
+
+    Raises:
+        ValueError: When the network has no such module.
+
+    """
+    explainer = _explainer(network, target_layer)
+    image = convert_to_tensor(dataset[0]["image"], dtype=torch.float32, track_meta=False)
+    batch = image[None].to(next(explainer.nn_module.get_wrapped_net().parameters()).device).requires_grad_()
+    try:
+        _compute_map(explainer, batch, 0)
+    except Exception as error:  # hooks and gradients in any network may raise anything
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return None
 
 
 def save_error_gallery(
@@ -100,7 +123,8 @@ def save_error_gallery(
     folder = Path(output_dir) / "errors"
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number, position in enumerate(confident_errors(rows, limit=limit), start=1):
+    errors = confident_errors(rows, limit=limit)
+    for number, position in enumerate(progress(errors, "explaining errors", total=len(errors)), start=1):
         row, file = rows[position], f"{number:02d}.png"
         image = convert_to_tensor(dataset[position]["image"], dtype=torch.float32, track_meta=False)
         heat = _heat_map(explainer, image, row)
@@ -152,15 +176,19 @@ def _heat_map(explainer: GradCAM, image: torch.Tensor, row: Mapping[str, Any]) -
             f"dataset: expected for {row['id']!r} the probability {_probability(row):.3f} of its row, got"
             f" {probability:.3f}. Pass the network and the data set that made the rows, unshuffled."
         )
+    heat = default_upsampler(batch.shape[2:])(_compute_map(explainer, batch, index))[0, 0].detach().cpu().numpy()
+    return heat / heat.max() if heat.max() > 0 else heat
+
+
+def _compute_map(explainer: GradCAM, batch: torch.Tensor, index: int) -> torch.Tensor:
     with torch.enable_grad():
-        heat = explainer.compute_map(batch, class_idx=index)
+        heat: torch.Tensor = explainer.compute_map(batch, class_idx=index)
     if heat.ndim != batch.ndim:
         raise ValueError(
             "target_layer: expected a module whose output has the spatial axes of the image, got output of"
             f" {heat.ndim - 2} axes. Name a convolutional layer."
         )
-    heat = default_upsampler(batch.shape[2:])(heat)[0, 0].detach().cpu().numpy()
-    return heat / heat.max() if heat.max() > 0 else heat
+    return heat
 
 
 def _side_by_side(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

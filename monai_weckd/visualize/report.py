@@ -93,15 +93,21 @@ def write_report(output_dir: str | Path) -> Path:
     path = folder / "report.html"
     # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
-    logger.info("%s, report: %s", _test_text(chain["final"]["test"], len(rows)), path)
+    logger.info("%s. Report: %s", _result_text(chain, rows), path)
     return path
 
 
-def _test_text(measured: Mapping[str, Any] | None, count: int) -> str:
+def _result_text(chain: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the test result in words."""
+    stage, measured = chain["final"]["stage"], chain["final"]["test"]
     if not measured:
-        return "no test items"
+        return f"the model of stage {stage} was not tested, because no test images were held out"
+    right = sum(row["label"] == row["predicted"] for row in rows)
     balanced = _number_text(measured.get("balanced_accuracy"))
-    return f"test: balanced accuracy {balanced}, accuracy {_number_text(measured['accuracy'])} on {count} items"
+    return (
+        f"the model of stage {stage} is right on {right} of {len(rows)} test images: "
+        f"accuracy {_number_text(measured['accuracy'])}, balanced accuracy {balanced}"
+    )
 
 
 def page_template(name: str) -> Template:

@@ -116,6 +116,75 @@ def test_a_value_of_another_type_is_refused_by_its_key(key, value, expected, mon
     assert "\n" not in found
 
 
+@pytest.mark.parametrize(("key", "value"), [("seed", "abc"), ("overwrite", "no"), ("chain#calibrate", 1)])
+def test_a_value_of_another_type_is_refused_before_it_is_used(key, value, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
+    parser.get_parsed_content("imports")
+    parser[key] = value
+    parser.parse()
+    assert first_error(parser, "initialize#0").startswith(f"{key}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", "@sed", "seed: expected a reference to a key of the configuration, got 'sed'. Did you mean 'seed'?"),
+        (
+            "train#dataset#data",
+            "$@datalst.items",
+            "train#dataset#data: expected a reference to a key of the configuration, got 'datalst'. "
+            "Did you mean 'datalist'?",
+        ),
+        (
+            "train#recorder#target_layer",
+            "@train#trainer#student_laier",
+            "train#recorder#target_layer: expected a reference to a key of the configuration, "
+            "got 'train#trainer#student_laier'. Did you mean 'train#trainer#student_layer'?",
+        ),
+        (
+            "train#inferer#_target_",
+            "monai_weckd.inferers.HeadInfer",
+            "train#inferer#_target_: expected a component that can be imported, "
+            "got 'monai_weckd.inferers.HeadInfer'. Did you mean 'HeadInferer'?",
+        ),
+        (
+            "train#handlers#0#_target_",
+            "ValidatonHandler",
+            "train#handlers#0#_target_: expected a component that can be imported, got 'ValidatonHandler'. "
+            "Correct it, or install its package.",
+        ),
+    ],
+)
+def test_what_a_key_names_exists(key, value, expected, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
+    parser.get_parsed_content("imports")
+    parser[key] = value
+    parser.parse()
+    assert first_error(parser, "run#0") == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("label_fraction", 3, "label_fraction: expected a fraction in (0, 1], got 3"),
+        ("plan#settings#policy", "shred", "policy: expected one of "),
+        ("chain#averaging", 2.0, "averaging: expected "),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_before_an_image_is_read(key, value, expected, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
+    parser.get_parsed_content("imports")
+    parser[key] = value
+    parser.parse()
+    assert first_error(parser, "run#1").startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

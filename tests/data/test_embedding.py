@@ -220,3 +220,11 @@ class _Read:
 
     def __call__(self, item):
         return {**item, "image": load(item["image"])}
+
+
+@pytest.mark.parametrize("item", [[torch.zeros(1, 2, 2), 1], (torch.zeros(1, 2, 2), 1), torch.zeros(1, 2, 2)])
+@pytest.mark.parametrize("wrap", [list, Dataset])
+def test_items_that_are_no_dictionaries_are_refused_before_any_work(item, wrap):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    with pytest.raises(TypeError, match=r"^dataset: expected dictionaries with 'image' and 'label', got .* as item 0"):
+        FrozenBackbone(network).embed(wrap([item]))

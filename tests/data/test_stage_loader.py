@@ -60,3 +60,52 @@ def test_drawing_leaves_the_global_generators_alone():
     list(stage_loader(loader, labels={0: 1, 1: 0}, pool=[], pool_ratio=0, num_batches=4, seed=0, stage=1))
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize("item", [[torch.zeros(3, 2, 2), 1], (torch.zeros(3, 2, 2), 1), "a.png", 7])
+def test_items_that_are_no_dictionaries_are_refused(item):
+    with pytest.raises(TypeError, match=r"^train_data_loader: expected dictionaries with .* as item 1") as error:
+        training_items(DataLoader(Dataset([make_data()[0], item])))
+    assert "\n" not in str(error.value)
+
+
+class Pairs(Dataset):
+    def __getitem__(self, index):
+        return self.data[index]["image"], self.data[index]["label"]
+
+
+def test_a_dataset_that_makes_pairs_of_its_dictionaries_is_refused_at_the_first_item():
+    loader = DataLoader(Pairs(make_data()), batch_size=2)
+    with pytest.raises(TypeError, match=r"^train_data_loader: expected dictionaries with .*, got tuple as item"):
+        next(iter(stage_loader(loader, labels={0: 1}, pool=[], pool_ratio=0, num_batches=1, seed=0, stage=1)))
+
+
+STAGE = {"labels": {0: 1, 1: 0, 2: 1}, "pool": [], "pool_ratio": 0, "num_batches": 2, "seed": 3, "stage": 1}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("persistent_workers", True), ("worker_init_fn", print), ("prefetch_factor", 3), ("timeout", 20)],
+)
+def test_what_a_user_sets_for_workers_holds_in_a_stage(option, value):
+    loader = stage_loader(DataLoader(Dataset(make_data()), batch_size=2, num_workers=1, **{option: value}), **STAGE)
+    assert getattr(loader, option) == value
+    assert loader.num_workers == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drop_last": True},
+        {"shuffle": True},
+        {"shuffle": True, "generator": torch.Generator().manual_seed(1)},
+        {"shuffle": True, "generator": torch.Generator().manual_seed(2), "drop_last": True},
+    ],
+)
+def test_order_and_size_of_batches_are_those_of_the_stage(options):
+    plain, other = (
+        [batch["index"].tolist() for batch in stage_loader(loader, **STAGE)]
+        for loader in (DataLoader(Dataset(make_data()), batch_size=2, **each) for each in ({}, options))
+    )
+    assert plain == other
+    assert [len(indices) for indices in plain] == [2, 2]

@@ -15,6 +15,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from chain_runs import make_chain
 from distillation_runs import make_batches, make_network, make_trainer
 from ignite.engine import Events
 from monai.engines import IterationEvents
@@ -119,3 +120,24 @@ def test_teacher_and_student_see_the_same_view():
     make_trainer(network=network, teacher=teacher, max_epochs=1).run()
     assert len(views["student"]) == 4
     assert all(torch.equal(s, t) for s, t in zip(views["student"], views["teacher"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"student_layer": "layer4"}, "student_layer: expected a module of Sequential, got 'layer4'"),
+        ({"student_layer": "0.weight"}, "student_layer: expected a module of Sequential, got '0.weight'"),
+        ({"student_layer": "0", "teacher_layer": "conv"}, "teacher_layer: expected a module of Sequential, got 'conv'"),
+    ],
+)
+def test_a_layer_that_is_not_there_is_refused_before_the_run(layers, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make_chain(loss_function=DistillationLoss(attention_weight=1.0), **layers)
+
+
+@pytest.mark.parametrize("layer", ["4", "6"])
+def test_a_layer_without_a_feature_map_is_refused_in_the_first_batch(layer):
+    trainer = make_chain(loss_function=DistillationLoss(attention_weight=1.0), student_layer=layer)
+    with pytest.raises(ValueError, match=r"^student_layer: expected features \(B, C, spatial dimensions\), got"):
+        trainer.run()
+    assert trainer.state.iteration == 1

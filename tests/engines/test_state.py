@@ -66,6 +66,25 @@ def test_a_stage_is_told_in_one_line(trainer, changes, line):
     assert record.summary(3) == line
 
 
+@pytest.mark.parametrize(
+    ("classes", "out_of_fold", "line"),
+    [
+        ({"dark": 15, "bright": 25, "gray": 0}, None, "40 labels (15 dark, 25 bright), 12 s"),
+        ({str(number): 3 for number in range(12)}, None, "40 labels of 12 classes, 12 s"),
+        (
+            {"dark": 40},
+            {"balanced_accuracy": 0.8125},
+            "balanced accuracy 0.812 by cross-validation, 40 labels (40 dark), 12 s",
+        ),
+        (None, {"balanced_accuracy": None}, "40 labels, 12 s"),
+    ],
+)
+def test_a_stage_tells_its_labels_and_what_cross_validation_found(trainer, classes, out_of_fold, line):
+    known = {"stage": 2, "labeled": 40, "seconds": 12.3, "value": None, "previous": None, "accepted": True}
+    record = replace(trainer.records[0], **known)
+    assert record.summary(3, classes=classes, out_of_fold=out_of_fold) == f"stage 2 of 3 accepted: {line}"
+
+
 def test_students_can_be_kept_elsewhere(trainer):
     before, elsewhere = trainer.walker.state, {}
 

@@ -25,6 +25,7 @@ from monai_weckd.data.phantoms import make_phantom
 DATA = Path(__file__).parents[1] / "testing_data"
 SCRIPT, BUNDLE = DATA / "stock_training.py", DATA / "stock_bundle"
 README = Path(__file__).parents[2] / "README.md"
+TUTORIAL = README.parent / "docs" / "tutorials" / "handlers.md"
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,16 @@ def images(tmp_path_factory):
     return folder
 
 
-def run_script(text, folder, images, output_dir, monkeypatch):
-    """Run the text of a script in a folder, as `python script.py IMAGES OUTPUT_DIR`; returns its final weights."""
+def run_script(text, folder, images, output_dir, monkeypatch, *more):
+    """Run the text of a script in a folder, as `python script.py IMAGES OUTPUT_DIR ...`; returns what it defines."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", ["stock_training.py", str(images), str(output_dir)])
-    (folder / "stock_training.py").write_text(text)
-    runpy.run_path(str(folder / "stock_training.py"))
-    return torch.load(next(output_dir.glob("network_final*.pt")), weights_only=True)
+    monkeypatch.setattr("sys.argv", ["script.py", str(images), str(output_dir), *map(str, more)])
+    (folder / "script.py").write_text(text)
+    return runpy.run_path(str(folder / "script.py"))
+
+
+def final_weights(output_dir):
+    return torch.load(next(output_dir.glob("*_final*.pt")), weights_only=True)
 
 
 def patched(text, diff):
@@ -65,15 +69,46 @@ def test_a_stock_script_gains_a_teacher_by_the_two_lines_of_the_readme(images, t
     assert "weckd" not in stock.split("limitations under the License.")[1]
     text, added = patched(stock, re.search(r"```diff\n(.*?)```", README.read_text(), re.DOTALL).group(1))
     assert len(added) == 2
-    alone = run_script(stock, tmp_path, images, tmp_path / "alone", monkeypatch)
+    run_script(stock, tmp_path, images, tmp_path / "alone", monkeypatch)
+    alone = final_weights(tmp_path / "alone")
     torch.save(
         {key: tensor + 0.01 if tensor.is_floating_point() else tensor for key, tensor in alone.items()}, "teacher.pt"
     )
-    taught = run_script(text, tmp_path, images, tmp_path / "taught", monkeypatch)
+    run_script(text, tmp_path, images, tmp_path / "taught", monkeypatch)
     # the same two lines with a weight of nothing change nothing
-    quiet = run_script(text.replace("weight=0.5", "weight=0.0"), tmp_path, images, tmp_path / "quiet", monkeypatch)
+    run_script(text.replace("weight=0.5", "weight=0.0"), tmp_path, images, tmp_path / "quiet", monkeypatch)
+    taught, quiet = final_weights(tmp_path / "taught"), final_weights(tmp_path / "quiet")
     # Adam takes a whole step for the smallest gradient, so that roundings drift apart
     assert distance(quiet, alone) < 0.02 * distance(taught, alone)
+
+
+def test_a_transformer_with_many_handlers_gains_a_teacher_or_a_chain_by_the_two_lines_of_the_tutorial(
+    images, tmp_path, monkeypatch
+):
+    stock = (DATA / "stock_transformer.py").read_text()
+    assert "weckd" not in stock.split("limitations under the License.")[1]
+    alone = run_script(stock, tmp_path, images, tmp_path / "alone", monkeypatch)["trainer"]
+    assert alone.state.epoch == 2  # the early stop
+    pretrained = next((tmp_path / "alone").glob("*_final*.pt"))
+    torch.save(final_weights(tmp_path / "alone")["network"], tmp_path / "teacher.pt")
+    found = {}
+    for kind, diff in zip(
+        ("teacher", "chain"), re.findall(r"```diff\n(.*?)```", TUTORIAL.read_text(), re.DOTALL), strict=True
+    ):
+        text, added = patched(stock, diff)
+        assert len(added) == 2
+        found[kind] = run_script(text, tmp_path, images, tmp_path / kind, monkeypatch, pretrained)
+    taught = found["teacher"]["trainer"]
+    assert taught.state.epoch == 2
+    assert taught.state.output["distillation_loss"] > 0
+    # each stage begins with the loaded weights and the first rate, and the early stop ends it after two of its epochs
+    chain = found["chain"]["trainer"].state.chain
+    assert [(record.labeled, record.epochs) for record in chain.records] == [(12, 2), (12, 2)]
+    assert found["chain"]["trainer"].state.epoch == 5
+    assert found["chain"]["scheduler"].last_epoch == 2
+    assert same(chain.state.initial, final_weights(tmp_path / "alone")["network"])
+    assert same(final_weights(tmp_path / "chain")["network"], chain.students[-1].state_dict())
+    assert not same(chain.students[-1].state_dict(), chain.state.initial)
 
 
 def distance(a, b):
@@ -111,8 +146,6 @@ def test_a_stock_bundle_becomes_a_chain_by_an_overlay(images, tmp_path):
 
 def test_the_overlay_is_small_and_the_one_of_the_tutorial():
     overlay = json.loads((BUNDLE / "chain.json").read_text())
-    shown = re.search(
-        r"```json\n(.*?)```", (README.parent / "docs" / "tutorials" / "handlers.md").read_text(), re.DOTALL
-    )
+    shown = re.search(r"```json\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
     assert json.loads(shown.group(1)) == overlay
     assert len(shown.group(1).splitlines()) <= 14

@@ -12,44 +12,57 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from chain_runs import make_chain
 
-from monai_weckd.handlers import ChainProgressBar, progress
+from monai_weckd.handlers import ChainProgressBar
+from monai_weckd.utils import progress
 
 
-@pytest.fixture
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def terminal(monkeypatch):
-    """Let the bar believe that it writes to a terminal; returns what it writes."""
-    stream = io.StringIO()
-    real = progress.tqdm
-    monkeypatch.setattr(
-        progress, "tqdm", lambda **options: real(**{**options, "disable": False, "file": stream, "mininterval": 0})
-    )
-    return stream
+    """Let the bar write to a terminal, at each step; returns the terminal."""
+    # within the test: pytest sets the stream anew between a fixture and its test
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(progress, "_IN_TERMINAL", 0)
+    return sys.stderr
 
 
-def test_bar_spans_the_chain(terminal):
+def test_bar_spans_the_chain(monkeypatch):
+    stream = terminal(monkeypatch)
     bar = ChainProgressBar()
     trainer = make_chain(max_epochs=6, handlers=[bar])
     bar.evaluator = trainer.walker.evaluator
     trainer.run()
-    shown = terminal.getvalue()
-    assert "stage 3 epoch 2/2: 100%" in shown
+    shown = stream.getvalue()
+    assert "training: 100%" in shown
     assert "24/24" in shown
-    assert "loss=" in shown
+    assert "stage 3 epoch 2/2, loss=" in shown
     assert "val_accuracy=" in shown
 
 
-def test_bar_has_no_metric_without_validation(terminal):
+def test_bar_has_no_metric_without_validation(monkeypatch):
+    stream = terminal(monkeypatch)
     make_chain(max_epochs=3, validate=False, handlers=[ChainProgressBar(None)]).run()
-    shown = terminal.getvalue()
-    assert "stage 3 epoch 1/1: 100%" in shown
-    assert "loss=" in shown
+    shown = stream.getvalue()
+    assert "stage 3 epoch 1/1, loss=" in shown
     assert "val_accuracy=" not in shown
 
 
-def test_bar_is_silent_without_a_terminal(capfd):
-    make_chain(max_epochs=3, handlers=[ChainProgressBar()]).run()
+@pytest.mark.parametrize("has_tqdm", [True, False])
+def test_without_a_terminal_the_log_says_how_far_it_is(has_tqdm, caplog, capfd, monkeypatch):
+    caplog.set_level("INFO", "monai_weckd.utils.progress")
+    monkeypatch.setattr(progress, "_IN_LOG", 0)
+    if not has_tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    make_chain(max_epochs=3, validate=False, handlers=[ChainProgressBar(None)]).run()
+    lines = [record.getMessage() for record in caplog.records if record.name == "monai_weckd.utils.progress"]
+    assert lines[0] == "training: 12 steps"
+    assert lines[5].startswith("training: 5 of 12 steps, stage 2 epoch 1/1, loss=")
     assert "%" not in capfd.readouterr().err

@@ -208,3 +208,65 @@ def test_writing_down_changes_no_bit(tmp_path):
     silent = make_chain(items=items, plan=plan)
     silent.run()
     assert fingerprint(record(tmp_path).network) == fingerprint(silent.network)
+
+
+class Tokens(torch.nn.Module):
+    """Features of the shape of a vision transformer's, (B, tokens, channels)."""
+
+    def forward(self, image):
+        return image.flatten(2).transpose(1, 2)
+
+
+class ManyOutputs(torch.nn.Sequential):
+    def forward(self, image):
+        return super().forward(image), []
+
+
+def explained(network, layer, output_dir, **options):
+    items = make_items()
+    plan = plan_chain(items, held_out(), classes=("a", "b", "c"))
+    loader = DataLoader(Dataset(plan.select(items, "test")), batch_size=7)
+    recorder = ChainRecorder(output_dir, None, test_data_loader=loader, target_layer=layer)
+    options = {"items": items, "plan": plan, "handlers": [recorder], "validate": False, "max_epochs": 3, **options}
+    make_chain(network=network, **options).run()
+
+
+def transformer():
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 4, stride=4), Tokens(), torch.nn.LayerNorm(8), torch.nn.Flatten(), torch.nn.Linear(32, 3)
+    )
+
+
+@pytest.mark.parametrize("layer", ["layer9", "conv", "6.weight"])
+def test_a_layer_that_is_not_there_is_refused_before_the_first_batch(layer, tmp_path):
+    with pytest.raises(ValueError, match=f"^target_layer: expected the name of a module of the network, got '{layer}'"):
+        explained(make_network(), layer, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("network", "layer"), [(transformer(), "2"), (transformer(), "4"), (make_network(), "4")])
+def test_a_layer_without_a_feature_map_costs_the_pictures_alone(network, layer, tmp_path, caplog):
+    explained(network, layer, tmp_path)
+    found = [record.getMessage() for record in caplog.records if record.getMessage().startswith("target_layer: ")]
+    assert len(found) == 1
+    assert f"expected a layer whose feature map explains errors, got '{layer}'" in found[0]
+    assert "\n" not in found[0]
+    assert not (tmp_path / "errors").exists()
+    assert write_report(tmp_path).is_file()
+
+
+@pytest.mark.parametrize("layer", ["2", None])
+def test_pictures_are_drawn_of_a_feature_map_and_of_no_layer_none(layer, tmp_path, caplog):
+    explained(make_network(), layer, tmp_path)
+    assert (tmp_path / "errors" / "errors.json").is_file() == (layer is not None)
+    assert "target_layer" not in caplog.text
+
+
+def test_pictures_that_fail_after_all_do_not_cost_the_report(tmp_path, caplog, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("dataset: expected the images of the rows, got others. Look.")
+
+    monkeypatch.setattr("monai_weckd.handlers.recorder.save_error_gallery", fail)
+    explained(make_network(), "2", tmp_path)
+    assert "got '2' (dataset: expected the images of the rows" in caplog.text
+    assert write_report(tmp_path).is_file()

@@ -15,10 +15,15 @@ import io
 import logging
 
 import pytest
+import torch
+from chain_runs import make_items, make_network
 from ignite.engine import Engine, Events
-from monai.handlers import StatsHandler
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler, StatsHandler
 
-from monai_weckd.handlers import TemperatureHandler
+from monai_weckd import plan_training
+from monai_weckd.handlers import ChainHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 
 
@@ -67,3 +72,44 @@ def test_monai_logs_it_as_a_state_attribute():
     StatsHandler(iteration_log=False, state_attributes=["temperature"], name=logger.name).attach(engine)
     engine.run([0], max_epochs=1)
     assert "temperature: 3.0" in stream.getvalue()
+
+
+def rates(scheduler, *, fresh, epoch_level=True, first=False):
+    """Return the learning rate in each epoch of a chain of two stages, whose scheduler MONAI's handler moves."""
+    items = make_items()
+    network = make_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    moved, found = scheduler(optimizer), []
+    plan = plan_training(items, classes=("a", "b", "c"), label_fraction=0.2, num_stages=2)
+    handlers = [ChainHandler(plan, accept="always", fresh=[moved] if fresh else [])]
+    handlers.insert(0 if first else 1, LrScheduleHandler(moved, print_lr=False, epoch_level=epoch_level))
+    trainer = SupervisedTrainer(
+        "cpu",
+        max_epochs=6,
+        epoch_length=2,
+        train_data_loader=DataLoader(Dataset(items), batch_size=4),
+        network=network,
+        optimizer=optimizer,
+        loss_function=torch.nn.CrossEntropyLoss(),
+        train_handlers=handlers,
+    )
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: found.append(optimizer.param_groups[0]["lr"]))
+    trainer.run()
+    return found
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("scheduler", "epoch_level"),
+    [
+        (lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch), True),
+        (lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3), True),
+        (lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]), True),
+        (lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=6), False),
+    ],
+)
+def test_a_scheduler_of_monais_handler_begins_anew_in_each_stage(scheduler, epoch_level, first):
+    found = rates(scheduler, fresh=False, epoch_level=epoch_level, first=first)
+    assert len(set(found[:6])) > 1
+    assert found[:6] == found[6:]
+    assert found == rates(scheduler, fresh=True, epoch_level=epoch_level, first=first)

@@ -29,7 +29,7 @@ from monai_weckd.data.datalist import load_datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import PlanError, check_plan
 from monai_weckd.plan.oracle import LabelOracle
-from monai_weckd.plan.planner import plan_chain
+from monai_weckd.plan.planner import plan_chain, plan_training
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.draws import apportion
 from monai_weckd.utils.enums import UNLABELED
@@ -627,3 +627,15 @@ def test_real_sets(shared_data, monkeypatch, name, stratify):
     assert len(shards) == len(set(shards)) == 3 * round(0.1 * len(plan.train))
     if stratify:
         assert np.ptp([len(stage.new) for stage in plan.stages]) == 0
+
+
+@pytest.mark.parametrize("item", [["a.png", 0], ("a.png", 0), "a.png", None])
+@pytest.mark.parametrize("plan", [plan_training, plan_chain])
+def test_items_that_are_no_dictionaries_are_refused(plan, item):
+    with pytest.raises(TypeError, match=r"^items: expected dictionaries with 'image' and 'label', got .* as item 0"):
+        plan([item] * 40, classes=["a", "b"])
+
+
+def test_an_item_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"^items: expected an 'image' or an 'id' in every item, got the keys"):
+        plan_training([{"label": 0}] * 40, classes=["a", "b"])

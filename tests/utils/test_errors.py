@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_weckd.utils.errors import explaining_error, first_cause, raising_cause
+from monai_weckd.utils.errors import explaining_error, first_cause, is_refusal, raising_cause
 
 
 def test_the_error_that_explains_is_the_readers_not_the_decoders():
@@ -33,6 +33,17 @@ def test_the_first_cause_is_at_the_end_of_the_chain():
     last.__cause__, second.__cause__ = second, first
     assert first_cause(last) is first
     assert first_cause(first) is first
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, FileExistsError, ImportError])
+def test_an_error_that_says_what_was_expected_stands_for_its_cause(kind):
+    first, last = OSError(2, "No such file"), RuntimeError()
+    refusal = kind("file: expected a file, got none. Pass one.")
+    last.__cause__, refusal.__cause__ = refusal, first
+    assert first_cause(last) is refusal
+    assert is_refusal(refusal)
+    assert not is_refusal(first)
+    assert not is_refusal(KeyError("file: expected a file, got none. Pass one."))
 
 
 def test_a_wrapped_error_is_raised_as_what_stands_behind_it():

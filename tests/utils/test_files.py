@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import threading
 from collections import Counter, OrderedDict
 
@@ -25,6 +26,7 @@ import monai_weckd.utils.files
 from monai_weckd.utils.files import (
     finish_writing,
     link_or_copy,
+    load_tensors,
     pack_state,
     read_state,
     write_atomically,
@@ -165,3 +167,14 @@ def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"new"
     assert not os.path.samefile(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": print}), None])
+def test_bytes_that_are_no_tensors_are_refused_in_our_words(content, tmp_path):
+    if content is None:
+        torch.save({"network": torch.nn.Linear(1, 1)}, tmp_path / "model.pt")
+        content = (tmp_path / "model.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"model\.pt: expected tensors that torch.save has written, got what") as error:
+        load_tensors(content, tmp_path / "model.pt")
+    assert "weights_only" not in str(error.value)
+    assert error.value.__cause__ is None

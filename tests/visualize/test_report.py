@@ -277,8 +277,12 @@ def test_the_result_is_logged_with_the_place_of_the_page(run, caplog):
     with caplog.at_level("INFO", "monai_weckd.visualize.report"):
         run.page()
     path = run.folder / "report.html"
-    assert caplog.messages[0].startswith("test: balanced accuracy 0.")
-    assert caplog.messages[0].endswith(f"items, report: {path}")
+    tested = [row for row in run.rows if row["split"] == "test"]
+    right = sum(row["label"] == row["predicted"] for row in tested)
+    stage = run.chain["final"]["stage"]
+    expected = f"the model of stage {stage} is right on {right} of {len(tested)} test images: accuracy 0."
+    assert caplog.messages[0].startswith(expected)
+    assert caplog.messages[0].endswith(f". Report: {path}")
 
 
 def test_absent_parts_say_why(tmp_path):
