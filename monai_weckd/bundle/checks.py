@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from pydoc import locate
 from types import TracebackType
@@ -70,6 +70,7 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("val_fraction", "test_fraction", "distillation_weight_end"), float | None),
     "spatial_size": list,
 }
+_WORDS = {"true": True, "false": False, "null": None}
 
 
 def _places(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
@@ -173,12 +174,16 @@ def check_values(config: dict[str, Any], locator: ComponentLocator) -> None:
     for key, value in config.items():
         check_key(key, value)
     for place, component in _components(config):
-        kind = locate(component["_target_"]) if component["_target_"].startswith("monai_weckd.") else None
-        if isinstance(kind, type) and is_dataclass(kind):
-            hints = get_type_hints(kind)
-            for key in hints.keys() & component.keys():
-                if not _is_expression(component[key]):
-                    check_value(f"{place}#{key}", component[key], hints[key])
+        hints = _typed_fields(component)
+        for key in hints.keys() & component.keys():
+            if not _is_expression(component[key]):
+                check_value(f"{place}#{key}", component[key], hints[key])
+
+
+def _typed_fields(component: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the types of the fields of a component that is a dataclass of this package; none for any other."""
+    kind = locate(component["_target_"]) if component["_target_"].startswith("monai_weckd.") else None
+    return get_type_hints(kind) if isinstance(kind, type) and is_dataclass(kind) else {}
 
 
 def check_key(key: str, value: Any) -> None:
@@ -269,7 +274,8 @@ def _check_targets(config: dict[str, Any], locator: ComponentLocator) -> None:
 def check_types() -> None:
     """Refuse values of another type before any of them is used; call this first in ``initialize``.
 
-    It also makes the traceback of any later error end with the line that says what to do.
+    ``true``, ``false`` and ``null``, which MONAI's command line passes on as text, become what they are in JSON where
+    the type asks for it. The traceback of any later error ends with the line that says what to do.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -277,7 +283,33 @@ def check_types() -> None:
 
     """
     show_cause_last()
-    check_values(calling_parser("check_types").get(), ComponentLocator())
+    parser = calling_parser("check_types")
+    _read_words(parser)
+    check_values(parser.get(), ComponentLocator())
+
+
+def _read_words(parser: ConfigParser) -> None:
+    """Replace the words of JSON by their values, in keys and fields that have a type."""
+    config = parser.get()
+    places = [("", config, _KEYS)]
+    places += [(f"{place}::", component, _typed_fields(component)) for place, component in _components(config)]
+    for place, holder, types in places:
+        for key in types.keys() & holder.keys():
+            word = holder[key]
+            if isinstance(word, str) and word in _WORDS and _is_type(_WORDS[word], types[key]):
+                holder[key] = _WORDS[word]
+                # MONAI keeps what it has parsed under places of its own
+                item = parser.ref_resolver.get_item(f"{place.replace('#', '::')}{key}")
+                if item is not None:
+                    item.update_config(holder[key])
+
+
+def _is_type(value: Any, wanted: Any) -> bool:
+    try:
+        check_value("", value, wanted)
+    except ValueError:
+        return False
+    return True
 
 
 def refuse_unused_keys() -> None:

@@ -212,3 +212,39 @@ def test_overlays_and_training_hold_no_key_that_nothing_reads(path, monkeypatch)
     parser.get_parsed_content("imports")
     assert "check_run" in parser["run#0"]
     assert parser.get_parsed_content("run#0") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "expected"),
+    [
+        ("overwrite", "true", True),
+        ("resume", "false", False),
+        ("cache_dir", "null", None),
+        ("val_fraction", "null", None),
+        ("chain#calibrate", "true", True),
+        ("plan#settings#stratify", "false", False),
+        ("chain#stage_epochs", "null", None),
+    ],
+)
+def test_the_words_of_json_are_read_from_the_command_line(key, word, expected, monkeypatch):
+    monkeypatch.setattr("sys.excepthook", None)
+    parser = ConfigParser()
+    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", "scratch")])
+    parser[key] = word
+    parser.parse()
+    for name in ("imports", "initialize"):
+        parser.get_parsed_content(name)
+    component, _, field = key.rpartition("#")
+    found = getattr(parser.get_parsed_content(component), field) if component else parser.get_parsed_content(key)
+    assert found is expected
+    assert parser[key] is expected
+
+
+def test_other_words_stay_text():
+    parser = ConfigParser(
+        {"names": ["true", "null"], "output_dir": "true", "run": ["$monai_weckd.bundle.check_types()"]}
+    )
+    parser["imports"] = ["$import monai_weckd"]
+    parser.get_parsed_content("imports")
+    parser.get_parsed_content("run")
+    assert parser["names"] == ["true", "null"]
