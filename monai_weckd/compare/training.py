@@ -28,6 +28,8 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.manifest import manifest_folds
+from monai_weckd.data.split_file import holds_folds, read_folds
 from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.planner import plan_chain
@@ -81,6 +83,8 @@ class ComparedBundle:
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self._bundle = bundle
+        self._dataset_dir = dataset_dir
+        self._split_file: str | None = None
         self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
         self.config = self._read(overlays)
         self.solved = self.config.solves_heads
@@ -92,6 +96,13 @@ class ComparedBundle:
     def datalist(self) -> Datalist:
         """The items; unreadable ones are left out if the bundle is configured to skip them."""
         return self.config.value("datalist")
+
+    @cached_property
+    def folds(self) -> dict[str, str]:
+        """The fold of each item by its id, from the split file, else from the manifest; empty if there are none."""
+        if self._split_file is None:
+            return manifest_folds(self._dataset_dir)
+        return read_folds(self.datalist.items, self._split_file) if holds_folds(self._split_file) else {}
 
     @property
     def size(self) -> ChainSize:
@@ -110,7 +121,8 @@ class ComparedBundle:
             split: the split.
 
         """
-        return [{**item, "split": split.split_of[item["id"]]} for item in self.datalist.items]
+        parts = split.split_of
+        return [{**item, "split": parts[item["id"]]} for item in self.datalist.items if item["id"] in parts]
 
     def run_seed(self, split: FoldSplit, seed: int) -> int:
         """Return the seed of the runs on one split, the first one for which random shards hold every class.
@@ -164,7 +176,7 @@ class ComparedBundle:
         overlay = None
         if arm.file is not None:
             overlay = self.config.overlay(f"{arm.file}.json")
-        training = [item for item in self.datalist.items if split.split_of[item["id"]] == "train"]
+        training = [item for item in self.datalist.items if split.split_of.get(item["id"]) == "train"]
         labeled = sum(map(is_labeled, training))
         shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
         return arm_overrides(arm, _size(self.config_of(arm)), shards=shards, labeled=labeled, overlay=overlay)
@@ -238,6 +250,10 @@ class ComparedBundle:
                 config.set(key, value)
         for key, value in steps.items() if config.solves_heads else ():
             config.set(key, value)
+        self._split_file = config.value("split_file") if "split_file" in config else None
+        if self._split_file is not None and holds_folds(self._split_file):
+            # folds are no splits: the data list is read without them
+            config.set("split_file", None)
         # these runs are short and unattended: they need no progress output and no checkpoints
         config.leave_out("train#monitors", "train#checkpoint")
         config.set("train#recorder#target_layer", None)

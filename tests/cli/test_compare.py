@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> Path:
 
 def command(data, output, *options, arms="chain,single,first", overlays=("scratch.json",), **settings):
     found = ["compare", "--bundle", str(BUNDLE), "--dataset_dir", str(data), "--output_dir", str(output)]
-    found += ["--folds", "2", "--arms", arms, *(["--config_file", *overlays] if overlays else [])]
+    found += ["--folds", "2", "--new_splits", "--arms", arms, *(["--config_file", *overlays] if overlays else [])]
     for key, value in {**SMALL, **settings}.items():
         found += ["--set", f"{key}={json.dumps(value)}"]
     return [*found, *options]
