@@ -44,3 +44,7 @@ def train(bundle, arm, split, output_dir, overrides, *, cache_dir):
         for key, label, row in zip(plan.test, labels, scores, strict=True):
             names = plan.classes[label], plan.classes[int(row.argmax())]
             writer.writerow([key, items[key]["group"], "test", *names, *map(float, row)])
+
+
+def prepare(bundle, arm, split, *, cache_dir):
+    """Read no image; a stand-in for ``ComparedBundle.prepare``."""

@@ -95,6 +95,7 @@ def _compare(args: argparse.Namespace) -> None:
     content["splits"] = protocol.sentence
     _write(args, content, synthetic=is_phantom(args.dataset_dir))
     print(*content["verdicts"], sep="\n")
+    print(f"{content['preparation_seconds']:.1f} s went into decoding and embedding images, in no arm's time")
     print(f"{content['finished']} of {content['runs']} runs finished; report {args.output_dir / 'compare.html'}")
     if content["failures"]:
         first = content["failures"][0]
@@ -113,7 +114,9 @@ def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:
         print(f"{what}: failed: {result['error']}", flush=True)
     else:
         figure = result["test"]["balanced_accuracy"]
-        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s", flush=True)
+        share = result.get("pool_share")
+        passed = "" if share is None else f", {100 * share:.3g} % of the pool passed the threshold"
+        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s{passed}", flush=True)
 
 
 def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:

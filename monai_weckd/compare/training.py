@@ -27,7 +27,9 @@ from monai_weckd import __version__
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.pool_share import PoolShare
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.data.manifest import manifest_folds
 from monai_weckd.data.split_file import holds_folds, read_folds
 from monai_weckd.plan.checks import PlanError
@@ -85,6 +87,7 @@ class ComparedBundle:
         self._bundle = bundle
         self._dataset_dir = dataset_dir
         self._split_file: str | None = None
+        self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
         self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
         self.config = self._read(overlays)
         self.solved = self.config.solves_heads
@@ -223,11 +226,48 @@ class ComparedBundle:
         changes = {**overrides, "output_dir": str(output_dir)}
         if config["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
-        config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer().run()
+        trainer = config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer()
+        share = PoolShare(trainer.state.distiller.criterion)
+        trainer.run()
+        share.write(output_dir)
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
         # spares it older objects. A failed run skips both: its traceback holds its networks, which must not be frozen
         gc.collect()
         gc.freeze()
+
+    def prepare(self, arm: Arm, split: FoldSplit, *, cache_dir: Path) -> None:
+        """Decode, and embed where the backbone is frozen, the images of a run that no earlier run of this process had.
+
+        They go into the cache, from which all runs read them. So no arm pays for what another one uses as well.
+
+        Args:
+            arm: the arm.
+            split: the split.
+            cache_dir: folder for decoded images if the configuration names none.
+
+        """
+        config = self.config_of(arm)
+        # the test items are read without the range of values that training has
+        wanted = {(key, "train" if part == "train" else "test") for key, part in split.split_of.items()}
+        done = self._prepared.setdefault((config is self.config, arm.file), set())
+        if wanted <= done:
+            return
+        items = {item["id"]: item for item in self.datalist.items}
+        listed = [{**items[key], "split": part} for key, part in sorted(wanted)]
+        changes = dict(self.config.overlay(f"{arm.file}.json")) if arm.file is not None else {}
+        if config["cache_dir"] is None:
+            changes["cache_dir"] = str(cache_dir)
+        changes["test#absent"] = False
+        for part in ("train", "test"):
+            changes[f"{part}#dataset#data"] = f"$[item for item in @datalist.items if item['split'] == '{part}']"
+        copy = config.copy(changes, datalist=self.datalist._replace(items=listed))
+        for key in ("imports", "initialize"):
+            copy.value(key)
+        for key in ("train#dataloader#dataset", "test#dataloader#dataset"):
+            dataset = copy.value(key)
+            if isinstance(dataset, EmbeddingDataset):
+                dataset.fill(dataset.backbone.fingerprint())
+        done |= wanted
 
     @cached_property
     def _other(self) -> BundleConfig:

@@ -37,6 +37,7 @@ def phantom(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def trained_in_no_time(monkeypatch):
     monkeypatch.setattr(ComparedBundle, "train", compared_runs.train)
+    monkeypatch.setattr(ComparedBundle, "prepare", compared_runs.prepare)
 
 
 def groups_of(phantom):
