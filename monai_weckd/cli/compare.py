@@ -52,6 +52,9 @@ def add_compare(commands: Any) -> None:
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of shards and weights on each split (default: 0)")
     add("--label_fraction", type=float, help="size of a shard (default: the bundle's)")
     add("--val_labels", type=int, help="validation items of each split, 0 for none (default: as many as a shard has)")
+    add("--executor", default="local", help="local, or dask for the workers of a scheduler (default: %(default)s)")
+    add("--workers", type=int, default=1, help="local processes (default: %(default)s)")
+    add("--scheduler", metavar="ADDRESS", help="address of Dask's scheduler, such as tcp://127.0.0.1:8786")
     add("--report_only", action="store_true", help="write the report on what is finished, and run nothing")
 
 
@@ -65,12 +68,14 @@ def _compare(args: argparse.Namespace) -> None:
     from monai_weckd.compare.summary import summarize_comparison
     from monai_weckd.compare.training import ComparedBundle
     from monai_weckd.data.phantoms import is_phantom
+    from monai_weckd.utils.spread import Spread
     from monai_weckd.visualize.comparison import check_page
 
     # fails before the runs, not after them, if a package for the report is missing
     check_page()
     # otherwise MONAI warns in each run that no logging file is set
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    spread = Spread(args.executor, args.workers, args.scheduler)
     changes = _changes(args)
     refuse_unheard(changes)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=changes)
@@ -90,7 +95,7 @@ def _compare(args: argparse.Namespace) -> None:
     store = RunStore(args.output_dir / "runs")
     if not args.report_only:
         print(f"{len(runs)} runs: {len(arms)} arms, {len(splits)} splits, {len(args.seeds)} seeds", flush=True)
-        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result)
+        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result, spread=spread)
     content = summarize_comparison(runs, bundle, store, reference=args.reference)
     content["splits"] = protocol.sentence
     _write(args, content, synthetic=is_phantom(args.dataset_dir))
@@ -124,7 +129,7 @@ def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: b
     from monai_weckd.utils.files import replace_text
     from monai_weckd.visualize.comparison import comparison_page
 
-    hidden = ("run", "command", "output_dir", "report_only")
+    hidden = ("run", "command", "output_dir", "report_only", "executor", "workers", "scheduler")
     about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     about = {"synthetic": synthetic, **{key: value for key, value in about.items() if key not in hidden}}
     args.output_dir.mkdir(parents=True, exist_ok=True)

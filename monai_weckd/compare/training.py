@@ -17,11 +17,12 @@ import gc
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai_weckd import __version__
 from monai_weckd.bundle.config import BundleConfig
@@ -39,7 +40,7 @@ from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import divide_labels
 from monai_weckd.utils.draws import hash_fraction
 
-__all__ = ["ComparedBundle"]
+__all__ = ["BundleSource", "ComparedBundle"]
 
 _SEEDS = 1000
 # merged into train.json, whose heads are solved, it trains step by step
@@ -50,6 +51,48 @@ _STEPS = ("max_epochs", "iterations_per_epoch")
 _LABELS = ("seed", "num_stages", "label_fraction", "selection", "plan")
 # kinds of arms by whether heads are solved
 _KINDS = {True: "solved", False: "trained"}
+
+
+# keys of the configuration whose values are paths, which another process may not find from where it stands
+_PATHS = ("split_file", "cache_dir")
+# the bundles that jobs of this process have opened; the last one is kept, since its data list has been verified
+_open: dict[BundleSource, ComparedBundle] = {}
+
+
+class BundleSource(NamedTuple):
+    """Where another process finds the same bundle and data.
+
+    Args:
+        bundle: the bundle's folder.
+        dataset_dir: the data.
+        overlays: configuration files.
+        changes: values to set, as JSON.
+        fingerprint: digest of configuration and data list, by which that process knows that they are the same.
+
+    """
+
+    bundle: str
+    dataset_dir: str
+    overlays: tuple[str, ...]
+    changes: str
+    fingerprint: str
+
+    def open(self) -> ComparedBundle:
+        """Return the bundle, the same object each time in one process.
+
+        Raises:
+            ValueError: When bundle or data are not those of the process that made this.
+
+        """
+        if self not in _open:
+            changes = json.loads(self.changes)
+            found = ComparedBundle(self.bundle, self.dataset_dir, overlays=self.overlays, changes=changes)
+            if found.source != self:
+                raise ValueError(
+                    f"worker: expected bundle, data and version of the machine that began, got others in "
+                    f"{self.bundle!r} or {self.dataset_dir!r} on {platform.node()}. Make them the same."
+                )
+        return _open[self]
 
 
 class ComparedBundle:
@@ -86,6 +129,7 @@ class ComparedBundle:
     ) -> None:
         self._bundle = bundle
         self._dataset_dir = dataset_dir
+        self._overlays = [str(Path(path).absolute()) if Path(path).is_file() else str(path) for path in overlays]
         self._split_file: str | None = None
         self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
         self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
@@ -106,6 +150,32 @@ class ComparedBundle:
         if self._split_file is None:
             return manifest_folds(self._dataset_dir)
         return read_folds(self.datalist.items, self._split_file) if holds_folds(self._split_file) else {}
+
+    @cached_property
+    def source(self) -> BundleSource:
+        """Where another process finds this bundle."""
+        changes = {key: value for key, value in self._changes.items() if key != "dataset_dir"}
+        for key in _PATHS:
+            if isinstance(changes.get(key), str):
+                changes[key] = str(Path(changes[key]).absolute())
+        folder, data = (str(Path(path).absolute()) for path in (self._bundle, self._dataset_dir))
+        parts = [self._plain(self.config), self._item_keys, self.datalist.classes, self.folds, __version__]
+        fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        found = BundleSource(
+            folder, data, tuple(self._overlays), json.dumps(changes, sort_keys=True, default=str), fingerprint
+        )
+        _open.clear()
+        _open[found] = self
+        return found
+
+    @property
+    def _item_keys(self) -> list[tuple[str, int, str]]:
+        return [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
+
+    @staticmethod
+    def _plain(config: BundleConfig) -> dict[str, Any]:
+        # the splits themselves count, and not the file that names them
+        return {key: value for key, value in config.plain().items() if key != "split_file"}
 
     @property
     def size(self) -> ChainSize:
@@ -194,13 +264,12 @@ class ComparedBundle:
             needs: digest of the run whose labels this run uses, default None.
 
         """
-        items = [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
         parts = {
-            "config": self.config_of(arm).plain(),
+            "config": self._plain(self.config_of(arm)),
             "overrides": self.overrides(arm, split),
             "members": arm.members,
             "split": dict(split.split_of),
-            "items": items,
+            "items": self._item_keys,
             "classes": self.datalist.classes,
             "seed": seed,
             "needs": needs,
@@ -226,8 +295,9 @@ class ComparedBundle:
         changes = {**overrides, "output_dir": str(output_dir)}
         if config["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
-        trainer = config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split))).trainer()
-        share = PoolShare(trainer.state.distiller.criterion)
+        copy = config.copy(changes, datalist=self.datalist._replace(items=self.items_of(split)))
+        trainer = copy.trainer()
+        share = PoolShare(copy.value("train#trainer#loss_function"))
         trainer.run()
         share.write(output_dir)
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
