@@ -126,8 +126,9 @@ def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:
 
 def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:
     from monai_weckd.compare.summary import comparison_csv
-    from monai_weckd.utils.files import replace_text
-    from monai_weckd.visualize.comparison import comparison_page
+    from monai_weckd.compare.tables import arm_tables
+    from monai_weckd.utils.files import replace_text, write_atomically
+    from monai_weckd.visualize.comparison import comparison_figures, comparison_page
 
     hidden = ("run", "command", "output_dir", "report_only", "executor", "workers", "scheduler")
     about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
@@ -139,3 +140,8 @@ def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: b
     # file names that are not UTF-8 contain lone surrogates, which cannot be encoded
     page = comparison_page(content, about=about).encode(errors="backslashreplace").decode()
     replace_text(args.output_dir / "compare.html", page)
+    files = {f"figures/{name}": figure for name, figure in comparison_figures(content).items()}
+    files |= {f"tables/{name}": table.encode() for name, table in arm_tables(content).items()}
+    for name, data in files.items():
+        (args.output_dir / name).parent.mkdir(exist_ok=True)
+        write_atomically(args.output_dir / name, data)

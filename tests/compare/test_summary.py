@@ -24,7 +24,7 @@ from monai_weckd.compare.running import ArmRun
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.summary import comparison_csv, summarize_comparison
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.visualize.comparison import comparison_page
+from monai_weckd.visualize.comparison import comparison_figures, comparison_page
 
 CLASSES = ("ill", "well")
 LABELS = np.array([0, 1] * 10)
@@ -154,3 +154,19 @@ def test_an_inert_reference_gets_no_verdict(tmp_path):
     verdicts = summarize_comparison(runs, BUNDLE, store, reference="fixmatch")["verdicts"]
     assert verdicts[0].startswith("No verdict: it needs finished runs of 'fixmatch' and 'single_long'")
     assert verdicts[1].startswith("fixmatch was inert (no image of the pool")
+
+
+def test_figures_for_a_paper(tmp_path):
+    store = RunStore(tmp_path)
+    content = summarize_comparison([write(store, "chain", 2), write(store, "single_long", 6)], BUNDLE, store)
+    heads = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    found = comparison_figures(content)
+    assert found.keys() == {f"differences.{kind}" for kind in heads}
+    assert all(data.startswith(heads[name[-3:]]) for name, data in found.items())
+    assert found == comparison_figures(content)
+    # an arm of several stages has its curve
+    content["arms"][0]["stages"] *= 2
+    assert comparison_figures(content).keys() == {
+        f"{name}.{kind}" for name in ("differences", "stages") for kind in heads
+    }
+    assert comparison_figures({**content, "arms": []}) == {}
