@@ -34,14 +34,14 @@ def test_the_command_is_one_of_compare():
         seeds=[0, 1],
         variant="random",
         arms="chain,paper",
-        extra=["--set=seed=1"],
+        extra=["--executor=dask", "--scheduler=tcp://127.0.0.1:8786"],
     )
     found = command("pretrained", "hippocampus_mri_3d", 0.05, args)
     assert found[0] == "compare"
     assert "--bundle=bundles/brain_mri_3d_chain_classification" in found
     assert "--label_fraction=0.05" in found
     assert "--output_dir=out/pretrained-hippocampus_mri_3d-0.05-random" in found
-    assert found[-2:] == ["--set=seed=1", "--arms=chain,paper"]
+    assert found[-3:] == ["--executor=dask", "--scheduler=tcp://127.0.0.1:8786", "--arms=chain,paper"]
     assert set(STARTS["pretrained"]) < set(found)
 
 

@@ -36,7 +36,9 @@ class Cell:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.name: str = content["about"]["dataset_dir"]
         self.fraction: float = content["about"]["label_fraction"]
-        self.arms = {arm["name"]: arm for arm in content["arms"] if arm["metrics"] is not None}
+        # an inert arm learned nothing from its pool: it is no competitor
+        arms = [arm for arm in content["arms"] if arm["metrics"] is not None and not arm.get("inert")]
+        self.arms = {arm["name"]: arm for arm in arms}
 
     def value(self, arm: str, metric: str = METRIC) -> float:
         """Return the mean of an arm over its runs."""

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import parse_changes
-from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.plan.stages import divide_labels
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -48,11 +46,15 @@ def add_compare(commands: Any) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration")
     add("--arms", help="names, separated by commas (default: all that make sense)")
     add("--reference", default="chain", help="the arm that the others are held against (default: %(default)s)")
-    add("--folds", type=int, default=5, help="folds of the cross-validation (default: %(default)s)")
-    add("--repeats", type=int, default=1, help="repeats of the cross-validation (default: %(default)s)")
+    add("--folds", type=int, help="folds of the cross-validation (default: those of the data, else 5)")
+    add("--repeats", type=int, help="repeats of the cross-validation (default: 1)")
+    add("--new_splits", action="store_true", help="split the items anew, whatever splits and folds the data have")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of shards and weights on each split (default: 0)")
     add("--label_fraction", type=float, help="size of a shard (default: the bundle's)")
     add("--val_labels", type=int, help="validation items of each split, 0 for none (default: as many as a shard has)")
+    add("--executor", default="local", help="local, or dask for the workers of a scheduler (default: %(default)s)")
+    add("--workers", type=int, default=1, help="local processes (default: %(default)s)")
+    add("--scheduler", metavar="ADDRESS", help="address of Dask's scheduler, such as tcp://127.0.0.1:8786")
     add("--report_only", action="store_true", help="write the report on what is finished, and run nothing")
 
 
@@ -60,19 +62,23 @@ def _compare(args: argparse.Namespace) -> None:
     import logging
 
     from monai_weckd.compare.arms import choose_arms
-    from monai_weckd.compare.folds import cross_validation_splits
+    from monai_weckd.compare.protocol import choose_splits, refuse_unheard
     from monai_weckd.compare.schedule import plan_runs, run_schedule
     from monai_weckd.compare.store import RunStore
     from monai_weckd.compare.summary import summarize_comparison
     from monai_weckd.compare.training import ComparedBundle
     from monai_weckd.data.phantoms import is_phantom
+    from monai_weckd.utils.spread import Spread
     from monai_weckd.visualize.comparison import check_page
 
     # fails before the runs, not after them, if a package for the report is missing
     check_page()
     # otherwise MONAI warns in each run that no logging file is set
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
-    bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=_changes(args))
+    spread = Spread(args.executor, args.workers, args.scheduler)
+    changes = _changes(args)
+    refuse_unheard(changes)
+    bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=changes)
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
     arms = choose_arms(names, active=bundle.size.plan.selection != "random", solved=bundle.solved)
     if args.reference not in [arm.name for arm in arms]:
@@ -80,25 +86,21 @@ def _compare(args: argparse.Namespace) -> None:
             f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "
             "Add it to --arms, or pass another."
         )
-    items, classes = bundle.datalist.items, bundle.datalist.classes
-    labeled = sum(map(is_labeled, items))
-    shards = divide_labels(bundle.size.plan, len(classes), items=len(items), labeled=labeled)
-    splits = cross_validation_splits(
-        items,
-        folds=args.folds,
-        repeats=args.repeats,
-        label_fraction=shards[0] / labeled,
-        val_labels=args.val_labels,
-        classes=classes,
+    protocol = choose_splits(
+        bundle, folds=args.folds, repeats=args.repeats, val_labels=args.val_labels, new_splits=args.new_splits
     )
+    splits = protocol.splits
+    print(protocol.sentence, flush=True)
     runs = plan_runs(bundle, arms, splits, args.seeds)
     store = RunStore(args.output_dir / "runs")
     if not args.report_only:
         print(f"{len(runs)} runs: {len(arms)} arms, {len(splits)} splits, {len(args.seeds)} seeds", flush=True)
-        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result)
+        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result, spread=spread)
     content = summarize_comparison(runs, bundle, store, reference=args.reference)
+    content["splits"] = protocol.sentence
     _write(args, content, synthetic=is_phantom(args.dataset_dir))
     print(*content["verdicts"], sep="\n")
+    print(f"{content['preparation_seconds']:.1f} s went into decoding and embedding images, in no arm's time")
     print(f"{content['finished']} of {content['runs']} runs finished; report {args.output_dir / 'compare.html'}")
     if content["failures"]:
         first = content["failures"][0]
@@ -117,15 +119,18 @@ def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:
         print(f"{what}: failed: {result['error']}", flush=True)
     else:
         figure = result["test"]["balanced_accuracy"]
-        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s", flush=True)
+        share = result.get("pool_share")
+        passed = "" if share is None else f", {100 * share:.3g} % of the pool passed the threshold"
+        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s{passed}", flush=True)
 
 
 def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:
     from monai_weckd.compare.summary import comparison_csv
-    from monai_weckd.utils.files import replace_text
-    from monai_weckd.visualize.comparison import comparison_page
+    from monai_weckd.compare.tables import arm_tables
+    from monai_weckd.utils.files import replace_text, write_atomically
+    from monai_weckd.visualize.comparison import comparison_figures, comparison_page
 
-    hidden = ("run", "command", "output_dir", "report_only")
+    hidden = ("run", "command", "output_dir", "report_only", "executor", "workers", "scheduler")
     about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     about = {"synthetic": synthetic, **{key: value for key, value in about.items() if key not in hidden}}
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -135,3 +140,8 @@ def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: b
     # file names that are not UTF-8 contain lone surrogates, which cannot be encoded
     page = comparison_page(content, about=about).encode(errors="backslashreplace").decode()
     replace_text(args.output_dir / "compare.html", page)
+    files = {f"figures/{name}": figure for name, figure in comparison_figures(content).items()}
+    files |= {f"tables/{name}": table.encode() for name, table in arm_tables(content).items()}
+    for name, data in files.items():
+        (args.output_dir / name).parent.mkdir(exist_ok=True)
+        write_atomically(args.output_dir / name, data)

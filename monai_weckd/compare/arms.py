@@ -110,6 +110,7 @@ class Arm:
         needs: name of the arm whose labels this arm uses, default None.
         taught: whether a solved head on the same labels teaches, default False.
         members: number of networks whose probabilities are averaged, default 1; the first is that of the arm ``needs``.
+        without_pool: name of the arm that is the same without the pool, default None.
         active: whether the arm makes sense only if the chain chooses its labels, default False.
 
     """
@@ -126,6 +127,7 @@ class Arm:
     needs: str | None = None
     taught: bool = False
     members: int = 1
+    without_pool: str | None = None
     active: bool = False
 
 
@@ -150,8 +152,14 @@ _TABLE = (
         "three born-again generations on as many random labels",
         {"num_stages": 3, "plan#settings#policy": "shared"},
     ),
-    Arm("fixmatch", "FixMatch on as many random labels", _FIXMATCH, uses_pool=True),
-    Arm("mean_teacher", "Mean Teacher on as many random labels", _MEAN_TEACHER, uses_pool=True),
+    Arm("fixmatch", "FixMatch on as many random labels", _FIXMATCH, uses_pool=True, without_pool="single_long"),
+    Arm(
+        "mean_teacher",
+        "Mean Teacher on as many random labels",
+        _MEAN_TEACHER,
+        uses_pool=True,
+        without_pool="single_long",
+    ),
     Arm(
         "ensemble",
         "three single models together on as many random labels",
@@ -162,8 +170,24 @@ _TABLE = (
     ),
     Arm("solved", "one solved head on as many random labels", _SINGLE, kind="solved", uses_pool=True),
     Arm("single_long+labels", f"{_LONG} {_CHOSEN}", _SINGLE, needs="chain", active=True),
-    Arm("fixmatch+labels", f"FixMatch {_CHOSEN}", _FIXMATCH, uses_pool=True, needs="chain", active=True),
-    Arm("mean_teacher+labels", f"Mean Teacher {_CHOSEN}", _MEAN_TEACHER, uses_pool=True, needs="chain", active=True),
+    Arm(
+        "fixmatch+labels",
+        f"FixMatch {_CHOSEN}",
+        _FIXMATCH,
+        uses_pool=True,
+        needs="chain",
+        without_pool="single_long+labels",
+        active=True,
+    ),
+    Arm(
+        "mean_teacher+labels",
+        f"Mean Teacher {_CHOSEN}",
+        _MEAN_TEACHER,
+        uses_pool=True,
+        needs="chain",
+        without_pool="single_long+labels",
+        active=True,
+    ),
     Arm(
         "solved+labels",
         f"one solved head {_CHOSEN}",

@@ -9,22 +9,23 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Split items for a repeated, stratified cross-validation by groups."""
+"""Split items for a comparison: by cross-validation, or as the data say."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.plan.splits import group_of
+from monai_weckd.plan.splits import SPLITS, group_of
 from monai_weckd.utils.draws import apportion, hash_fraction
 
-__all__ = ["FoldSplit", "cross_validation_splits"]
+__all__ = ["FoldSplit", "cross_validation_splits", "fold_names", "given_fold_splits", "given_test_splits"]
 
 _ATTEMPTS = 100
 
@@ -36,7 +37,7 @@ class FoldSplit:
     Args:
         repeat: number of the repeat, from 0.
         fold: number of the fold, from 0.
-        split_of: "train", "val" or "test" by item id, for every item.
+        split_of: "train", "val" or "test" by item id, for every item that is used.
 
     """
 
@@ -75,13 +76,12 @@ def cross_validation_splits(
         ImportError: When scikit-learn is not installed.
 
     """
+    _check_val_labels(val_labels)
     if folds < 2 or repeats < 1:
         raise ValueError(
             f"folds, repeats: expected at least 2 folds and 1 repeat, got {folds} and {repeats}. Raise them."
         )
-    if val_labels is not None and val_labels < 0:
-        raise ValueError(f"val_labels: expected 0 or more, got {val_labels}. Pass 0 for no validation.")
-    labeled = {item["id"]: (group_of(item), int(item["label"])) for item in items if is_labeled(item)}
+    labeled = _labeled(items)
     _check_groups(labeled, folds, classes, validates=val_labels != 0)
     found = []
     for repeat in range(repeats):
@@ -92,6 +92,174 @@ def cross_validation_splits(
             split_of = {item["id"]: split_of_group.get(group_of(item), "train") for item in items}
             found.append(FoldSplit(repeat, fold, split_of))
     return found
+
+
+def fold_names(folds: Mapping[str, str]) -> list[str]:
+    """Return the names of given folds in order, numbers by their value.
+
+    Args:
+        folds: the fold of each item; "-1" marks items that are never tested.
+
+    Example::
+
+        >>> fold_names({"a": "10", "b": "2", "c": "-1"})
+        ['2', '10']
+
+    """
+    return sorted(set(folds.values()) - {"", "-1"}, key=lambda name: (not name.isdigit(), len(name), name))
+
+
+def given_fold_splits(
+    items: Sequence[Mapping[str, Any]],
+    folds: Mapping[str, str],
+    *,
+    label_fraction: float = 0.1,
+    val_labels: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[FoldSplit]:
+    """Split items by given folds; each fold is the test set once, and validation is drawn from the others.
+
+    Args:
+        items: dictionaries with ``id``, ``label`` and, where known, ``group``.
+        folds: the fold of each item by its id; "-1" marks items that are never tested. Unlabeled items need none.
+        label_fraction: see :py:func:`cross_validation_splits`.
+        val_labels: see :py:func:`cross_validation_splits`.
+        classes: class names for messages, default None: the indices.
+
+    Raises:
+        ValueError: When a labeled item has no fold, there are fewer than two, a group is in several, or a part of a
+            split lacks a class.
+
+    """
+    _check_val_labels(val_labels)
+    names, labeled = fold_names(folds), _labeled(items)
+    if len(names) < 2:
+        raise ValueError(f"fold: expected two folds or more, got {names}. Name more, or none.")
+    if absent := [key for key in labeled if not folds.get(key)]:
+        raise ValueError(
+            f"fold: expected one for each labeled item, got none for {len(absent)}, first {absent[0]!r}. "
+            "Name it; -1 stands for items that are never tested."
+        )
+    known = {item["id"]: (group_of(item), folds[item["id"]]) for item in items if folds.get(item["id"])}
+    fold_of = _home(known, "fold")
+    found = []
+    for number, name in enumerate(names):
+        test = {group for group, fold in fold_of.items() if fold == name}
+        parts = _with_validation(labeled, test, label_fraction, val_labels, purpose=f"fold {name}")
+        split_of = {item["id"]: parts.get(group_of(item), "train") for item in items}
+        _check_classes(labeled, split_of, classes, place=f"fold {name}")
+        found.append(FoldSplit(0, number, split_of))
+    return found
+
+
+def given_test_splits(
+    items: Sequence[Mapping[str, Any]],
+    *,
+    folds: int = 1,
+    repeats: int = 1,
+    label_fraction: float = 0.1,
+    val_labels: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[FoldSplit]:
+    """Return the split that the items themselves have, once for each fold and repeat: all have the same test set.
+
+    Validation is the items' own. If they have none, it is drawn from training, for each fold and repeat anew.
+
+    Args:
+        items: dictionaries with ``id``, ``label``, ``split`` and, where known, ``group``.
+        folds: number of folds, default 1.
+        repeats: number of repeats, default 1.
+        label_fraction: see :py:func:`cross_validation_splits`.
+        val_labels: see :py:func:`cross_validation_splits`. From a given validation split so many are drawn, and the
+            others are left out; default None: all of it.
+        classes: class names for messages, default None: the indices.
+
+    Raises:
+        ValueError: When an item has no split, none is for testing, a group is in several, or a part lacks a class.
+
+    """
+    _check_val_labels(val_labels)
+    absent = [item["id"] for item in items if not item.get("split")]
+    if absent:
+        raise ValueError(
+            f"split: expected one for every item or for none, got none for {len(absent)}, first {absent[0]!r}. Add it."
+        )
+    names, labeled = {item["split"] for item in items}, _labeled(items)
+    if "test" not in names:
+        raise ValueError(
+            f"split: expected a test split, got {sorted(names)} alone. Add one, or pass --new_splits for others."
+        )
+    home = _home({item["id"]: (group_of(item), item["split"]) for item in items}, "split")
+    source, own = ("val", "left out") if "val" in names else ("train", "train")
+    candidates = {key: of for key, of in labeled.items() if home[of[0]] == source}
+    found = []
+    for repeat, fold in product(range(repeats), range(folds)):
+        parts = home
+        if source == "train" or val_labels is not None:
+            purpose = f"given test split {repeat} {fold}"
+            val = _with_validation(candidates, set(), label_fraction, val_labels, purpose=purpose)
+            parts = {group: val.get(group, own) if split == source else split for group, split in home.items()}
+        placed = {item["id"]: parts[group_of(item)] for item in items}
+        _check_classes(labeled, placed, classes, place="split")
+        found.append(FoldSplit(repeat, fold, {key: part for key, part in placed.items() if part in SPLITS}))
+    return found
+
+
+def _labeled(items: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
+    """Return group and label of each labeled item by its id."""
+    return {item["id"]: (group_of(item), int(item["label"])) for item in items if is_labeled(item)}
+
+
+def _check_val_labels(val_labels: int | None) -> None:
+    if val_labels is not None and val_labels < 0:
+        raise ValueError(f"val_labels: expected 0 or more, got {val_labels}. Pass 0 for no validation.")
+
+
+def _home(places: Mapping[str, tuple[str, str]], what: str) -> dict[str, str]:
+    """Return the one place of each group, from group and place by item."""
+    found: dict[str, str] = {}
+    for key, (group, place) in places.items():
+        if found.setdefault(group, place) != place:
+            raise ValueError(
+                f"{what}: expected all items of the group {group!r} in one {what}, got {found[group]!r} and {place!r} "
+                f"(for {key!r}). Give them the same, or pass --new_splits."
+            )
+    return found
+
+
+def _check_classes(
+    labeled: Mapping[str, tuple[str, int]], split_of: Mapping[str, str], classes: Sequence[str] | None, *, place: str
+) -> None:
+    """Refuse a part of a split without some class; a comparison could not plan or measure it."""
+    wanted = {label for _, label in labeled.values()}
+    if len(wanted) < 2:
+        raise ValueError(f"items: expected labels of two classes or more, got {len(wanted)}. Label more items.")
+    parts = set(split_of.values())
+    for part in (name for name in SPLITS if name in parts or name == "train"):
+        missing = wanted - {label for key, (_, label) in labeled.items() if split_of[key] == part}
+        if missing:
+            names = [label if classes is None else classes[label] for label in sorted(missing)]
+            raise ValueError(
+                f"{place}: expected labels of every class in {part}, got none of {names}. "
+                "Move a group with each class there, or pass --new_splits."
+            )
+
+
+def _with_validation(
+    labeled: Mapping[str, tuple[str, int]],
+    test: Set[str],
+    label_fraction: float,
+    val_labels: int | None,
+    *,
+    purpose: str,
+) -> dict[str, str]:
+    """Return the test groups, and the validation groups drawn from the other ones."""
+    rest = [(group, label) for group, label in labeled.values() if group not in test]
+    count = round(label_fraction * len(rest) / (1 + label_fraction)) if val_labels is None else val_labels
+    count = min(count, len(rest))
+    groups, labels = np.array([group for group, _ in rest]), np.array([label for _, label in rest])
+    val = set() if val_labels == 0 or not rest else _validation_groups(groups, labels, count, purpose=purpose)
+    return {**dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")}
 
 
 def _attempts() -> Iterator[int]:
@@ -134,14 +302,11 @@ def _repeat(
     labels = np.array([label for _, label in labeled.values()])
     found = []
     for test in _test_indices(groups, labels, folds, seed=int(hash_fraction(0, purpose, "") * 2**32)):
-        rest = np.setdiff1d(np.arange(len(labels)), test)
-        count = round(label_fraction * len(rest) / (1 + label_fraction)) if val_labels is None else val_labels
-        val = set() if val_labels == 0 else _validation_groups(groups[rest], labels[rest], count, purpose=purpose)
-        in_val = np.isin(groups[rest], sorted(val))
-        parts = [labels[test], labels[rest][~in_val], *([labels[rest][in_val]] if val else [])]
-        if any(len(set(part)) < len(set(labels)) for part in parts):
+        split_of = _with_validation(labeled, set(groups[test]), label_fraction, val_labels, purpose=purpose)
+        parts = np.array([split_of.get(group, "train") for group in groups])
+        if any(len(set(labels[parts == part])) < len(set(labels)) for part in {*parts, "train"}):
             return None
-        found.append({**dict.fromkeys(groups[test], "test"), **dict.fromkeys(val, "val")})
+        found.append(split_of)
     return found
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from monai_weckd.compare.arms import ARMS, Arm
 from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.pool_share import read_pool_share
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.utils.errors import first_cause
@@ -112,11 +113,16 @@ def run_arm(
 
     Returns:
         The figures of its stages and of its final network, the predictions on its test items, and the plan's JSON.
+        ``seconds`` are without ``preparation_seconds``, in which images that other runs use as well are decoded and
+        embedded. ``pool_share`` is the share of the pool that passed the threshold, None without one.
 
     Raises:
         ValueError: When the run whose labels this run uses has failed.
 
     """
+    began = time.perf_counter()
+    bundle.prepare(run.arm, run.split, cache_dir=cache_dir)
+    prepared = time.perf_counter() - began
     began, cpu = time.perf_counter(), time.process_time()
     overrides = bundle.overrides(run.arm, run.split)
     if run.needs is not None:
@@ -127,6 +133,7 @@ def run_arm(
         result, rows, plan = _train(run, bundle, {**overrides, "seed": run.run_seed}, cache_dir)
     else:
         result, rows, plan = _ensemble(run, bundle, store, overrides, cache_dir)
+    result["preparation_seconds"] = prepared
     result["seconds"] = result.get("seconds", 0.0) + time.perf_counter() - began
     result["cpu_seconds"] = result.get("cpu_seconds", 0.0) + time.process_time() - cpu
     return result, rows, plan
@@ -142,6 +149,7 @@ def _train(
         bundle.train(run.arm, run.split, output, overrides, cache_dir=cache_dir)
         chain = json.loads((output / "chain.json").read_text(encoding="utf-8"))
         plan = (output / "plan.json").read_text(encoding="utf-8")
+        share = read_pool_share(output)
         rows = [row for row in read_rows(output / "predictions.csv") if row["split"] == "test"]
     budget = chain["label_budget"]
     result = {
@@ -153,6 +161,7 @@ def _train(
             for stage in chain["stages"]
         ],
         "final_stage": chain["final"]["stage"],
+        "pool_share": share,
         "test": chain["final"]["test"],
     }
     return result, [{key: value for key, value in row.items() if key != "split"} for row in rows], plan

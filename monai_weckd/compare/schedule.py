@@ -9,14 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Plan the runs of a comparison, and share them among processes that use the same folder."""
+"""Plan the runs of a comparison, and do them in this process or spread over others."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -24,14 +24,22 @@ from monai_weckd.compare.arms import Arm
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.running import ArmRun, execute
 from monai_weckd.compare.store import RunStore
+from monai_weckd.utils.spread import Spread, map_jobs
 
 if TYPE_CHECKING:
-    from monai_weckd.compare.training import ComparedBundle
+    from monai_weckd.compare.training import BundleSource, ComparedBundle
 
 __all__ = ["plan_runs", "run_schedule"]
 
-# seconds between two looks at the runs of other processes
-_PAUSE = 1.0
+
+class _Job(NamedTuple):
+    """A run with all that another machine needs for it, besides the bundle and the images."""
+
+    run: Callable[..., dict[str, Any]]
+    item: ArmRun
+    source: BundleSource
+    needed: Mapping[str, str]
+    cache_dir: Path
 
 
 def plan_runs(
@@ -66,53 +74,72 @@ def run_schedule(
     *,
     cache_dir: Path,
     tell: Callable[[ArmRun, dict[str, Any]], None],
+    spread: Spread = Spread(),  # noqa: B008
     run: Callable[..., dict[str, Any]] = execute,
 ) -> None:
-    """Execute all unfinished runs; return when this and other processes on the same folder have finished them all.
+    """Do all unfinished runs: first those that need no other run, split by split, then those that do.
 
-    Each call tries a failed run once more.
+    Each call tries a failed run once more. The result of a run is stored as soon as it is there, by this process.
 
     Args:
         runs: the runs.
         bundle: the bundle.
         store: store of the results.
         cache_dir: folder for decoded images.
-        tell: called with each run of this process and its result.
+        tell: called with each run and its result.
+        spread: where the runs are done, default: in this process.
         run: executes one run, default :py:func:`monai_weckd.compare.running.execute`.
 
+    Raises:
+        ValueError: When another process is at work on the same store, or a worker has other data.
+
     """
-    began, tried = time.time(), list[ArmRun]()
-    pending = list(runs)
-    while pending:
-        waiting = []
-        for item in pending:
-            if _is_done(item, store, began, tried):
-                continue
-            if item.needs is not None and not _is_done(item.needs, store, began, tried):
-                waiting.append(item)
-                continue
-            try:
-                with FileLock(_lock_path(store, item)).acquire(timeout=0):
-                    # another process may have finished it in the meantime
-                    if not _is_done(item, store, began, tried):
-                        tell(item, run(item, bundle, store, cache_dir=cache_dir))
-                        tried.append(item)
-            except Timeout:
-                waiting.append(item)
-        if len(waiting) == len(pending):
-            time.sleep(_PAUSE)
-        pending = waiting
+    store.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(store.folder / "compare.lock").acquire(timeout=0):
+            for level in _levels(runs):
+                pending = {(item.arm.name, item.cell): item for item in level if not _is_finished(item, store)}
+                jobs = (_job(run, item, bundle, store, cache_dir) for item in pending.values())
+                for key, files in map_jobs(_do, jobs, spread):
+                    store.install(*key, files)
+                    item = pending[key]
+                    tell(item, store.read(*key, digest=item.digest) or {})
+    except Timeout as error:
+        raise ValueError(
+            f"output_dir: expected no other comparison at work on {str(store.folder.parent)!r}, got one. "
+            "Wait for it; --workers and --executor spread one over processes and machines."
+        ) from error
 
 
-def _is_done(run: ArmRun, store: RunStore, began: float, tried: Sequence[ArmRun]) -> bool:
+def _levels(runs: Iterable[ArmRun]) -> list[list[ArmRun]]:
+    """Return the runs by the number of runs that they need, one after the other."""
+    found: dict[int, list[ArmRun]] = {}
+    for item in runs:
+        depth, needs = 0, item.needs
+        while needs is not None:
+            depth, needs = depth + 1, needs.needs
+        found.setdefault(depth, []).append(item)
+    return [found[depth] for depth in sorted(found)]
+
+
+def _is_finished(run: ArmRun, store: RunStore) -> bool:
     result = store.read(run.arm.name, run.cell, digest=run.digest)
-    if result is None:
-        return False
-    # the clock of a file server may be slow, so failures of this process are not judged by file times
-    return "error" not in result or run in tried or store.path(run.arm.name, run.cell).stat().st_mtime >= began
+    return result is not None and "error" not in result
 
 
-def _lock_path(store: RunStore, run: ArmRun) -> Path:
-    path = store.path(run.arm.name, run.cell, ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _job(
+    run: Callable[..., dict[str, Any]], item: ArmRun, bundle: ComparedBundle, store: RunStore, cache_dir: Path
+) -> _Job:
+    needed = {} if item.needs is None else store.files(item.needs.arm.name, item.needs.cell)
+    return _Job(run, item, bundle.source, needed, cache_dir.absolute())
+
+
+def _do(job: _Job) -> tuple[tuple[str, tuple[int, int, int]], dict[str, str]]:
+    """Do a run in whatever process this is; return its arm and cell, and its files."""
+    item = job.item
+    with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
+        store = RunStore(Path(folder))
+        if item.needs is not None:
+            store.install(item.needs.arm.name, item.needs.cell, job.needed)
+        job.run(item, job.source.open(), store, cache_dir=job.cache_dir)
+        return (item.arm.name, item.cell), store.files(item.arm.name, item.cell)

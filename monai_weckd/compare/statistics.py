@@ -127,7 +127,8 @@ def arm_difference(
     the test groups (Field and Welsh, J. R. Statist. Soc. B 69, 2007), in which a group counts equally often in both
     arms, all repeats and all seeds. The bootstrap takes the predictions as fixed, so it misses the variance of
     retraining. The variance between the splits that resampled groups do not explain (method of moments, as DerSimonian
-    and Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval is stretched accordingly.
+    and Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval is stretched accordingly. If all
+    runs are tested on the same items, it is the variance between the runs.
 
     Args:
         first: runs of the first arm; a positive difference means that it is better.
@@ -152,7 +153,8 @@ def arm_difference(
     columns = {key: place[groups[key]] for cell in cells for key in ours[cell].ids}
     tallies = [_tallies([runs[cell] for cell in cells], weights, columns) for runs in (ours, theirs)]
     above, below = map(_pooled, tallies)
-    training = _training(*tallies)
+    same_items = len({tuple(ours[cell].ids) for cell in cells}) == 1
+    training = _training(*tallies, same_items=same_items)
     found = {
         name: _difference(above[name] - below[name], training[name], runs=len(cells), groups=len(names))
         for name in _RESAMPLED
@@ -250,9 +252,9 @@ def _pooled_ece(runs: Iterable[RunPredictions]) -> float:
 
 
 def _training(
-    ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally]
+    ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally], *, same_items: bool
 ) -> dict[str, _Training]:
-    """Return the variance that retraining adds: the part between splits that resampled groups do not explain."""
+    """Return the variance that retraining adds: between splits, what resampled groups do not explain of it."""
     by_split: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
     for cell, tally in ours.items():
         pair = tally.metrics(), theirs[cell].metrics()
@@ -266,9 +268,17 @@ def _training(
         # within a repeat the folds share no test item
         folds = [np.array([row[0] for (r, _), row in rows.items() if r == repeat]) for repeat in {r for r, _ in rows}]
         freedom = sum(len(values) - 1 for values in folds)
+        if same_items:
+            found[name] = _between_runs(np.array([cell[name][0] for cells in by_split.values() for cell in cells]))
+            continue
         between = sum((len(values) - 1) * _variance(values) for values in folds) / freedom if freedom else 0.0
         found[name] = _Training(max(between - float(np.mean(within)), 0.0) / len(rows), freedom)
     return found
+
+
+def _between_runs(values: np.ndarray) -> _Training:
+    """Return the variance that retraining adds where all runs are tested on the same items."""
+    return _Training(_variance(values) / len(values), len(values) - 1)
 
 
 def _variance(values: np.ndarray) -> float:

@@ -9,13 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Store the results of runs as files that several processes share."""
+"""Store the results of runs as files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from monai_weckd.utils.tables import read_table, table_text
 __all__ = ["RunStore", "read_rows"]
 
 _SEAL, _PREDICTIONS = "seal", "predictions"
+# the result comes last: it stands for the others
+_SUFFIXES = (".csv", ".plan.json", ".json")
 
 
 class RunStore:
-    """The results of runs, in files that several processes share.
+    """The results of runs, in files.
 
     The folder of an arm has three files for each run: ``<repeat>-<fold>-<seed>.json`` with the result, which is written
     last, ``.csv`` with the predictions on its test items, and ``.plan.json`` with its plan.
@@ -101,6 +103,31 @@ class RunStore:
         if plan is not None:
             replace_text(self.path(arm, cell, ".plan.json"), plan)
         replace_text(self.path(arm, cell), json.dumps({**result, _SEAL: json_digest(result)}, indent=1) + "\n")
+
+    def files(self, arm: str, cell: tuple[int, int, int]) -> dict[str, str]:
+        """Return the content of each of a run's files by suffix, for another store.
+
+        Args:
+            arm: name of the arm.
+            cell: repeat, fold and seed.
+
+        """
+        paths = {suffix: self.path(arm, cell, suffix) for suffix in _SUFFIXES}
+        return {suffix: _read_text(path) for suffix, path in paths.items() if path.is_file()}
+
+    def install(self, arm: str, cell: tuple[int, int, int], files: Mapping[str, str]) -> None:
+        """Store the files of a run as another store gives them.
+
+        Args:
+            arm: name of the arm.
+            cell: repeat, fold and seed.
+            files: result of :py:meth:`files`.
+
+        """
+        self.path(arm, cell).parent.mkdir(parents=True, exist_ok=True)
+        for suffix in _SUFFIXES:
+            if suffix in files:
+                replace_text(self.path(arm, cell, suffix), files[suffix])
 
     def predictions(self, arm: str, cell: tuple[int, int, int], classes: Sequence[str]) -> RunPredictions:
         """Return the predictions of a run.

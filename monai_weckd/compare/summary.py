@@ -34,13 +34,16 @@ __all__ = ["comparison_csv", "summarize_comparison"]
 # users choose the reference of the verdict, but not its control: the hardest fair control of a chain whose heads are
 # solved, and of one that is trained, is fixed in advance
 _CONTROLS = {True: ("solved", "single_long", "single"), False: ("single_long", "single")}
-# other questions: what the choice of labels is worth, what a trained chain does beyond it, and what solving is worth
+# other questions: what the choice of labels is worth, what a trained chain does beyond it, what solving is worth, and
+# what a teacher is worth to a small network
 _QUESTIONS = (
     ("single_long+labels", "single_long"),
     ("chain", "single_long+labels"),
     ("solved", "single_long"),
     ("compact", "single_long+labels"),
 )
+# two networks with the same probabilities to this are one
+_SAME = 1e-6
 
 
 def summarize_comparison(
@@ -70,7 +73,9 @@ def summarize_comparison(
         ]
         for name in names
     }
-    differences = {name: _difference(predictions, reference, name, bundle.groups) for name in names}
+    inert = {name: _inertness(name, done, predictions) for name in names}
+    competing = {name: runs for name, runs in predictions.items() if inert[name] is None}
+    differences = {name: _difference(competing, reference, name, bundle.groups) for name in names}
     return {
         "format": 1,
         "classes": list(bundle.datalist.classes),
@@ -79,10 +84,12 @@ def summarize_comparison(
         "runs": len(results),
         "finished": sum("error" not in result for result in done),
         "reference": reference,
-        "verdicts": list(_verdicts(predictions, reference, bundle)),
+        "preparation_seconds": sum(result.get("preparation_seconds", 0.0) for result in done),
+        "verdicts": [*_verdicts(competing, reference, bundle), *_told_inert(inert)],
         "arms": [
             {
                 **_arm(name, [result for result in done if result["arm"] == name], predictions[name]),
+                "inert": inert[name],
                 "difference": {key: asdict(part) for key, part in (differences[name] or {}).items()} or None,
             }
             for name in names
@@ -102,18 +109,39 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
-        ["arm", "repeat", "fold", "seed", "stage", "labels", "accepted", *METRICS, "seconds", "cpu_seconds"]
+        [
+            "arm",
+            "repeat",
+            "fold",
+            "seed",
+            "stage",
+            "labels",
+            "accepted",
+            *METRICS,
+            "seconds",
+            "cpu_seconds",
+            "pool_share",
+        ]
     )
     for result in content["results"]:
         place = [result[key] for key in ("arm", "repeat", "fold", "seed")]
         for stage in result["stages"]:
             figures = [stage["test"][name] for name in METRICS]
             writer.writerow(
-                [*place, stage["stage"], stage["labeled"], stage["accepted"], *figures, round(stage["seconds"], 3), ""]
+                [
+                    *place,
+                    stage["stage"],
+                    stage["labeled"],
+                    stage["accepted"],
+                    *figures,
+                    round(stage["seconds"], 3),
+                    "",
+                    "",
+                ]
             )
         figures = [result["test"][name] for name in METRICS]
         cost = [round(result[key], 3) for key in ("seconds", "cpu_seconds")]
-        writer.writerow([*place, "final", result["labels"], "", *figures, *cost])
+        writer.writerow([*place, "final", result["labels"], "", *figures, *cost, result.get("pool_share")])
     return text.getvalue()
 
 
@@ -123,13 +151,36 @@ def _arm(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPred
     counts = {"runs": len(finished), "failed": len(results) - len(finished)}
     keys = ("labels", "val_labels", "seconds", "cpu_seconds")
     means = {key: float(np.mean([result[key] for result in finished])) if finished else None for key in keys}
+    shares = [share for result in finished if (share := result.get("pool_share")) is not None]
     return {
         **about,
         **counts,
         **means,
+        "pool_share": float(np.mean(shares)) if shares else None,
         "metrics": arm_summary(runs) if runs else None,
         "stages": _stages(finished),
     }
+
+
+def _inertness(
+    name: str, results: Sequence[Mapping[str, Any]], predictions: Mapping[str, Sequence[RunPredictions]]
+) -> str | None:
+    """Return why the pool changed nothing in any run of an arm; None if it did, or if the arm has no run."""
+    shares = [result.get("pool_share") for result in results if result["arm"] == name and "error" not in result]
+    if shares and not any(share is None or share > 0 for share in shares):
+        return "no image of the pool ever passed the threshold"
+    plain = ARMS[name].without_pool
+    theirs = {run.cell: run.probabilities for run in predictions.get(plain or "", ())}
+    pairs = [(run.probabilities, theirs[run.cell]) for run in predictions[name] if run.cell in theirs]
+    if pairs and all(np.abs(ours - other).max() <= _SAME for ours, other in pairs):
+        return f"its predictions are those of {plain}"
+    return None
+
+
+def _told_inert(inert: Mapping[str, str | None]) -> Iterator[str]:
+    for name, reason in inert.items():
+        if reason is not None:
+            yield f"{name} was inert ({reason}), so it is no competitor here."
 
 
 def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

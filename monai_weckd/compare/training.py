@@ -17,17 +17,22 @@ import gc
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from monai_weckd import __version__
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
+from monai_weckd.compare.pool_share import PoolShare
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.data.manifest import manifest_folds
+from monai_weckd.data.split_file import holds_folds, read_folds
 from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.planner import plan_chain
@@ -35,7 +40,7 @@ from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import divide_labels
 from monai_weckd.utils.draws import hash_fraction
 
-__all__ = ["ComparedBundle"]
+__all__ = ["BundleSource", "ComparedBundle"]
 
 _SEEDS = 1000
 # merged into train.json, whose heads are solved, it trains step by step
@@ -46,6 +51,48 @@ _STEPS = ("max_epochs", "iterations_per_epoch")
 _LABELS = ("seed", "num_stages", "label_fraction", "selection", "plan")
 # kinds of arms by whether heads are solved
 _KINDS = {True: "solved", False: "trained"}
+
+
+# keys of the configuration whose values are paths, which another process may not find from where it stands
+_PATHS = ("split_file", "cache_dir")
+# the bundles that jobs of this process have opened; the last one is kept, since its data list has been verified
+_open: dict[BundleSource, ComparedBundle] = {}
+
+
+class BundleSource(NamedTuple):
+    """Where another process finds the same bundle and data.
+
+    Args:
+        bundle: the bundle's folder.
+        dataset_dir: the data.
+        overlays: configuration files.
+        changes: values to set, as JSON.
+        fingerprint: digest of configuration and data list, by which that process knows that they are the same.
+
+    """
+
+    bundle: str
+    dataset_dir: str
+    overlays: tuple[str, ...]
+    changes: str
+    fingerprint: str
+
+    def open(self) -> ComparedBundle:
+        """Return the bundle, the same object each time in one process.
+
+        Raises:
+            ValueError: When bundle or data are not those of the process that made this.
+
+        """
+        if self not in _open:
+            changes = json.loads(self.changes)
+            found = ComparedBundle(self.bundle, self.dataset_dir, overlays=self.overlays, changes=changes)
+            if found.source != self:
+                raise ValueError(
+                    f"worker: expected bundle, data and version of the machine that began, got others in "
+                    f"{self.bundle!r} or {self.dataset_dir!r} on {platform.node()}. Make them the same."
+                )
+        return _open[self]
 
 
 class ComparedBundle:
@@ -81,6 +128,10 @@ class ComparedBundle:
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self._bundle = bundle
+        self._dataset_dir = dataset_dir
+        self._overlays = [str(Path(path).absolute()) if Path(path).is_file() else str(path) for path in overlays]
+        self._split_file: str | None = None
+        self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
         self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
         self.config = self._read(overlays)
         self.solved = self.config.solves_heads
@@ -92,6 +143,39 @@ class ComparedBundle:
     def datalist(self) -> Datalist:
         """The items; unreadable ones are left out if the bundle is configured to skip them."""
         return self.config.value("datalist")
+
+    @cached_property
+    def folds(self) -> dict[str, str]:
+        """The fold of each item by its id, from the split file, else from the manifest; empty if there are none."""
+        if self._split_file is None:
+            return manifest_folds(self._dataset_dir)
+        return read_folds(self.datalist.items, self._split_file) if holds_folds(self._split_file) else {}
+
+    @cached_property
+    def source(self) -> BundleSource:
+        """Where another process finds this bundle."""
+        changes = {key: value for key, value in self._changes.items() if key != "dataset_dir"}
+        for key in _PATHS:
+            if isinstance(changes.get(key), str):
+                changes[key] = str(Path(changes[key]).absolute())
+        folder, data = (str(Path(path).absolute()) for path in (self._bundle, self._dataset_dir))
+        parts = [self._plain(self.config), self._item_keys, self.datalist.classes, self.folds, __version__]
+        fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        found = BundleSource(
+            folder, data, tuple(self._overlays), json.dumps(changes, sort_keys=True, default=str), fingerprint
+        )
+        _open.clear()
+        _open[found] = self
+        return found
+
+    @property
+    def _item_keys(self) -> list[tuple[str, int, str]]:
+        return [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
+
+    @staticmethod
+    def _plain(config: BundleConfig) -> dict[str, Any]:
+        # the splits themselves count, and not the file that names them
+        return {key: value for key, value in config.plain().items() if key != "split_file"}
 
     @property
     def size(self) -> ChainSize:
@@ -110,7 +194,8 @@ class ComparedBundle:
             split: the split.
 
         """
-        return [{**item, "split": split.split_of[item["id"]]} for item in self.datalist.items]
+        parts = split.split_of
+        return [{**item, "split": parts[item["id"]]} for item in self.datalist.items if item["id"] in parts]
 
     def run_seed(self, split: FoldSplit, seed: int) -> int:
         """Return the seed of the runs on one split, the first one for which random shards hold every class.
@@ -178,7 +263,7 @@ class ComparedBundle:
         overlay = None
         if arm.file is not None:
             overlay = self.config.overlay(f"{arm.file}.json")
-        training = [item for item in self.datalist.items if split.split_of[item["id"]] == "train"]
+        training = [item for item in self.datalist.items if split.split_of.get(item["id"]) == "train"]
         labeled = sum(map(is_labeled, training))
         shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
         return arm_overrides(arm, _size(self.config_of(arm)), shards=shards, labeled=labeled, overlay=overlay)
@@ -193,13 +278,12 @@ class ComparedBundle:
             needs: digest of the run whose labels this run uses, default None.
 
         """
-        items = [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
         parts = {
-            "config": self.config_of(arm).plain(),
+            "config": self._plain(self.config_of(arm)),
             "overrides": self.overrides(arm, split),
             "members": arm.members,
             "split": dict(split.split_of),
-            "items": items,
+            "items": self._item_keys,
             "classes": self.datalist.classes,
             "seed": seed,
             "needs": needs,
@@ -224,12 +308,49 @@ class ComparedBundle:
         changes = {**overrides, "output_dir": str(output_dir)}
         if self.config_of(arm)["cache_dir"] is None:
             changes["cache_dir"] = str(cache_dir)
-        datalist = self.datalist._replace(items=self.items_of(split))
-        self.changed(arm, changes, datalist=datalist).trainer().run()
+        changed = self.changed(arm, changes, datalist=self.datalist._replace(items=self.items_of(split)))
+        trainer = changed.trainer()
+        share = PoolShare(changed.value("train#trainer#loss_function"))
+        trainer.run()
+        share.write(output_dir)
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
         # spares it older objects. A failed run skips both: its traceback holds its networks, which must not be frozen
         gc.collect()
         gc.freeze()
+
+    def prepare(self, arm: Arm, split: FoldSplit, *, cache_dir: Path) -> None:
+        """Decode, and embed where the backbone is frozen, the images of a run that no earlier run of this process had.
+
+        They go into the cache, from which all runs read them. So no arm pays for what another one uses as well.
+
+        Args:
+            arm: the arm.
+            split: the split.
+            cache_dir: folder for decoded images if the configuration names none.
+
+        """
+        config = self.config_of(arm)
+        # the test items are read without the range of values that training has
+        wanted = {(key, "train" if part == "train" else "test") for key, part in split.split_of.items()}
+        done = self._prepared.setdefault((config is self.config, arm.file), set())
+        if wanted <= done:
+            return
+        items = {item["id"]: item for item in self.datalist.items}
+        listed = [{**items[key], "split": part} for key, part in sorted(wanted)]
+        changes = dict(self.config.overlay(f"{arm.file}.json")) if arm.file is not None else {}
+        if config["cache_dir"] is None:
+            changes["cache_dir"] = str(cache_dir)
+        changes["test#absent"] = False
+        for part in ("train", "test"):
+            changes[f"{part}#dataset#data"] = f"$[item for item in @datalist.items if item['split'] == '{part}']"
+        copy = config.copy(changes, datalist=self.datalist._replace(items=listed))
+        for key in ("imports", "initialize"):
+            copy.value(key)
+        for key in ("train#dataloader#dataset", "test#dataloader#dataset"):
+            dataset = copy.value(key)
+            if isinstance(dataset, EmbeddingDataset):
+                dataset.fill(dataset.backbone.fingerprint())
+        done |= wanted
 
     @cached_property
     def _other(self) -> BundleConfig:
@@ -252,6 +373,10 @@ class ComparedBundle:
                 config.set(key, value)
         for key, value in steps.items() if config.solves_heads else ():
             config.set(key, value)
+        self._split_file = config.value("split_file") if "split_file" in config else None
+        if self._split_file is not None and holds_folds(self._split_file):
+            # folds are no splits: the data list is read without them
+            config.set("split_file", None)
         # these runs are short and unattended: they need no progress output and no checkpoints
         config.leave_out("train#monitors", "train#checkpoint")
         config.set("train#recorder#target_layer", None)

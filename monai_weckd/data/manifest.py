@@ -29,7 +29,7 @@ from monai_weckd.data.split_file import split_name
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["FileFinder", "Row", "read_manifest"]
+__all__ = ["FileFinder", "Row", "manifest_folds", "read_manifest"]
 
 _REQUIRED = ("file", "label")
 _COLUMNS = (*_REQUIRED, "group", "split")
@@ -43,6 +43,8 @@ _TAKEN = {
     "group": frozenset(person + number for person in _PERSONS for number in _NUMBERS),
     "split": frozenset(("split", "splits", "splitname", "datasplit")),
 }
+# what a comparison reads; a training does not
+_FOLD = frozenset(("fold", "folds", "kfold", "cvfold", "foldid"))
 # taken only if every value is a split
 _SPLIT_IF_SO = frozenset(("subset", "partition", "set", "phase", "usage"))
 # spellings that may be meant
@@ -107,6 +109,36 @@ def read_manifest(
         rows.append(_row(cells, place, passed_over, classes or ()))
     usual = join_spellings(row.group for row in rows if row.group)
     return [row._replace(group=passed_over.joined("group", row.group, usual.get(row.group, ""))) for row in rows]
+
+
+def manifest_folds(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the fold of each item by its id, from a column ``fold`` of a folder's ``manifest.csv``; empty without one.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: When the manifest is no such CSV, or has several columns of folds.
+
+    """
+    name, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
+    if not os.path.isfile(name):
+        return {}
+    header, lines = _read_lines(name)
+    titles = [title for title in header if plain_key(title) in _FOLD]
+    if not titles:
+        return {}
+    if len(titles) > 1:
+        raise ValueError(
+            f"{name}, row 1: expected one column 'fold', got {' and '.join(map(ascii, titles))}. Rename one."
+        )
+    file, fold = _columns(header, lines, name)["file"], header.index(titles[0])
+    found = {}
+    for line in lines:
+        value = clean_text(line.fields[fold]) if fold < len(line.fields) else ""
+        key = finder.find(PurePath(os.path.normpath(line.fields[file].strip())).as_posix())
+        found[key] = "" if is_missing(value) else value
+    return found
 
 
 def _read_lines(manifest: str) -> tuple[list[str], list[_Line]]:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read a JSON file that assigns each item to a split."""
+"""Read a JSON file that assigns each item to a split or to a fold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from monai_weckd.data.names import clean_text, plain_key
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["split_name", "with_splits"]
+__all__ = ["holds_folds", "read_folds", "split_name", "with_splits"]
 
 _SPELLINGS = {
     "train": re.compile(r"(train|training|trains)(set|data|dataset|split)?"),
@@ -60,32 +60,72 @@ def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLik
             leaves an item out.
 
     """
-    given = _read(Path(split_file))
+    given = {key: _known_split(key, split) for key, split in _read(Path(split_file)).items()}
+    splits = _by_id(items, given, what="split")
+    return [{**item, "split": splits[item["id"]]} for item in items]
+
+
+def holds_folds(split_file: str | os.PathLike[str]) -> bool:
+    """Tell whether a split file assigns items to numbered folds, and not to splits.
+
+    Args:
+        split_file: a JSON file.
+
+    Raises:
+        ValueError: When the file is missing or holds no object.
+
+    """
+    return any(type(value) is int for value in _read(Path(split_file)).values())
+
+
+def read_folds(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the fold of each item from a file.
+
+    Args:
+        items: dictionaries with ``id``.
+        split_file: a JSON file with an object that maps each item id to the number of a fold.
+
+    Raises:
+        ValueError: When the file is missing or holds no such object, or names an unknown item, or leaves one out.
+
+    """
+    content = _read(Path(split_file))
+    for key, fold in content.items():
+        if type(fold) is not int:
+            raise ValueError(
+                f"split_file: expected the number of a fold for {key!r}, as for others, got {fold!r}. "
+                "Name folds alone, or splits alone."
+            )
+    return _by_id(items, {key: str(fold) for key, fold in content.items()}, what="fold")
+
+
+def _by_id(items: Sequence[Mapping[str, Any]], given: Mapping[str, str], *, what: str) -> dict[str, str]:
+    """Return what a file says of each item, by the item's id."""
     # names that a Mac has written may have another Unicode form
     ids = {clean_text(item["id"]): item["id"] for item in items}
     exact = set(ids.values())
-    splits: dict[str, str] = {}
-    for key, split in given.items():
+    found: dict[str, str] = {}
+    for key, value in given.items():
         name = key if key in exact else ids.get(clean_text(key))
         if name is None:
             raise ValueError(
                 f"split_file: expected ids of the {len(ids)} items, got {key!r}. "
                 "An id is the path of the image, relative to the folder."
             )
-        if splits.setdefault(name, split) != split:
+        if found.setdefault(name, value) != value:
             raise ValueError(
-                f"split_file: expected one split for {name!a}, got {splits[name]!r} and {split!r}. Remove one."
+                f"split_file: expected one {what} for {name!a}, got {found[name]!r} and {value!r}. Remove one."
             )
-    absent = [item["id"] for item in items if item["id"] not in splits]
+    absent = [item["id"] for item in items if item["id"] not in found]
     if absent:
         raise ValueError(
-            f"split_file: expected a split for each of {len(items)} items, got none for {len(absent)}, "
+            f"split_file: expected a {what} for each of {len(items)} items, got none for {len(absent)}, "
             f"first {absent[0]!r}. Add it."
         )
-    return [{**item, "split": splits[item["id"]]} for item in items]
+    return found
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -98,7 +138,7 @@ def _read(path: Path) -> dict[str, str]:
         raise ValueError(
             f"split_file: expected an object of split by item id, got {type(content).__name__}. Write the file again."
         )
-    return {key: _known_split(key, split) for key, split in content.items()}
+    return content
 
 
 def _known_split(key: str, split: Any) -> str:

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_weckd.visualize.figures import new_figure, svg_bytes
+from monai_weckd.visualize.figures import figure_bytes, new_figure
 from monai_weckd.visualize.report import METRIC_NAMES, data_uri, page_template
 
-__all__ = ["check_page", "comparison_page", "differences_svg", "stages_svg"]
+__all__ = ["check_page", "comparison_figures", "comparison_page", "draw_differences", "draw_stages"]
 
 _PAGE = "compare.html.jinja"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#777777"
@@ -49,9 +49,7 @@ def comparison_page(content: Mapping[str, Any], *, about: Mapping[str, Any]) -> 
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
 
     """
-    finished = [arm for arm in content["arms"] if arm["metrics"]]
-    compared = [arm for arm in finished if arm["difference"]]
-    chains = [arm for arm in finished if len(arm["stages"]) > 1]
+    finished, compared, chains = _drawn(content)
     return page_template(_PAGE).render(
         content=content,
         about=about,
@@ -59,20 +57,48 @@ def comparison_page(content: Mapping[str, Any], *, about: Mapping[str, Any]) -> 
         compared=compared,
         chains=chains,
         metric_names=METRIC_NAMES,
-        differences=data_uri(differences_svg(compared, content["reference"]), "svg+xml") if compared else None,
-        stages=data_uri(stages_svg(chains, finished), "svg+xml") if chains else None,
+        differences=data_uri(draw_differences(compared, content["reference"]), "svg+xml") if compared else None,
+        stages=data_uri(draw_stages(chains, finished), "svg+xml") if chains else None,
     )
 
 
-def differences_svg(arms: Sequence[Mapping[str, Any]], reference: str) -> bytes:
+def comparison_figures(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the figures of a comparison as files for a paper, by name; none without results.
+
+    Args:
+        content: what :py:func:`monai_weckd.compare.summary.summarize_comparison` returns.
+
+    Raises:
+        ImportError: When ``matplotlib`` is not installed.
+
+    """
+    finished, compared, chains = _drawn(content)
+    found = {}
+    for kind in ("png", "pdf", "svg"):
+        if compared:
+            found[f"differences.{kind}"] = draw_differences(compared, content["reference"], kind)
+        if chains:
+            found[f"stages.{kind}"] = draw_stages(chains, finished, kind)
+    return found
+
+
+def _drawn(content: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return the arms with results, of these the ones with a difference, and those of several stages."""
+    finished = [arm for arm in content["arms"] if arm["metrics"]]
+    compared = [arm for arm in finished if arm["difference"]]
+    return finished, compared, [arm for arm in finished if len(arm["stages"]) > 1]
+
+
+def draw_differences(arms: Sequence[Mapping[str, Any]], reference: str, kind: str = "svg") -> bytes:
     """Draw how far the reference is above each other arm in balanced accuracy, with 95 % intervals.
 
     Args:
         arms: arms with a ``difference``, at least one.
         reference: name of the reference.
+        kind: see :py:func:`monai_weckd.visualize.figures.figure_bytes`, default "svg".
 
     Returns:
-        An SVG document.
+        The content of a file.
 
     """
     with new_figure(6.8, 1.1 + 0.32 * len(arms)) as figure:
@@ -85,18 +111,19 @@ def differences_svg(arms: Sequence[Mapping[str, Any]], reference: str) -> bytes:
             axes.plot(100 * difference["value"], row, color=_BLUE, marker="o", markersize=6)
         axes.set_yticks(range(len(arms)), [arm["name"] for arm in reversed(arms)])
         axes.set(ylim=(-0.6, len(arms) - 0.4), xlabel=f"{reference} minus arm, points of balanced accuracy")
-        return svg_bytes(figure)
+        return figure_bytes(figure, kind)
 
 
-def stages_svg(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]]) -> bytes:
+def draw_stages(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]], kind: str = "svg") -> bytes:
     """Draw the mean test metric of each stage over its number of labels, and the single models as lines.
 
     Args:
         chains: arms of several stages, at least one.
         finished: all arms with results.
+        kind: see :py:func:`monai_weckd.visualize.figures.figure_bytes`, default "svg".
 
     Returns:
-        An SVG document.
+        The content of a file.
 
     """
     with new_figure(6.8, 3.6) as figure:
@@ -116,4 +143,4 @@ def stages_svg(chains: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[s
         axes.set_xticks(range(1, 1 + max(len(arm["stages"]) for arm in chains)))
         axes.set(xlabel="stage", ylabel="balanced accuracy, test")
         figure.legend(loc="outside lower center", ncols=5, frameon=False)
-        return svg_bytes(figure)
+        return figure_bytes(figure, kind)

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curves_svg", "new_figure", "reliability_svg", "svg_bytes"]
+__all__ = ["figure_bytes", "learning_curves_svg", "new_figure", "reliability_svg", "svg_bytes"]
 
 # Okabe and Ito's palette: told apart by readers with any form of color blindness, and by line style in gray print.
 _BLUE, _ORANGE, _GREEN, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#222222", "#777777"
+# what would make two files of the same figure differ
+_UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 _LOSSES = (
     ("loss", "total", _BLACK, "-"),
     ("task_loss", "task", _BLUE, "--"),
@@ -131,8 +133,19 @@ def svg_bytes(figure: Figure) -> bytes:
         figure: the figure.
 
     """
+    return figure_bytes(figure, "svg")
+
+
+def figure_bytes(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file, the same for the same figure.
+
+    Args:
+        figure: the figure.
+        kind: "svg", "pdf" or "png" (300 dots per inch).
+
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format=kind, dpi=300, metadata=_UNDATED[kind])
     return buffer.getvalue()
 
 

@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> Path:
 
 def command(data, output, *options, arms="chain,single,first", overlays=("scratch.json",), **settings):
     found = ["compare", "--bundle", str(BUNDLE), "--dataset_dir", str(data), "--output_dir", str(output)]
-    found += ["--folds", "2", "--arms", arms, *(["--config_file", *overlays] if overlays else [])]
+    found += ["--folds", "2", "--new_splits", "--arms", arms, *(["--config_file", *overlays] if overlays else [])]
     for key, value in {**SMALL, **settings}.items():
         found += ["--set", f"{key}={json.dumps(value)}"]
     return [*found, *options]
@@ -105,6 +105,11 @@ def test_what_is_written(finished):
     assert single["difference"]["accuracy"]["value"] == pytest.approx(gap)
     rows = list(csv.DictReader((finished / "compare.csv").open()))
     assert len(rows) == 2 * (4 + 2 + 2)
+    for name in ("differences", "stages"):
+        assert all((finished / "figures" / f"{name}.{kind}").stat().st_size for kind in ("png", "pdf", "svg"))
+    assert (finished / "tables" / "arms.md").read_text().count("\n") == 2 + 3
+    assert (finished / "tables" / "arms.tex").read_text().startswith("\\begin{tabular}")
+    assert len(list(csv.DictReader((finished / "tables" / "arms.csv").open()))) == 3
     page = (finished / "compare.html").read_text()
     assert content["verdicts"][0] in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)

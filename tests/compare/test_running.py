@@ -12,9 +12,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import shutil
+import time
 from pathlib import Path
 
+import compared_runs
 import numpy as np
 import pytest
 
@@ -26,6 +29,8 @@ from monai_weckd.compare.schedule import plan_runs
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.summary import comparison_csv, summarize_comparison
 from monai_weckd.compare.training import ComparedBundle
+from monai_weckd.data.byte_cache import ByteCacheDataset
+from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.visualize.comparison import comparison_page
 
@@ -144,3 +149,62 @@ def test_only_what_a_comparison_needs_is_written(data, tmp_path):
     assert {row["id"] for row in rows} == {key for key, part in runs["single"].split.split_of.items() if part == "test"}
     assert result["seconds"] > 0
     assert result["cpu_seconds"] > 0
+
+
+# one of four classes has a quarter of the probability at least
+@pytest.mark.parametrize(("threshold", "share"), [(0.2, 1.0), (0.999999, 0.0)])
+def test_the_share_of_the_pool_that_passed_is_kept(data, tmp_path, threshold, share):
+    bundle, runs = planned(data, ["fixmatch"])
+    genuine = bundle.overrides
+    bundle.overrides = lambda *args: {**genuine(*args), "loss_function#threshold": threshold}
+    result = execute(runs["fixmatch"], bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
+    assert "error" not in result
+    assert result["pool_share"] == share
+
+
+@pytest.mark.parametrize("arm", ["single", "solved"])
+def test_after_the_preparation_no_arm_decodes_or_embeds(data, tmp_path, monkeypatch, arm):
+    changes = {"spatial_size": [64, 64], "network_def#flip_average": [], "network_def#shrink": [1]}
+    bundle, runs = planned(data, [arm], {"missing_classes": "allow", **changes})
+    done = []
+    encoded, embed = ByteCacheDataset._encoded, EmbeddingDataset._embed
+
+    def note_encoded(self, items, shape):
+        done.append(("decoded", len(items)))
+        return encoded(self, items, shape)
+
+    def note_embedded(self, indices):
+        done.append(("embedded", len(indices)))
+        return embed(self, indices)
+
+    monkeypatch.setattr(ByteCacheDataset, "_encoded", note_encoded)
+    monkeypatch.setattr(EmbeddingDataset, "_embed", note_embedded)
+    options = {"cache_dir": tmp_path / "cache"}
+    bundle.prepare(runs[arm].arm, runs[arm].split, **options)
+    for what in {"single": ["decoded"], "solved": ["decoded", "embedded"]}[arm]:
+        assert sum(number for name, number in done if name == what) == 96
+    done.clear()
+    result = execute(runs[arm], bundle, RunStore(tmp_path), **options)
+    assert "error" not in result
+    assert sum(number for _, number in done) == 0
+
+
+def test_the_preparation_is_in_no_time_of_a_run(data, tmp_path, monkeypatch):
+    bundle, runs = planned(data, ["single"])
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def passing(seconds, then=lambda *args, **options: None):
+        def call(*args, **options):
+            now[0] += seconds
+            return then(*args, **options)
+
+        return call
+
+    bundle.prepare = passing(100.0)
+    bundle.train = passing(3.0, functools.partial(compared_runs.train, bundle))
+    result = execute(runs["single"], bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
+    assert (result["preparation_seconds"], result["seconds"]) == (100.0, 3.0)
+    content = summarize_comparison([runs["single"]], bundle, RunStore(tmp_path), reference="single")
+    assert content["preparation_seconds"] == 100.0
+    assert content["arms"][0]["seconds"] == 3.0

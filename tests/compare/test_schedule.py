@@ -11,83 +11,48 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections import Counter
 
 import pytest
+from compared_runs import NoBundle, NotedRun, make_runs
+from filelock import FileLock
 
-from monai_weckd.compare.arms import ARMS
-from monai_weckd.compare.folds import FoldSplit
-from monai_weckd.compare.running import ArmRun
+from monai_weckd.compare import schedule
 from monai_weckd.compare.schedule import run_schedule
 from monai_weckd.compare.store import RunStore
-
-# runs that do nothing but say so, for several processes
-WORKER = """
-import sys
-from pathlib import Path
-from test_schedule import make_runs, note
-from monai_weckd.compare.schedule import run_schedule
-from monai_weckd.compare.store import RunStore
-folder = Path(sys.argv[1])
-run = note(folder, sys.argv[2], beside={"a", "b"})
-run_schedule(make_runs(), None, RunStore(folder / "runs"), cache_dir=folder, tell=lambda *_: None, run=run)
-"""
+from monai_weckd.utils.spread import Spread
 
 
-def make_runs(arms=("chain", "single", "ensemble"), folds=4, digest="d"):
-    found = []
-    for fold in range(folds):
-        runs = {}
-        for name in arms:
-            arm = ARMS[name]
-            runs[name] = ArmRun(arm, FoldSplit(0, fold, {}), 0, 1, f"{digest}-{name}", runs.get(arm.needs))
-        found += runs.values()
-    return found
-
-
-def note(folder, who, *, beside=frozenset(), fail=()):
-    """Return a function that does a run by writing down that it did, and ends none before others have begun one."""
-
-    def run(item, bundle, store, *, cache_dir):
-        with (folder / "log").open("a") as log:
-            log.write(f"{who} {item.arm.name} {item.split.fold}\n")
-        while not beside <= {other for other, *_ in logged(folder)}:
-            time.sleep(0.01)
-        result = {"digest": item.digest, "test": {}, **({"error": "no"} if item.arm.name in fail else {})}
-        store.write(item.arm.name, item.cell, result)
-        return result
-
-    return run
-
-
-def logged(folder):
-    path = folder / "log"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def do(folder, runs, **options):
+def do(folder, runs, *, spread=None, **options):
     told = []
-    store = RunStore(folder / "runs")
     run_schedule(
         runs,
-        None,
-        store,
+        NoBundle(),
+        RunStore(folder / "runs"),
         cache_dir=folder,
         tell=lambda run, result: told.append(run.arm.name),
-        run=note(folder, "a", **options),
+        run=NotedRun(folder, **options),
+        spread=spread or Spread(),
     )
     return told
+
+
+def counts(folder):
+    return Counter(NotedRun(folder).logged())
+
+
+def check_all_is_done(folder):
+    store = RunStore(folder / "runs")
+    for item in make_runs():
+        assert store.read(item.arm.name, item.cell, digest=item.digest) == {"digest": item.digest, "test": {}}
+        assert store.path(item.arm.name, item.cell, ".plan.json").read_text() == "a plan"
 
 
 def test_finished_runs_are_not_done_again(tmp_path):
     assert len(do(tmp_path, make_runs())) == 12
     assert do(tmp_path, make_runs()) == []
-    assert len(logged(tmp_path)) == 12
+    assert set(counts(tmp_path).values()) == {1}
+    check_all_is_done(tmp_path)
 
 
 def test_runs_under_other_settings_are_done_again(tmp_path):
@@ -98,66 +63,39 @@ def test_runs_under_other_settings_are_done_again(tmp_path):
 def test_failed_runs_are_tried_once_in_each_call_and_the_others_go_on(tmp_path):
     told = do(tmp_path, make_runs(folds=1), fail=["single"])
     assert told == ["chain", "single", "ensemble"]
-    time.sleep(0.02)  # coarse clocks of file systems
     assert do(tmp_path, make_runs(folds=1)) == ["single"]
 
 
-def test_nobody_waits_for_a_failed_run_on_a_server_whose_clock_is_behind(tmp_path, monkeypatch):
-    write = RunStore.write
-
-    def write_early(store, arm, cell, result):
-        write(store, arm, cell, result)
-        os.utime(store.path(arm, cell), (0, 0))
-
-    monkeypatch.setattr(RunStore, "write", write_early)
-    monkeypatch.setattr(time, "sleep", lambda seconds: seconds and pytest.fail("it waits"))
-    assert do(tmp_path, make_runs(folds=1), fail=["single"]) == ["chain", "single", "ensemble"]
-
-
-def test_two_processes_share_the_work(tmp_path, pytestconfig):
-    paths = [str(pytestconfig.rootpath / "tests" / "compare")]
-    code = f"import sys; sys.path[:0] = {paths!r}\n{WORKER}"
-    workers = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tmp_path), name]) for name in ("a", "b")
-    ]
-    try:
-        assert [worker.wait() for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-    lines = logged(tmp_path)
-    assert sorted(Counter((arm, fold) for _, arm, fold in lines).values()) == [1] * 12
-    assert {who for who, _, _ in lines} == {"a", "b"}
-    # nobody began an ensemble before its single model was there
-    order = [(arm, fold) for _, arm, fold in lines]
-    assert all(order.index(("single", fold)) < order.index(("ensemble", fold)) for fold in "0123")
-
-
-def test_the_work_of_a_killed_process_is_taken_over(tmp_path):
-    runs = make_runs(arms=["chain"], folds=1)
-    hold = (
-        "import sys, time; from filelock import FileLock; from pathlib import Path; path = Path(sys.argv[1])\n"
-        "path.parent.mkdir(parents=True); lock = FileLock(path); lock.acquire(); print('held', flush=True)\n"
-        "time.sleep(600)"
-    )
-    lock = RunStore(tmp_path / "runs").path("chain", (0, 0, 0), ".lock")
-    other = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout.readline() == "held\n"
-        told = []
-        waiter = threading.Thread(target=lambda: told.extend(do(tmp_path, runs)), daemon=True)
-        waiter.start()
-        time.sleep(0.3)
-        assert told == []
-        assert waiter.is_alive()
-    finally:
-        other.kill()
-        other.wait()
-    waiter.join()
-    assert told == ["chain"]
-
-
 def test_a_run_waits_for_one_whose_labels_it_uses(tmp_path):
-    # listed in the wrong order, as where another process does the first
+    # listed in the wrong order
     single, ensemble = make_runs(arms=["single", "ensemble"], folds=1)
     assert do(tmp_path, [ensemble, single]) == ["single", "ensemble"]
+
+
+def test_a_second_call_on_the_same_folder_is_refused(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with (
+        FileLock(tmp_path / "runs" / "compare.lock"),
+        pytest.raises(ValueError, match=r"output_dir: expected no other comparison at work on .*, got one. Wait"),
+    ):
+        do(tmp_path, make_runs())
+    assert len(do(tmp_path, make_runs())) == 12
+
+
+@pytest.mark.parametrize("after", [1, 5, 9])
+def test_workers_that_die_lose_no_finished_run(tmp_path, monkeypatch, after):
+    genuine = schedule.map_jobs
+
+    def dying(function, jobs, spread):
+        for result in genuine(function, jobs, spread):
+            if sum(counts(tmp_path).values()) > after:
+                raise ChildProcessError("executor: expected workers that live, got one that died.")
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "map_jobs", dying)
+        with pytest.raises(ChildProcessError):
+            do(tmp_path, make_runs())
+    assert len(do(tmp_path, make_runs())) == 12 - after
+    check_all_is_done(tmp_path)
+    assert sorted(counts(tmp_path).values()) == [1] * 11 + [2]

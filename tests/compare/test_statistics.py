@@ -160,6 +160,28 @@ def test_variance_of_training_is_added():
     assert found.interval[1] - found.interval[0] == pytest.approx(2 * quantile * found.standard_error, rel=0.05)
 
 
+@pytest.mark.parametrize("place", ["seed", "fold", "repeat"])
+def test_on_one_test_set_the_variance_between_runs_is_added(place):
+    labels, ids = np.arange(40) % 2, [f"i{i}" for i in range(40)]
+    arms = [[run(np.random.default_rng(10 * n + arm), ids, labels, **{place: n}) for n in range(4)] for arm in (0, 1)]
+    found = arm_difference(*arms, groups=OWN_GROUPS)["accuracy"]
+    right = [[(item.probabilities.argmax(1) == labels).mean() for item in arm] for arm in arms]
+    gaps = np.subtract(*right)
+    drawn = arm_difference(arms[0][:1], arms[1][:1], groups=OWN_GROUPS)["accuracy"]
+    assert found.value == pytest.approx(gaps.mean())
+    assert found.standard_error > np.sqrt(gaps.var(ddof=1) / 4)
+    hits = np.mean(
+        [
+            (a.probabilities.argmax(1) == labels) * 1 - (b.probabilities.argmax(1) == labels)
+            for a, b in zip(*arms, strict=True)
+        ],
+        axis=0,
+    )
+    assert found.standard_error == pytest.approx(np.sqrt(hits.var() / 40 + gaps.var(ddof=1) / 4), rel=0.1)
+    # one run says nothing of other trainings
+    assert drawn.runs == 1
+
+
 def test_equal_arms_differ_by_nothing():
     runs = cross_validated(np.random.default_rng(6))
     found = arm_difference(runs, list(reversed(runs)), groups=OWN_GROUPS)

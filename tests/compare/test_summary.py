@@ -24,6 +24,7 @@ from monai_weckd.compare.running import ArmRun
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.summary import comparison_csv, summarize_comparison
 from monai_weckd.metrics import classification_metrics
+from monai_weckd.visualize.comparison import comparison_figures, comparison_page
 
 CLASSES = ("ill", "well")
 LABELS = np.array([0, 1] * 10)
@@ -41,7 +42,7 @@ def probabilities(wrong):
     return right
 
 
-def write(store, name, wrong):
+def write(store, name, wrong, **more):
     """Write a finished run in which some items are wrong; returns the run."""
     run = ArmRun(ARMS[name], FoldSplit(0, 0, {}), 0, 1, f"digest of {name}")
     figures = classification_metrics(probabilities(wrong), LABELS)
@@ -55,6 +56,7 @@ def write(store, name, wrong):
         "cpu_seconds": 2.0,
         "stages": [stage],
         "test": figures,
+        **more,
     }
     rows = [
         {
@@ -115,3 +117,56 @@ def test_failed_and_missing_runs_are_counted_and_give_no_verdict(tmp_path):
     assert content["verdicts"] == [
         "No verdict: it needs finished runs of 'chain' and 'single_long' on the same splits."
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "wrong", "share", "reason"),
+    [
+        ("fixmatch", "single_long", 5, 0.0, "no image of the pool ever passed the threshold"),
+        ("fixmatch", "single_long", 6, 0.3, "its predictions are those of single_long"),
+        ("fixmatch", "single_long", 5, 0.3, None),
+        ("mean_teacher", "single_long", 6, None, "its predictions are those of single_long"),
+        ("mean_teacher", "single_long", 5, None, None),
+        ("fixmatch+labels", "single_long+labels", 6, 0.3, "its predictions are those of single_long+labels"),
+        ("fixmatch+labels", "single_long", 6, 0.3, None),
+    ],
+)
+def test_an_inert_arm_is_no_competitor(tmp_path, name, plain, wrong, share, reason):
+    store = RunStore(tmp_path)
+    runs = [write(store, "chain", 2), write(store, plain, 6), write(store, name, wrong, pool_share=share)]
+    content = summarize_comparison(runs, BUNDLE, store)
+    arm = content["arms"][-1]
+    assert (arm["inert"], arm["pool_share"]) == (reason, share)
+    assert (arm["difference"] is None) == (reason is not None)
+    told = [sentence for sentence in content["verdicts"] if "inert" in sentence]
+    assert told == ([] if reason is None else [f"{name} was inert ({reason}), so it is no competitor here."])
+    assert [one["inert"] for one in content["arms"][:-1]] == [None, None]
+    page = comparison_page(content, about={"synthetic": False})
+    assert ("<strong>Inert</strong>" in page) == (reason is not None)
+    assert ("% passed the threshold" in page) == (share is not None)
+    row = list(csv.DictReader(io.StringIO(comparison_csv(content))))[-1]
+    assert row["pool_share"] == ("" if share is None else str(share))
+
+
+def test_an_inert_reference_gets_no_verdict(tmp_path):
+    store = RunStore(tmp_path)
+    runs = [write(store, "single_long", 6), write(store, "fixmatch", 2, pool_share=0.0)]
+    verdicts = summarize_comparison(runs, BUNDLE, store, reference="fixmatch")["verdicts"]
+    assert verdicts[0].startswith("No verdict: it needs finished runs of 'fixmatch' and 'single_long'")
+    assert verdicts[1].startswith("fixmatch was inert (no image of the pool")
+
+
+def test_figures_for_a_paper(tmp_path):
+    store = RunStore(tmp_path)
+    content = summarize_comparison([write(store, "chain", 2), write(store, "single_long", 6)], BUNDLE, store)
+    heads = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    found = comparison_figures(content)
+    assert found.keys() == {f"differences.{kind}" for kind in heads}
+    assert all(data.startswith(heads[name[-3:]]) for name, data in found.items())
+    assert found == comparison_figures(content)
+    # an arm of several stages has its curve
+    content["arms"][0]["stages"] *= 2
+    assert comparison_figures(content).keys() == {
+        f"{name}.{kind}" for name in ("differences", "stages") for kind in heads
+    }
+    assert comparison_figures({**content, "arms": []}) == {}

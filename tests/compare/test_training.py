@@ -11,7 +11,10 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import json
+import pickle
 import shutil
 import weakref
 from pathlib import Path
@@ -19,10 +22,12 @@ from pathlib import Path
 import pytest
 
 from monai_weckd.bundle import BundleConfig
+from monai_weckd.compare import training
 from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.data import Datalist
+from monai_weckd.data.phantoms import make_phantom
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 SPLIT = FoldSplit(0, 0, {"0": "train", "1": "train", "2": "val", "3": "test"})
@@ -128,3 +133,49 @@ def test_a_bundle_without_the_other_kind_says_so(tmp_path):
     assert bundle.config_of(ARMS["solved"]) is bundle.config
     with pytest.raises(ValueError, match=r"bundle: expected train\.json with scratch\.json to train step by step, got"):
         bundle.config_of(ARMS["single"])
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Make a data set, and return how a bundle with it is described to another process, by relative paths."""
+    make_phantom("otoscopy", tmp_path / "data", items=24)
+    monkeypatch.chdir(tmp_path)
+    rows = csv.DictReader((tmp_path / "data" / "manifest.csv").open())
+    Path("folds.json").write_text(json.dumps({row["file"]: n % 2 for n, row in enumerate(rows)}))
+    Path("my.json").write_text('{"num_stages": 2}')
+    options = {"overlays": ["scratch.json", "my.json"], "changes": {"split_file": "folds.json", "batch_size": 4}}
+    bundle = ComparedBundle(OTOSCOPY, "data", **options)
+    source = pickle.loads(pickle.dumps(bundle.source))
+    assert source.open() is bundle
+    # another process knows nothing of it, and stands elsewhere
+    training._open.clear()
+    monkeypatch.chdir("/")
+    return bundle, source
+
+
+def test_another_process_opens_the_same_bundle(elsewhere, tmp_path, monkeypatch):
+    bundle, source = elsewhere
+    other = source.open()
+    assert other is not bundle
+    assert other is source.open()
+    assert (other.config["num_stages"], other.config["batch_size"]) == (2, 4)
+    assert (other.datalist.items, other.folds) == (bundle.datalist.items, bundle.folds)
+    split = FoldSplit(0, 0, {item["id"]: ("train", "test")[n % 2] for n, item in enumerate(bundle.datalist.items)})
+    digests = [other.digest(ARMS[name], split, seed=1) for name in ("chain", "solved")]
+    monkeypatch.chdir(tmp_path)
+    assert digests == [bundle.digest(ARMS[name], split, seed=1) for name in ("chain", "solved")]
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("data/manifest.csv", lambda text: text.replace(",earwax_plug,", ",normal,", 1)),
+        ("my.json", lambda text: text.replace("2", "3")),
+        ("folds.json", lambda text: text.replace(": 0", ": 1", 1)),
+    ],
+)
+def test_another_process_with_other_files_refuses(elsewhere, tmp_path, file, change):
+    path = tmp_path / file
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match="worker: expected bundle, data and version of the machine that began, got o"):
+        elsewhere[1].open()

@@ -17,7 +17,7 @@ import re
 import pytest
 
 from monai_weckd.visualize import comparison
-from monai_weckd.visualize.comparison import check_page, comparison_page, differences_svg, stages_svg
+from monai_weckd.visualize.comparison import check_page, comparison_page, draw_differences, draw_stages
 
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece")
 
@@ -113,7 +113,7 @@ def test_page_of_a_comparison_with_nothing_finished(content):
 
 def capture(monkeypatch, draw, *args):
     kept = []
-    monkeypatch.setattr(comparison, "svg_bytes", kept.append)
+    monkeypatch.setattr(comparison, "figure_bytes", lambda figure, kind: kept.append(figure))
     draw(*args)
     return kept[0]
 
@@ -121,7 +121,7 @@ def capture(monkeypatch, draw, *args):
 def test_differences_are_drawn_in_points_from_the_top(monkeypatch, content):
     arms = [arm("single_long", 0.6, difference=0.05), arm("first", 0.5, difference=-0.1)]
     arms[1]["difference"]["balanced_accuracy"]["interval"] = None
-    [axes] = capture(monkeypatch, differences_svg, arms, "chain").axes
+    [axes] = capture(monkeypatch, draw_differences, arms, "chain").axes
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
     assert points == {1: pytest.approx(5.0), 0: pytest.approx(-10.0)}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "single_long"]
@@ -132,7 +132,7 @@ def test_differences_are_drawn_in_points_from_the_top(monkeypatch, content):
 
 def test_stages_are_drawn_against_single_models(monkeypatch, content):
     chain, single, _ = content["arms"]
-    [axes] = capture(monkeypatch, stages_svg, [chain], [chain, single]).axes
+    [axes] = capture(monkeypatch, draw_stages, [chain], [chain, single]).axes
     curve, control = axes.lines
     assert curve.get_xdata().tolist() == [1, 2, 3]
     assert curve.get_ydata() == pytest.approx([0.5, 0.6, 0.7])
