@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from report_texts import sendable
 
 # a loaded machine is no reason to fail
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and PORTABLE & set(item.path.relative_to(TESTS).parts):
             item.add_marker("portable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Let a worker send the report of a test that fails over any name of a file."""
+    return sendable((yield))
 
 
 @pytest.fixture
