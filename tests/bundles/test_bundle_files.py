@@ -99,7 +99,7 @@ def test_bundle_load_gives_the_network(kind, tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 
-def thin(data, folder, *, groups=60):
+def thin(data, folder, *, groups=30):
     """Make a data set of some of the groups of another one, whose images it shares; returns its folder."""
     folder.mkdir()
     for path in data.iterdir():
@@ -116,16 +116,19 @@ def thin(data, folder, *, groups=60):
     return folder
 
 
-@pytest.mark.parametrize("kind", REAL)
-def test_it_trains_on_real_images_and_mlflow_tracks_it(kind, shared_data, tmp_path):
+# a data base takes longer to make than all the rest
+MLFLOW = pytest.param("otoscopy", {"tracking": "mlflow"}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "tracking"), [*((kind, {}) for kind in REAL), MLFLOW])
+def test_it_trains_on_real_images_and_mlflow_tracks_it(kind, tracking, shared_data, tmp_path):
     data = thin(shared_data(REAL[kind]), tmp_path / "data")
-    # a data base takes as long to make as all the rest: once will do
-    options = {"tracking": "mlflow"} if kind == "otoscopy" else {}
+    options = dict(tracking)
     options |= {"label_fraction": 0.3, "selection": "random", "missing_classes": "allow"}
     options |= SMALL_IMAGES[kind] if kind == "brain_mri_3d" else {"spatial_size": [32, 32]}
     chain = train(bundle_of(kind), data, tmp_path / "out", base=SOLVED, **options)
     assert len(chain["stages"]) == 3
-    assert (tmp_path / "out" / "mlruns.db").exists() == (kind == "otoscopy")
+    assert (tmp_path / "out" / "mlruns.db").exists() == bool(tracking)
     assert chain["settings"]["synthetic"] is False
     load_network(kind, tmp_path / "out")
 
