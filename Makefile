@@ -54,7 +54,7 @@ $(SPHINX): $(STAMP)
 	touch $@
 
 test: $(STAMP) lint ## Check style, types and imports, then run the tests (about ten minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
 # as on a processor without AVX: other kernels of torch, oneDNN and MKL, which round otherwise
 test-portable: $(STAMP) ## Run the tests that compare numbers under another instruction set (about six minutes)

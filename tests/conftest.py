@@ -11,12 +11,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from report_texts import sendable
 
 # a loaded machine is no reason to fail
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +29,7 @@ settings.load_profile("default")
 TESTS = Path(__file__).resolve().parent
 PORTABLE = {"compare", "data", "engines", "handlers", "losses", "networks", "predict", "selection", "transforms"}
 PORTABLE |= {"costs", "metrics", "test_inferers.py", "test_pretrained.py"}
-PORTABLE |= {"test_all_bundles.py", "test_federated.py", "test_multi_gpu.py", "test_solved.py"}
+PORTABLE |= {"test_all_bundles.py", "test_bundle_files.py", "test_federated.py", "test_multi_gpu.py", "test_solved.py"}
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -36,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and PORTABLE & set(item.path.relative_to(TESTS).parts):
             item.add_marker("portable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Let a worker send the report of a test that fails over any name of a file."""
+    return sendable((yield))
 
 
 @pytest.fixture
@@ -49,6 +58,25 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def copy_ears(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int], Path]:
+    """Return a function that gives a folder the first images of one otoscopy phantom, which takes seconds to make."""
+    from monai_weckd.data.phantoms import make_phantom  # here, since not every test needs MONAI
+
+    source = make_phantom("otoscopy", tmp_path_factory.mktemp("ears") / "phantom", items=96)
+    lines = (source / "manifest.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+
+    def copy(folder: Path, items: int) -> Path:
+        for name in (line.partition(",")[0] for line in lines[1 : items + 1]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, folder / name)
+        shutil.copy(source / "SOURCE.md", folder)
+        (folder / "manifest.csv").write_text("".join(lines[: items + 1]), encoding="utf-8")
+        return folder
+
+    return copy
 
 
 @pytest.fixture

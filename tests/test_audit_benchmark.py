@@ -23,11 +23,10 @@ from benchmarks.audit import count_found, plant
 from monai_weckd.audit.audit import Audit
 from monai_weckd.audit.findings import Finding
 from monai_weckd.data import load_datalist
-from monai_weckd.data.phantoms import make_phantom
 
 
-def test_planted_faults_are_what_is_counted(tmp_path):
-    make_phantom("otoscopy", tmp_path / "data", items=40, seed=0)
+def test_planted_faults_are_what_is_counted(copy_ears, tmp_path):
+    copy_ears(tmp_path / "data", 40)
     datalist = load_datalist(tmp_path / "data")
     (tmp_path / "copies").mkdir()
     planted, sources, wrong = plant(datalist, tmp_path / "copies", seed=0)

@@ -116,7 +116,7 @@ def test_the_processor_is_named(cpuinfo, model, tmp_path, monkeypatch):
 
 
 # these start many processes, which is what they measure
-LONG = ("memory", "scaling", "startup", "checkpoint")
+LONG = ("chain_cost", "memory", "scaling", "startup", "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def use(python, packages, folder):
     assert place.split() == [str(packages / "monai_weckd" / "__init__.py"), __version__]
     command = [python, "-W", "ignore", "-m", "monai_weckd"]
     assert run(*command, "--version", cwd=folder) == f"monai_weckd {__version__}\n"
-    run(*command, "phantom", "--kind", "otoscopy", "--out", "path/to/images", "--items", 96, cwd=folder)
+    run(*command, "phantom", "--kind", "otoscopy", "--out", "path/to/images", "--items", 48, cwd=folder)
     following = run(*command, "bundle", "--name", NAME, "--to", "my_bundles", cwd=folder).splitlines()[-1]
     assert not list((folder / "my_bundles").rglob("__pycache__"))
     words = shlex.split(following)

@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.label_order import hold_out
 from benchmarks.label_user import UserAtTheScreen, put_images, summary
 from monai_weckd.annotation import find_items
-from monai_weckd.data.phantoms import make_phantom
 
 
-def test_the_user_never_sees_the_groups_to_test_on(tmp_path):
-    make_phantom("otoscopy", tmp_path / "data", items=48, seed=0)
+def test_the_user_never_sees_the_groups_to_test_on(copy_ears, tmp_path):
+    copy_ears(tmp_path / "data", 48)
     items, test, truth = hold_out(tmp_path / "data", seed=0)
     assert len(items) + len(test) == 48
     assert items
@@ -37,8 +36,8 @@ def test_the_user_never_sees_the_groups_to_test_on(tmp_path):
     assert not any(truth[item["id"]] in line for item in items for line in _labels(tmp_path / "images"))
 
 
-def test_settings_are_chosen_without_the_test_groups(tmp_path):
-    make_phantom("otoscopy", tmp_path / "data", items=48, seed=0)
+def test_settings_are_chosen_without_the_test_groups(copy_ears, tmp_path):
+    copy_ears(tmp_path / "data", 48)
     items, test, _ = hold_out(tmp_path / "data", seed=0)
     less, development, _ = hold_out(tmp_path / "data", seed=0, development=True)
     assert less

@@ -340,11 +340,12 @@ def calling_parser(name: str) -> ConfigParser:
         RuntimeError: When no configuration is being evaluated.
 
     """
-    callers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
-    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
-    if parser is None:
-        raise RuntimeError(f"{name}: expected to be called from a bundle's configuration, got another caller.")
-    return parser
+    frame = inspect.currentframe()
+    while frame is not None:  # inspect.stack() would look for the source of each
+        caller, frame = frame.f_locals.get("self"), frame.f_back
+        if isinstance(caller, ConfigParser):
+            return caller
+    raise RuntimeError(f"{name}: expected to be called from a bundle's configuration, got another caller.")
 
 
 def show_cause_last() -> None:

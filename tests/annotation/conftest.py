@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import pytest
 
-from monai_weckd.data.phantoms import make_phantom
-
 
 @pytest.fixture(scope="session")
-def studies(tmp_path_factory):
+def studies(copy_ears, tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies") / "images"
-    make_phantom("otoscopy", folder, items=48, seed=0)
+    copy_ears(folder, 48)
     (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return folder

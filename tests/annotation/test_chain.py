@@ -153,7 +153,9 @@ def test_progress_is_reported(grown):
     assert grown[2] == [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1)]
 
 
-@pytest.mark.parametrize("settings", [{}, SCRATCH], ids=["solved", "scratch"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, id="solved"), pytest.param(SCRATCH, id="scratch", marks=pytest.mark.slow)]
+)
 def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings):
     chain, items = make_annotated(studies, tmp_path / "output", settings=settings, val_fraction=0)
     chain.score(items)
@@ -184,7 +186,7 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
 
 def test_images_that_are_classified_at_once_do_not_mix(studies, copy):
     chain, items = make_annotated(studies, copy[0])
-    predictor, paths = chain.predictor(), [item["image"] for item in items if "broken" not in item["id"]][:8]
+    predictor, paths = chain.predictor(), [item["image"] for item in items if "broken" not in item["id"]][:4]
     alone = [predictor.predict(path) for path in paths]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(predictor.predict, paths * 4))

@@ -13,34 +13,42 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 import pytest
-import torch
+
+# what a training imports, so that no copy need do so again
+import torch._dynamo
 import torch.utils.tensorboard
+from bundle_processes import run_bundles, run_rank
 from figure_bounds import assert_figures_fit
 from matplotlib import pyplot  # noqa: F401
-from monai.bundle import ConfigWorkflow, run
+from monai.bundle import ConfigWorkflow
+from process_copies import run_copies
 
+import monai_weckd.annotation
 import monai_weckd.visualize  # noqa: F401
 from monai_weckd.utils.errors import first_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
 
+KINDS = ["otoscopy", "blood_smear", "brain_mri", "brain_mri_3d"]
+
 # the files of a training step by step, which most of these tests are about
 SCRATCH = ("train", "scratch")
 SOLVED = ("train",)
 # images so small that their features take little time, by bundle
-SMALL_IMAGES = {kind: {"spatial_size": [64, 64]} for kind in ("otoscopy", "blood_smear", "brain_mri")}
+SMALL_IMAGES = {kind: {"spatial_size": [64, 64]} for kind in KINDS[:3]}
 SMALL_IMAGES["brain_mri_3d"] = {"spatial_size": [16, 16, 16], "spacing": [3.0, 3.0, 3.0]}
+# drawing takes as long as training
+RUN_WITHOUT_REPORT = [
+    step for step in json.loads((OTOSCOPY / "configs" / "train.json").read_text())["run"] if "write_report" not in step
+]
 # the probe of the cost report, in seconds
 SHORT_PROBE = {"train#monitors#2#seconds": 0.2}
 # the smallest chain that still walks through three stages, after a short probe
@@ -53,43 +61,66 @@ SMALL = {
 }
 
 
-def run_python(code, *, folder=None, **environment):
+def bundle_of(kind):
+    return BUNDLES / f"{kind}_chain_classification"
+
+
+def run_python(code):
     """Run Python code in a fresh interpreter; returns the finished process with its output as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+
+
+def arguments_of(bundle, configs, **overrides):
+    """Return the arguments of `monai.bundle run` for a bundle's configurations."""
+    return {
+        "config_file": [str(bundle / "configs" / f"{name}.json") for name in configs],
+        "bundle_root": str(bundle),
+        **overrides,
+    }
+
+
+def run_calls(calls, *, blocked=False, folder=None):
+    """Do `monai.bundle run` for each of some arguments in a copy of this process, or of one without monai_weckd.
+
+    Neither need import everything again. Returns the finished process with its output as text.
+    """
+    preload = ("monai.bundle", "torch._dynamo") if blocked else ()
+    return run_copies(run_bundles, [(calls, blocked)], folder=folder, preload=preload)[0]
 
 
 def run_bundle(bundle, config, *, overlays=(), blocked=False, folder=None, **overrides):
-    """Run `monai.bundle run` on a bundle's configuration; with blocked=True monai_weckd cannot be imported."""
-    files = [str(bundle / "configs" / f"{name}.json") for name in (config, *overlays)]
-    arguments = {"config_file": files, "bundle_root": str(bundle), **overrides}
-    block = "sys.modules['monai_weckd'] = None" if blocked else ""
-    return run_python(f"import sys; {block}\nfrom monai.bundle import run\nrun(**{arguments!r})", folder=folder)
+    """Run a bundle's configuration; with blocked=True monai_weckd cannot be imported."""
+    return run_calls([arguments_of(bundle, (config, *overlays), **overrides)], blocked=blocked, folder=folder)
 
 
-def train(bundle, dataset_dir, output_dir, *, base=SCRATCH, overlays=(), **overrides):
-    """Train a bundle in a copy of this process, which need not import everything again; returns its chain.json."""
-    files = [str(bundle / "configs" / f"{name}.json") for name in (*base, *overlays)]
-    options = {"config_file": files, "bundle_root": str(bundle), "dataset_dir": str(dataset_dir)}
-    options |= {"output_dir": str(output_dir), **(SMALL if base == SCRATCH else {}), **overrides}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
-        child = multiprocessing.get_context("fork").Process(target=_train, args=(log, options))
-        child.start()
-        child.join()
-        if child.exitcode:
-            raise RuntimeError(log.read_text()[-6000:])
+def train(bundle, dataset_dir, output_dir, *, base=SCRATCH, overlays=(), report=False, **overrides):
+    """Train a bundle in a copy of this process, without the report unless it is asked for; returns its chain.json."""
+    settings = {**(SMALL if base == SCRATCH else SHORT_PROBE), **overrides}
+    if not report:
+        settings["run"] = RUN_WITHOUT_REPORT
+    places = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
+    done = run_calls([arguments_of(bundle, (*base, *overlays), **places, **settings)])
+    if done.returncode:
+        raise RuntimeError(done.stdout[-3000:] + done.stderr[-6000:])
     return json.loads((Path(output_dir) / "chain.json").read_text())
 
 
-def _train(log, options):
-    sys.stdout = sys.stderr = log.open("w", buffering=1)
-    for descriptor in (1, 2):
-        os.dup2(sys.stdout.fileno(), descriptor)
-    torch.set_num_threads(1)  # a forked process has none of its parent's other threads
-    warnings.simplefilter("ignore")
-    run(**options)
+def load_network(kind, output):
+    """Build the network as inference.json does, and load the trained student strictly."""
+    workflow = ConfigWorkflow(
+        str(bundle_of(kind) / "configs" / "inference.json"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(bundle_of(kind)),
+        ckpt_path=str(output / "model.pt"),
+        spatial_size=SMALL_IMAGES[kind]["spatial_size"],
+        device="cpu",
+    )
+    workflow.initialize()
+    network = workflow.network_def
+    network.load_state_dict(torch.load(output / "model.pt", weights_only=True), strict=True)
+    return network
 
 
 def assert_the_gate_fits(chain, output_dir):
@@ -116,20 +147,30 @@ def refusal(bundle, *, base=SCRATCH, overlays=(), **overrides):
     return str(first_cause(error.value))
 
 
-def torchrun(bundle, dataset_dir, output_dir, *, processes=2, **overrides):
-    """Train a bundle with several processes on this machine; returns the finished launcher."""
+def multi_gpu(bundle, dataset_dir, output_dir, **overrides):
+    """Return the arguments of a training with several processes."""
+    configs = [*SCRATCH, "multi_gpu_train"]
+    return arguments_of(bundle, configs, dataset_dir=str(dataset_dir), output_dir=str(output_dir), **SMALL, **overrides)
+
+
+def free_port():
+    """Return a port of this machine on which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}", "-m", "monai.bundle", "run"]
-    options = {
-        "config_file": str([str(bundle / "configs" / f"{name}.json") for name in (*SCRATCH, "multi_gpu_train")]),
-        "bundle_root": bundle,
-        "dataset_dir": dataset_dir,
-        "output_dir": output_dir,
-    }
-    for key, value in {**options, **SMALL, **overrides}.items():
+        return free.getsockname()[1]
+
+
+def run_ranks(call):
+    """Run a bundle in two copies of this process, as torchrun does in new ones; returns both, finished."""
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return run_copies(run_rank, [(rank, call, environment) for rank in (0, 1)])
+
+
+def torchrun(call):
+    """Run a bundle with two processes on this machine; returns the finished launcher."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "-m", "monai.bundle", "run"]
+    for key, value in call.items():
         command += [f"--{key}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONFAULTHANDLER": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)

@@ -19,7 +19,7 @@ from dataclasses import asdict
 import pytest
 import torch
 import torch.distributed as dist
-from bundle_runs import OTOSCOPY, assert_the_gate_fits, torchrun
+from bundle_runs import OTOSCOPY, assert_the_gate_fits, multi_gpu, run_ranks, torchrun
 from chain_runs import make_chain, make_network
 from ignite.engine import Events
 from monai.bundle import ConfigParser
@@ -27,7 +27,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from monai_weckd.data import StageBatchSampler
-from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.engines import ChainEvents
 from monai_weckd.handlers import ChainProgressBar, predict_probabilities
 from monai_weckd.networks import fingerprint
@@ -38,8 +37,8 @@ ONE_STEP = {"max_epochs": 3, "epoch_length": 1, "accept": "always", "init": "tea
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=96, seed=0)
+def dataset(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("phantom") / "data", 96)
 
 
 def make_plain_network():
@@ -86,6 +85,7 @@ def walk(rank, **options):
 
 def work(rank, folder):
     """Be one of two processes."""
+    torch.set_num_threads(1)  # a forked process has none of its parent's other threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     result = {
         "weights": weights_of_stages(DistributedDataParallel(make_plain_network()), batch_size=4),
@@ -102,7 +102,7 @@ def work(rank, folder):
 def ranks(tmp_path_factory):
     """What two processes did that walked the same chains together."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(work, args=(str(folder),), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -160,11 +160,23 @@ def test_rank_0_predicts_without_the_wrapper_that_waits_for_other_ranks():
     assert (probabilities.shape, labels.tolist()) == ((1, 3), [1])
 
 
-def test_bundle_runs_on_two_processes(dataset, tmp_path):
+def run_copies(call):
+    """Train with two copies of this process."""
+    for rank in run_ranks(call):
+        assert rank.returncode == 0, rank.stderr[-6000:]
+
+
+def run_launcher(call):
+    """Train as docs/how-to/multi_gpu.md says it."""
+    done = torchrun(call)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+@pytest.mark.parametrize("launch", [run_copies, pytest.param(run_launcher, marks=pytest.mark.slow)])
+def test_bundle_runs_on_two_processes(launch, dataset, tmp_path):
     output = tmp_path / "output"
     # calibration, which follows the gate, moves the metric
-    done = torchrun(OTOSCOPY, dataset, output, **{"chain#calibrate": False})
-    assert done.returncode == 0, done.stderr[-6000:]
+    launch(multi_gpu(OTOSCOPY, dataset, output, **{"chain#calibrate": False}))
     chain = json.loads((output / "chain.json").read_text())
     assert [stage["stage"] for stage in chain["stages"]] == [1, 2, 3]
     assert chain["settings"]["processes"] == 2
@@ -181,8 +193,9 @@ def test_bundle_runs_on_two_processes(dataset, tmp_path):
 
 def test_an_error_on_one_rank_ends_the_run(dataset, tmp_path):
     (tmp_path / "notes.txt").touch()
-    # rank 0 alone looks at the folder
-    done = torchrun(OTOSCOPY, dataset, tmp_path)
-    assert done.returncode != 0
-    assert "FileExistsError: output_dir: expected an empty folder" in done.stderr
+    # rank 0 alone looks at the folder; the other one waits for it
+    first, second = run_ranks(multi_gpu(OTOSCOPY, dataset, tmp_path))
+    assert first.returncode == 1
+    assert second.returncode != 0
+    assert "FileExistsError: output_dir: expected an empty folder" in first.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

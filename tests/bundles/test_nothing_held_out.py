@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 from bundle_runs import OTOSCOPY, run_bundle, train
 
-from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.handlers import ChainRecorder
 from monai_weckd.utils.files import finish_writing
 from monai_weckd.utils.tables import read_table
@@ -30,10 +29,10 @@ HEAD = "id,group,split,label,predicted,"
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
+def datasets(copy_ears, tmp_path_factory):
     """Return a function from the lists that are held out to a data set with these."""
     root = tmp_path_factory.mktemp("phantoms")
-    made = make_phantom("otoscopy", root / "all", items=72, seed=0)
+    made = copy_ears(root / "all", 72)
     with (made / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -57,7 +56,7 @@ def datasets(tmp_path_factory):
 def output(datasets, tmp_path_factory):
     """Return the output folder of a run with neither validation nor test."""
     folder = tmp_path_factory.mktemp("run") / "output"
-    train(OTOSCOPY, datasets(), folder)
+    train(OTOSCOPY, datasets(), folder, report=True)
     return folder
 
 
@@ -137,6 +136,7 @@ def test_one_list_alone_has_its_figures(datasets, tmp_path, lists):
     assert set(read(tmp_path / "output" / "datalist.json")) == {names[split] for split in lists}
 
 
+@pytest.mark.slow
 def test_the_paper_needs_neither_list(datasets, tmp_path):
     chain = train(OTOSCOPY, datasets(), tmp_path / "output", overlays=["paper"])
     assert [stage["accepted"] for stage in chain["stages"]] == [True] * 3

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, train
 from monai.bundle import ConfigParser
 
-from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.handlers import ChainRecorder
 from monai_weckd.utils.files import finish_writing
 from monai_weckd.utils.tables import read_table
@@ -38,8 +38,8 @@ def forget_splits(folder):
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=40)
+def dataset(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("phantom") / "data", 40)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ def test_inference_has_the_network_of_training(kind):
 
 
 @pytest.mark.parametrize(("base", "options"), [(SOLVED, {}), (SCRATCH, {"max_epochs": 4})])
-def test_twenty_labels_and_nothing_held_out(base, options, tmp_path):
-    data = make_phantom("otoscopy", tmp_path / "data", items=40)
+def test_twenty_labels_and_nothing_held_out(base, options, dataset, tmp_path):
+    data = shutil.copytree(dataset, tmp_path / "data")
     forget_splits(data)
     output = tmp_path / "out"
-    chain = train(OTOSCOPY, data, output, base=base, **CHAIN, **options)
+    chain = train(OTOSCOPY, data, output, base=base, report=True, **CHAIN, **options)
     assert chain["label_budget"]["val"] == 0
     assert chain["final"]["test"] is None
     assert all(stage["accepted"] and stage["val"] is None and stage["test"] is None for stage in chain["stages"])

@@ -39,10 +39,10 @@ def table(output):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(copy_ears, tmp_path_factory):
     """Return class folders of phantoms with a copied, a changed, a broken and a blank file."""
     folder = tmp_path_factory.mktemp("pictures")
-    make_phantom("otoscopy", folder, items=40, seed=0)
+    copy_ears(folder, 40)
     (folder / "manifest.csv").unlink()
     one, other, third = sorted(folder.rglob("*.png"))[:3]
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())

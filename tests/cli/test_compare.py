@@ -22,7 +22,6 @@ import pytest
 from monai_weckd.cli.main import main
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.training import ComparedBundle
-from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.plan.chain_plan import ChainPlan
 
@@ -38,10 +37,8 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "data"
-    assert main(["phantom", "--kind", "otoscopy", "--out", str(folder), "--items", "96"]) == 0
-    return folder
+def data(copy_ears, tmp_path_factory) -> Path:
+    return copy_ears(tmp_path_factory.mktemp("phantom") / "data", 96)
 
 
 def command(data, output, *options, arms="chain,single,first", overlays=("scratch.json",), **settings):
@@ -189,8 +186,8 @@ def test_a_comparison_with_nothing_finished(data, tmp_path, capsys):
     assert "no other arm has a run" in (tmp_path / "new" / "compare.html").read_text()
 
 
-def test_the_default_is_a_solved_head_beside_networks_trained_step_by_step(tmp_path, capsys):
-    data = make_phantom("otoscopy", tmp_path / "data", items=56)
+def test_the_default_is_a_solved_head_beside_networks_trained_step_by_step(copy_ears, tmp_path, capsys):
+    data = copy_ears(tmp_path / "data", 56)
     settings = {"spatial_size": [64, 64], "selection": "typical", "label_fraction": 0.2, "chain#accept": "always"}
     settings |= {"num_stages": 2, "max_epochs": 4, "missing_classes": "allow"}
     # one view of each image, for speed; a network that is trained step by step has no such keys

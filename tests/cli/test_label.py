@@ -19,7 +19,6 @@ import pytest
 from filelock import FileLock
 
 from monai_weckd.cli.main import main
-from monai_weckd.data.phantoms import make_phantom
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
@@ -46,19 +45,19 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
         ([], "monailabel: expected to be installed, got No module named 'monailabel"),
     ],
 )
-def test_errors_are_one_line_without_traceback(capsys, monkeypatch, tmp_path, options, message):
+def test_errors_are_one_line_without_traceback(copy_ears, capsys, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
-    make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
+    copy_ears(tmp_path / "images", 12)
     monkeypatch.setitem(sys.modules, "monailabel", None)
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]
     assert main(command) == 1
     assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_refuses_a_second_server_on_the_same_labels(capsys, monkeypatch, tmp_path):
+def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "monailabel", None)
-    make_phantom("otoscopy", tmp_path / "images", items=12, seed=0)
+    copy_ears(tmp_path / "images", 12)
     (tmp_path / "images" / "notes.txt").touch()
     output_dir = tmp_path / "output"
     output_dir.mkdir()

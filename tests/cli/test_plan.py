@@ -231,10 +231,8 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_class
 
 
 @pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantom") / "data"
-    assert main(["phantom", "--kind", "otoscopy", "--out", str(folder), "--items", "80"]) == 0
-    return folder
+def phantom(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("phantom") / "data", 80)
 
 
 def test_for_solved_heads_the_time_of_the_images_is_told(capsys, phantom):

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_copies import run_module
 
 from monai_weckd.cli.main import main
-from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.tune.objective import METRIC, ChainObjective
 from monai_weckd.tune.space import SPACE, suggest_values
 
@@ -36,8 +36,8 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_phantom("otoscopy", tmp_path_factory.mktemp("phantom") / "data", items=96, seed=0)
+def dataset(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("phantom") / "data", 96)
 
 
 def arguments(dataset, output, *options, changes=SMALL):
@@ -93,9 +93,9 @@ def test_two_trials_and_the_command_that_follows(capfd, dataset, tmp_path):
     keys = ("learning_rate", "distillation_weight", "loss_function#temperature")
     assert tuned == {key: float(best[key.rpartition("#")[2]]) for key in keys}
 
-    command = lines[-1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    program, option, *words = shlex.split(lines[-1])
+    assert (program, option) == ("python", "-m")
+    done = run_module(words)
     assert done.returncode == 0, done.stderr[-3000:]
     settings = json.loads((output / "run" / "chain.json").read_text())["settings"]
     assert {key: settings[key.rpartition("#")[2]] for key in tuned} == tuned

@@ -224,6 +224,7 @@ def test_calibration_error_has_a_difference_and_no_interval():
     assert found.interval is None
 
 
+@pytest.mark.slow
 def test_equal_methods_are_rarely_told_apart():
     # two arms that differ by chance alone, of which a share is the whole network's: 5 % are asked for
     rng, wrong, rounds = np.random.default_rng(11), 0, 120

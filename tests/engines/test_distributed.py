@@ -22,6 +22,7 @@ from monai_weckd.engines.distributed import check_same_on_all_ranks, from_rank_z
 
 def work(rank, folder):
     """Be one of two processes."""
+    torch.set_num_threads(1)  # a forked process has none of its parent's other threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     network = torch.nn.BatchNorm1d(2)
     network.running_mean.fill_(rank + 1 / 3)
@@ -43,7 +44,7 @@ def work(rank, folder):
 def ranks(tmp_path_factory):
     """What two processes told each other; in both of them, another plan on each was refused."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(work, args=(str(folder),), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -185,7 +185,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+# what other ones contain
+CONTAINED = ("plain", "student", "unmeasured")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in CONTAINED else []) for name in OPTIONS]
+)
 def test_every_epoch_can_be_gone_on_from_to_the_same_bits(tmp_path, name):
     def options():
         found = dict(OPTIONS[name])

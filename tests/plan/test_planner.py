@@ -567,6 +567,7 @@ def test_the_work_grows_with_the_number_of_items_and_no_faster():
     assert plan(4000) / plan(1000) < 5
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_items():
     plan = plan_chain(make_items(100_000), classes=CLASSES)
     assert len(plan.train) + len(plan.val) + len(plan.test) == 100_000

@@ -156,6 +156,7 @@ def test_a_killed_worker_does_not_block_the_study(storage):
     assert killed in values(study)
 
 
+@pytest.mark.slow
 def test_the_last_trial_of_a_killed_worker_is_waited_for(storage, monkeypatch):
     worker = start(storage, 3, at=2)
     assert worker.wait(timeout=100) == -signal.SIGKILL

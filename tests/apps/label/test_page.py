@@ -23,8 +23,6 @@ from label_browser import ForkedServer, Page, needs_browser
 from label_server import OTOSCOPY, SMALL, VALIDATED, needs_monai_label
 from PIL import Image
 
-from monai_weckd.data.phantoms import make_phantom
-
 pytestmark = [needs_browser, needs_monai_label]
 
 CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
@@ -34,8 +32,8 @@ HOSTILE = "<img src=x onerror=\"document.title='!'\">&amp;'%2f#?\u202egnp.png"
 
 
 @pytest.fixture(scope="module")
-def ears(tmp_path_factory):
-    return make_phantom("otoscopy", tmp_path_factory.mktemp("ears") / "images", items=40, seed=0)
+def ears(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("ears") / "images", 40)
 
 
 @pytest.fixture
@@ -90,6 +88,7 @@ def test_without_validation_all_labels_train_and_the_page_says_so(forks, ears, t
     assert set(stage["validation"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_somebody_labels_and_trains(server, browser):
     page = Page(browser, server.url)
     assert page.text("reason").startswith("Why this one: ")
@@ -173,6 +172,7 @@ def test_somebody_labels_and_trains(server, browser):
     assert page.console() == []
 
 
+@pytest.mark.slow
 def test_the_server_dies_and_comes_back(forks, ears, tmp_path, browser):
     server = ForkedServer(forks, ears, tmp_path / "output", settings=SMALL)
     with server:

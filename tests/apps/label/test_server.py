@@ -27,18 +27,16 @@ from dicom_files import write_dicom
 from label_server import SCRATCH, LabelServer, needs_monai_label
 from PIL import Image
 
-from monai_weckd.data.phantoms import make_phantom
-
 pytestmark = needs_monai_label
 
 CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory):
+def studies(copy_ears, tmp_path_factory):
     """Return a folder with pictures, a NIfTI slice, a DICOM file and a broken picture."""
     folder = tmp_path_factory.mktemp("studies") / "images"
-    make_phantom("otoscopy", folder, items=48, seed=0)
+    copy_ears(folder, 48)
     rng = np.random.default_rng(0)
     nibabel.save(
         nibabel.Nifti1Image(rng.uniform(0, 255, (40, 50, 1)).astype(np.float32), np.eye(4)), folder / "n.nii.gz"

@@ -9,32 +9,73 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Train bundles in processes that may die: what they have to import is imported once, then each run is a fork.
-
-Each line of standard input is a run: JSON with ``settings`` for the bundle, of which ``overlays`` are names of files in
-its ``configs``, and ``fault``, None or how the run is to die or to fail by itself. The answers are lines of JSON: the
-run's process id and, when it has ended, its exit status (negative: a signal) and the last line of its output.
-"""
+"""Trainings that die or run out of room: each is a fork of this process, which has imported what they need."""
 
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401
+import torch
 from bundle_runs import OTOSCOPY
 from monai.bundle import ConfigWorkflow
+from process_copies import write_output_to
 
-import monai_weckd.bundle
-import monai_weckd.utils.files
-import monai_weckd.visualize  # noqa: F401
 from monai_weckd.utils.errors import first_cause
+
+CLOCK = ("seconds", "cost", "digest")
+
+logger = logging.getLogger(__name__)
+
+
+def run_once(settings, *, fault=None, kill_after=None):
+    """Train once; returns exit status (negative: a signal), the last line of the output and the seconds that it took.
+
+    Args:
+        settings: of the bundle; ``overlays`` are names of files in its ``configs``.
+        fault: None, or how the run is to die or to fail by itself, see :func:`arrange`.
+        kill_after: seconds after which it is killed.
+
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        run = multiprocessing.get_context("fork").Process(target=child, args=(settings, fault, output.fileno()))
+        run.start()
+        run.join(kill_after)
+        if run.is_alive():
+            run.kill()
+        run.join()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    seconds = time.perf_counter() - began
+    where = "" if fault is None else f", {fault['where']} write {fault['number']} of {fault['file']}"
+    logger.info("status %d after %.1f s%s", run.exitcode, seconds, where)
+    return run.exitcode, lines[-1] if lines else "", seconds
+
+
+def without_clock(value):
+    if isinstance(value, dict):
+        return {key: without_clock(part) for key, part in value.items() if key not in CLOCK}
+    return [without_clock(part) for part in value] if isinstance(value, list) else value
+
+
+def bits(output_dir):
+    """Return all that a run has written, without what a clock has told and what is only shown."""
+    files = {path.name: path for path in output_dir.rglob("*") if path.suffix in (".part", ".csv", ".json")}
+    files |= {str(path.relative_to(output_dir)): path for path in output_dir.rglob("*.pt")}
+    return {
+        name: without_clock(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
+        for name, path in files.items()
+    }
 
 
 def die():
@@ -109,13 +150,13 @@ def run(settings):
     workflow.run()
 
 
-def child(order, output):
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def child(settings, fault, output):
+    write_output_to(output, output)
+    torch.set_num_threads(1)  # a forked process has none of its parent's other threads
     try:
-        if order["fault"] is not None:
-            arrange(order["fault"])
-        run(order["settings"])
+        if fault is not None:
+            arrange(fault)
+        run(dict(settings))
     except BaseException as error:
         # the output is a file, too
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -125,25 +166,3 @@ def child(order, output):
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
-
-
-def tell(**answer):
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def main():
-    for line in sys.stdin:
-        with tempfile.TemporaryFile() as output:
-            pid = os.fork()
-            if pid == 0:
-                child(json.loads(line), output.fileno())
-            tell(pid=pid)
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            output.seek(0)
-            lines = output.read().decode(errors="replace").strip().splitlines()
-            tell(status=status, last=lines[-1] if lines else "")
-
-
-if __name__ == "__main__":
-    main()
