@@ -28,29 +28,10 @@ from monai.handlers import (
     ValidationHandler,
     stopping_fn_from_metric,
 )
+from monai.networks.nets import ViT
 from monai.transforms import Compose, LoadImaged, RandFlipd, Resized, ScaleIntensityd
 from monai.utils import set_determinism
 from torch.utils.data import WeightedRandomSampler
-
-
-class Transformer(torch.nn.Module):
-    """A small vision transformer, which returns its logits and the hidden states of its blocks, as MONAI's ViT does."""
-
-    def __init__(self, num_classes: int, size: int = 32) -> None:
-        super().__init__()
-        self.patches = torch.nn.Conv2d(3, size, 8, stride=8)
-        self.blocks = torch.nn.ModuleList(
-            torch.nn.TransformerEncoderLayer(size, 2, 2 * size, batch_first=True) for _ in range(2)
-        )
-        self.classification_head = torch.nn.Linear(size, num_classes)
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        tokens, hidden = self.patches(image).flatten(2).transpose(1, 2), []
-        for block in self.blocks:
-            tokens = block(tokens)
-            hidden.append(tokens)
-        return self.classification_head(tokens.mean(dim=1)), hidden
-
 
 set_determinism(seed=0)
 folder, output_dir = Path(sys.argv[1]), Path(sys.argv[2])
@@ -67,7 +48,19 @@ labels = [item["label"] for item in training.data]
 sampler = WeightedRandomSampler([1 / labels.count(label) for label in labels], num_samples=len(labels))
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-network = Transformer(len(classes)).to(device)
+network = ViT(
+    in_channels=3,
+    img_size=(32, 32),
+    patch_size=(8, 8),
+    spatial_dims=2,
+    hidden_size=32,
+    mlp_dim=64,
+    num_layers=2,
+    num_heads=2,
+    classification=True,
+    num_classes=len(classes),
+    post_activation="",
+).to(device)
 optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
 cross_entropy = torch.nn.CrossEntropyLoss()
