@@ -100,7 +100,7 @@ class StageRecord:
         if self.value is not None:
             before = "" if self.previous is None else f"{self.previous:.3f} -> "
             measured = f"{self.metric} {before}{self.value:.3f}, "
-        if out_of_fold and out_of_fold["balanced_accuracy"] is not None:
+        if out_of_fold and out_of_fold.get("balanced_accuracy") is not None:
             measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation, "
         of = ""
         if classes is not None:

@@ -77,6 +77,7 @@ def test_a_stage_is_told_in_one_line(trainer, changes, line):
             "balanced accuracy 0.812 by cross-validation, 40 labels (40 dark), 12 s",
         ),
         (None, {"balanced_accuracy": None}, "40 labels, 12 s"),
+        (None, {"labels": 0, "penalty": 100.0}, "40 labels, 12 s"),  # none could be held out
     ],
 )
 def test_a_stage_tells_its_labels_and_what_cross_validation_found(trainer, classes, out_of_fold, line):
