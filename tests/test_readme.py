@@ -31,7 +31,7 @@ COMMANDS = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
 def test_the_trainer_s_example_runs(copy_ears, tmp_path, monkeypatch):
     code = EXAMPLE.search(README.read_text()).group(1)
-    copy_ears(tmp_path / "images", 60)
+    copy_ears(tmp_path / "images", 96)
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("path/to/images", "images"), "README.md", "exec"), {})
     assert torch.load("model.pt", weights_only=True)

@@ -343,7 +343,7 @@ class ComparedBundle:
         changes["test#absent"] = False
         for part in ("train", "test"):
             changes[f"{part}#dataset#data"] = f"$[item for item in @datalist.items if item['split'] == '{part}']"
-        copy = config.copy(changes, datalist=self.datalist._replace(items=listed))
+        copy = self.changed(arm, changes, datalist=self.datalist._replace(items=listed))
         for key in ("imports", "initialize"):
             copy.value(key)
         for key in ("train#dataloader#dataset", "test#dataloader#dataset"):

@@ -79,7 +79,7 @@ def walk(rank, **options):
         "records": records,
         "teachers": teachers,
         "model": fingerprint(unwrap(trainer.network)),
-        "bar": bar.bar is not None,
+        "bar": bar.progress is not None,
     }
 
 

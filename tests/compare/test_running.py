@@ -167,7 +167,7 @@ def test_after_the_preparation_no_arm_decodes_or_embeds(data, tmp_path, monkeypa
     changes = {"spatial_size": [64, 64], "network_def#flip_average": [], "network_def#shrink": [1]}
     bundle, runs = planned(data, [arm], {"missing_classes": "allow", **changes})
     done = []
-    encoded, embed = ByteCacheDataset._encoded, EmbeddingDataset._embed
+    encoded, embed = ByteCacheDataset._encoded, EmbeddingDataset._embedded
 
     def note_encoded(self, items, shape):
         done.append(("decoded", len(items)))
@@ -178,7 +178,7 @@ def test_after_the_preparation_no_arm_decodes_or_embeds(data, tmp_path, monkeypa
         return embed(self, indices)
 
     monkeypatch.setattr(ByteCacheDataset, "_encoded", note_encoded)
-    monkeypatch.setattr(EmbeddingDataset, "_embed", note_embedded)
+    monkeypatch.setattr(EmbeddingDataset, "_embedded", note_embedded)
     options = {"cache_dir": tmp_path / "cache"}
     bundle.prepare(runs[arm].arm, runs[arm].split, **options)
     for what in {"single": ["decoded"], "solved": ["decoded", "embedded"]}[arm]:

@@ -111,7 +111,7 @@ def test_the_log_tells_what_was_not_used(tmp_path, caplog):
     (tmp_path / "manifest.csv").write_text("file,label,age\na.png,x,5\nb.png,y,6\n")
     with caplog.at_level(logging.INFO, logger="monai_weckd"):
         read_datalist(tmp_path)
-    assert [record.getMessage() for record in caplog.records] == ["columns not used: age"]
+    assert "columns not used: age" in [record.getMessage() for record in caplog.records]
 
 
 def test_skip_warns_once_with_all_names(tmp_path, caplog):

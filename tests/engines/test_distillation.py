@@ -37,7 +37,7 @@ def test_args_validation():
     network = make_network()
     with pytest.raises(ValueError, match="teacher: expected another object than the trained network"):
         make_trainer(network=network, teacher=network)
-    with pytest.raises(ValueError, match=r"path: expected a module of Sequential, got '9'"):
+    with pytest.raises(ValueError, match=r"student_layer: expected a module of Sequential, got '9'"):
         make_trainer(loss_function=DistillationLoss(attention_weight=1.0), student_layer="9")
     with pytest.raises(TypeError, match="unexpected keyword argument 'acumulation_steps'"):
         make_trainer(acumulation_steps=2)

@@ -295,7 +295,7 @@ def test_an_exported_network_teaches(tmp_path):
         trainer.run()
     expected, found = losses.values()
     assert found == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(ValueError, match=r"path: expected a module of OnnxNetwork, got '2'"):
+    with pytest.raises(ValueError, match=r"teacher_layer: expected a module of OnnxNetwork, got '2'"):
         run_with_handler(tmp_path / "teacher.onnx", attention=1.0, student_layer=LAYER)
 
 

@@ -173,7 +173,9 @@ def test_worker_processes_give_the_same():
     data = [{"image": torch.from_numpy(IMAGE * scale)} for scale in (1, 2, 3)]
     correct = BiasFieldCorrectiond("image", **FAST)
     expected = [correct(item)["image"] for item in data]
-    found = [batch["image"][0] for batch in DataLoader(Dataset(data, correct), num_workers=2)]
+    # a forked worker would have none of the threads that ITK has started here
+    loader = DataLoader(Dataset(data, correct), num_workers=2, multiprocessing_context="spawn")
+    found = [batch["image"][0] for batch in loader]
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
