@@ -53,7 +53,7 @@ $(SPHINX): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
-test: $(STAMP) lint ## Check style, types and imports, then run the tests (about ten minutes)
+test: $(STAMP) lint ## Check style, types and imports, then run the tests (about twenty minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
 # as on a processor without AVX: other kernels of torch, oneDNN and MKL, which round otherwise
