@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,24 +100,26 @@ class Fold:
             figures["cross_validated"] = float(told["balanced_accuracy"])
         return figures, probabilities
 
-    def chain(self, rule: str, count: int, seed: int) -> list[dict[str, float]]:
-        """Return the figures after each of three stages.
+    def chain(
+        self, rule: str, count: int, seed: int, *, stages: int = STAGES
+    ) -> Iterator[tuple[np.ndarray, dict[str, float], np.ndarray]]:
+        """Yield the labeled items after each stage, and what :py:meth:`evaluate` returns for them.
 
         Args:
             rule: chooses the labels.
             count: labels of a stage.
             seed: of the rule.
+            stages: number of stages.
 
         """
         features, groups = self.features[self.train].numpy(), self.groups[self.train].tolist()
-        labeled, probabilities, found = np.zeros(len(self.train), dtype=bool), None, []
-        for stage in range(1, STAGES + 1):
+        labeled, probabilities = np.zeros(len(self.train), dtype=bool), None
+        for stage in range(1, stages + 1):
             context = SelectionContext(features, probabilities, groups, labeled, np.ones_like(labeled), seed, stage)
             labeled = labeled | np.isin(np.arange(len(labeled)), select_items(rule, context, count=count))
             figures, everywhere = self.evaluate(self.train[labeled])
             probabilities = everywhere[self.train]
-            found.append(figures)
-        return found
+            yield self.train[labeled], figures, everywhere
 
     def some_of_each_class(self, seed: int) -> np.ndarray:
         """Return indices of five random training items of every class.
@@ -169,7 +171,7 @@ def measure(
             figures: dict[str, Any] = {"draw": draw, "fold": number}
             for budget in budgets:
                 count = stage_size(budget, len(train), int(labels.max()) + 1)
-                figures[budget] = {rule: fold.chain(rule, count, draw) for rule in RULES}
+                figures[budget] = {rule: [found for _, found, _ in fold.chain(rule, count, draw)] for rule in RULES}
             figures["5 of each class"] = fold.evaluate(fold.some_of_each_class(5 * draw + number))[0]
             figures["all"] = fold.evaluate(train)[0]
             found.append(figures)

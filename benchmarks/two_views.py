@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from benchmarks.few_labels import BUNDLES, Fold, embed
 from benchmarks.harness import machine
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.data import ByteCacheDataset
+from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.selection import SelectionContext, select_items
 
 STAGES = 4
 SHARE = 0.05  # of the training items, labels of a stage
@@ -80,7 +79,7 @@ class FineTuned:
         augment = config.value("train#augmentation")
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        average = deepcopy(network)
+        average = WeightAverage(network, decay=DECAY)
         chance = 1 / np.bincount(labels[labeled])[labels[labeled]]
         for _ in range(STEPS):
             places = random.choice(labeled, BATCH, p=chance / chance.sum())
@@ -90,8 +89,8 @@ class FineTuned:
             F.cross_entropy(logits, torch.from_numpy(labels[places])).backward()
             optimizer.step()
             schedule.step()
-            _move(average, network)
-        return average.eval()
+            average.update()
+        return average.module
 
     @torch.no_grad()
     def predict(self, network: torch.nn.Module) -> np.ndarray:
@@ -105,41 +104,6 @@ class FineTuned:
         parts = self.images.split(64)
         found = [torch.cat([torch.softmax(network(torch.flip(part, flip)), 1) for part in parts]) for flip in flips]
         return torch.stack(found).mean(dim=0).numpy()
-
-
-@torch.no_grad()
-def _move(average: torch.nn.Module, network: torch.nn.Module) -> None:
-    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - DECAY)
-        else:
-            kept.copy_(new)
-
-
-def chain_labels(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the labels that a solved chain chose, and the probabilities of all items by its last head.
-
-    Args:
-        fold: embeddings, labels and the training items.
-
-    """
-    features, groups = fold.features[fold.train].numpy(), fold.groups[fold.train].tolist()
-    chosen, probabilities = np.zeros(len(fold.train), dtype=bool), None
-    for stage in range(1, STAGES + 1):
-        context = SelectionContext(
-            features,
-            None if probabilities is None else probabilities[fold.train],
-            groups,
-            chosen,
-            np.ones_like(chosen),
-            0,
-            stage,
-        )
-        taken = select_items("herding", context, count=round(SHARE * len(fold.train)))
-        chosen = chosen | np.isin(np.arange(len(chosen)), taken)
-        _, probabilities = fold.evaluate(fold.train[chosen])
-    assert probabilities is not None
-    return fold.train[chosen], probabilities
 
 
 def main() -> None:
@@ -156,7 +120,8 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     for number, (train, test) in enumerate(splitter.split(labels, labels, groups)):
-        labeled, solved = chain_labels(Fold(features, labels, groups, train, test))
+        fold = Fold(features, labels, groups, train, test)
+        *_, (labeled, _, solved) = fold.chain("herding", round(SHARE * len(train)), 0, stages=STAGES)
         other = tuned.predict(tuned.train(labeled, labels))
         views = {"solved": solved, "tuned": other, "mean": (solved + other) / 2}
         scores = {

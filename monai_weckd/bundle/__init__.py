@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .config import BundleConfig
     from .identity import PLACES, describe_transforms, recorded_settings, run_settings
     from .output import is_complete, prepare_output_dir
+    from .teacher import stored_logits
 
 __all__ = [
     "PLACES",

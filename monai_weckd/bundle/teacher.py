@@ -38,7 +38,6 @@ def stored_logits(
     *,
     bundle: str | os.PathLike[str],
     classes: Sequence[str],
-    overlays: Sequence[str | os.PathLike[str]] = (),
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> StoredLogits:
     """Return the logits of a finished run's model on items, as the bundle's ``train.json`` loads them.
@@ -50,18 +49,17 @@ def stored_logits(
         items: dictionaries with ``id`` and ``image``, in the order of the student's dataset.
         bundle: the bundle's folder.
         classes: the student's class names in the order of their indices.
-        overlays: configuration files with which the run was made, as paths or names of files in ``configs``.
         cache_dir: folder with the run's decoded images and embeddings, default None: they are made anew.
 
     Raises:
         ValueError: When there is no finished run, its classes are others, or its model is of another network.
 
     """
-    chain = _finished_chain(run_dir, classes)
+    model, chain = _finished(run_dir, classes)
     changes: dict[str, Any] = {"cache_dir": None if cache_dir is None else str(cache_dir)}
     if "spatial_size" in chain["settings"]:
         changes["spatial_size"] = chain["settings"]["spatial_size"]
-    config = BundleConfig(bundle, overlays=overlays, changes=changes)
+    config = BundleConfig(bundle, changes=changes)
     if chain["preprocessing"] is not None:
         check_transforms("train#deterministic_transforms", chain["preprocessing"], config.parser)
     hidden = [{**item, "label": 0} for item in items]
@@ -69,18 +67,17 @@ def stored_logits(
     config = config.copy(datalist=Datalist(hidden, tuple(classes)), plan=plan)
     config.value("imports")
     network, loader = config.value("network"), config.value("train#dataloader")
-    load_weights(network, Path(str(run_dir)) / "model.pt", name="teacher_dir")
+    load_weights(network, model, name="teacher_dir")
     if isinstance(loader.dataset, EmbeddingDataset):
         loader.dataset.fill(config.value("backbone").fingerprint())
     logits, _ = predict_logits(network, loader, config.value("device"), inferer=config.value("train#inferer"))
     return StoredLogits(logits)
 
 
-def _finished_chain(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the ``chain.json`` of a finished run of these classes."""
-    chain = None
-    if run_dir is not None and (Path(run_dir) / "model.pt").is_file():
-        chain = model_chain(Path(run_dir) / "model.pt")
+def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Return the model of a finished run of these classes, and its ``chain.json``."""
+    model = Path(run_dir or "") / "model.pt"
+    chain = model_chain(model) if run_dir and model.is_file() else None
     if chain is None:
         raise ValueError(
             f"teacher_dir: expected the output folder of a finished run, got {run_dir!r}. "
@@ -91,4 +88,4 @@ def _finished_chain(run_dir: str | os.PathLike[str] | None, classes: Sequence[st
             f"teacher_dir: expected a teacher of the classes {list(classes)}, got one of {chain['classes']}. "
             "Train it on the same classes."
         )
-    return chain
+    return model, chain

@@ -53,6 +53,22 @@ def test_unknown_arguments_are_found_wherever_a_component_is():
     )
 
 
+@pytest.fixture
+def changed(monkeypatch):
+    """Return a function that reads files of the otoscopy bundle, imports, and sets a key."""
+    monkeypatch.setattr("sys.excepthook", None)
+
+    def read(key, value, files=("train",)):
+        parser = ConfigParser()
+        parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in files])
+        parser.get_parsed_content("imports")
+        parser[key] = value
+        parser.parse()
+        return parser
+
+    return read
+
+
 def first_error(parser, key):
     """Return the error behind those of MONAI that an evaluation ends with."""
     with pytest.raises(RuntimeError) as error:
@@ -104,26 +120,16 @@ def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
         ("plan#settings#stratify", "no", "plan#settings#stratify: expected true or false, got 'no'"),
     ],
 )
-def test_a_value_of_another_type_is_refused_by_its_key(key, value, expected, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", None)
-    parser = ConfigParser()
-    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", "scratch")])
-    parser.get_parsed_content("imports")
-    parser[key] = value
-    parser.parse()
+def test_a_value_of_another_type_is_refused_by_its_key(key, value, expected, changed):
+    parser = changed(key, value, files=("train", "scratch"))
     found = first_error(parser, "run#0")
     assert found.startswith(expected)
     assert "\n" not in found
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", "abc"), ("overwrite", "no"), ("chain#calibrate", 1)])
-def test_a_value_of_another_type_is_refused_before_it_is_used(key, value, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", None)
-    parser = ConfigParser()
-    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
-    parser.get_parsed_content("imports")
-    parser[key] = value
-    parser.parse()
+def test_a_value_of_another_type_is_refused_before_it_is_used(key, value, changed):
+    parser = changed(key, value)
     assert first_error(parser, "initialize#0").startswith(f"{key}: expected ")
 
 
@@ -157,13 +163,8 @@ def test_a_value_of_another_type_is_refused_before_it_is_used(key, value, monkey
         ),
     ],
 )
-def test_what_a_key_names_exists(key, value, expected, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", None)
-    parser = ConfigParser()
-    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
-    parser.get_parsed_content("imports")
-    parser[key] = value
-    parser.parse()
+def test_what_a_key_names_exists(key, value, expected, changed):
+    parser = changed(key, value)
     assert first_error(parser, "run#0") == expected
 
 
@@ -175,13 +176,8 @@ def test_what_a_key_names_exists(key, value, expected, monkeypatch):
         ("chain#averaging", 2.0, "averaging: expected "),
     ],
 )
-def test_an_option_out_of_its_range_is_refused_before_an_image_is_read(key, value, expected, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", None)
-    parser = ConfigParser()
-    parser.read_config(str(OTOSCOPY / "configs" / "train.json"))
-    parser.get_parsed_content("imports")
-    parser[key] = value
-    parser.parse()
+def test_an_option_out_of_its_range_is_refused_before_an_image_is_read(key, value, expected, changed):
+    parser = changed(key, value)
     assert first_error(parser, "run#1").startswith(expected)
 
 
@@ -226,14 +222,9 @@ def test_overlays_and_training_hold_no_key_that_nothing_reads(path, monkeypatch)
         ("chain#stage_epochs", "null", None),
     ],
 )
-def test_the_words_of_json_are_read_from_the_command_line(key, word, expected, monkeypatch):
-    monkeypatch.setattr("sys.excepthook", None)
-    parser = ConfigParser()
-    parser.read_config([str(OTOSCOPY / "configs" / f"{name}.json") for name in ("train", "scratch")])
-    parser[key] = word
-    parser.parse()
-    for name in ("imports", "initialize"):
-        parser.get_parsed_content(name)
+def test_the_words_of_json_are_read_from_the_command_line(key, word, expected, changed):
+    parser = changed(key, word, files=("train", "scratch"))
+    parser.get_parsed_content("initialize")
     component, _, field = key.rpartition("#")
     found = getattr(parser.get_parsed_content(component), field) if component else parser.get_parsed_content(key)
     assert found is expected

@@ -20,7 +20,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.few_labels import Fold
-from benchmarks.two_views import chain_labels
 from benchmarks.volumes import SIZE, SLICES, slices_of
 
 
@@ -34,12 +33,12 @@ def test_slices_lie_across_each_axis():
         assert part[0].max() > 19
 
 
-def test_two_views_train_on_a_fifth_of_the_labels():
+def test_a_chain_in_memory_has_the_labels_of_its_stages():
     random = np.random.default_rng(0)
     labels = np.arange(200) % 2
     features = torch.from_numpy(random.normal(labels[:, None], 0.3, (200, 8))).float()
     fold = Fold(features, labels, np.arange(200).astype(str), np.arange(100), np.arange(100, 200))
-    labeled, probabilities = chain_labels(fold)
+    *_, (labeled, _, probabilities) = fold.chain("herding", 5, 0, stages=4)
     assert len(set(labeled)) == 20
     assert max(labeled) < 100
     assert (probabilities[100:].argmax(1) == labels[100:]).mean() > 0.9
