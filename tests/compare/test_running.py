@@ -101,9 +101,17 @@ def test_arms_are_compared_without_validation(data, tmp_path):
     assert "<html" in comparison_page(content, about={"synthetic": True})
 
 
-def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path):
+def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path, monkeypatch):
     changes = {"selection": "typical", "missing_classes": "allow"}
     bundle, runs = planned(data, ["chain", "single_long+labels", "solved+labels", "compact"], changes)
+    train, taught_on = bundle.train, []
+
+    def note_teachers(arm, split, output_dir, overrides, **options):
+        train(arm, split, output_dir, overrides, **options)
+        if output_dir.name == "teacher":
+            taught_on.append(set(ChainPlan.from_json((output_dir / "plan.json").read_text()).stages[0].labeled))
+
+    monkeypatch.setattr(bundle, "train", note_teachers)
     store = RunStore(tmp_path)
     results = {name: execute(run, bundle, store, cache_dir=tmp_path / "cache") for name, run in runs.items()}
     assert not [result["error"] for result in results.values() if "error" in result]
@@ -111,6 +119,7 @@ def test_controls_of_an_active_chain_use_the_labels_that_it_chose(data, tmp_path
     chosen = {key for stage in plans["chain"].stages for key in stage.new}
     for name in ("single_long+labels", "solved+labels", "compact"):
         assert chosen == set(plans[name].stages[0].labeled)
+    assert taught_on == [chosen]
     assert {result["labels"] for result in results.values()} == {len(chosen)}
     assert chosen
 

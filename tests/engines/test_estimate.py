@@ -76,6 +76,15 @@ def test_the_interval_is_over_groups():
     assert widths[0] < widths[1]
 
 
+def test_the_interval_is_over_the_images_without_a_label_as_well():
+    # labels that are always right have the lowest temperature in every draw
+    held_out, labels = 8 * torch.eye(2).repeat(20, 1), torch.arange(2).repeat(20)
+    others = torch.linspace(0.1, 4, 60)[:, None] * torch.eye(2).repeat(30, 1)
+    found = estimate_accuracy(held_out, labels, by_item(40), others, by_item(60, "other"))
+    low, high = found["accuracy"]["interval"]
+    assert low < found["accuracy"]["value"] < high
+
+
 def test_temperatures_of_weighted_items_are_those_of_repeated_ones():
     logits, labels = world(30)
     weights = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (5, 30)))
