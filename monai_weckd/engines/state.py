@@ -101,7 +101,8 @@ class StageRecord:
             before = "" if self.previous is None else f"{self.previous:.3f} -> "
             measured = f"{self.metric} {before}{self.value:.3f}, "
         if out_of_fold and out_of_fold.get("balanced_accuracy") is not None:
-            measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation, "
+            part = "" if out_of_fold["labels"] == self.labeled else f" of {out_of_fold['labels']} labels"
+            measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation{part}, "
         of = ""
         if classes is not None:
             present = {name: count for name, count in classes.items() if count}

@@ -73,8 +73,13 @@ def test_a_stage_is_told_in_one_line(trainer, changes, line):
         ({str(number): 3 for number in range(12)}, None, "40 labels of 12 classes, 12 s"),
         (
             {"dark": 40},
-            {"balanced_accuracy": 0.8125},
+            {"balanced_accuracy": 0.8125, "labels": 40},
             "balanced accuracy 0.812 by cross-validation, 40 labels (40 dark), 12 s",
+        ),
+        (
+            {"dark": 40},
+            {"balanced_accuracy": 1.0, "labels": 2},
+            "balanced accuracy 1.000 by cross-validation of 2 labels, 40 labels (40 dark), 12 s",
         ),
         (None, {"balanced_accuracy": None}, "40 labels, 12 s"),
         (None, {"labels": 0, "penalty": 100.0}, "40 labels, 12 s"),  # none could be held out
