@@ -71,7 +71,9 @@ def make_runs(arms=("chain", "single", "ensemble"), folds=4, digest="d"):
         runs = {}
         for name in arms:
             arm = ARMS[name]
-            runs[name] = ArmRun(arm, FoldSplit(0, fold, {}), 0, 1, f"{digest}-{name}", runs.get(arm.needs))
+            runs[name] = ArmRun(
+                arm, FoldSplit(0, fold, {}), 0, 1, f"{digest}-{name}", tuple(runs[needed] for needed in arm.needs)
+            )
         found += runs.values()
     return found
 
@@ -91,8 +93,8 @@ class NotedRun:
     def __call__(self, item, bundle, store, *, cache_dir):
         with (self.folder / "log").open("a") as log:
             log.write(f"{item.arm.name} {item.split.fold}\n")
-        if item.needs is not None:
-            assert store.read(item.needs.arm.name, item.needs.cell, digest=item.needs.digest) is not None
+        for needed in item.needs:
+            assert store.read(needed.arm.name, needed.cell, digest=needed.digest) is not None
         result = {"digest": item.digest, "test": {}, **({"error": "no"} if item.arm.name in self.fail else {})}
         store.write(item.arm.name, item.cell, result, plan="a plan")
         return result

@@ -107,9 +107,11 @@ class Arm:
         plain: whether to turn off all features of a chain first, default True.
         file: an overlay of the bundle to apply, such as "paper", default None.
         uses_pool: whether the arm also learns from the pool, default False.
-        needs: name of the arm whose labels this arm uses, default None.
+        needs: names of the arms whose runs this arm uses, default none: the labels of the first one, and the
+            predictions of all of them where the arm averages.
         taught: whether a solved head on the same labels teaches, default False.
-        members: number of networks whose probabilities are averaged, default 1; the first is that of the arm ``needs``.
+        members: number of networks whose probabilities are averaged, default 1; the first ones are those of the arms
+            ``needs``.
         without_pool: name of the arm that is the same without the pool, default None.
         active: whether the arm makes sense only if the chain chooses its labels, default False.
 
@@ -124,7 +126,7 @@ class Arm:
     plain: bool = True
     file: str | None = None
     uses_pool: bool = False
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
     taught: bool = False
     members: int = 1
     without_pool: str | None = None
@@ -165,17 +167,17 @@ _TABLE = (
         "three single models together on as many random labels",
         _SINGLE,
         steps="stage",
-        needs="single",
+        needs=("single",),
         members=3,
     ),
     Arm("solved", "one solved head on as many random labels", _SINGLE, kind="solved", uses_pool=True),
-    Arm("single_long+labels", f"{_LONG} {_CHOSEN}", _SINGLE, needs="chain", active=True),
+    Arm("single_long+labels", f"{_LONG} {_CHOSEN}", _SINGLE, needs=("chain",), active=True),
     Arm(
         "fixmatch+labels",
         f"FixMatch {_CHOSEN}",
         _FIXMATCH,
         uses_pool=True,
-        needs="chain",
+        needs=("chain",),
         without_pool="single_long+labels",
         active=True,
     ),
@@ -184,7 +186,7 @@ _TABLE = (
         f"Mean Teacher {_CHOSEN}",
         _MEAN_TEACHER,
         uses_pool=True,
-        needs="chain",
+        needs=("chain",),
         without_pool="single_long+labels",
         active=True,
     ),
@@ -194,7 +196,7 @@ _TABLE = (
         _SINGLE,
         kind="solved",
         uses_pool=True,
-        needs="chain",
+        needs=("chain",),
         active=True,
     ),
     Arm(
@@ -203,8 +205,26 @@ _TABLE = (
         kind="trained",
         file="compact",
         uses_pool=True,
-        needs="chain",
+        needs=("chain",),
         taught=True,
+        active=True,
+    ),
+    Arm(
+        "tuned+labels",
+        f"the whole pretrained network fine-tuned {_CHOSEN}",
+        _SINGLE,
+        file="pretrained",
+        needs=("chain",),
+        active=True,
+    ),
+    Arm(
+        "two_views",
+        f"the chain's model and the fine-tuned network together {_CHOSEN}",
+        kind="configured",
+        labels="chain",
+        plain=False,
+        needs=("chain", "tuned+labels"),
+        members=2,
         active=True,
     ),
     Arm("everything", f"{_LONG} on all labels", _SINGLE, labels="everything"),
@@ -214,7 +234,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
 
 def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> list[Arm]:
-    """Return the wanted arms, and the arms whose labels they use, in an order in which they can be run.
+    """Return the wanted arms, and the arms that they need, in an order in which they can be run.
 
     Args:
         names: the wanted arms, default None: all that make sense.
@@ -230,7 +250,10 @@ def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> l
     for name in names:
         if name not in ARMS:
             raise ValueError(f"arms: expected some of {', '.join(ARMS)}, got {name!r}. {nearest(name, list(ARMS))}")
-    wanted = {*names, *(ARMS[name].needs for name in names)}
+    wanted = set(names)
+    # an arm stands behind those that it needs
+    for arm in reversed(ARMS.values()):
+        wanted.update(arm.needs if arm.name in wanted else ())
     return [arm for arm in ARMS.values() if arm.name in wanted]
 
 

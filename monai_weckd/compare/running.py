@@ -49,7 +49,7 @@ class ArmRun:
         seed: number of the seed.
         run_seed: the seed of the training.
         digest: digest of all settings.
-        needs: the run whose labels this run uses, default None.
+        needs: the runs that this run uses, default none; see :py:class:`~monai_weckd.compare.arms.Arm`.
 
     """
 
@@ -58,7 +58,7 @@ class ArmRun:
     seed: int
     run_seed: int
     digest: str
-    needs: ArmRun | None = None
+    needs: tuple[ArmRun, ...] = ()
 
     @property
     def cell(self) -> tuple[int, int, int]:
@@ -108,7 +108,7 @@ def run_arm(
     Args:
         run: the run.
         bundle: the bundle.
-        store: store with the results of the run whose labels this run uses.
+        store: store with the results of the runs that this run uses.
         cache_dir: folder for decoded images.
 
     Returns:
@@ -117,7 +117,7 @@ def run_arm(
         embedded. ``pool_share`` is the share of the pool that passed the threshold, None without one.
 
     Raises:
-        ValueError: When the run whose labels this run uses has failed.
+        ValueError: When a run that this run uses has failed.
 
     """
     began = time.perf_counter()
@@ -125,9 +125,10 @@ def run_arm(
     prepared = time.perf_counter() - began
     began, cpu = time.perf_counter(), time.process_time()
     overrides = bundle.overrides(run.arm, run.split)
-    if run.needs is not None:
-        _check_needs(run, store)
-        overrides["plan#shards"] = str(store.path(run.needs.arm.name, run.needs.cell, ".plan.json").resolve())
+    _check_needs(run, store)
+    if run.needs:
+        first = run.needs[0]
+        overrides["plan#shards"] = str(store.path(first.arm.name, first.cell, ".plan.json").resolve())
     plan: str | None
     if run.arm.members == 1:
         result, rows, plan = _train(run, bundle, {**overrides, "seed": run.run_seed}, cache_dir)
@@ -178,12 +179,10 @@ def _teach(run: ArmRun, bundle: ComparedBundle, given: Mapping[str, Any], folder
 def _ensemble(
     run: ArmRun, bundle: ComparedBundle, store: RunStore, overrides: Mapping[str, Any], cache_dir: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]], None]:
-    """Average the probabilities of the needed run and of further runs on the same labels with other seeds."""
-    if run.needs is None:
-        raise ValueError(f"needs: expected the run that an ensemble begins with, got none for {run.arm.name!r}.")
-    first = store.read(run.needs.arm.name, run.needs.cell, digest=run.needs.digest) or {}
-    tables: list[list[dict[str, Any]]] = [list(store.rows(run.needs.arm.name, run.needs.cell))]
-    for member in range(1, run.arm.members):
+    """Average the probabilities of the needed runs and of further runs on the same labels with other seeds."""
+    results = [store.read(needed.arm.name, needed.cell, digest=needed.digest) or {} for needed in run.needs]
+    tables: list[list[dict[str, Any]]] = [list(store.rows(needed.arm.name, needed.cell)) for needed in run.needs]
+    for member in range(len(tables), run.arm.members):
         seed = (run.run_seed + member * _STRIDE) % 2**31
         tables.append(_train(run, bundle, {**overrides, "seed": seed}, cache_dir)[1])
     classes = bundle.datalist.classes
@@ -197,21 +196,20 @@ def _ensemble(
         for row, score in zip(tables[0], scores, strict=True)
     ]
     labels = [classes.index(row["label"]) for row in rows]
-    kept = ("labels", "val_labels", "plan_digest", "seconds", "cpu_seconds")
-    result = {**{key: first[key] for key in kept}, "stages": [], "final_stage": None}
+    result = {key: results[0][key] for key in ("labels", "val_labels", "plan_digest")}
+    result |= {key: sum(found[key] for found in results) for key in ("seconds", "cpu_seconds")}
+    result |= {"stages": [], "final_stage": None}
     return {**result, "test": classification_metrics(scores, labels)}, rows, None
 
 
 def _check_needs(run: ArmRun, store: RunStore) -> None:
-    needs = run.needs
-    if needs is None:
-        return
-    result = store.read(needs.arm.name, needs.cell, digest=needs.digest)
-    if result is None or "error" in result:
-        raise ValueError(
-            f"arms: expected a finished run of {needs.arm.name!r}, whose labels {run.arm.name!r} uses, got "
-            f"{'none' if result is None else 'one that failed'}. See there."
-        )
+    for needed in run.needs:
+        result = store.read(needed.arm.name, needed.cell, digest=needed.digest)
+        if result is None or "error" in result:
+            raise ValueError(
+                f"arms: expected a finished run of {needed.arm.name!r}, which {run.arm.name!r} uses, got "
+                f"{'none' if result is None else 'one that failed'}. See there."
+            )
 
 
 def _one_line(error: BaseException) -> str:

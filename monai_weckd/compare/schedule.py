@@ -38,7 +38,7 @@ class _Job(NamedTuple):
     run: Callable[..., dict[str, Any]]
     item: ArmRun
     source: BundleSource
-    needed: Mapping[str, str]
+    needed: Sequence[Mapping[str, str]]
     cache_dir: Path
 
 
@@ -49,7 +49,7 @@ def plan_runs(
 
     Args:
         bundle: the bundle.
-        arms: the arms, each after the arm that it needs.
+        arms: the arms, each after those that it needs.
         splits: the splits.
         seeds: numbers of the seeds.
 
@@ -60,8 +60,8 @@ def plan_runs(
             run_seed = bundle.run_seed(split, seed)
             runs: dict[str, ArmRun] = {}
             for arm in arms:
-                needs = None if arm.needs is None else runs[arm.needs]
-                digest = bundle.digest(arm, split, seed=run_seed, needs=None if needs is None else needs.digest)
+                needs = tuple(runs[name] for name in arm.needs)
+                digest = bundle.digest(arm, split, seed=run_seed, needs=[run.digest for run in needs])
                 runs[arm.name] = ArmRun(arm, split, seed, run_seed, digest, needs)
             found += runs.values()
     return found
@@ -115,11 +115,12 @@ def _levels(runs: Iterable[ArmRun]) -> list[list[ArmRun]]:
     """Return the runs by the number of runs that they need, one after the other."""
     found: dict[int, list[ArmRun]] = {}
     for item in runs:
-        depth, needs = 0, item.needs
-        while needs is not None:
-            depth, needs = depth + 1, needs.needs
-        found.setdefault(depth, []).append(item)
+        found.setdefault(_depth(item), []).append(item)
     return [found[depth] for depth in sorted(found)]
+
+
+def _depth(run: ArmRun) -> int:
+    return max((1 + _depth(needed) for needed in run.needs), default=0)
 
 
 def _is_finished(run: ArmRun, store: RunStore) -> bool:
@@ -130,7 +131,7 @@ def _is_finished(run: ArmRun, store: RunStore) -> bool:
 def _job(
     run: Callable[..., dict[str, Any]], item: ArmRun, bundle: ComparedBundle, store: RunStore, cache_dir: Path
 ) -> _Job:
-    needed = {} if item.needs is None else store.files(item.needs.arm.name, item.needs.cell)
+    needed = [store.files(other.arm.name, other.cell) for other in item.needs]
     return _Job(run, item, bundle.source, needed, cache_dir.absolute())
 
 
@@ -139,7 +140,7 @@ def _do(job: _Job) -> tuple[tuple[str, tuple[int, int, int]], dict[str, str]]:
     item = job.item
     with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
         store = RunStore(Path(folder))
-        if item.needs is not None:
-            store.install(item.needs.arm.name, item.needs.cell, job.needed)
+        for needed, files in zip(item.needs, job.needed, strict=True):
+            store.install(needed.arm.name, needed.cell, files)
         job.run(item, job.source.open(), store, cache_dir=job.cache_dir)
         return (item.arm.name, item.cell), store.files(item.arm.name, item.cell)

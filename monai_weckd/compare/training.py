@@ -268,14 +268,14 @@ class ComparedBundle:
         shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
         return arm_overrides(arm, _size(self.config_of(arm)), shards=shards, labeled=labeled, overlay=overlay)
 
-    def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: str | None = None) -> str:
+    def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: Sequence[str] = ()) -> str:
         """Return a digest of everything that determines the result of a run, except the images themselves.
 
         Args:
             arm: the arm.
             split: the split.
             seed: the seed of the run.
-            needs: digest of the run whose labels this run uses, default None.
+            needs: digests of the runs that this run uses, default none.
 
         """
         parts = {
@@ -286,7 +286,7 @@ class ComparedBundle:
             "items": self._item_keys,
             "classes": self.datalist.classes,
             "seed": seed,
-            "needs": needs,
+            "needs": list(needs),
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

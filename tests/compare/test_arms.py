@@ -40,10 +40,15 @@ def test_unknown_arm_names_the_nearest():
 
 
 def test_arms_come_after_those_whose_labels_they_use():
-    for names in (None, ["ensemble", "fixmatch+labels", "first"]):
+    for names in (None, ["ensemble", "fixmatch+labels", "two_views"]):
         arms = choose_arms(names, active=True, solved=False)
         place = [arm.name for arm in arms]
-        assert all(place.index(arm.needs) < place.index(arm.name) for arm in arms if arm.needs)
+        assert all(place.index(needed) < place.index(arm.name) for arm in arms for needed in arm.needs)
+    assert [arm.name for arm in choose_arms(["two_views"], active=True, solved=True)] == [
+        "chain",
+        "tuned+labels",
+        "two_views",
+    ]
     assert [arm.name for arm in choose_arms(["fixmatch+labels"], active=True, solved=False)] == [
         "chain",
         "fixmatch+labels",
@@ -148,11 +153,11 @@ def test_every_arm_is_one_of_every_bundle(folder, overlays, tmp_path):
         changed.refuse_unused()
         plan, chain = changed.value("plan#settings"), changed.value("chain")
         solved = changed["train#trainer#iteration_update"] is not None
-        assert solved == (arm.kind == "solved" or (name == "chain" and not overlays))
+        assert solved == (arm.kind == "solved" or (arm.kind == "configured" and not overlays))
         if solved:
             assert changed.value("max_epochs") == plan.num_stages
             assert changed["iterations_per_epoch"] == 1
-        if arm.file is None and name != "chain":
+        if arm.file is None and arm.plain:
             assert (plan.selection, changed["plan#shards"]) == ("random", None)
             assert solved or chain.accept == "always"
 

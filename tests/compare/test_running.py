@@ -15,6 +15,7 @@ import csv
 import functools
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import compared_runs
@@ -24,7 +25,7 @@ import pytest
 from monai_weckd.cli.main import main
 from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.folds import cross_validation_splits
-from monai_weckd.compare.running import execute, run_arm
+from monai_weckd.compare.running import ArmRun, execute, run_arm
 from monai_weckd.compare.schedule import plan_runs
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.summary import comparison_csv, summarize_comparison
@@ -82,6 +83,25 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
     assert not np.allclose(scores[0], scores[1], atol=1e-3)
     found = store.predictions("ensemble", (0, 0, 0), bundle.datalist.classes)
     assert found.probabilities == pytest.approx(np.mean(scores, axis=0))
+
+
+def test_two_views_are_averaged_without_a_training_of_their_own(data, tmp_path):
+    bundle, runs = planned(data, ["chain", "single_long+labels"], {"selection": "typical", "missing_classes": "allow"})
+    store = RunStore(tmp_path)
+    results = [execute(run, bundle, store, cache_dir=tmp_path / "cache") for run in runs.values()]
+    # stands for the fine-tuned network, whose training takes minutes
+    first, second = runs.values()
+    both = ArmRun(
+        replace(ARMS["two_views"], needs=tuple(runs)), first.split, 0, first.run_seed, "both", (first, second)
+    )
+    bundle.train = None
+    result = execute(both, bundle, store, cache_dir=tmp_path / "cache")
+    assert result["labels"] == results[0]["labels"]
+    assert result["cpu_seconds"] >= sum(found["cpu_seconds"] for found in results)
+    tables = [store.predictions(name, (0, 0, 0), bundle.datalist.classes).probabilities for name in runs]
+    found = store.predictions("two_views", (0, 0, 0), bundle.datalist.classes).probabilities
+    assert not np.allclose(*tables, atol=1e-3)
+    assert found == pytest.approx((tables[0] + tables[1]) / 2)
 
 
 def test_arms_are_compared_without_validation(data, tmp_path):
