@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from monai_weckd.bundle import BundleConfig
 from monai_weckd.engines.calibration import fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.networks import solve_head
+from monai_weckd.networks import StandardizedLinear, solve_head
 from monai_weckd.selection import SelectionContext, select_items
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -61,6 +62,13 @@ class Fold:
     train: np.ndarray
     test: np.ndarray
 
+    @cached_property
+    def inputs(self) -> torch.Tensor:
+        """The input of the bundle's linear layer, (N, D)."""
+        train, layer = self.features[self.train].double(), StandardizedLinear(self.features.shape[1], 1)
+        layer.fit(train.mean(dim=0), train.std(dim=0, correction=0))
+        return layer.standardize(self.features)
+
     def evaluate(self, labeled: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
         """Solve a head as :py:class:`monai_weckd.engines.HeadSolver` does.
 
@@ -72,26 +80,27 @@ class Fold:
             tells; the probabilities of all items, (N, C).
 
         """
-        train, target = self.features[self.train].double(), torch.from_numpy(self.labels[labeled])
+        target, inputs = torch.from_numpy(self.labels[labeled]), self.inputs
+        nothing = torch.zeros(inputs.shape[1])
         head = solve_head(
-            self.features[labeled],
+            inputs[labeled],
             target,
             self.groups[labeled].tolist(),
             num_classes=int(self.labels.max()) + 1,
-            mean=train.mean(dim=0),
-            scale=train.std(dim=0, correction=0),
+            mean=nothing,
+            scale=nothing + 1,
         )
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out = head.out_of_fold[known].clamp(min=-1e4)
         temperature = fit_temperature(held_out, target[known]) if known.any() else 1.0
-        logits = (self.features.double() @ head.weight.T + head.bias) / temperature
+        logits = (inputs.double() @ head.weight.T + head.bias) / temperature
         probabilities = torch.softmax(logits, dim=1).numpy()
         tested = classification_metrics(probabilities[self.test], self.labels[self.test])
         figures = {name: float(tested[name]) for name in ("balanced_accuracy", "ece")}
         others = np.setdiff1d(self.train, labeled)
         if known.all() and len(others) >= len(labeled):
             names = self.groups[others].tolist()
-            unseen = head.unseen_logits(self.features[others], names)
+            unseen = head.unseen_logits(inputs[others], names)
             found = estimate_accuracy(held_out, target, self.groups[labeled].tolist(), unseen, names)
             figures["estimate"] = found["balanced_accuracy"]["value"]
             figures["low"], figures["high"] = found["balanced_accuracy"]["interval"]

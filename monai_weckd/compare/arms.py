@@ -252,7 +252,7 @@ def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> l
             raise ValueError(f"arms: expected some of {', '.join(ARMS)}, got {name!r}. {nearest(name, list(ARMS))}")
     wanted = set(names)
     # an arm stands behind those that it needs
-    for arm in reversed(ARMS.values()):
+    for arm in reversed(_TABLE):
         wanted.update(arm.needs if arm.name in wanted else ())
     return [arm for arm in ARMS.values() if arm.name in wanted]
 

@@ -27,6 +27,7 @@ from monai_weckd.engines.calibration import fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import find_head, find_module, unwrap
+from monai_weckd.networks.pooled import StandardizedLinear
 from monai_weckd.networks.solved_head import SolvedHead, solve_head
 from monai_weckd.utils.enums import INDEX, DistillationKeys
 
@@ -45,7 +46,8 @@ class HeadSolver:
 
     The backbone is frozen, so a stage is a convex problem, see :py:func:`monai_weckd.networks.solve_head`: no learning
     rate, no epochs, no seed. One iteration solves it, and further ones of a stage change nothing. The features are
-    standardized over all training items, with or without a label. Cross-validation, whose folds hold whole groups,
+    standardized over all training items, with or without a label, and bounded where the head is a
+    :py:class:`~monai_weckd.networks.StandardizedLinear`. Cross-validation, whose folds hold whole groups,
     chooses the penalty and calibrates the logits; no label is spent on either. It also tells how good the head is on
     images of unseen groups: ``out_of_fold`` in the chain's state holds the metrics of
     :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. For labels that
@@ -88,22 +90,19 @@ class HeadSolver:
         items = [chain.state.items[place] for place in places]
         features, target = dataset.gather(places), torch.tensor([labels[item["id"]] for item in items])
         engine.state.batch = {INDEX: torch.tensor(places)}
-        mean, scale = dataset.moments()
-        head = solve_head(
-            features,
-            target,
-            [item["group"] for item in items],
-            num_classes=len(chain.plan.classes),
-            mean=mean,
-            scale=scale,
-        )
+        layer = self._layer(engine)
+        head = _solve(layer, features, target, items, dataset, num_classes=len(chain.plan.classes))
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out, told = _finite(head.out_of_fold[known]), target[known]
         temperature = fit_temperature(held_out, told) if known.any() else 1.0
-        self._load(engine, head.weight / temperature, head.bias / temperature)
+        with torch.no_grad():
+            layer.weight.copy_(head.weight / temperature)
+            layer.bias.copy_(head.bias / temperature)
         found = _metrics(held_out / temperature, told, head.penalty)
         whole = bool(known.all()) and len(target.unique()) == len(chain.plan.classes)
-        found["estimate"] = _estimate(head, held_out, target, items, chain.state.items, dataset) if whole else None
+        found["estimate"] = (
+            _estimate(head, layer, held_out, target, items, chain.state.items, dataset) if whole else None
+        )
         chain.state.keep_out_of_fold(found)
         self._solved = features, target
         return self._output(engine, features, target)
@@ -119,16 +118,14 @@ class HeadSolver:
             raise ValueError("averaging: expected 0 with a solved head, got another. Pass averaging=0.")
         return dataset
 
-    def _load(self, engine: SupervisedTrainer, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def _layer(self, engine: SupervisedTrainer) -> torch.nn.Linear:
         network = unwrap(engine.network)
         layer = find_module(network, find_head(network, self.head_layer))
         if not isinstance(layer, torch.nn.Linear) or layer.bias is None:
             raise TypeError(
                 f"head_layer: expected a torch.nn.Linear with a bias, got {layer}. Name the classification head."
             )
-        with torch.no_grad():
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
+        return layer
 
     def _output(self, engine: SupervisedTrainer, features: torch.Tensor, target: torch.Tensor) -> Any:
         device = engine.state.device
@@ -156,6 +153,31 @@ def _warn_of_steps(engine: SupervisedTrainer) -> None:
         )
 
 
+def _solve(
+    layer: torch.nn.Linear,
+    features: torch.Tensor,
+    target: torch.Tensor,
+    items: Sequence[Mapping[str, Any]],
+    dataset: EmbeddingDataset,
+    *,
+    num_classes: int,
+) -> SolvedHead:
+    """Return the head for features as the layer gets them; standardize over all images of the data set."""
+    groups, (mean, deviation) = [item["group"] for item in items], dataset.moments()
+    if isinstance(layer, StandardizedLinear):
+        layer.fit(mean, deviation)
+        mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
+    inputs = _inputs(layer, features)
+    return solve_head(inputs, target, groups, num_classes=num_classes, mean=mean, scale=deviation)
+
+
+def _inputs(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
+    """Return what the weights of a layer are multiplied with, (N, D), on the CPU."""
+    if isinstance(layer, StandardizedLinear):
+        return layer.standardize(features.to(layer.mean.device)).cpu()
+    return features
+
+
 def _finite(logs: torch.Tensor) -> torch.Tensor:
     """Return log-probabilities without minus infinity, which a class without a label has."""
     return logs.clamp(min=-1e4)
@@ -171,6 +193,7 @@ def _metrics(logs: torch.Tensor, target: torch.Tensor, penalty: float) -> dict[s
 
 def _estimate(
     head: SolvedHead,
+    layer: torch.nn.Linear,
     held_out: torch.Tensor,
     target: torch.Tensor,
     labeled: Sequence[Mapping[str, Any]],
@@ -184,5 +207,5 @@ def _estimate(
         return None
     groups, names = [item["group"] for item in labeled], [items[place]["group"] for place in places]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK)]
-    others = torch.cat([head.unseen_logits(dataset.gather(places[part]), names[part]) for part in chunks])
-    return estimate_accuracy(held_out, target, groups, others, names)
+    logits = [head.unseen_logits(_inputs(layer, dataset.gather(places[part])), names[part]) for part in chunks]
+    return estimate_accuracy(held_out, target, groups, torch.cat(logits), names)

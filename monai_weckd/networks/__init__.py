@@ -18,7 +18,7 @@ from .ensemble import MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
 from .outputs import TakeOutput
-from .pooled import PooledClassifier
+from .pooled import PooledClassifier, StandardizedLinear
 from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
@@ -33,6 +33,7 @@ __all__ = [
     "OnnxNetwork",
     "PooledClassifier",
     "SolvedHead",
+    "StandardizedLinear",
     "StoredLogits",
     "TakeOutput",
     "extract",

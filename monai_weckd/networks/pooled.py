@@ -20,15 +20,73 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["PooledClassifier"]
+__all__ = ["PooledClassifier", "StandardizedLinear"]
+
+
+class StandardizedLinear(nn.Linear):
+    """Apply a linear layer to the hyperbolic tangent of standardized features.
+
+    Pooled features have long tails: without the bound, a head for a few labels depends on the few largest of their
+    features. :py:meth:`fit` sets mean and standard deviation; before it, features are taken as standardized.
+
+    Args:
+        in_features: number of features, D.
+        out_features: number of logits, C.
+
+    Example::
+
+        >>> layer = StandardizedLinear(2, 3)
+        >>> layer.fit(mean=torch.tensor([1.0, 5.0]), deviation=torch.tensor([2.0, 0.0]))
+        >>> layer.standardize(torch.tensor([[3.0, 5.0], [101.0, 5.0]]))  # a constant feature tells nothing
+        tensor([[0.7616, 0.0000],
+                [1.0000, 0.0000]])
+
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("scale", torch.ones(in_features))  # one over the standard deviation
+
+    def fit(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """Set what the features are standardized by.
+
+        Args:
+            mean: mean of each feature, (D,).
+            deviation: standard deviation of each feature, (D,).
+
+        """
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(deviation > 0, 1 / deviation, 0))
+
+    def standardize(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the input of the linear layer, (B, D), between -1 and 1.
+
+        Args:
+            features: (B, D).
+
+        """
+        return torch.tanh((features - self.mean) * self.scale)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (B, C).
+
+        Args:
+            features: (B, D).
+
+        """
+        return super().forward(self.standardize(features))
 
 
 class PooledClassifier(nn.Module):
-    """Classify by a linear layer on the features of a network, averaged over each image and over its flips.
+    """Classify by the features of a network, averaged over each image and over its flips.
 
     The features are the global averages of the outputs of ``layers`` and the input of the network's own head, at each
-    size of ``shrink``. The classifier is linear, so the average of the flips' features gives the average of their
-    logits. State and export are those of a plain network; ``classifier`` is the last linear layer.
+    size of ``shrink``. State and export are those of a plain network; ``classifier``, a
+    :py:class:`StandardizedLinear`, is the last linear layer.
 
     Args:
         network: the network; its head is taken off.
@@ -78,7 +136,7 @@ class PooledClassifier(nn.Module):
         with torch.no_grad():
             width = self._features(torch.zeros(1, *input_shape)).shape[1]
         network.train(training)
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = StandardizedLinear(width, num_classes)
 
     def extra_repr(self) -> str:
         """Return the options that the weights do not show."""

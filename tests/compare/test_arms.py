@@ -148,7 +148,7 @@ def test_every_arm_is_one_of_every_bundle(folder, overlays, tmp_path):
     items = [{"id": f"{n}", "image": "-", "label": n % 2, "group": f"{n}"} for n in range(60)]
     bundle.datalist = Datalist(items, ("ill", "well"))
     split = FoldSplit(0, 0, {item["id"]: "train" for item in items})
-    for name, arm in ARMS.items():
+    for arm in ARMS.values():
         changed = bundle.changed(arm, bundle.overrides(arm, split))
         changed.refuse_unused()
         plan, chain = changed.value("plan#settings"), changed.value("chain")

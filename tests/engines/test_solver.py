@@ -25,13 +25,19 @@ from monai_weckd.data import ByteCacheDataset
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver, fit_temperature
 from monai_weckd.handlers import FrozenBackbone
 from monai_weckd.losses import DistillationLoss
-from monai_weckd.networks import extract, freeze, solve_head
+from monai_weckd.networks import StandardizedLinear, extract, find_head, freeze, solve_head
 
 CLASSES = ("a", "b", "c")
 
 
-def make_solved(*, num_stages=3, embed=True, max_epochs=None, epoch_length=1, chain=None, decollate=False):
+def make_solved(
+    *, num_stages=3, embed=True, max_epochs=None, epoch_length=1, chain=None, decollate=False, bounded=False
+):
     network = make_network()
+    if bounded:
+        parent, _, name = find_head(network).rpartition(".")
+        features = network.get_submodule(find_head(network)).in_features
+        setattr(network.get_submodule(parent), name, StandardizedLinear(features, 3))
     backbone = FrozenBackbone(network)
     items = make_items()
     plan = plan_chain(items, held_out(policy="cumulative", num_stages=num_stages, seed=0), classes=CLASSES)
@@ -81,6 +87,30 @@ def test_a_stage_ends_with_the_solution_for_its_labels():
     for name, tensor in before.state_dict().items():
         if not name.startswith(head_name):
             assert torch.equal(tensor, trainer.network.state_dict()[name]), name
+
+
+def test_a_layer_that_bounds_its_features_gets_the_solution_for_bounded_features():
+    trainer, _, images = make_solved(num_stages=1, bounded=True)
+    trainer.run()
+    layer = trainer.network.get_submodule(find_head(trainer.network))
+    features, logits = extract(trainer.network, images)
+    bounded = torch.tanh((features - features.mean(0)) / features.std(0, correction=0)).nan_to_num()
+    items = {item["id"]: (place, item) for place, item in enumerate(images.data)}
+    chosen = sorted((items[key] for key in trainer.plan.stages[-1].labeled), key=lambda found: found[0])
+    places, labels = [place for place, _ in chosen], torch.tensor([item["label"] for _, item in chosen])
+    size = bounded.shape[1]
+    head = solve_head(
+        bounded[places],
+        labels,
+        [item["group"] for _, item in chosen],
+        num_classes=3,
+        mean=torch.zeros(size),
+        scale=torch.ones(size),
+    )
+    temperature = fit_temperature(head.out_of_fold, labels)
+    torch.testing.assert_close(layer.weight.double() * temperature, head.weight, rtol=1e-3, atol=1e-4)
+    expected = (bounded.double() @ head.weight.T + head.bias) / temperature
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_each_stage_is_recorded_and_uses_all_labels_so_far():

@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import io
+import math
 from copy import deepcopy
 
 import pytest
 import torch
 from monai.networks.nets import ResNet
 
-from monai_weckd.networks import EfficientNetLite, PooledClassifier, extract, find_head
+from monai_weckd.networks import EfficientNetLite, PooledClassifier, StandardizedLinear, extract, find_head
 
 torch.manual_seed(0)
 LAYERS = ["blocks.4", "blocks.10"]
@@ -52,12 +53,15 @@ def test_features_are_averages_over_places_and_flips_at_each_size():
     torch.testing.assert_close(logits, network.classifier(features))
 
 
-def test_logits_are_the_mean_of_the_logits_of_the_flips():
-    network, one = build(shrink=(1,)), build(shrink=(1,), flip_average=[])
-    one.load_state_dict(network.state_dict())
-    image = torch.rand(2, 3, 64, 64)
-    flips = [image, image.flip(2), image.flip(3), image.flip(2, 3)]
-    torch.testing.assert_close(network(image), sum(map(one, flips)) / 4, atol=1e-5, rtol=1e-4)
+def test_features_are_standardized_and_bounded_before_the_weights():
+    layer, features = StandardizedLinear(3, 2), torch.tensor([[1.0, 2.0, 7.0], [-3.0, 1e6, 7.0]])
+    layer.fit(mean=torch.tensor([-1.0, 2.0, 7.0]), deviation=torch.tensor([2.0, 4.0, 0.0]))
+    known = torch.tensor([[math.tanh(1), 0.0, 0.0], [math.tanh(-1), 1.0, 0.0]])
+    torch.testing.assert_close(layer.standardize(features), known)
+    torch.testing.assert_close(layer(features), known @ layer.weight.T + layer.bias)
+    other = StandardizedLinear(3, 2)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(features), layer(features))
 
 
 def test_a_copy_and_a_loaded_state_give_the_same():
