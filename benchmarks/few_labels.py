@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Fold:
         groups: (N,).
         train: indices of the training items.
         test: indices of the others.
+        bounded: whether the bundle's linear layer bounds standardized features.
 
     """
 
@@ -61,13 +62,16 @@ class Fold:
     groups: np.ndarray
     train: np.ndarray
     test: np.ndarray
+    bounded: bool = True
 
     @cached_property
     def inputs(self) -> torch.Tensor:
         """The input of the bundle's linear layer, (N, D)."""
         train, layer = self.features[self.train].double(), StandardizedLinear(self.features.shape[1], 1)
         layer.fit(train.mean(dim=0), train.std(dim=0, correction=0))
-        return layer.standardize(self.features)
+        if self.bounded:
+            return layer.standardize(self.features)
+        return (self.features - layer.mean) * layer.scale
 
     def evaluate(self, labeled: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
         """Solve a head as :py:class:`monai_weckd.engines.HeadSolver` does.
@@ -177,12 +181,17 @@ def measure(
         splitter = StratifiedGroupKFold(5, shuffle=True, random_state=draw)
         for number, (train, test) in enumerate(splitter.split(labels, labels, groups)):
             fold = Fold(features, labels, groups, train, test)
+            unbounded = replace(fold, bounded=False)
             figures: dict[str, Any] = {"draw": draw, "fold": number}
             for budget in budgets:
                 count = stage_size(budget, len(train), int(labels.max()) + 1)
-                figures[budget] = {rule: [found for _, found, _ in fold.chain(rule, count, draw)] for rule in RULES}
-            figures["5 of each class"] = fold.evaluate(fold.some_of_each_class(5 * draw + number))[0]
-            figures["all"] = fold.evaluate(train)[0]
+                stages = {rule: list(fold.chain(rule, count, draw)) for rule in RULES}
+                figures[budget] = {rule: [one for _, one, _ in chain] for rule, chain in stages.items()}
+                for labeled, one, _ in stages["herding"]:
+                    one["unbounded"] = unbounded.evaluate(labeled)[0]["balanced_accuracy"]
+            for name, labeled in {"5 of each class": fold.some_of_each_class(5 * draw + number), "all": train}.items():
+                figures[name] = fold.evaluate(labeled)[0]
+                figures[name]["unbounded"] = unbounded.evaluate(labeled)[0]["balanced_accuracy"]
             found.append(figures)
             print(f"{draw} {number}", flush=True)
     return found
@@ -201,9 +210,9 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
 
     """
     lines = [
-        "| labels of a stage | after | chosen | random | chosen minus random | chosen minus all | ECE "
-        "| cross-validation minus test | estimate minus test | its interval holds test |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| labels of a stage | after | chosen | bounded minus not | random | chosen minus random | chosen minus all "
+        "| ECE | cross-validation minus test | estimate minus test | its interval holds test |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     everything = [fold["all"]["balanced_accuracy"] for fold in folds]
     for budget in (budget for budget in BUDGETS if budget in folds[0]):
@@ -217,6 +226,7 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
             covered = [one["low"] <= one["balanced_accuracy"] <= one["high"] for one in chosen if "low" in one]
             cells = [
                 _mean(score),
+                _gain(chosen),
                 _mean(other),
                 _mean(np.subtract(score, other), "+"),
                 _mean(np.subtract(score, everything), "+"),
@@ -226,10 +236,15 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
                 f"{sum(covered)} of {len(covered)}",
             ]
             lines.append(f"| {budget} | stage {stage + 1} | {' | '.join(cells)} |")
-    few, calibration = ([fold["5 of each class"][name] for fold in folds] for name in ("balanced_accuracy", "ece"))
-    lines.append(f"| 5 of each class, nothing else | | | {_mean(few)} | | | {_mean(calibration)} | | | |")
-    lines.append(f"| all | | | {_mean(everything)} | | | {_mean(fold['all']['ece'] for fold in folds)} | | | |")
+    for name in ("5 of each class", "all"):
+        found = [fold[name] for fold in folds]
+        score, calibration = (_mean(one[key] for one in found) for key in ("balanced_accuracy", "ece"))
+        lines.append(f"| {name}, nothing else | | | {_gain(found)} | {score} | | | {calibration} | | | |")
     return lines
+
+
+def _gain(found: Iterable[dict[str, float]]) -> str:
+    return _mean((one["balanced_accuracy"] - one["unbounded"] for one in found), "+")
 
 
 def main() -> None:

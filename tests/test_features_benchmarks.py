@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.few_labels import Fold
+from benchmarks.few_labels import Fold, measure, table
 from benchmarks.volumes import SIZE, SLICES, slices_of
 
 
@@ -42,3 +42,18 @@ def test_a_chain_in_memory_has_the_labels_of_its_stages():
     assert len(set(labeled)) == 20
     assert max(labeled) < 100
     assert (probabilities[100:].argmax(1) == labels[100:]).mean() > 0.9
+
+
+def test_every_figure_has_its_counterpart_without_the_bound():
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    features = torch.from_numpy(random.normal(labels[:, None], 2, (120, 6))).float()
+    features[:, 0] = features[:, 0] ** 9  # the bound shows
+    found = measure((features, labels, np.arange(120).astype(str)), 1, ["5 %"])
+    assert len(found) == 5
+    assert all(
+        {"balanced_accuracy", "unbounded"} <= fold[name].keys() for fold in found for name in ("all", "5 of each class")
+    )
+    assert any(fold["all"]["balanced_accuracy"] != fold["all"]["unbounded"] for fold in found)
+    lines = table(found)
+    assert len({line.count("|") for line in lines}) == 1
