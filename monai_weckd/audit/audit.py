@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.audit.duplicates import exact_duplicates, look_alike_groups, near_duplicates, near_pairs
-from monai_weckd.audit.embedding import embedded_images
+from monai_weckd.audit.embedding import check_frozen, embedded_images
 from monai_weckd.audit.findings import KINDS, Finding
 from monai_weckd.audit.labels import contradicted_labels, label_probabilities
 from monai_weckd.audit.quality import other_kinds, poor_images, quality_measures
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.prepared import Preparation
 from monai_weckd.data.verify import find_faults
 
 __all__ = ["Audit", "audit_data"]
@@ -77,7 +78,10 @@ def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
             the first after preprocessing.
 
     """
-    faults = find_faults(datalist.items)
+    check_frozen(config)
+    for key in ("imports", "initialize"):
+        config.value(key)
+    faults = find_faults(datalist.items, Preparation(config.value("train#preprocessing"), config.spatial_dims))
     good = [item for item in datalist.items if item["id"] not in faults]
     bad = [item for item in datalist.items if item["id"] in faults]
     if not good:
@@ -88,7 +92,9 @@ def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
     dataset = embedded_images(config, datalist._replace(items=good))
     embeddings, images = dataset.gather(range(len(good))), dataset.images
     unreadable = [
-        Finding("unreadable", (place,), faults[item["id"]]) for place, item in enumerate(bad, start=len(good))
+        # a fault may name another file of a series: its place in the data set will do
+        Finding("unreadable", (place,), faults[item["id"]].replace(item["image"].removesuffix(item["id"]), ""))
+        for place, item in enumerate(bad, start=len(good))
     ]
     exact, kept = exact_duplicates(good)
     pairs, near_limits = near_pairs(embeddings, images, good, kept)

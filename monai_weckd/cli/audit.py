@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 
 __all__ = ["add_audit"]
 
@@ -38,7 +38,7 @@ def add_audit(commands: Any) -> None:
     add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
     add("--output_dir", type=Path, required=True, help="folder for audit.html, audit.csv and audit.json")
     add("--overwrite", action="store_true", help="replace an earlier audit in that folder")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of train.json; repeatable")
+    add_changes(parser)
 
 
 def _audit(args: argparse.Namespace) -> None:
@@ -53,9 +53,11 @@ def _audit(args: argparse.Namespace) -> None:
     # fails before the work, not after it, if a package for the page is missing
     check_page()
     limit_threads()
-    config = BundleConfig(args.bundle, changes=parse_changes(args.set))
-    datalist = load_datalist(args.dataset_dir)
+    config = BundleConfig(args.bundle, overlays=args.config_file, changes=parse_changes(args.set))
+    datalist = load_datalist(args.dataset_dir, spatial_dims=config.spatial_dims)
     folder = prepare_folder(args.output_dir, overwrite=args.overwrite)
+    if text := datalist.passed_over.text():
+        print(text)
     print(f"reading {len(datalist.items)} images; each goes through the network once", flush=True)
     audit = audit_data(config, datalist)
     write_audit(audit, folder, picture=image_png, about={"bundle": config.root.name})

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import PATIENT, write_dicom
+from dicom_files import PATIENT, dicom_dataset, write_dicom, write_series
 from PIL import Image
+from pydicom.uid import BasicTextSRStorage, EncapsulatedPDFStorage, SegmentationStorage
 
 from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
@@ -86,6 +87,81 @@ def test_dicom_files_leave_nothing_of_the_patient(tmp_path):
     assert not [value for value in PATIENT.values() if value.encode() in written]
 
 
+def write_other_kinds(folder, rng):
+    """Write DICOM objects of many kinds: a gray, a color, a truncated one, several frames, a mask, a report, a PDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gray = rng.integers(0, 255, (40, 50), dtype=np.uint8)
+    write_dicom(folder / "gray.dcm", gray)
+    write_dicom(folder / "color.dcm", rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    write_dicom(folder / "frames.dcm", rng.integers(0, 255, (6, 40, 50), dtype=np.uint8))
+    write_dicom(folder / "mask.dcm", gray, SOPClassUID=SegmentationStorage)
+    cut = Path(write_dicom(folder / "cut.dcm", gray))
+    cut.write_bytes(cut.read_bytes()[:-500])
+    for name, kind in {"report": BasicTextSRStorage, "letter": EncapsulatedPDFStorage}.items():
+        dataset = dicom_dataset(gray, SOPClassUID=kind)
+        for keyword in ("PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel"):
+            delattr(dataset, keyword)
+        dataset.save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    (folder / "empty.dcm").touch()
+    (folder / "text.dcm").write_text("no image")
+
+
+REASONS = {
+    "cut.dcm": "cannot be decoded",
+    "mask.dcm": "expected an image, got a mask (Segmentation). Leave it out.",
+    "report.dcm": "expected an image, got a DICOM object without pixels (Basic Text SR). Leave it out.",
+    "letter.dcm": "expected an image, got a DICOM object without pixels (Encapsulated PDF). Leave it out.",
+    "empty.dcm": "expected an image, got an empty file.",
+    "text.dcm": "expected a DICOM file",
+}
+
+
+def test_every_kind_of_dicom_object_is_used_or_listed_with_a_reason(tmp_path):
+    rng = np.random.default_rng(0)
+    write_other_kinds(tmp_path / "data" / "ill", rng)
+    (tmp_path / "data" / "well").mkdir()
+    for number in range(4):
+        write_dicom(tmp_path / "data" / "well" / f"{number}.dcm", rng.integers(0, 255, (40, 50), dtype=np.uint8))
+    assert audit(tmp_path / "data", tmp_path / "out") == 0
+    found = {Path(row["file"]).name: row["text"] for row in table(tmp_path / "out") if row["kind"] == "unreadable"}
+    expected = {**REASONS, "frames.dcm": "expected an image of 2 dimensions, got 3 (50 x 40 x 6)."}
+    assert found.keys() == expected.keys()
+    assert all(found[name].startswith(reason) for name, reason in expected.items())
+
+
+def test_every_kind_is_used_or_listed_among_volumes(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    write_other_kinds(tmp_path / "data" / "ill", rng)
+    for number in range(3):
+        volume = rng.integers(0, 255, (12, 12, 6), dtype=np.uint8)
+        write_series(tmp_path / "data" / "well" / str(number), volume, np.eye(4))
+    assert audit(tmp_path / "data", tmp_path / "out", bundle="brain_mri_3d", size="[32,32,32]") == 0
+    found = {Path(row["file"]).name: row["text"] for row in table(tmp_path / "out") if row["kind"] == "unreadable"}
+    flat = "expected an image of 3 dimensions, got 2 (50 x 40). Convert it or leave it out."
+    expected = {name: reason for name, reason in REASONS.items() if name not in ("report.dcm", "letter.dcm")}
+    expected = {**expected, "gray.dcm": flat, "color.dcm": flat}
+    assert found.keys() == expected.keys()
+    assert all(found[name].startswith(reason) for name, reason in expected.items())
+    content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert content["images"] == len(expected) + 4  # frames.dcm is a volume
+    assert "files passed over: 2 (DICOM without pixels 2)" in capsys.readouterr().out
+
+
+def test_a_reason_names_another_file_by_its_place_in_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        volume = rng.integers(0, 255, (12, 12, 4), dtype=np.uint8)
+        for number, file in enumerate(write_series(tmp_path / name, volume, np.eye(4))):
+            (tmp_path / "data" / "ill").mkdir(parents=True, exist_ok=True)
+            Path(file).rename(tmp_path / "data" / "ill" / f"{name}{number}.dcm")
+    (tmp_path / "data" / "ill" / "text.dcm").write_text("no image")
+    write_series(tmp_path / "data" / "well", volume, np.eye(4))
+    assert audit(tmp_path / "data", tmp_path / "out", bundle="brain_mri_3d", size="[32,32,32]") == 0
+    assert str(tmp_path) not in (tmp_path / "out" / "audit.csv").read_text(encoding="utf-8")
+    texts = [row["text"] for row in table(tmp_path / "out") if row["kind"] == "unreadable"]
+    assert sum(text.startswith("ill/text.dcm: expected a DICOM file") for text in texts) == 2
+
+
 def test_volumes(tmp_path):
     make_phantom("brain_mri_3d", tmp_path / "data", items=6, seed=0)
     assert audit(tmp_path / "data", tmp_path / "out", bundle="brain_mri_3d", size="[32,32,32]") == 0
@@ -99,6 +175,8 @@ def test_volumes(tmp_path):
         (["--bundle", "/no/such/bundle"], "error: bundle: expected configs/train.json in '/no/such/bundle', got none."),
         (["--dataset_dir", "/no/such/data"], "error: dataset_dir: expected an existing folder, got '/no/such/data'."),
         (["--set", "backbone#freeze=false"], "error: bundle: expected a frozen network"),
+        (["--config_file", "scratch.json"], "error: bundle: expected a frozen network"),
+        (["--config_file", "no.json"], "error: config_file: expected a file, or the name of one in"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_written(pictures, tmp_path, capsys, options, message):
@@ -107,6 +185,15 @@ def test_a_wrong_option_is_one_line_before_anything_is_written(pictures, tmp_pat
     assert error.startswith(message)
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_overlay_is_merged(pictures, tmp_path, capsys):
+    (tmp_path / "mine.json").write_text(json.dumps({"backbone#freeze": False}))
+    assert audit(pictures, tmp_path / "out", "--config_file", tmp_path / "mine.json") == 1
+    assert capsys.readouterr().err.startswith("error: bundle: expected a frozen network")
+    (tmp_path / "mine.json").write_text(json.dumps({"cache_dir": str(tmp_path / "cache")}))
+    assert audit(pictures, tmp_path / "out", "--config_file", tmp_path / "mine.json") == 0
+    assert any((tmp_path / "cache").iterdir())
 
 
 def test_an_earlier_audit_stays(pictures, tmp_path, capsys):
