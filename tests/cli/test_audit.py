@@ -25,6 +25,8 @@ from pydicom.uid import BasicTextSRStorage, EncapsulatedPDFStorage, Segmentation
 
 from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
+from monai_weckd.utils.records import sealed_json
+from monai_weckd.utils.tables import table_text
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -79,12 +81,16 @@ def test_dicom_files_leave_nothing_of_the_patient(tmp_path):
     for number in range(8):
         path = tmp_path / "data" / ("ill", "well")[number % 2] / f"{number}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_dicom(path, rng.integers(0, 255, (40, 50), dtype=np.uint8))
+        hidden = {"InstitutionName": "Mercy", "StationName": "MR-7"}
+        write_dicom(path, rng.integers(0, 255, (40, 50), dtype=np.uint8), PatientAge="045Y", **hidden)
     shutil.copy(tmp_path / "data" / "ill" / "0.dcm", tmp_path / "data" / "well" / "copy.dcm")
     assert audit(tmp_path / "data", tmp_path / "out", bundle="brain_mri") == 0
     assert table(tmp_path / "out")[0]["kind"] == "exact_duplicate"
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
-    assert not [value for value in PATIENT.values() if value.encode() in written]
+    assert not [value for value in (*PATIENT.values(), "Mercy", "MR-7") if value.encode() in written]
+    content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    values = {row["attribute"]: row["value"] for row in content["subgroups"]}
+    assert values == {"all": "", "class": "well", "site": "site 1", "age": "40 to 49"}
 
 
 def write_other_kinds(folder, rng):
@@ -176,6 +182,10 @@ def test_volumes(tmp_path):
         (["--dataset_dir", "/no/such/data"], "error: dataset_dir: expected an existing folder, got '/no/such/data'."),
         (["--set", "backbone#freeze=false"], "error: bundle: expected a frozen network"),
         (["--config_file", "scratch.json"], "error: bundle: expected a frozen network"),
+        (
+            ["--run", "/no/such/run"],
+            "error: run: expected the output folder of a finished training, got '/no/such/run'",
+        ),
         (["--config_file", "no.json"], "error: config_file: expected a file, or the name of one in"),
     ],
 )
@@ -185,6 +195,31 @@ def test_a_wrong_option_is_one_line_before_anything_is_written(pictures, tmp_pat
     assert error.startswith(message)
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_columns_are_counted_and_a_training_is_measured(copy_ears, tmp_path, capsys):
+    copy_ears(tmp_path / "data", 24)
+    manifest = tmp_path / "data" / "manifest.csv"
+    header, *lines = manifest.read_text(encoding="utf-8").split()
+    lines = [f"{line},{'MF'[number % 2]},eye" for number, line in enumerate(lines)]
+    manifest.write_text("\n".join([f"{header},Gender,notes", *lines]), encoding="utf-8")
+    ids = [line.split(",")[0] for line in lines]
+    names = sorted({line.split(",")[1] for line in lines})
+    columns = ("id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in names))
+    rows = [dict(zip(columns, (key, "g", "test", names[0], names[0], 1.0, *[0.0] * 9))) for key in ids[:12]]  # noqa: B905
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "predictions.csv").write_text(table_text(columns, rows))
+    (tmp_path / "run" / "chain.json").write_text(sealed_json({"classes": names}, indent=1))
+    assert audit(tmp_path / "data", tmp_path / "out", "--run", tmp_path / "run") == 0
+    assert "columns not used: notes\n" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert content["run"] == {"split": "test", "images": 12, "absent": 0}
+    found = {row["value"]: row for row in content["subgroups"] if row["attribute"] == "sex"}
+    assert {name: (row["images"], row["result"]["images"]) for name, row in found.items()} == {
+        "female": (12, 6),
+        "male": (12, 6),
+    }
+    assert "Results of the training" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
 
 
 def test_an_overlay_is_merged(pictures, tmp_path, capsys):
