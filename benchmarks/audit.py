@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from monai_weckd.audit.audit import Audit, audit_data
+from monai_weckd.audit.embedding import embedded_images
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data import Datalist, load_datalist
+from monai_weckd.networks.solved_head import solve_head
 
-__all__ = ["count_found", "plant"]
+__all__ = ["cleanlab_suggestions", "count_found", "plant"]
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 PLANTED = 10  # copies, and wrong labels, of a draw
@@ -92,6 +95,26 @@ def count_found(audit: Audit, sources: dict[str, str], wrong: set[str]) -> dict[
     }
 
 
+def cleanlab_suggestions(config: BundleConfig, datalist: Datalist) -> list[str]:
+    """Return the ids that cleanlab suggests from out-of-fold probabilities of the same heads, by its own ranking.
+
+    Args:
+        config: the bundle's training configuration.
+        datalist: labeled items.
+
+    """
+    from cleanlab.filter import find_label_issues
+
+    items = datalist.items
+    labels, groups = np.array([item["label"] for item in items]), [item["group"] for item in items]
+    embeddings = embedded_images(config, datalist).gather(range(len(items)))
+    head = solve_head(embeddings, torch.from_numpy(labels), groups, num_classes=len(datalist.classes))
+    found = find_label_issues(
+        labels, head.out_of_fold.exp().numpy(), return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    return [items[place]["id"] for place in found]
+
+
 def main() -> None:
     """Print a line for each draw, and the means."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -102,6 +125,7 @@ def main() -> None:
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--no_groups", action="store_true", help="make each image its own group")
     parser.add_argument("--cache_dir", type=Path, help="where embeddings are kept")
+    parser.add_argument("--cleanlab", action="store_true", help="count what cleanlab finds as well")
     parser.add_argument("--output", type=Path, help="JSON with all figures")
     args = parser.parse_args()
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
@@ -121,6 +145,8 @@ def main() -> None:
             copies.mkdir()
             planted, sources, wrong = plant(datalist._replace(items=items), copies, seed=seed)
             figures.append(count_found(audit_data(config, planted), sources, wrong))
+            if args.cleanlab:
+                figures[-1]["by_cleanlab"] = len(wrong & set(cleanlab_suggestions(config, planted)[:FIRST]))
             print(seed, figures[-1], flush=True)
     for name in figures[0]:
         values = [found[name] for found in figures]

@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.audit.duplicates import exact_duplicates, look_alike_groups, near_duplicates, near_pairs
-from monai_weckd.audit.embedding import embedded_images
+from monai_weckd.audit.embedding import check_frozen, embedded_images
 from monai_weckd.audit.findings import KINDS, Finding
 from monai_weckd.audit.labels import contradicted_labels, label_probabilities
 from monai_weckd.audit.quality import other_kinds, poor_images, quality_measures
+from monai_weckd.audit.results import RunResults, measure_subgroup
+from monai_weckd.audit.subgroups import count_rows, item_attributes, subgroups
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.prepared import Preparation
 from monai_weckd.data.verify import find_faults
 
 __all__ = ["Audit", "audit_data"]
@@ -41,6 +44,10 @@ class Audit:
         findings: the findings, by kind in the order of ``KINDS``, each kind with the most important first.
         limits: by kind, the limits that the data set; NaN and absent where there was too little data.
         judged: number of labels that could be held against those of other groups.
+        subgroups: a row for each class, scanner, site, sex and age of the images that can be used: ``attribute``,
+            ``value``, numbers of ``images`` and ``groups``, the same of each of ``classes``, and the ``result`` of a
+            training, None without one.
+        run: the results of that training, default None.
 
     """
 
@@ -49,6 +56,8 @@ class Audit:
     findings: Sequence[Finding]
     limits: Mapping[str, Mapping[str, float]]
     judged: int
+    subgroups: Sequence[Mapping[str, Any]] = ()
+    run: RunResults | None = None
 
     def of_kind(self, kind: str) -> list[Finding]:
         """Return the findings of a kind, in order.
@@ -65,19 +74,30 @@ class Audit:
         return {kind: len(self.of_kind(kind)) for kind in KINDS}
 
 
-def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
+def audit_data(
+    config: BundleConfig,
+    datalist: Datalist,
+    *,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+    run: RunResults | None = None,
+) -> Audit:
     """Audit a data set.
 
     Args:
         config: training configuration of the bundle whose frozen network and preprocessing are used.
         datalist: the items.
+        columns: scanner, site, sex and age from the manifest, each with a value by item; default None: none.
+        run: the results of a training to measure on each subgroup, default None.
 
     Raises:
         ValueError: When the bundle's network is not frozen, no image can be read, or an image has another shape than
             the first after preprocessing.
 
     """
-    faults = find_faults(datalist.items)
+    check_frozen(config)
+    for key in ("imports", "initialize"):
+        config.value(key)
+    faults = find_faults(datalist.items, Preparation(config.value("train#preprocessing"), config.spatial_dims))
     good = [item for item in datalist.items if item["id"] not in faults]
     bad = [item for item in datalist.items if item["id"] in faults]
     if not good:
@@ -88,7 +108,9 @@ def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
     dataset = embedded_images(config, datalist._replace(items=good))
     embeddings, images = dataset.gather(range(len(good))), dataset.images
     unreadable = [
-        Finding("unreadable", (place,), faults[item["id"]]) for place, item in enumerate(bad, start=len(good))
+        # a fault may name another file of a series: its place in the data set will do
+        Finding("unreadable", (place,), faults[item["id"]].replace(item["image"].removesuffix(item["id"]), ""))
+        for place, item in enumerate(bad, start=len(good))
     ]
     exact, kept = exact_duplicates(good)
     pairs, near_limits = near_pairs(embeddings, images, good, kept)
@@ -103,4 +125,19 @@ def audit_data(config: BundleConfig, datalist: Datalist) -> Audit:
         [*unreadable, *exact, *near, *look_alike_groups([*exact, *near], good), *labels, *odd, *poor],
         {"near_duplicate": vars(near_limits), "other_kind": odd_limits, "quality": poor_limits},
         int(np.isfinite(probabilities).all(axis=1).sum()),
+        _subgroup_rows(good, datalist.classes, columns or {}, run),
+        run,
     )
+
+
+def _subgroup_rows(
+    items: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    columns: Mapping[str, Mapping[str, str]],
+    run: RunResults | None,
+) -> list[dict[str, Any]]:
+    found = subgroups(items, classes, item_attributes(items, columns))
+    return [
+        {**row, "result": run and measure_subgroup(run, [items[place] for place in part.places])}
+        for part, row in zip(found, count_rows(found, items, classes), strict=True)
+    ]

@@ -20,7 +20,24 @@ from monai_weckd.data.datalist import Datalist
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 
-__all__ = ["embedded_images"]
+__all__ = ["check_frozen", "embedded_images"]
+
+
+def check_frozen(config: BundleConfig) -> None:
+    """Refuse a bundle that trains its network.
+
+    Args:
+        config: the bundle's training configuration.
+
+    Raises:
+        ValueError: When its network is not frozen.
+
+    """
+    if "backbone#freeze" not in config or not config.value("backbone#freeze"):
+        raise ValueError(
+            f"bundle: expected a frozen network in {config.files[0]}, got one that is trained. "
+            "Pass a bundle whose train.json has backbone#freeze true, without overlays that change it."
+        )
 
 
 def embedded_images(config: BundleConfig, datalist: Datalist) -> Any:
@@ -29,21 +46,15 @@ def embedded_images(config: BundleConfig, datalist: Datalist) -> Any:
     Where the configuration has a ``cache_dir``, images and embeddings of earlier runs are read from there.
 
     Args:
-        config: the bundle's training configuration.
+        config: the bundle's training configuration, whose network is frozen.
         datalist: the items.
 
     Raises:
-        ValueError: When the bundle's network is not frozen, or an image has another shape than the first.
+        ValueError: When an image has another shape than the first.
 
     """
     plan = ChainPlan(datalist.classes, PlanSettings(), train=tuple(item["id"] for item in datalist.items))
     config = config.copy(datalist=datalist, plan=plan)
     for key in ("imports", "initialize"):
         config.value(key)
-    dataset = config.value("train#dataloader").dataset
-    if not hasattr(dataset, "fill"):
-        raise ValueError(
-            f"bundle: expected a frozen network in {config.files[0]}, got one that is trained. "
-            "Pass a bundle whose train.json has backbone#freeze true."
-        )
-    return dataset
+    return config.value("train#dataloader").dataset

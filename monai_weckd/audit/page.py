@@ -25,13 +25,15 @@ from PIL import Image
 
 from monai_weckd.audit.audit import Audit
 from monai_weckd.audit.findings import COLUMNS, KINDS, Finding, finding_rows
+from monai_weckd.audit.subgroups import ATTRIBUTES, table_rows
+from monai_weckd.audit.subgroups import COLUMNS as COUNT_COLUMNS
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize.report import data_uri, page_template
 
 __all__ = ["FILES", "check_page", "prepare_folder", "write_audit"]
 
-FILES = ("audit.html", "audit.csv", "audit.json")
+FILES = ("audit.html", "audit.csv", "audit_counts.csv", "audit.json")
 _TEMPLATE = "audit.html.jinja"
 _SHOWN = 20  # findings of a kind on the page
 _PIXELS = 112  # longer side of a thumbnail
@@ -75,7 +77,7 @@ def prepare_folder(output_dir: str | os.PathLike[str], *, overwrite: bool) -> Pa
 def write_audit(
     audit: Audit, output_dir: str | os.PathLike[str], *, picture: Callable[[str], bytes], about: Mapping[str, Any]
 ) -> None:
-    """Write ``audit.html``, ``audit.csv`` and ``audit.json``.
+    """Write ``audit.html``, ``audit.csv``, ``audit_counts.csv`` and ``audit.json``.
 
     Args:
         audit: the audit.
@@ -87,14 +89,17 @@ def write_audit(
     folder = Path(output_dir)
     rows = list(finding_rows(audit.findings, audit.items, audit.classes))
     content = {**_content(audit), **about}
-    page = page_template(_TEMPLATE).render(content=content, sections=list(_sections(audit, rows, picture)))
+    sections = list(_sections(audit, rows, picture))
+    page = page_template(_TEMPLATE).render(content=content, sections=sections, parts=_parts(audit))
     write_atomically(folder / "audit.csv", table_text(COLUMNS, rows))
+    write_atomically(folder / "audit_counts.csv", table_text(COUNT_COLUMNS, table_rows(audit.subgroups)))
     # escapes keep file names that are no UTF-8
     write_atomically(folder / "audit.json", json.dumps({**content, "findings": rows}, indent=1) + "\n")
     write_atomically(folder / "audit.html", page.encode("utf-8", errors="backslashreplace"))
 
 
 def _content(audit: Audit) -> dict[str, Any]:
+    run = audit.run
     return {
         "format": 1,
         "images": len(audit.items),
@@ -102,8 +107,19 @@ def _content(audit: Audit) -> dict[str, Any]:
         "classes": list(audit.classes),
         "judged_labels": audit.judged,
         "counts": audit.counts,
+        "subgroups": list(audit.subgroups),
+        "run": None if run is None else {"split": run.split, "images": len(run.probabilities), "absent": run.absent},
         "limits": {kind: dict(map(_finite, limits.items())) for kind, limits in audit.limits.items()},
     }
+
+
+def _parts(audit: Audit) -> list[dict[str, Any]]:
+    """Return the subgroups by attribute, in the order of the page; of one with many values, the first ones."""
+    parts = []
+    for attribute in ("all", "class", *ATTRIBUTES):
+        rows = [row for row in audit.subgroups if row["attribute"] == attribute]
+        parts.append({"attribute": attribute, "rows": rows[:_SHOWN], "more": len(rows[_SHOWN:])})
+    return parts
 
 
 def _finite(entry: tuple[str, float]) -> tuple[str, float | None]:

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 
 __all__ = ["add_audit"]
 
@@ -36,9 +36,10 @@ def add_audit(commands: Any) -> None:
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="the bundle whose preprocessing and frozen network are used")
     add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
-    add("--output_dir", type=Path, required=True, help="folder for audit.html, audit.csv and audit.json")
+    add("--output_dir", type=Path, required=True, help="folder for the page, its tables and audit.json")
+    add("--run", type=Path, dest="run_dir", metavar="OUTPUT_DIR", help="a finished training: show its results as well")
     add("--overwrite", action="store_true", help="replace an earlier audit in that folder")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of train.json; repeatable")
+    add_changes(parser)
 
 
 def _audit(args: argparse.Namespace) -> None:
@@ -46,19 +47,27 @@ def _audit(args: argparse.Namespace) -> None:
     from monai_weckd.audit.audit import audit_data
     from monai_weckd.audit.findings import KINDS
     from monai_weckd.audit.page import check_page, prepare_folder, write_audit
+    from monai_weckd.audit.results import read_run
+    from monai_weckd.audit.subgroups import ATTRIBUTES
     from monai_weckd.bundle.config import BundleConfig
     from monai_weckd.data.datalist import load_datalist
+    from monai_weckd.data.manifest import manifest_columns
     from monai_weckd.utils.system import limit_threads
 
     # fails before the work, not after it, if a package for the page is missing
     check_page()
     limit_threads()
-    config = BundleConfig(args.bundle, changes=parse_changes(args.set))
-    datalist = load_datalist(args.dataset_dir)
+    config = BundleConfig(args.bundle, overlays=args.config_file, changes=parse_changes(args.set))
+    datalist = load_datalist(args.dataset_dir, spatial_dims=config.spatial_dims)
+    columns = manifest_columns(args.dataset_dir, ATTRIBUTES, datalist.passed_over)
+    run = None if args.run_dir is None else read_run(args.run_dir, datalist)
     folder = prepare_folder(args.output_dir, overwrite=args.overwrite)
+    if text := datalist.passed_over.text():
+        print(text)
     print(f"reading {len(datalist.items)} images; each goes through the network once", flush=True)
-    audit = audit_data(config, datalist)
-    write_audit(audit, folder, picture=image_png, about={"bundle": config.root.name})
+    audit = audit_data(config, datalist, columns=columns, run=run)
+    about = {"bundle": config.root.name, "passed_over": datalist.passed_over.text()}
+    write_audit(audit, folder, picture=image_png, about=about)
     for kind, count in audit.counts.items():
         print(f"{count:6}  {KINDS[kind]}")
     print(f"written {folder / 'audit.html'}")

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -42,8 +42,7 @@ def add_compare(commands: Any) -> None:
     add("--bundle", type=Path, required=True, help="folder of the bundle")
     add("--dataset_dir", type=Path, required=True, help="the data, as for training")
     add("--output_dir", type=Path, required=True, help="folder for results; what is finished there is not done again")
-    add("--config_file", nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration")
+    add_changes(parser)
     add("--arms", help="names, separated by commas (default: all that make sense)")
     add("--reference", default="chain", help="the arm that the others are held against (default: %(default)s)")
     add("--folds", type=int, help="folds of the cross-validation (default: those of the data, else 5)")

@@ -19,7 +19,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 
 __all__ = ["add_label"]
 
@@ -42,8 +42,7 @@ def add_label(commands: Any) -> None:
     add("--studies", required=True, help="folder of the images, or the address of a DICOMweb service")
     add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series of it; repeatable")
     add("--output_dir", type=Path, help="where labels and chain are kept (default: .weckd in the folder of the images)")
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+    add_changes(parser)
     add("--classes", nargs="+", metavar="NAME", help="classes to tell apart (default: those of the bundle's metadata)")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")

@@ -17,11 +17,25 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from monai_weckd.utils.options import option_names, option_rows
 
-__all__ = ["add_fields", "given_fields", "parse_changes", "parse_value", "split_assignment"]
+__all__ = ["add_changes", "add_fields", "given_fields", "parse_changes", "parse_value", "split_assignment"]
+
+
+def add_changes(parser: argparse.ArgumentParser, name: str = "train.json") -> None:
+    """Add ``--config_file`` and ``--set``, which change the configuration of a bundle.
+
+    Args:
+        parser: parser of a command.
+        name: the file that they change.
+
+    """
+    add = parser.add_argument
+    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help=f"files to merge into {name}")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import add_fields, given_fields, parse_changes
+from monai_weckd.cli.options import add_changes, add_fields, given_fields, parse_changes
 from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.plan.chain_plan import ChainPlan
@@ -64,8 +64,7 @@ def add_plan(commands: Any) -> None:
     add = parser.add_argument
     add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
     add("--bundle", type=Path, help="take what is not given from its train.json, and predict seconds and memory")
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of that configuration; repeatable")
+    add_changes(parser)
     add_fields(parser, PlanSettings)
     add_fields(parser, _Sources)
     add("--output", type=Path, help="write the plan to this JSON file")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
@@ -48,8 +48,7 @@ def add_predict(commands: Any) -> None:
     add("--input", type=Path, required=True, help="an image, a DICOM series' folder, or a folder to search")
     add("--output", type=Path, required=True, help="CSV to write")
     add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into inference.json")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+    add_changes(parser, "inference.json")
     add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes
 from monai_weckd.tune.space import DEFAULTS, SPACE, parse_parameters
 
 if TYPE_CHECKING:
@@ -45,14 +45,13 @@ def add_tune(commands: Any) -> None:
     add("--bundle", type=Path, required=True, help="the bundle's folder")
     add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
     add("--output_dir", type=Path, required=True, help="folder for tuned.json, trials.csv and the study")
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help="files to merge into train.json")
+    add_changes(parser)
     add("--trials", type=int, default=20, help="trials of the study, by all workers (default: %(default)s)")
     add("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many seconds")
     add("--parameters", default=",".join(DEFAULTS), help=f"some of {', '.join(SPACE)} (default: %(default)s)")
     add("--storage", metavar="URL", help="database of the study (default: a file in output_dir)")
     add("--study", default="tune", metavar="NAME", help="name of the study (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
 
 
 def _tune(args: argparse.Namespace) -> None:

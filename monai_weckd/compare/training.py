@@ -31,7 +31,7 @@ from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.pool_share import PoolShare
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.embedding import EmbeddingDataset
-from monai_weckd.data.manifest import manifest_folds
+from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.data.split_file import holds_folds, read_folds
 from monai_weckd.plan.checks import PlanError
 from monai_weckd.plan.oracle import is_labeled
@@ -148,7 +148,7 @@ class ComparedBundle:
     def folds(self) -> dict[str, str]:
         """The fold of each item by its id, from the split file, else from the manifest; empty if there are none."""
         if self._split_file is None:
-            return manifest_folds(self._dataset_dir)
+            return manifest_columns(self._dataset_dir, ["fold"]).get("fold", {})
         return read_folds(self.datalist.items, self._split_file) if holds_folds(self._split_file) else {}
 
     @cached_property

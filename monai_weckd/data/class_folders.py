@@ -110,7 +110,7 @@ def _rows(root: str, folders: Iterable[str], passed_over: PassedOver, by_series:
     for folder in folders:
         path, here = os.path.join(root, folder), PassedOver()
         found = image_files(path, here)
-        files = [os.path.relpath(file, root) for file in (volumes(found) if by_series else found)]
+        files = [os.path.relpath(file, root) for file in (volumes(found, here) if by_series else found)]
         if not files:
             told = f" ({here.text()})" if here.files else ""
             raise ValueError(

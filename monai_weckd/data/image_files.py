@@ -82,7 +82,7 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
         return [str(path)]
     passed_over = PassedOver() if passed_over is None else passed_over
     found = image_files(path, passed_over)
-    images = volumes(found) if spatial_dims == 3 else list(found)
+    images = volumes(found, passed_over) if spatial_dims == 3 else list(found)
     if not images:
         told = f" ({passed_over.text()})" if passed_over.files else ""
         raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none{told}.")

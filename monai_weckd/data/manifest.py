@@ -29,7 +29,7 @@ from monai_weckd.data.split_file import split_name
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["FileFinder", "Row", "manifest_folds", "read_manifest"]
+__all__ = ["FileFinder", "Row", "manifest_columns", "read_manifest"]
 
 _REQUIRED = ("file", "label")
 _COLUMNS = (*_REQUIRED, "group", "split")
@@ -43,8 +43,14 @@ _TAKEN = {
     "group": frozenset(person + number for person in _PERSONS for number in _NUMBERS),
     "split": frozenset(("split", "splits", "splitname", "datasplit")),
 }
-# what a comparison reads; a training does not
-_FOLD = frozenset(("fold", "folds", "kfold", "cvfold", "foldid"))
+# what a comparison or an audit reads; a training does not
+_FURTHER = {
+    "fold": frozenset(("fold", "folds", "kfold", "cvfold", "foldid")),
+    "scanner": frozenset(("scanner", "scanners")),
+    "site": frozenset(("site", "sites")),
+    "sex": frozenset(("sex", "gender")),
+    "age": frozenset(("age", "ages")),
+}
 # taken only if every value is a split
 _SPLIT_IF_SO = frozenset(("subset", "partition", "set", "phase", "usage"))
 # spellings that may be meant
@@ -111,34 +117,47 @@ def read_manifest(
     return [row._replace(group=passed_over.joined("group", row.group, usual.get(row.group, ""))) for row in rows]
 
 
-def manifest_folds(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the fold of each item by its id, from a column ``fold`` of a folder's ``manifest.csv``; empty without one.
+def manifest_columns(
+    folder: str | os.PathLike[str], names: Iterable[str], passed_over: PassedOver | None = None
+) -> dict[str, dict[str, str]]:
+    """Return further columns of a folder's ``manifest.csv``, each with the value of each item by its id.
 
     Args:
         folder: the folder.
+        names: some of "fold", "scanner", "site", "sex" and "age"; those that the manifest lacks are left out.
+        passed_over: loses the columns that are used here, default None: nobody asks.
 
     Raises:
-        ValueError: When the manifest is no such CSV, or has several columns of folds.
+        ValueError: When the manifest is no such CSV, or has several columns for one name.
 
     """
     name, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
     if not os.path.isfile(name):
         return {}
     header, lines = _read_lines(name)
-    titles = [title for title in header if plain_key(title) in _FOLD]
-    if not titles:
-        return {}
+    places = {column: place for column in names if (place := _further_place(column, header, name)) is not None}
+    if passed_over is not None:
+        used = {header[place] for place in places.values()}
+        passed_over.columns = [title for title in passed_over.columns if title not in used]
+    found: dict[str, dict[str, str]] = {column: {} for column in places}
+    file = _columns(header, lines, name)["file"] if places else 0
+    for line in lines if places else ():
+        key = finder.find(PurePath(os.path.normpath(line.fields[file].strip())).as_posix())
+        for column, place in places.items():
+            value = clean_text(line.fields[place]) if place < len(line.fields) else ""
+            found[column][key] = "" if is_missing(value) else value
+    return found
+
+
+def _further_place(name: str, header: Sequence[str], manifest: str) -> int | None:
+    titles = [title for title in header if title == name] or [
+        title for title in header if plain_key(title) in _FURTHER[name]
+    ]
     if len(titles) > 1:
         raise ValueError(
-            f"{name}, row 1: expected one column 'fold', got {' and '.join(map(ascii, titles))}. Rename one."
+            f"{manifest}, row 1: expected one column {name!r}, got {' and '.join(map(ascii, titles))}. Rename one."
         )
-    file, fold = _columns(header, lines, name)["file"], header.index(titles[0])
-    found = {}
-    for line in lines:
-        value = clean_text(line.fields[fold]) if fold < len(line.fields) else ""
-        key = finder.find(PurePath(os.path.normpath(line.fields[file].strip())).as_posix())
-        found[key] = "" if is_missing(value) else value
-    return found
+    return header.index(titles[0]) if titles else None
 
 
 def _read_lines(manifest: str) -> tuple[list[str], list[_Line]]:

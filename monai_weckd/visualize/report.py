@@ -29,7 +29,7 @@ from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["data_uri", "page_template", "write_report"]
+__all__ = ["data_uri", "page_template", "read_predictions", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def write_report(output_dir: str | Path) -> Path:
     epochs = read_sealed(folder / "history.json", ("epochs",))["epochs"]
     for epoch in epochs:
         check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
-    rows = _read_test_rows(folder / "predictions.csv", chain["classes"])
+    rows = [row for row in read_predictions(folder / "predictions.csv", chain["classes"]) if row["split"] == "test"]
     gallery = _gallery_view(folder / "errors", rows)
     page = template.render(
         chain=chain,
@@ -162,12 +162,22 @@ def _check_chain(chain: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         )
 
 
-def _read_test_rows(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
+def read_predictions(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of ``predictions.csv``, with every value as text.
+
+    Args:
+        path: the file.
+        classes: class names.
+
+    Raises:
+        ValueError: When it is not there, lacks a column, or has another class.
+
+    """
     columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
     # a file name may be bytes that are no UTF-8
     text = read_text(path, errors="surrogateescape")
     try:
-        rows = [row for row in read_table(text, columns) if row["split"] == "test"]
+        rows = read_table(text, columns)
     except ValueError as error:
         raise ValueError(f"predictions.csv: {error}") from error
     for row in rows:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from PIL import Image
 from monai_weckd.audit.audit import Audit
 from monai_weckd.audit.findings import KINDS, Finding
 from monai_weckd.audit.page import prepare_folder, write_audit
+from monai_weckd.audit.results import RunResults, measure_subgroup
 from monai_weckd.utils.tables import read_table
 
 NAMES = ["<script>alert(1)</script>.png", "=1+1.png", "a&b\"'.png", "bytes \udcff.png"]
@@ -51,7 +53,7 @@ def make_audit(findings=None, names=NAMES):
 
 
 def written(audit, folder):
-    write_audit(audit, folder, picture=picture, about={"bundle": "ears"})
+    write_audit(audit, folder, picture=picture, about={"bundle": "ears", "passed_over": "columns not used: eye"})
     page = (folder / "audit.html").read_text(encoding="utf-8")
     table = (folder / "audit.csv").read_bytes().decode("utf-8", errors="surrogateescape")
     return page, table, json.loads((folder / "audit.json").read_text(encoding="utf-8"))
@@ -106,7 +108,7 @@ def test_a_page_without_findings_says_so(tmp_path):
     assert "Every image is its own group." in page
 
 
-@pytest.mark.parametrize("name", ["audit.html", "audit.csv", "audit.json"])
+@pytest.mark.parametrize("name", ["audit.html", "audit.csv", "audit_counts.csv", "audit.json"])
 def test_an_earlier_audit_is_kept_unless_told(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(FileExistsError, match=f"output_dir: expected a folder without an audit, got .* with {name}"):
@@ -114,3 +116,57 @@ def test_an_earlier_audit_is_kept_unless_told(tmp_path, name):
     assert prepare_folder(tmp_path, overwrite=True) == tmp_path
     with pytest.raises(NotADirectoryError, match="output_dir: expected a folder, got a file"):
         prepare_folder(tmp_path / name, overwrite=True)
+
+
+def with_subgroups(names=("<i>ray", "=b"), run=None):
+    audit = make_audit([])
+    rows = [
+        {
+            "attribute": attribute,
+            "value": value,
+            "images": 4,
+            "groups": 3,
+            "classes": {"<b>": {"images": 3, "groups": 2}, "=well": {"images": 1, "groups": 1}},
+            "result": run and measure_subgroup(run, audit.items),
+        }
+        for attribute, value in (
+            ("all", ""),
+            ("class", "=well"),
+            *(("scanner", name) for name in names),
+            ("scanner", ""),
+        )
+    ]
+    return replace(audit, subgroups=rows, run=run)
+
+
+def test_counts_are_on_the_page_and_in_a_table(tmp_path):
+    page, _, content = written(with_subgroups(), tmp_path)
+    assert "<i>ray" not in page
+    assert "&lt;i&gt;ray" in page
+    assert "Not known of any image: site, sex, age." in page
+    assert "Results of the training" not in page
+    text = (tmp_path / "audit_counts.csv").read_text()
+    assert ",=" not in text
+    rows = read_table(text)
+    assert [row["class"] for row in rows if row["value"] == "=b"] == ["", "<b>", "=well"]
+    assert [row["class"] for row in rows if row["attribute"] == "class"] == [""]
+    assert len(content["subgroups"]) == 5
+    assert content["run"] is None
+
+
+def test_results_stand_beside_counts_and_few_groups_have_no_interval(tmp_path):
+    run = RunResults("validation", {name: [0.7, 0.3] for name in NAMES}, 2)
+    page, _, content = written(with_subgroups(run=run), tmp_path)
+    assert "Measured on the 4 images of its validation split." in page
+    assert "2 further images of that split are not in this data set" in page
+    assert "too few" in page
+    row = read_table((tmp_path / "audit_counts.csv").read_text())[0]
+    assert (row["tested_images"], row["accuracy"], row["accuracy_low"]) == ("4", "0.5", "too few")
+    assert content["run"] == {"split": "validation", "images": 4, "absent": 2}
+
+
+def test_of_many_values_the_page_shows_twenty(tmp_path):
+    page, _, _ = written(with_subgroups([f"ray {i}" for i in range(30)]), tmp_path)
+    assert "ray 19<" in page
+    assert "ray 20<" not in page
+    assert "(the first 20; 11 more in audit_counts.csv)" in page

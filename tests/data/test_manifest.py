@@ -17,6 +17,7 @@ import pytest
 from dataset_folders import manifest, rows, touch
 
 from monai_weckd.data.datalist import load_datalist, manifest_groups
+from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.utils.enums import UNLABELED
 
 FILES = "a.png b.png c.png d.png e.png f.png"
@@ -163,3 +164,35 @@ def test_names_in_another_unicode_form_find_their_files(tmp_path, name, on_disk)
 def test_a_name_in_another_case_is_no_file_and_the_error_shows_both(tmp_path):
     with pytest.raises(ValueError, match=r"row 2: expected an existing file, got 'A.PNG'.* The folder has 'a.png'\."):
         listed(tmp_path, "file,label", "A.PNG,x", "b.png,y")
+
+
+ATTRIBUTES = ("scanner", "site", "sex", "age")
+
+
+@pytest.mark.parametrize("titles", ["scanner,site,sex,age", "Scanner,SITE,Gender,Age", "scanners, Site ,gender,ages"])
+def test_what_only_an_audit_uses_is_read_by_name(tmp_path, titles):
+    found = listed(tmp_path, f"file,label,{titles},notes", *(f"{line},north,F,40,x" for line in six("PPQQRR")))
+    told = [title.strip() for title in titles.split(",")]
+    assert found.passed_over.text() == f"columns not used: {', '.join(told)}, notes"
+    columns = manifest_columns(tmp_path, ATTRIBUTES, found.passed_over)
+    assert columns["scanner"] == {f"{name}.png": value for name, value in zip("abcdef", "PPQQRR", strict=True)}
+    assert {name: set(columns[name].values()) for name in ATTRIBUTES[1:]} == {
+        "site": {"north"},
+        "sex": {"F"},
+        "age": {"40"},
+    }
+    assert found.passed_over.text() == "columns not used: notes"
+
+
+def test_columns_that_the_manifest_lacks_are_left_out(tmp_path):
+    listed(tmp_path, "file,label,sex,patient_age", *(f"{line},7" for line in six(["M", "nan", "", "F", "F", "F"])))
+    assert manifest_columns(tmp_path, ATTRIBUTES) == {
+        "sex": dict(zip(FILES.split(), ["M", "", "", *"FFF"], strict=True))
+    }
+    assert manifest_columns(tmp_path / "none", ATTRIBUTES) == {}
+
+
+def test_two_columns_for_one_attribute_are_refused(tmp_path):
+    listed(tmp_path, "file,label,gender,Sex", *(f"{line},M" for line in six("MFMFMF")))
+    with pytest.raises(ValueError, match="row 1: expected one column 'sex', got 'gender' and 'Sex'"):
+        manifest_columns(tmp_path, ATTRIBUTES)

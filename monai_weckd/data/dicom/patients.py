@@ -23,7 +23,7 @@ from typing import NamedTuple
 from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.utils.messages import printable
 
-__all__ = ["DicomKeys", "patient_groups", "pseudonyms", "read_keys"]
+__all__ = ["DicomKeys", "header_file", "patient_groups", "pseudonyms", "read_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,20 @@ def read_keys(path: str | os.PathLike[str]) -> DicomKeys | None:
         path: a file, the folder of a series, or a reference to one of several series in a folder.
 
     """
+    return next((keys for _, keys in _known_files(path)), None)
+
+
+def header_file(path: str | os.PathLike[str]) -> Path | None:
+    """Return a DICOM image's file, or the first one of a folder; None for anything else.
+
+    Args:
+        path: as for :py:func:`read_keys`.
+
+    """
+    return next((file for file, keys in _known_files(path) if keys.frames), None)
+
+
+def _known_files(path: str | os.PathLike[str]) -> Iterator[tuple[Path, DicomKeys]]:
     reference = parse_series(path)
     for file in _files(Path(reference[0] if reference else path)):
         status = os.stat(file)
@@ -78,8 +92,7 @@ def read_keys(path: str | os.PathLike[str]) -> DicomKeys | None:
             _known[str(file)] = state, _keys_of(file)
         keys = _known[str(file)][1]
         if keys is not None and (reference is None or keys.series == reference[1]):
-            return keys
-    return None
+            yield file, keys
 
 
 def patient_groups(images: Mapping[str, str], *, where: str) -> dict[str, str]:
