@@ -24,13 +24,16 @@ from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
+    from monai_weckd.predict.aggregate import Aggregate
     from monai_weckd.predict.images import Prediction
+    from monai_weckd.predict.keys import KeyFinder
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
 
 __all__ = ["add_predict"]
 
 _ON_BAD_ITEM = ("skip", "error")
+_LEVELS = ("series", "study", "patient")
 _SHOWN = 10
 
 
@@ -53,6 +56,7 @@ def add_predict(commands: Any) -> None:
     add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
+    add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
 
@@ -61,6 +65,7 @@ def _predict(args: argparse.Namespace) -> None:
     from monai_weckd.data.passed_over import PassedOver
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.images import list_images
+    from monai_weckd.predict.keys import KeyFinder
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
@@ -70,14 +75,20 @@ def _predict(args: argparse.Namespace) -> None:
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
+    keys = KeyFinder(args.input)
+    if keys.fault:
+        print(f"groups  not from the manifest: {keys.fault}")
+    aggregate = _aggregate(args, bundle, paths, keys)
     reports = None
     if args.write_sr is not None:
         from monai_weckd.predict.reports import ReportFolder
 
         reports = ReportFolder(args.write_sr, bundle)
-    counts, faults = _write(args, bundle, paths, reports)
+    counts, faults = _write(args, bundle, paths, keys, aggregate, reports)
     for line in _summary(args, counts, faults):
         print(line)
+    if aggregate is not None:
+        print(_write_aggregate(args, aggregate))
     if text := passed_over.text():
         print(text)
     if reports is not None:
@@ -91,13 +102,46 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"batch_size: expected a number of at least 1, got {args.batch_size}. Raise it.")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise ValueError(f"min_confidence: expected a probability, got {args.min_confidence}. Pass e.g. 0.8.")
+    if args.aggregate is not None and args.aggregate not in _LEVELS:
+        hint = nearest(args.aggregate, _LEVELS)
+        raise ValueError(f"aggregate: expected one of {_LEVELS}, got {args.aggregate!r}. {hint}")
     if args.on_bad_item not in _ON_BAD_ITEM:
         hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
 
 
+def _aggregate(
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], keys: KeyFinder
+) -> Aggregate | None:
+    """Return an empty aggregate, None if none was asked for; refuse one that would stay empty."""
+    if args.aggregate is None:
+        return None
+    from monai_weckd.predict.aggregate import Aggregate
+
+    aggregate = Aggregate(args.aggregate, bundle.classes, min_confidence=args.min_confidence or 0)
+    if not any(aggregate.key(keys.find(path)) for path in paths):
+        raise ValueError(
+            f"aggregate: expected images with a known {args.aggregate}, got none of {len(paths)}. "
+            "Pass DICOM images, or for 'patient' write a manifest.csv with a column group beside the images."
+        )
+    return aggregate
+
+
+def _write_aggregate(args: argparse.Namespace, aggregate: Aggregate) -> str:
+    """Write the aggregate beside the table, and return a line that says so."""
+    path = args.output.with_name(f"{args.output.stem}.{args.aggregate}.csv")
+    aggregate.write(path)
+    unknown = f", without {aggregate.unknown} images whose {args.aggregate} is not known" if aggregate.unknown else ""
+    return f"written {path}{unknown}"
+
+
 def _write(
-    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], reports: ReportFolder | None
+    args: argparse.Namespace,
+    bundle: PredictionBundle,
+    paths: Sequence[str],
+    keys: KeyFinder,
+    aggregate: Aggregate | None,
+    reports: ReportFolder | None,
 ) -> tuple[Counter[str], list[str]]:
     """Write the table, and return the number of images of each kind and the faults of the bad ones."""
     from monai_weckd.predict.table import PredictionTable, prediction_row
@@ -111,7 +155,10 @@ def _write(
                 rows = []
                 for item in batch:
                     fault = item.fault
-                    row = prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0)
+                    found = keys.find(item.path)
+                    row = prediction_row(item, found, bundle.classes, min_confidence=args.min_confidence or 0)
+                    if aggregate is not None:
+                        aggregate.add(found, item)
                     counts["bad" if fault else "read"] += 1
                     counts["uncertain"] += not (fault or row["predicted"])
                     if reports is not None and row["predicted"]:
@@ -119,6 +166,7 @@ def _write(
                     if fault and args.on_bad_item == "error":
                         raise ValueError(f"{fault} Or pass --on_bad_item skip.")
                     faults += [fault] if fault else []
+                    row["reason"] = keys.relative(row["reason"])
                     rows.append(row)
                 table.write(rows)
     except KeyboardInterrupt:

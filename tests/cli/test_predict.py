@@ -24,6 +24,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
 
+from monai_weckd.annotation import find_items
 from monai_weckd.cli.main import main
 from monai_weckd.data import read_classification_sr
 from monai_weckd.predict import images
@@ -64,7 +65,8 @@ def own_inference(bundle, model, source, output, **overrides):
 
 
 def assert_same_numbers(found, expected, classes):
-    assert [row["file"] for row in found] == [row["file"] for row in expected]
+    # paths in the folder, which the bundle's own inference has in full
+    assert [row["file"] for row in found] == [row["file"].rpartition("/")[2] for row in expected]
     names = [f"probability_{name}" for name in classes]
     values = [np.array([[float(row[name]) for name in names] for row in rows]) for rows in (found, expected)]
     for rows, probabilities in zip((found, expected), values, strict=True):
@@ -84,6 +86,14 @@ def assert_same_numbers(found, expected, classes):
         (
             ["--set", "spatial_size=[32,32]"],
             "spatial_size: expected [192, 192], at which the model was trained",
+        ),
+        (
+            ["--aggregate", "patients"],
+            "aggregate: expected one of ('series', 'study', 'patient'), got 'patients'.",
+        ),
+        (
+            ["--aggregate", "study"],
+            "aggregate: expected images with a known study, got none of 6. Pass",
         ),
         (["--config_file", "none.json"], "config_file: expected a file, or the name of one in"),
         (["--ckpt", "none.pt"], "ckpt: expected a model, got nothing at none.pt. Pass --ckpt path/to/output/model.pt."),
@@ -170,7 +180,7 @@ def test_volumes_get_the_numbers_of_the_bundles_own_inference(tmp_path):
     Image.new("L", (9, 9)).save(series / "thumbnail.png")
     assert predict(model, tmp_path / "series", tmp_path / "dicom.csv", bundle=BRAIN_3D) == 0
     rows = table(tmp_path / "dicom.csv")
-    assert [row["file"] for row in rows] == [str(series), str(series / "thumbnail.png")]
+    assert [row["file"] for row in rows] == ["s1", "s1/thumbnail.png"]
     assert float(rows[0]["confidence"]) == pytest.approx(float(table(tmp_path / "out.csv")[1]["confidence"]), abs=1e-4)
     assert rows[1]["predicted"] == ""
     assert "thumbnail.png: " in rows[1]["reason"]
@@ -192,11 +202,45 @@ def test_bad_files_are_rows_with_a_reason(capsys, model, tmp_path):
     for name in bad:
         assert rows[name]["predicted"] == rows[name]["confidence"] == rows[name]["probability_normal"] == ""
         assert rows[name]["reason"].isprintable()
-        assert name in rows[name]["reason"]
+        assert rows[name]["reason"].startswith(f"{name}: ")
     assert rows["good.dcm"]["predicted"] in CLASSES
     out = capsys.readouterr().out
     assert "images  6 read, 3 bad\n" in out
     assert f"bad     {source / 'a.png'}: cannot be decoded" in out
+
+
+def test_rows_carry_patient_study_and_series_and_join_with_their_aggregate(capsys, model, tmp_path):
+    source = tmp_path / "in"
+    write_pictures(source)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        keys = {"PatientID": f"id-{number // 2}", "StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": "1.9"}
+        write_dicom(source / f"{number}.dcm", rng.integers(0, 99, (20, 30), dtype=np.uint8), **keys)
+    (source / "3.dcm").write_bytes((source / "3.dcm").read_bytes()[:-400])
+    assert predict(model, source, tmp_path / "out.csv", "--aggregate", "patient") == 0
+    out = capsys.readouterr().out
+    assert f"written {tmp_path / 'out.patient.csv'}, without 6 images whose patient is not known\n" in out
+    rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
+    groups = {item["id"]: item["group"] for item in find_items(source, spatial_dims=2)}
+    assert {name: row["patient"] or name for name, row in rows.items()} == groups
+    assert [bool(rows[name]["study"] and rows[name]["series"]) for name in ("0.dcm", "3.dcm", "a.png")] == [1, 1, 0]
+    sums = {row["patient"]: row for row in table(tmp_path / "out.patient.csv")}
+    assert list(sums) == [rows["0.dcm"]["patient"], rows["2.dcm"]["patient"]]
+    assert [(row["images"], row["bad"]) for row in sums.values()] == [("2", "0"), ("2", "1")]
+    for name in CLASSES:
+        column = f"probability_{name}"
+        values = [float(rows[f"{number}.dcm"][column]) for number in range(3)]
+        assert [float(row[column]) for row in sums.values()] == pytest.approx([np.mean(values[:2]), values[2]])
+    written = "".join(path.read_text() for path in tmp_path.glob("*.csv")) + out
+    assert not any(text in written for text in ("id-0", "id-1"))
+
+
+def test_a_manifest_that_cannot_be_read_is_told(capsys, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "manifest.csv").write_text("name\na.png\n")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "\ngroups  not from the manifest: " in capsys.readouterr().out
+    assert {row["patient"] for row in table(tmp_path / "out.csv")} == {""}
 
 
 def test_files_that_are_no_images_are_counted(capsys, model, tmp_path):
@@ -278,7 +322,7 @@ def test_dicom_images_get_reports(capsys, model, tmp_path):
     weights = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
     assert report.version == f"0.1.0, weights {weights}"
     assert rows[7]["predicted"] in CLASSES
-    assert rows[7]["reason"].startswith(f"no report: {source / 'h.dcm'}: expected a valid StudyInstanceUID")
+    assert rows[7]["reason"].startswith("no report: h.dcm: expected a valid StudyInstanceUID")
     out = capsys.readouterr().out
     assert "images  8 read, 1 bad\n" in out
     assert f"reports 1 in {tmp_path / 'reports'}, unverified\n" in out
