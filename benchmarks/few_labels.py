@@ -33,6 +33,7 @@ from monai_weckd.engines.calibration import fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks import solve_head
+from monai_weckd.networks.solved_head import SolvedHead
 from monai_weckd.selection import SelectionContext, select_items
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -72,15 +73,7 @@ class Fold:
             tells; the probabilities of all items, (N, C).
 
         """
-        train, target = self.features[self.train].double(), torch.from_numpy(self.labels[labeled])
-        head = solve_head(
-            self.features[labeled],
-            target,
-            self.groups[labeled].tolist(),
-            num_classes=int(self.labels.max()) + 1,
-            mean=train.mean(dim=0),
-            scale=train.std(dim=0, correction=0),
-        )
+        head, target = self.solve(labeled), torch.from_numpy(self.labels[labeled])
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out = head.out_of_fold[known].clamp(min=-1e4)
         temperature = fit_temperature(held_out, target[known]) if known.any() else 1.0
@@ -99,6 +92,23 @@ class Fold:
             told = classification_metrics(torch.softmax(held_out / temperature, dim=1).numpy(), target.numpy())
             figures["cross_validated"] = float(told["balanced_accuracy"])
         return figures, probabilities
+
+    def solve(self, labeled: np.ndarray) -> SolvedHead:
+        """Return the head for some labels.
+
+        Args:
+            labeled: indices of the labeled items.
+
+        """
+        train = self.features[self.train].double()
+        return solve_head(
+            self.features[labeled],
+            torch.from_numpy(self.labels[labeled]),
+            self.groups[labeled].tolist(),
+            num_classes=int(self.labels.max()) + 1,
+            mean=train.mean(dim=0),
+            scale=train.std(dim=0, correction=0),
+        )
 
     def chain(
         self, rule: str, count: int, seed: int, *, stages: int = STAGES

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from monai_weckd.predict.keys import KeyFinder
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
+    from monai_weckd.predict.sets import ConformalSets
 
 __all__ = ["add_predict"]
 
@@ -56,6 +57,7 @@ def add_predict(commands: Any) -> None:
     add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
+    add("--coverage", type=float, metavar="P", help="column `set`: classes among which the true one is, so often")
     add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
@@ -75,6 +77,7 @@ def _predict(args: argparse.Namespace) -> None:
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
+    sets = _sets(args, bundle)
     keys = KeyFinder(args.input)
     if keys.fault:
         print(f"groups  not from the manifest: {keys.fault}")
@@ -84,7 +87,7 @@ def _predict(args: argparse.Namespace) -> None:
         from monai_weckd.predict.reports import ReportFolder
 
         reports = ReportFolder(args.write_sr, bundle)
-    counts, faults = _write(args, bundle, paths, keys, aggregate, reports)
+    counts, faults = _write(args, bundle, paths, keys, sets, aggregate, reports)
     for line in _summary(args, counts, faults):
         print(line)
     if aggregate is not None:
@@ -102,12 +105,25 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"batch_size: expected a number of at least 1, got {args.batch_size}. Raise it.")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise ValueError(f"min_confidence: expected a probability, got {args.min_confidence}. Pass e.g. 0.8.")
+    if args.coverage is not None and not 0 < args.coverage < 1:
+        raise ValueError(f"coverage: expected a probability between 0 and 1, got {args.coverage}. Pass e.g. 0.9.")
     if args.aggregate is not None and args.aggregate not in _LEVELS:
         hint = nearest(args.aggregate, _LEVELS)
         raise ValueError(f"aggregate: expected one of {_LEVELS}, got {args.aggregate!r}. {hint}")
     if args.on_bad_item not in _ON_BAD_ITEM:
         hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
+
+
+def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
+    """Return the prediction sets, None if none were asked for; print how they are calibrated."""
+    if args.coverage is None:
+        return None
+    from monai_weckd.predict.sets import ConformalSets
+
+    sets = ConformalSets(bundle.checkpoint, bundle.classes, args.coverage)
+    print(f"sets    {sets.text()}", flush=True)
+    return sets
 
 
 def _aggregate(
@@ -140,6 +156,7 @@ def _write(
     bundle: PredictionBundle,
     paths: Sequence[str],
     keys: KeyFinder,
+    sets: ConformalSets | None,
     aggregate: Aggregate | None,
     reports: ReportFolder | None,
 ) -> tuple[Counter[str], list[str]]:
@@ -148,7 +165,7 @@ def _write(
 
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    table = PredictionTable(args.output, bundle.classes)
+    table = PredictionTable(args.output, bundle.classes, [] if sets is None else ["set"])
     try:
         with table:
             for batch in _batches(args, bundle, paths):
@@ -157,6 +174,8 @@ def _write(
                     fault = item.fault
                     found = keys.find(item.path)
                     row = prediction_row(item, found, bundle.classes, min_confidence=args.min_confidence or 0)
+                    if sets is not None:
+                        row["set"] = sets.names(item.probabilities)
                     if aggregate is not None:
                         aggregate.add(found, item)
                     counts["bad" if fault else "read"] += 1

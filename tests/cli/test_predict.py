@@ -22,7 +22,7 @@ import torch
 from dicom_files import write_dicom, write_series
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
+from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_held_out, write_pictures
 
 from monai_weckd.annotation import find_items
 from monai_weckd.cli.main import main
@@ -81,6 +81,8 @@ def assert_same_numbers(found, expected, classes):
     [
         (["--batch_size", "0"], "batch_size: expected a number of at least 1, got 0. Raise it."),
         (["--min_confidence", "80"], "min_confidence: expected a probability, got 80.0. Pass e.g. 0.8."),
+        (["--coverage", "90"], "coverage: expected a probability between 0 and 1, got 90.0. Pass e.g. 0.9."),
+        (["--coverage", "0.9"], "coverage: expected out_of_fold.csv beside"),
         (["--on_bad_item", "skp"], "on_bad_item: expected one of ('skip', 'error'), got 'skp'. Did you mean 'skip'?"),
         (["--set", "chanels=1"], "set: expected a key of"),
         (
@@ -233,6 +235,27 @@ def test_rows_carry_patient_study_and_series_and_join_with_their_aggregate(capsy
         assert [float(row[column]) for row in sums.values()] == pytest.approx([np.mean(values[:2]), values[2]])
     written = "".join(path.read_text() for path in tmp_path.glob("*.csv")) + out
     assert not any(text in written for text in ("id-0", "id-1"))
+
+
+def test_rows_have_the_classes_that_an_image_may_have(capsys, tmp_path):
+    model = untrained_model(tmp_path / "output")
+    write_held_out(model, [(f"p{number}", "normal", 0.2 + number / 100) for number in range(20)])
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad.png").touch()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--coverage", "0.9") == 0
+    line = "sets    coverage 0.9: each class of probability 0.21 or more, by 20 held out labels of 20 patients"
+    assert line in capsys.readouterr().out
+    rows = table(tmp_path / "out.csv")
+    for row in rows:
+        if row["file"] == "bad.png":
+            assert row["set"] == ""
+            continue
+        values = {name: float(row[f"probability_{name}"]) for name in CLASSES}
+        expected = [name for name in sorted(values, key=values.get, reverse=True) if values[name] >= 0.21]
+        assert row["set"].split("|") == (expected or [row["predicted"]])
+    assert len({row["set"] for row in rows}) > 2
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "set" not in table(tmp_path / "out.csv")[0]
 
 
 def test_a_manifest_that_cannot_be_read_is_told(capsys, model, tmp_path):
