@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from monai_weckd.predict.aggregate import Aggregate
     from monai_weckd.predict.images import Prediction
     from monai_weckd.predict.keys import KeyFinder
+    from monai_weckd.predict.kind import KindReference
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
     from monai_weckd.predict.sets import ConformalSets
@@ -68,6 +69,7 @@ def _predict(args: argparse.Namespace) -> None:
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.images import list_images
     from monai_weckd.predict.keys import KeyFinder
+    from monai_weckd.predict.kind import read_kind
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
@@ -78,6 +80,8 @@ def _predict(args: argparse.Namespace) -> None:
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
     sets = _sets(args, bundle)
+    kind = read_kind(bundle.checkpoint)
+    print(f"kind    {_kind_text(kind)}")
     keys = KeyFinder(args.input)
     if keys.fault:
         print(f"groups  not from the manifest: {keys.fault}")
@@ -87,7 +91,7 @@ def _predict(args: argparse.Namespace) -> None:
         from monai_weckd.predict.reports import ReportFolder
 
         reports = ReportFolder(args.write_sr, bundle)
-    counts, faults = _write(args, bundle, paths, keys, sets, aggregate, reports)
+    counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
     for line in _summary(args, counts, faults):
         print(line)
     if aggregate is not None:
@@ -126,6 +130,12 @@ def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets |
     return sets
 
 
+def _kind_text(kind: KindReference | None) -> str:
+    if kind is None:
+        return "unknown: no kind.npz beside the model"
+    return f"{len(kind.features)} training images; one farther than {kind.limit:.3f} from them is not of this kind"
+
+
 def _aggregate(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], keys: KeyFinder
 ) -> Aggregate | None:
@@ -157,6 +167,7 @@ def _write(
     paths: Sequence[str],
     keys: KeyFinder,
     sets: ConformalSets | None,
+    kind: KindReference | None,
     aggregate: Aggregate | None,
     reports: ReportFolder | None,
 ) -> tuple[Counter[str], list[str]]:
@@ -165,10 +176,11 @@ def _write(
 
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    table = PredictionTable(args.output, bundle.classes, [] if sets is None else ["set"])
+    further = [*([] if sets is None else ["set"]), *([] if kind is None else kind.columns(None))]
+    table = PredictionTable(args.output, bundle.classes, further)
     try:
         with table:
-            for batch in _batches(args, bundle, paths):
+            for batch in _batches(args, bundle, paths, kind):
                 rows = []
                 for item in batch:
                     fault = item.fault
@@ -176,6 +188,9 @@ def _write(
                     row = prediction_row(item, found, bundle.classes, min_confidence=args.min_confidence or 0)
                     if sets is not None:
                         row["set"] = sets.names(item.probabilities)
+                    if kind is not None:
+                        row.update(kind.columns(item.distance))
+                        counts["odd"] += bool(row["not_of_this_kind"])
                     if aggregate is not None:
                         aggregate.add(found, item)
                     counts["bad" if fault else "read"] += 1
@@ -195,14 +210,14 @@ def _write(
 
 
 def _batches(
-    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], kind: KindReference | None
 ) -> Iterator[Sequence[Prediction]]:
     """Yield the predictions, with a progress bar if there is a terminal and tqdm is installed."""
     from monai.utils import optional_import
 
     from monai_weckd.predict.images import predict_images
 
-    batches = predict_images(bundle, paths, batch_size=args.batch_size)
+    batches = predict_images(bundle, paths, batch_size=args.batch_size, kind=kind)
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     if not has_tqdm:
         yield from batches
@@ -222,5 +237,7 @@ def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[st
     line = f"images  {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"
+    if counts["odd"]:
+        line += f", {counts['odd']} not of this kind"
     yield line
     yield f"written {args.output}"

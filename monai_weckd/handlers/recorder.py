@@ -31,8 +31,9 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
-from monai_weckd.data.embedding import wrapped_images
+from monai_weckd.data.embedding import EmbeddingDataset, wrapped_images
 from monai_weckd.engines.events import ChainEvents
+from monai_weckd.handlers.kind import kind_reference
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import unwrap
@@ -40,7 +41,7 @@ from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
 from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
-from monai_weckd.utils.records import OUT_OF_FOLD, sealed_json
+from monai_weckd.utils.records import KIND, OUT_OF_FOLD, sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
 from monai_weckd.visualize.gallery import layer_fault
@@ -77,8 +78,9 @@ class ChainRecorder:
     start of each stage; ``stage_k/model.pt``, ``chain.json`` and ``history.json`` at the end of each stage;
     ``model.pt`` (the last accepted student, a plain ``state_dict``) and ``predictions.csv`` at the end. If heads are
     solved, ``stage_k/out_of_fold.csv`` has the probabilities of each label's item by a head that saw no label of its
-    group, and ``out_of_fold.csv`` those of the last accepted stage. List it last among the trainer's handlers, so that
-    it records an epoch after the epoch's validation. It acts on rank 0 only.
+    group, and ``out_of_fold.csv`` those of the last accepted stage. With a frozen backbone, ``kind.npz`` has features
+    of training images, by which ``predict`` tells whether an image is of their kind. List it last among the trainer's
+    handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
 
     Args:
         output_dir: an existing folder.
@@ -253,6 +255,10 @@ class ChainRecorder:
         final = [stage["stage"] for stage in self.stages if stage["accepted"]][-1]
         if (self.output_dir / _out_of_fold(final)).is_file():
             link_or_copy(self.output_dir / _out_of_fold(final), self.output_dir / OUT_OF_FOLD)
+        dataset = getattr(engine.data_loader, "dataset", None)
+        kind = kind_reference(dataset, dataset.data) if isinstance(dataset, EmbeddingDataset) else None
+        if kind is not None:
+            write_atomically(self.output_dir / KIND, kind)
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "KIND",
     "OUT_OF_FOLD",
     "check_keys",
     "json_digest",
@@ -33,6 +34,8 @@ __all__ = [
 
 # held out labels of a solved head, beside its model
 OUT_OF_FOLD = "out_of_fold.csv"
+# features of training images, beside the model of a frozen network
+KIND = "kind.npz"
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:

@@ -22,6 +22,8 @@ from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, train
 from monai.bundle import ConfigParser
 
 from monai_weckd.handlers import ChainRecorder
+from monai_weckd.predict.kind import read_kind
+from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.predict.sets import ConformalSets
 from monai_weckd.utils.files import finish_writing
 from monai_weckd.utils.tables import read_table
@@ -76,6 +78,23 @@ def test_each_label_is_kept_as_predicted_when_its_group_was_held_out(output):
     assert (output / "out_of_fold.csv").read_bytes() == last
     sets = ConformalSets(output / "model.pt", chain["classes"], 0.5)
     assert sets.labels == chain["stages"][chain["final"]["stage"] - 1]["labeled"]
+
+
+def test_images_of_the_training_are_of_its_kind(dataset, tmp_path):
+    data, output = shutil.copytree(dataset, tmp_path / "data"), tmp_path / "output"
+    forget_splits(data)
+    train(OTOSCOPY, data, output, base=SOLVED, **CHAIN)
+    kind = read_kind(output / "model.pt")
+    plan = json.loads((output / "plan.json").read_text())
+    assert len(kind.features) == len(plan["train"])
+    chain = json.loads((output / "chain.json").read_text())
+    bundle = PredictionBundle(
+        OTOSCOPY, output / "model.pt", changes={"spatial_size": chain["settings"]["spatial_size"]}
+    )
+    images = torch.stack([bundle.load(str(dataset / name)) for name in plan["train"][:8]])
+    _, features = bundle.predict_features(images)
+    assert (kind.distances(features) <= kind.limit).all()
+    assert kind.distances(bundle.predict_features(torch.zeros_like(images[:1]))[1]) > kind.limit
 
 
 def test_resumed_after_a_stage_was_solved_it_is_the_same(dataset, output, tmp_path, monkeypatch):

@@ -22,11 +22,21 @@ import torch
 from dicom_files import write_dicom, write_series
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_held_out, write_pictures
+from prediction_models import (
+    BRAIN_3D,
+    BUNDLES,
+    CLASSES,
+    OTOSCOPY,
+    untrained_model,
+    write_held_out,
+    write_kind,
+    write_pictures,
+)
 
 from monai_weckd.annotation import find_items
 from monai_weckd.cli.main import main
 from monai_weckd.data import read_classification_sr
+from monai_weckd.networks.nearest import neighbor_distances
 from monai_weckd.predict import images
 from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.tables import read_table
@@ -258,6 +268,29 @@ def test_rows_have_the_classes_that_an_image_may_have(capsys, tmp_path):
     assert "set" not in table(tmp_path / "out.csv")[0]
 
 
+def test_an_image_of_another_kind_is_marked(capsys, tmp_path):
+    model = untrained_model(tmp_path / "output")
+    names = write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad.png").touch()
+    Image.new("RGB", (90, 70)).save(tmp_path / "in" / "black.png")
+    bundle = PredictionBundle(OTOSCOPY, model)
+    _, features = bundle.predict_features(torch.stack([bundle.load(str(tmp_path / "in" / name)) for name in names]))
+    limit = 1.05 * float(neighbor_distances(features, features).max())
+    write_kind(model, torch.nn.functional.normalize(features), limit)
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    out = capsys.readouterr().out
+    assert f"kind    6 training images; one farther than {limit:.3f} from them is not of this kind\n" in out
+    assert "images  7 read, 1 bad, 1 not of this kind\n" in out
+    rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
+    assert [name for name, row in rows.items() if row["not_of_this_kind"]] == ["black.png"]
+    assert rows["bad.png"]["distance"] == ""
+    assert all((float(row["distance"]) < limit) == (name in names) for name, row in rows.items() if row["distance"])
+    model.with_name("kind.npz").unlink()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "kind    unknown: no kind.npz beside the model\n" in capsys.readouterr().out
+    assert "distance" not in table(tmp_path / "out.csv")[0]
+
+
 def test_a_manifest_that_cannot_be_read_is_told(capsys, model, tmp_path):
     write_pictures(tmp_path / "in")
     (tmp_path / "in" / "manifest.csv").write_text("name\na.png\n")
@@ -361,11 +394,11 @@ def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path)
     write_pictures(tmp_path / "in")
     predict_batch, calls = images._predict, []
 
-    def interrupted(bundle, batch):
+    def interrupted(bundle, batch, kind):
         calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return predict_batch(bundle, batch)
+        return predict_batch(bundle, batch, kind)
 
     monkeypatch.setattr(images, "_predict", interrupted)
     assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--batch_size", "2") == 1

@@ -78,6 +78,11 @@ def write_held_out(model: Path, rows) -> None:
     model.with_name("out_of_fold.csv").write_text(text)
 
 
+def write_kind(model: Path, features, limit: float) -> None:
+    """Write kind.npz beside a model: features of training images and the limit."""
+    np.savez(model.with_name("kind.npz"), features=np.asarray(features, np.float16), limit=np.float64(limit))
+
+
 def write_pictures(folder: Path) -> list[str]:
     """Write one picture of each kind; returns the names."""
     folder.mkdir(parents=True, exist_ok=True)
