@@ -80,4 +80,4 @@ class KeyFinder:
             text: such as a fault.
 
         """
-        return text.replace(f"{self.root}{os.sep}", "")
+        return text.replace(f"{self.root}{os.sep}", "").replace(f"{self.root}::", ".::")

@@ -95,3 +95,4 @@ def test_a_text_has_paths_within_the_folder(tmp_path):
     assert KeyFinder(tmp_path).relative(f"{tmp_path / 'a' / 'b.png'}: bad, unlike {tmp_path / 'c.png'}") == (
         "a/b.png: bad, unlike c.png"
     )
+    assert KeyFinder(tmp_path).relative(f"{tmp_path}::1.2: bad") == ".::1.2: bad"
