@@ -33,7 +33,7 @@ from monai_weckd.bundle import BundleConfig
 from monai_weckd.engines.calibration import fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.networks import StandardizedLinear, solve_head
+from monai_weckd.networks import SolvedHead, StandardizedLinear, solve_head
 from monai_weckd.selection import SelectionContext, select_items
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -84,27 +84,18 @@ class Fold:
             tells; the probabilities of all items, (N, C).
 
         """
-        target, inputs = torch.from_numpy(self.labels[labeled]), self.inputs
-        nothing = torch.zeros(inputs.shape[1])
-        head = solve_head(
-            inputs[labeled],
-            target,
-            self.groups[labeled].tolist(),
-            num_classes=int(self.labels.max()) + 1,
-            mean=nothing,
-            scale=nothing + 1,
-        )
+        head, target = self.solve(labeled), torch.from_numpy(self.labels[labeled])
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out = head.out_of_fold[known].clamp(min=-1e4)
         temperature = fit_temperature(held_out, target[known]) if known.any() else 1.0
-        logits = (inputs.double() @ head.weight.T + head.bias) / temperature
+        logits = (self.inputs.double() @ head.weight.T + head.bias) / temperature
         probabilities = torch.softmax(logits, dim=1).numpy()
         tested = classification_metrics(probabilities[self.test], self.labels[self.test])
         figures = {name: float(tested[name]) for name in ("balanced_accuracy", "ece")}
         others = np.setdiff1d(self.train, labeled)
         if known.all() and len(others) >= len(labeled):
             names = self.groups[others].tolist()
-            unseen = head.unseen_logits(inputs[others], names)
+            unseen = head.unseen_logits(self.inputs[others], names)
             found = estimate_accuracy(held_out, target, self.groups[labeled].tolist(), unseen, names)
             figures["estimate"] = found["balanced_accuracy"]["value"]
             figures["low"], figures["high"] = found["balanced_accuracy"]["interval"]
@@ -112,6 +103,23 @@ class Fold:
             told = classification_metrics(torch.softmax(held_out / temperature, dim=1).numpy(), target.numpy())
             figures["cross_validated"] = float(told["balanced_accuracy"])
         return figures, probabilities
+
+    def solve(self, labeled: np.ndarray) -> SolvedHead:
+        """Return the head for some labels.
+
+        Args:
+            labeled: indices of the labeled items.
+
+        """
+        nothing = torch.zeros(self.inputs.shape[1])
+        return solve_head(
+            self.inputs[labeled],
+            torch.from_numpy(self.labels[labeled]),
+            self.groups[labeled].tolist(),
+            num_classes=int(self.labels.max()) + 1,
+            mean=nothing,
+            scale=nothing + 1,
+        )
 
     def chain(
         self, rule: str, count: int, seed: int, *, stages: int = STAGES

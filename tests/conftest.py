@@ -47,6 +47,16 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     return sendable((yield))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def key_of_pseudonyms(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Keep the user's own key out of the tests, and make names of patients the same in each run."""
+    path = tmp_path_factory.mktemp("pseudonyms") / "pseudonym.key"
+    path.write_text(32 * "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONAI_WECKD_PSEUDONYM_KEY", str(path))
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Callable[[str], Path]:
     """Return a function from a data set's name to its folder; the test skips where the folder is absent."""

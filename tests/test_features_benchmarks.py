@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.conformal import COVERAGES, set_figures
 from benchmarks.few_labels import Fold, measure, table
 from benchmarks.volumes import SIZE, SLICES, slices_of
 
@@ -31,6 +33,22 @@ def test_slices_lie_across_each_axis():
     for part in (second, third):
         assert part[0].min() < 1
         assert part[0].max() > 19
+
+
+def test_sets_hold_the_true_class_as_often_as_asked_for():
+    random = np.random.default_rng(0)
+    labels = np.arange(2000) % 2
+    features = torch.from_numpy(random.normal(labels[:, None], 1.5, (2000, 4))).float()
+    groups = (np.arange(2000) // 4).astype(str)
+    fold = Fold(features, labels, groups, np.arange(1000), np.arange(1000, 2000))
+    found = set_figures(fold, fold.train)
+    for coverage in COVERAGES:
+        figures = found[f"{coverage:g}"]
+        assert abs(figures["patients"] - coverage) < 0.04
+        assert figures["images"] == pytest.approx(figures["patients"])  # groups of one size
+        assert figures["size"] == pytest.approx(2 - figures["single"])
+        assert figures["calibrated_on"] == 250
+    assert found["0.8"]["size"] < found["0.95"]["size"]
 
 
 def test_a_chain_in_memory_has_the_labels_of_its_stages():

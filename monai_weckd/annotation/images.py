@@ -17,11 +17,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.data.datalist import manifest_groups
-from monai_weckd.data.dicom.patients import patient_groups
+from monai_weckd.data.datalist import known_group, known_groups
+from monai_weckd.data.dicom.patients import image_id, patient_groups
 from monai_weckd.data.image_files import list_images
 from monai_weckd.data.passed_over import PassedOver
-from monai_weckd.utils.tables import read_table
 
 __all__ = ["find_items"]
 
@@ -42,29 +41,22 @@ def find_items(
         Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.
 
     Raises:
-        ValueError: When there is no image, a name is not in UTF-8, a series lies in the folder itself, or the manifest
-            does not follow :py:func:`monai_weckd.data.load_datalist`.
+        ValueError: When there is no image, a name is not in UTF-8, DICOM files without a UID of their series lie in the
+            folder itself, or the manifest does not follow :py:func:`monai_weckd.data.load_datalist`.
 
     """
     root = Path(folder).absolute()
-    groups = manifest_groups(root, passed_over) or _fetched_groups(root)
+    groups = known_groups(root, passed_over)
     items: list[dict[str, Any]] = []
     for path in list_images(root, spatial_dims=spatial_dims, passed_over=passed_over):
-        key = Path(path).relative_to(root).as_posix()
+        key = image_id(path, root)
         if key == ".":  # cannot be part of a URL
             raise ValueError(
-                f"images: expected each DICOM series in a folder below {root}, got files of one in it. "
+                f"images: expected each DICOM series without a UID in a folder below {root}, got files of one in it. "
                 "Move them into a folder."
             )
         if any("\ud800" <= letter <= "\udfff" for letter in key):  # JSON cannot hold it
             raise ValueError(f"images: expected file names in UTF-8, got {key!r}. Rename it.")
-        items.append({"image": path, "id": key, "group": groups.get(key) or groups.get(Path(key).parts[0])})
+        items.append({"image": path, "id": key, "group": known_group(groups, key)})
     patients = patient_groups({item["id"]: item["image"] for item in items if not item["group"]}, where=str(root))
     return [{**item, "group": item["group"] or patients.get(item["id"], item["id"])} for item in items]
-
-
-def _fetched_groups(root: Path) -> dict[str, str]:
-    """Return the patient of each fetched series, by the name of its folder."""
-    path = root / "index.csv"
-    rows = read_table(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return {row["series"]: row["group"] for row in rows}

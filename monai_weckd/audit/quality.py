@@ -22,14 +22,13 @@ import torch
 import torch.nn.functional as F
 
 from monai_weckd.audit.findings import Finding, spread
+from monai_weckd.networks.nearest import neighbor_distances
 
 __all__ = ["other_kinds", "poor_images", "quality_measures"]
 
-_NEIGHBORS = 5
 _DEVIATIONS = 5.0
 _LEAST_SPREAD = 0.1  # of a logarithm, for images that are all but equal
 _LEAST_DISTANCE = 1e-4  # below, a distance is rounding
-_ROWS = 512
 _ENOUGH = 20  # images for a limit by the data
 
 
@@ -49,14 +48,7 @@ def other_kinds(embeddings: torch.Tensor, items: Sequence[Mapping[str, Any]]) ->
     """
     if len(items) < _ENOUGH:
         return [], {}
-    groups = torch.from_numpy(np.unique([item["group"] for item in items], return_inverse=True)[1])
-    unit = F.normalize(embeddings.float(), dim=1)
-    means = []
-    for first in range(0, len(unit), _ROWS):
-        part = (1 - unit[first : first + _ROWS] @ unit.T).clamp(min=0)
-        part[groups[first : first + _ROWS, None] == groups] = torch.nan
-        means.append(part.sort(dim=1).values[:, :_NEIGHBORS].nanmean(dim=1))
-    distances = torch.cat(means).nan_to_num(0).numpy().astype(np.float64)
+    distances = neighbor_distances(embeddings, groups=[item["group"] for item in items])
     middle, deviation = spread(np.log(np.maximum(distances, _LEAST_DISTANCE)))
     limit = math.exp(middle + _DEVIATIONS * max(deviation, _LEAST_SPREAD))
     found = [

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _TRACKED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
 _CHAIN_OUTPUT = re.compile(
-    r"((plan|datalist|chain|history)\.json|predictions\.csv|(model|checkpoint)\.pt)(\.part)?"
+    r"((plan|datalist|chain|history)\.json|(predictions|out_of_fold)\.csv|kind\.npz|(model|checkpoint)\.pt)(\.part)?"
     r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
 _BEFORE_THE_PLAN = re.compile(r"(plan|datalist)\.json\.part|tensorboard|mlruns.*")

@@ -24,13 +24,18 @@ from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
+    from monai_weckd.predict.aggregate import Aggregate
     from monai_weckd.predict.images import Prediction
+    from monai_weckd.predict.keys import KeyFinder
+    from monai_weckd.predict.kind import KindReference
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
+    from monai_weckd.predict.sets import ConformalSets
 
 __all__ = ["add_predict"]
 
 _ON_BAD_ITEM = ("skip", "error")
+_LEVELS = ("series", "study", "patient")
 _SHOWN = 10
 
 
@@ -52,6 +57,8 @@ def add_predict(commands: Any) -> None:
     add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
+    add("--coverage", type=float, metavar="P", help="column `set`: classes among which the true one is, so often")
+    add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
 
@@ -60,6 +67,8 @@ def _predict(args: argparse.Namespace) -> None:
     from monai_weckd.data.passed_over import PassedOver
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.images import list_images
+    from monai_weckd.predict.keys import KeyFinder
+    from monai_weckd.predict.kind import read_kind
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
@@ -69,14 +78,23 @@ def _predict(args: argparse.Namespace) -> None:
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
+    sets = _sets(args, bundle)
+    kind = read_kind(bundle.checkpoint)
+    print(f"kind    {_kind_text(kind)}")
+    keys = KeyFinder(args.input)
+    if keys.fault:
+        print(f"groups  not from the manifest: {keys.fault}")
+    aggregate = _aggregate(args, bundle, paths, keys)
     reports = None
     if args.write_sr is not None:
         from monai_weckd.predict.reports import ReportFolder
 
         reports = ReportFolder(args.write_sr, bundle)
-    counts, faults = _write(args, bundle, paths, reports)
+    counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
     for line in _summary(args, counts, faults):
         print(line)
+    if aggregate is not None:
+        print(_write_aggregate(args, aggregate))
     if text := passed_over.text():
         print(text)
     if reports is not None:
@@ -90,27 +108,90 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"batch_size: expected a number of at least 1, got {args.batch_size}. Raise it.")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise ValueError(f"min_confidence: expected a probability, got {args.min_confidence}. Pass e.g. 0.8.")
+    if args.coverage is not None and not 0 < args.coverage < 1:
+        raise ValueError(f"coverage: expected a probability between 0 and 1, got {args.coverage}. Pass e.g. 0.9.")
+    if args.aggregate is not None and args.aggregate not in _LEVELS:
+        hint = nearest(args.aggregate, _LEVELS)
+        raise ValueError(f"aggregate: expected one of {_LEVELS}, got {args.aggregate!r}. {hint}")
     if args.on_bad_item not in _ON_BAD_ITEM:
         hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
 
 
+def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
+    """Return the prediction sets, None if none were asked for; print how they are calibrated."""
+    if args.coverage is None:
+        return None
+    from monai_weckd.predict.sets import ConformalSets
+
+    sets = ConformalSets(bundle.checkpoint, bundle.classes, args.coverage)
+    print(f"sets    {sets.text()}", flush=True)
+    return sets
+
+
+def _kind_text(kind: KindReference | None) -> str:
+    if kind is None:
+        return "unknown: no kind.npz beside the model"
+    return f"{len(kind.features)} training images; one farther than {kind.limit:.3f} from them is not of this kind"
+
+
+def _aggregate(
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], keys: KeyFinder
+) -> Aggregate | None:
+    """Return an empty aggregate, None if none was asked for; refuse one that would stay empty."""
+    if args.aggregate is None:
+        return None
+    from monai_weckd.predict.aggregate import Aggregate
+
+    aggregate = Aggregate(args.aggregate, bundle.classes, min_confidence=args.min_confidence or 0)
+    if not any(aggregate.key(keys.find(path)) for path in paths):
+        raise ValueError(
+            f"aggregate: expected images with a known {args.aggregate}, got none of {len(paths)}. "
+            "Pass DICOM images, or for 'patient' write a manifest.csv with a column group beside the images."
+        )
+    return aggregate
+
+
+def _write_aggregate(args: argparse.Namespace, aggregate: Aggregate) -> str:
+    """Write the aggregate beside the table, and return a line that says so."""
+    path = args.output.with_name(f"{args.output.stem}.{args.aggregate}.csv")
+    aggregate.write(path)
+    unknown = f", without {aggregate.unknown} images whose {args.aggregate} is not known" if aggregate.unknown else ""
+    return f"written {path}{unknown}"
+
+
 def _write(
-    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], reports: ReportFolder | None
+    args: argparse.Namespace,
+    bundle: PredictionBundle,
+    paths: Sequence[str],
+    keys: KeyFinder,
+    sets: ConformalSets | None,
+    kind: KindReference | None,
+    aggregate: Aggregate | None,
+    reports: ReportFolder | None,
 ) -> tuple[Counter[str], list[str]]:
     """Write the table, and return the number of images of each kind and the faults of the bad ones."""
     from monai_weckd.predict.table import PredictionTable, prediction_row
 
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    table = PredictionTable(args.output, bundle.classes)
+    further = [*([] if sets is None else ["set"]), *([] if kind is None else kind.columns(None))]
+    table = PredictionTable(args.output, bundle.classes, further)
     try:
         with table:
-            for batch in _batches(args, bundle, paths):
+            for batch in _batches(args, bundle, paths, kind):
                 rows = []
                 for item in batch:
                     fault = item.fault
-                    row = prediction_row(item, bundle.classes, min_confidence=args.min_confidence or 0)
+                    found = keys.find(item.path)
+                    row = prediction_row(item, found, bundle.classes, min_confidence=args.min_confidence or 0)
+                    if sets is not None:
+                        row["set"] = sets.names(item.probabilities)
+                    if kind is not None:
+                        row.update(kind.columns(item.distance))
+                        counts["odd"] += bool(row["not_of_this_kind"])
+                    if aggregate is not None:
+                        aggregate.add(found, item)
                     counts["bad" if fault else "read"] += 1
                     counts["uncertain"] += not (fault or row["predicted"])
                     if reports is not None and row["predicted"]:
@@ -118,6 +199,7 @@ def _write(
                     if fault and args.on_bad_item == "error":
                         raise ValueError(f"{fault} Or pass --on_bad_item skip.")
                     faults += [fault] if fault else []
+                    row["reason"] = keys.relative(row["reason"])
                     rows.append(row)
                 table.write(rows)
     except KeyboardInterrupt:
@@ -127,14 +209,14 @@ def _write(
 
 
 def _batches(
-    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str]
+    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], kind: KindReference | None
 ) -> Iterator[Sequence[Prediction]]:
     """Yield the predictions, with a progress bar if there is a terminal and tqdm is installed."""
     from monai.utils import optional_import
 
     from monai_weckd.predict.images import predict_images
 
-    batches = predict_images(bundle, paths, batch_size=args.batch_size)
+    batches = predict_images(bundle, paths, batch_size=args.batch_size, kind=kind)
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     if not has_tqdm:
         yield from batches
@@ -154,5 +236,7 @@ def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[st
     line = f"images  {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"
+    if counts["odd"]:
+        line += f", {counts['odd']} not of this kind"
     yield line
     yield f"written {args.output}"

@@ -14,8 +14,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from pathlib import PurePath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from monai_weckd.data.class_folders import read_folders
@@ -32,8 +32,9 @@ from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.tables import read_table
 
-__all__ = ["Datalist", "load_datalist", "manifest_groups", "plan_datalist"]
+__all__ = ["Datalist", "known_group", "known_groups", "load_datalist", "plan_datalist"]
 
 
 class Datalist(NamedTuple):
@@ -164,8 +165,8 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *,
     return Datalist(items, names, passed_over=passed_over)
 
 
-def manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> dict[str, str]:
-    """Return the group of each file by its id, from a folder's ``manifest.csv``; empty without a manifest.
+def known_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> dict[str, str]:
+    """Return groups by id, from a folder's ``manifest.csv``, else the ``index.csv`` of ``python -m monai_weckd fetch``.
 
     Args:
         folder: the folder.
@@ -175,11 +176,35 @@ def manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | No
         ValueError: When the manifest is not as :py:func:`load_datalist` describes it.
 
     """
+    return _manifest_groups(folder, passed_over) or _fetched_groups(folder)
+
+
+def known_group(groups: Mapping[str, str], key: str) -> str:
+    """Return the group of an image, which may be that of its fetched series; empty without one.
+
+    Args:
+        groups: result of :py:func:`known_groups`.
+        key: path of the image within the folder.
+
+    """
+    return groups.get(key) or groups.get(key.partition("/")[0]) or ""
+
+
+def _manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None) -> dict[str, str]:
     manifest, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
     if not os.path.isfile(manifest):
         return {}
     rows = read_manifest(manifest, PassedOver() if passed_over is None else passed_over)
     return {finder.find(PurePath(os.path.normpath(row.file)).as_posix()): row.group for row in rows if row.group}
+
+
+def _fetched_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the patient of each fetched series, by the name of its folder."""
+    path = Path(folder, "index.csv")
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+    if not text.startswith("series,group,"):
+        return {}  # none, or one of another program
+    return {row["series"]: row["group"] for row in read_table(text)}
 
 
 def _with_usual_labels(rows: list[Row], classes: Sequence[str] | None, passed_over: PassedOver) -> list[Row]:

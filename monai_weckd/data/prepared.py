@@ -23,6 +23,7 @@ import torch
 from monai.utils import CommonKeys, MetaKeys
 
 from monai_weckd.data.content import UndescribedError, describe
+from monai_weckd.data.image_reader import read_image
 from monai_weckd.utils.errors import explaining_error
 
 __all__ = ["Preparation", "image_error", "load_image"]
@@ -67,16 +68,7 @@ class Preparation:
         kind = _kind(array, np.asarray(meta[MetaKeys.AFFINE], dtype=np.float64))
         if kind in self._passed:
             return
-        try:
-            load_image(self.transform, path, self.spatial_dims)
-        except ValueError as error:
-            dims = array.ndim - 1
-            if self.spatial_dims in (None, dims):
-                raise
-            raise ValueError(
-                f"{path}: expected an image of {self.spatial_dims} dimensions, got {dims} "
-                f"({' x '.join(map(str, array.shape[1:]))}). Convert it or leave it out."
-            ) from error
+        load_image(self.transform, path, self.spatial_dims)
         self._passed.add(kind)
 
 
@@ -95,10 +87,24 @@ def load_image(preprocessing: Callable, path: str, spatial_dims: int | None) -> 
     try:
         image = torch.as_tensor(preprocessing({CommonKeys.IMAGE: path})[CommonKeys.IMAGE])
     except Exception as error:  # a decoder may raise anything for damaged bytes
-        raise image_error(path, error) from error
+        raise _dimensions_error(path, spatial_dims) or image_error(path, error) from error
     if spatial_dims is not None and image.ndim != spatial_dims + 1:
         raise ValueError(f"{path}: expected an image of {spatial_dims} dimensions, got {image.ndim - 1}. Leave it out.")
     return image.as_subclass(torch.Tensor)
+
+
+def _dimensions_error(path: str, spatial_dims: int | None) -> ValueError | None:
+    """Return an error that tells the dimensions of an image if these are the reason; None otherwise."""
+    try:
+        shape = read_image(path)[0].shape[1:]
+    except (ValueError, OSError):  # the first error says why it cannot be read
+        return None
+    if spatial_dims in (None, len(shape)):
+        return None
+    return ValueError(
+        f"{path}: expected an image of {spatial_dims} dimensions, got {len(shape)} "
+        f"({' x '.join(map(str, shape))}). Convert it or leave it out."
+    )
 
 
 def image_error(path: Any, error: Exception) -> ValueError:

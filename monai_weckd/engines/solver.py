@@ -103,7 +103,9 @@ class HeadSolver:
         found["estimate"] = (
             _estimate(head, layer, held_out, target, items, chain.state.items, dataset) if whole else None
         )
-        chain.state.keep_out_of_fold(found)
+        rows = torch.softmax(_finite(head.out_of_fold) / temperature, dim=1).tolist()
+        given = [row if seen else None for row, seen in zip(rows, known.tolist(), strict=True)]
+        chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
         self._solved = features, target
         return self._output(engine, features, target)
 

@@ -157,6 +157,8 @@ class ChainState:
         self.over = False
         # metrics of a solved stage, see HeadSolver
         self.out_of_fold: dict[str, Any] | None = None
+        # and its probabilities of each label's item when that was held out, None where it never was, by item id
+        self.held_out: dict[str, list[float] | None] = {}
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
         # the start of every stage: states of the optimizer and the like, and the weights before the first stage
@@ -232,7 +234,7 @@ class ChainState:
         for part, beginning in zip(stateful, self.beginnings, strict=True):
             part.load_state_dict(deepcopy(beginning))
         self._start_averages(network)
-        self.best = self.out_of_fold = None
+        self.best, self.out_of_fold, self.held_out = None, None, {}
         self.began = time.perf_counter()
 
     def _start_averages(self, network: torch.nn.Module) -> None:
@@ -242,7 +244,7 @@ class ChainState:
 
     def restart_stage(self) -> None:
         """Discard the best weights and restart the averages, because other code has set the network's weights."""
-        self.best = self.out_of_fold = None
+        self.best, self.out_of_fold, self.held_out = None, None, {}
         for average in (self.average, self.mirror):
             if average is not None:
                 average.restart()
@@ -278,14 +280,16 @@ class ChainState:
         weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
         self.best = BestWeights(value, epoch, weights)
 
-    def keep_out_of_fold(self, metrics: Mapping[str, Any]) -> None:
-        """Keep the metrics of a solved stage on held out labels.
+    def keep_out_of_fold(self, metrics: Mapping[str, Any], held_out: Mapping[str, list[float] | None]) -> None:
+        """Keep the metrics of a solved stage on held out labels, and the probabilities themselves.
 
         Args:
             metrics: the metrics by name, values as for JSON.
+            held_out: probabilities of each labeled item when its group was held out, None where its class then had no
+                label, by item id.
 
         """
-        self.out_of_fold = dict(metrics)
+        self.out_of_fold, self.held_out = dict(metrics), dict(held_out)
 
     def add_record(
         self, stage: int, *, epochs: int, metric: str | None, accepted: bool, calibration: float | None
@@ -390,6 +394,7 @@ class ChainState:
             "students": [keep(student, stage) for student, stage in zip(self.students, stages, strict=True)],
             "best": None if self.best is None else self.best._asdict(),
             "out_of_fold": self.out_of_fold,
+            "held_out": self.held_out,
             "over": self.over,
             "average": None if self.average is None else self.average.state_dict(),
             "mirror": None if self.mirror is None else self.mirror.state_dict(),
@@ -424,6 +429,7 @@ class ChainState:
         self.oracle.load_state_dict(state_dict["oracle"])
         self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
         self.out_of_fold, self.over = state_dict["out_of_fold"], state_dict["over"]
+        self.held_out = state_dict["held_out"]
         self._start_averages(network)
         for name, average in (("average", self.average), ("mirror", self.mirror)):
             if average is not None:

@@ -25,7 +25,7 @@ from monai_weckd.engines.state import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.utils.files import link_or_copy, load_tensors
-from monai_weckd.utils.records import read_sealed
+from monai_weckd.utils.records import OUT_OF_FOLD, read_sealed
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
@@ -118,6 +118,9 @@ class ChainContinuation:
             if not (self.previous / _student_file(stage)).is_file():
                 self._student(stage)  # raises
             link_or_copy(self.previous / _student_file(stage), path)
+            held_out = self.previous / path.parent.name / OUT_OF_FOLD
+            if held_out.is_file():
+                link_or_copy(held_out, path.with_name(OUT_OF_FOLD))
 
     def _student(self, stage: int) -> bytes:
         path = self.previous / _student_file(stage)

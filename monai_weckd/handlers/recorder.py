@@ -31,16 +31,17 @@ from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
-from monai_weckd.data.embedding import wrapped_images
+from monai_weckd.data.embedding import EmbeddingDataset, wrapped_images
 from monai_weckd.engines.events import ChainEvents
+from monai_weckd.handlers.kind import kind_reference
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
-from monai_weckd.utils.files import state_bytes, write_atomically
-from monai_weckd.utils.records import sealed_json
+from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
+from monai_weckd.utils.records import KIND, OUT_OF_FOLD, sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
 from monai_weckd.visualize.gallery import layer_fault
@@ -75,8 +76,11 @@ class ChainRecorder:
 
     It writes these files to ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, and the plan again at the
     start of each stage; ``stage_k/model.pt``, ``chain.json`` and ``history.json`` at the end of each stage;
-    ``model.pt`` (the last accepted student, a plain ``state_dict``) and ``predictions.csv`` at the end. List it last
-    among the trainer's handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
+    ``model.pt`` (the last accepted student, a plain ``state_dict``) and ``predictions.csv`` at the end. If heads are
+    solved, ``stage_k/out_of_fold.csv`` has the probabilities of each label's item by a head that saw no label of its
+    group, and ``out_of_fold.csv`` those of the last accepted stage. With a frozen backbone, ``kind.npz`` has features
+    of training images, by which ``predict`` tells whether an image is of their kind. List it last among the trainer's
+    handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
 
     Args:
         output_dir: an existing folder.
@@ -220,6 +224,8 @@ class ChainRecorder:
         checkpoint = Path(f"stage_{record.stage}") / "model.pt"
         (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
         digest = self._save(engine, self.output_dir / checkpoint)
+        if engine.state.chain.state.held_out:
+            write_atomically(self.output_dir / _out_of_fold(record.stage), self._held_out(engine, record.stage))
         self.stages.append(
             {
                 "stage": record.stage,
@@ -246,6 +252,13 @@ class ChainRecorder:
         if engine.state.chain.paused(engine):
             return
         self._write(engine, self._save(engine, self.output_dir / "model.pt"))
+        final = [stage["stage"] for stage in self.stages if stage["accepted"]][-1]
+        if (self.output_dir / _out_of_fold(final)).is_file():
+            link_or_copy(self.output_dir / _out_of_fold(final), self.output_dir / OUT_OF_FOLD)
+        dataset = getattr(engine.data_loader, "dataset", None)
+        kind = kind_reference(dataset, dataset.data) if isinstance(dataset, EmbeddingDataset) else None
+        if kind is not None:
+            write_atomically(self.output_dir / KIND, kind)
         rows = {split: self._rows(engine, split) for split, loader in self.loaders.items() if loader is not None}
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
@@ -314,6 +327,19 @@ class ChainRecorder:
         inferer = getattr(self.evaluator, "inferer", engine.inferer)
         return predict_probabilities(engine.network, loader, engine.state.device, inferer=inferer)
 
+    def _held_out(self, engine: SupervisedTrainer, stage: int) -> str:
+        """Return the table of the labels of a solved stage, each predicted by a head that saw none of its group."""
+        state = engine.state.chain.state
+        names, labels = state.plan.classes, state.reveal(stage)
+        columns = [f"probability_{name}" for name in names]
+        rows = []
+        for item in state.items:
+            if item["id"] in labels:
+                known = {key: item[key] for key in ("id", "group")}
+                values = state.held_out[item["id"]] or [""] * len(names)
+                rows.append({**known, "label": names[labels[item["id"]]], **dict(zip(columns, values, strict=True))})
+        return table_text(["id", "group", "label", *columns], rows)
+
     def _columns(self, engine: SupervisedTrainer) -> list[str]:
         names = engine.state.chain.plan.classes
         return ["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in names)]
@@ -332,3 +358,7 @@ class ChainRecorder:
             }
             for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)
         ]
+
+
+def _out_of_fold(stage: int) -> Path:
+    return Path(f"stage_{stage}") / OUT_OF_FOLD

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Classification metrics, their bootstrap intervals and calibration."""
+"""Classification metrics, their bootstrap intervals, calibration, and conformal prediction sets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monai_weckd.metrics.classification import (
     confusion_counts,
     reliability_bins,
 )
+from monai_weckd.metrics.conformal import conformal_limit, groups_needed, prediction_sets
 from monai_weckd.metrics.tally import Tally, mean_defined, tally_predictions
 
 __all__ = [
@@ -27,8 +28,11 @@ __all__ = [
     "Tally",
     "bootstrap_intervals",
     "classification_metrics",
+    "conformal_limit",
     "confusion_counts",
+    "groups_needed",
     "mean_defined",
+    "prediction_sets",
     "reliability_bins",
     "tally_predictions",
 ]

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_weckd.data.dicom.patients import read_keys
+from monai_weckd.data.dicom.patients import DicomKeys, pseudonyms, read_keys
 from monai_weckd.pacs.journal import Journal
 from monai_weckd.pacs.server import is_uid
 
@@ -32,7 +32,7 @@ class IndexedSeries(NamedTuple):
 
     Args:
         series: its UID, which is also the name of its folder.
-        group: the patient, represented by the UID of his or her first fetched series.
+        group: pseudonym of the patient.
         instances: number of its files.
         bytes: total size of its files.
         digest: SHA-256 of sorted lines ``<UID> <SHA-256 of the file>``, one for each file.
@@ -79,7 +79,7 @@ class SeriesIndex:
         lines = "".join(f"{path.stem} {_digest(path)}\n" for path in files)
         return IndexedSeries(
             folder.name,
-            self._group(files[0], folder.name),
+            self._group(files[0]),
             len(files),
             sum(path.stat().st_size for path in files),
             hashlib.sha256(lines.encode("ascii")).hexdigest(),
@@ -127,13 +127,14 @@ class SeriesIndex:
         sizes = [path.stat().st_size for path in instance_files(self.root / series)]
         return row is None or (len(sizes), sum(sizes)) != (row.instances, row.bytes)
 
-    def _group(self, file: Path, series: str) -> str:
-        """Return the patient of a file, represented by the UID of the patient's first series."""
+    def _group(self, file: Path) -> str:
+        """Return the pseudonym of a file's patient, which stays the same here even if the key of pseudonyms changes."""
         if self._patients is None:
             self._patients = {}
             for row in self.rows.values():
-                self._patients.setdefault(_patient(instance_files(self.root / row.series)[0]), row.group)
-        return self._patients.setdefault(_patient(file), series)
+                self._patients.setdefault(_keys(instance_files(self.root / row.series)[0]).unit, row.group)
+        keys = _keys(file)
+        return self._patients.setdefault(keys.unit, next(iter(pseudonyms(keys).values()), file.parent.name))
 
 
 def instance_files(folder: Path) -> list[Path]:
@@ -150,10 +151,9 @@ def _typed(row: dict[str, str]) -> IndexedSeries:
     return IndexedSeries(row["series"], row["group"], int(row["instances"]), int(row["bytes"]), row["digest"])
 
 
-def _patient(file: Path) -> tuple[str, ...]:
-    """Return a key of the patient for comparison; it stays in memory and is never written."""
-    keys = read_keys(file)
-    return () if keys is None else keys.unit
+def _keys(file: Path) -> DicomKeys:
+    """Return the keys of a file; the number of the patient stays in memory and is never written."""
+    return read_keys(file) or DicomKeys(("", ""), "", "")
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from monai_weckd.data.image_files import list_images
+from monai_weckd.predict.kind import KindReference
 from monai_weckd.predict.model import PredictionBundle, probability_fault
 from monai_weckd.utils.system import available_processors
 
@@ -35,12 +36,14 @@ class Prediction(NamedTuple):
         path: the file, or folder of a DICOM series.
         probabilities: one for each class, None without a usable prediction.
         fault: why there is none, in one line.
+        distance: how far the image is from those of the training, None if that is not known.
 
     """
 
     path: str
     probabilities: np.ndarray | None
     fault: str = ""
+    distance: float | None = None
 
 
 class _Image(NamedTuple):
@@ -50,7 +53,7 @@ class _Image(NamedTuple):
 
 
 def predict_images(
-    bundle: PredictionBundle, paths: Sequence[str], *, batch_size: int
+    bundle: PredictionBundle, paths: Sequence[str], *, batch_size: int, kind: KindReference | None = None
 ) -> Iterator[Sequence[Prediction]]:
     """Yield the predictions for images, batch by batch, in order.
 
@@ -60,6 +63,7 @@ def predict_images(
         bundle: the model.
         paths: the images.
         batch_size: images in a batch.
+        kind: measures how far an image is from those of the training, default None: nothing does.
 
     """
     ahead: deque[Future[_Image]] = deque()
@@ -72,7 +76,7 @@ def predict_images(
                 if len(ahead) == 2 * batch_size:
                     break
             size = min(batch_size, len(paths) - start)
-            yield _predict(bundle, [ahead.popleft().result() for _ in range(size)])
+            yield _predict(bundle, [ahead.popleft().result() for _ in range(size)], kind)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -84,7 +88,7 @@ def _load(bundle: PredictionBundle, path: str) -> _Image:
         return _Image(path, None, str(error))
 
 
-def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Prediction]:
+def _predict(bundle: PredictionBundle, images: Iterable[_Image], kind: KindReference | None = None) -> list[Prediction]:
     found: dict[str, Prediction] = {}
     same_shape: dict[torch.Size, dict[str, torch.Tensor]] = defaultdict(dict)
     for path, tensor, fault in images:
@@ -92,11 +96,13 @@ def _predict(bundle: PredictionBundle, images: Iterable[_Image]) -> list[Predict
         if tensor is not None:
             same_shape[tensor.shape][path] = tensor
     for tensors in same_shape.values():  # there is one shape if the bundle resizes all images
-        rows = bundle.predict(torch.stack(list(tensors.values())))
-        found.update((path, _checked(path, row)) for path, row in zip(tensors, rows, strict=True))
+        rows, features = bundle.predict_features(torch.stack(list(tensors.values())))
+        distances = [None] * len(rows) if kind is None else kind.distances(features).tolist()
+        for path, row, distance in zip(tensors, rows, distances, strict=True):
+            found[path] = _checked(path, row, distance)
     return list(found.values())
 
 
-def _checked(path: str, probabilities: np.ndarray) -> Prediction:
+def _checked(path: str, probabilities: np.ndarray, distance: float | None) -> Prediction:
     fault = probability_fault(path, probabilities)
-    return Prediction(path, None if fault else probabilities, fault)
+    return Prediction(path, None, fault) if fault else Prediction(path, probabilities, distance=distance)

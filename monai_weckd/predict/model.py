@@ -26,6 +26,7 @@ from monai.utils import CommonKeys
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import check_transforms
 from monai_weckd.data.prepared import load_image
+from monai_weckd.networks.features import HeadHook
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import raising_cause
 from monai_weckd.utils.records import model_chain
@@ -119,6 +120,16 @@ class PredictionBundle:
                 f"got {len(self.classes)}. Put chain.json beside the model."
             )
         return probabilities
+
+    def predict_features(self, images: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+        """Return the probabilities of the classes, (B, number of classes), and the features before the head, (B, D).
+
+        Args:
+            images: a batch of images from :py:meth:`load`.
+
+        """
+        with HeadHook(self.network) as hook:
+            return self.predict(images), hook.features.float().cpu()
 
     def _postprocess(self, logits: torch.Tensor) -> torch.Tensor:
         found = [self.postprocessing({CommonKeys.PRED: row})[CommonKeys.PRED] for row in logits]

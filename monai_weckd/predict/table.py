@@ -19,31 +19,51 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
+
 from monai_weckd.predict.images import Prediction
+from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.tables import table_text
 
-__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row"]
+__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row", "verdict"]
 
 BELOW_CONFIDENCE = "below min_confidence"
 
 
-def prediction_row(prediction: Prediction, classes: Sequence[str], *, min_confidence: float = 0.0) -> dict[str, Any]:
+def prediction_row(
+    prediction: Prediction, keys: ImageKeys, classes: Sequence[str], *, min_confidence: float = 0.0
+) -> dict[str, Any]:
     """Return a row of the table; ``predicted`` is empty for an unreadable image or a confidence below the threshold.
 
     Args:
         prediction: prediction for an image.
+        keys: its keys.
         classes: class names in the order of their indices.
         min_confidence: smallest probability of the most probable class, default 0: any.
 
     """
-    row = dict.fromkeys(["file", "predicted", "confidence", *map("probability_{}".format, classes), "reason"], "")
-    row.update(file=prediction.path, reason=prediction.fault)
-    if prediction.probabilities is None:
-        return row
-    values = [float(value) for value in prediction.probabilities]
+    told = verdict(prediction.probabilities, classes, fault=prediction.fault, min_confidence=min_confidence)
+    return {**keys._asdict(), **told}
+
+
+def verdict(
+    probabilities: np.ndarray | None, classes: Sequence[str], *, fault: str = "", min_confidence: float = 0.0
+) -> dict[str, Any]:
+    """Return the columns of a table that tell the class, its confidence, all probabilities, or why there is none.
+
+    Args:
+        probabilities: of the classes, (C,), or None.
+        classes: class names in the order of their indices.
+        fault: why there are no probabilities, default "".
+        min_confidence: smallest probability of the most probable class, default 0: any.
+
+    """
+    row = dict.fromkeys(["predicted", "confidence", *map("probability_{}".format, classes), "reason"], "")
+    if probabilities is None:
+        return {**row, "reason": fault}
+    values = [float(value) for value in probabilities]
     certain = max(values) >= min_confidence
     return {
-        **row,
         "predicted": classes[values.index(max(values))] if certain else "",
         "confidence": max(values),
         **{f"probability_{name}": value for name, value in zip(classes, values, strict=True)},
@@ -59,17 +79,18 @@ class PredictionTable:
     Args:
         path: the CSV; its folder is created.
         classes: class names in the order of their indices.
+        further: names of further columns, default none.
 
     Raises:
         ValueError: When the path is a folder.
 
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, classes: Sequence[str], further: Iterable[str] = ()) -> None:
         if path.is_dir():
             raise ValueError(f"output: expected a CSV to write, got the folder {path}. Name a file in it.")
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.columns = list(prediction_row(Prediction("", None), classes))
+        self.columns = [*prediction_row(Prediction("", None), ImageKeys(""), classes), *further]
         self.header = table_text(self.columns, [])
 
     def __enter__(self) -> PredictionTable:
@@ -84,7 +105,7 @@ class PredictionTable:
         """Append rows and flush them to the file.
 
         Args:
-            rows: results of :py:func:`prediction_row`.
+            rows: results of :py:func:`prediction_row`, with the further columns.
 
         """
         self.file.write(table_text(self.columns, rows).removeprefix(self.header))

@@ -20,7 +20,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_keys", "json_digest", "model_chain", "read_json", "read_sealed", "read_text", "sealed_json"]
+__all__ = [
+    "KIND",
+    "OUT_OF_FOLD",
+    "check_keys",
+    "json_digest",
+    "model_chain",
+    "read_json",
+    "read_sealed",
+    "read_text",
+    "sealed_json",
+]
+
+# held out labels of a solved head, beside its model
+OUT_OF_FOLD = "out_of_fold.csv"
+# features of training images, beside the model of a frozen network
+KIND = "kind.npz"
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:

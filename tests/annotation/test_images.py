@@ -17,13 +17,43 @@ from dicom_files import write_dicom
 
 from monai_weckd.annotation import find_items
 from monai_weckd.data import load_datalist
+from monai_weckd.data.image_reader import read_image
 
 
-def test_refuses_a_series_that_has_no_folder_of_its_own(tmp_path):
-    write_dicom(tmp_path / "1.dcm", np.zeros((8, 8), np.uint16))
-    with pytest.raises(ValueError, match=r"images: expected each DICOM series in a folder below .*, got files of"):
+def write_slices(folder, *names, uid):
+    """Write the slices of a series."""
+    plane = {"PixelSpacing": [1, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": uid}
+    for place, name in enumerate(names):
+        write_dicom(folder / name, np.zeros((8, 8), np.uint16), **plane, ImagePositionPatient=[0, 0, place])
+
+
+def test_a_series_in_the_folder_itself_is_named_by_its_uid(tmp_path):
+    write_slices(tmp_path, "1.dcm", "2.dcm", uid="1.2")
+    assert [item["id"] for item in find_items(tmp_path, spatial_dims=3)] == [".::1.2"]
+    assert [item["id"] for item in find_items(tmp_path, spatial_dims=2)] == ["1.dcm", "2.dcm"]
+    write_slices(tmp_path, "3.dcm", "4.dcm", uid="1.3")
+    items = find_items(tmp_path, spatial_dims=3)
+    assert [item["id"] for item in items] == [".::1.2", ".::1.3"]
+    rows = "".join(f"{item['id']},{label},\n" for item, label in zip(items, "ab", strict=True))
+    (tmp_path / "manifest.csv").write_text("file,label,group\n" + rows)
+    listed = load_datalist(tmp_path).items
+    assert [(item["id"], item["group"]) for item in listed] == [(item["id"], item["group"]) for item in items]
+    assert [read_image(item["image"])[0].shape for item in listed] == [(1, 8, 8, 2)] * 2
+
+
+def test_refuses_a_series_without_a_uid_that_has_no_folder_of_its_own(tmp_path):
+    write_dicom(tmp_path / "1.dcm", np.zeros((8, 8), np.uint16), SeriesInstanceUID="")
+    with pytest.raises(ValueError, match=r"images: expected each DICOM series without a UID in a folder below .*, got"):
         find_items(tmp_path, spatial_dims=3)
-    assert [item["id"] for item in find_items(tmp_path, spatial_dims=2)] == ["1.dcm"]
+
+
+def test_an_index_of_another_program_gives_no_groups(tmp_path):
+    write_dicom(tmp_path / "1.dcm", np.zeros((8, 8), np.uint16), PatientID="")
+    for text in ("", "name;size\n1;2;3", "\ufeffseries,group,x\n1.dcm,mine,y\n"):
+        (tmp_path / "index.csv").write_text(text, encoding="utf-8")
+        (item,) = find_items(tmp_path, spatial_dims=2)
+        assert item["group"] == "mine" or "mine" not in text
+    assert item["group"] == "mine"
 
 
 def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):

@@ -15,12 +15,16 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, train
 from monai.bundle import ConfigParser
 
 from monai_weckd.handlers import ChainRecorder
+from monai_weckd.predict.kind import read_kind
+from monai_weckd.predict.model import PredictionBundle
+from monai_weckd.predict.sets import ConformalSets
 from monai_weckd.utils.files import finish_writing
 from monai_weckd.utils.tables import read_table
 
@@ -59,6 +63,40 @@ def test_each_stage_is_solved_and_cross_validated(output):
     assert chain["stages"][0]["labeled"] < chain["stages"][1]["labeled"]
 
 
+def test_each_label_is_kept_as_predicted_when_its_group_was_held_out(output):
+    chain = json.loads((output / "chain.json").read_text())
+    plan = json.loads((output / "plan.json").read_text())
+    columns = [f"probability_{name}" for name in chain["classes"]]
+    for stage, planned in zip(chain["stages"], plan["stages"], strict=True):
+        rows = read_table((output / f"stage_{stage['stage']}" / "out_of_fold.csv").read_text(), ["id", "group"])
+        assert {row["id"] for row in rows} == set(planned["labeled"])
+        known = [row for row in rows if row[columns[0]]]
+        assert len(known) == stage["out_of_fold"]["labels"]
+        right = [row["label"] == chain["classes"][np.argmax([float(row[name]) for name in columns])] for row in known]
+        assert sum(right) == pytest.approx(len(known) * stage["out_of_fold"].get("accuracy", 0))
+    last = (output / f"stage_{chain['final']['stage']}" / "out_of_fold.csv").read_bytes()
+    assert (output / "out_of_fold.csv").read_bytes() == last
+    sets = ConformalSets(output / "model.pt", chain["classes"], 0.5)
+    assert sets.labels == chain["stages"][chain["final"]["stage"] - 1]["labeled"]
+
+
+def test_images_of_the_training_are_of_its_kind(dataset, tmp_path):
+    data, output = shutil.copytree(dataset, tmp_path / "data"), tmp_path / "output"
+    forget_splits(data)
+    train(OTOSCOPY, data, output, base=SOLVED, **CHAIN)
+    kind = read_kind(output / "model.pt")
+    plan = json.loads((output / "plan.json").read_text())
+    assert len(kind.features) == len(plan["train"])
+    chain = json.loads((output / "chain.json").read_text())
+    bundle = PredictionBundle(
+        OTOSCOPY, output / "model.pt", changes={"spatial_size": chain["settings"]["spatial_size"]}
+    )
+    images = torch.stack([bundle.load(str(dataset / name)) for name in plan["train"][:8]])
+    _, features = bundle.predict_features(images)
+    assert (kind.distances(features) <= kind.limit).all()
+    assert kind.distances(bundle.predict_features(torch.zeros_like(images[:1]))[1]) > kind.limit
+
+
 def test_resumed_after_a_stage_was_solved_it_is_the_same(dataset, output, tmp_path, monkeypatch):
     folder = tmp_path / "output"
 
@@ -74,6 +112,7 @@ def test_resumed_after_a_stage_was_solved_it_is_the_same(dataset, output, tmp_pa
     whole = json.loads((output / "chain.json").read_text())
     assert [stage["out_of_fold"] for stage in chain["stages"]] == [stage["out_of_fold"] for stage in whole["stages"]]
     assert [stage["sha256"] for stage in chain["stages"]] == [stage["sha256"] for stage in whole["stages"]]
+    assert (folder / "out_of_fold.csv").read_bytes() == (output / "out_of_fold.csv").read_bytes()
 
 
 def test_embeddings_in_a_file_serve_the_next_run(dataset, output, tmp_path):

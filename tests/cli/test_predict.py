@@ -22,10 +22,21 @@ import torch
 from dicom_files import write_dicom, write_series
 from monai.bundle import ConfigWorkflow
 from PIL import Image
-from prediction_models import BRAIN_3D, BUNDLES, CLASSES, OTOSCOPY, untrained_model, write_pictures
+from prediction_models import (
+    BRAIN_3D,
+    BUNDLES,
+    CLASSES,
+    OTOSCOPY,
+    untrained_model,
+    write_held_out,
+    write_kind,
+    write_pictures,
+)
 
+from monai_weckd.annotation import find_items
 from monai_weckd.cli.main import main
 from monai_weckd.data import read_classification_sr
+from monai_weckd.networks.nearest import neighbor_distances
 from monai_weckd.predict import images
 from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.tables import read_table
@@ -64,7 +75,8 @@ def own_inference(bundle, model, source, output, **overrides):
 
 
 def assert_same_numbers(found, expected, classes):
-    assert [row["file"] for row in found] == [row["file"] for row in expected]
+    # paths in the folder, which the bundle's own inference has in full
+    assert [row["file"] for row in found] == [row["file"].rpartition("/")[2] for row in expected]
     names = [f"probability_{name}" for name in classes]
     values = [np.array([[float(row[name]) for name in names] for row in rows]) for rows in (found, expected)]
     for rows, probabilities in zip((found, expected), values, strict=True):
@@ -79,11 +91,21 @@ def assert_same_numbers(found, expected, classes):
     [
         (["--batch_size", "0"], "batch_size: expected a number of at least 1, got 0. Raise it."),
         (["--min_confidence", "80"], "min_confidence: expected a probability, got 80.0. Pass e.g. 0.8."),
+        (["--coverage", "90"], "coverage: expected a probability between 0 and 1, got 90.0. Pass e.g. 0.9."),
+        (["--coverage", "0.9"], "coverage: expected out_of_fold.csv beside"),
         (["--on_bad_item", "skp"], "on_bad_item: expected one of ('skip', 'error'), got 'skp'. Did you mean 'skip'?"),
         (["--set", "chanels=1"], "set: expected a key of"),
         (
             ["--set", "spatial_size=[32,32]"],
             "spatial_size: expected [192, 192], at which the model was trained",
+        ),
+        (
+            ["--aggregate", "patients"],
+            "aggregate: expected one of ('series', 'study', 'patient'), got 'patients'.",
+        ),
+        (
+            ["--aggregate", "study"],
+            "aggregate: expected images with a known study, got none of 6. Pass",
         ),
         (["--config_file", "none.json"], "config_file: expected a file, or the name of one in"),
         (["--ckpt", "none.pt"], "ckpt: expected a model, got nothing at none.pt. Pass --ckpt path/to/output/model.pt."),
@@ -170,7 +192,7 @@ def test_volumes_get_the_numbers_of_the_bundles_own_inference(tmp_path):
     Image.new("L", (9, 9)).save(series / "thumbnail.png")
     assert predict(model, tmp_path / "series", tmp_path / "dicom.csv", bundle=BRAIN_3D) == 0
     rows = table(tmp_path / "dicom.csv")
-    assert [row["file"] for row in rows] == [str(series), str(series / "thumbnail.png")]
+    assert [row["file"] for row in rows] == ["s1", "s1/thumbnail.png"]
     assert float(rows[0]["confidence"]) == pytest.approx(float(table(tmp_path / "out.csv")[1]["confidence"]), abs=1e-4)
     assert rows[1]["predicted"] == ""
     assert "thumbnail.png: " in rows[1]["reason"]
@@ -192,11 +214,89 @@ def test_bad_files_are_rows_with_a_reason(capsys, model, tmp_path):
     for name in bad:
         assert rows[name]["predicted"] == rows[name]["confidence"] == rows[name]["probability_normal"] == ""
         assert rows[name]["reason"].isprintable()
-        assert name in rows[name]["reason"]
+        assert rows[name]["reason"].startswith(f"{name}: ")
     assert rows["good.dcm"]["predicted"] in CLASSES
     out = capsys.readouterr().out
     assert "images  6 read, 3 bad\n" in out
     assert f"bad     {source / 'a.png'}: cannot be decoded" in out
+
+
+def test_rows_carry_patient_study_and_series_and_join_with_their_aggregate(capsys, model, tmp_path):
+    source = tmp_path / "in"
+    write_pictures(source)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        keys = {"PatientID": f"id-{number // 2}", "StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": "1.9"}
+        write_dicom(source / f"{number}.dcm", rng.integers(0, 99, (20, 30), dtype=np.uint8), **keys)
+    (source / "3.dcm").write_bytes((source / "3.dcm").read_bytes()[:-400])
+    assert predict(model, source, tmp_path / "out.csv", "--aggregate", "patient") == 0
+    out = capsys.readouterr().out
+    assert f"written {tmp_path / 'out.patient.csv'}, without 6 images whose patient is not known\n" in out
+    rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
+    groups = {item["id"]: item["group"] for item in find_items(source, spatial_dims=2)}
+    assert {name: row["patient"] or name for name, row in rows.items()} == groups
+    assert [bool(rows[name]["study"] and rows[name]["series"]) for name in ("0.dcm", "3.dcm", "a.png")] == [1, 1, 0]
+    sums = {row["patient"]: row for row in table(tmp_path / "out.patient.csv")}
+    assert list(sums) == [rows["0.dcm"]["patient"], rows["2.dcm"]["patient"]]
+    assert [(row["images"], row["bad"]) for row in sums.values()] == [("2", "0"), ("2", "1")]
+    for name in CLASSES:
+        column = f"probability_{name}"
+        values = [float(rows[f"{number}.dcm"][column]) for number in range(3)]
+        assert [float(row[column]) for row in sums.values()] == pytest.approx([np.mean(values[:2]), values[2]])
+    written = "".join(path.read_text() for path in tmp_path.glob("*.csv")) + out
+    assert not any(text in written for text in ("id-0", "id-1"))
+
+
+def test_rows_have_the_classes_that_an_image_may_have(capsys, tmp_path):
+    model = untrained_model(tmp_path / "output")
+    write_held_out(model, [(f"p{number}", "normal", 0.2 + number / 100) for number in range(20)])
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad.png").touch()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--coverage", "0.9") == 0
+    line = "sets    coverage 0.9: each class of probability 0.21 or more, by 20 held out labels of 20 patients"
+    assert line in capsys.readouterr().out
+    rows = table(tmp_path / "out.csv")
+    for row in rows:
+        if row["file"] == "bad.png":
+            assert row["set"] == ""
+            continue
+        values = {name: float(row[f"probability_{name}"]) for name in CLASSES}
+        expected = [name for name in sorted(values, key=values.get, reverse=True) if values[name] >= 0.21]
+        assert row["set"].split("|") == (expected or [row["predicted"]])
+    assert len({row["set"] for row in rows}) > 2
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "set" not in table(tmp_path / "out.csv")[0]
+
+
+def test_an_image_of_another_kind_is_marked(capsys, tmp_path):
+    model = untrained_model(tmp_path / "output")
+    names = write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad.png").touch()
+    Image.new("RGB", (90, 70)).save(tmp_path / "in" / "black.png")
+    bundle = PredictionBundle(OTOSCOPY, model)
+    _, features = bundle.predict_features(torch.stack([bundle.load(str(tmp_path / "in" / name)) for name in names]))
+    limit = 1.05 * float(neighbor_distances(features, features).max())
+    write_kind(model, torch.nn.functional.normalize(features), limit)
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    out = capsys.readouterr().out
+    assert f"kind    6 training images; one farther than {limit:.3f} from them is not of this kind\n" in out
+    assert "images  7 read, 1 bad, 1 not of this kind\n" in out
+    rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
+    assert [name for name, row in rows.items() if row["not_of_this_kind"]] == ["black.png"]
+    assert rows["bad.png"]["distance"] == ""
+    assert all((float(row["distance"]) < limit) == (name in names) for name, row in rows.items() if row["distance"])
+    model.with_name("kind.npz").unlink()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "kind    unknown: no kind.npz beside the model\n" in capsys.readouterr().out
+    assert "distance" not in table(tmp_path / "out.csv")[0]
+
+
+def test_a_manifest_that_cannot_be_read_is_told(capsys, model, tmp_path):
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "manifest.csv").write_text("name\na.png\n")
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
+    assert "\ngroups  not from the manifest: " in capsys.readouterr().out
+    assert {row["patient"] for row in table(tmp_path / "out.csv")} == {""}
 
 
 def test_files_that_are_no_images_are_counted(capsys, model, tmp_path):
@@ -278,7 +378,7 @@ def test_dicom_images_get_reports(capsys, model, tmp_path):
     weights = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
     assert report.version == f"0.1.0, weights {weights}"
     assert rows[7]["predicted"] in CLASSES
-    assert rows[7]["reason"].startswith(f"no report: {source / 'h.dcm'}: expected a valid StudyInstanceUID")
+    assert rows[7]["reason"].startswith("no report: h.dcm: expected a valid StudyInstanceUID")
     out = capsys.readouterr().out
     assert "images  8 read, 1 bad\n" in out
     assert f"reports 1 in {tmp_path / 'reports'}, unverified\n" in out
@@ -294,11 +394,11 @@ def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path)
     write_pictures(tmp_path / "in")
     predict_batch, calls = images._predict, []
 
-    def interrupted(bundle, batch):
+    def interrupted(bundle, batch, kind):
         calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return predict_batch(bundle, batch)
+        return predict_batch(bundle, batch, kind)
 
     monkeypatch.setattr(images, "_predict", interrupted)
     assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--batch_size", "2") == 1

@@ -16,7 +16,7 @@ import unicodedata
 import pytest
 from dataset_folders import manifest, rows, touch
 
-from monai_weckd.data.datalist import load_datalist, manifest_groups
+from monai_weckd.data.datalist import known_groups, load_datalist
 from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.utils.enums import UNLABELED
 
@@ -157,7 +157,7 @@ def test_names_in_another_unicode_form_find_their_files(tmp_path, name, on_disk)
     found = load_datalist(tmp_path)
     assert [item["id"] for item in found.items] == files
     assert {item["group"] for item in found.items} == {unicodedata.normalize("NFC", name)}
-    assert manifest_groups(tmp_path) == {item["id"]: item["group"] for item in found.items}
+    assert known_groups(tmp_path) == {item["id"]: item["group"] for item in found.items}
     assert found.passed_over.text() == ""
 
 

@@ -82,6 +82,10 @@ def test_a_stage_ends_with_the_solution_for_its_labels():
     assert abs(temperature - 1) > 0.05  # else the calibration would not show
     torch.testing.assert_close(layers[-1].weight.double() * temperature, head.weight, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(layers[-1].bias.double() * temperature, head.bias, rtol=1e-3, atol=1e-4)
+    held_out = trainer.state.chain.state.held_out
+    assert list(held_out) == [item["id"] for _, item in chosen]
+    expected = torch.softmax(head.out_of_fold / temperature, dim=1)
+    torch.testing.assert_close(torch.tensor(list(held_out.values())).double(), expected, rtol=1e-3, atol=1e-4)
     # nothing else has changed
     head_name = [name for name, module in trainer.network.named_modules() if isinstance(module, torch.nn.Linear)][-1]
     for name, tensor in before.state_dict().items():

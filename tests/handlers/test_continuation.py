@@ -81,6 +81,16 @@ def first(tmp_path_factory):
     return folder
 
 
+def test_held_out_labels_stay_with_their_student(first, tmp_path):
+    previous = copy_with(first, tmp_path)
+    (previous / "stage_1" / "out_of_fold.csv").write_text("those of the first stage")
+    run(tmp_path / "out", 2, previous=previous, items=labeled_so_far(2))
+    assert (tmp_path / "out" / "stage_1" / "out_of_fold.csv").read_text() == "those of the first stage"
+    # the second stage has none, because its head was trained
+    accepted = read(tmp_path / "out" / "chain.json")["stages"][1]["accepted"]
+    assert (tmp_path / "out" / "out_of_fold.csv").exists() == (not accepted)
+
+
 def test_refuses_what_is_no_chain(tmp_path):
     with pytest.raises(ValueError, match=r"previous: expected the output folder of a chain, got no .*chain\.json"):
         ChainContinuation(tmp_path)

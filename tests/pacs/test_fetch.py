@@ -24,6 +24,7 @@ from pydicom.uid import generate_uid
 pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
 
 from monai_weckd.cli.main import main
+from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.pacs.fetch import series_folder
 from monai_weckd.pacs.server import DicomwebServer
 
@@ -205,6 +206,8 @@ def test_the_group_is_the_patient(fake, waits, tmp_path):
     groups = {series: row["group"] for series, row in index(out).items()}
     (new,) = (groups[key[1]] for key in fake.objects if key[0] == again)
     assert by_study[one] == {new}
+    # the same names as in all other commands
+    assert patient_groups({series: str(out / series) for series in groups}, where="out") == groups
     assert len({*groups.values()}) == 5
     assert unnamed != one
 

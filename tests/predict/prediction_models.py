@@ -21,6 +21,7 @@ from PIL import Image
 
 from monai_weckd.networks import EfficientNetLite
 from monai_weckd.utils.records import sealed_json
+from monai_weckd.utils.tables import table_text
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
@@ -35,6 +36,7 @@ def untrained_model(
     classes=CLASSES,
     calibration=1.25,
     out_of_fold=None,
+    labeled=None,
     preprocessing=None,
     **settings,
 ) -> Path:
@@ -55,12 +57,30 @@ def untrained_model(
         "preprocessing": preprocessing,
         "stages": [
             {"stage": 1, "calibration": 3.0},
-            {"stage": 2, "calibration": calibration, "out_of_fold": out_of_fold},
+            {"stage": 2, "calibration": calibration, "out_of_fold": out_of_fold, "labeled": labeled},
         ],
         "final": {"stage": 2, "sha256": hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()},
     }
     (folder / "chain.json").write_text(sealed_json(chain, indent=1))
     return folder / "model.pt"
+
+
+def write_held_out(model: Path, rows) -> None:
+    """Write out_of_fold.csv beside a model: rows of a group, a label and its probability, None if never held out."""
+    columns = [f"probability_{name}" for name in CLASSES]
+    found = []
+    for number, (group, label, value) in enumerate(rows):
+        others = "" if value is None else (1 - value) / (len(CLASSES) - 1)
+        values = {**dict.fromkeys(columns, others), f"probability_{label}": "" if value is None else value}
+        row = {"id": f"{number}.png", "group": group, "label": label, **values}
+        found.append({key: row[key] for key in ("id", "group", "label", *columns)})
+    text = table_text(["id", "group", "label", *columns], found)
+    model.with_name("out_of_fold.csv").write_text(text)
+
+
+def write_kind(model: Path, features, limit: float) -> None:
+    """Write kind.npz beside a model: features of training images and the limit."""
+    np.savez(model.with_name("kind.npz"), features=np.asarray(features, np.float16), limit=np.float64(limit))
 
 
 def write_pictures(folder: Path) -> list[str]:

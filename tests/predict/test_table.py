@@ -17,16 +17,21 @@ import numpy as np
 import pytest
 
 from monai_weckd.predict.images import Prediction
+from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.predict.table import PredictionTable, prediction_row
 
 CLASSES = ("ill", "well")
+KEYS = ImageKeys("in/a.png", "patient-1")
 
 
 @pytest.mark.parametrize(("limit", "predicted", "reason"), [(0.75, "well", ""), (0.76, "", "below min_confidence")])
 def test_a_class_needs_its_smallest_confidence(limit, predicted, reason):
-    row = prediction_row(Prediction("a.png", np.array([0.25, 0.75])), CLASSES, min_confidence=limit)
+    row = prediction_row(Prediction("a.png", np.array([0.25, 0.75])), KEYS, CLASSES, min_confidence=limit)
     assert row == {
-        "file": "a.png",
+        "file": "in/a.png",
+        "patient": "patient-1",
+        "study": "",
+        "series": "",
         "predicted": predicted,
         "confidence": 0.75,
         "probability_ill": 0.25,
@@ -36,28 +41,29 @@ def test_a_class_needs_its_smallest_confidence(limit, predicted, reason):
 
 
 def test_what_cannot_be_read_has_a_reason_and_nothing_else():
-    row = prediction_row(Prediction("a.png", None, "broken"), CLASSES)
-    assert {key: value for key, value in row.items() if value} == {"file": "a.png", "reason": "broken"}
+    row = prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)
+    told = {"file": "in/a.png", "patient": "patient-1"}
+    assert {key: value for key, value in row.items() if value} == {**told, "reason": "broken"}
 
 
 def test_a_table_gets_its_name_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "out.csv"
     with PredictionTable(path, CLASSES) as table:
-        table.write([prediction_row(Prediction("a.png", np.array([0.25, 0.75])), CLASSES)])
-        table.write([prediction_row(Prediction("b.png", None, "broken"), CLASSES)])
+        table.write([prediction_row(Prediction("a.png", np.array([0.25, 0.75])), KEYS, CLASSES)])
+        table.write([prediction_row(Prediction("b.png", None, "broken"), KEYS, CLASSES)])
         assert not path.exists()
-    assert [row["file"] for row in csv.DictReader(path.open())] == ["a.png", "b.png"]
+    assert [row["file"] for row in csv.DictReader(path.open())] == ["in/a.png", "in/a.png"]
     assert [file.name for file in path.parent.iterdir()] == ["out.csv"]
 
 
 def test_an_interrupted_table_keeps_its_rows_under_another_name(tmp_path):
     def write_two(table):
-        table.write([prediction_row(Prediction("a.png", None, "broken"), CLASSES)])
+        table.write([prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), PredictionTable(tmp_path / "out.csv", CLASSES) as table:
         write_two(table)
-    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv.part").open())] == ["a.png"]
+    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv.part").open())] == ["in/a.png"]
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(ValueError, match="output: expected a CSV to write, got the folder"):
         PredictionTable(tmp_path, CLASSES)

@@ -14,20 +14,23 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_weckd.data.dicom.references import parse_series
+from monai_weckd.data.dicom.pseudonym_key import pseudonym_key
+from monai_weckd.data.dicom.references import parse_series, series_reference
 from monai_weckd.utils.messages import printable
 
-__all__ = ["DicomKeys", "header_file", "patient_groups", "pseudonyms", "read_keys"]
+__all__ = ["DicomKeys", "header_file", "image_id", "patient_groups", "pseudonyms", "read_keys"]
 
 logger = logging.getLogger(__name__)
 
 _LEVELS = ("patient", "study", "series")
+_BYTES = 8  # of a digest: two of a million patients share a name once in thirty million data sets
 # a label server lists its folder every few seconds: state and keys of each file by its path
 _known: dict[str, tuple[tuple[int, int], DicomKeys | None]] = {}
 _said: set[str] = set()
@@ -62,7 +65,7 @@ class DicomKeys(NamedTuple):
 
 
 def read_keys(path: str | os.PathLike[str]) -> DicomKeys | None:
-    """Return the keys of a DICOM file, or of the first one in a folder; None for anything else.
+    """Return the keys of a DICOM file, or of the first in a folder, images before others; None for anything else.
 
     Only the start of the header is read, once for as long as the file does not change.
 
@@ -70,7 +73,12 @@ def read_keys(path: str | os.PathLike[str]) -> DicomKeys | None:
         path: a file, the folder of a series, or a reference to one of several series in a folder.
 
     """
-    return next((keys for _, keys in _known_files(path)), None)
+    other = None
+    for _, keys in _known_files(path):
+        if keys.frames:
+            return keys
+        other = other or keys
+    return other
 
 
 def header_file(path: str | os.PathLike[str]) -> Path | None:
@@ -83,7 +91,24 @@ def header_file(path: str | os.PathLike[str]) -> Path | None:
     return next((file for file, keys in _known_files(path) if keys.frames), None)
 
 
+def image_id(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
+    """Return the path of an image within a folder, as manifests name it; ``.::<UID>`` is a series in the folder itself.
+
+    Args:
+        path: a file, the folder of a series, or a reference to one of several series in a folder.
+        root: the folder.
+
+    """
+    found = parse_series(path)
+    key = Path(found[0] if found else path).relative_to(root).as_posix()
+    uid = found[1] if found else ""
+    if key == "." and not uid and (keys := read_keys(path)) is not None:
+        uid = keys.series
+    return series_reference(key, uid) if uid else key
+
+
 def _known_files(path: str | os.PathLike[str]) -> Iterator[tuple[Path, DicomKeys]]:
+    """Yield the DICOM files of an image, and the keys of each."""
     reference = parse_series(path)
     for file in _files(Path(reference[0] if reference else path)):
         status = os.stat(file)
@@ -103,38 +128,29 @@ def patient_groups(images: Mapping[str, str], *, where: str) -> dict[str, str]:
         where: the folder, for the log.
 
     """
-    keys = {name: found for name, path in images.items() if (found := read_keys(path)) is not None and found.unit}
-    names = pseudonyms(keys)
+    found = {name: pseudonyms(keys) for name, path in images.items() if (keys := read_keys(path)) is not None}
+    names = {name: levels for name, levels in found.items() if levels}
     if names:
-        _say(where, keys, names)
-    return names
+        _say(where, names.values())
+    return {name: next(iter(levels.values())) for name, levels in names.items()}
 
 
-def pseudonyms(keys: Mapping[str, DicomKeys]) -> dict[str, str]:
-    """Return a name for the patient (study, series) of each image that does not tell who that is.
+def pseudonyms(keys: DicomKeys) -> dict[str, str]:
+    """Return names for patient, study and series by these levels, without those that the header does not tell.
 
-    Nothing of the patient goes into the name: it is a digest of the first UIDs of the patient's studies and series.
-    So it is the same wherever these images are, and nobody can find the patient's number by trying all numbers.
+    A patient's name is a keyed digest of the number and its issuer, see
+    :py:func:`monai_weckd.data.dicom.pseudonym_key.pseudonym_key`: the same for all images and in all commands that have
+    the same key, and without the key nobody can find the number by trying all numbers. The others are digests of UIDs.
 
     Args:
-        keys: keys of the images, by their ids.
+        keys: keys of an image.
 
     """
-    first: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for found in keys.values():
-        uids = (found.study, found.series)
-        first[found.unit] = min(first.get(found.unit, uids), uids)
-    owner: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for name, found in sorted(keys.items()):
-        # careless software gives the same UIDs to several patients
-        if owner.setdefault(first[found.unit], found.unit) != found.unit:
-            first[found.unit] = (*first[found.unit], name)
-            owner[first[found.unit]] = found.unit
-    return {name: _name(found.unit[0], first[found.unit]) for name, found in keys.items()}
-
-
-def _name(level: str, uids: tuple[str, ...]) -> str:
-    return f"{level}-{hashlib.blake2b(chr(10).join(uids).encode(), digest_size=8).hexdigest()}"
+    number, issuer = keys.patient
+    patient = hmac.digest(pseudonym_key(), f"{issuer}\0{number}".encode(), "sha256") if number else b""
+    study, series = (hashlib.sha256(uid.encode()).digest() if uid else b"" for uid in (keys.study, keys.series))
+    found = zip(_LEVELS, (patient, study, series), strict=True)
+    return {level: f"{level}-{digest[:_BYTES].hex()}" for level, digest in found if digest}
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -163,11 +179,14 @@ def _keys_of(path: Path) -> DicomKeys | None:
     return DicomKeys((number, issuer), study, series, count)
 
 
-def _say(where: str, keys: Mapping[str, DicomKeys], names: Mapping[str, str]) -> None:
-    groups = {level: {names[key] for key in keys if keys[key].unit[0] == level} for level in _LEVELS}
-    told = ", ".join(f"{len(found)} by {level}" for level, found in groups.items() if found)
-    line = f"{printable(where)}: grouped {len(names)} DICOM images by their headers: {told}."
-    if len(set(names.values())) == 1 < len(names):
+def _say(where: str, found: Collection[Mapping[str, str]]) -> None:
+    groups: dict[str, set[str]] = {level: set() for level in _LEVELS}
+    for levels in found:
+        level, name = next(iter(levels.items()))
+        groups[level].add(name)
+    told = ", ".join(f"{len(names)} by {level}" for level, names in groups.items() if names)
+    line = f"{printable(where)}: grouped {len(found)} DICOM images by their headers: {told}."
+    if sum(map(len, groups.values())) == 1 < len(found):
         line += " If this is wrong, write a manifest.csv with a column group."
     if line not in _said:
         _said.add(line)

@@ -22,6 +22,7 @@ from pydicom.uid import UID
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.header import read_dicom, standard_name
+from monai_weckd.data.dicom.patients import read_keys
 from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, is_litter
 
@@ -55,6 +56,9 @@ def read_series(
             names, is_folder = _files_in(Path(paths[0])), True
     else:
         names, is_folder = list(paths), False
+    if reference is not None:
+        # no one can tell the series of a file without a header; where series are listed, it is an image of its own
+        names = [name for name in names if read_keys(name) is not None]
     series = _by_series(names, tags=tags, pixels=series_uid is None, pictures_only=is_folder)
     if not series:
         raise DicomReadError(f"{', '.join(paths)}: expected DICOM images, got none (sub-folders are not searched).")

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 
@@ -24,7 +26,7 @@ from monai_weckd import PlanSettings
 from monai_weckd.annotation import find_items
 from monai_weckd.annotation.export import export_labels
 from monai_weckd.data import load_datalist, plan_datalist
-from monai_weckd.data.dicom.patients import DicomKeys, pseudonyms, read_keys
+from monai_weckd.data.dicom.patients import DicomKeys, image_id, pseudonyms, read_keys
 from monai_weckd.data.image_files import list_images
 from monai_weckd.data.image_reader import read_image
 
@@ -121,16 +123,43 @@ def test_a_listing_says_its_line_once(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
-def test_the_name_of_a_group_depends_on_its_images_alone(tmp_path):
-    write_slices(tmp_path / "here")
-    before = {min(keys)[2:]: name for name, keys in groups_of(tmp_path / "here").items()}
-    (tmp_path / "here" / "a").rename(tmp_path / "here" / "c")
-    assert {min(keys)[2:]: name for name, keys in groups_of(tmp_path / "here").items()} == before
+@pytest.mark.parametrize("elements", [{}, {"PatientID": "", "StudyInstanceUID": "1.2"}, {"IssuerOfPatientID": "x"}])
+def test_an_image_has_the_same_group_whatever_lies_beside_it(tmp_path, elements):
+    write_slices(tmp_path, **elements)
+    all_of_them = {key: name for name, keys in groups_of(tmp_path).items() for key in keys}
+    for path in tmp_path.glob("*/0_*.dcm"):
+        path.unlink()
+    assert {key: name for name, keys in groups_of(tmp_path).items() for key in keys}.items() <= all_of_them.items()
 
 
-def test_patients_with_the_same_uids_have_names_of_their_own():
-    keys = {str(place): DicomKeys((str(place), ""), "1.2", "1.3") for place in range(3)}
-    assert len(set(pseudonyms(keys).values())) == 3
+def test_the_name_of_a_patient_is_a_keyed_digest(tmp_path, monkeypatch):
+    keys, names = DicomKeys(("4711", "ours"), "1.2", "1.3"), []
+    for secret in (32 * "a", 32 * "b"):
+        path = tmp_path / secret[0]
+        path.write_text(secret + "\n")
+        monkeypatch.setenv("MONAI_WECKD_PSEUDONYM_KEY", str(path))
+        names.append(pseudonyms(keys))
+        digest = hmac.new(secret.encode(), b"ours\x004711", hashlib.sha256).hexdigest()
+        assert names[-1]["patient"] == f"patient-{digest[:16]}"
+    assert names[0]["patient"] != names[1]["patient"]
+    assert {level: name for level, name in names[0].items() if level != "patient"} == {
+        "study": f"study-{hashlib.sha256(b'1.2').hexdigest()[:16]}",
+        "series": f"series-{hashlib.sha256(b'1.3').hexdigest()[:16]}",
+    }
+
+
+def test_levels_that_the_header_does_not_tell_have_no_name():
+    assert list(pseudonyms(DicomKeys(("", "ours"), "", "1.3"))) == ["series"]
+    assert pseudonyms(DicomKeys(("", ""), "", "")) == {}
+
+
+def test_the_id_of_an_image_is_its_path_in_the_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    for path, expected in {"a/b.png": "a/b.png", "a": "a", ".": ".", "a::1.2": "a::1.2"}.items():
+        assert image_id(tmp_path / path, tmp_path) == expected
+    assert image_id(f"{tmp_path}::1.2", tmp_path) == ".::1.2"
+    (tmp_path / "x::y").touch()
+    assert image_id(tmp_path / "x::y", tmp_path) == "x::y"
 
 
 def test_pixels_are_not_read(tmp_path):

@@ -1,0 +1,83 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Name image, patient, study and series of a row as manifests do, so that tables can be joined."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from monai_weckd.data.datalist import known_group, known_groups
+from monai_weckd.data.dicom.patients import image_id, pseudonyms, read_keys
+
+__all__ = ["ImageKeys", "KeyFinder"]
+
+
+class ImageKeys(NamedTuple):
+    """What an image is called in manifests and other tables.
+
+    Args:
+        file: its path within the folder.
+        patient: its group: that of the folder's manifest or of fetched series, else the pseudonym of the patient, of
+            the study or of the series, whichever the header tells first; empty without one.
+        study: pseudonym of its study, empty without one.
+        series: pseudonym of its series, empty without one.
+
+    """
+
+    file: str
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+
+
+class KeyFinder:
+    """Find the keys of images.
+
+    Args:
+        source: the folder of the images, or one image.
+
+    Attributes:
+        fault: why the folder's manifest tells no groups; empty if it does, or if there is none.
+
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.root = source if source.is_dir() else source.parent
+        self.fault = ""
+        self._groups: dict[str, str] = {}
+        try:
+            self._groups = known_groups(self.root)
+        except ValueError as error:  # images can be classified without it
+            self.fault = str(error)
+
+    def find(self, path: str) -> ImageKeys:
+        """Return the keys of an image; of a DICOM file, the start of the header is read.
+
+        Args:
+            path: the image.
+
+        """
+        file, header = image_id(path, self.root), read_keys(path)
+        names = {} if header is None else pseudonyms(header)
+        group = known_group(self._groups, file) or next(iter(names.values()), "")
+        return ImageKeys(file, group, names.get("study", ""), names.get("series", ""))
+
+    def relative(self, text: str) -> str:
+        """Return a text in which paths are those within the folder.
+
+        Args:
+            text: such as a fault.
+
+        """
+        return text.replace(f"{self.root}{os.sep}", "").replace(f"{self.root}::", ".::")
