@@ -35,6 +35,7 @@ from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.predict.model import class_probabilities, probability_fault
+from monai_weckd.utils.literals import literal
 
 __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
@@ -74,12 +75,12 @@ class AnnotatedBundle:
         classes: Sequence[str] | None = None,
         cache_dir: str | os.PathLike[str],
     ) -> None:
-        changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         self.root, self.spatial_dims = config.root, config.spatial_dims
         self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
         if config["cache_dir"] is None:
-            config.set("cache_dir", str(cache_dir))
+            config.set("cache_dir", literal(str(cache_dir)))
         # a stage lasts seconds: the session shows its progress, and an interrupted stage is simply trained again
         config.leave_out("train#monitors", "train#checkpoint", "test")
         for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
@@ -139,7 +140,7 @@ class AnnotatedBundle:
         stage = plan.settings.num_stages
         epochs = [*earlier_epochs, self.epochs_of(stage)]
         changes: dict[str, Any] = {
-            "output_dir": os.fspath(output_dir),
+            "output_dir": literal(os.fspath(output_dir)),
             "num_stages": len(epochs),
             "chain#stage_epochs": epochs,
             "max_epochs": sum(epochs),

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pydicom.dataset import Dataset
 
@@ -91,6 +91,7 @@ class DicomwebServer:
         web, session_utils = _dicomweb_client()
         self.url = _checked_url(url)
         self._session = session_utils.create_session()
+        self._session.hooks["response"].append(self._refuse_leaving)
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)
         if (user is None) != (password is None):
             raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
@@ -99,6 +100,18 @@ class DicomwebServer:
         # permissive, because is_uid checks UIDs and accepts slight violations of the standard
         self._client = web.DICOMwebClient(self.url, session=self._session, permissive_uid=True, timeout=_TIMEOUT)
         self._client.set_http_retry_params(retry=False)
+
+    def _refuse_leaving(self, response: Any, **options: Any) -> None:
+        """Refuse a redirect to another origin: the request would carry a query, or a report, to a host not asked for.
+
+        The library calls this for each answer, before it follows a redirect.
+        """
+        target = self._session.get_redirect_target(response)
+        if target is not None and _origin(urljoin(response.url, target)) != _origin(self.url):
+            raise DicomwebError(
+                f"{self.url}: expected an answer, got a redirect to another host or port. "
+                "Nothing was sent there; pass the URL of that service if you trust it."
+            )
 
     def series(self, filters: Mapping[str, str]) -> Iterator[Series]:
         """Yield the matching series, page by page; their UIDs are not checked.
@@ -207,7 +220,7 @@ class DicomwebServer:
         try:
             answer: Dataset = self._client.store_instances([dataset])
         except Exception as error:
-            if isinstance(error, RequestException) and not isinstance(error, ValueError):
+            if isinstance(error, (RequestException, DicomwebError)) and not isinstance(error, ValueError):
                 raise
             return Dataset()  # parsing the answer may raise anything; the caller then asks whether it was stored
         return answer
@@ -293,6 +306,16 @@ def _checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"url: expected http(s)://host/path, got {url!r}. Pass where the server has DICOMweb.")
     return urlunsplit(parts).rstrip("/")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Return scheme, host and port of a URL, None if it has no valid ones."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    return parts.scheme.lower(), parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme.lower())
 
 
 def _place(series: Series, instance: str) -> str:

@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 import pytest
 from dicom_files import PATIENT, write_dicom
-from fake_dicomweb import basic
+from fake_dicomweb import FakeDicomweb, basic
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
@@ -208,3 +208,21 @@ def test_a_process_that_dies_stores_nothing_twice(fake, waits, reports):
     assert send(fake, reports) == 0
     assert [row["outcome"] for row in ledger(reports)] == ["stored", "there already", "there already", "stored"]
     assert posts(fake) == 3
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_report_goes_to_no_other_host(capsys, fake, waits, reports, monkeypatch, status):
+    other = FakeDicomweb()
+
+    def send_on(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(status)
+        self.send_header("Location", f"{other.url}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    monkeypatch.setattr(fake.server.RequestHandlerClass, "do_POST", send_on)
+    assert send(fake, reports) == 1
+    other.close()
+    assert "got a redirect to another host or port" in capsys.readouterr().err
+    assert other.requests == []

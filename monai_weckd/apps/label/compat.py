@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import sys
 import tempfile
@@ -28,8 +29,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 from monai_weckd.annotation import StageStoppedError
+from monai_weckd.annotation.store import check_info
+from monai_weckd.utils.records import parse_json
 
-__all__ = ["keep_uploads_in", "register_missing", "run_tasks_in_threads"]
+__all__ = ["CheckedRequest", "keep_uploads_in", "read_parameters_strictly", "register_missing", "run_tasks_in_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,23 @@ def keep_uploads_in(folder: Path) -> None:
         endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(tempfile.NamedTemporaryFile, dir=folder))
 
 
+class CheckedRequest(dict[str, Any]):
+    """A request that was checked before its task began; no client can send this type."""
+
+
+def read_parameters_strictly() -> None:
+    """Make MONAI Label refuse parameters that are no plain JSON: it would keep NaN and fail to give it out again."""
+    from monailabel.endpoints import datastore, infer
+
+    def loads(text: str) -> dict[str, Any]:
+        found: dict[str, Any] = parse_json(text, where="params")
+        check_info(found, where="params")
+        return found
+
+    for endpoint in (datastore, infer):
+        endpoint.json = SimpleNamespace(loads=loads, dumps=json.dumps)
+
+
 def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Callable[[str], None]) -> None:
     """Make MONAI Label run its background tasks in threads of this process instead of subprocesses.
 
@@ -91,7 +111,7 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
 
     def work(task: dict[str, Any], method: str) -> None:
         try:
-            getattr(app_instance(), method)(dict(task["request"]))
+            getattr(app_instance(), method)(CheckedRequest(task["request"]))
             task["status"] = "DONE"
         except StageStoppedError as error:
             task.update(status="STOPPED", details=[str(error)])

@@ -14,17 +14,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_weckd.annotation import AnnotationSession, class_of
+from monai_weckd.annotation.store import check_info
+from monai_weckd.utils.files import write_atomically
 
-__all__ = ["FolderDatastore"]
+__all__ = ["FolderDatastore", "is_tag"]
 
+_LONGEST_TAG = 64
 _BY_HAND = "images: expected to be put into the folder, and taken out, by hand, got a request. Copy the file."
 
 
@@ -106,7 +109,8 @@ class FolderDatastore(Datastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return the path, the group and any added information of an image."""
         item = self.session.item(image_id)
-        return {**self._infos.get(image_id, {}), "path": item["image"], "group": item["group"]}
+        # a copy: MONAI Label changes what it gets, and what is kept must have been checked
+        return {**deepcopy(self._infos.get(image_id, {})), "path": item["image"], "group": item["group"]}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Return the class, the time and any added information of a label."""
@@ -154,13 +158,14 @@ class FolderDatastore(Datastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save the label in a JSON file, and return its id, which equals the image's id."""
         self.session.item(image_id)
+        content = Path(label_filename).read_bytes()
+        label = class_of(content, self.session.classes)
         if label_tag == DefaultLabelTag.FINAL:
-            label = class_of(Path(label_filename).read_bytes(), self.session.classes)
             self.session.put_label(image_id, label, **(label_info or {}))
         else:
             path = self._file(image_id, label_tag)
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(label_filename, path)
+            write_atomically(path, content)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -174,7 +179,11 @@ class FolderDatastore(Datastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add information about an image; it is kept until the server ends."""
         self.session.item(image_id)
-        self._infos[image_id] = {**self._infos.get(image_id, {}), **info}
+        info = {**self._infos.get(image_id, {}), **info}
+        check_info(info, where="info")
+        if not isinstance(info.get("strategy", {}), dict):
+            raise ValueError(f"info: expected an object as strategy, got {str(info['strategy'])[:80]!r}. Leave it out.")
+        self._infos[image_id] = info
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add information to a label."""
@@ -183,8 +192,7 @@ class FolderDatastore(Datastore):
             raise ValueError(
                 f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
             )
-        added = {key: value for key, value in {**known, **info}.items() if key not in ("label", "ts")}
-        self.session.put_label(label_id, known["label"], **added)
+        self.session.put_label(label_id, known["label"], **{**known, **info})
 
     def status(self) -> dict[str, Any]:
         """Return the number of images and of labeled images."""
@@ -210,6 +218,21 @@ class FolderDatastore(Datastore):
 
     def _file(self, image_id: str, tag: str) -> Path:
         self.session.item(image_id)  # raises for any id that is not an image, such as a path outside the folder
-        if not tag.isidentifier():
-            raise ValueError(f"tag: expected a word such as 'original', got {tag!r}. Pass another.")
-        return self.files / str(tag) / f"{image_id}.json"
+        if not is_tag(tag):
+            raise ValueError(f"tag: expected a word such as 'original', got {str(tag)[:80]!r}. Pass another.")
+        return self.files / tag / f"{image_id}.json"
+
+
+def is_tag(tag: Any) -> bool:
+    """Return whether a label's tag is a word, which can name a folder.
+
+    Args:
+        tag: the tag of a request.
+
+    Example::
+
+        >>> is_tag("original"), is_tag(".."), is_tag(5)
+        (True, False, False)
+
+    """
+    return isinstance(tag, str) and tag.isidentifier() and len(tag.encode()) <= _LONGEST_TAG

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -29,12 +29,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_weckd import __version__
 from monai_weckd.annotation import AnnotationSession
-from monai_weckd.apps.label.datastore import FolderDatastore
+from monai_weckd.apps.label.datastore import FolderDatastore, is_tag
 from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
+from monai_weckd.utils.records import check_plain
 
 __all__ = ["ChainLabelApp"]
 
 NAME = "chain"
+_PREDICTED = DefaultLabelTag.ORIGINAL.value
 
 
 class ChainLabelApp(MONAILabelApp):
@@ -121,15 +123,16 @@ class ChainLabelApp(MONAILabelApp):
             raise
 
     def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
+        tag = request.get("label_tag", _PREDICTED)[:]  # as text: MONAI Label passes an Enum
         file, result = self._infers[NAME]({**request, "image": path})
         if file is not None:
             try:
-                self.datastore().save_label(request["image"], file, request.get("label_tag", "original"), {})
+                self.datastore().save_label(request["image"], file, tag, {})
             except ValueError:
                 Path(file).unlink()
                 raise
         label = None if file is None else request["image"]
-        return {"label": label, "tag": "original", "file": file, "params": result}
+        return {"label": label, "tag": tag, "file": file, "params": result}
 
     def sessions(self) -> Any:
         """Refuse: MONAI Label's sessions are permanent uploads, which this app does not support."""
@@ -154,7 +157,7 @@ class ChainLabelApp(MONAILabelApp):
 
         Raises:
             MONAILabelException: When the request names anything other than "chain".
-            ValueError: When there are too few labels for a stage.
+            ValueError: When there are too few labels for a stage, or the request is no plain JSON.
             StageRunningError: When a stage is in training.
 
         """
@@ -162,9 +165,15 @@ class ChainLabelApp(MONAILabelApp):
         if request.get(key) != NAME:
             message = f"{key}: expected {NAME!r}, got {request.get(key)!r}. There is no other."
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, message)
+        check_plain(request, where="params")
+        tag = request.get("label_tag", _PREDICTED)
+        if method in ("infer", "batch_infer") and (tag == DefaultLabelTag.FINAL or not is_tag(tag)):
+            raise ValueError(
+                f"label_tag: expected a word for predictions such as {_PREDICTED!r}, got {str(tag)[:80]!r}. "
+                "Pass another; only a person gives a final label."
+            )
         if method == "train":
             self.session.reserve()
-            request["reserved"] = True
 
     def stop(self, method: str) -> None:
         """Stop the running stage at the end of its epoch.

@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError
-from monai_weckd.apps.label.compat import keep_uploads_in, register_missing, run_tasks_in_threads
+from monai_weckd.apps.label.compat import (
+    keep_uploads_in,
+    read_parameters_strictly,
+    register_missing,
+    run_tasks_in_threads,
+)
 from monai_weckd.apps.label.guard import Guard
 
 __all__ = ["make_application", "serve"]
@@ -96,6 +101,7 @@ def make_application(session: AnnotationSession) -> Any:
     instance = app_instance()
     run_tasks_in_threads(instance.check, instance.stop)
     keep_uploads_in(instance.uploads)
+    read_parameters_strictly()
     instance.server_mode(True)
     app = FastAPI(title="monai_weckd label", docs_url=None, redoc_url=None)
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):

@@ -1,0 +1,162 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from label_browser import ForkedServer
+from label_server import SMALL, needs_monai_label
+
+pytestmark = needs_monai_label
+
+
+@pytest.fixture(scope="module")
+def studies(copy_ears, tmp_path_factory):
+    return copy_ears(tmp_path_factory.mktemp("ears") / "images", 40)
+
+
+@pytest.fixture(scope="module")
+def server(forks, studies, tmp_path_factory):
+    """Return a server with one stage."""
+    with ForkedServer(forks, studies, tmp_path_factory.mktemp("hostile") / "output", settings=SMALL) as server:
+        for key in sorted(path.relative_to(studies).as_posix() for path in studies.rglob("*.png"))[::3]:
+            assert server.ask("PUT", f"/weckd/label/{key}", json={"label": key.split("/")[0]}).status_code == 200
+        assert server.ask("POST", "/weckd/train").status_code == 202
+        assert server.wait_for_stage()["training"]["error"] is None
+        yield server
+
+
+@pytest.fixture
+def image(server):
+    """Return the id of an image without a label."""
+    return server.ask("GET", "/weckd/next").json()["id"]
+
+
+def is_whole(server):
+    """Tell whether all that the server gives out about its state can be read."""
+    paths = ("/datastore/", "/datastore/?output=all", "/datastore/?output=train", "/info/", "/weckd/state", "/train/")
+    answers = {path: server.ask("GET", path) for path in paths}
+    assert {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200} == {}
+    for answer in answers.values():
+        json.loads(answer.text, parse_constant=pytest.fail)
+
+
+VALUES = {
+    "nan": '{"note": NaN}',
+    "infinity": '{"note": [-Infinity]}',
+    "too large a number": '{"note": 1e999}',
+    "half a pair": '{"note": "\\ud800"}',
+    "a list": "[1]",
+    "a number": "5",
+    "a text": '"text"',
+    "nothing": "null",
+    "deep": '{"a":' * 500 + "1" + "}" * 500,
+    "deeper": "[" * 100_000,
+    "long": json.dumps({"note": "x" * 20_000}),
+    "no json": "[1",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=list(VALUES))
+def test_parameters_that_cannot_be_given_out_again_are_not_kept(server, image, value):
+    label = {"label": ("l.json", b'{"idx": 0}')}
+    body = {"Content-Type": "application/json"}
+    for method, path, options in (
+        ("PUT", f"/datastore/label?image={image}", {"files": {**label, "params": (None, value)}}),
+        ("PUT", f"/datastore/label/info?label={image}&tag=final", {"data": {"info": value}}),
+        ("PUT", f"/datastore/image/info?image={image}", {"data": {"info": value}}),
+        ("POST", f"/infer/chain?image={image}", {"data": {"params": value}}),
+        *((("POST", path, {"data": value, "headers": body})) for path in ("/scoring/chain", "/activelearning/chain")),
+    ):
+        answer = server.ask(method, path, **options)
+        if answer.status_code == 200:  # what is not kept may be longer, or nothing at all
+            assert path.startswith(("/activelearning", "/scoring"))
+            assert value in ("null", VALUES["long"])
+        else:
+            assert answer.status_code in (400, 422), (path, answer.text)
+            assert len(answer.json()["detail"]) < 300
+            assert "\n" not in answer.json()["detail"]
+    is_whole(server)
+    assert server.ask("GET", f"/weckd/image/{image}").json()["label"] is None
+
+
+@pytest.mark.parametrize("key", ["self", "image_id", "label", "ts", "info", "path", "note"])
+def test_no_key_of_a_parameter_stands_for_something_else(server, image, key):
+    files = {"label": ("l.json", b'{"idx": 3}'), "params": (None, json.dumps({key: "other"}))}
+    assert server.ask("PUT", f"/datastore/label?image={image}", files=files).status_code == 200
+    assert server.ask("GET", f"/weckd/image/{image}").json()["label"] == "normal"
+    is_whole(server)
+    assert server.ask("DELETE", f"/weckd/label/{image}").status_code == 200
+
+
+@pytest.mark.parametrize("strategy", [1, "x", [], None, True])
+def test_a_strategy_that_is_none_does_not_stop_the_next_one(server, image, strategy):
+    info = {"data": {"info": json.dumps({"strategy": strategy})}}
+    assert server.ask("PUT", f"/datastore/image/info?image={image}", **info).status_code == 400
+    assert server.ask("POST", "/activelearning/chain").status_code == 200
+
+
+def test_a_client_of_no_number_is_not_kept(server):
+    bad = server.ask("POST", "/activelearning/chain", data='{"client_id": NaN}')
+    assert bad.status_code in (400, 422)
+    is_whole(server)
+
+
+@pytest.mark.parametrize("tag", ["final", 5, 1.5, ["original"], None, True, "..", "a/b", "", "x" * 250, {"a": 1}])
+def test_no_prediction_becomes_a_label(server, image, tag):
+    before = server.state()["labels"]
+    params = {"label_tag": tag, "save_label": True}
+    one = server.ask("POST", f"/infer/chain?image={image}", data={"params": json.dumps(params)})
+    many = server.ask("POST", "/batch/infer/chain?run_sync=true&images=unlabeled", json=params)
+    assert one.status_code == 400
+    assert one.json()["detail"].startswith("label_tag: expected a word for predictions such as 'original', got")
+    assert many.status_code == 200
+    assert {answer["error"] for answer in many.json().values()} == {one.json()["detail"]}
+    assert server.ask("POST", "/batch/infer/chain?images=unlabeled", json=params).status_code == 400
+    assert server.state()["labels"] == before
+
+
+def test_a_prediction_is_kept_under_its_tag(server, image):
+    params = {"label_tag": "second", "save_label": True}
+    answer = server.ask("POST", f"/infer/chain?image={image}", data={"params": json.dumps(params)})
+    assert answer.status_code == 200
+    kept = server.ask("GET", f"/datastore/label?label={image}&tag=second").json()
+    assert [one["label"] for one in kept["prediction"]] == server.state()["classes"]
+
+
+def test_nobody_reserves_a_stage_for_somebody_else(server):
+    answer = server.ask("POST", "/train/chain?run_sync=true", json={"reserved": True})
+    assert answer.status_code == 400  # as without it: no label is new
+    assert answer.json()["detail"].startswith("labels: expected")
+
+
+@pytest.mark.parametrize("content", [b"<script>", b"{}", b'{"label": 5}', b"[" * 100_000, b'{"idx": NaN}', b"\x00"])
+@pytest.mark.parametrize("tag", ["final", "original", "mine"])
+def test_a_label_of_any_tag_is_a_class(server, image, content, tag):
+    answer = server.ask("PUT", f"/datastore/label?image={image}&tag={tag}", files={"label": ("l.json", content)})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("label: expected")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/page/page.js", "/info/", "/weckd/state", "/weckd/next", "/none", "/datastore/", "/datastore/image"]
+)
+def test_no_other_page_may_use_an_answer(server, path):
+    for site, refused in (("same-origin", False), ("none", False), ("cross-site", True), ("same-site", True)):
+        answer = server.ask("GET", path, headers={"Sec-Fetch-Site": site})
+        assert (answer.status_code == 403) == refused
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        own = path in ("/", "/page/page.js") and not refused
+        assert answer.headers["Content-Security-Policy"].startswith(f"default-src '{'self' if own else 'none'}'")
