@@ -25,6 +25,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.elements import read_header
+from monai_weckd.data.dicom.quiet import quiet_loggers
 from monai_weckd.pacs.errors import (
     PASSWORD,
     USER,
@@ -90,6 +91,7 @@ class DicomwebServer:
     def __init__(self, url: str) -> None:
         web, session_utils = _dicomweb_client()
         self.url = _checked_url(url)
+        quiet_loggers("urllib3.connectionpool")  # which writes down queries
         self._session = session_utils.create_session()
         self._session.hooks["response"].append(self._refuse_leaving)
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)

@@ -19,7 +19,11 @@ from contextlib import contextmanager
 
 from pydicom.errors import InvalidDicomError
 
+from monai_weckd.data.dicom.quiet import quiet_headers
+
 __all__ = ["DicomReadError", "named_errors"]
+
+quiet_headers()  # here, since whatever reads a header imports this module
 
 
 class DicomReadError(ValueError):
