@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 # torchvision on PyPI is a CUDA build, which cannot be imported beside a CPU-only PyTorch
 _FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
 _KEPT = 100
+_LONGEST_SUFFIX = 32
 
 
 def register_missing() -> None:
@@ -64,7 +65,7 @@ def keep_uploads_in(folder: Path) -> None:
     from monailabel.endpoints import datastore, infer
 
     for endpoint in (datastore, infer):
-        endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(tempfile.NamedTemporaryFile, dir=folder))
+        endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(_new_file, folder))
 
 
 class CheckedRequest(dict[str, Any]):
@@ -128,6 +129,13 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
         return last
 
     tasks.run_background_task, tasks.stop_background_task = run, end
+
+
+def _new_file(folder: Path, suffix: str) -> Any:
+    """Return a file of a suffix; of a long one, which may be no name of a file, only the end counts."""
+    if len(suffix) > _LONGEST_SUFFIX:
+        suffix = f".{suffix.rpartition('.')[2][: _LONGEST_SUFFIX - 1]}"
+    return tempfile.NamedTemporaryFile(suffix=suffix, dir=folder)
 
 
 def _absent(*args: Any, **options: Any) -> NoReturn:

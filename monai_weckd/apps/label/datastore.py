@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import uuid
 import zipfile
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +31,7 @@ from monai_weckd.utils.files import write_atomically
 __all__ = ["FolderDatastore", "is_tag"]
 
 _LONGEST_TAG = 64
+_LONGEST_NAME = 240  # of the 255 bytes that a file system gives a name, without suffixes
 _BY_HAND = "images: expected to be put into the folder, and taken out, by hand, got a request. Copy the file."
 
 
@@ -72,7 +76,7 @@ class FolderDatastore(Datastore):
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Return the label id of an image for each of its tags."""
         self.session.item(image_id)
-        tags = [folder.name for folder in self._folders() if (folder / f"{image_id}.json").is_file()]
+        tags = [folder.name for folder in self._folders() if (folder / _file_name(image_id)).is_file()]
         return dict.fromkeys([*(["final"] if image_id in self.session.labels else []), *tags], image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
@@ -101,7 +105,7 @@ class FolderDatastore(Datastore):
         if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**info, "idx": self.session.classes.index(info["label"])}), encoding="utf-8")
+            write_atomically(path, json.dumps({**info, "idx": self.session.classes.index(info["label"])}))
             return str(path)
         path = self._file(label_id, label_tag)
         return str(path) if label_tag != DefaultLabelTag.FINAL and path.is_file() else ""
@@ -134,12 +138,19 @@ class FolderDatastore(Datastore):
         """Return the path of a ZIP archive with the labeled images and a manifest."""
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
-        with zipfile.ZipFile(path, "w") as archive:
-            for row in rows:
-                source = Path(row["image"])
-                for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-                    archive.write(file, f"{row['id']}/{file.name}" if source.is_dir() else row["id"])
-            archive.writestr("labels.json", json.dumps({row["id"]: self.session.labels[row["id"]] for row in rows}))
+        labels = {row["id"]: self.session.classes[row["label"]] for row in rows}
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two requests at once write two archives
+        try:
+            # ZIP has no time before 1980: such a file gets the first one that there is
+            with zipfile.ZipFile(part, "w", strict_timestamps=False) as archive:
+                for row in rows:
+                    source = Path(row["image"])
+                    for file in sorted(source.iterdir()) if source.is_dir() else [source]:
+                        archive.write(file, f"{row['id']}/{file.name}" if source.is_dir() else row["id"])
+                archive.writestr("labels.json", json.dumps(labels))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         return str(path)
 
     def refresh(self) -> None:
@@ -220,7 +231,15 @@ class FolderDatastore(Datastore):
         self.session.item(image_id)  # raises for any id that is not an image, such as a path outside the folder
         if not is_tag(tag):
             raise ValueError(f"tag: expected a word such as 'original', got {str(tag)[:80]!r}. Pass another.")
-        return self.files / tag / f"{image_id}.json"
+        return self.files / tag / _file_name(image_id)
+
+
+def _file_name(image_id: str) -> str:
+    """Return the name of an image's file for labels; that of a long name is its digest, for want of room."""
+    folder, _, name = image_id.rpartition("/")
+    if len(name.encode()) > _LONGEST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f"{folder}/{name}.json" if folder else f"{name}.json"
 
 
 def is_tag(tag: Any) -> bool:

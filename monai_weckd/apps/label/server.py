@@ -108,20 +108,27 @@ def make_application(session: AnnotationSession) -> Any:
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
     app.include_router(make_page())
-    _answer_errors(app)
+    _answer_errors(app, session)
     instance.on_init_complete()
     return app
 
 
-def _answer_errors(app: Any) -> None:
-    """Answer each kind of error with its own status and a one-line message."""
+def _answer_errors(app: Any, session: AnnotationSession) -> None:
+    """Answer each kind of error with its own status and a one-line message, in which no path of this machine stands."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from monailabel.interfaces.exception import MONAILabelException
     from starlette.exceptions import HTTPException
 
+    given = (session.chain.output_dir, session.studies)
+    # the longest first: the output folder may be within that of the images
+    folders = sorted({f"{one}{os.sep}" for path in given for one in (path.absolute(), path.resolve())}, key=len)[::-1]
+
     def answer(status: int, message: object) -> JSONResponse:
-        return JSONResponse({"detail": " ".join(str(message).split())}, status_code=status)
+        text = " ".join(str(message).split())
+        for folder in folders:
+            text = text.replace(folder, "")
+        return JSONResponse({"detail": text}, status_code=status)
 
     def refused(request: Any, error: Exception) -> JSONResponse:
         status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))

@@ -12,25 +12,39 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import zipfile
 
 import pytest
 from label_browser import ForkedServer
 from label_server import SMALL, needs_monai_label
+from PIL import Image
 
 pytestmark = needs_monai_label
+
+LONG = [f"{'n' * length}.png" for length in (246, 247, 250, 251)] + [f"{'ä' * 125}.png"]
 
 
 @pytest.fixture(scope="module")
 def studies(copy_ears, tmp_path_factory):
-    return copy_ears(tmp_path_factory.mktemp("ears") / "images", 40)
+    folder = copy_ears(tmp_path_factory.mktemp("ears") / "images", 40)
+    for number, name in enumerate(LONG):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / "normal" / name)
+    os.utime(folder / "normal" / LONG[0], (0, 0))
+    os.utime(folder / "normal" / LONG[1], (-(10**9), -(10**9)))
+    os.utime(folder / "normal" / LONG[2], (2**33, 2**33))
+    with (folder / "manifest.csv").open("a", encoding="utf-8") as manifest:
+        manifest.writelines(f"normal/{name},normal,{name[0]}{number}\n" for number, name in enumerate(LONG))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def server(forks, studies, tmp_path_factory):
     """Return a server with one stage."""
     with ForkedServer(forks, studies, tmp_path_factory.mktemp("hostile") / "output", settings=SMALL) as server:
-        for key in sorted(path.relative_to(studies).as_posix() for path in studies.rglob("*.png"))[::3]:
+        for key in sorted(path.relative_to(studies).as_posix() for path in studies.rglob("ear_*.png"))[::3]:
             assert server.ask("PUT", f"/weckd/label/{key}", json={"label": key.split("/")[0]}).status_code == 200
         assert server.ask("POST", "/weckd/train").status_code == 202
         assert server.wait_for_stage()["training"]["error"] is None
@@ -160,3 +174,55 @@ def test_no_other_page_may_use_an_answer(server, path):
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         own = path in ("/", "/page/page.js") and not refused
         assert answer.headers["Content-Security-Policy"].startswith(f"default-src '{'self' if own else 'none'}'")
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_an_image_of_a_long_name_is_like_any_other(server, name):
+    key = f"normal/{name}"
+    for tag in ("final", "original"):
+        files = {"label": ("l.json", b'{"idx": 3}')}
+        assert server.ask("PUT", "/datastore/label", params={"image": key, "tag": tag}, files=files).status_code == 200
+        answer = server.ask("GET", "/datastore/label", params={"label": key, "tag": tag})
+        assert answer.json()["idx"] == 3
+        assert server.ask("DELETE", "/datastore/label", params={"id": key, "tag": tag}).status_code == 200
+    params = {"params": json.dumps({"save_label": True})}
+    assert server.ask("POST", "/infer/chain", params={"image": key}, data=params).status_code == 200
+    assert server.ask("GET", f"/weckd/image/{key}/png").status_code == 200
+
+
+@pytest.mark.parametrize("length", [65, 250, 256, 5000])
+@pytest.mark.parametrize("letter", ["n", "ä", "/"])
+def test_what_is_too_long_is_no_fault_of_the_server(server, image, length, letter):
+    text = letter * length
+    label = {"label": (f"a.{text}", b'{"idx": 3}')}
+    answers = [
+        server.ask("PUT", "/datastore/label", params={"image": image, "tag": text}, files=label),
+        server.ask("GET", "/datastore/label", params={"label": image, "tag": text}),
+        server.ask("DELETE", "/datastore/label", params={"id": image, "tag": text}),
+        server.ask("PUT", "/datastore/label", params={"image": text}, files=label),
+        server.ask("GET", f"/weckd/image/{text}"),
+        server.ask("PUT", f"/weckd/label/{text}", json={"label": "normal"}),
+        server.ask("PUT", f"/weckd/label/{image}", json={"label": text}),
+        server.ask("POST", "/infer/chain", params={"image": text}),
+        server.ask("POST", "/infer/chain", files={"file": (f"a.{text}", b"no image")}),
+        server.ask("POST", f"/infer/{text}", params={"image": image}),
+    ]
+    assert [answer.status_code for answer in answers if answer.status_code not in (400, 404)] == []
+    folder = str(server.log.parent)
+    assert [answer.text for answer in answers if folder in answer.text] == []
+
+
+def test_the_data_set_holds_files_of_any_time(server):
+    keys = [f"normal/{name}" for name in LONG[:3]]
+    for key in keys:
+        assert server.ask("PUT", f"/weckd/label/{key}", json={"label": "normal"}).status_code == 200
+    answer = server.ask("GET", "/datastore/dataset")
+    for key in keys:
+        assert server.ask("DELETE", f"/weckd/label/{key}").status_code == 200
+    assert answer.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert set(keys) < set(archive.namelist())
+        assert {json.loads(archive.read("labels.json"))[key] for key in keys} == {"normal"}
+        assert {archive.getinfo(key).date_time[0] for key in keys} == {1980, 2107}
+    assert [path.name for path in server.log.with_suffix("").glob("dataset.zip*")] == ["dataset.zip"]
