@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import threading
@@ -26,7 +27,7 @@ from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import check_plain, parse_json
 
-__all__ = ["LabelStore", "check_info", "class_of"]
+__all__ = ["LabelStore", "check_info", "class_of", "read_labels"]
 
 _MOST_INFO = 2**14
 
@@ -58,7 +59,7 @@ class LabelStore:
         self._lock = threading.Lock()
         self._entries: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
-            self._entries = json.loads(self.path.read_text(encoding="utf-8"))["labels"]
+            self._entries = read_labels(self.path)
         for entry in self._entries.values():
             entry["label"] = self._known(entry["label"])
 
@@ -128,6 +129,33 @@ class LabelStore:
                 f"{nearest(str(label), self.classes)}"
             )
         return label
+
+
+def read_labels(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of ``labels.json`` by the ids of their images, each with at least ``label``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: When it is damaged: people gave these labels, so they cannot be made anew.
+
+    """
+    try:
+        content = parse_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), where="content")
+        entries = content["labels"] if isinstance(content, dict) else None
+    except (ValueError, KeyError) as error:
+        raise ValueError(_damaged(path, str(error))) from None
+    if not isinstance(entries, dict):
+        raise ValueError(_damaged(path, "no object with labels"))
+    for key, entry in entries.items():
+        if not isinstance(entry, dict) or "label" not in entry:
+            raise ValueError(_damaged(path, f"no label in the entry of {key!r}"))
+    return entries
+
+
+def _damaged(path: Path, got: str) -> str:
+    return f"{path}: expected the labels that `label` has kept, got {got}. Restore the file from a copy, or mend it."
 
 
 def check_info(info: Any, *, where: str) -> None:

@@ -36,6 +36,7 @@ from monai_weckd.pacs.errors import (
     is_transient,
 )
 from monai_weckd.pacs.multipart import boundary_of, single_part
+from monai_weckd.utils.files import write_error
 
 __all__ = ["DicomwebServer", "Series", "is_uid"]
 
@@ -283,7 +284,7 @@ class DicomwebServer:
             except OSError as error:
                 if isinstance(error, RequestException):
                     raise
-                raise OSError(f"{path}: cannot be written ({error.strerror}). Free some room, and go on.") from None
+                raise write_error(path, error) from None
 
     def _call(self, place: str, request: Callable[[], T]) -> T:
         """Return the result of a request; repeat it after transient failures."""

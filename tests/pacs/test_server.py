@@ -270,8 +270,9 @@ def test_another_instance_is_refused(fake, server, tmp_path):
 
 def test_no_room_is_told(fake, server, tmp_path):
     series, uid, _ = one(fake)
-    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'none' / 'a.dcm'}: cannot be written (No such file")):
-        server.retrieve(series, uid, tmp_path / "none" / "a.dcm")
+    path = tmp_path / "none" / "a.dcm"
+    with pytest.raises(OSError, match=re.escape(f"{path}: expected a file that can be written, got 'No such file")):
+        server.retrieve(series, uid, path)
     assert len(fake.requests) == 1
 
 

@@ -22,6 +22,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,14 @@ from monai_weckd.annotation import StageStoppedError
 from monai_weckd.annotation.store import check_info
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["CheckedRequest", "keep_uploads_in", "read_parameters_strictly", "register_missing", "run_tasks_in_threads"]
+__all__ = [
+    "CheckedRequest",
+    "UploadsEnd",
+    "keep_uploads_in",
+    "read_parameters_strictly",
+    "register_missing",
+    "run_tasks_in_threads",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +49,8 @@ logger = logging.getLogger(__name__)
 _FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
 _KEPT = 100
 _LONGEST_SUFFIX = 32
+# the files that the present request has uploaded
+_brought: ContextVar[list[Path]] = ContextVar("brought")
 
 
 def register_missing() -> None:
@@ -59,13 +69,52 @@ def keep_uploads_in(folder: Path) -> None:
     """Make MONAI Label keep uploads in a separate folder, so that no other file can pass for an upload.
 
     Args:
-        folder: the folder.
+        folder: the folder. Within :py:class:`UploadsEnd`, a request's files in it go with its answer.
 
     """
     from monailabel.endpoints import datastore, infer
 
     for endpoint in (datastore, infer):
         endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(_new_file, folder))
+
+
+class UploadsEnd:
+    """ASGI middleware that deletes what a request has uploaded before it is answered, wherever it was refused.
+
+    Args:
+        app: the application behind it.
+
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, and delete its uploads.
+
+        Args:
+            scope: the connection.
+            receive: returns the request's body.
+            send: sends the answer.
+
+        """
+        files: list[Path] = []
+
+        async def answer(message: Any) -> None:
+            _delete(files)  # first, so that whoever has the answer finds nothing left
+            await send(message)
+
+        token = _brought.set(files)
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            _brought.reset(token)
+            _delete(files)  # nobody waits for the answer any more
+
+
+def _delete(files: list[Path]) -> None:
+    while files:
+        files.pop().unlink(missing_ok=True)
 
 
 class CheckedRequest(dict[str, Any]):
@@ -135,7 +184,9 @@ def _new_file(folder: Path, suffix: str) -> Any:
     """Return a file of a suffix; of a long one, which may be no name of a file, only the end counts."""
     if len(suffix) > _LONGEST_SUFFIX:
         suffix = f".{suffix.rpartition('.')[2][: _LONGEST_SUFFIX - 1]}"
-    return tempfile.NamedTemporaryFile(suffix=suffix, dir=folder)
+    file = tempfile.NamedTemporaryFile(suffix=suffix, dir=folder)  # noqa: SIM115 - MONAI Label wants its name alone
+    _brought.get().append(Path(file.name))
+    return file
 
 
 def _absent(*args: Any, **options: Any) -> NoReturn:

@@ -159,7 +159,6 @@ class FolderDatastore(Datastore):
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse an image: a server that runs unattended must not write into the folder of the images."""
-        Path(image_filename).unlink()  # MONAI Label deletes an upload only after a successful request
         raise ValueError(_BY_HAND)
 
     def remove_image(self, image_id: str) -> None:

@@ -116,11 +116,7 @@ class ChainLabelApp(MONAILabelApp):
         upload = Path(str(image))
         if upload.parent != self.uploads or not upload.is_file():
             self.session.item(image)
-        try:
-            return self._infer({**request, "save_label": False}, str(upload))
-        except Exception:
-            upload.unlink(missing_ok=True)  # MONAI Label deletes an upload only after a successful request
-            raise
+        return self._infer({**request, "save_label": False}, str(upload))
 
     def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
         tag = request.get("label_tag", _PREDICTED)[:]  # as text: MONAI Label passes an Enum
@@ -128,7 +124,7 @@ class ChainLabelApp(MONAILabelApp):
         if file is not None:
             try:
                 self.datastore().save_label(request["image"], file, tag, {})
-            except ValueError:
+            except Exception:  # a wrong tag, a full disk
                 Path(file).unlink()
                 raise
         label = None if file is None else request["image"]

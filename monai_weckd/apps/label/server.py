@@ -20,6 +20,7 @@ from typing import Any
 
 from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError
 from monai_weckd.apps.label.compat import (
+    UploadsEnd,
     keep_uploads_in,
     read_parameters_strictly,
     register_missing,
@@ -108,6 +109,7 @@ def make_application(session: AnnotationSession) -> Any:
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
     app.include_router(make_page())
+    app.add_middleware(UploadsEnd)
     _answer_errors(app, session)
     instance.on_init_complete()
     return app

@@ -226,3 +226,27 @@ def test_the_data_set_holds_files_of_any_time(server):
         assert {json.loads(archive.read("labels.json"))[key] for key in keys} == {"normal"}
         assert {archive.getinfo(key).date_time[0] for key in keys} == {1980, 2107}
     assert [path.name for path in server.log.with_suffix("").glob("dataset.zip*")] == ["dataset.zip"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("PUT", "/datastore/label?image=none.png", "label"),
+        ("PUT", "/datastore/label?image=none.png&tag=original", "label"),
+        ("PUT", "/datastore/label?image={image}&tag=..", "label"),
+        ("PUT", "/datastore/label?image={image}", "label"),
+        ("PUT", "/datastore/image?image=none", "file"),
+        ("PUT", "/datastore/", "file"),
+        ("POST", "/infer/chain", "file"),
+        ("POST", "/infer/other", "file"),
+        ("POST", "/infer/chain?image={image}&session_id=1", "file"),
+        ("POST", "/infer/chain?image=none.png", "label"),
+        ("POST", "/infer/chain?output=dicom_seg&image={image}", "label"),
+    ],
+)
+@pytest.mark.parametrize("params", ["{}", '{"note": NaN}', '{"label_tag": "final"}'])
+def test_a_refused_upload_goes_at_once(server, image, method, path, name, params):
+    files = {name: ("a.json", bytes(10**6)), "params": (None, params)}
+    answer = server.ask(method, path.format(image=image), files=files)
+    assert answer.status_code in (400, 404), answer.text
+    assert list((server.log.with_suffix("") / ".uploads").iterdir()) == []
