@@ -17,13 +17,14 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
+from monai_weckd.annotation.flights import Flights
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.prepared import Preparation, load_image
@@ -224,6 +225,14 @@ class ImagePredictor:
         self.device = _device(network)
         # hooks in a network would mix the layers' outputs of two images at once
         self._lock = Lock()
+        # one decoding for those who ask for one image at once, and two images at a time
+        self._flights: Flights[np.ndarray] = Flights(kept=0, few=BoundedSemaphore(2))
+
+    def _probabilities(self, path: str) -> np.ndarray:
+        image = load_image(self.preprocessing, path, self.spatial_dims)
+        with self._lock:
+            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        return probabilities
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -236,9 +245,7 @@ class ImagePredictor:
                 yields probabilities that are not finite.
 
         """
-        image = load_image(self.preprocessing, path, self.spatial_dims)
-        with self._lock:
-            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        probabilities = self._flights.get(path, lambda: self._probabilities(path))
         fault = probability_fault(path, probabilities)
         if fault:
             raise ValueError(fault)
