@@ -30,7 +30,7 @@ from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.utils.files import sync_folder, write_atomically
-from monai_weckd.utils.records import model_chain
+from monai_weckd.utils.records import model_chain, parse_json
 
 __all__ = ["AnnotatedChain", "StageRunningError"]
 
@@ -288,7 +288,7 @@ class AnnotatedChain:
             chain = model_chain(folder / "model.pt")
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
-            given = GivenLabels.from_dict(json.loads((folder / "given.json").read_text(encoding="utf-8")))
+            given = _given(folder / "given.json")
             if tuple(chain["classes"]) != self.bundle.classes:
                 raise ValueError(
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
@@ -315,6 +315,20 @@ class AnnotatedChain:
         for folder in self.output_dir.glob("chain_*"):
             if folder.name != current:
                 shutil.rmtree(folder)
+
+
+def _given(path: Path) -> GivenLabels:
+    """Return which labels the stages have used; nothing else tells which groups are validation for good."""
+    try:
+        return GivenLabels.from_dict(parse_json(path.read_bytes(), where="content"))
+    except FileNotFoundError:
+        got = "none"
+    except (ValueError, KeyError, TypeError) as error:
+        got = f"{type(error).__name__} ({error})"
+    raise ValueError(
+        f"{path}: expected the labels that each stage has used, got {got}. "
+        "Restore the file from a copy, or begin a chain in another folder."
+    )
 
 
 def _students(folder: Path) -> dict[str, Path]:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from pathlib import Path
 
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.store import read_labels
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
@@ -47,7 +47,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     """
     if not labels.is_file():
         raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
-    given = {key: entry["label"] for key, entry in json.loads(labels.read_text(encoding="utf-8-sig"))["labels"].items()}
+    given = {key: entry["label"] for key, entry in read_labels(labels).items()}
     # a Mac may have written the names in another Unicode form
     finder = FileFinder(str(dataset_dir))
     given = {finder.find(key): label for key, label in given.items()}

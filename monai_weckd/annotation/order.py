@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
 __all__ = ["Scores", "Suggestion", "suggest"]
+
+logger = logging.getLogger(__name__)
 
 
 class Suggestion(NamedTuple):
@@ -143,15 +146,25 @@ class Scores:
         path, file = Path(folder) / "scores.npz", Path(folder) / "features.npy"
         if not path.is_file():
             return cls.empty(made_by)
+        try:
+            return cls._read(path, file, made_by)
+        except Exception as error:  # NumPy and zipfile raise anything for damaged bytes
+            logger.warning("%s: expected scores, got %s. They are made anew.", path, type(error).__name__)
+            return cls.empty(made_by)
+
+    @classmethod
+    def _read(cls, path: Path, file: Path, made_by: str) -> Scores:
         with np.load(path, allow_pickle=False) as content:
             if str(content["made_by"]) != made_by:
                 return cls.empty(made_by)
             bad = dict(zip(content["bad"].tolist(), content["why"].tolist(), strict=True))
             probabilities, change = (content[name] for name in ("probabilities", "disagreement"))
             ids, features = tuple(content["ids"].tolist()), np.load(file, allow_pickle=False)
-            # the features are written first: an interruption may leave those of more images
-            known = cls(made_by, ids, features, probabilities, change, bad, file)
-            return known if len(features) == len(ids) else cls.empty(made_by)
+        if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
+            raise ValueError(f"expected scores of {len(ids)} images, got those of others")
+        # the features are written first: an interruption may leave those of more images
+        known = cls(made_by, ids, features, probabilities, change, bad, file)
+        return known if len(features) == len(ids) else cls.empty(made_by)
 
 
 def suggest(

@@ -18,13 +18,14 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
 from monai.utils import MetaKeys
 from PIL import Image
 
+from monai_weckd.annotation.flights import Flights
 from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_reader import read_image
@@ -36,6 +37,10 @@ _BYTES = (127.5, 255.0)
 _SAMPLES = 2**20
 # direction of the first pixel on an axis that runs to the left, back or feet
 _EDGES = ("R", "A", "S")
+
+
+# thirty windows that ask for one image decode it once, and images of many windows are decoded two at a time
+_few = BoundedSemaphore(2)
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -55,6 +60,9 @@ class _Shown:
     @property
     def slices(self) -> int:
         return self.array.shape[3] if self.array.ndim == 4 else 1
+
+
+_shown: Flights[_Shown] = Flights(kept=4, few=_few)  # scrolling requests one slice after the other
 
 
 def describe_image(path: str) -> dict[str, Any]:
@@ -115,22 +123,29 @@ def image_png(
     if not 0 < width < math.inf:
         raise ValueError(f"width: expected a finite number above 0, got {width}. Pass another.")
     plane = shown.array[..., number] if shown.array.ndim == 4 else shown.array
-    gray = (plane.astype(np.float64) - center) * (255 / width) + _BYTES[0]
-    pixels = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
+    with _few:
+        return _png(plane, center, width)
+
+
+def _png(plane: np.ndarray, center: float, width: float) -> bytes:
+    """Return the PNG of (C, columns, rows) in a window; some rows at a time become floating-point numbers."""
+    channels, columns, rows = plane.shape
+    pixels = np.empty((rows, columns, channels), np.uint8)
+    step = max(1, _SAMPLES // (columns * channels))
+    for first in range(0, rows, step):
+        gray = (plane[..., first : first + step].astype(np.float64) - center) * (255 / width) + _BYTES[0]
+        pixels[first : first + step] = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
     buffer = io.BytesIO()
     # fast rather than small: the browser usually runs on the same machine
-    Image.fromarray(np.ascontiguousarray(pixels if shown.is_color else pixels[..., 0])).save(
-        buffer, format="PNG", compress_level=1
-    )
+    Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def _read(path: str) -> _Shown:
-    return _kept(path, os.stat(folder_of(path)).st_mtime_ns)
+    return _shown.get((path, os.stat(folder_of(path)).st_mtime_ns), lambda: _decoded(path))
 
 
-@lru_cache(maxsize=4)  # scrolling requests one slice after the other
-def _kept(path: str, changed: int) -> _Shown:
+def _decoded(path: str) -> _Shown:
     array, meta = read_image(path, dicom_reader=DicomReader(tags=_WINDOW))
     if array.shape[0] != 1 and not meta["is_color"]:
         raise ValueError(f"image: expected gray or color, got {array.shape[0]} channels. Convert it.")

@@ -148,7 +148,7 @@ class AnnotationSession:
             )
         return item
 
-    def put_label(self, image_id: str, label: str, **info: Any) -> str | None:
+    def put_label(self, image_id: str, label: str, /, **info: Any) -> str | None:
         """Label an image, and return its previous label if it had one.
 
         Args:

@@ -60,8 +60,16 @@ class GivenLabels:
         Args:
             content: the dictionary.
 
+        Raises:
+            Exception: When it is of another form: a ValueError, KeyError or TypeError.
+
         """
-        return cls(content["split_of"], tuple(map(tuple, content["shards"])), frozenset(content["touched"]))
+        shards = tuple(map(tuple, content["shards"]))
+        split_of, touched = dict(content["split_of"]), frozenset(content["touched"])
+        texts = [*touched, *split_of, *(key for shard in shards for key in shard)]
+        if not all(isinstance(text, str) for text in texts) or not set(split_of.values()) <= {"train", "val"}:
+            raise ValueError("expected ids of images, and groups in train or val, got something else")
+        return cls(split_of, shards, touched)
 
 
 def plan_next_stage(

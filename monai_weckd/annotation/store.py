@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import threading
@@ -24,8 +25,11 @@ from typing import Any
 from monai_weckd.data.names import spelled_as
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.records import check_plain, parse_json
 
-__all__ = ["LabelStore", "class_of"]
+__all__ = ["LabelStore", "check_info", "class_of", "read_labels"]
+
+_MOST_INFO = 2**14
 
 
 class LabelStore:
@@ -55,7 +59,7 @@ class LabelStore:
         self._lock = threading.Lock()
         self._entries: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
-            self._entries = json.loads(self.path.read_text(encoding="utf-8"))["labels"]
+            self._entries = read_labels(self.path)
         for entry in self._entries.values():
             entry["label"] = self._known(entry["label"])
 
@@ -73,7 +77,7 @@ class LabelStore:
         """
         return dict(self._entries.get(image_id, {}))
 
-    def put(self, image_id: str, label: str, **info: Any) -> str | None:
+    def put(self, image_id: str, label: str, /, **info: Any) -> str | None:
         """Label an image, and return its previous label if it had one. A changed label moves to the end of the order.
 
         Args:
@@ -82,10 +86,11 @@ class LabelStore:
             info: further JSON-compatible information to keep.
 
         Raises:
-            ValueError: When there is no such class.
+            ValueError: When there is no such class, or the information is no JSON or too long.
 
         """
         label = self._known(label)
+        check_info(info, where="params")
         with self._lock:
             entries = dict(self._entries)
             previous: str | None = entries.get(image_id, {}).get("label")
@@ -126,6 +131,53 @@ class LabelStore:
         return label
 
 
+def read_labels(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of ``labels.json`` by the ids of their images, each with at least ``label``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: When it is damaged: people gave these labels, so they cannot be made anew.
+
+    """
+    try:
+        content = parse_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), where="content")
+        entries = content["labels"] if isinstance(content, dict) else None
+    except (ValueError, KeyError) as error:
+        raise ValueError(_damaged(path, str(error))) from None
+    if not isinstance(entries, dict):
+        raise ValueError(_damaged(path, "no object with labels"))
+    for key, entry in entries.items():
+        if not isinstance(entry, dict) or "label" not in entry:
+            raise ValueError(_damaged(path, f"no label in the entry of {key!r}"))
+    return entries
+
+
+def _damaged(path: Path, got: str) -> str:
+    return f"{path}: expected the labels that `label` has kept, got {got}. Restore the file from a copy, or mend it."
+
+
+def check_info(info: Any, *, where: str) -> None:
+    """Refuse information about an image or a label that is kept and given out again, but cannot be.
+
+    Args:
+        info: the information.
+        where: its place, for the error.
+
+    Raises:
+        ValueError: When it is no dictionary of plain JSON, or longer than 16 KiB.
+
+    """
+    if not isinstance(info, dict):
+        raise ValueError(
+            f'{where}: expected an object such as {{"note": "sure"}}, got {type(info).__name__}. Pass one.'
+        )
+    check_plain(info, where=where)
+    if (length := len(json.dumps(info))) > _MOST_INFO:
+        raise ValueError(f"{where}: expected at most {_MOST_INFO:,} bytes of JSON, got {length:,}. Keep it elsewhere.")
+
+
 def class_of(content: bytes, classes: tuple[str, ...]) -> str:
     """Return the class in a label's JSON.
 
@@ -143,12 +195,7 @@ def class_of(content: bytes, classes: tuple[str, ...]) -> str:
 
     """
     hint = 'Pass a file with {"label": name}.'
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(
-            f"label: expected JSON, got {len(content)} bytes of something else ({error}). {hint}"
-        ) from None
+    found = parse_json(content, where="label")
     if isinstance(found, dict) and isinstance(found.get("label"), str):
         return str(found["label"])
     index = found.get("idx") if isinstance(found, dict) else None

@@ -17,13 +17,14 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
 
+from monai_weckd.annotation.flights import Flights
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.prepared import Preparation, load_image
@@ -35,6 +36,7 @@ from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.predict.model import class_probabilities, probability_fault
+from monai_weckd.utils.literals import literal
 
 __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
@@ -74,12 +76,12 @@ class AnnotatedBundle:
         classes: Sequence[str] | None = None,
         cache_dir: str | os.PathLike[str],
     ) -> None:
-        changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         self.root, self.spatial_dims = config.root, config.spatial_dims
         self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
         if config["cache_dir"] is None:
-            config.set("cache_dir", str(cache_dir))
+            config.set("cache_dir", literal(str(cache_dir)))
         # a stage lasts seconds: the session shows its progress, and an interrupted stage is simply trained again
         config.leave_out("train#monitors", "train#checkpoint", "test")
         for key in ("train#recorder#test_data_loader", "train#recorder#target_layer"):
@@ -139,7 +141,7 @@ class AnnotatedBundle:
         stage = plan.settings.num_stages
         epochs = [*earlier_epochs, self.epochs_of(stage)]
         changes: dict[str, Any] = {
-            "output_dir": os.fspath(output_dir),
+            "output_dir": literal(os.fspath(output_dir)),
             "num_stages": len(epochs),
             "chain#stage_epochs": epochs,
             "max_epochs": sum(epochs),
@@ -223,6 +225,14 @@ class ImagePredictor:
         self.device = _device(network)
         # hooks in a network would mix the layers' outputs of two images at once
         self._lock = Lock()
+        # one decoding for those who ask for one image at once, and two images at a time
+        self._flights: Flights[np.ndarray] = Flights(kept=0, few=BoundedSemaphore(2))
+
+    def _probabilities(self, path: str) -> np.ndarray:
+        image = load_image(self.preprocessing, path, self.spatial_dims)
+        with self._lock:
+            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        return probabilities
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -235,9 +245,7 @@ class ImagePredictor:
                 yields probabilities that are not finite.
 
         """
-        image = load_image(self.preprocessing, path, self.spatial_dims)
-        with self._lock:
-            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
+        probabilities = self._flights.get(path, lambda: self._probabilities(path))
         fault = probability_fault(path, probabilities)
         if fault:
             raise ValueError(fault)

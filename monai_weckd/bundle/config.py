@@ -26,6 +26,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai_weckd.bundle.checks import accepted_arguments, check_key, unused_keys
 from monai_weckd.bundle.identity import without_places
 from monai_weckd.utils.errors import raising_cause
+from monai_weckd.utils.literals import literal
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["BundleConfig"]
@@ -77,7 +78,7 @@ class BundleConfig:
         if (self.root / "configs" / "metadata.json").is_file():
             parser["_meta_"] = self.metadata
         self.parser = self._parser_of(parser.get())
-        for key, value in {**(changes or {}), "bundle_root": str(self.root)}.items():
+        for key, value in {**(changes or {}), "bundle_root": literal(str(self.root))}.items():
             self.set(key, value)
 
     @cached_property

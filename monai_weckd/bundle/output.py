@@ -17,7 +17,13 @@ import logging
 import os
 import re
 import shutil
+import time
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["is_complete", "prepare_output_dir"]
 
@@ -28,6 +34,9 @@ _CHAIN_OUTPUT = re.compile(
     r"((plan|datalist|chain|history)\.json|(predictions|out_of_fold)\.csv|kind\.npz|(model|checkpoint)\.pt)(\.part)?"
     r"|report\.html|stage_\d+|errors|tensorboard|mlruns.*"
 )
+_PATIENCE = 10.0  # seconds, as the workers of a killed run hold its lock until they notice
+# the open folders of this process's runs, by device and node
+_held: dict[tuple[int, int], int] = {}
 _BEFORE_THE_PLAN = re.compile(r"(plan|datalist)\.json\.part|tensorboard|mlruns.*")
 
 
@@ -44,6 +53,7 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
 
     Raises:
         ValueError: When both ``overwrite`` and ``resume`` are True.
+        FileExistsError: When another process runs into the folder.
         FileExistsError: When the folder is not empty and ``overwrite`` is False.
         FileExistsError: When ``overwrite`` is True and the folder holds neither an earlier run nor what one that failed
             before its plan left behind.
@@ -63,6 +73,7 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         raise PermissionError(
             f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
         )
+    _hold(path)
     # `--tracking` saves the configuration before the run starts
     present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
     if not present:
@@ -85,6 +96,33 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         if _CHAIN_OUTPUT.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return path
+
+
+def _hold(path: Path) -> None:
+    """Keep a folder for this process until it ends: two runs into one would mix their files."""
+    status = path.stat()
+    if fcntl is None or (status.st_dev, status.st_ino) in _held:
+        return
+    # the folder itself is locked, so that no file of a lock lies among the results
+    number, end = os.open(path, os.O_RDONLY), time.monotonic() + _PATIENCE
+    while not _is_locked(number):
+        if time.monotonic() > end:
+            os.close(number)
+            raise FileExistsError(
+                f"output_dir: expected one run at a time in {path}, got another that is running. "
+                "Wait for it, or pass another folder."
+            )
+        time.sleep(0.1)
+    _held[status.st_dev, status.st_ino] = number
+
+
+def _is_locked(number: int) -> bool:
+    """Return whether this process has the lock of an open folder now."""
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_complete(output_dir: str | os.PathLike) -> bool:

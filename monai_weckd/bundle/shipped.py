@@ -56,7 +56,16 @@ def copy_bundle(name: str, folder: str | os.PathLike[str]) -> Path:
         raise FileExistsError(
             f"to: expected a folder without {name}, got {target}, which is not empty. Pass another one."
         )
-    shutil.copytree(_home() / name, target, ignore=_LEFT_OUT, dirs_exist_ok=True)
+    source = _home() / name
+    for root, folders, files in os.walk(source):
+        left_out = _LEFT_OUT(root, [*folders, *files])
+        folders[:] = [folder for folder in folders if folder not in left_out]
+        into = target / Path(root).relative_to(source)
+        # modes are the user's, by the umask, and not those of the installation
+        into.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if file not in left_out:
+                shutil.copyfile(Path(root, file), into / file)
     return target
 
 

@@ -27,6 +27,7 @@ from monai_weckd.networks.stored import StoredLogits
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import model_chain
 
 __all__ = ["stored_logits"]
@@ -56,7 +57,7 @@ def stored_logits(
 
     """
     model, chain = _finished(run_dir, classes)
-    changes: dict[str, Any] = {"cache_dir": None if cache_dir is None else str(cache_dir)}
+    changes: dict[str, Any] = {"cache_dir": None if cache_dir is None else literal(str(cache_dir))}
     if "spatial_size" in chain["settings"]:
         changes["spatial_size"] = chain["settings"]["spatial_size"]
     config = BundleConfig(bundle, changes=changes)

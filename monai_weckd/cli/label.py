@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,23 @@ def _studies(args: argparse.Namespace) -> Path:
     return folder
 
 
+def _text(path: Path) -> str:
+    """Return the text in a file that has a secret; say so if others on this machine can read it."""
+    mode = path.stat().st_mode & 0o777
+    if os.name == "posix" and mode & 0o077:
+        text = f"expected a file that only you can read, got mode {mode:04o}. Run chmod 600 {path}"
+        print(f"note    password_file: {text}")
+    try:
+        # a byte order mark, as Windows writes it, would be part of the password
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = f"expected text in UTF-8, got other bytes in {path}. Save it as UTF-8."
+        raise ValueError(f"password_file: {text}") from None
+
+
 def _password(args: argparse.Namespace) -> str | None:
     if args.password_file is not None:
-        password = args.password_file.read_text(encoding="utf-8").strip()
+        password = _text(args.password_file).strip()
         if len(password) < 8:
             raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
         return str(password)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,8 +192,6 @@ def _checked_keyword(keyword: str) -> str:
 def _server(url: str) -> Any:
     from monai_weckd.pacs.server import DicomwebServer
 
-    # the library logs server answers, which may contain anything; the command itself reports what matters
-    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
     return DicomwebServer(url)
 
 

@@ -39,6 +39,7 @@ from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import divide_labels
 from monai_weckd.utils.draws import hash_fraction
+from monai_weckd.utils.literals import literal
 
 __all__ = ["BundleSource", "ComparedBundle"]
 
@@ -132,7 +133,7 @@ class ComparedBundle:
         self._overlays = [str(Path(path).absolute()) if Path(path).is_file() else str(path) for path in overlays]
         self._split_file: str | None = None
         self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
-        self._changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        self._changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = self._read(overlays)
         self.solved = self.config.solves_heads
         for key, value in self._changes.items():
@@ -305,9 +306,9 @@ class ComparedBundle:
 
         """
         output_dir.mkdir(parents=True)
-        changes = {**overrides, "output_dir": str(output_dir)}
+        changes = {**overrides, "output_dir": literal(str(output_dir))}
         if self.config_of(arm)["cache_dir"] is None:
-            changes["cache_dir"] = str(cache_dir)
+            changes["cache_dir"] = literal(str(cache_dir))
         changed = self.changed(arm, changes, datalist=self.datalist._replace(items=self.items_of(split)))
         trainer = changed.trainer()
         share = PoolShare(changed.value("train#trainer#loss_function"))
@@ -339,7 +340,7 @@ class ComparedBundle:
         listed = [{**items[key], "split": part} for key, part in sorted(wanted)]
         changes = dict(self.config.overlay(f"{arm.file}.json")) if arm.file is not None else {}
         if config["cache_dir"] is None:
-            changes["cache_dir"] = str(cache_dir)
+            changes["cache_dir"] = literal(str(cache_dir))
         changes["test#absent"] = False
         for part in ("train", "test"):
             changes[f"{part}#dataset#data"] = f"$[item for item in @datalist.items if item['split'] == '{part}']"

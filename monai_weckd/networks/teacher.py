@@ -28,6 +28,7 @@ from monai.utils import optional_import
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import first_cause
+from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import model_chain
 from monai_weckd.utils.tensors import map_tensors
 
@@ -291,7 +292,7 @@ def _bundle_network(folder: Path) -> torch.nn.Module:
         if (folder / "configs" / "metadata.json").is_file():
             parser.read_meta(folder / "configs" / "metadata.json")
         parser.read_config(config)
-        parser["bundle_root"] = str(folder)
+        parser["bundle_root"] = literal(str(folder))
         network: torch.nn.Module = parser.get_parsed_content("network_def")
     except Exception as error:  # a configuration is a program
         reason = " ".join(str(first_cause(error)).split())[:200]

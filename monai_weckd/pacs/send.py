@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -95,15 +94,12 @@ def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path)
     journal = Journal(ledger, Sent._fields)
     for uid, file in reports.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with warnings.catch_warnings():
-            # pydicom's warnings quote values that violate the standard, which may identify a patient
-            warnings.simplefilter("ignore", UserWarning)
-            with named_errors(str(file)):
-                dataset = dcmread(file)
-            try:
-                outcome, reason = server.store(dataset), ""
-            except DicomwebObjectError as fault:
-                outcome, reason = "refused", str(fault)
+        with named_errors(str(file)):
+            dataset = dcmread(file)
+        try:
+            outcome, reason = server.store(dataset), ""
+        except DicomwebObjectError as fault:
+            outcome, reason = "refused", str(fault)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         sent = Sent(now, server.url, file.name, uid, digest, outcome, reason)
         journal.add(sent._asdict())

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.elements import read_header
+from monai_weckd.data.dicom.quiet import quiet_loggers
 from monai_weckd.pacs.errors import (
     PASSWORD,
     USER,
@@ -35,6 +36,7 @@ from monai_weckd.pacs.errors import (
     is_transient,
 )
 from monai_weckd.pacs.multipart import boundary_of, single_part
+from monai_weckd.utils.files import write_error
 
 __all__ = ["DicomwebServer", "Series", "is_uid"]
 
@@ -90,7 +92,9 @@ class DicomwebServer:
     def __init__(self, url: str) -> None:
         web, session_utils = _dicomweb_client()
         self.url = _checked_url(url)
+        quiet_loggers("urllib3.connectionpool")  # which writes down queries
         self._session = session_utils.create_session()
+        self._session.hooks["response"].append(self._refuse_leaving)
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)
         if (user is None) != (password is None):
             raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
@@ -99,6 +103,18 @@ class DicomwebServer:
         # permissive, because is_uid checks UIDs and accepts slight violations of the standard
         self._client = web.DICOMwebClient(self.url, session=self._session, permissive_uid=True, timeout=_TIMEOUT)
         self._client.set_http_retry_params(retry=False)
+
+    def _refuse_leaving(self, response: Any, **options: Any) -> None:
+        """Refuse a redirect to another origin: the request would carry a query, or a report, to a host not asked for.
+
+        The library calls this for each answer, before it follows a redirect.
+        """
+        target = self._session.get_redirect_target(response)
+        if target is not None and _origin(urljoin(response.url, target)) != _origin(self.url):
+            raise DicomwebError(
+                f"{self.url}: expected an answer, got a redirect to another host or port. "
+                "Nothing was sent there; pass the URL of that service if you trust it."
+            )
 
     def series(self, filters: Mapping[str, str]) -> Iterator[Series]:
         """Yield the matching series, page by page; their UIDs are not checked.
@@ -207,7 +223,7 @@ class DicomwebServer:
         try:
             answer: Dataset = self._client.store_instances([dataset])
         except Exception as error:
-            if isinstance(error, RequestException) and not isinstance(error, ValueError):
+            if isinstance(error, (RequestException, DicomwebError)) and not isinstance(error, ValueError):
                 raise
             return Dataset()  # parsing the answer may raise anything; the caller then asks whether it was stored
         return answer
@@ -268,7 +284,7 @@ class DicomwebServer:
             except OSError as error:
                 if isinstance(error, RequestException):
                     raise
-                raise OSError(f"{path}: cannot be written ({error.strerror}). Free some room, and go on.") from None
+                raise write_error(path, error) from None
 
     def _call(self, place: str, request: Callable[[], T]) -> T:
         """Return the result of a request; repeat it after transient failures."""
@@ -293,6 +309,16 @@ def _checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"url: expected http(s)://host/path, got {url!r}. Pass where the server has DICOMweb.")
     return urlunsplit(parts).rstrip("/")
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Return scheme, host and port of a URL, None if it has no valid ones."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    return parts.scheme.lower(), parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme.lower())
 
 
 def _place(series: Series, instance: str) -> str:

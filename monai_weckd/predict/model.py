@@ -29,6 +29,7 @@ from monai_weckd.data.prepared import load_image
 from monai_weckd.networks.features import HeadHook
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import raising_cause
+from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import model_chain
 
 __all__ = ["PredictionBundle", "class_probabilities", "probability_fault"]
@@ -72,7 +73,7 @@ class PredictionBundle:
         config = BundleConfig(bundle, "inference", overlays=overlays, changes=changes)
         self.root, self.metadata, self.spatial_dims = config.root, config.metadata, config.spatial_dims
         if checkpoint is not None:
-            config.set("ckpt_path", os.fspath(checkpoint))
+            config.set("ckpt_path", literal(os.fspath(checkpoint)))
         _read_as_in_training(config)
         config.value("imports")
         self.checkpoint = Path(config.value("ckpt_path"))

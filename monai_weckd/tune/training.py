@@ -25,6 +25,7 @@ from monai_weckd.data.datalist import Datalist, plan_datalist
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.tune.blind import BlindOracle, limit_validation
 from monai_weckd.tune.space import TunedParameter
+from monai_weckd.utils.literals import literal
 
 __all__ = ["TunedBundle"]
 
@@ -65,7 +66,7 @@ class TunedBundle:
         seed: int = 0,
     ) -> None:
         self.parameters = tuple(parameters)
-        changes = {**(changes or {}), "dataset_dir": str(dataset_dir)}
+        changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         if config.solves_heads:
             raise ValueError(
@@ -78,7 +79,7 @@ class TunedBundle:
         if not config["validate#evaluator"]:
             raise ValueError("validate#evaluator: expected an evaluator, got none. Tuning needs a validation.")
         if config["cache_dir"] is None:
-            config.set("cache_dir", str(cache_dir))
+            config.set("cache_dir", literal(str(cache_dir)))
         # trials write no files, print no progress and run no test
         config.leave_out("train#monitors", "train#recorder", "train#checkpoint", "test")
         self._plan(seed)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -37,9 +38,11 @@ __all__ = [
     "sync_folder",
     "write_atomically",
     "write_behind",
+    "write_error",
     "write_state",
 ]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIGEST = hashlib.sha256().digest_size
 # by file: another run of this process may begin where one has just failed
 _writing: dict[Path, _Write] = {}
@@ -67,12 +70,39 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if os.path.isfile(part):  # pathlib raises for a name that is too long
+            part.unlink()
         # no cause, so that this error, which names the file, is the first of the chain
-        raise OSError(
-            f"{path}: expected room for {len(data):,} bytes beside what is there, got {error.strerror!r}. "
-            "Free some and go on with resume; what was written before is whole."
-        ) from None
+        raise write_error(path, error, size=len(data)) from None
+
+
+def write_error(path: Path, error: OSError, *, size: int | None = None) -> OSError:
+    """Return an error of the same kind that says what happened to a file that could not be written, and what to do.
+
+    Args:
+        path: the file.
+        error: what the system said.
+        size: size of the file in bytes, default None: unknown.
+
+    """
+    if error.errno in _NO_ROOM:
+        wanted = "room" if size is None else f"room for {size:,} bytes"
+        text = f"expected {wanted} beside what is there, got {error.strerror!r}. Free some"
+    else:
+        text = f"expected a file that can be written, got {error.strerror!r}. {_remedy(error)}"
+    return type(error)(f"{path}: {text} and go on with resume; what was written before is whole.")
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "Let this user write to its folder"
+    if isinstance(error, FileNotFoundError):
+        return "Put its folder back"
+    if isinstance(error, (IsADirectoryError, NotADirectoryError)):
+        return "Move what is in its place, or in the place of its .part file, away"
+    if error.errno == errno.ENAMETOOLONG:
+        return "Pass a shorter name"
+    return "Look at the disk"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

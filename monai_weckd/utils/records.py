@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,14 +25,17 @@ __all__ = [
     "KIND",
     "OUT_OF_FOLD",
     "check_keys",
+    "check_plain",
     "json_digest",
     "model_chain",
+    "parse_json",
     "read_json",
     "read_sealed",
     "read_text",
     "sealed_json",
 ]
 
+_LEVELS = 16
 # held out labels of a solved head, beside its model
 OUT_OF_FOLD = "out_of_fold.csv"
 # features of training images, beside the model of a frozen network
@@ -114,6 +118,61 @@ def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
     missing = [key for key in keys if key not in record]
     if missing:
         raise ValueError(f"{where}: expected the key {missing[0]!r}, got none. Write the file again.")
+
+
+def parse_json(content: str | bytes, *, where: str) -> Any:
+    """Return the value in JSON that somebody else has written, if every program can read it again.
+
+    Args:
+        content: the JSON.
+        where: its place, for the error.
+
+    Raises:
+        ValueError: When it is not JSON, or :py:func:`check_plain` refuses it.
+
+    Example::
+
+        >>> parse_json('{"note": "sure"}', where="params")
+        {'note': 'sure'}
+
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: expected JSON, got something else ({error}). Correct it.") from None
+    check_plain(value, where=where)
+    return value
+
+
+def check_plain(value: Any, *, where: str) -> None:
+    """Refuse a value that Python reads as JSON, but that other programs, or an answer, cannot hold.
+
+    Args:
+        value: lists, dictionaries, texts, numbers, truth values and None.
+        where: its place, for the error.
+
+    Raises:
+        ValueError: When it has NaN or an infinity, half of a surrogate pair, another type, or too many levels.
+
+    """
+    level, values = 0, [value]
+    while values:
+        if level > _LEVELS:
+            raise ValueError(f"{where}: expected JSON of at most {_LEVELS} levels, got more. Make it flatter.")
+        for one in values:
+            _check_scalar(one, where)
+        inner = [one for one in values if isinstance(one, (dict, list))]
+        values = [part for one in inner for part in ([*one, *one.values()] if isinstance(one, dict) else one)]
+        level += 1
+
+
+def _check_scalar(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: expected finite numbers, got {value}. JSON has no such number: leave it out.")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{where}: expected text in Unicode, got half of a surrogate pair. Correct it.")
+    if value is not None and not isinstance(value, (dict, list, str, bool, int, float)):
+        raise ValueError(f"{where}: expected a value of JSON, got {type(value).__name__}. Correct it.")
 
 
 def model_chain(model: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -20,6 +20,9 @@ from typing import Any
 
 __all__ = ["read_table", "table_text"]
 
+# a cell with one of these is quoted: where a spreadsheet separates cells by semicolons or tabs, what follows one begins
+# a cell, and may be a formula
+_QUOTED = ";\t\r\n"
 # first characters of a formula in a spreadsheet; and the apostrophe, to tell a name's own from an added one
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
@@ -28,7 +31,8 @@ def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str
     """Return rows as CSV, in which no text is a formula to a spreadsheet.
 
     File and class names come from whoever made the data. Text that begins with ``=``, ``+``, ``-``, ``@``, a tab, a
-    line break or an apostrophe gets an apostrophe in front; other text, and numbers, are written as they are.
+    line break or an apostrophe gets an apostrophe in front; text with a semicolon or a tab is quoted, as with a comma.
+    Other text, and numbers, are written as they are.
     :py:func:`read_table` takes the apostrophe away again.
 
     Args:
@@ -43,11 +47,11 @@ def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str
         ear.png,1
 
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(columns))
+    lines = _Lines()
+    writer = csv.DictWriter(lines, list(columns), lineterminator=_QUOTED)
     writer.writerow({name: _guarded(name) for name in columns})
     writer.writerows({name: _guarded(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()
+    return "".join(lines.texts)
 
 
 def read_table(text: str, columns: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -73,6 +77,16 @@ def read_table(text: str, columns: Iterable[str] = ()) -> list[dict[str, str]]:
         if len(line) != len(header):
             raise ValueError(f"row {number}: expected {len(header)} values, got {len(line)}. Write the file again.")
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+class _Lines:
+    """Lines of a CSV, each of which the writer ends with all characters to quote, which makes it quote them."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.texts.append(f"{line.removesuffix(_QUOTED)}\r\n")
 
 
 def _guarded(value: Any) -> Any:

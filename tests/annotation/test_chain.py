@@ -401,3 +401,15 @@ def test_by_default_all_labels_train_and_every_stage_is_accepted(studies, tmp_pa
     assert main(["report", "--output_dir", str(chain.path)]) == 0
     assert chain.predictor().predict(items[0]["image"]).shape == (4,)
     assert len(chain.next(items, labels, count=3)) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"split_of": {}, "shards": 1, "touched": []}', None])
+def test_a_damaged_record_of_given_labels_is_named_with_its_remedy(studies, copy, content):
+    path = copy[0] / "chain" / "given.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"given\.json: expected the labels that each stage has used, got [^\n]* Restore the"
+    ):
+        make_annotated(studies, copy[0])

@@ -104,3 +104,28 @@ def test_a_labeled_image_or_one_that_is_gone_is_not_asked_for():
     found = ask(scores(), labeled=IDS[:4], items=ITEMS[:10], count=50)
     assert sorted(one.id for one in found) == IDS[4:10]
     assert ask(scores(), labeled=IDS) == []
+
+
+@pytest.mark.parametrize("name", ["scores.npz", "features.npy"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "gone", "huge"])
+def test_damaged_scores_are_made_anew(tmp_path, caplog, name, damage):
+    scores = Scores("s", ("a", "b"), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), {"c": "broken"}).save(tmp_path)
+    assert Scores.load(tmp_path, "s").ids == scores.ids
+    path = tmp_path / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        huge = (
+            np.lib.format.magic(1, 0)
+            + b"v\0"
+            + b"{'descr': '<f8', 'fortran_order': False, 'shape': (2000000000000, 3)}".ljust(117)
+            + b"\n"
+        )
+        path.write_bytes({"empty": b"", "cut": content[:-40], "other": b"\x00" * 200, "huge": huge}[damage])
+    found = Scores.load(tmp_path, "s")
+    assert (found.ids, found.unreadable) == ((), {})
+    assert (f"{tmp_path / 'scores.npz'}: expected scores, got" in caplog.text) == (
+        damage != "gone" or name != "scores.npz"
+    )
+    scores.save(tmp_path)

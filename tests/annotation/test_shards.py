@@ -218,3 +218,21 @@ def test_groups_that_validated_go_on_when_no_more_are_asked_for():
     left = {key: label for key, label in FIRST.items() if key[0] not in validating or label == "ill"}
     with pytest.raises(ValueError, match=r"labels: expected labels in two groups or more of at least two classes, got"):
         plan({**left, "e1": "ill", "f1": "well"}, given, val_fraction=0.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        [],
+        None,
+        "x",
+        {"split_of": {}, "shards": [[1]], "touched": []},
+        {"split_of": {"a": "test"}, "shards": [], "touched": []},
+        {"split_of": {}, "shards": 5, "touched": []},
+        {"split_of": {}, "shards": [], "touched": [None]},
+    ],
+)
+def test_a_record_of_another_form_is_refused(content):
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        GivenLabels.from_dict(content)

@@ -75,3 +75,29 @@ def test_labels_that_come_at_once_are_all_kept(store):
         list(pool.map(lambda number: store.put(f"{number}", CLASSES[number % 2]), range(64)))
     assert again(store).labels == {f"{number}": CLASSES[number % 2] for number in range(64)}
     assert json.loads(store.path.read_text())["format"] == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{}",
+        b'{"labels": []}',
+        b'{"labels": {"a": "well"}}',
+        b'{"labels": {"a": {}}}',
+        b'{"labels": {"a": {"label": "well", "note": NaN}}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_is_named_with_its_remedy(tmp_path, content):
+    path = tmp_path / "labels.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^{path}: expected the labels that `label` has kept, got [^\n]*Restore the file"
+    ):
+        LabelStore(path, CLASSES)
+    assert path.read_bytes() == content

@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from annotation_runs import OTOSCOPY
+import torch
+from annotation_runs import OTOSCOPY, label_next, make_annotated
 
 from monai_weckd.annotation import AnnotatedBundle
 
@@ -37,3 +40,31 @@ from monai_weckd.annotation import AnnotatedBundle
 def test_refuses_a_bundle_that_does_not_serve(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         AnnotatedBundle(**{"bundle": OTOSCOPY, "dataset_dir": tmp_path, "cache_dir": tmp_path, **arguments})
+
+
+EXPRESSIONS = ("$open('pwned','w')", "@seed", "%seed", "$@plan", "$__import__('pathlib').Path('pwned').touch() or 'a'")
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_names_of_classes_and_folders_are_text(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    bundle = AnnotatedBundle(
+        OTOSCOPY, text, classes=[text, "b"], cache_dir=f"{text}.cache", changes={"spatial_size": [32, 32]}
+    )
+    assert bundle.classes == (text, "b")
+    assert bundle.config.value("dataset_dir") == text
+    assert bundle.config.value("cache_dir") == f"{text}.cache"
+    torch.save(bundle._parts.new_network().state_dict(), "model.pt")
+    bundle.predictor("model.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_chain_is_trained_in_folders_that_look_like_expressions(studies, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("$open('pwned','w')").symlink_to(studies)
+    chain, items = make_annotated(Path("$open('pwned','w')"), Path("@seed"))
+    labels = {}
+    label_next(chain, items, labels, 16)
+    chain.append_stage(items, labels)
+    assert chain.predictor() is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["$open('pwned','w')", "@seed"]

@@ -11,11 +11,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 from monai.bundle import ComponentLocator, ConfigParser
 
+from monai_weckd.bundle import output
 from monai_weckd.bundle.checks import refuse_unused_keys, show_cause_last, unknown_arguments, unused_keys
 from monai_weckd.bundle.identity import run_settings
 from monai_weckd.bundle.output import is_complete, prepare_output_dir
@@ -234,3 +236,33 @@ def test_settings_are_the_configuration_but_for_places_and_the_data(tmp_path):
     assert settings_of({}, items)[key] != found[key]
     with pytest.raises(RuntimeError, match="run_settings: expected to be called from a bundle's configuration"):
         run_settings(items)
+
+
+HOLD = """
+import sys, time
+from monai_weckd.bundle.output import prepare_output_dir
+prepare_output_dir(sys.argv[1])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_two_runs_do_not_meet_in_one_folder(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(output, "_PATIENCE", 0.2)
+    folder = tmp_path / "output"
+    run = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert run.stdout.readline() == "held\n"
+        for name in (folder, tmp_path / "." / "output", tmp_path / "link"):
+            if name.name == "link":
+                name.symlink_to(folder)
+            with pytest.raises(FileExistsError, match=r"output_dir: expected one run at a time in .*, got another"):
+                prepare_output_dir(name, **options)
+        prepare_output_dir(tmp_path / "other", **options)
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
+    assert prepare_output_dir(folder, **options) == folder
+    assert list(folder.iterdir()) == []

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,17 @@ def test_what_runs_leave_behind_is_left_behind(bundle, tmp_path):
     target = copy_bundle("ours", tmp_path / "a" / "b")
     assert target == tmp_path / "a" / "b" / "ours"
     assert contents(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("mask", "file_mode", "folder_mode"),
+    [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775)],
+)
+def test_modes_of_a_copy_are_those_of_the_user(tmp_path, mask, file_mode, folder_mode):
+    before = os.umask(mask)
+    try:
+        target = copy_bundle("otoscopy_chain_classification", tmp_path / "new")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in target.rglob("*") if path.is_file()} == {file_mode}
+    assert {path.stat().st_mode & 0o777 for path in [target, *target.rglob("*")] if path.is_dir()} == {folder_mode}

@@ -13,11 +13,13 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from monai_weckd.cli.label import _password
 from monai_weckd.cli.main import main
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
@@ -71,3 +73,32 @@ def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypat
     assert "error: monailabel: expected to be installed" in told.err
     assert "files passed over: " in told.out
     assert ".txt 1" in told.out
+
+
+@pytest.mark.parametrize("content", ["päss word 1", "\ufeffpäss word 1", "päss word 1\n", "\ufeffpäss word 1\r\n"])
+def test_a_password_is_read_as_it_was_typed(tmp_path, content):
+    path = tmp_path / "password"
+    path.write_bytes(content.encode())
+    path.chmod(0o600)
+    assert _password(Namespace(password_file=path, host="0.0.0.0")) == "päss word 1"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
+def test_a_password_in_another_encoding_is_refused_in_one_line(tmp_path, encoding):
+    path = tmp_path / "password"
+    path.write_bytes("päss word 1".encode(encoding))
+    with pytest.raises(ValueError, match=r"^password_file: expected text in UTF-8, got other bytes in [^\n]*$"):
+        _password(Namespace(password_file=path, host="0.0.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(0o644, True), (0o640, True), (0o604, True), (0o666, True), (0o600, False), (0o400, False)]
+)
+def test_a_password_that_others_can_read_is_remarked(tmp_path, capsys, mode, said):
+    path = tmp_path / "password"
+    path.write_text("password")
+    path.chmod(mode)
+    _password(Namespace(password_file=path, host="0.0.0.0"))
+    out = capsys.readouterr().out
+    assert (f"got mode {mode:04o}. Run chmod 600 {path}" in out) == said
+    assert bool(out) == said

@@ -17,7 +17,7 @@ import socket
 import sys
 
 import pytest
-from fake_dicomweb import _Handler, basic, image
+from fake_dicomweb import FakeDicomweb, _Handler, basic, image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
@@ -270,8 +270,9 @@ def test_another_instance_is_refused(fake, server, tmp_path):
 
 def test_no_room_is_told(fake, server, tmp_path):
     series, uid, _ = one(fake)
-    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'none' / 'a.dcm'}: cannot be written (No such file")):
-        server.retrieve(series, uid, tmp_path / "none" / "a.dcm")
+    path = tmp_path / "none" / "a.dcm"
+    with pytest.raises(OSError, match=re.escape(f"{path}: expected a file that can be written, got 'No such file")):
+        server.retrieve(series, uid, path)
     assert len(fake.requests) == 1
 
 
@@ -315,3 +316,81 @@ def test_no_word_of_an_object_is_told(fake, server):
     fake.faults = {"POST": ["html"]}
     with pytest.raises(DicomwebObjectError, match="expected to be stored, got no word of it"):
         server.store(sent)
+
+
+def _redirects(monkeypatch, *, status, location):
+    """Make the server answer each request with a redirect."""
+
+    def send_on(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.fake.requests.append(self.command)
+        self.send_response(status)
+        self.send_header("Location", location(self))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    monkeypatch.setattr(_Handler, "do_GET", send_on)
+    monkeypatch.setattr(_Handler, "do_POST", send_on)
+
+
+@pytest.fixture
+def other():
+    """Another server, which writes down who asks it."""
+    server = FakeDicomweb()
+    yield server
+    server.close()
+
+
+REQUESTS = {
+    "series": lambda server, path: list(server.series(FILTERS)),
+    "instances": lambda server, path: server.instances(Series("1.2", "1.3")),
+    "retrieve": lambda server, path: server.retrieve(Series("1.2", "1.3"), "1.4", path),
+    "has": lambda server, path: server.has("1.2", "1.4"),
+    "post": lambda server, path: server._sent(dcmread(io.BytesIO(image("1.2", "1.3", PatientName="Doe^Jane")[1]))),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_other_host_is_asked(fake, other, server, tmp_path, monkeypatch, request_, status):
+    port = other.server.server_address[1]
+    for number, place in enumerate((f"http://127.0.0.1:{port}", f"//127.0.0.1:{port}", f"http://localhost:{port}")):
+        _redirects(monkeypatch, status=status, location=lambda handler, place=place: place + handler.path)
+        with pytest.raises(DicomwebError, match="got a redirect to another host or port") as caught:
+            REQUESTS[request_](server, tmp_path / f"{number}")
+        assert str(port) not in told(caught)
+    assert other.requests == []
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.parametrize("scheme", ["https", "ftp", "file"])
+def test_another_scheme_is_another_origin(fake, server, monkeypatch, scheme):
+    _redirects(monkeypatch, status=302, location=lambda handler: f"{scheme}://{handler.headers['Host']}{handler.path}")
+    with pytest.raises(DicomwebError, match="got a redirect to another host or port"):
+        server.has("1.2", "1.4")
+
+
+def test_a_second_redirect_is_looked_at_as_well(fake, other, server, monkeypatch):
+    away = f"http://127.0.0.1:{other.server.server_address[1]}/x"
+    _redirects(monkeypatch, status=302, location=lambda handler: away if "moved" in handler.path else "/moved")
+    with pytest.raises(DicomwebError, match="got a redirect to another host or port"):
+        server.has("1.2", "1.4")
+    assert (len(fake.requests), other.requests) == (2, [])
+
+
+def test_a_redirect_within_the_server_is_followed(fake, server, monkeypatch):
+    fake.fill(series=1, instances=1)
+    get = _Handler.do_GET
+
+    def moved(self):
+        if self.path.startswith("/old"):
+            self.path = self.path.removeprefix("/old")
+            get(self)
+        else:
+            self.send_response(307)
+            self.send_header("Location", f"/old{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    monkeypatch.setattr(_Handler, "do_GET", moved)
+    assert len(list(server.series(FILTERS))) == 1

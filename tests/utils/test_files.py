@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import threading
 from collections import Counter, OrderedDict
 
@@ -178,3 +179,43 @@ def test_bytes_that_are_no_tensors_are_refused_in_our_words(content, tmp_path):
         load_tensors(content, tmp_path / "model.pt")
     assert "weights_only" not in str(error.value)
     assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.ENOSPC, OSError, r"expected room for 3 bytes beside what is there, got .*\. Free some and go on"),
+        (errno.EDQUOT, OSError, r"expected room for 3 bytes beside what is there, got .*\. Free some and go on"),
+        (errno.EACCES, PermissionError, r"expected a file that can be written, got .*\. Let this user write to its"),
+        (errno.EROFS, OSError, r"expected a file that can be written, got .*\. Let this user write to its folder and"),
+        (errno.ENOENT, FileNotFoundError, r"expected a file that can be written, got .*\. Put its folder back and"),
+        (errno.EIO, OSError, r"expected a file that can be written, got 'Input/output error'\. Look at the disk and"),
+        (errno.ENAMETOOLONG, OSError, r"expected a file that can be written, got .*\. Pass a shorter name and go on"),
+    ],
+)
+def test_an_error_says_what_happened(tmp_path, monkeypatch, number, kind, message):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(kind, match=f"^{tmp_path / 'file'}: {message}[^\n]*$"):
+        write_atomically(tmp_path / "file", "abc")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none/file", "got 'No such file or directory'. Put its folder back"),
+        ("taken/file", "got 'Not a directory'. Move what is in its place"),
+        ("folder", "got 'Is a directory'. Move what is in its place"),
+        ("blocked", "got 'Is a directory'. Move what is in its place"),
+        ("n" * 300, "got 'File name too long'. Pass a shorter name"),
+    ],
+)
+def test_a_place_that_is_none_is_no_lack_of_room(tmp_path, name, message):
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "blocked.part").mkdir()
+    with pytest.raises(OSError, match=re.escape(message)):
+        write_atomically(tmp_path / name, "abc")

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pytest
 
-from monai_weckd.utils.records import model_chain, sealed_json
+from monai_weckd.utils.records import check_plain, model_chain, parse_json, sealed_json
 
 
 def write(folder, **changes):
@@ -66,3 +67,34 @@ def test_a_changed_order_of_the_classes_is_refused(tmp_path):
 def test_what_is_no_chain_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=f"chain.json: {message}: expected an object, got (list|int). Write"):
         model_chain(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"note": NaN}', "expected finite numbers, got nan"),
+        ('{"note": [1, {"deep": -Infinity}]}', "expected finite numbers, got -inf"),
+        ('{"note": 1e999}', "expected finite numbers, got inf"),
+        ('{"note": "\\ud800"}', "expected text in Unicode, got half of a surrogate pair"),
+        ('{"\\udc00": 1}', "expected text in Unicode, got half of a surrogate pair"),
+        ("[" * 18 + "]" * 18, "expected JSON of at most 16 levels, got more"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "expected JSON, got something else"),
+        ("9" * 5000, "expected JSON, got something else"),
+        ("{'a': 1}", "expected JSON, got something else"),
+        (b"\xff\xfe", "expected JSON, got something else"),
+        ("", "expected JSON, got something else"),
+    ],
+)
+def test_json_that_others_cannot_hold_is_refused_in_one_line(text, message):
+    with pytest.raises(ValueError, match=f"^params: {re.escape(message)}[^\n]*$"):
+        parse_json(text, where="params")
+
+
+@pytest.mark.parametrize("value", [object(), b"1", {1, 2}, (1, 2), [{"a": {1.5: None}, "b": 1j}]])
+def test_a_value_that_is_no_json_is_refused(value):
+    with pytest.raises(ValueError, match="params: expected a value of JSON, got "):
+        check_plain(value, where="params")
+
+
+def test_plain_json_is_read():
+    assert parse_json('{"a": [1, 2.5, null, true, "ä"]}', where="params") == {"a": [1, 2.5, None, True, "ä"]}

@@ -58,3 +58,16 @@ def test_what_was_written_is_read(pairs):
     assert read_table(text) == rows
     for row in csv.reader(io.StringIO(text, newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row)
+
+
+@pytest.mark.parametrize("text", ["a;=1+1", ";=cmd()", "a;b", "a\t=1+1", "x;+1", 'a";=1', "a,;=1"])
+def test_no_part_of_a_cell_is_a_cell_where_others_separate(text):
+    line = table_text(["id"], [{"id": text}]).split("\r\n")[1]
+    for separator in ",;\t":
+        assert next(csv.reader([line], delimiter=separator)) == [text]
+    assert read_table(table_text(["id"], [{"id": text}])) == [{"id": text}]
+
+
+@pytest.mark.parametrize("value", ["", None, "a", "ä", 0.5, 1])
+def test_a_table_of_one_column_keeps_its_rows(value):
+    assert read_table(table_text(["id"], [{"id": value}])) == [{"id": "" if value is None else str(value)}]

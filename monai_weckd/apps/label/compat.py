@@ -15,12 +15,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import sys
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,8 +30,17 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 from monai_weckd.annotation import StageStoppedError
+from monai_weckd.annotation.store import check_info
+from monai_weckd.utils.records import parse_json
 
-__all__ = ["keep_uploads_in", "register_missing", "run_tasks_in_threads"]
+__all__ = [
+    "CheckedRequest",
+    "UploadsEnd",
+    "keep_uploads_in",
+    "read_parameters_strictly",
+    "register_missing",
+    "run_tasks_in_threads",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +48,9 @@ logger = logging.getLogger(__name__)
 # torchvision on PyPI is a CUDA build, which cannot be imported beside a CPU-only PyTorch
 _FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
 _KEPT = 100
+_LONGEST_SUFFIX = 32
+# the files that the present request has uploaded
+_brought: ContextVar[list[Path]] = ContextVar("brought")
 
 
 def register_missing() -> None:
@@ -55,13 +69,69 @@ def keep_uploads_in(folder: Path) -> None:
     """Make MONAI Label keep uploads in a separate folder, so that no other file can pass for an upload.
 
     Args:
-        folder: the folder.
+        folder: the folder. Within :py:class:`UploadsEnd`, a request's files in it go with its answer.
 
     """
     from monailabel.endpoints import datastore, infer
 
     for endpoint in (datastore, infer):
-        endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(tempfile.NamedTemporaryFile, dir=folder))
+        endpoint.tempfile = SimpleNamespace(NamedTemporaryFile=partial(_new_file, folder))
+
+
+class UploadsEnd:
+    """ASGI middleware that deletes what a request has uploaded before it is answered, wherever it was refused.
+
+    Args:
+        app: the application behind it.
+
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, and delete its uploads.
+
+        Args:
+            scope: the connection.
+            receive: returns the request's body.
+            send: sends the answer.
+
+        """
+        files: list[Path] = []
+
+        async def answer(message: Any) -> None:
+            _delete(files)  # first, so that whoever has the answer finds nothing left
+            await send(message)
+
+        token = _brought.set(files)
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            _brought.reset(token)
+            _delete(files)  # nobody waits for the answer any more
+
+
+def _delete(files: list[Path]) -> None:
+    while files:
+        files.pop().unlink(missing_ok=True)
+
+
+class CheckedRequest(dict[str, Any]):
+    """A request that was checked before its task began; no client can send this type."""
+
+
+def read_parameters_strictly() -> None:
+    """Make MONAI Label refuse parameters that are no plain JSON: it would keep NaN and fail to give it out again."""
+    from monailabel.endpoints import datastore, infer
+
+    def loads(text: str) -> dict[str, Any]:
+        found: dict[str, Any] = parse_json(text, where="params")
+        check_info(found, where="params")
+        return found
+
+    for endpoint in (datastore, infer):
+        endpoint.json = SimpleNamespace(loads=loads, dumps=json.dumps)
 
 
 def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Callable[[str], None]) -> None:
@@ -91,7 +161,7 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
 
     def work(task: dict[str, Any], method: str) -> None:
         try:
-            getattr(app_instance(), method)(dict(task["request"]))
+            getattr(app_instance(), method)(CheckedRequest(task["request"]))
             task["status"] = "DONE"
         except StageStoppedError as error:
             task.update(status="STOPPED", details=[str(error)])
@@ -108,6 +178,15 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
         return last
 
     tasks.run_background_task, tasks.stop_background_task = run, end
+
+
+def _new_file(folder: Path, suffix: str) -> Any:
+    """Return a file of a suffix; of a long one, which may be no name of a file, only the end counts."""
+    if len(suffix) > _LONGEST_SUFFIX:
+        suffix = f".{suffix.rpartition('.')[2][: _LONGEST_SUFFIX - 1]}"
+    file = tempfile.NamedTemporaryFile(suffix=suffix, dir=folder)  # noqa: SIM115 - MONAI Label wants its name alone
+    _brought.get().append(Path(file.name))
+    return file
 
 
 def _absent(*args: Any, **options: Any) -> NoReturn:

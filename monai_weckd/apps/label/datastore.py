@@ -13,18 +13,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
+import os
+import uuid
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_weckd.annotation import AnnotationSession, class_of
+from monai_weckd.annotation.store import check_info
+from monai_weckd.utils.files import write_atomically
 
-__all__ = ["FolderDatastore"]
+__all__ = ["FolderDatastore", "is_tag"]
 
+_LONGEST_TAG = 64
+_LONGEST_NAME = 240  # of the 255 bytes that a file system gives a name, without suffixes
 _BY_HAND = "images: expected to be put into the folder, and taken out, by hand, got a request. Copy the file."
 
 
@@ -69,7 +76,7 @@ class FolderDatastore(Datastore):
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Return the label id of an image for each of its tags."""
         self.session.item(image_id)
-        tags = [folder.name for folder in self._folders() if (folder / f"{image_id}.json").is_file()]
+        tags = [folder.name for folder in self._folders() if (folder / _file_name(image_id)).is_file()]
         return dict.fromkeys([*(["final"] if image_id in self.session.labels else []), *tags], image_id)
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
@@ -98,7 +105,7 @@ class FolderDatastore(Datastore):
         if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**info, "idx": self.session.classes.index(info["label"])}), encoding="utf-8")
+            write_atomically(path, json.dumps({**info, "idx": self.session.classes.index(info["label"])}))
             return str(path)
         path = self._file(label_id, label_tag)
         return str(path) if label_tag != DefaultLabelTag.FINAL and path.is_file() else ""
@@ -106,7 +113,8 @@ class FolderDatastore(Datastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Return the path, the group and any added information of an image."""
         item = self.session.item(image_id)
-        return {**self._infos.get(image_id, {}), "path": item["image"], "group": item["group"]}
+        # a copy: MONAI Label changes what it gets, and what is kept must have been checked
+        return {**deepcopy(self._infos.get(image_id, {})), "path": item["image"], "group": item["group"]}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Return the class, the time and any added information of a label."""
@@ -130,12 +138,19 @@ class FolderDatastore(Datastore):
         """Return the path of a ZIP archive with the labeled images and a manifest."""
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
-        with zipfile.ZipFile(path, "w") as archive:
-            for row in rows:
-                source = Path(row["image"])
-                for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-                    archive.write(file, f"{row['id']}/{file.name}" if source.is_dir() else row["id"])
-            archive.writestr("labels.json", json.dumps({row["id"]: self.session.labels[row["id"]] for row in rows}))
+        labels = {row["id"]: self.session.classes[row["label"]] for row in rows}
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two requests at once write two archives
+        try:
+            # ZIP has no time before 1980: such a file gets the first one that there is
+            with zipfile.ZipFile(part, "w", strict_timestamps=False) as archive:
+                for row in rows:
+                    source = Path(row["image"])
+                    for file in sorted(source.iterdir()) if source.is_dir() else [source]:
+                        archive.write(file, f"{row['id']}/{file.name}" if source.is_dir() else row["id"])
+                archive.writestr("labels.json", json.dumps(labels))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         return str(path)
 
     def refresh(self) -> None:
@@ -144,7 +159,6 @@ class FolderDatastore(Datastore):
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refuse an image: a server that runs unattended must not write into the folder of the images."""
-        Path(image_filename).unlink()  # MONAI Label deletes an upload only after a successful request
         raise ValueError(_BY_HAND)
 
     def remove_image(self, image_id: str) -> None:
@@ -154,13 +168,14 @@ class FolderDatastore(Datastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save the label in a JSON file, and return its id, which equals the image's id."""
         self.session.item(image_id)
+        content = Path(label_filename).read_bytes()
+        label = class_of(content, self.session.classes)
         if label_tag == DefaultLabelTag.FINAL:
-            label = class_of(Path(label_filename).read_bytes(), self.session.classes)
             self.session.put_label(image_id, label, **(label_info or {}))
         else:
             path = self._file(image_id, label_tag)
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(label_filename, path)
+            write_atomically(path, content)
         return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
@@ -174,7 +189,11 @@ class FolderDatastore(Datastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add information about an image; it is kept until the server ends."""
         self.session.item(image_id)
-        self._infos[image_id] = {**self._infos.get(image_id, {}), **info}
+        info = {**self._infos.get(image_id, {}), **info}
+        check_info(info, where="info")
+        if not isinstance(info.get("strategy", {}), dict):
+            raise ValueError(f"info: expected an object as strategy, got {str(info['strategy'])[:80]!r}. Leave it out.")
+        self._infos[image_id] = info
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add information to a label."""
@@ -183,8 +202,7 @@ class FolderDatastore(Datastore):
             raise ValueError(
                 f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
             )
-        added = {key: value for key, value in {**known, **info}.items() if key not in ("label", "ts")}
-        self.session.put_label(label_id, known["label"], **added)
+        self.session.put_label(label_id, known["label"], **{**known, **info})
 
     def status(self) -> dict[str, Any]:
         """Return the number of images and of labeled images."""
@@ -210,6 +228,29 @@ class FolderDatastore(Datastore):
 
     def _file(self, image_id: str, tag: str) -> Path:
         self.session.item(image_id)  # raises for any id that is not an image, such as a path outside the folder
-        if not tag.isidentifier():
-            raise ValueError(f"tag: expected a word such as 'original', got {tag!r}. Pass another.")
-        return self.files / str(tag) / f"{image_id}.json"
+        if not is_tag(tag):
+            raise ValueError(f"tag: expected a word such as 'original', got {str(tag)[:80]!r}. Pass another.")
+        return self.files / tag / _file_name(image_id)
+
+
+def _file_name(image_id: str) -> str:
+    """Return the name of an image's file for labels; that of a long name is its digest, for want of room."""
+    folder, _, name = image_id.rpartition("/")
+    if len(name.encode()) > _LONGEST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f"{folder}/{name}.json" if folder else f"{name}.json"
+
+
+def is_tag(tag: Any) -> bool:
+    """Return whether a label's tag is a word, which can name a folder.
+
+    Args:
+        tag: the tag of a request.
+
+    Example::
+
+        >>> is_tag("original"), is_tag(".."), is_tag(5)
+        (True, False, False)
+
+    """
+    return isinstance(tag, str) and tag.isidentifier() and len(tag.encode()) <= _LONGEST_TAG

@@ -22,6 +22,14 @@ from typing import Any
 
 __all__ = ["Guard"]
 
+# what an answer lacks of these is added: only a page may load something, and only this server's
+_HEADERS = {
+    b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+}
+
 _HOST = re.compile(r"\[([0-9a-f:.]+)\](?::\d+)?|([^\[\]:/@]+)(?::\d+)?", re.IGNORECASE)
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -31,8 +39,9 @@ class Guard:
     """Pass on requests by the user of this server only.
 
     The host header of a request must be one of the server's own names; a foreign name that resolves to this machine
-    (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page. If
-    the server has a password, the request must contain it (HTTP basic authentication, any user name).
+    (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page, even
+    if it only reads. If the server has a password, the request must contain it (HTTP basic authentication, any user
+    name). Each answer, also a refusal, says that no other page may use it.
 
     Args:
         app: the protected ASGI application.
@@ -56,6 +65,7 @@ class Guard:
 
         """
         if scope["type"] == "http":
+            send = _marked(send)
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             refused = self._refused(headers)
             if refused is not None:
@@ -70,6 +80,9 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return 403, f"origin: expected a page of this server, got {origin!r}. Open the server's own page."
+        site = headers.get("sec-fetch-site", "none")
+        if site not in ("same-origin", "none"):
+            return 403, f"sec-fetch-site: expected same-origin or none, got {site!r}. Type the address of this server."
         if self.password is not None and not self._knows(headers.get("authorization", "")):
             return 401, "password: expected the server's, got none or another. Any user name will do."
         return None
@@ -89,6 +102,19 @@ def _name(host: str) -> str:
     """Return a host's name without its port, "" if the text is not a valid host."""
     match = _HOST.fullmatch(host)
     return (match[1] or match[2]).lower() if match else ""
+
+
+def _marked(send: Send) -> Send:
+    """Return a function that sends an answer with the headers that it lacks."""
+
+    async def marked(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            known = {name.lower() for name, _ in headers}
+            message = {**message, "headers": [*headers, *(one for one in _HEADERS.items() if one[0] not in known)]}
+        await send(message)
+
+    return marked
 
 
 async def _answer(send: Send, status: int, message: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -29,12 +29,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_weckd import __version__
 from monai_weckd.annotation import AnnotationSession
-from monai_weckd.apps.label.datastore import FolderDatastore
+from monai_weckd.apps.label.datastore import FolderDatastore, is_tag
 from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
+from monai_weckd.utils.records import check_plain
 
 __all__ = ["ChainLabelApp"]
 
 NAME = "chain"
+_PREDICTED = DefaultLabelTag.ORIGINAL.value
 
 
 class ChainLabelApp(MONAILabelApp):
@@ -114,22 +116,19 @@ class ChainLabelApp(MONAILabelApp):
         upload = Path(str(image))
         if upload.parent != self.uploads or not upload.is_file():
             self.session.item(image)
-        try:
-            return self._infer({**request, "save_label": False}, str(upload))
-        except Exception:
-            upload.unlink(missing_ok=True)  # MONAI Label deletes an upload only after a successful request
-            raise
+        return self._infer({**request, "save_label": False}, str(upload))
 
     def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
+        tag = request.get("label_tag", _PREDICTED)[:]  # as text: MONAI Label passes an Enum
         file, result = self._infers[NAME]({**request, "image": path})
         if file is not None:
             try:
-                self.datastore().save_label(request["image"], file, request.get("label_tag", "original"), {})
-            except ValueError:
+                self.datastore().save_label(request["image"], file, tag, {})
+            except Exception:  # a wrong tag, a full disk
                 Path(file).unlink()
                 raise
         label = None if file is None else request["image"]
-        return {"label": label, "tag": "original", "file": file, "params": result}
+        return {"label": label, "tag": tag, "file": file, "params": result}
 
     def sessions(self) -> Any:
         """Refuse: MONAI Label's sessions are permanent uploads, which this app does not support."""
@@ -154,7 +153,7 @@ class ChainLabelApp(MONAILabelApp):
 
         Raises:
             MONAILabelException: When the request names anything other than "chain".
-            ValueError: When there are too few labels for a stage.
+            ValueError: When there are too few labels for a stage, or the request is no plain JSON.
             StageRunningError: When a stage is in training.
 
         """
@@ -162,9 +161,15 @@ class ChainLabelApp(MONAILabelApp):
         if request.get(key) != NAME:
             message = f"{key}: expected {NAME!r}, got {request.get(key)!r}. There is no other."
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, message)
+        check_plain(request, where="params")
+        tag = request.get("label_tag", _PREDICTED)
+        if method in ("infer", "batch_infer") and (tag == DefaultLabelTag.FINAL or not is_tag(tag)):
+            raise ValueError(
+                f"label_tag: expected a word for predictions such as {_PREDICTED!r}, got {str(tag)[:80]!r}. "
+                "Pass another; only a person gives a final label."
+            )
         if method == "train":
             self.session.reserve()
-            request["reserved"] = True
 
     def stop(self, method: str) -> None:
         """Stop the running stage at the end of its epoch.

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation import AnnotationSession, NoStageError, StageRunningError, UnknownImageError
-from monai_weckd.apps.label.compat import keep_uploads_in, register_missing, run_tasks_in_threads
+from monai_weckd.apps.label.compat import (
+    UploadsEnd,
+    keep_uploads_in,
+    read_parameters_strictly,
+    register_missing,
+    run_tasks_in_threads,
+)
 from monai_weckd.apps.label.guard import Guard
 
 __all__ = ["make_application", "serve"]
@@ -96,26 +102,35 @@ def make_application(session: AnnotationSession) -> Any:
     instance = app_instance()
     run_tasks_in_threads(instance.check, instance.stop)
     keep_uploads_in(instance.uploads)
+    read_parameters_strictly()
     instance.server_mode(True)
     app = FastAPI(title="monai_weckd label", docs_url=None, redoc_url=None)
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
     app.include_router(make_page())
-    _answer_errors(app)
+    app.add_middleware(UploadsEnd)
+    _answer_errors(app, session)
     instance.on_init_complete()
     return app
 
 
-def _answer_errors(app: Any) -> None:
-    """Answer each kind of error with its own status and a one-line message."""
+def _answer_errors(app: Any, session: AnnotationSession) -> None:
+    """Answer each kind of error with its own status and a one-line message, in which no path of this machine stands."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from monailabel.interfaces.exception import MONAILabelException
     from starlette.exceptions import HTTPException
 
+    given = (session.chain.output_dir, session.studies)
+    # the longest first: the output folder may be within that of the images
+    folders = sorted({f"{one}{os.sep}" for path in given for one in (path.absolute(), path.resolve())}, key=len)[::-1]
+
     def answer(status: int, message: object) -> JSONResponse:
-        return JSONResponse({"detail": " ".join(str(message).split())}, status_code=status)
+        text = " ".join(str(message).split())
+        for folder in folders:
+            text = text.replace(folder, "")
+        return JSONResponse({"detail": text}, status_code=status)
 
     def refused(request: Any, error: Exception) -> JSONResponse:
         status = next(code for kind, code in _STATUS.items() if isinstance(error, kind))

@@ -27,6 +27,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_weckd.annotation import AnnotationSession
+from monai_weckd.apps.label.compat import CheckedRequest
 
 __all__ = ["ChainBatch", "ChainInfer", "ChainOrder", "ChainScoring", "ChainTrain"]
 
@@ -114,7 +115,7 @@ class ChainTrain(TrainTask):
             datastore: the images.
 
         """
-        return self.session.train(reserved=request.get("reserved") is True)
+        return self.session.train(reserved=isinstance(request, CheckedRequest))
 
 
 class ChainScoring(ScoringMethod):

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from pydicom.filereader import read_partial
@@ -38,9 +37,7 @@ def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[st
 
     """
     tags = [Tag(keyword) for keyword in keywords]
-    with warnings.catch_warnings(), named_errors(name or str(path)), Path(path).open("rb") as file:
-        # pydicom's warnings quote values that violate the standard, which may identify a patient
-        warnings.simplefilter("ignore", UserWarning)
+    with named_errors(name or str(path)), Path(path).open("rb") as file:
         check_deflated(file)
         # elements are in the order of their tags
         header = read_partial(file, lambda tag, *_: tag > max(tags), specific_tags=[*tags])

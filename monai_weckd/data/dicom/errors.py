@@ -13,18 +13,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pydicom.errors import InvalidDicomError
 
+from monai_weckd.data.dicom.quiet import quiet_headers
+
 __all__ = ["DicomReadError", "named_errors"]
 
-
-_reading = threading.local()
+quiet_headers()  # here, since whatever reads a header imports this module
 
 
 class DicomReadError(ValueError):
@@ -36,8 +35,7 @@ def named_errors(name: str) -> Iterator[None]:
     """Turn any error that a malformed file causes into one :py:class:`DicomReadError`; do not nest this.
 
     A parser quotes what it could not parse. In a damaged file that may be the name of the patient, so quotations are
-    left out, and the original exception is not shown as the cause. pydicom's log quotes values as well: meanwhile, it
-    says nothing in this thread.
+    left out, and the original exception is not shown as the cause.
 
     Args:
         name: the file that is being read, the first word of the message.
@@ -45,8 +43,6 @@ def named_errors(name: str) -> Iterator[None]:
     Raises:
         DicomReadError: When the body raises an exception of any kind.
     """
-    logging.getLogger("pydicom").addFilter(_is_harmless)  # a second time changes nothing
-    _reading.now = True
     try:
         yield
     except DicomReadError as error:
@@ -62,9 +58,3 @@ def named_errors(name: str) -> Iterator[None]:
         reason = re.sub("""['"].*['"]""", "...", " ".join(str(error).split()))[:200]
         reason = f"{type(error).__name__}: {reason}"
         raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from None
-    finally:
-        _reading.now = False
-
-
-def _is_harmless(record: logging.LogRecord) -> bool:
-    return not getattr(_reading, "now", False)

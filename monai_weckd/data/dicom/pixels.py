@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.uid import UID, RLELossless
 
 from monai_weckd.data.dicom.codestream import check_codestreams
@@ -56,14 +57,20 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
         return [_gray_frame(stored, dataset, k, info, window) for k, stored in enumerate(frames)]
     if window is not None:
-        raise DicomReadError(f"window: expected a gray image, got {photometric}. Pass window=None.")
+        raise DicomReadError(f"window: expected a gray image, got {_model(photometric)}. Pass window=None.")
     if photometric == "PALETTE COLOR" and frames.ndim == 3:
         return list(_palette_colors(frames, dataset))
     if photometric == "RGB" and frames.ndim == 4:
         return list(frames)
     raise DicomReadError(
-        f"PhotometricInterpretation: expected gray, palette, RGB or YBR, got {photometric}. Convert it."
+        f"PhotometricInterpretation: expected gray, palette, RGB or YBR, got {_model(photometric)}. Convert it."
     )
+
+
+def _model(photometric: str) -> str:
+    """Return the name of a color model of the standard, else "an unknown one": it may be any text of a header."""
+    known = {model.value for model in PhotometricInterpretation}
+    return photometric if photometric in known else "an unknown one"
 
 
 def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:

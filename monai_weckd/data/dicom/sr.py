@@ -14,9 +14,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.quiet import quiet_warnings
 from monai_weckd.data.dicom.series import read_series
 
 if TYPE_CHECKING:
@@ -130,13 +131,11 @@ class ClassificationSRWriter:
         values = [float(value) for value in probabilities]
         if len(values) != len(self.classes) or not all(0 <= value <= 1 for value in values):
             raise ValueError(f"probabilities: expected {len(self.classes)} from 0 to 1, got {values}. Apply a softmax.")
-        with warnings.catch_warnings():
-            # these warnings quote patient names that violate the standard
-            warnings.simplefilter("ignore", UserWarning)
-            headers = _headers(source)
-            with named_errors(os.fspath(ensure_tuple(source)[0])):
-                report = self._report(values, headers)
-        report.save_as(path, enforce_file_format=True)
+        headers = _headers(source)
+        with named_errors(os.fspath(ensure_tuple(source)[0])):
+            content = io.BytesIO()  # a header that cannot be repeated is the fault of the image, not of the path
+            self._report(values, headers).save_as(content, enforce_file_format=True)
+        Path(path).write_bytes(content.getvalue())
 
     def _report(self, values: Sequence[float], headers: Sequence[Dataset]) -> highdicom.sr.ComprehensiveSR:
         return _highdicom().sr.ComprehensiveSR(
@@ -211,7 +210,7 @@ def read_classification_sr(path: PathLike) -> ClassificationReport:
     with named_errors(os.fspath(path)):
         dataset = dcmread(path)
         if dataset.get("Modality") != "SR":
-            raise DicomReadError(f"expected a structured report, got {dataset.get('Modality') or 'no modality'}.")
+            raise DicomReadError("expected a structured report, got another object. Leave it out.")
         report = hd.sr.ComprehensiveSR.from_dataset(dataset, copy=False)
         found = [group for group in report.content.get_image_measurement_groups() if _is_ours(group)]
         if len(found) != 1:
@@ -280,8 +279,10 @@ def _highdicom() -> Any:
     try:
         import highdicom
         import highdicom.sr
+        import highdicom.valuerep
     except ImportError as error:
         raise ImportError(
             "highdicom: expected to be installed, got none. Run pip install 'monai-weckd[sr]' or pip install highdicom."
         ) from error
+    quiet_warnings(highdicom.valuerep)  # which quotes names of patients
     return highdicom

@@ -23,6 +23,17 @@ from monai_weckd.apps.label.guard import Guard
 
 def ask(guard, **headers):
     """Return status and detail of the answer to a request; 200 is that of the application behind."""
+    started, ended = messages(guard, **headers)
+    return started["status"], json.loads(ended["body"])["detail"] if ended["body"] else ""
+
+
+def start(guard, **headers):
+    """Return the first message of the answer, which has status and headers."""
+    return messages(guard, **headers)[0]
+
+
+def messages(guard, **headers):
+    """Return the messages of the answer to a request."""
     sent = []
 
     async def send(message):
@@ -30,8 +41,7 @@ def ask(guard, **headers):
 
     scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
     asyncio.run(guard(scope, None, send))
-    body = sent[1]["body"]
-    return sent[0]["status"], json.loads(body)["detail"] if body else ""
+    return sent
 
 
 async def behind(scope, receive, send):
@@ -88,3 +98,46 @@ def test_without_the_password_nothing_is_answered(authorization):
 
 def test_with_the_password_everything_is():
     assert ask(Guard(behind, password="päss:word"), host="anything", authorization=basic("me:päss:word")) == (200, "")
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "", "null", "cross-site, none"])
+def test_what_another_site_has_a_browser_ask_is_refused_even_if_it_only_reads(site):
+    status, detail = ask(LOCAL, **{"host": "127.0.0.1:8000", "sec-fetch-site": site})
+    assert (status, detail) == (
+        403,
+        f"sec-fetch-site: expected same-origin or none, got {site!r}. Type the address of this server.",
+    )
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_what_its_own_page_or_its_user_asks_is_answered(site):
+    assert ask(LOCAL, **{"host": "127.0.0.1:8000", "sec-fetch-site": site}) == (200, "")
+
+
+async def own_policy(scope, receive, send):
+    headers = [(b"Content-Security-Policy", b"default-src 'self'")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("guard", "headers", "status"),
+    [
+        (LOCAL, {"host": "127.0.0.1"}, 200),
+        (LOCAL, {"host": "example.org"}, 400),
+        (LOCAL, {"host": "127.0.0.1", "origin": "null"}, 403),
+        (LOCAL, {"host": "127.0.0.1", "sec-fetch-site": "cross-site"}, 403),
+        (Guard(behind, password="password"), {"host": "a"}, 401),
+    ],
+)
+def test_no_other_page_may_use_an_answer(guard, headers, status):
+    found = dict(start(guard, **headers)["headers"])
+    assert start(guard, **headers)["status"] == status
+    assert found[b"content-security-policy"].startswith(b"default-src 'none';")
+    assert found[b"cross-origin-resource-policy"] == b"same-origin"
+    assert found[b"x-content-type-options"] == b"nosniff"
+
+
+def test_a_policy_of_the_answer_itself_stays():
+    headers = start(Guard(own_policy), host="a")["headers"]
+    assert [value for name, value in headers if name.lower() == b"content-security-policy"] == [b"default-src 'self'"]

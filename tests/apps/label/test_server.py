@@ -96,8 +96,14 @@ IMAGE = "normal/ear_0001_1.png"
         ("POST", "/infer/chain?session_id=1", {}, 400, "session_id: expected none, got one. Upload the image as file."),
         ("POST", "/infer/chain?image=none.png", {}, 404, "id: expected an image in 'images', got 'none.png'."),
         ("POST", "/infer/chain?image=/etc/passwd", {}, 404, "id: expected an image in 'images', got '/etc/passwd'."),
-        ("POST", f"/infer/chain?image={IMAGE}", {"data": {"params": "[1"}}, 400, "Expecting ',' delimiter"),
-        ("POST", f"/infer/chain?image={IMAGE}", {"data": {"params": "[1]"}}, 400, "cannot convert dictionary update"),
+        (
+            "POST",
+            f"/infer/chain?image={IMAGE}",
+            {"data": {"params": "[1"}},
+            400,
+            "params: expected JSON, got something else (Expecting",
+        ),
+        ("POST", f"/infer/chain?image={IMAGE}", {"data": {"params": "[1]"}}, 400, "params: expected an object such as"),
         (
             "PUT",
             f"/weckd/label/{IMAGE}",
@@ -139,7 +145,7 @@ def test_a_wrong_request_is_answered_in_one_line(server, method, path, options, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"normal", "label: expected JSON, got 6 bytes of something else"),
+        (b"normal", "label: expected JSON, got something else"),
         (b'{"label": "other"}', "label: expected one of the 4 classes, got 'other'."),
         (b'{"idx": 4}', "label: expected a class name, or an index below 4, got {'idx': 4}."),
         (b"[]", "label: expected a class name, or an index below 4, got []."),
@@ -157,7 +163,8 @@ def test_why_a_label_cannot_be_written_is_told(server, output_dir):
     answer = server.ask("PUT", f"/weckd/label/{IMAGE}", json={"label": "normal"})
     blocked.rmdir()
     assert answer.status_code == 500
-    assert str(blocked) in answer.json()["detail"]
+    assert "labels.json: expected" in answer.json()["detail"]
+    assert str(output_dir) not in answer.json()["detail"]
     assert server.ask("GET", f"/weckd/image/{IMAGE}").json()["label"] is None
 
 
@@ -240,7 +247,9 @@ def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies, output_d
     assert list((output_dir / ".uploads").glob("*.png")) == []  # none of them is left behind
     query = {"params": '{"save_label": true, "label_tag": "../x"}'}
     refused = trained.ask("POST", f"/infer/chain?image={IMAGE}", data=query)
-    assert refused.json()["detail"].startswith("tag: expected a word such as 'original', got '../x'.")
+    assert refused.json()["detail"].startswith(
+        "label_tag: expected a word for predictions such as 'original', got '../x'."
+    )
     batch = trained.ask("POST", "/batch/infer/chain?images=all&run_sync=true", json={}).json()
     assert len(batch) == 51
     assert batch[IMAGE]["params"] == one

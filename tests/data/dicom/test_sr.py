@@ -147,7 +147,7 @@ def test_a_series_is_referred_to_slice_by_slice(tmp_path):
 
 
 def test_what_is_no_report_of_ours_is_refused(tmp_path):
-    with pytest.raises(DicomReadError, match=r"image.dcm: expected a structured report, got OT\."):
+    with pytest.raises(DicomReadError, match=r"image.dcm: expected a structured report, got another object\."):
         read_classification_sr(write_image(tmp_path))
     writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=write_image(tmp_path))
     dataset = dcmread(tmp_path / "sr.dcm")
