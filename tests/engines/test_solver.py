@@ -99,6 +99,7 @@ def test_a_layer_that_bounds_its_features_gets_the_solution_for_bounded_features
     layer = trainer.network.get_submodule(find_head(trainer.network))
     features, logits = extract(trainer.network, images)
     bounded = torch.tanh((features - features.mean(0)) / features.std(0, correction=0)).nan_to_num()
+    bounded /= bounded.square().mean(1, keepdim=True).sqrt()
     items = {item["id"]: (place, item) for place, item in enumerate(images.data)}
     chosen = sorted((items[key] for key in trainer.plan.stages[-1].labeled), key=lambda found: found[0])
     places, labels = [place for place, _ in chosen], torch.tensor([item["label"] for _, item in chosen])

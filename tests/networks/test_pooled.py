@@ -56,7 +56,8 @@ def test_features_are_averages_over_places_and_flips_at_each_size():
 def test_features_are_standardized_and_bounded_before_the_weights():
     layer, features = StandardizedLinear(3, 2), torch.tensor([[1.0, 2.0, 7.0], [-3.0, 1e6, 7.0]])
     layer.fit(mean=torch.tensor([-1.0, 2.0, 7.0]), deviation=torch.tensor([2.0, 4.0, 0.0]))
-    known = torch.tensor([[math.tanh(1), 0.0, 0.0], [math.tanh(-1), 1.0, 0.0]])
+    far = math.hypot(math.tanh(-1), 1) / 3**0.5
+    known = torch.tensor([[3**0.5, 0.0, 0.0], [math.tanh(-1) / far, 1 / far, 0.0]])
     torch.testing.assert_close(layer.standardize(features), known)
     torch.testing.assert_close(layer(features), known @ layer.weight.T + layer.bias)
     other = StandardizedLinear(3, 2)

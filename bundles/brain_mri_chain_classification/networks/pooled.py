@@ -24,10 +24,13 @@ __all__ = ["PooledClassifier", "StandardizedLinear"]
 
 
 class StandardizedLinear(nn.Linear):
-    """Apply a linear layer to the hyperbolic tangent of standardized features.
+    """Apply a linear layer to standardized features, bounded and of one length.
 
-    Pooled features have long tails: without the bound, a head for a few labels depends on the few largest of their
-    features. :py:meth:`fit` sets mean and standard deviation; before it, features are taken as standardized.
+    Pooled features have long tails: without a bound, a head for a few labels depends on the few largest features, and
+    on the few images that have many of them. So each standardized feature goes through the hyperbolic tangent, and the
+    features of an image are divided by their root mean square. Cosine similarity of centered features for few labels
+    after Wang et al., "SimpleShot", arXiv 1911.04623. :py:meth:`fit` sets mean and standard deviation; before it,
+    features are taken as standardized.
 
     Args:
         in_features: number of features, D.
@@ -37,9 +40,9 @@ class StandardizedLinear(nn.Linear):
 
         >>> layer = StandardizedLinear(2, 3)
         >>> layer.fit(mean=torch.tensor([1.0, 5.0]), deviation=torch.tensor([2.0, 0.0]))
-        >>> layer.standardize(torch.tensor([[3.0, 5.0], [101.0, 5.0]]))  # a constant feature tells nothing
-        tensor([[0.7616, 0.0000],
-                [1.0000, 0.0000]])
+        >>> layer.standardize(torch.tensor([[3.0, 5.0], [-99.0, 5.0]]))  # a constant feature tells nothing
+        tensor([[ 1.4142,  0.0000],
+                [-1.4142,  0.0000]])
 
     """
 
@@ -63,13 +66,14 @@ class StandardizedLinear(nn.Linear):
         self.scale.copy_(torch.where(deviation > 0, 1 / deviation, 0))
 
     def standardize(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the input of the linear layer, (B, D), between -1 and 1.
+        """Return the input of the linear layer, (B, D); the mean square of a row is 1.
 
         Args:
             features: (B, D).
 
         """
-        return torch.tanh((features - self.mean) * self.scale)
+        bounded = torch.tanh((features - self.mean) * self.scale)
+        return F.normalize(bounded, dim=1) * self.in_features**0.5
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits, (B, C).
