@@ -126,7 +126,7 @@ class Arm:
     plain: bool = True
     file: str | None = None
     uses_pool: bool = False
-    needs: tuple[str, ...] = ()
+    needs: Sequence[str] = ()
     taught: bool = False
     members: int = 1
     without_pool: str | None = None
