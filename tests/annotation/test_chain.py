@@ -141,7 +141,7 @@ def test_report_and_predict_understand_it(studies, copy, tmp_path):
     command += ["--set", "spatial_size=[64,64]"]
     assert main([*command, "--output", str(tmp_path / "out.csv")]) == 0
     with (tmp_path / "out.csv").open() as file:
-        rows = {os.path.relpath(row["file"], studies): row for row in csv.DictReader(file)}
+        rows = {row["file"]: row for row in csv.DictReader(file)}
     chain, items = make_annotated(studies, copy[0])
     predictor = chain.predictor()
     for item in items[:3]:
@@ -220,7 +220,8 @@ def test_the_next_images_are_known_after_a_stage_and_a_restart(studies, copy):
     assert not {one.id for one in found} & copy[1].keys()
     assert all("margin" in one.reason for one in found)
     predictor, image = chain.predictor(), {item["id"]: item["image"] for item in items}
-    np.testing.assert_allclose(found[0].probabilities, predictor.predict(image[found[0].id]), atol=1e-3)
+    # the chain keeps images in steps of 1 / 255, and the predictor does not
+    np.testing.assert_allclose(found[0].probabilities, predictor.predict(image[found[0].id]), atol=1e-2)
     assert chain.unreadable.keys() == {"normal/broken.png"}
     assert chain.budget(copy[1]) == 32
 
