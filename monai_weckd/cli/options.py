@@ -17,7 +17,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from monai_weckd.utils.options import option_names, option_rows
@@ -34,7 +33,7 @@ def add_changes(parser: argparse.ArgumentParser, name: str = "train.json") -> No
 
     """
     add = parser.add_argument
-    add("--config_file", type=Path, nargs="+", default=[], metavar="OVERLAY", help=f"files to merge into {name}")
+    add("--config_file", nargs="+", default=[], metavar="OVERLAY", help=f"files to merge into {name}")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
 
 
