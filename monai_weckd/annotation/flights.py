@@ -9,7 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Do work that many ask for at once only once, and little at a time."""
 
 from __future__ import annotations
