@@ -250,10 +250,7 @@ def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> l
     for name in names:
         if name not in ARMS:
             raise ValueError(f"arms: expected some of {', '.join(ARMS)}, got {name!r}. {nearest(name, list(ARMS))}")
-    wanted = set(names)
-    # an arm stands behind those that it needs
-    for arm in reversed(_TABLE):
-        wanted.update(arm.needs if arm.name in wanted else ())
+    wanted = {*names, *(needed for name in names for needed in ARMS[name].needs)}
     return [arm for arm in ARMS.values() if arm.name in wanted]
 
 

@@ -72,6 +72,15 @@ def test_a_run_waits_for_one_whose_labels_it_uses(tmp_path):
     assert do(tmp_path, [ensemble, single]) == ["single", "ensemble"]
 
 
+def test_a_run_has_the_results_of_all_that_it_uses(tmp_path):
+    views = make_runs(arms=["chain", "tuned+labels", "two_views"], folds=1)
+    assert do(tmp_path, views[::-1]) == ["chain", "tuned+labels", "two_views"]
+    store = RunStore(tmp_path / "runs")
+    assert [store.read(item.arm.name, item.cell, digest=item.digest)["digest"] for item in views] == [
+        item.digest for item in views
+    ]
+
+
 def test_a_second_call_on_the_same_folder_is_refused(tmp_path):
     (tmp_path / "runs").mkdir()
     with (

@@ -23,6 +23,7 @@ from monai.handlers import from_engine
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver, fit_temperature
+from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.handlers import FrozenBackbone
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import StandardizedLinear, extract, find_head, freeze, solve_head
@@ -95,6 +96,10 @@ def test_a_stage_ends_with_the_solution_for_its_labels():
 
 def test_a_layer_that_bounds_its_features_gets_the_solution_for_bounded_features():
     trainer, _, images = make_solved(num_stages=1, bounded=True)
+    told = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: told.append(engine.state.chain.state.out_of_fold)
+    )
     trainer.run()
     layer = trainer.network.get_submodule(find_head(trainer.network))
     features, logits = extract(trainer.network, images)
@@ -116,6 +121,14 @@ def test_a_layer_that_bounds_its_features_gets_the_solution_for_bounded_features
     torch.testing.assert_close(layer.weight.double() * temperature, head.weight, rtol=1e-3, atol=1e-4)
     expected = (bounded.double() @ head.weight.T + head.bias) / temperature
     torch.testing.assert_close(logits.double(), expected, rtol=1e-3, atol=1e-3)
+    # the estimate is by the same features
+    others = [place for place in range(len(images.data)) if place not in places]
+    names = [images.data[place]["group"] for place in others]
+    groups = [item["group"] for _, item in chosen]
+    unseen = head.unseen_logits(bounded[others], names)
+    estimate = estimate_accuracy(head.out_of_fold.clamp(min=-1e4), labels, groups, unseen, names)
+    found = told[-1]["estimate"]["balanced_accuracy"]
+    assert found["value"] == pytest.approx(estimate["balanced_accuracy"]["value"], abs=1e-3)
 
 
 def test_each_stage_is_recorded_and_uses_all_labels_so_far():
