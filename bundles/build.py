@@ -23,11 +23,13 @@ ROOT = Path(__file__).parent
 TEMPLATE = ROOT / "otoscopy_chain_classification"
 FILES = (
     *("train", "evaluate", "inference", "metadata", "scratch", "inference_scratch", "compact", "pretrained"),
-    *("inference_pretrained", "paper", "multi_gpu_train", "federated_train"),
+    *("inference_pretrained", "two_views", "inference_two_views", "paper", "multi_gpu_train", "federated_train"),
 )
 COPIES = ("configs/logging.conf", "LICENSE")
 # a trained network is used where monai_weckd is not installed
-DEFINITIONS = [ROOT.parent / "monai_weckd" / "networks" / f"{name}.py" for name in ("efficientnet_lite", "pooled")]
+DEFINITIONS = [
+    ROOT.parent / "monai_weckd" / "networks" / f"{name}.py" for name in ("efficientnet_lite", "pooled", "two_views")
+]
 
 LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
 LOAD_NIFTI = {
@@ -136,9 +138,10 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
         "pretrained": {
             "network_def#input_scale": 0.45,
-            "train#augmentation#transforms#1#translate_range": 6,
+            "train#augmentation#transforms#1#translate_range": 12,
             **WITHOUT_PATCHES,
         },
+        "two_views": {"network_def#tuned#input_scale": 0.45},
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
@@ -203,7 +206,13 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "train#augmentation#transforms#1#translate_range": ABSENT,
             **WITHOUT_PATCHES,
         },
-        "inference_pretrained": {"spatial_size": ABSENT, "network_def#spatial_dims": 3},
+        "inference_pretrained": {"network_def#spatial_dims": 3},
+        "two_views": {"network_def#tuned#spatial_dims": 3, "network_def#tuned#input_scale": 0.45},
+        "inference_two_views": {
+            "network_def#solved#network#spatial_dims": 3,
+            "network_def#solved#shrink": [1],
+            "network_def#tuned#spatial_dims": 3,
+        },
         "metadata": {
             "name": "Brain MRI 3D chain classification",
             "task": "Classification of brain MRI volumes from few labels",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .config import BundleConfig
     from .identity import PLACES, describe_transforms, recorded_settings, run_settings
     from .output import is_complete, prepare_output_dir
-    from .teacher import stored_logits
+    from .teacher import stored_logits, trained_network
 
 __all__ = [
     "PLACES",
@@ -40,6 +40,7 @@ __all__ = [
     "run_settings",
     "show_cause_last",
     "stored_logits",
+    "trained_network",
     "unused_keys",
 ]
 
@@ -56,6 +57,7 @@ _HOMES = {
     "run_settings": "identity",
     "show_cause_last": "checks",
     "stored_logits": "teacher",
+    "trained_network": "teacher",
     "unused_keys": "checks",
 }
 

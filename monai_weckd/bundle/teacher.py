@@ -18,6 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+from torch import nn
+
+from monai_weckd.bundle.checks import calling_parser
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import check_transforms
 from monai_weckd.data.datalist import Datalist
@@ -30,7 +34,7 @@ from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import model_chain
 
-__all__ = ["stored_logits"]
+__all__ = ["stored_logits", "trained_network"]
 
 
 def stored_logits(
@@ -57,10 +61,7 @@ def stored_logits(
 
     """
     model, chain = _finished(run_dir, classes)
-    changes: dict[str, Any] = {"cache_dir": None if cache_dir is None else literal(str(cache_dir))}
-    if "spatial_size" in chain["settings"]:
-        changes["spatial_size"] = chain["settings"]["spatial_size"]
-    config = BundleConfig(bundle, changes=changes)
+    config = _config(bundle, chain, cache_dir=None if cache_dir is None else literal(str(cache_dir)))
     if chain["preprocessing"] is not None:
         check_transforms("train#deterministic_transforms", chain["preprocessing"], config.parser)
     hidden = [{**item, "label": 0} for item in items]
@@ -73,6 +74,44 @@ def stored_logits(
         loader.dataset.fill(config.value("backbone").fingerprint())
     logits, _ = predict_logits(network, loader, config.value("device"), inferer=config.value("train#inferer"))
     return StoredLogits(logits)
+
+
+def trained_network(
+    run_dir: str | os.PathLike[str] | None,
+    *,
+    bundle: str | os.PathLike[str],
+    classes: Sequence[str],
+    parser: ConfigParser | None = None,
+) -> nn.Module:
+    """Return the model of a finished run, as the bundle's ``train.json`` builds it, on the CPU.
+
+    Args:
+        run_dir: output folder of the run, with ``model.pt`` and ``chain.json``.
+        bundle: the bundle's folder.
+        classes: the class names in the order of their indices.
+        parser: parser of the configuration whose images the model is to see, default None: the calling one.
+
+    Raises:
+        ValueError: When there is no finished run, its classes or its images are others, or its model is of another
+            network.
+
+    """
+    model, chain = _finished(run_dir, classes)
+    parser = parser or calling_parser("trained_network")
+    if chain["preprocessing"] is not None:
+        check_transforms("train#deterministic_transforms", chain["preprocessing"], parser)
+    config = _config(bundle, chain).copy(datalist=Datalist([], tuple(classes)))
+    config.value("imports")
+    network: nn.Module = config.value("network_def")
+    load_weights(network, model, name="teacher_dir")
+    return network
+
+
+def _config(bundle: str | os.PathLike[str], chain: Mapping[str, Any], **changes: Any) -> BundleConfig:
+    """Return a bundle's configuration for images of the size that a run had."""
+    if "spatial_size" in chain["settings"]:
+        changes["spatial_size"] = chain["settings"]["spatial_size"]
+    return BundleConfig(bundle, changes=changes)
 
 
 def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:

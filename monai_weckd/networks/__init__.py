@@ -22,6 +22,7 @@ from .pooled import PooledClassifier, StandardizedLinear
 from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
+from .two_views import TwoViews
 from .weights import load_weights
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "StandardizedLinear",
     "StoredLogits",
     "TakeOutput",
+    "TwoViews",
     "extract",
     "fingerprint",
     "find_head",
