@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from monai_weckd.annotation.live import LiveHead, LiveModel
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
+from monai_weckd.plan.splits import group_of
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain, parse_json
 
@@ -79,6 +81,8 @@ class AnnotatedChain:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._queue: tuple[Any, list[Suggestion]] = ((), [])
         self._scores = Scores.empty("")
+        self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # by the features that it is for
+        self._live: tuple[np.ndarray | None, LiveModel | None] = (None, None)
         self._loaded: Any = None
         self._load()
 
@@ -203,6 +207,36 @@ class AnnotatedChain:
             if scores is not self._scores:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
+    def learn(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
+        """Solve the head for the labels so far; :py:meth:`next` then chooses by its probabilities.
+
+        The model stays that of the last stage, whose predictions are shown and served.
+
+        It takes no lock and writes nothing. Nothing happens where the bundle's stages solve no head, before the images
+        are scored, and while fewer than two classes have a label. One thread may call it at a time.
+
+        Args:
+            items: all images.
+            labels: class of each labeled image by its id.
+
+        """
+        scores = self._scores
+        if not scores.ids:
+            return
+        if self._head[0] is not scores.features:
+            self._head = scores.features, self.bundle.live_head(scores.ids, scores.features)
+        head = self._head[1]
+        if head is not None:
+            index = {name: place for place, name in enumerate(self.bundle.classes)}
+            given = {key: index[label] for key, label in labels.items()}
+            self._live = scores.features, head.solve(given, {item["id"]: group_of(item) for item in items})
+
+    @property
+    def live(self) -> LiveModel | None:
+        """The head of the last :py:meth:`learn`, None if it was not for the present images."""
+        features, model = self._live
+        return model if features is self._scores.features else None
+
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
         return FileLock(self.output_dir / "compute.lock")
@@ -249,8 +283,9 @@ class AnnotatedChain:
     ) -> list[Suggestion]:
         """Return the images to label next, in order; an empty list when none is left.
 
-        This opens no image: call :py:meth:`score` first. See :py:func:`monai_weckd.annotation.order.suggest` for the
-        order. ``ahead`` images are chosen at a time. A new student or new images cause a new choice.
+        This opens no image: call :py:meth:`score` first, and :py:meth:`learn` after each answer. See
+        :py:func:`monai_weckd.annotation.order.suggest` for the order. ``ahead`` images are chosen at a time. A new
+        student or new images cause a new choice.
 
         Args:
             items: all images.
@@ -258,7 +293,7 @@ class AnnotatedChain:
             count: how many, default 1.
 
         """
-        scores = self._scores
+        scores, live = self._scores, self.live
         present = {item["id"] for item in items}
         key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
         queued_for, queue = self._queue  # read together: another thread may replace them
@@ -272,6 +307,7 @@ class AnnotatedChain:
                 count=max(self.ahead, count),
                 stage=len(self.stages) + 1,
                 seed=self.bundle.seed,
+                guide=live.probabilities if live is not None and live.ids == scores.ids else None,
             )
         self._queue = key, left
         return left[:count]

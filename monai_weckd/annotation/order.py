@@ -176,6 +176,7 @@ def suggest(
     count: int,
     stage: int,
     seed: int,
+    guide: np.ndarray | None = None,
 ) -> list[Suggestion]:
     """Choose the images to label next, and put them in order.
 
@@ -191,6 +192,7 @@ def suggest(
         count: how many, at least 1; fewer where fewer are left.
         stage: number of the stage that the labels are for, from 1.
         seed: seed of the draws.
+        guide: class probabilities to choose by, (N, C), default None: those of the scores.
 
     """
     by_id = {item["id"]: item for item in items}
@@ -204,9 +206,11 @@ def suggest(
     rows = [row for row, key in enumerate(scores.ids) if key in by_id]
     ids = [scores.ids[row] for row in rows]
     guided = scores.probabilities.shape[1] > 0
+    if guide is None and guided:
+        guide = scores.probabilities
     context = SelectionContext(
         features=scores.features[rows],
-        probabilities=scores.probabilities[rows] if guided else None,
+        probabilities=None if guide is None else guide[rows],
         groups=[group_of(by_id[key]) for key in ids],
         labeled=np.array([key in labeled for key in ids]),
         askable=np.ones(len(ids), dtype=bool),

@@ -101,6 +101,8 @@ class AnnotationSession:
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
         self._looking = threading.Lock()
+        self._learning = threading.Lock()
+        self._answered = threading.Event()
         self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
@@ -162,7 +164,45 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        return self.store.put(image_id, label, **info)
+        previous = self.store.put(image_id, label, **info)
+        self.learn()
+        return previous
+
+    def remove_label(self, image_id: str) -> None:
+        """Withdraw a label.
+
+        Args:
+            image_id: id of the image.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+            ValueError: When it has no label.
+
+        """
+        self.item(image_id)
+        self.store.remove(image_id)
+        self.learn()
+
+    def learn(self) -> None:
+        """Solve the head for the labels so far, in the background; a call during that causes it once more.
+
+        A running stage is not disturbed: it ends with a call.
+        """
+        self._answered.set()
+        if not self.training.running and self._learning.acquire(blocking=False):
+            threading.Thread(target=self._learn, name="learn", daemon=True).start()
+
+    def _learn(self) -> None:
+        try:
+            while self._answered.is_set():
+                self._answered.clear()
+                self.chain.learn(list(self.items.values()), self.labels)
+        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
+            logger.exception("the head could not be solved for the labels so far")
+        finally:
+            self._learning.release()
+        if self._answered.is_set():  # an answer between the last look and the release
+            self.learn()
 
     def next(self, *, count: int = 1) -> list[Suggestion]:
         """Return the images to label next; new images are scored in the background.
@@ -184,6 +224,7 @@ class AnnotationSession:
     def _look(self) -> None:
         try:
             self.chain.score(list(self.items.values()))
+            self.learn()
             self._predictor()
         except Exception:  # no caller waits for this thread, and a failure only affects the order of images
             logger.exception("new images could not be looked at")
@@ -279,6 +320,7 @@ class AnnotationSession:
             raise
         finally:
             self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
+            self.learn()
 
     def stop(self) -> None:
         """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
@@ -318,6 +360,7 @@ class AnnotationSession:
             "label_budget": self.label_budget,
             "stages": [stage_summary(stage) for stage in self.chain.stages],
             "training": asdict(self.training),
+            "live": None if self.chain.live is None else dict(self.chain.live.summary),
         }
 
 

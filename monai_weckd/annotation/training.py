@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +26,12 @@ import torch
 from ignite.engine import Events
 
 from monai_weckd.annotation.flights import Flights
+from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.prepared import Preparation, load_image
 from monai_weckd.data.verify import find_faults
+from monai_weckd.engines.solver import HeadSolver
 from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract, find_head, find_module
 from monai_weckd.networks.weights import load_weights
@@ -195,6 +198,21 @@ class AnnotatedBundle:
         with torch.no_grad():
             logits = find_module(network, find_head(network, head_layer))(features.to(_device(network)))
         return features, logits.float().cpu()
+
+    def live_head(self, ids: Sequence[str], features: np.ndarray) -> LiveHead | None:
+        """Return what solves a head after each answer, None where the stages of the bundle do not solve one.
+
+        Args:
+            ids: ids of the N images.
+            features: features of :py:meth:`embed`, (N, D).
+
+        """
+        place = "train#trainer#iteration_update"
+        if place not in self.config or not isinstance(solver := self.config.value(place), HeadSolver):
+            return None
+        network = self._parts.new_network()
+        layer = copy.deepcopy(find_module(network, find_head(network, solver.head_layer))).cpu()
+        return LiveHead(layer, ids, features) if isinstance(layer, torch.nn.Linear) else None
 
     def predictor(self, student: str | os.PathLike[str]) -> ImagePredictor:
         """Return a predictor of single images.

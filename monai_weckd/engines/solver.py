@@ -34,10 +34,11 @@ from monai_weckd.utils.enums import INDEX, DistillationKeys
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["HeadSolver"]
+__all__ = ["HeadSolver", "fit_layer", "layer_inputs", "solve_layer"]
 
 logger = logging.getLogger(__name__)
 
+Scaling = tuple[torch.Tensor, torch.Tensor]
 _CHUNK = 4096  # embeddings that are in memory at a time in double precision
 
 
@@ -90,14 +91,12 @@ class HeadSolver:
         items = [chain.state.items[place] for place in places]
         features, target = dataset.gather(places), torch.tensor([labels[item["id"]] for item in items])
         engine.state.batch = {INDEX: torch.tensor(places)}
-        layer = self._layer(engine)
-        head = _solve(layer, features, target, items, dataset, num_classes=len(chain.plan.classes))
+        layer, groups = self._layer(engine), [item["group"] for item in items]
+        scaling = fit_layer(layer, *dataset.moments())
+        inputs = layer_inputs(layer, features)
+        head, temperature = solve_layer(layer, inputs, target, groups, scaling)
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out, told = _finite(head.out_of_fold[known]), target[known]
-        temperature = fit_temperature(held_out, told) if known.any() else 1.0
-        with torch.no_grad():
-            layer.weight.copy_(head.weight / temperature)
-            layer.bias.copy_(head.bias / temperature)
         found = _metrics(held_out / temperature, told, head.penalty)
         whole = bool(known.all()) and len(target.unique()) == len(chain.plan.classes)
         found["estimate"] = (
@@ -155,29 +154,61 @@ def _warn_of_steps(engine: SupervisedTrainer) -> None:
         )
 
 
-def _solve(
-    layer: torch.nn.Linear,
-    features: torch.Tensor,
-    target: torch.Tensor,
-    items: Sequence[Mapping[str, Any]],
-    dataset: EmbeddingDataset,
-    *,
-    num_classes: int,
-) -> SolvedHead:
-    """Return the head for features as the layer gets them; standardize over all images of the data set."""
-    groups, (mean, deviation) = [item["group"] for item in items], dataset.moments()
-    if isinstance(layer, StandardizedLinear):
-        layer.fit(mean, deviation)
-        mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
-    inputs = _inputs(layer, features)
-    return solve_head(inputs, target, groups, num_classes=num_classes, mean=mean, scale=deviation)
+def fit_layer(layer: torch.nn.Linear, mean: torch.Tensor, deviation: torch.Tensor) -> Scaling:
+    """Set what a :py:class:`~monai_weckd.networks.StandardizedLinear` standardizes by, and return what remains to do.
+
+    Args:
+        layer: the layer.
+        mean: mean of each feature over all images, (D,).
+        deviation: standard deviation of each feature, (D,).
+
+    Returns:
+        Mean and standard deviation of the result of :py:func:`layer_inputs` as far as they count: 0 and 1 for a layer
+        that standardizes.
+
+    """
+    if not isinstance(layer, StandardizedLinear):
+        return mean, deviation
+    layer.fit(mean, deviation)
+    return torch.zeros_like(mean), torch.ones_like(deviation)
 
 
-def _inputs(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
-    """Return what the weights of a layer are multiplied with, (N, D), on the CPU."""
+def layer_inputs(layer: torch.nn.Linear, features: torch.Tensor) -> torch.Tensor:
+    """Return what the weights of a layer are multiplied with, (N, D), on the CPU.
+
+    Args:
+        layer: the layer.
+        features: (N, D).
+
+    """
     if isinstance(layer, StandardizedLinear):
         return layer.standardize(features.to(layer.mean.device)).cpu()
     return features
+
+
+def solve_layer(
+    layer: torch.nn.Linear, inputs: torch.Tensor, target: torch.Tensor, groups: Sequence[str], scaling: Scaling
+) -> tuple[SolvedHead, float]:
+    """Solve a layer for labels, and calibrate it by those that cross-validation holds out.
+
+    Args:
+        layer: its weights are set.
+        inputs: results of :py:func:`layer_inputs` for the labeled images, (N, D).
+        target: class of each, (N,).
+        groups: group of each, N names.
+        scaling: result of :py:func:`fit_layer`.
+
+    Returns:
+        The head before calibration, and the temperature.
+
+    """
+    head = solve_head(inputs, target, groups, num_classes=layer.out_features, mean=scaling[0], scale=scaling[1])
+    known = ~head.out_of_fold.isnan().any(dim=1)
+    temperature = fit_temperature(_finite(head.out_of_fold[known]), target[known]) if known.any() else 1.0
+    with torch.no_grad():
+        layer.weight.copy_(head.weight / temperature)
+        layer.bias.copy_(head.bias / temperature)
+    return head, temperature
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:
@@ -209,5 +240,5 @@ def _estimate(
         return None
     groups, names = [item["group"] for item in labeled], [items[place]["group"] for place in places]
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK)]
-    logits = [head.unseen_logits(_inputs(layer, dataset.gather(places[part])), names[part]) for part in chunks]
+    logits = [head.unseen_logits(layer_inputs(layer, dataset.gather(places[part])), names[part]) for part in chunks]
     return estimate_accuracy(held_out, target, groups, torch.cat(logits), names)

@@ -59,19 +59,24 @@ class SolvedHead:
     def unseen_logits(self, features: torch.Tensor, groups: Sequence[str]) -> torch.Tensor:
         """Return logits by heads that saw no label of an item's group, (N, C), in the precision of the features.
 
-        The head of a fold answers for its groups, and the head of all labels for groups without one.
+        The head of a fold answers for its groups. Groups without a label are dealt to the folds in turn, so that all
+        answers are of heads that saw as many labels as those of ``out_of_fold``. Where no label could be held out, the
+        head of all labels answers.
 
         Args:
             features: features of any items, (N, D).
             groups: group of each item, N names.
 
         """
-        weight = torch.cat([self.weight[None], self.fold_weight]).flatten(0, 1).to(features)
-        bias = torch.cat([self.bias[None], self.fold_bias]).to(features)
-        head = torch.tensor([1 + self.fold_of.get(group, -1) for group in groups])
+        if not len(self.fold_bias):
+            return features @ self.weight.T.to(features) + self.bias.to(features)
+        weight, bias = self.fold_weight.flatten(0, 1).to(features), self.fold_bias.to(features)
+        names, places = np.unique(np.asarray(groups), return_inverse=True)
+        others = (name for name in names.tolist() if name not in self.fold_of)
+        fold_of = {**self.fold_of, **{name: place % len(bias) for place, name in enumerate(others)}}
+        fold = torch.tensor([fold_of[name] for name in names.tolist()])[places]
         logits = (features @ weight.T).view(len(features), *bias.shape)
-        head[head >= len(bias)] = 0  # no label could be held out: the head of all labels answers
-        return logits[torch.arange(len(features)), head] + bias[head]
+        return logits[torch.arange(len(features)), fold] + bias[fold]
 
 
 def solve_head(

@@ -129,3 +129,19 @@ def test_damaged_scores_are_made_anew(tmp_path, caplog, name, damage):
         damage != "gone" or name != "scores.npz"
     )
     scores.save(tmp_path)
+
+
+def test_a_guide_decides_where_there_is_no_student_yet():
+    random = np.random.default_rng(0)
+    ids = tuple(f"{place}.png" for place in range(60))
+    items = [{"id": key, "image": key} for key in ids]
+    features = random.normal(size=(60, 4)).astype(np.float32)
+    scores = Scores.empty("").with_more(ids, features, np.zeros((0, 60, 2)), {})
+    sure, unsure = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    guide = np.where((np.arange(60) < 6)[:, None], unsure, sure)
+    options = {"classes": ("a", "b"), "count": 6, "stage": 1, "seed": 0}
+    found = suggest(scores, items, {"59.png": "a"}, guide=guide, **options)
+    alone = suggest(scores, items, {"59.png": "a"}, **options)
+    assert {one.id for one in found} == set(ids[:6])
+    assert {one.id for one in alone} != set(ids[:6])
+    assert all(one.probabilities is None for one in found)

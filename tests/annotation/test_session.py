@@ -71,6 +71,11 @@ class QuietChain:
     def budget(self, labels):
         return len(labels)
 
+    def learn(self, items, labels):
+        pass
+
+    live = None
+
 
 @pytest.fixture
 def images(tmp_path):

@@ -154,8 +154,26 @@ def test_heads_that_have_not_seen_a_group_answer_for_it():
         expected = points[place].double() @ head.fold_weight[fold].T + head.fold_bias[fold]
         torch.testing.assert_close(head.unseen_logits(points, groups)[place], expected)
         assert not torch.allclose(expected, logits[place])
-    new = head.unseen_logits(points, ["somebody else"] * 60)
-    torch.testing.assert_close(new, logits)
+
+
+def test_groups_without_a_label_are_dealt_to_the_folds():
+    points, labels = draw(60, 4, 3)
+    head = solve_head(points[:20], labels[:20], [f"patient {place // 2}" for place in range(20)], num_classes=3)
+    assert len(head.fold_bias) == 5
+    new = [f"new {place // 4}" for place in range(40)]  # ten groups of four
+    found = head.unseen_logits(points[20:], new)
+    for place in range(40):
+        fold = place // 4 % 5
+        expected = points[20 + place].double() @ head.fold_weight[fold].T + head.fold_bias[fold]
+        torch.testing.assert_close(found[place].double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_where_nothing_can_be_held_out_the_head_of_all_labels_answers():
+    points, _ = draw(6, 4, 3)
+    head = solve_head(points[:3], torch.tensor([0, 1, 2]), num_classes=3)
+    assert len(head.fold_bias) == 0
+    expected = points.double() @ head.weight.T + head.bias
+    torch.testing.assert_close(head.unseen_logits(points, list("abcdef")).double(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_class_that_a_fold_misses_is_below_the_others_there():

@@ -180,10 +180,10 @@ class FolderDatastore(Datastore):
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Withdraw a label."""
-        self.session.item(label_id)
         if label_tag == DefaultLabelTag.FINAL:
-            self.session.store.remove(label_id)
+            self.session.remove_label(label_id)
         else:
+            self.session.item(label_id)
             self._file(label_id, label_tag).unlink(missing_ok=True)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:

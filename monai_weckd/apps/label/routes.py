@@ -100,8 +100,7 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
 
     @router.delete("/label/{image_id:path}")
     def remove_label(image_id: str) -> dict[str, Any]:
-        session.item(image_id)
-        session.store.remove(image_id)
+        session.remove_label(image_id)
         return {"id": image_id, "label": None, "budget": session.state()["budget"]}
 
     @router.get("/predict/{image_id:path}")
