@@ -33,6 +33,7 @@ SETS = {
 STARTS: dict[str, tuple[str, ...]] = {
     "solved": (),
     "compact": (),
+    "two_views": (),
     "pretrained": ("--config_file", "scratch.json", "pretrained.json"),
     "scratch": ("--config_file", "scratch.json"),
 }

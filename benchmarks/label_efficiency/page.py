@@ -72,13 +72,14 @@ def tables(found: Sequence[Mapping[str, Any]]) -> str:
     whole = [content for content in found if not content["about"]["variant"]]
     for start in dict.fromkeys(content["about"]["start"] for content in whole):
         of_start = [content for content in whole if content["about"]["start"] == start]
-        parts += [f"## Goals, {start}", "\n".join(goals(of_start))]
+        parts += [f"## Goals, {start.replace('_', ' ')}", "\n".join(goals(of_start))]
         if changed := list(ablations([content for content in found if content["about"]["start"] == start])):
             parts += [f"## Ablations, {start}", "\n".join(changed)]
     parts.append("## All comparisons")
     for content in whole:
         about = content["about"]
-        title = f"### {about['dataset_dir']}, {about['start']}, {about['label_fraction']:.0%} of the labels a stage"
+        start = about["start"].replace("_", " ")
+        title = f"### {about['dataset_dir']}, {start}, {about['label_fraction']:.0%} of the labels a stage"
         date, processor = about["machine"]["date"], about["machine"]["processor"]
         runs = (
             f"{content['finished']} of {content['runs']} runs, {content['groups']} groups, {len(about['seeds'])} seeds."

@@ -26,6 +26,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
 
+from monai_weckd.bundle.output import check_output_dir
 from monai_weckd.utils.errors import first_cause, is_refusal
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.options import check_value
@@ -226,7 +227,8 @@ def _components(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, A
 def check_run() -> None:
     """Check a run of ``monai.bundle`` before it starts; call this first in ``run``.
 
-    It refuses mistyped keys, references and components, and values of another type. It makes the traceback of an error
+    It refuses mistyped keys, references and components, values of another type, and a folder for the output that is
+    not free. It makes the traceback of an error
     end with the line that says what to do. Programs that train within their own process make these checks themselves
     and skip ``run``.
 
@@ -234,6 +236,7 @@ def check_run() -> None:
         RuntimeError: When it is called from outside a configuration.
         ValueError: When nothing reads a key, its value has another type, or it names a key or a component that does
             not exist.
+        FileExistsError: When ``output_dir`` holds files; see :py:func:`monai_weckd.bundle.output.check_output_dir`.
 
     """
     show_cause_last()
@@ -242,6 +245,9 @@ def check_run() -> None:
     check_values(parser.get(), locator)
     _check_references(parser)
     _check_targets(parser.get(), locator)
+    if {"output_dir", "overwrite", "resume"} <= parser.get().keys():
+        output_dir, overwrite, resume = map(parser.get_parsed_content, ("output_dir", "overwrite", "resume"))
+        check_output_dir(output_dir, overwrite=overwrite, resume=resume)
 
 
 def _check_references(parser: ConfigParser) -> None:

@@ -25,7 +25,7 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_complete", "prepare_output_dir"]
+__all__ = ["check_output_dir", "is_complete", "prepare_output_dir"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,22 @@ _PATIENCE = 10.0  # seconds, as the workers of a killed run hold its lock until 
 # the open folders of this process's runs, by device and node
 _held: dict[tuple[int, int], int] = {}
 _BEFORE_THE_PLAN = re.compile(r"(plan|datalist)\.json\.part|tensorboard|mlruns.*")
+
+
+def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Raise what :py:func:`prepare_output_dir` will raise of a folder's files, and change nothing.
+
+    Args:
+        output_dir: the folder, which need not exist.
+        overwrite: whether an earlier run's files are to be removed, default False.
+        resume: whether an earlier run is to be continued, default False.
+
+    Raises:
+        ValueError: When both ``overwrite`` and ``resume`` are True.
+        FileExistsError: When the folder holds files that neither of them allows.
+
+    """
+    _to_remove(Path(output_dir), overwrite=overwrite, resume=resume)
 
 
 def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
@@ -60,8 +76,6 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         PermissionError: When the folder cannot be written to.
 
     """
-    if overwrite and resume:
-        raise ValueError("resume: expected False with overwrite, got True. Go on with the run, or remove it.")
     path = Path(output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -74,12 +88,28 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
             f"output_dir: expected a folder to write to, got {path}, which is read-only. Pass another one."
         )
     _hold(path)
-    # `--tracking` saves the configuration before the run starts
-    present = [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
-    if not present:
+    if not _to_remove(path, overwrite=overwrite, resume=resume):
         return path
-    if resume and ((path / "checkpoint.pt").exists() or is_complete(path)):
-        return path
+    # the order matters if this is interrupted: the rest must not look like a complete run or like foreign files
+    order = {"predictions.csv": -1, "plan.json": 1}
+    for entry in sorted(_entries(path), key=lambda entry: order.get(entry.name, 0)):
+        if _CHAIN_OUTPUT.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return path
+
+
+def _entries(path: Path) -> list[Path]:
+    """Return what is in a folder, but for the configuration that ``--tracking`` saves before the run starts."""
+    return [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
+
+
+def _to_remove(path: Path, *, overwrite: bool, resume: bool) -> bool:
+    """Return whether files of an earlier run are to be removed; refuse files that are not."""
+    if overwrite and resume:
+        raise ValueError("resume: expected False with overwrite, got True. Go on with the run, or remove it.")
+    present = _entries(path) if path.is_dir() else []
+    if not present or (resume and ((path / "checkpoint.pt").exists() or _complete(path))):
+        return False
     begun = (path / "plan.json").exists() or all(_BEFORE_THE_PLAN.fullmatch(entry.name) for entry in present)
     if not overwrite and not (resume and begun):
         raise FileExistsError(
@@ -90,12 +120,7 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
         raise FileExistsError(
             f"output_dir: expected an earlier run to overwrite, got {path} without plan.json. Empty it yourself."
         )
-    # the order matters if this is interrupted: the rest must not look like a complete run or like foreign files
-    order = {"predictions.csv": -1, "plan.json": 1}
-    for entry in sorted(present, key=lambda entry: order.get(entry.name, 0)):
-        if _CHAIN_OUTPUT.fullmatch(entry.name):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    return path
+    return True
 
 
 def _hold(path: Path) -> None:
@@ -134,8 +159,11 @@ def is_complete(output_dir: str | os.PathLike) -> bool:
         output_dir: the folder.
 
     """
-    path = Path(output_dir)
-    complete = (path / "predictions.csv").exists() and not (path / "checkpoint.pt").exists()
+    path, complete = Path(output_dir), _complete(Path(output_dir))
     if complete:
         logger.info("%s holds a complete run, there is nothing to train: pass another output_dir, or overwrite", path)
     return complete
+
+
+def _complete(path: Path) -> bool:
+    return (path / "predictions.csv").exists() and not (path / "checkpoint.pt").exists()

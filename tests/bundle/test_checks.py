@@ -195,7 +195,8 @@ def test_options_of_a_chain_have_their_types(options, message):
         ChainOptions(**options)
 
 
-OTHERS = ("metadata", "inference", "evaluate", "inference_scratch", "inference_pretrained", "dicom")
+OTHERS = ("metadata", "inference", "evaluate", "dicom")
+OTHERS += ("inference_scratch", "inference_pretrained", "inference_two_views")
 TRAINING = [path for path in sorted(BUNDLES.glob("*/configs/*.json")) if path.stem not in OTHERS]
 
 

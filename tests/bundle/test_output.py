@@ -15,6 +15,7 @@ import subprocess
 import sys
 
 import pytest
+from bundle_runs import OTOSCOPY, refusal
 from monai.bundle import ComponentLocator, ConfigParser
 
 from monai_weckd.bundle import output
@@ -266,3 +267,14 @@ def test_two_runs_do_not_meet_in_one_folder(tmp_path, monkeypatch, options):
         run.stdout.close()
     assert prepare_output_dir(folder, **options) == folder
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"overwrite": True, "resume": True}])
+def test_a_folder_that_is_not_free_is_refused_before_an_image_is_read(tmp_path, options):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    places = {"output_dir": str(folder), "dataset_dir": str(tmp_path / "no such folder")}
+    found = refusal(OTOSCOPY, base=["train"], **places, **options)
+    assert found.startswith(("output_dir: expected ", "resume: expected False with overwrite"))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
