@@ -194,7 +194,7 @@ def _manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | N
     manifest, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
     if not os.path.isfile(manifest):
         return {}
-    rows = read_manifest(manifest, PassedOver() if passed_over is None else passed_over)
+    rows = read_manifest(manifest, PassedOver() if passed_over is None else passed_over, labels=False)
     return {finder.find(PurePath(os.path.normpath(row.file)).as_posix()): row.group for row in rows if row.group}
 
 

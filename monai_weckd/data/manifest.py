@@ -84,7 +84,11 @@ class _Line(NamedTuple):
 
 
 def read_manifest(
-    manifest: str | os.PathLike[str], passed_over: PassedOver, *, classes: Sequence[str] | None = None
+    manifest: str | os.PathLike[str],
+    passed_over: PassedOver,
+    *,
+    classes: Sequence[str] | None = None,
+    labels: bool = True,
 ) -> list[Row]:
     """Return the rows of a manifest; labels and groups are clean texts, and empty where they are missing.
 
@@ -92,6 +96,7 @@ def read_manifest(
         manifest: the CSV file.
         passed_over: gets the columns that are not used, the cells that are read as missing, and joined spellings.
         classes: class names, default None: unknown. One of them is never missing, whatever its name is.
+        labels: whether there must be a column ``label``, default True.
 
     Raises:
         ValueError: When it is no such CSV, a column is absent or ambiguous, or a split is unknown.
@@ -99,7 +104,7 @@ def read_manifest(
     """
     name = os.fspath(manifest)
     header, lines = _read_lines(name)
-    places = _columns(header, lines, name)
+    places = _columns(header, lines, name, required=_REQUIRED if labels else _REQUIRED[:1])
     passed_over.columns += dict.fromkeys(
         title for place, title in enumerate(header) if place not in places.values() and _has_values(place, title, lines)
     )
@@ -176,7 +181,9 @@ def _read_lines(manifest: str) -> tuple[list[str], list[_Line]]:
         ) from error
 
 
-def _columns(header: list[str], lines: Sequence[_Line], manifest: str) -> dict[str, int]:
+def _columns(
+    header: list[str], lines: Sequence[_Line], manifest: str, *, required: Collection[str] = _REQUIRED
+) -> dict[str, int]:
     """Return the place of each column that is used."""
     places = {}
     for name in _COLUMNS:
@@ -190,7 +197,7 @@ def _columns(header: list[str], lines: Sequence[_Line], manifest: str) -> dict[s
             )
         if found:
             places[name] = found[0]
-        elif name in _REQUIRED:
+        elif name in required:
             near = difflib.get_close_matches(name, header, n=1, cutoff=0.0)
             raise ValueError(
                 f"{manifest}, row 1: expected a column {name!r}, got {len(header)} others, the nearest {near}. "
@@ -218,7 +225,7 @@ def _refuse_near(header: list[str], lines: Sequence[_Line], places: dict[str, in
             if name in places or place in places.values() or not _values(place, lines):
                 continue
             if _is_near(plain_key(title), _NEAR[name]) or (
-                name == "group" and _may_tell_patients_apart(title, place, places["label"], lines)
+                name == "group" and _may_tell_patients_apart(title, place, places.get("label"), lines)
             ):
                 raise ValueError(
                     f"{manifest}, row 1: expected a column {name!r} or nothing like it, got {title!a}. "
@@ -236,7 +243,7 @@ def _is_near(key: str, names: Iterable[str]) -> bool:
     )
 
 
-def _may_tell_patients_apart(title: str, place: int, label: int, lines: Sequence[_Line]) -> bool:
+def _may_tell_patients_apart(title: str, place: int, label: int | None, lines: Sequence[_Line]) -> bool:
     """Return whether a column names patients, or numbers something that several images share."""
     if plain_key(title).removesuffix("name") in _PERSONS:
         return True
@@ -244,7 +251,7 @@ def _may_tell_patients_apart(title: str, place: int, label: int, lines: Sequence
     if not words or words[-1] not in _ID_WORDS or words[0] in _OTHER_THINGS:
         return False
     values = _values(place, lines)
-    return len(set(_values(label, lines))) < len(set(values)) < len(values)
+    return (1 if label is None else len(set(_values(label, lines)))) < len(set(values)) < len(values)
 
 
 def _values(place: int, lines: Iterable[_Line]) -> list[str]:

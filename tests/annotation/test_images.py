@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from annotation_runs import OTOSCOPY
 from dicom_files import write_dicom
+from PIL import Image
 
-from monai_weckd.annotation import find_items
+from monai_weckd.annotation import AnnotatedBundle, find_items
 from monai_weckd.data import load_datalist
 from monai_weckd.data.image_reader import read_image
+from monai_weckd.data.passed_over import PassedOver
 
 
 def write_slices(folder, *names, uid):
@@ -62,3 +65,27 @@ def test_items_have_the_groups_of_a_manifest_and_none_of_its_labels(studies):
     found = {item["id"]: item["group"] for item in items}
     assert found == {**expected, "normal/broken.png": "normal/broken.png"}
     assert {key for item in items for key in item} == {"image", "id", "group"}
+
+
+@pytest.mark.parametrize(
+    ("header", "group"),
+    [("file,patient", "p"), ("file,modality,bytes", "a.png"), ("file,label,group", "p"), ("file", "a.png")],
+)
+def test_a_manifest_needs_no_labels_where_images_are_labeled(tmp_path, header, group):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    columns = header.split(",")
+    row = {"file": "a.png", "patient": "p", "group": "p", "modality": "CT", "bytes": "7", "label": ""}
+    (tmp_path / "manifest.csv").write_text(f"{header}\n{','.join(row[name] for name in columns)}\n")
+    passed_over = PassedOver()
+    assert [item["group"] for item in find_items(tmp_path, spatial_dims=2, passed_over=passed_over)] == [group]
+    assert passed_over.columns == [name for name in columns if name in ("modality", "bytes")]
+
+
+@pytest.mark.parametrize(("kind", "readable"), [("brain_mri", 38), ("brain_mri_3d", 9)])
+def test_each_file_of_many_kinds_is_shown_or_listed_with_a_reason(kind, readable, shared_data, tmp_path):
+    folder = shared_data("dicom_variety")
+    items = find_items(folder, spatial_dims=3 if kind.endswith("3d") else 2)
+    bundle = AnnotatedBundle(OTOSCOPY.parent / f"{kind}_chain_classification", folder, cache_dir=tmp_path)
+    faults = bundle.find_faults(items)
+    assert len(items) - len(faults) == readable
+    assert all(reason.endswith(".") and "Error: DicomReadError" not in reason for reason in faults.values()), faults
