@@ -52,8 +52,8 @@ class ByteCacheDataset(Dataset):
     out as plain float32 tensors without metadata. :py:meth:`gather` returns a whole batch at once.
 
     With a ``cache_dir`` the array is a memory-mapped file, which later runs, resumed runs and the other processes of
-    this run reuse. The key of a row is a digest of the image's bytes. The name of the folder is a digest of the
-    transforms, the ``value_range`` and the versions of MONAI and this package.
+    this run reuse. The key of a row is a digest of the image's bytes; a row that was damaged is made anew. The name of
+    the folder is a digest of the transforms, the ``value_range`` and the versions of MONAI and this package.
 
     Args:
         data: items, dictionaries with the path of an image.
@@ -235,10 +235,9 @@ class ByteCacheDataset(Dataset):
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]
         with store.lock():
-            known = store.keys()
+            known = store.find(keys)
             new = {key: item for key, item in zip(keys, self.data, strict=True) if key not in known}
             encoded, names = self._encoded(list(new.values()), store.shape), iter(new)
             while chunk := list(islice(encoded, _CHUNK)):
-                store.append(islice(names, len(chunk)), np.stack(chunk))
-        known = store.keys()
+                known |= store.append(list(islice(names, len(chunk))), np.stack(chunk))
         return store.map(), np.array([known[key] for key in keys])

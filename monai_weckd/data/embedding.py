@@ -225,11 +225,10 @@ class EmbeddingDataset(Dataset):
         archives: dict[str, str] = {}
         keys = [content_key(item[self.image_key], archives) for item in self.data]
         with store.lock():
-            known = store.keys()
+            known = store.find(keys)
             new = {key: index for index, key in enumerate(keys) if key not in known}
             for chunk, rows in self._embedded(list(new.values())):
-                store.append([keys[index] for index in chunk], rows)
-        known = store.keys()
+                known |= store.append([keys[index] for index in chunk], rows)
         self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
 
 

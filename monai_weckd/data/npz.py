@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import struct
 import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ import numpy as np
 
 __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
+logger = logging.getLogger(__name__)
+
 # errors that zipfile and NumPy raise for damaged, encrypted or foreign bytes, and for a missing member
 _FAULTS = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, struct.error)
 _CHUNK = 1 << 20
@@ -38,7 +42,8 @@ def map_array(path: str, name: str) -> np.ndarray:
     """Map an array of a ``.npz`` archive into memory, without reading it.
 
     A stored array is mapped in place. A compressed array is extracted once, to ``<archive>.<name>.<checksum>.npy``
-    beside the archive or, if that folder is read-only, in a temporary folder of the user.
+    beside the archive or, if that folder is read-only, in a temporary folder of the user. A copy whose content does not
+    have that checksum is made anew.
 
     Args:
         path: the archive.
@@ -154,18 +159,28 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
         place = _user_folder()
     copy = os.path.join(place, name)
     if os.path.isfile(copy):
-        return copy
-    # a unique name until it is complete, because other processes may extract it at the same time
-    handle, part = tempfile.mkstemp(dir=place, prefix=f".{name}.")
+        if _checksum(copy) == member.CRC:
+            return copy
+        logger.warning("%s: the copy of the array is damaged and made anew", copy)
+    # a unique name until it is complete, because other processes may extract it at the same time; with the permissions
+    # of any new file, because data folders are shared
+    part = os.path.join(place, f".{name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as target, archive.open(member) as source:
+        with open(part, "xb") as target, archive.open(member) as source:
             shutil.copyfileobj(source, target, _CHUNK)
-        os.chmod(part, 0o644)  # mkstemp restricts files to the user, but data folders are shared
         os.replace(part, copy)
     except BaseException:
-        os.unlink(part)
+        Path(part).unlink(missing_ok=True)
         raise
     return copy
+
+
+def _checksum(path: str) -> int:
+    found = 0
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            found = zlib.crc32(chunk, found)
+    return found
 
 
 def _user_folder() -> str:

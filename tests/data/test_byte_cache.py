@@ -214,7 +214,7 @@ def test_processes_that_fill_one_file_at_once_decode_nothing_twice(tmp_path):
         worker.join()
         assert worker.exitcode == 0
     (folder,) = (tmp_path / "cache").iterdir()
-    assert len((folder / "keys.txt").read_text().split()) == 12
+    assert len((folder / "sums.txt").read_text().splitlines()) == 12
     cache = ByteCacheDataset(items, pipeline(), value_range=(-1, 1), cache_dir=tmp_path / "cache")
     assert torch.equal(
         cache.gather(range(12)), ByteCacheDataset(items, pipeline(), value_range=(-1, 1)).gather(range(12))
@@ -255,7 +255,7 @@ def test_a_killed_process_leaves_a_file_that_the_next_one_completes(tmp_path):
     assert worker.exitcode == -signal.SIGKILL
     _fill_and_halt(tmp_path / "cache", items)
     (folder,) = (tmp_path / "cache").iterdir()
-    assert len((folder / "keys.txt").read_text().split()) == 8
+    assert len((folder / "sums.txt").read_text().splitlines()) == 8
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
@@ -319,3 +319,16 @@ def test_the_content_of_a_folder_and_of_an_archive_counts(tmp_path):
     assert len(seen) == 1
     np.savez(tmp_path / "x.npz", a=np.ones(3))
     assert content_key(f"{tmp_path}/x.npz::train/0", {}) != keys[0]
+
+
+def test_a_damaged_row_is_decoded_anew(tmp_path, caplog):
+    items = pictures(tmp_path, 4)
+    expected = ByteCacheDataset(items, pipeline(), value_range=(-1, 1), cache_dir=tmp_path / "cache").gather(range(4))
+    (folder,) = (tmp_path / "cache").iterdir()
+    content = bytearray((folder / "rows.bin").read_bytes())
+    content[len(content) // 2] ^= 0x80
+    (folder / "rows.bin").unlink()  # a mapped file must not change
+    (folder / "rows.bin").write_bytes(content)
+    cache = ByteCacheDataset(items, pipeline(), value_range=(-1, 1), cache_dir=tmp_path / "cache")
+    assert torch.equal(cache.gather(range(4)), expected)
+    assert "1 of 4 arrays are damaged and made anew" in caplog.text

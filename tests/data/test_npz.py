@@ -52,7 +52,7 @@ def test_compressed_arrays_are_extracted_once(tmp_path, monkeypatch):
     assert np.array_equal(found, arrays()["val_images"])
     os.utime(path, ns=(1, 1))  # mapped anew, from the same copy
     before = copy.stat().st_mtime_ns
-    monkeypatch.setattr(tempfile, "mkstemp", None)
+    monkeypatch.setattr("shutil.copyfileobj", None)
     assert np.array_equal(map_array(str(path), "val_images"), found)
     assert copy.stat().st_mtime_ns == before
 
@@ -86,3 +86,29 @@ def test_extraction_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=r"expected a sound \.npz archive, got one with .*\. Download it again"):
         map_array(str(path), "train_images")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "everything"])
+def test_a_damaged_copy_is_made_anew(tmp_path, damage, caplog):
+    path = archive(tmp_path, np.savez_compressed)
+    map_array(str(path), "val_images")
+    copy = next(file for file in tmp_path.iterdir() if file != path)
+    content = bytearray(copy.read_bytes())
+    if damage == "a bit":
+        content[-1] ^= 1
+    copy.unlink()  # a mapped file must not change
+    copy.write_bytes({"a bit": content, "the end": content[:-9], "everything": b""}[damage])
+    os.utime(path, ns=(2, 2))  # mapped anew
+    assert np.array_equal(map_array(str(path), "val_images"), arrays()["val_images"])
+    assert "is damaged and made anew" in caplog.text
+    assert sorted(tmp_path.iterdir()) == sorted([path, copy])
+
+
+def test_a_copy_has_the_permissions_of_a_new_file(tmp_path):
+    before = os.umask(0o077)
+    try:
+        path = archive(tmp_path, np.savez_compressed)
+        map_array(str(path), "val_images")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
