@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from pydicom import dcmread
 
+from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import named_errors
 from monai_weckd.data.image_files import image_files
@@ -94,8 +95,8 @@ def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path)
     journal = Journal(ledger, Sent._fields)
     for uid, file in reports.items():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with named_errors(str(file)):
-            dataset = dcmread(file)
+        with named_errors(str(file)), open_dicom(file) as content:
+            dataset = dcmread(content)
         try:
             outcome, reason = server.store(dataset), ""
         except DicomwebObjectError as fault:

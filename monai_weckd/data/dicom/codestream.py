@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import BinaryIO
 
@@ -31,8 +33,9 @@ from pydicom.uid import (
 
 from monai_weckd.data.dicom.errors import DicomReadError
 
-__all__ = ["check_codestreams", "check_deflated"]
+__all__ = ["check_codestreams", "open_dicom"]
 
+_META = 144  # bytes up to the length of the meta header, with it
 _MAX_INFLATED = 2**30  # bytes; what is deflated in practice are small secondary captures
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # the last is JPEG-LS
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
@@ -136,7 +139,23 @@ def _jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:
     return right - left, bottom - top
 
 
-def check_deflated(file: BinaryIO) -> None:
+@contextmanager
+def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a DICOM file; the only way in, so that none is inflated without a bound.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DicomReadError: When the file is too large inflated, or does not say where its data begin.
+
+    """
+    with open(path, "rb") as file:
+        _check_deflated(file)
+        yield file
+
+
+def _check_deflated(file: BinaryIO) -> None:
     """Refuse a deflated file that would inflate beyond 1 GiB, because pydicom inflates it whatever its size.
 
     Args:
@@ -145,14 +164,20 @@ def check_deflated(file: BinaryIO) -> None:
     Raises:
         DicomReadError: When the file is too large inflated, or does not say where its data begin.
     """
-    head = file.read(1024)
-    file.seek(0)
-    if DeflatedExplicitVRLittleEndian.encode() not in head:
-        return
+    head = file.read(_META)
+    if head[128:132] != b"DICM":
+        file.seek(0)
+        return  # pydicom will refuse it
     # PS3.10 7.1: preamble, prefix, then the length of the meta header, which is never deflated
-    if head[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+    says_length = head[132:140] == b"\x02\x00\x00\x00UL\x04\x00"
+    end = _META + int.from_bytes(head[140:144], "little")
+    meta = file.read(end - _META if says_length else -1)
+    file.seek(0)
+    if DeflatedExplicitVRLittleEndian.encode() not in meta:
+        return
+    if not says_length:
         raise DicomReadError("expected the length of the meta header first, got another element. Repair the file.")
-    file.seek(144 + int.from_bytes(head[140:144], "little"))
+    file.seek(end)
     inflater, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
     file.seek(0)
     while rest and not inflater.eof:

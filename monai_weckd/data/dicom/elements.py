@@ -18,7 +18,7 @@ from pathlib import Path
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
-from monai_weckd.data.dicom.codestream import check_deflated
+from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import named_errors
 
 __all__ = ["read_header"]
@@ -37,8 +37,7 @@ def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[st
 
     """
     tags = [Tag(keyword) for keyword in keywords]
-    with named_errors(name or str(path)), Path(path).open("rb") as file:
-        check_deflated(file)
+    with named_errors(name or str(path)), open_dicom(path) as file:
         # elements are in the order of their tags
         header = read_partial(file, lambda tag, *_: tag > max(tags), specific_tags=[*tags])
         return tuple(str(header.get(keyword) or "").strip() for keyword in keywords)

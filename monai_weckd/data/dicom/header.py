@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
@@ -22,7 +21,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMicroscopyImageStorage
 
-from monai_weckd.data.dicom.codestream import check_deflated
+from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import DicomReadError
 
 __all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
@@ -99,8 +98,7 @@ def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> D
         tags: further elements to keep.
         pixels: ``False`` stops before the pixel data.
     """
-    with Path(name).open("rb") as file:
-        check_deflated(file)
+    with open_dicom(name) as file:
         return dcmread(file, specific_tags=[*_TAGS, *tags], stop_before_pixels=not pixels)
 
 

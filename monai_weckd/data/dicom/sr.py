@@ -28,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
+from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.quiet import quiet_warnings
 from monai_weckd.data.dicom.series import read_series
@@ -207,8 +208,8 @@ def read_classification_sr(path: PathLike) -> ClassificationReport:
 
     """
     hd = _highdicom()
-    with named_errors(os.fspath(path)):
-        dataset = dcmread(path)
+    with named_errors(os.fspath(path)), open_dicom(path) as file:
+        dataset = dcmread(file)
         if dataset.get("Modality") != "SR":
             raise DicomReadError("expected a structured report, got another object. Leave it out.")
         report = hd.sr.ComprehensiveSR.from_dataset(dataset, copy=False)
@@ -249,8 +250,8 @@ def _headers(source: Sequence[PathLike] | PathLike) -> list[Dataset]:
 
 
 def _header(name: str) -> Dataset:
-    with named_errors(name):
-        found, header = dcmread(name, stop_before_pixels=True), Dataset()
+    with named_errors(name), open_dicom(name) as file:
+        found, header = dcmread(file, stop_before_pixels=True), Dataset()
         for keyword in _UIDS:
             uid = UID(found.get(keyword) or "")
             if not uid.is_valid:

@@ -31,8 +31,10 @@ from pydicom.uid import (
 
 from monai_weckd.data.dicom import codestream as dicom_codestream
 from monai_weckd.data.dicom import pixels as dicom_pixels
+from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.reader import DicomReader
+from monai_weckd.data.dicom.sr import read_classification_sr
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (5, 7), dtype=np.uint16)
@@ -162,6 +164,23 @@ def test_a_deflated_file_is_read_and_one_too_large_is_refused(tmp_path, monkeypa
     assert read(path)[0].shape == (500, 500)
     monkeypatch.setattr(dicom_codestream, "_MAX_INFLATED", 400_000)
     assert "expected at most 400000 bytes inflated, got more. Save it without deflate." in refused(path)
+
+
+@pytest.mark.parametrize("padding", [0, 900, 1500, 70_000, 3_000_000])
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_long_meta_header_hides_no_deflated_file(tmp_path, monkeypatch, padding, says_length):
+    path = Path(write_dicom(tmp_path / "a.dcm", np.zeros((500, 500), np.uint16), syntax=DeflatedExplicitVRLittleEndian))
+    data, extra = path.read_bytes(), b"\x02\x00\x01\x00OB\0\0" + padding.to_bytes(4, "little") + bytes(padding)
+    length = int.from_bytes(data[140:144], "little") + len(extra)
+    first = data[132:140] + length.to_bytes(4, "little") if says_length else b""
+    path.write_bytes(data[:132] + first + extra + data[144:])
+    monkeypatch.setattr(dicom_codestream, "_MAX_INFLATED", 400_000)
+    expected = "expected at most 400000 bytes inflated" if says_length else "expected the length of the meta header"
+    assert expected in refused(path)
+    with pytest.raises(DicomReadError, match=expected):
+        read_header(path, "Modality")
+    with pytest.raises(DicomReadError, match=expected):
+        read_classification_sr(path)
 
 
 def test_a_deflated_file_must_say_where_its_data_begin(tmp_path):
