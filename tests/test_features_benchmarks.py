@@ -75,3 +75,18 @@ def test_every_figure_has_its_counterpart_without_the_bound():
     assert any(fold["all"]["balanced_accuracy"] != fold["all"]["unbounded"] for fold in found)
     lines = table(found)
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_error_of_a_test_figure_is_that_of_its_groups():
+    labels = np.arange(400) % 2
+    right = np.random.default_rng(0).random(400) < 0.8
+    probabilities = np.eye(2)[np.where(right, labels, 1 - labels)]
+    items = np.arange(400)
+    alone = Fold(torch.zeros(400, 1), labels, items.astype(str), items, items)
+    recalls = np.array([right[labels == label].mean() for label in (0, 1)])
+    binomial = np.sqrt((recalls * (1 - recalls) / 200).sum()) / 2
+    assert alone.error(probabilities) == pytest.approx(binomial, rel=0.15)
+    # eight copies of each image are one image
+    copies = np.repeat(np.arange(50), 8).astype(str)
+    ears = Fold(torch.zeros(400, 1), np.repeat(labels[:50], 8), copies, items, items)
+    assert ears.error(np.repeat(probabilities[:50], 8, axis=0)) > 2 * alone.error(probabilities)
