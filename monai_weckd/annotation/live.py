@@ -25,6 +25,8 @@ from monai_weckd.metrics import classification_metrics
 
 __all__ = ["LiveHead", "LiveModel"]
 
+_CHUNK = 4096  # images at a time, so that intermediate results stay small
+
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class LiveModel:
@@ -61,7 +63,7 @@ class LiveHead:
         rows = torch.from_numpy(np.asarray(features, dtype=np.float32))
         deviation, mean = torch.std_mean(rows, dim=0, correction=0)
         self._scaling = fit_layer(layer, mean, deviation)
-        self._inputs = layer_inputs(layer, rows)
+        self._inputs = torch.cat([layer_inputs(layer, part) for part in rows.split(_CHUNK)])
 
     def solve(self, labels: Mapping[str, int], groups: Mapping[str, str]) -> LiveModel | None:
         """Return the head's answers, None while fewer than two classes have a label.
