@@ -20,10 +20,7 @@ import shutil
 import time
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from monai_weckd.utils.system import can_lock, try_lock
 
 __all__ = ["check_output_dir", "is_complete", "prepare_output_dir"]
 
@@ -126,11 +123,11 @@ def _to_remove(path: Path, *, overwrite: bool, resume: bool) -> bool:
 def _hold(path: Path) -> None:
     """Keep a folder for this process until it ends: two runs into one would mix their files."""
     status = path.stat()
-    if fcntl is None or (status.st_dev, status.st_ino) in _held:
+    if not can_lock() or (status.st_dev, status.st_ino) in _held:
         return
     # the folder itself is locked, so that no file of a lock lies among the results
     number, end = os.open(path, os.O_RDONLY), time.monotonic() + _PATIENCE
-    while not _is_locked(number):
+    while not try_lock(number):
         if time.monotonic() > end:
             os.close(number)
             raise FileExistsError(
@@ -139,15 +136,6 @@ def _hold(path: Path) -> None:
             )
         time.sleep(0.1)
     _held[status.st_dev, status.st_ino] = number
-
-
-def _is_locked(number: int) -> bool:
-    """Return whether this process has the lock of an open folder now."""
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def is_complete(output_dir: str | os.PathLike) -> bool:

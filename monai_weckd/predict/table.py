@@ -23,6 +23,7 @@ import numpy as np
 
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.keys import ImageKeys
+from monai_weckd.utils.system import can_lock, try_lock
 from monai_weckd.utils.tables import table_text
 
 __all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row", "verdict"]
@@ -74,7 +75,7 @@ def verdict(
 class PredictionTable:
     """Write a CSV of predictions batch by batch; the file gets its final name when it is complete.
 
-    Until then, the rows are in ``<name>.part``, which remains after an interruption.
+    Until then, the rows are in ``<name>.part``, which remains after an interruption; the next table takes its place.
 
     Args:
         path: the CSV; its folder is created.
@@ -97,7 +98,14 @@ class PredictionTable:
         """Create the table."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # a file name may contain bytes that are not UTF-8
-        self.file: IO[str] = self.part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        self.file: IO[str] = self.part.open("a", newline="", encoding="utf-8", errors="backslashreplace")
+        if can_lock() and not try_lock(self.file.fileno()):
+            self.file.close()
+            raise FileExistsError(
+                f"output: expected one prediction at a time into {self.path}, got another that is running. "
+                "Wait for it, or name another file."
+            )
+        self.file.truncate(0)  # the rows of one that was interrupted
         self.file.write(self.header)
         return self
 

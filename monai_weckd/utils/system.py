@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The processors and threads that this process may use."""
+"""The processors and threads that this process may use, and locks that end with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["available_processors", "limit_threads"]
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["available_processors", "can_lock", "limit_threads", "try_lock"]
 
 
 def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:
@@ -55,3 +60,22 @@ def limit_threads(most: int = 8) -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(most, available_processors()))
     return torch.get_num_threads()
+
+
+def can_lock() -> bool:
+    """Return whether the system has locks that end with their process: POSIX systems do."""
+    return fcntl is not None
+
+
+def try_lock(number: int) -> bool:
+    """Return whether this process has the lock of an open file or folder now; the system ends it with the process.
+
+    Args:
+        number: file descriptor.
+
+    """
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

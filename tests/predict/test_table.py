@@ -67,3 +67,25 @@ def test_an_interrupted_table_keeps_its_rows_under_another_name(tmp_path):
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(ValueError, match="output: expected a CSV to write, got the folder"):
         PredictionTable(tmp_path, CLASSES)
+
+
+def test_two_predictions_do_not_write_one_table(tmp_path):
+    path, row = tmp_path / "out.csv", prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)
+    with PredictionTable(path, CLASSES) as first:
+        first.write([row])
+        with pytest.raises(
+            FileExistsError, match=r"^output: expected one prediction at a time into .*out\.csv, got an"
+        ):
+            PredictionTable(path, CLASSES).__enter__()
+    assert [one["file"] for one in csv.DictReader(path.open())] == ["in/a.png"]
+    with PredictionTable(path, CLASSES) as again:  # the lock went with the file
+        again.write([row, row])
+    assert [one["file"] for one in csv.DictReader(path.open())] == ["in/a.png", "in/a.png"]
+
+
+def test_what_an_interrupted_table_left_is_replaced(tmp_path):
+    (tmp_path / "out.csv.part").write_text("rows of before\n" * 99)
+    with PredictionTable(tmp_path / "out.csv", CLASSES) as table:
+        table.write([prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)])
+    assert [one["file"] for one in csv.DictReader((tmp_path / "out.csv").open())] == ["in/a.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
