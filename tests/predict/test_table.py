@@ -73,9 +73,7 @@ def test_two_predictions_do_not_write_one_table(tmp_path):
     path, row = tmp_path / "out.csv", prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)
     with PredictionTable(path, CLASSES) as first:
         first.write([row])
-        with pytest.raises(
-            FileExistsError, match=r"^output: expected one prediction at a time into .*out\.csv, got an"
-        ):
+        with pytest.raises(FileExistsError, match=r"^output: expected one prediction at a time into .*out\.csv"):
             PredictionTable(path, CLASSES).__enter__()
     assert [one["file"] for one in csv.DictReader(path.open())] == ["in/a.png"]
     with PredictionTable(path, CLASSES) as again:  # the lock went with the file
