@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A frozen network's features at several depths, sizes and flips. This file needs torch alone: bundles have a copy."""
+"""The mean of two networks, of which one is trained. This file needs torch alone: bundles have a copy."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ from monai_weckd.data.dicom.errors import DicomReadError
 
 __all__ = ["check_codestreams", "open_dicom"]
 
-_META = 144  # bytes up to the length of the meta header, with it
+_PREFIX_END, _MOST_META = 132, 1000  # bytes of preamble and prefix; elements of a meta header
+_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")  # PS3.5 7.1.2
 _MAX_INFLATED = 2**30  # bytes; what is deflated in practice are small secondary captures
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # the last is JPEG-LS
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
@@ -147,7 +148,7 @@ def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         path: the file.
 
     Raises:
-        DicomReadError: When the file is too large inflated, or does not say where its data begin.
+        DicomReadError: When the file is too large inflated, or its meta header is unsound.
 
     """
     with open(path, "rb") as file:
@@ -162,22 +163,12 @@ def _check_deflated(file: BinaryIO) -> None:
         file: a DICOM file, open at its start, where it will be again.
 
     Raises:
-        DicomReadError: When the file is too large inflated, or does not say where its data begin.
+        DicomReadError: When the file is too large inflated, or its meta header is unsound.
     """
-    head = file.read(_META)
-    if head[128:132] != b"DICM":
-        file.seek(0)
-        return  # pydicom will refuse it
-    # PS3.10 7.1: preamble, prefix, then the length of the meta header, which is never deflated
-    says_length = head[132:140] == b"\x02\x00\x00\x00UL\x04\x00"
-    end = _META + int.from_bytes(head[140:144], "little")
-    meta = file.read(end - _META if says_length else -1)
-    file.seek(0)
-    if DeflatedExplicitVRLittleEndian.encode() not in meta:
+    start = _deflated_from(file)
+    file.seek(0 if start is None else start)
+    if start is None:
         return
-    if not says_length:
-        raise DicomReadError("expected the length of the meta header first, got another element. Repair the file.")
-    file.seek(end)
     inflater, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
     file.seek(0)
     while rest and not inflater.eof:
@@ -185,3 +176,26 @@ def _check_deflated(file: BinaryIO) -> None:
         rest = inflater.unconsumed_tail
         if total > _MAX_INFLATED:
             raise DicomReadError(f"expected at most {_MAX_INFLATED} bytes inflated, got more. Save it without deflate.")
+
+
+def _deflated_from(file: BinaryIO) -> int | None:
+    """Return where the deflated data of a file begin, None if it has none; go through the meta header as pydicom does.
+
+    The length that the header claims for itself (PS3.10 7.1) is not believed.
+    """
+    if file.read(_PREFIX_END)[-4:] != b"DICM":
+        return None  # pydicom will refuse it
+    deflated = False
+    for _ in range(_MOST_META):
+        start, head = file.tell(), file.read(8)
+        if head[:2] != b"\x02\x00" or len(head) < 8:
+            return start if deflated else None
+        kind = head[4:6]
+        if not (kind.isalpha() and kind.isupper()):
+            raise DicomReadError("expected a meta header with explicit VR, got another. Repair the file.")
+        length = int.from_bytes(file.read(4), "little") if kind in _LONG else int.from_bytes(head[6:8], "little")
+        if head[2:4] == b"\x10\x00":
+            deflated |= DeflatedExplicitVRLittleEndian.encode() in file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+    raise DicomReadError(f"expected a meta header of at most {_MOST_META} elements, got more. Repair the file.")

@@ -175,7 +175,7 @@ def test_a_long_meta_header_hides_no_deflated_file(tmp_path, monkeypatch, paddin
     first = data[132:140] + length.to_bytes(4, "little") if says_length else b""
     path.write_bytes(data[:132] + first + extra + data[144:])
     monkeypatch.setattr(dicom_codestream, "_MAX_INFLATED", 400_000)
-    expected = "expected at most 400000 bytes inflated" if says_length else "expected the length of the meta header"
+    expected = "expected at most 400000 bytes inflated"
     assert expected in refused(path)
     with pytest.raises(DicomReadError, match=expected):
         read_header(path, "Modality")
@@ -183,14 +183,24 @@ def test_a_long_meta_header_hides_no_deflated_file(tmp_path, monkeypatch, paddin
         read_classification_sr(path)
 
 
-def test_a_deflated_file_must_say_where_its_data_begin(tmp_path):
-    path = Path(write_dicom(tmp_path / "a.dcm", GRAY, syntax=DeflatedExplicitVRLittleEndian))
+@pytest.mark.parametrize("claimed", [0, 7, 2**31, 2**32 - 1])
+def test_the_claimed_length_of_the_meta_header_hides_no_deflated_file(tmp_path, monkeypatch, claimed):
+    path = Path(write_dicom(tmp_path / "a.dcm", np.zeros((500, 500), np.uint16), syntax=DeflatedExplicitVRLittleEndian))
     data = bytearray(path.read_bytes())
-    data[132] = 3
+    data[140:144] = claimed.to_bytes(4, "little")
     path.write_bytes(data)
-    assert "expected the length of the meta header first, got another element" in refused(path)
-    data[132], data[-8:] = 2, b"\0" * 8
-    path.write_bytes(data)
+    monkeypatch.setattr(dicom_codestream, "_MAX_INFLATED", 400_000)
+    assert "expected at most 400000 bytes inflated" in refused(path)
+
+
+def test_an_unsound_meta_header_is_refused(tmp_path):
+    path = Path(write_dicom(tmp_path / "a.dcm", GRAY, syntax=DeflatedExplicitVRLittleEndian))
+    data = path.read_bytes()
+    path.write_bytes(data[:132] + 1001 * b"\x02\x00\x02\x01UL\x00\x00" + data[132:])
+    assert "expected a meta header of at most 1000 elements, got more" in refused(path)
+    path.write_bytes(data[:132] + b"\x02\x00\x02\x01\x04\x00\x00\x00abcd" + data[132:])
+    assert "expected a meta header with explicit VR, got another" in refused(path)
+    path.write_bytes(data[:-8] + b"\0" * 8)
     assert "cannot be decoded (error: Error" in refused(path)
 
 
