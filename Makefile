@@ -65,7 +65,7 @@ test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(STAMP) ## Kill trainings at all moments, and compare what they come to
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v --log-cli-level=INFO
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v
 
 # without what they require: torchvision has no build beside a CPU-only torch, and of the rest little is used
 $(RIVALS): benchmarks/rivals.txt $(STAMP)
