@@ -23,11 +23,8 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks.few_labels import BUNDLES, Fold
+from benchmarks.few_labels import BUNDLES, Fold, embed
 from benchmarks.harness import machine
-from monai_weckd import PlanSettings
-from monai_weckd.annotation.parts import SharedParts
-from monai_weckd.bundle import BundleConfig
 
 STAGES, SHARE = 4, 0.05  # of the training items, labels of a stage
 LAST = 1280  # features of the last layer, which come after those of the other depths
@@ -45,14 +42,8 @@ def views_of(bundle: Path, dataset_dir: str) -> tuple[dict[str, torch.Tensor], n
     found: dict[tuple[int, bool], torch.Tensor] = {}
     for size in (192, 96):
         for flips in ([0, 1], []):
-            changes = {"dataset_dir": dataset_dir, "spatial_size": [size, size]}
-            changes |= {"network_def#shrink": [1], "network_def#flip_average": flips}
-            config = BundleConfig(bundle, changes=changes)
-            datalist = config.value("datalist")
-            parts = SharedParts(config, datalist.classes, PlanSettings())
-            features = parts.embeddings(parts.dataset([dict(item) for item in datalist.items]))
-            assert features is not None, "the bundle does not freeze its backbone"
-            found[size, bool(flips)] = features
+            changes = {"spatial_size": [size, size], "network_def#shrink": [1], "network_def#flip_average": flips}
+            found[size, bool(flips)], labels, groups = embed(bundle, dataset_dir, **changes)
     large, small = found[192, True], found[96, True]
     candidates = {
         DEFAULT: torch.cat([large, small], dim=1),
@@ -62,8 +53,7 @@ def views_of(bundle: Path, dataset_dir: str) -> tuple[dict[str, torch.Tensor], n
         "192 and 96, last layer": torch.cat([large[:, -LAST:], small[:, -LAST:]], dim=1),
         "192, last layer, no flips": found[192, False][:, -LAST:],
     }
-    items = datalist.items
-    return candidates, np.array([item["label"] for item in items]), np.array([item["group"] for item in items])
+    return candidates, labels, groups
 
 
 def loss_of(fold: Fold, labeled: np.ndarray) -> float:

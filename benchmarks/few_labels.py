@@ -171,16 +171,20 @@ class Fold:
         return np.sort(np.concatenate([random.choice(items, EACH, replace=False) for items in of_class]))
 
 
-def embed(bundle: Path, dataset_dir: str, cache_dir: Path) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+def embed(
+    bundle: Path, dataset_dir: str, cache_dir: Path | None = None, **changes: Any
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     """Return the bundle's embeddings of all items, (N, D), their labels, (N,), and their groups, (N,).
 
     Args:
         bundle: its folder.
         dataset_dir: its images.
-        cache_dir: folder where the embeddings are kept.
+        cache_dir: folder where the embeddings are kept, default None: in memory.
+        changes: further values to set in the configuration, by key.
 
     """
-    config = BundleConfig(bundle, changes={"dataset_dir": dataset_dir, "cache_dir": str(cache_dir)})
+    changes |= {"dataset_dir": dataset_dir, "cache_dir": None if cache_dir is None else str(cache_dir)}
+    config = BundleConfig(bundle, changes=changes)
     datalist = config.value("datalist")
     items = [dict(item) for item in datalist.items]
     parts = SharedParts(config, datalist.classes, PlanSettings())

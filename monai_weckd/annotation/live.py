@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_weckd.data.embedding import feature_moments
 from monai_weckd.engines.solver import fit_layer, layer_inputs, solve_layer
 from monai_weckd.metrics import classification_metrics
 
@@ -61,8 +62,7 @@ class LiveHead:
         self._place = {key: place for place, key in enumerate(self.ids)}
         self._layer = layer
         rows = torch.from_numpy(np.asarray(features, dtype=np.float32))
-        deviation, mean = torch.std_mean(rows, dim=0, correction=0)
-        self._scaling = fit_layer(layer, mean, deviation)
+        self._scaling = fit_layer(layer, *feature_moments(rows))
         self._inputs = torch.cat([layer_inputs(layer, part) for part in rows.split(_CHUNK)])
 
     def solve(self, labels: Mapping[str, int], groups: Mapping[str, str]) -> LiveModel | None:
@@ -73,7 +73,7 @@ class LiveHead:
             groups: group of each of them.
 
         """
-        known = [key for key in labels if key in self._place]
+        known = [key for key in self.ids if key in labels]  # in the order of a stage
         target = torch.tensor([labels[key] for key in known])
         if len(target.unique()) < 2:
             return None

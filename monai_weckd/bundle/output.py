@@ -147,7 +147,8 @@ def is_complete(output_dir: str | os.PathLike) -> bool:
         output_dir: the folder.
 
     """
-    path, complete = Path(output_dir), _complete(Path(output_dir))
+    path = Path(output_dir)
+    complete = _complete(path)
     if complete:
         logger.info("%s holds a complete run, there is nothing to train: pass another output_dir, or overwrite", path)
     return complete

@@ -34,7 +34,7 @@ from monai_weckd.networks.features import images_of
 from monai_weckd.utils.messages import check_item
 from monai_weckd.utils.progress import Progress
 
-__all__ = ["Backbone", "EmbeddingDataset", "wrapped_images"]
+__all__ = ["Backbone", "EmbeddingDataset", "feature_moments", "wrapped_images"]
 
 _CHUNK = 8  # images at a time: their activations stay in memory that the allocator keeps
 
@@ -192,10 +192,8 @@ class EmbeddingDataset(Dataset):
         """Return mean and standard deviation of each feature over all items, (D,), float64; computed once."""
         rows, key = self.rows, self._row_of.tobytes()
         if key not in self._moments:
-            found = torch.from_numpy(np.asarray(rows[self._row_of]))
-            mean = found.mean(dim=0, dtype=torch.float64)
             self._moments.clear()
-            self._moments[key] = mean, _deviation(found, mean)
+            self._moments[key] = feature_moments(torch.from_numpy(np.asarray(rows[self._row_of])))
         return self._moments[key]
 
     def _embedded(self, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
@@ -242,12 +240,19 @@ def wrapped_images(dataset: Any) -> Any:
     return dataset.images if isinstance(dataset, EmbeddingDataset) else dataset
 
 
-def _deviation(rows: torch.Tensor, mean: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """Return the standard deviation of each column; some rows at a time in double precision."""
+def feature_moments(rows: torch.Tensor, chunk: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each feature, (D,), float64.
+
+    Args:
+        rows: features, (N, D).
+        chunk: rows that are in double precision at a time, default 4096.
+
+    """
+    mean = rows.mean(dim=0, dtype=torch.float64)
     squares = torch.zeros_like(mean)
     for part in rows.split(chunk):
         squares += (part - mean).square().sum(dim=0)
-    return (squares / len(rows)).sqrt()
+    return mean, (squares / len(rows)).sqrt()
 
 
 def _is_random(transform: Any) -> bool:

@@ -80,6 +80,21 @@ def test_it_is_the_head_that_a_stage_would_solve(studies, tmp_path):
     np.testing.assert_allclose(live.probabilities, chain._scores.probabilities, atol=2e-3)
 
 
+def test_the_next_images_are_chosen_by_it(studies, tmp_path, monkeypatch):
+    guides = []
+    monkeypatch.setattr(
+        "monai_weckd.annotation.chain.suggest", lambda *args, guide, **options: guides.append(guide) or []
+    )
+    chain, items = make_annotated(studies, tmp_path / "run")
+    chain.score(items)
+    labels = {item["id"]: class_of(item["id"]) for item in items[:20]}
+    chain.next(items, labels)
+    chain.learn(items, labels)
+    chain.next(items, labels)
+    assert guides[0] is None
+    assert guides[1] is chain.live.probabilities
+
+
 def test_stages_that_train_step_by_step_have_no_live_head(studies, tmp_path):
     chain, items = make_annotated(studies, tmp_path / "run", settings=SCRATCH)
     chain.score(items)

@@ -85,6 +85,31 @@ def test_the_interval_is_over_the_images_without_a_label_as_well():
     assert low < found["accuracy"]["value"] < high
 
 
+@pytest.mark.parametrize("count", [50, 200])
+def test_the_interval_has_the_error_of_the_labels(count):
+    # labels of which four fifths are right, at one confidence, and so many images that theirs adds nothing
+    labels = torch.arange(count) % 2
+    predicted = torch.where(torch.arange(count) % 10 < 8, labels, 1 - labels)
+    held_out = 3.0 * torch.nn.functional.one_hot(predicted, 2).double()
+    others = 3.0 * torch.nn.functional.one_hot(torch.arange(4000) % 2, 2).double()
+    found = estimate_accuracy(held_out, labels, by_item(count), others, by_item(4000, "other"))["accuracy"]
+    assert found["value"] == pytest.approx(0.8, abs=1e-3)
+    low, high = found["interval"]
+    # the drawn temperature follows the drawn labels, and what they are right beyond it is added: twice the binomial
+    # error at most, and not less than once
+    binomial = 2 * 1.96 * (0.8 * 0.2 / count) ** 0.5
+    assert 0.75 * binomial < high - low < 2.5 * binomial
+
+
+def test_labels_that_no_temperature_fits_widen_the_interval():
+    # as sure as can be, and right in one half: beyond the highest temperature, which every draw then has
+    held_out, labels = 100.0 * torch.eye(2).repeat(20, 1), torch.arange(2).repeat_interleave(20)
+    others = 1000.0 * torch.eye(2).repeat(2000, 1)
+    found = estimate_accuracy(held_out, labels, by_item(40), others, by_item(4000, "other"))["accuracy"]
+    assert found["value"] == pytest.approx(1)
+    assert 0.7 < found["interval"][0] < 0.95  # 1.96 times the error of forty labels, one half of them right, is 0.15
+
+
 def test_temperatures_of_weighted_items_are_those_of_repeated_ones():
     logits, labels = world(30)
     weights = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (5, 30)))

@@ -55,6 +55,7 @@ def test_certain_views_give_finite_logits():
 
 def test_a_step_moves_the_second_network_alone():
     network = TwoViews(*networks()).train()
+    assert not any(weight.requires_grad for weight in network.solved.parameters())
     before = copy.deepcopy(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     logits = network(torch.randn(6, 1, 8, 8))

@@ -48,19 +48,8 @@ class TwoViews(nn.Module):
 
     def __init__(self, solved: nn.Module, tuned: nn.Module) -> None:
         super().__init__()
-        self.solved = solved.requires_grad_(False).eval()
+        self.solved = solved.requires_grad_(False)
         self.tuned = tuned
-
-    def train(self, mode: bool = True) -> TwoViews:
-        """Set the mode of the second network; the first one stays in evaluation.
-
-        Args:
-            mode: whether to train.
-
-        """
-        super().train(mode)
-        self.solved.eval()
-        return self
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits.
