@@ -22,13 +22,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Result", "child", "interleave", "keep_heap", "machine", "markdown", "processor", "ratio", "slope"]
+__all__ = ["Result", "child", "digits", "interleave", "keep_heap", "machine", "markdown", "processor", "ratio", "slope"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +63,16 @@ class Result:
             return ""
         met = self.value >= self.limit if self.at_least else self.value <= self.limit
         return "met" if met else "missed"
+
+
+def digits(numbers: Iterable[int]) -> str:
+    """Return a character for each number: 0 to 9, a to z. So thousands of predicted classes are one short line.
+
+    Args:
+        numbers: each from 0 to 35.
+
+    """
+    return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[number] for number in numbers)
 
 
 def interleave(

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.few_labels import BUNDLES, Fold, embed
-from benchmarks.harness import machine
+from benchmarks.harness import digits, machine
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.data import ByteCacheDataset
 from monai_weckd.engines.averaging import WeightAverage
@@ -128,8 +128,10 @@ def main() -> None:
             name: float(classification_metrics(view[test], labels[test])["balanced_accuracy"])
             for name, view in views.items()
         }
-        found.append({"fold": number, "labels": len(labeled), **scores})
-        print(found[-1], flush=True)
+        told = {name: digits(view[test].argmax(axis=1)) for name, view in views.items()}
+        places = {"labeled": labeled.tolist(), "test": test.tolist()}
+        found.append({"fold": number, "labels": len(labeled), **scores, **places, "predicted": told})
+        print({"fold": number, **scores}, flush=True)
         options.output.write_text(json.dumps({"machine": machine(), "folds": found}) + "\n", encoding="utf-8")
     gains = np.array([fold["mean"] - max(fold["solved"], fold["tuned"]) for fold in found])
     print(f"mean minus the better view: {100 * gains.mean():+.1f} ± {100 * gains.std(ddof=1) / len(gains) ** 0.5:.1f}")

@@ -44,6 +44,8 @@ LOAD_GRAY = {
     "reader": "$monai.data.PILReader(converter=lambda image: ImageOps.exif_transpose(image).convert('L'))",
     "ensure_channel_first": True,
 }
+# MONAI's readers give columns first; the pretrained filters know pictures with rows first
+ROWS_FIRST = {"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]}
 # MR intensities have no unit: each image is scaled by its own foreground
 NORMALIZE = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
 PLAIN = {"_target_": "EnsureTyped", "keys": "image", "track_meta": False}
@@ -74,7 +76,11 @@ WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in (
 # what has no fixed range is kept in half precision; the weights were trained on intensities of this spread
 MRI_TRAIN = {"train#dataset#value_range": None, "network_def#network#input_scale": 0.45}
 VOLUME_NETWORK = {"network_def#spatial_dims": 3, "network_def#block_inplanes": [16, 32, 64, 128]}
-SLICES = [{"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"}, NORMALIZE]
+SLICES = [
+    ROWS_FIRST,
+    {"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"},
+    NORMALIZE,
+]
 
 
 def classes(*names: str) -> dict[str, str]:
@@ -99,7 +105,8 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "images of single blood cells into eight classes. The head is solved anew in each stage of a chain, whose "
             "model chooses the labels of the next. Not a medical device.",
             "data_source": "Peripheral blood cell images (Acevedo et al., Data in Brief 2020)",
-            "image_classes": "RGB image of one cell, any size, resized to 192 x 192, intensities in [-1, 1]",
+            "image_classes": "RGB image of one cell, any size, resized to 192 x 192, rows first, intensities in "
+            "[-1, 1]",
             "pred_classes": "one logit for each of eight classes",
             "references": [
                 "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
@@ -151,8 +158,8 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "chooses the labels of the next. Not a medical device.",
             "data_source": "Brain Tumor Classification (MRI), Bhuvaji et al., Kaggle 2020",
             "data_type": "DICOM, PNG, JPEG, TIFF or BMP",
-            "image_classes": "gray slice, any size, resized to 192 x 192, foreground of mean 0 and standard "
-            "deviation 1",
+            "image_classes": "gray slice, any size, resized to 192 x 192, rows first, foreground of mean 0 and "
+            "standard deviation 1",
             "references": [
                 "WeCKD: Weakly-supervised Chained Distillation Network for Efficient Multimodal Medical Imaging. "
                 "arXiv:2510.14668.",

@@ -67,12 +67,17 @@ def test_every_figure_has_its_counterpart_without_the_bound():
     labels = np.arange(120) % 2
     features = torch.from_numpy(random.normal(labels[:, None], 2, (120, 6))).float()
     features[:, 0] = features[:, 0] ** 9  # the bound shows
-    found = measure((features, labels, np.arange(120).astype(str)), 1, ["5 %"])
+    found = measure((features, labels, np.arange(120).astype(str)), 1, ["5 %"], unbounded=True)
     assert len(found) == 5
     assert all(
         {"balanced_accuracy", "unbounded"} <= fold[name].keys() for fold in found for name in ("all", "5 of each class")
     )
     assert any(fold["all"]["balanced_accuracy"] != fold["all"]["unbounded"] for fold in found)
+    for fold in found:
+        assert len(fold["all"]["predicted"]) == len(fold["test"]) == 24
+        right = np.array(list(fold["all"]["predicted"]), dtype=int) == labels[fold["test"]]
+        recalls = [right[labels[fold["test"]] == label].mean() for label in (0, 1)]
+        assert fold["all"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     lines = table(found)
     assert len({line.count("|") for line in lines}) == 1
 

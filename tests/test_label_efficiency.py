@@ -16,9 +16,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from monai_weckd.compare.statistics import RunPredictions
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.label_efficiency.__main__ import SETS, STARTS, command
+from benchmarks.label_efficiency.__main__ import SETS, STARTS, command, keep_predictions
 from benchmarks.label_efficiency.goals import goals
 from benchmarks.label_efficiency.page import BEGIN, END, PAGE, ablations, load, rows, share, tables
 
@@ -48,6 +52,22 @@ def test_the_command_is_one_of_compare():
 def test_every_set_has_its_bundle():
     for name in SETS.values():
         assert (ROOT / "bundles" / f"{name}_chain_classification" / "configs" / "train.json").exists()
+
+
+def test_predictions_of_each_item_are_kept():
+    class Store:
+        def predictions(self, arm, cell, classes):
+            assert classes == ["a", "b"]
+            right = np.array([[0.9, 0.1], [0.2, 0.8]])
+            return RunPredictions(*cell, ["x", "y"], np.array([0, 1]), right if arm == "chain" else right[::-1])
+
+    content = {
+        "classes": ["a", "b"],
+        "results": [{"arm": arm, "repeat": 0, "fold": 1, "seed": 0} for arm in ("chain", "x")],
+    }
+    keep_predictions(content, Store())
+    assert content["tests"] == {"0 1": {"ids": ["x", "y"], "labels": "01"}}
+    assert [result["predicted"] for result in content["results"]] == ["01", "10"]
 
 
 def test_an_arm_is_a_line_of_the_table():

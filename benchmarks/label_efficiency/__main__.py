@@ -19,9 +19,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import ROOT, machine
+from benchmarks.harness import ROOT, digits, machine
 from benchmarks.label_efficiency.page import RESULTS, write_page
+from monai_weckd.compare.store import RunStore
 
 SETS = {
     "otoscopy": "otoscopy",
@@ -78,9 +80,28 @@ def compare(start: str, name: str, fraction: float, args: argparse.Namespace) ->
     content = json.loads(found.read_text(encoding="utf-8"))
     content["about"] |= {"machine": machine(), "start": start, "dataset_dir": name, "variant": args.variant}
     content["about"]["set"] = [change for change in content["about"]["set"] if not change.startswith("cache_dir=")]
+    keep_predictions(content, RunStore(found.parent / "runs"))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{title(start, name, fraction, args)}.json"
     path.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def keep_predictions(content: dict[str, Any], store: RunStore) -> None:
+    """Add the predicted class of each test item, a digit each, to the results of a comparison.
+
+    Args:
+        content: of ``compare.json``; ``tests`` gets ids and classes of the test items by repeat and fold, each result
+            ``predicted``, in their order.
+        store: where the comparison keeps its predictions.
+
+    """
+    content["tests"] = {}
+    for result in content["results"]:
+        cell = result["repeat"], result["fold"], result["seed"]
+        found = store.predictions(result["arm"], cell, content["classes"])
+        place = f"{result['repeat']} {result['fold']}"
+        content["tests"][place] = {"ids": list(found.ids), "labels": digits(found.labels)}
+        result["predicted"] = digits(found.probabilities.argmax(axis=1))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

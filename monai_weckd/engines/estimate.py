@@ -21,7 +21,7 @@ import torch
 
 from monai_weckd.engines.calibration import fit_temperatures
 
-__all__ = ["estimate_accuracy"]
+__all__ = ["estimate_accuracy", "represented"]
 
 DRAWS = 100
 _NUMBERS = 4_000_000  # logits that are calibrated at a time
@@ -34,6 +34,7 @@ def estimate_accuracy(
     others: torch.Tensor,
     other_groups: Sequence[str],
     *,
+    weights: torch.Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Estimate accuracies on images of new groups from the confidence in images without a label.
@@ -44,12 +45,12 @@ def estimate_accuracy(
     accuracy, and for each class the probability at the images that are predicted as such, divided by that at all
     images, its sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of
     cross-validation predict, none of which saw a label of the image's group; the labels that each of them did not see
-    calibrate them.
+    calibrate them, weighted by how many images each stands for, since hard images may be calibrated otherwise than the
+    rest.
 
     The interval is a bootstrap over groups, which draws the calibrating labels and the images anew. To each draw it
     adds by how much that draw's labels are right more often than their own calibrated confidence says, as in
-    prediction-powered inference (Angelopoulos et al., arXiv 2301.09633): few labels tell little about it. It does not
-    know that hard images, which were chosen, may be calibrated otherwise than the rest.
+    prediction-powered inference (Angelopoulos et al., arXiv 2301.09633): few labels tell little about it.
 
     Args:
         held_out: logits of labeled images by heads that saw no label of their group, (N, C), finite.
@@ -57,6 +58,8 @@ def estimate_accuracy(
         groups: group of each, N names.
         others: logits of images without a label by such heads, (M, C), M > 0.
         other_groups: group of each, M names.
+        weights: how many images each labeled one stands for, (N,), see :py:func:`represented`, default None: equally
+            many.
         seed: of the bootstrap.
 
     Returns:
@@ -74,6 +77,8 @@ def estimate_accuracy(
     sample = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     counts = torch.from_numpy(np.concatenate([np.ones((1, len(names)), dtype=sample.dtype), sample])).double()
     labeled, unlabeled = counts[:, places[: len(labels)]], counts[:, places[len(labels) :]]
+    if weights is not None:
+        labeled = labeled * weights.double()
     told = labeled.any(dim=1) & unlabeled.any(dim=1)
     temperatures = fit_temperatures(held_out, labels, labeled[told])
     # few draws at a time, so that memory does not grow with them
@@ -87,6 +92,24 @@ def estimate_accuracy(
         low, high = np.quantile(drawn, [0.025, 0.975])
         figures[name] = {"value": value, "interval": [float(low), float(high)]}
     return figures
+
+
+def represented(labeled: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return of how many other points each labeled point is the nearest, (N,).
+
+    Args:
+        labeled: (N, D).
+        others: (M, D).
+
+    Example::
+
+        >>> represented(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.1], [0.2], [2.0]])).tolist()
+        [2, 1]
+
+    """
+    # |a - b|^2 without |a|^2, which is the same for all labeled points
+    distances = labeled.square().sum(dim=1) - 2 * others @ labeled.T
+    return torch.bincount(distances.argmin(dim=1), minlength=len(labeled))
 
 
 def _confidence(logits: torch.Tensor, temperatures: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

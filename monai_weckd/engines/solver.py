@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines.calibration import fit_temperature
-from monai_weckd.engines.estimate import estimate_accuracy
+from monai_weckd.engines.estimate import estimate_accuracy, represented
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import find_head, find_module, unwrap
 from monai_weckd.networks.pooled import StandardizedLinear
@@ -99,9 +99,14 @@ class HeadSolver:
         held_out, told = _finite(head.out_of_fold[known]), target[known]
         found = _metrics(held_out / temperature, told, head.penalty)
         whole = bool(known.all()) and len(target.unique()) == len(chain.plan.classes)
-        found["estimate"] = (
-            _estimate(head, layer, held_out, target, items, chain.state.items, dataset) if whole else None
-        )
+        others = sorted(set(range(len(chain.state.items))).difference(places))
+        found["estimate"] = None
+        if whole and len(others) >= len(places):
+            parts = [others[start : start + _CHUNK] for start in range(0, len(others), _CHUNK)]
+            unseen = (layer_inputs(layer, dataset.gather(part)) for part in parts)
+            names = ([chain.state.items[place]["group"] for place in part] for part in parts)
+            labeled = inputs, target, groups
+            found["estimate"] = _estimate(head, labeled, zip(unseen, names, strict=True), scaling)
         rows = torch.softmax(_finite(head.out_of_fold) / temperature, dim=1).tolist()
         given = [row if seen else None for row, seen in zip(rows, known.tolist(), strict=True)]
         chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
@@ -226,19 +231,29 @@ def _metrics(logs: torch.Tensor, target: torch.Tensor, penalty: float) -> dict[s
 
 def _estimate(
     head: SolvedHead,
-    layer: torch.nn.Linear,
-    held_out: torch.Tensor,
-    target: torch.Tensor,
-    labeled: Sequence[Mapping[str, Any]],
-    items: Sequence[Mapping[str, Any]],
-    dataset: EmbeddingDataset,
-) -> dict[str, Any] | None:
-    """Return the estimate by images without a label, None where they are fewer than those with one."""
-    known = {item["id"] for item in labeled}
-    places = [place for place, item in enumerate(items) if item["id"] not in known]
-    if len(places) < len(labeled):
-        return None
-    groups, names = [item["group"] for item in labeled], [items[place]["group"] for place in places]
-    chunks = [slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK)]
-    logits = [head.unseen_logits(layer_inputs(layer, dataset.gather(places[part])), names[part]) for part in chunks]
-    return estimate_accuracy(held_out, target, groups, torch.cat(logits), names)
+    labeled: tuple[torch.Tensor, torch.Tensor, Sequence[str]],
+    others: Iterable[tuple[torch.Tensor, list[str]]],
+    scaling: Scaling,
+) -> dict[str, Any]:
+    """Return the estimate by images without a label.
+
+    Args:
+        head: the head before calibration.
+        labeled: inputs, classes and groups of the labeled images.
+        others: inputs and groups of parts of the others.
+        scaling: result of :py:func:`fit_layer`.
+
+    """
+    inputs, target, groups = labeled
+    points, weights = _standard(inputs, scaling), torch.ones(len(target), dtype=torch.long)
+    logits, names = [], []
+    for part, its_names in others:
+        weights += represented(points, _standard(part, scaling))
+        logits.append(head.unseen_logits(part, its_names))
+        names += its_names
+    return estimate_accuracy(_finite(head.out_of_fold), target, groups, torch.cat(logits), names, weights=weights)
+
+
+def _standard(inputs: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+    mean, deviation = (values.to(inputs) for values in scaling)
+    return (inputs - mean) / torch.where(deviation > 0, deviation, torch.inf)  # a constant feature tells nothing

@@ -25,7 +25,7 @@ __all__ = ["SolvedHead", "group_folds", "solve_head"]
 PENALTIES = (10_000.0, 1_000.0, 100.0, 10.0, 1.0)
 # penalty where no label can be held out, as with one label of each class
 DEFAULT_PENALTY = 100.0
-FOLDS = 5
+FOLDS = 10  # with fewer, a head of cross-validation has visibly fewer labels than the result
 # largest entry of the gradient, as a share of 1 / penalty: for a comparison of penalties, and for the result
 COARSE, FINE = 3e-2, 1e-6
 ABSENT = -30.0  # logit, below those of other classes, of a class without a label

@@ -98,7 +98,8 @@ def save_error_gallery(
 
     Args:
         network: classifier that made the predictions; it returns logits of shape (1, C) for one image.
-        dataset: items aligned with ``rows``, each with a channel-first "image" of shape (C, W, H) or (C, W, H, D).
+        dataset: items aligned with ``rows``, each with a channel-first "image": a picture with rows first, (C, H, W), or a volume,
+            (C, W, H, D).
         rows: rows of ``predictions.csv`` by column name. The order of their ``probability_<class>`` columns is the
             order of the network's outputs.
         target_layer: name of the module whose output is weighted, usually the last block with spatial axes, such as
@@ -161,7 +162,7 @@ def _explainer(network: torch.nn.Module, target_layer: str) -> GradCAM:
 def _heat_map(explainer: GradCAM, image: torch.Tensor, row: Mapping[str, Any]) -> np.ndarray:
     if image.ndim not in (3, 4):
         raise ValueError(
-            f"dataset: expected images of shape (C, W, H) or (C, W, H, D), got {tuple(image.shape)} for {row['id']!r}."
+            f"dataset: expected images of shape (C, H, W) or (C, W, H, D), got {tuple(image.shape)} for {row['id']!r}."
             " Add a channel axis or take one time point."
         )
     network = explainer.nn_module.get_wrapped_net()
@@ -196,9 +197,10 @@ def _side_by_side(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     image = (image - image.min()) / spread if spread > 0 else np.zeros_like(image)
     if image.ndim == 4:
         image, heat = image[..., image.shape[-1] // 2], heat[..., heat.shape[-1] // 2]
-    # MONAI keeps (C, W, H), a picture is (H, W, C); an image that is neither gray nor RGB shows its first channel.
-    picture = np.moveaxis(image if len(image) == 3 else image[:1].repeat(3, 0), 0, -1).swapaxes(0, 1)
-    strength = 0.7 * heat.T[..., None]
+        image, heat = image.swapaxes(1, 2), heat.T  # MONAI has the columns of a volume first
+    # an image that is neither gray nor RGB shows its first channel
+    picture = np.moveaxis(image if len(image) == 3 else image[:1].repeat(3, 0), 0, -1)
+    strength = 0.7 * heat[..., None]
     gray = picture.mean(-1, keepdims=True)
     panels = [_panel(255 * picture), _panel(255 * gray * (1 - strength) + _HEAT_COLOR * strength)]
     gap = np.full((panels[0].shape[0], 8, 3), 255, dtype=np.uint8)

@@ -26,6 +26,8 @@ from bundle_runs import BUNDLES, KINDS, SMALL_IMAGES, SOLVED, bundle_of, load_ne
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from PIL import Image
 
+from monai_weckd.bundle import BundleConfig
+
 REAL = {"otoscopy": "otoscopy", "brain_mri": "brain_mri", "brain_mri_3d": "hippocampus_mri_3d"}
 
 
@@ -49,6 +51,19 @@ for config in {configs!r}:
 """)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-4:] == ["(4, 6) RGB"] * 2 + ["(4, 6) L"] * 2
+
+
+@pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri"])
+@pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
+def test_a_network_sees_pictures_with_rows_first(kind, name, tmp_path):
+    pixels = np.full((40, 80, 3), 20, dtype=np.uint8)
+    pixels[:10] = 220  # a bright band at the top
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    place = "train#preprocessing" if name == "train" else "preprocessing"
+    config = BundleConfig(bundle_of(kind), name, changes={"spatial_size": [32, 48]})
+    image = config.value(place)({"image": str(tmp_path / "a.png")})["image"]
+    assert image.shape == (1 if kind == "brain_mri" else 3, 32, 48)
+    assert image[:, 0].min() > image[:, 31].max()
 
 
 def test_a_medmnist_archive_is_a_data_set(tmp_path):

@@ -133,7 +133,7 @@ def test_other_preprocessing_than_that_of_the_training_is_refused(tmp_path):
     ]
     model = untrained_model(tmp_path, preprocessing=transforms, spatial_size=[192, 192])
     assert PredictionBundle(OTOSCOPY, model).classes == CLASSES
-    changes = {"preprocessing#transforms#2#b_min": 0}
+    changes = {"preprocessing#transforms#3#b_min": 0}
     message = r'preprocessing: expected .*"b_min": -1, .* as the model was trained, got .*"b_min": 0, .*Take'
     with pytest.raises(ValueError, match=message):
         PredictionBundle(OTOSCOPY, model, changes=changes)

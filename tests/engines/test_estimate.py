@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 from monai_weckd.engines.calibration import fit_temperature, fit_temperatures
-from monai_weckd.engines.estimate import estimate_accuracy
+from monai_weckd.engines.estimate import estimate_accuracy, represented
 
 
 def world(count, classes=3, seed=0):
@@ -50,6 +50,44 @@ def test_hard_labels_do_not_lower_the_estimate(classes, temperature):
     assert found["balanced_accuracy"]["value"] == pytest.approx(balanced, abs=0.04)
     assert (predicted == labels)[hard].double().mean() < others - 0.2  # what cross-validation would say
     assert found["images"] == 4500
+
+
+def test_labels_count_as_often_as_their_weights_say():
+    logits, labels = world(60)
+    others = world(200, seed=1)[0]
+    weights = torch.arange(60) % 4 + 1
+    groups = by_item(60)
+    repeated = [group for group, times in zip(groups, weights.tolist(), strict=True) for _ in range(times)]
+    arguments = others, by_item(200, "other")
+    weighted = estimate_accuracy(logits, labels, groups, *arguments, weights=weights)
+    again = estimate_accuracy(
+        logits.repeat_interleave(weights, 0), labels.repeat_interleave(weights), repeated, *arguments
+    )
+    for name in ("accuracy", "balanced_accuracy"):
+        assert weighted[name]["value"] == pytest.approx(again[name]["value"], abs=1e-9)
+        # the groups are drawn, and the weights of their labels stay
+        assert weighted[name]["interval"] == pytest.approx(again[name]["interval"], abs=1e-9)
+
+
+def test_weights_correct_for_hard_labels_that_are_calibrated_otherwise():
+    # the head is too sure of itself in a quarter of the images, of which all have a label, and few of the others
+    logits, labels = world(8000)
+    hard = torch.arange(8000) % 4 == 0
+    told = torch.where(hard[:, None], 2 * logits, logits)
+    labeled = hard | (torch.arange(8000) % 8 == 1)
+    weights = torch.where(hard, 1, 6)[labeled]  # the others are six times as many as those of them with a label
+    right = float((told.argmax(dim=1) == labels)[~labeled].double().mean())
+    names, others = by_item(int(labeled.sum())), by_item(int((~labeled).sum()), "other")
+    arguments = told[labeled], labels[labeled], names, told[~labeled], others
+    weighted, plain = (estimate_accuracy(*arguments, weights=given)["accuracy"]["value"] for given in (weights, None))
+    assert abs(weighted - right) < 0.75 * abs(plain - right)
+
+
+def test_a_label_stands_for_the_images_that_it_is_nearest_to():
+    random = np.random.default_rng(0)
+    labeled, others = (torch.from_numpy(random.normal(size=(count, 5))) for count in (7, 60))
+    nearest = torch.cdist(others, labeled).argmin(dim=1)
+    assert represented(labeled, others).tolist() == [int((nearest == place).sum()) for place in range(7)]
 
 
 def test_the_formula():

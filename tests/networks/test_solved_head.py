@@ -159,11 +159,11 @@ def test_heads_that_have_not_seen_a_group_answer_for_it():
 def test_groups_without_a_label_are_dealt_to_the_folds():
     points, labels = draw(60, 4, 3)
     head = solve_head(points[:20], labels[:20], [f"patient {place // 2}" for place in range(20)], num_classes=3)
-    assert len(head.fold_bias) == 5
-    new = [f"new {place // 4}" for place in range(40)]  # ten groups of four
+    assert len(head.fold_bias) == 10
+    new = [f"new {place // 2:02}" for place in range(40)]  # twenty groups of two
     found = head.unseen_logits(points[20:], new)
     for place in range(40):
-        fold = place // 4 % 5
+        fold = place // 2 % 10
         expected = points[20 + place].double() @ head.fold_weight[fold].T + head.fold_bias[fold]
         torch.testing.assert_close(found[place].double(), expected, atol=1e-4, rtol=1e-4)
 

@@ -78,7 +78,7 @@ def spot_image(shape, position):
 def spot():
     """A detector, and one item of width 8 and height 4 whose bright spot it takes for a dog."""
     network = Detector().eval()
-    dataset = Dataset([{"image": MetaTensor(spot_image((1, 8, 4), (6, 1)))}])
+    dataset = Dataset([{"image": MetaTensor(spot_image((1, 4, 8), (1, 6)))}])
     return network, dataset, predict(network, dataset, ["cat"])
 
 
@@ -95,13 +95,13 @@ def test_arguments_are_validated(spot, tmp_path):
     ):
         save_error_gallery(network, dataset, rows, target_layer="head", output_dir=tmp_path)
     flat = Dataset([{"image": torch.zeros(8, 4)}])
-    with pytest.raises(ValueError, match=r"dataset: expected images of shape \(C, W, H\) .* got \(8, 4\) for 'item0'"):
+    with pytest.raises(ValueError, match=r"dataset: expected images of shape \(C, H, W\) .* got \(8, 4\) for 'item0'"):
         save_error_gallery(network, flat, rows, target_layer="features.relu", output_dir=tmp_path)
 
 
 def test_items_that_do_not_belong_to_the_rows_are_refused(spot, tmp_path):
     network, _, rows = spot
-    other = Dataset([{"image": torch.zeros(1, 8, 4)}])
+    other = Dataset([{"image": torch.zeros(1, 4, 8)}])
     message = r"dataset: expected for 'item0' the probability 0\.7\d\d of its row, got 0\.500\. Pass the network"
     with pytest.raises(ValueError, match=message):
         save_error_gallery(network, other, rows, target_layer="features.relu", output_dir=tmp_path)
@@ -128,7 +128,7 @@ def test_a_picture_shows_the_image_upright_and_the_heat_where_the_evidence_is(sp
     assert picture.shape == (4 * 45, 2 * 8 * 45 + 8, 3)
     plain, overlay = picture[22::45, : 8 * 45][:, 22::45], picture[22::45, 8 * 45 + 8 :][:, 22::45]
     expected = np.zeros((4, 8))
-    expected[1, 6] = 255  # MONAI's (W, H) = (6, 1) is row 1, column 6
+    expected[1, 6] = 255
     np.testing.assert_array_equal(plain, expected[..., None].repeat(3, -1))
     hot = overlay[..., 0] - overlay[..., 2] > 50
     np.testing.assert_array_equal(hot, expected > 0)
@@ -162,8 +162,8 @@ def test_the_heat_is_that_of_grad_cam(tmp_path):
     logit = network.head(network.flat(network.pool(features)))[0, CLASSES.index(row["predicted"])]
     weights = torch.autograd.grad(logit, features)[0].mean((2, 3), keepdim=True)
     heat = torch.relu((weights * features).sum(1))[0].detach()
-    strength = 0.7 * (heat / heat.max()).T.numpy()[..., None]
-    gray = ((image - image.min()) / (image.max() - image.min()))[0].T.numpy()[..., None]
+    strength = 0.7 * (heat / heat.max()).numpy()[..., None]
+    gray = ((image - image.min()) / (image.max() - image.min()))[0].numpy()[..., None]
     expected = 255 * gray * (1 - strength) + np.array([230, 97, 0]) * strength
     picture = np.asarray(Image.open(tmp_path / "errors" / "01.png")).astype(float)
     np.testing.assert_allclose(picture[30::60, 6 * 60 + 8 :][:, 30::60], expected, atol=0.51)
@@ -182,7 +182,7 @@ def test_a_volume_shows_its_middle_slice(tmp_path):
 @pytest.mark.parametrize("channels", [2, 3])
 def test_channels_are_colors_only_where_there_are_three(channels, tmp_path):
     network = Detector(channels=channels).eval()
-    dataset = Dataset([{"image": spot_image((channels, 8, 8), (6, 1))}])
+    dataset = Dataset([{"image": spot_image((channels, 8, 8), (1, 6))}])
     save_error_gallery(network, dataset, predict(network, dataset, ["cat"]), target_layer="features.relu",
                        output_dir=tmp_path)  # fmt: skip
     picture = np.asarray(Image.open(tmp_path / "errors" / "01.png"))
@@ -191,8 +191,8 @@ def test_channels_are_colors_only_where_there_are_three(channels, tmp_path):
 
 def test_a_large_image_is_made_smaller(tmp_path):
     network = Detector().eval()
-    image = torch.zeros(1, 800, 400)
-    image[:, :400] = 1
+    image = torch.zeros(1, 400, 800)
+    image[:, :, :400] = 1
     dataset = Dataset([{"image": image}])
     save_error_gallery(network, dataset, predict(network, dataset, ["cat"]), target_layer="features.relu",
                        output_dir=tmp_path)  # fmt: skip
@@ -239,7 +239,7 @@ def test_the_network_stays_as_it_was(tmp_path):
     network.features.conv.weight.grad = torch.ones_like(network.features.conv.weight)
     calls = []
     network.head.register_forward_hook(lambda *_: calls.append(1))
-    dataset = Dataset([{"image": spot_image((1, 8, 4), (6, 1))}])
+    dataset = Dataset([{"image": spot_image((1, 4, 8), (1, 6))}])
     rows = [make_row("item0", "cat", "dog", float(torch.sigmoid(torch.tensor(40 / 32))))]
     before = {
         "modes": [module.training for module in network.modules()],
@@ -263,7 +263,7 @@ def test_the_network_stays_as_it_was(tmp_path):
 @pytest.mark.parametrize("layer", ["features.conv", "features.norm", "features.relu"])
 def test_a_frozen_network_with_in_place_activations_works_inside_no_grad(layer, tmp_path):
     network = Detector(inplace=True).eval().requires_grad_(False)
-    dataset = Dataset([{"image": spot_image((1, 8, 4), (6, 1))}])
+    dataset = Dataset([{"image": spot_image((1, 4, 8), (1, 6))}])
     rows = predict(network, dataset, ["cat"])
     with torch.no_grad():
         save_error_gallery(network, dataset, rows, target_layer=layer, output_dir=tmp_path)

@@ -363,7 +363,7 @@ def test_without_validation_the_page_shows_the_cross_validation(run):
     text = Reader(run.page()).text
     assert "Cross-validation Test" in text
     assert "Validation Cross" not in text
-    assert "0.123 0.234 0.345 0.456 0.567" in text
+    assert "0.123 11 of 31 labels 0.234 0.345 0.456 0.567" in text
     assert "(11 of " in text
     assert "by a chain of solved heads, in 3 stages: each stage solves the head of a frozen network" in text
     assert "Learning curves Not available: a solved head has no epochs" in text
