@@ -279,7 +279,7 @@ def test_an_image_of_another_kind_is_marked(capsys, tmp_path):
     write_kind(model, torch.nn.functional.normalize(features), limit)
     assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
     out = capsys.readouterr().out
-    assert f"kind    6 training images; one farther than {limit:.3f} from them is not of this kind\n" in out
+    assert f"kind    6 training images; an image farther than {limit:.3f} from them is not of this kind\n" in out
     assert "images  7 read, 1 bad, 1 not of this kind\n" in out
     rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
     assert [name for name, row in rows.items() if row["not_of_this_kind"]] == ["black.png"]

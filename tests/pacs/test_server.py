@@ -314,7 +314,7 @@ def test_no_word_of_an_object_is_told(fake, server):
     sent = dataset(fake)
     fake.results = lambda path, query: []
     fake.faults = {"POST": ["html"]}
-    with pytest.raises(DicomwebObjectError, match="expected to be stored, got no word of it"):
+    with pytest.raises(DicomwebObjectError, match="expected to be stored, got no confirmation"):
         server.store(sent)
 
 
