@@ -145,9 +145,7 @@ class Distiller:
                 "Pass the network itself, or no attention loss."
             )
         if teacher is not None and shares_parameters(teacher, self.engine.network):
-            logger.warning(
-                "teacher: it shares parameters with the trained network; a frozen copy is used instead"
-            )
+            logger.warning("teacher: it shares parameters with the trained network; a frozen copy is used instead")
             teacher = freeze(teacher)
         if self.teacher_hook is not None:
             self.teacher_hook.remove()

@@ -82,8 +82,8 @@ def draw_apart(
 ) -> list[int]:
     """Draw distinct points, each with a chance that grows with its squared distance to those drawn before it.
 
-    This is the seeding of k-means++ (Arthur and Vassilvitskii, SODA 2007) with a weight for each point. As long as there
-    are groups from which no point was drawn, only their points are considered.
+    This is the seeding of k-means++ (Arthur and Vassilvitskii, SODA 2007) with a weight for each point. As long as
+    there are groups without a drawn point, only their points are considered.
 
     Args:
         distances: function from an index to the squared distances of all points to that point, (N,).

@@ -139,9 +139,7 @@ def test_what_there_is_when_it_is_stopped_is_a_result(capsys, dataset, tmp_path,
 
 def test_without_a_completed_trial_there_is_one_line(capsys, dataset, tmp_path):
     assert main(arguments(dataset, tmp_path / "out", "--timeout", "1e-9")) == 1
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("error: trials: expected one at least that was completed")
-    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: trials: expected at least one completed trial")
 
 
 def test_without_optuna_there_is_one_line(dataset, tmp_path):

@@ -92,15 +92,15 @@ def test_plan_and_verification_tell(dataset, capsys, caplog):
     options = ["--label_fraction", "0.5", "--val_fraction", "0.2", "--test_fraction", "0.3"]
     assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "byte-identical" in line]
-    assert notes[0].startswith("note: 10 images are byte-identical to another one in other labels, first '5.png' (b)")
+    assert notes[0].startswith("note: 10 images are byte-identical to another one with other labels, first '5.png' (b)")
     assert any("in other splits" in note for note in notes)
     with caplog.at_level(logging.WARNING, logger="monai_weckd"):
         verify_images(load_datalist(dataset))
     assert [
         record.getMessage().partition(", first")[0] for record in caplog.records if "byte" in record.getMessage()
     ] == [
-        "10 images are byte-identical to another one in other labels",
-        "20 images are byte-identical to another one in other groups",
+        "10 images are byte-identical to another one with other labels",
+        "20 images are byte-identical to another one with other groups",
     ]
 
 

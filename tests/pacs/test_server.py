@@ -117,7 +117,7 @@ def test_a_server_without_offset_is_asked_twice_at_most(monkeypatch, fake, serve
     assert len(list(server.series({}))) == 9
     assert len(fake.requests) == 2
     fake.fill(series=9, instances=1)
-    with pytest.raises(DicomwebError, match="expected further results after 10, got the same ones: the server knows"):
+    with pytest.raises(DicomwebError, match="expected further results after 10, got the same ones: the server does"):
         list(server.series({}))
     assert len(fake.requests) == 4
 
