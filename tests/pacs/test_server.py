@@ -162,7 +162,7 @@ def test_what_fails_for_the_moment_is_asked_again(fake, server, waits, faults):
 
 def test_what_fails_again_and_again_is_told(fake, server, waits):
     fake.faults = {"series": [503] * 9}
-    message = f"{fake.url}/series: expected an answer, got 503 again and again. Run it again later."
+    message = f"{fake.url}/series: expected an answer, got 503 repeatedly. Run the command again later."
     with pytest.raises(DicomwebError, match=re.escape(message)) as caught:
         list(server.series(FILTERS))
     told(caught)
@@ -247,7 +247,7 @@ def test_an_instance_is_written_byte_for_byte(fake, server, waits, tmp_path, fau
         (
             ["open"] * 5,
             DicomwebError,
-            "expected an answer, got one that breaks off. See that the server runs, and go on.",
+            "expected an answer, got a truncated one. Check that the server runs, then repeat the command.",
         ),
         (["drop"] * 5, DicomwebError, "expected an answer, got "),
     ],
