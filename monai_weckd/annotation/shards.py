@@ -212,7 +212,7 @@ def _check(
                 "Correct manifest.csv, or begin anew in another output folder."
             )
     places = {(label, split_of[group[key]]) for key, label in labels.items()}
-    # an earlier session with validation may have put groups there for good
+    # an earlier session with validation may have assigned groups to it permanently
     validates = validates or any(split == "val" for _, split in places)
     needed = ("train", "val") if validates else ("train",)
     if sum(all((name, split) in places for split in needed) for name in classes) < 2:

@@ -41,7 +41,7 @@ class RunResults:
 
     Args:
         split: "test", or "validation" where there was no test split.
-        probabilities: of the classes of the data list, in their order, by item.
+        probabilities: class probabilities by item, in the data list's order of classes.
         absent: number of predictions of images that are not in the data list, or have no label there.
 
     """

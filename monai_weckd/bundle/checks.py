@@ -75,7 +75,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def _places(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string in a nested configuration, after its place."""
+    """Yield the place and the text of every string in a nested configuration."""
     if isinstance(config, str):
         yield place, config
     elif isinstance(config, (dict, list)):

@@ -177,7 +177,7 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
         else "test: none held out, so the chain has no final figures; --test_fraction 0.25 holds labels out",
     ]
     if not plan.val:
-        lines.append("validation: none held out, so all labels can train; --val_fraction 0.15 holds labels out")
+        lines.append("validation: none held out, so all labels are for training; --val_fraction 0.15 holds labels out")
     if plan.split_by_label:
         lines.append("split: reads the labels of all items, to have every class in each part")
     if plan.settings.stratify:

@@ -376,7 +376,7 @@ class ComparedBundle:
             config.set(key, value)
         self._split_file = config.value("split_file") if "split_file" in config else None
         if self._split_file is not None and holds_folds(self._split_file):
-            # folds are no splits: the data list is read without them
+            # folds are not splits: the data list is read without them
             config.set("split_file", None)
         # these runs are short and unattended: they need no progress output and no checkpoints
         config.leave_out("train#monitors", "train#checkpoint")

@@ -144,7 +144,7 @@ class ByteCacheDataset(Dataset):
 
         Args:
             places: positions of these images in ``data``.
-            data: their items, which may differ from those here in anything but the image.
+            data: their items; only the image must be that of the item here.
 
         """
         other = object.__new__(type(self))
@@ -220,7 +220,7 @@ class ByteCacheDataset(Dataset):
 
     @property
     def recipe(self) -> str:
-        """The transforms, ``value_range`` and versions that determine the images together with the files, as JSON."""
+        """Transforms, ``value_range`` and versions as JSON; together with the files, they determine the images."""
         return json.dumps([describe(self.load), self.image_key, self.value_range, __version__])
 
     def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore | None:

@@ -180,7 +180,7 @@ class EmbeddingDataset(Dataset):
 
         Args:
             places: positions of these images in ``data``.
-            data: their items, which may differ from those here in anything but the image.
+            data: their items; only the image must be that of the item here.
 
         """
         other = object.__new__(type(self))

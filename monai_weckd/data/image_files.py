@@ -27,7 +27,7 @@ __all__ = ["image_files", "list_images"]
 def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> Iterator[str]:
     """Yield the paths of all images below a folder, sorted; skip hidden files, litter, DICOMDIR and other files.
 
-    An image has a known suffix, or the content of a DICOM file; without a suffix, the content of a picture will do.
+    An image has a known suffix, or the content of a DICOM file; without a suffix, the content of a picture is enough.
 
     Args:
         folder: the folder to search, with its subfolders.

@@ -30,7 +30,7 @@ class PassedOver:
 
     Args:
         columns: columns of the manifest that nothing reads.
-        files: number of files that are no image, by their suffix.
+        files: number of files that are not images, by their suffix.
         missing: number of cells that were read as missing, by what they hold, such as "label 'nan'".
         spellings: number of labels and groups that were read as another spelling of the same name, by both.
 

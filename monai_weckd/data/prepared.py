@@ -50,7 +50,7 @@ class Preparation:
         self._passed: set[tuple[Any, ...]] = set()
         try:
             self.recipe = json.dumps([describe(transform), spatial_dims])
-        except UndescribedError:  # a function that may change: what it has done counts for this object alone
+        except UndescribedError:  # its code may change, so checks count for this object only
             self.recipe = uuid4().hex
 
     def check(self, path: str, array: np.ndarray, meta: dict[str, Any]) -> None:

@@ -387,7 +387,7 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
         path: module path of the features.
 
     Raises:
-        ValueError: When they are no feature map, no gradient passes through them, or their channels come last.
+        ValueError: When they are not a feature map, no gradient passes through them, or their channels come last.
 
     """
     if features.ndim not in (4, 5):

@@ -59,7 +59,7 @@ class ChainOptions:
         0, "pool items for each labeled item in a batch; on them, the student learns from the teacher alone"
     )
     views: int = option(0, "number of augmented views of an item in a stage, used in turn; 0 makes a new one each time")
-    teacher: str = option("last", "who guides", choices=("last", "ensemble", "student", "average"))
+    teacher: str = option("last", "the network that teaches", choices=("last", "ensemble", "student", "average"))
     teacher_cache: bool = option(False, "keep the teacher's outputs, so that it runs once for each view")
     averaging: float = option(
         0.0, "decay of the moving average of a student's weights, which is validated, kept and passed on; 0 for none"

@@ -233,7 +233,7 @@ def _estimate(
     items: Sequence[Mapping[str, Any]],
     dataset: EmbeddingDataset,
 ) -> dict[str, Any] | None:
-    """Return the estimate by images without a label, None where they are fewer than those with one."""
+    """Return the estimate from images without a label, None if there are fewer of these than labeled ones."""
     known = {item["id"] for item in labeled}
     places = [place for place, item in enumerate(items) if item["id"] not in known]
     if len(places) < len(labeled):

@@ -92,8 +92,8 @@ def solve_head(
 
     The sum over items of ``-log p(label) N / (K N_label)``, K the number of classes that have labels, plus half the
     penalty times the squared weights, is convex: its minimum does not depend on a seed. The penalty is the one with the
-    least balanced cross-entropy in cross-validation whose folds hold whole groups. Where there are more features than
-    items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
+    lowest class-balanced cross-entropy in cross-validation, whose folds hold whole groups. Where there are more
+    features than items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
 
     Args:
         features: features of the labeled items, (N, D).
@@ -119,7 +119,7 @@ def solve_head(
     present, index = torch.unique(labels, return_inverse=True)
     mean = features.mean(dim=0) if mean is None else mean.double()
     scale = features.std(dim=0, correction=0) if scale is None else scale.double()
-    # a constant feature tells nothing
+    # a constant feature carries no information
     scale = torch.where(scale > 0, scale, torch.inf)
     standard = (features - mean) / scale
     points, axes = _principal(standard)
@@ -264,7 +264,7 @@ def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]
 
 
 def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
-    """Return the penalty with the least balanced cross-entropy on held out labels.
+    """Return the penalty with the lowest class-balanced cross-entropy on held out labels.
 
     Args:
         problem: the problem.

@@ -28,7 +28,7 @@ class StoredLogits(torch.nn.Module):
         logits: logits of all items, in the order of the dataset, (N, C).
 
     Raises:
-        ValueError: When the logits are no matrix of finite numbers.
+        ValueError: When the logits are not a matrix of finite numbers.
 
     Example::
 

@@ -81,7 +81,7 @@ class BatchRandAffine(BatchTransform):
         scale_range: float = 0.0,
         padding_mode: str = "border",
     ) -> None:
-        # the number of angles and shifts is known with the first batch: three of each are drawn
+        # how many angles and shifts are needed is known only with the first batch, so three of each are drawn
         super().__init__(8)
         for name, value in (("rotate", rotate_range), ("translate", translate_range), ("scale", scale_range)):
             if not 0 <= value < (1 if name == "scale" else math.inf):

@@ -99,7 +99,7 @@ def _remedy(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "Put its folder back"
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
-        return "Move what is in its place, or in the place of its .part file, away"
+        return "Move away what is in its place, or in the place of its .part file"
     if error.errno == errno.ENAMETOOLONG:
         return "Pass a shorter name"
     return "Look at the disk"
@@ -287,7 +287,7 @@ def _plain(value: Any, place: str) -> Any:
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    if isinstance(value, torch.Tensor):  # the metadata of a MetaTensor ``weights_only`` would refuse
+    if isinstance(value, torch.Tensor):  # ``weights_only`` would refuse the metadata of a MetaTensor
         return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, Counter):  # as the milestones of a scheduler
         return value

@@ -347,7 +347,7 @@ def test_low_confidence_has_no_class(capsys, tmp_path):
     for row in rows:
         assert row["reason"] == ("below min_confidence" if float(row["confidence"]) < limit else "")
     out = capsys.readouterr().out
-    assert "not calibrated: a confidence is no probability of being right" in out
+    assert "not calibrated: a confidence is not the probability of being right" in out
     assert "on validation 1 of 4 without a class (25%), accuracy of the others 0.667; the chain has seen" in out
     assert f"images  6 read, 0 bad, {len(empty)} below min_confidence\n" in out
 

@@ -207,9 +207,9 @@ def test_an_error_says_what_happened(tmp_path, monkeypatch, number, kind, messag
     ("name", "message"),
     [
         ("none/file", "got 'No such file or directory'. Put its folder back"),
-        ("taken/file", "got 'Not a directory'. Move what is in its place"),
-        ("folder", "got 'Is a directory'. Move what is in its place"),
-        ("blocked", "got 'Is a directory'. Move what is in its place"),
+        ("taken/file", "got 'Not a directory'. Move away what is in its place"),
+        ("folder", "got 'Is a directory'. Move away what is in its place"),
+        ("blocked", "got 'Is a directory'. Move away what is in its place"),
         ("n" * 300, "got 'File name too long'. Pass a shorter name"),
     ],
 )
