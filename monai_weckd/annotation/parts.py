@@ -127,7 +127,7 @@ class SharedParts:
         return self.network
 
     def embeddings(self, dataset: Any) -> torch.Tensor | None:
-        """Return the embeddings of a dataset by the present network, (N, D), None where the backbone is not frozen.
+        """Return the embeddings of a dataset by the current network, (N, D), None where the backbone is not frozen.
 
         Args:
             dataset: result of :py:meth:`dataset`.

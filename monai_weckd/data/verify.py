@@ -38,8 +38,8 @@ __all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify
 
 logger = logging.getLogger(__name__)
 
-# the images that this process has decoded, because it may run many trainings on them: by path, the state of the file
-# and the fault found with each recipe of transforms
+# by path of an image: the state of its files when this process read it, and its fault under each recipe of transforms;
+# kept, because one process may run many trainings on the same images
 _known: dict[str, tuple[tuple[Any, ...], dict[str, str | None]]] = {}
 
 _MODES = ("error", "skip")

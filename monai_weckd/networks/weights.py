@@ -42,8 +42,8 @@ def load_weights(
 
     Args:
         network: the network.
-        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix, such as
-            ``module.``, ``_orig_mod.`` or Lightning's ``model.``, is dropped, and so are entries without it.
+        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix, such as ``module.``,
+            ``_orig_mod.`` or Lightning's ``model.``, is dropped, and so are entries without it.
         name: what the file is, for errors: ``"teacher"``, ``"ckpt"`` or ``"student"``.
         advice: what to do if the weights belong to another network.
 

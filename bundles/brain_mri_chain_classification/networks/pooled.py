@@ -24,7 +24,7 @@ __all__ = ["PooledClassifier", "StandardizedLinear"]
 
 
 class StandardizedLinear(nn.Linear):
-    """Apply a linear layer to standardized features, bounded and of one length.
+    """Apply a linear layer to standardized features, bounded and normalized.
 
     Pooled features have long tails: without a bound, a head for a few labels depends on a few large features, and on
     the few images that have many of them. So each standardized feature goes through the hyperbolic tangent, and the
@@ -40,7 +40,7 @@ class StandardizedLinear(nn.Linear):
 
         >>> layer = StandardizedLinear(2, 3)
         >>> layer.fit(mean=torch.tensor([1.0, 5.0]), deviation=torch.tensor([2.0, 0.0]))
-        >>> layer.standardize(torch.tensor([[3.0, 5.0], [-99.0, 5.0]]))  # a constant feature tells nothing
+        >>> layer.standardize(torch.tensor([[3.0, 5.0], [-99.0, 5.0]]))  # a constant feature carries no information
         tensor([[ 1.4142,  0.0000],
                 [-1.4142,  0.0000]])
 

@@ -52,7 +52,8 @@ def check_codestreams(dataset: Dataset) -> str | None:
         dataset: an image with its pixel data.
 
     Returns:
-        The color model of lossy JPEG in color, for which the header decides only if the stream does not; else ``None``.
+        For lossy color JPEG, the color model that the stream declares; ``None`` if it declares none, and for other
+        images.
 
     Raises:
         DicomReadError: When a frame has another size, or no size can be found in it, or its marks of a color model
@@ -100,7 +101,7 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
 
 
 def _color_models(stream: bytes) -> set[str]:
-    """Return the color models of which a JPEG stream of three components has a mark."""
+    """Return the color models that marks in a JPEG stream of three components declare."""
     found: set[str] = set()
     for marker, content in _jpeg_segments(stream):
         if marker == 0xE0 and content.startswith(b"JFIF\0"):
