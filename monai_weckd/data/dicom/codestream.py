@@ -52,8 +52,7 @@ def check_codestreams(dataset: Dataset) -> str | None:
         dataset: an image with its pixel data.
 
     Returns:
-        For lossy color JPEG, the color model that the stream declares; ``None`` if it declares none, and for other
-        images.
+        For lossy color JPEG, the color model that the stream declares, else that of the header; ``None`` otherwise.
 
     Raises:
         DicomReadError: When a frame has another size, or no size can be found in it, or its marks of a color model
