@@ -92,7 +92,7 @@ def trained_network(
         parser: parser of the configuration whose images the model is to see, default None: the calling one.
 
     Raises:
-        ValueError: When there is no finished run, its classes or image sizes differ, or its model belongs to another
+        ValueError: When there is no finished run, its classes or preprocessing differ, or its model belongs to another
             network.
 
     """

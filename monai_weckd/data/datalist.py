@@ -99,7 +99,7 @@ def load_datalist(
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
     ``manifest.csv`` has the columns ``file,label[,group][,split]``, in upper or lower case; ``patient``, ``subject_id``
-    and the like are the group. A column whose name resembles one of these is refused; other columns are listed in
+    and the like are the group. A column that is probably meant as one of these is refused; other columns are listed in
     ``passed_over``. ``file`` is an image, or the folder of a DICOM series, relative to ``dataset_dir``. An empty label
     means unlabeled. ``nan``, ``None`` and ``NA`` count as empty. Without a manifest each folder is a class, searched
     recursively. Class folders below ``train``, ``val`` and ``test`` give their images a split. DICOM images without a

@@ -197,7 +197,7 @@ class _ConvNorm(nn.Module):
         return self.activation(self.norm(self.conv(x)))
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        # the last axis comes first, as F.pad expects; with stride 2, an even size is not padded before its first line
+        # the last axis comes first, as F.pad expects; with stride 2, an even size has one line less at its start
         pads: list[int] = []
         for axis in range(x.dim() - 1, 1, -1):
             missing = (self.stride - 1) * (1 - x.shape[axis] % 2)
