@@ -196,7 +196,9 @@ def test_nobody_there_is_told(waits):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(DicomwebError, match=f"{url}/series: expected an answer, got Connection refused. Check") as caught:
+    with pytest.raises(
+        DicomwebError, match=f"{url}/series: expected an answer, got Connection refused. Check"
+    ) as caught:
         list(DicomwebServer(url).series(FILTERS))
     told(caught)
     assert waits == [1, 2, 4, 8]
