@@ -64,7 +64,7 @@ test-portable: $(STAMP) ## Run the tests that compare numbers under another inst
 test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-test-faults: $(STAMP) ## Kill trainings at all moments, and compare what they come to
+test-faults: $(STAMP) ## Kill trainings at arbitrary moments, resume them, and compare the results
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v
 
 # without what they require: torchvision has no build beside a CPU-only torch, and of the rest little is used

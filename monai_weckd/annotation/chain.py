@@ -53,8 +53,8 @@ class AnnotatedChain:
     Args:
         bundle: how to train.
         output_dir: folder of the chain; created if absent.
-        val_fraction: fraction of the labeled groups in validation, in [0, 1), default 0: all labels train, and every
-            stage is accepted.
+        val_fraction: fraction of the labeled groups in validation, in [0, 1), default 0: all labels are for training,
+            and every stage is accepted.
         ahead: how many images to choose at a time, default 24.
 
     Raises:
@@ -81,7 +81,7 @@ class AnnotatedChain:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._queue: tuple[Any, list[Suggestion]] = ((), [])
         self._scores = Scores.empty("")
-        self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # by the features that it is for
+        self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # with its features
         self._live: tuple[np.ndarray | None, LiveModel | None] = (None, None)
         self._loaded: Any = None
         self._load()
@@ -212,7 +212,7 @@ class AnnotatedChain:
 
         The model stays that of the last stage, whose predictions are shown and served.
 
-        It takes no lock and writes nothing. Nothing happens where the bundle's stages solve no head, before the images
+        It takes no lock and writes nothing. Nothing happens if the bundle's stages solve no head, before the images
         are scored, and while fewer than two classes have a label. One thread may call it at a time.
 
         Args:
@@ -233,7 +233,7 @@ class AnnotatedChain:
 
     @property
     def live(self) -> LiveModel | None:
-        """The head of the last :py:meth:`learn`, None if it was not for the present images."""
+        """The head of the last :py:meth:`learn`, None if it was not for the current images."""
         features, model = self._live
         return model if features is self._scores.features else None
 
@@ -354,7 +354,7 @@ class AnnotatedChain:
 
 
 def _given(path: Path) -> GivenLabels:
-    """Return which labels the stages have used; nothing else tells which groups are validation for good."""
+    """Return the labels that the stages have used; only they tell which groups are in validation permanently."""
     try:
         return GivenLabels.from_dict(parse_json(path.read_bytes(), where="content"))
     except FileNotFoundError:
@@ -380,6 +380,6 @@ def _students(folder: Path) -> dict[str, Path]:
 
 
 def _state(folder: Path) -> tuple[Any, ...]:
-    """Return what changes when somebody writes the chain or the scores in a folder."""
+    """Return file states of a folder, which differ once somebody has written its chain or scores."""
     files = [folder / name for name in ("chain.json", "scores.npz")]
     return (folder, *(file.stat().st_mtime_ns if file.is_file() else None for file in files))

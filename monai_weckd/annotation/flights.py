@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Do work that many ask for at once only once, and little at a time."""
+"""Do work once for concurrent requests, and limit how much is done at a time."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class Flights(Generic[T]):
-    """Results by key: who asks for one that another thread is making waits for it, and the last ones are kept.
+    """Results by key: a thread waits for a result that another thread is making, and the last results are kept.
 
     Args:
-        kept: how many results are kept for the next who asks.
-        few: held while a result is made; those that share it are made a few at a time.
+        kept: how many results are kept for later requests.
+        few: semaphore held while a result is made, to limit how many are made at a time.
 
     """
 
@@ -43,7 +43,7 @@ class Flights(Generic[T]):
 
         Args:
             key: the key.
-            make: makes the result if nobody has; its error is that of all who wait, and is not kept.
+            make: makes the result if there is none; its error is raised in all waiting threads and is not kept.
 
         """
         with self._lock:

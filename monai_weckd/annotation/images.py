@@ -35,7 +35,7 @@ def find_items(
             from the ``index.csv`` of ``python -m monai_weckd fetch``, else from the headers of DICOM images, see
             :py:func:`monai_weckd.data.load_datalist`. Labels in the manifest are ignored.
         spatial_dims: 2 for pictures, 3 for volumes. In 3D, all DICOM files in a folder form one volume.
-        passed_over: gets what was not used, default None: nobody asks.
+        passed_over: gets what was not used, default None.
 
     Returns:
         Dictionaries with ``image`` (a path), ``id`` (the path within the folder) and ``group``.

@@ -31,7 +31,7 @@ _CHUNK = 4096  # images at a time, so that intermediate results stay small
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class LiveModel:
-    """A head for the labels of one moment.
+    """A head for the labels given so far.
 
     Args:
         ids: ids of the images, N.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rank unlabeled images: what the last student knows of them, and which to label next."""
+"""Rank unlabeled images: keep the last student's outputs, and choose which images to label next."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Scores:
         return replace(self, features=other.features, file=other.file) if same else self
 
     def save(self, folder: str | os.PathLike[str]) -> Scores:
-        """Write ``scores.npz`` and ``features.npy``, each atomically, and return the scores with the latter's path.
+        """Write ``scores.npz`` and ``features.npy``, each atomically, and return scores that name the features' file.
 
         Args:
             folder: an existing folder.
@@ -149,7 +149,7 @@ class Scores:
         try:
             return cls._read(path, file, made_by)
         except Exception as error:  # NumPy and zipfile raise anything for damaged bytes
-            logger.warning("%s: expected scores, got %s. They are made anew.", path, type(error).__name__)
+            logger.warning("%s: expected scores, got %s. They are computed again.", path, type(error).__name__)
             return cls.empty(made_by)
 
     @classmethod
@@ -162,7 +162,7 @@ class Scores:
             ids, features = tuple(content["ids"].tolist()), np.load(file, allow_pickle=False)
         if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
             raise ValueError(f"expected scores of {len(ids)} images, got those of others")
-        # the features are written first: an interruption may leave those of more images
+        # the features are written first, so after an interruption they may be of more images
         known = cls(made_by, ids, features, probabilities, change, bad, file)
         return known if len(features) == len(ids) else cls.empty(made_by)
 

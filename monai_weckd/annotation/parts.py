@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep what all stages of a bundle share, so that a stage builds nothing anew: network, backbone and images."""
+"""Keep what all stages of a bundle share, so that no stage builds it again: network, backbone and images."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class SharedParts:
         self._reset()
         dataset = self.dataset(plan.select(items, "train"))
         if hasattr(dataset, "fill"):
-            # the backbone keeps the embeddings of this dataset up to date, and of no earlier stage's
+            # the backbone updates the embeddings of this dataset only, not those of earlier stages
             self._objects["backbone"].datasets.clear()
             self._objects["backbone"].datasets[dataset] = None
         datalist = Datalist([dict(item) for item in items], self._classes)
@@ -127,7 +127,7 @@ class SharedParts:
         return self.network
 
     def embeddings(self, dataset: Any) -> torch.Tensor | None:
-        """Return the embeddings of a dataset by the present network, (N, D), None where the backbone is not frozen.
+        """Return the embeddings of a dataset by the current network, (N, D), None where the backbone is not frozen.
 
         Args:
             dataset: result of :py:meth:`dataset`.

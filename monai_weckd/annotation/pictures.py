@@ -39,7 +39,7 @@ _SAMPLES = 2**20
 _EDGES = ("R", "A", "S")
 
 
-# thirty windows that ask for one image decode it once, and images of many windows are decoded two at a time
+# concurrent requests for one image decode it once, and no more than two images are decoded at a time
 _few = BoundedSemaphore(2)
 
 
@@ -128,7 +128,7 @@ def image_png(
 
 
 def _png(plane: np.ndarray, center: float, width: float) -> bytes:
-    """Return the PNG of (C, columns, rows) in a window; some rows at a time become floating-point numbers."""
+    """Return the PNG of (C, columns, rows) in a window; rows are converted to float in chunks, to save memory."""
     channels, columns, rows = plane.shape
     pixels = np.empty((rows, columns, channels), np.uint8)
     step = max(1, _SAMPLES // (columns * channels))
@@ -190,7 +190,8 @@ def _turned(
         return array, pixel, None
     first = int(np.abs(axes[:, 0]).argmax())
     second = max({0, 1, 2} - {first}, key=lambda place: abs(axes[place, 1]))
-    # the earlier of left-right, front-back, head-feet runs across; display runs against the RAS direction on each axis
+    # of left-right, front-back and head-feet, the axis named first is horizontal; both run opposite to RAS on the
+    # screen
     flipped = tuple(1 + axis for axis, place in enumerate((first, second)) if axes[place, axis] > 0)
     array = np.flip(array, flipped)
     if first < second:

@@ -184,9 +184,9 @@ class AnnotationSession:
         self.learn()
 
     def learn(self) -> None:
-        """Solve the head for the labels so far, in the background; a call during that causes it once more.
+        """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
 
-        A running stage is not disturbed: it ends with a call.
+        During a stage nothing happens; its end calls this method.
         """
         self._answered.set()
         if not self.training.running and self._learning.acquire(blocking=False):
@@ -201,7 +201,7 @@ class AnnotationSession:
             logger.exception("the head could not be solved for the labels so far")
         finally:
             self._learning.release()
-        if self._answered.is_set():  # an answer between the last look and the release
+        if self._answered.is_set():  # an answer came between the last check and the release
             self.learn()
 
     def next(self, *, count: int = 1) -> list[Suggestion]:
@@ -227,7 +227,7 @@ class AnnotationSession:
             self.learn()
             self._predictor()
         except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("new images could not be looked at")
+            logger.exception("new images could not be scored")
         finally:
             self._looking.release()
 

@@ -208,11 +208,11 @@ def _check(
     for key in (key for shard in shards for key in shard):
         if split_of[group[key]] == "val":
             raise ValueError(
-                f"group: expected one in training for {key!r}, as before, got {group[key]!r}, which validates. "
+                f"group: expected one in training for {key!r}, as before, got {group[key]!r}, which is for validation. "
                 "Correct manifest.csv, or begin anew in another output folder."
             )
     places = {(label, split_of[group[key]]) for key, label in labels.items()}
-    # groups may validate since a session that had a validation
+    # an earlier session with validation may have assigned groups to it permanently
     validates = validates or any(split == "val" for _, split in places)
     needed = ("train", "val") if validates else ("train",)
     if sum(all((name, split) in places for split in needed) for name in classes) < 2:

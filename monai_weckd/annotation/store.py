@@ -86,7 +86,7 @@ class LabelStore:
             info: further JSON-compatible information to keep.
 
         Raises:
-            ValueError: When there is no such class, or the information is no JSON or too long.
+            ValueError: When there is no such class, or the information is not JSON or is too long.
 
         """
         label = self._known(label)
@@ -138,7 +138,7 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
         path: the file.
 
     Raises:
-        ValueError: When it is damaged: people gave these labels, so they cannot be made anew.
+        ValueError: When it is damaged: people gave these labels, so they cannot be recovered.
 
     """
     try:
@@ -155,18 +155,20 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _damaged(path: Path, got: str) -> str:
-    return f"{path}: expected the labels that `label` has kept, got {got}. Restore the file from a copy, or mend it."
+    return (
+        f"{path}: expected the labels that `label` has stored, got {got}. Restore the file from a copy, or repair it."
+    )
 
 
 def check_info(info: Any, *, where: str) -> None:
-    """Refuse information about an image or a label that is kept and given out again, but cannot be.
+    """Refuse information about an image or a label that cannot be stored and returned.
 
     Args:
         info: the information.
         where: its place, for the error.
 
     Raises:
-        ValueError: When it is no dictionary of plain JSON, or longer than 16 KiB.
+        ValueError: When it is not a dictionary of plain JSON, or is longer than 16 KiB.
 
     """
     if not isinstance(info, dict):

@@ -62,7 +62,7 @@ class AnnotatedBundle:
         spatial_dims: 2 for pictures, 3 for volumes.
         policy: labels that a stage trains on, "cumulative" or "disjoint".
         seed: seed of the chain.
-        tolerance: tolerance of the gate, None if the configuration sets none; then it is 1 / n for n validation images.
+        tolerance: tolerance of the gate; None means 1 / n for n validation images.
 
     Raises:
         ValueError: When a file or key is missing, or a setting does not suit a chain that grows stage by stage.
@@ -200,7 +200,7 @@ class AnnotatedBundle:
         return features, logits.float().cpu()
 
     def live_head(self, ids: Sequence[str], features: np.ndarray) -> LiveHead | None:
-        """Return what solves a head after each answer, None where the stages of the bundle do not solve one.
+        """Return a :py:class:`LiveHead` to solve after each answer, None if the bundle's stages solve no head.
 
         Args:
             ids: ids of the N images.
@@ -243,7 +243,7 @@ class ImagePredictor:
         self.device = _device(network)
         # hooks in a network would mix the layers' outputs of two images at once
         self._lock = Lock()
-        # one decoding for those who ask for one image at once, and two images at a time
+        # concurrent requests for one image decode it once, and no more than two images are decoded at a time
         self._flights: Flights[np.ndarray] = Flights(kept=0, few=BoundedSemaphore(2))
 
     def _probabilities(self, path: str) -> np.ndarray:
@@ -277,7 +277,7 @@ def _device(network: torch.nn.Module) -> torch.device:
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(classes)) < max(2, len(classes)):
         raise ValueError(
-            f"classes: expected two or more, each once, got {list(classes)}. Name what is to be told apart."
+            f"classes: expected two or more, each once, got {list(classes)}. Name the classes to distinguish."
         )
     return classes
 

@@ -42,11 +42,11 @@ class Audit:
         items: the data list; unreadable items come last.
         classes: class names in the order of their indices.
         findings: the findings, by kind in the order of ``KINDS``, each kind with the most important first.
-        limits: by kind, the limits that the data set; NaN and absent where there was too little data.
-        judged: number of labels that could be held against those of other groups.
+        limits: by kind, the limits computed from the data; NaN or absent where there was too little data.
+        judged: number of labels that could be checked against the labels of other groups.
         subgroups: a row for each class, scanner, site, sex and age of the images that can be used: ``attribute``,
-            ``value``, numbers of ``images`` and ``groups``, the same of each of ``classes``, and the ``result`` of a
-            training, None without one.
+            ``value``, numbers of ``images`` and ``groups``, in all and for each of ``classes``, and the ``result`` of
+            a training, None without one.
         run: the results of that training, default None.
 
     """
@@ -108,7 +108,7 @@ def audit_data(
     dataset = embedded_images(config, datalist._replace(items=good))
     embeddings, images = dataset.gather(range(len(good))), dataset.images
     unreadable = [
-        # a fault may name another file of a series: its place in the data set will do
+        # a fault may name one file of a series, whose path within the data set is enough
         Finding("unreadable", (place,), faults[item["id"]].replace(item["image"].removesuffix(item["id"]), ""))
         for place, item in enumerate(bad, start=len(good))
     ]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Find images that are in a data set twice, and groups that look like one patient."""
+"""Find images that a data set contains twice, and groups that look like one patient."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = ["Limits", "NearPair", "exact_duplicates", "look_alike_groups", "near_
 _NEIGHBORS = 10
 _ROWS = 512  # rows of the distance matrix, and pairs, at a time
 _SIDE = 64  # pixels of the small images that are compared
-_SHIFT = 16  # pixels by which they may be moved against each other
+_SHIFT = 16  # pixels by which one may be shifted against the other
 _DEVIATIONS = 5.0
-_LEAST, _MOST = 0.5, 0.8  # a correlation below is no copy; one above is, unless most neighbors have it
+_LEAST, _MOST = 0.5, 0.8  # below the first, it is no copy; above the second, it is, unless most neighbors correlate so
 _LEAST_SPREAD = 0.25  # of a logarithm: a limit must be well below the usual distance
 _ENOUGH = 20  # pairs for a limit of the distance
 
@@ -56,7 +56,7 @@ class NearPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on two images are near duplicates; the data set both limits.
+    """The limits beyond which two images are near duplicates; both are computed from the data.
 
     Args:
         distance: largest cosine distance.
@@ -77,7 +77,7 @@ class Limits:
 
 
 def exact_duplicates(items: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], list[int]]:
-    """Find files of the same bytes.
+    """Find byte-identical files.
 
     Args:
         items: the data list.
@@ -103,9 +103,9 @@ def near_pairs(
 ) -> tuple[list[NearPair], Limits]:
     """Find pairs of images of different groups, or labels, that are as near as two copies of one image.
 
-    Each image's nearest neighbors by the embedding are compared pixel by pixel: small, without their coarse shading,
-    shifted, turned and mirrored as fits best. Nearest neighbors of different groups usually show different things:
-    their median and spread set both limits.
+    Each image's nearest neighbors by the embedding are compared pixel by pixel, reduced, without coarse shading, and in
+    the best of several shifts, quarter turns and mirror images. Nearest neighbors of different groups usually show
+    different things: their median and spread set both limits.
 
     Args:
         embeddings: of all items, (N, D).
@@ -259,6 +259,7 @@ def _limits(pairs: np.ndarray, distances: np.ndarray, correlations: np.ndarray) 
     distance = math.exp(usual - 4 * max(deviation, _LEAST_SPREAD)) if len(nearest) >= _ENOUGH else 0.0
     middle, deviation = spread(np.arctanh(np.clip(correlations, -0.999, 0.999)))
     far, near = (math.tanh(middle + count * deviation) for count in (_DEVIATIONS, 4))
-    # where many images have copies, they widen the spread; where all show one frame, all are alike
+    # many copies widen the spread, so the limit is at most _MOST; if all images share a frame, all correlate highly, so
+    # the limit rises
     correlation = max(_LEAST, min(far, max(_MOST, near)))
     return Limits(distance, correlation, math.exp(usual), math.tanh(middle))

@@ -44,7 +44,7 @@ class Finding:
     Args:
         kind: one of ``KINDS``.
         places: positions of its images in the data list, one or two.
-        text: what was found, in plain words and without names of files.
+        text: what was found, in plain words, without file names.
         score: how strong it is; its meaning depends on the kind. Default None: none.
         suggested: index of the class that the other images suggest, default None.
 

@@ -64,7 +64,7 @@ def doubted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return which labels confident learning counts as another class, (N,), bool.
 
     Northcutt, Jiang and Chuang, arXiv 1911.00068: a class's threshold is the mean probability that the items labeled
-    with it give it. Of the classes whose threshold an item reaches, the most probable one is the class it counts as.
+    with it give it. An item counts as the most probable class whose threshold it reaches.
 
     Args:
         probabilities: out-of-fold probabilities, (N, C); rows may be NaN.
@@ -83,7 +83,7 @@ def doubted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def contradicted_labels(
     probabilities: np.ndarray, items: Sequence[Mapping[str, Any]], classes: Sequence[str]
 ) -> list[Finding]:
-    """Return the labels of which another class is more probable, those with the least probability of their own first.
+    """Return the labels for which another class is more probable, the least probable labels first.
 
     That probability is confident learning's self-confidence. One image of each group comes before further ones.
 
@@ -130,7 +130,7 @@ def _probabilities(
 
 
 def _one_of_each_group_first(found: Sequence[Finding], items: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Put further images of a group with the same label and suggestion behind: they mostly pose the same question."""
+    """Move further images of a group with the same label and suggestion to the end: they mostly ask the same."""
     seen: Counter[tuple[Any, ...]] = Counter()
     rounds = []
     for finding in found:

@@ -50,7 +50,7 @@ def check_page() -> None:
 
 
 def prepare_folder(output_dir: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Create the folder of an audit; refuse to replace an earlier one unless told.
+    """Create the folder of an audit; refuse to replace an earlier one without ``overwrite``.
 
     Args:
         output_dir: the folder.
@@ -93,7 +93,7 @@ def write_audit(
     page = page_template(_TEMPLATE).render(content=content, sections=sections, parts=_parts(audit))
     write_atomically(folder / "audit.csv", table_text(COLUMNS, rows))
     write_atomically(folder / "audit_counts.csv", table_text(COUNT_COLUMNS, table_rows(audit.subgroups)))
-    # escapes keep file names that are no UTF-8
+    # escapes keep file names that are not UTF-8
     write_atomically(folder / "audit.json", json.dumps({**content, "findings": rows}, indent=1) + "\n")
     write_atomically(folder / "audit.html", page.encode("utf-8", errors="backslashreplace"))
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Find images that are not of this kind, and images that are blank, saturated or blurred."""
+"""Find images of another kind than the rest, and images that are blank, saturated or blurred."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from monai_weckd.networks.nearest import neighbor_distances
 __all__ = ["other_kinds", "poor_images", "quality_measures"]
 
 _DEVIATIONS = 5.0
-_LEAST_SPREAD = 0.1  # of a logarithm, for images that are all but equal
+_LEAST_SPREAD = 0.1  # of a logarithm, for images that are nearly equal
 _LEAST_DISTANCE = 1e-4  # below, a distance is rounding
-_ENOUGH = 20  # images for a limit by the data
+_ENOUGH = 20  # images needed to compute a limit from the data
 
 
 def other_kinds(embeddings: torch.Tensor, items: Sequence[Mapping[str, Any]]) -> tuple[list[Finding], dict[str, float]]:

@@ -41,8 +41,8 @@ class RunResults:
 
     Args:
         split: "test", or "validation" where there was no test split.
-        probabilities: of the classes of the data list, in their order, by item.
-        absent: number of predictions of images that the data list does not have, or not with a label.
+        probabilities: class probabilities by item, in the data list's order of classes.
+        absent: number of predictions of images that are not in the data list, or have no label there.
 
     """
 
@@ -59,7 +59,7 @@ def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResul
         datalist: the items.
 
     Raises:
-        ValueError: When it is no folder of a finished training, the training held no image out, or it was of another
+        ValueError: When it is not the folder of a finished training, the training held no image out, or it used another
             data set.
 
     """
@@ -95,11 +95,10 @@ def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResul
 
 
 def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Measure a training on those of some images that it was tested on; None if there are none.
+    """Measure a training on those of the given images that it was tested on; None if there are none.
 
     The 95 % interval is a bootstrap over the groups; that of the balanced accuracy needs two of each class. Where all
-    groups are right, or all wrong, nothing varies between resamples, and the exact limit for so many groups takes its
-    place.
+    groups are right, or all wrong, nothing varies between resamples, and the exact binomial limit replaces it.
 
     Args:
         run: the training's results.
@@ -119,7 +118,7 @@ def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dic
     values = classification_metrics(probabilities, labels)
     limits = bootstrap_intervals(probabilities, labels, groups=groups) if count >= _ENOUGH else {}
     if min(Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True))).values()) == 1:
-        limits["balanced_accuracy"] = None  # a class of one group is never drawn otherwise than it is
+        limits["balanced_accuracy"] = None  # resamples of a class with one group never vary
     return {
         "images": len(tested),
         "groups": count,

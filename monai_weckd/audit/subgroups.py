@@ -32,7 +32,7 @@ COLUMNS = (
     *(f"{name}{limit}" for name in METRICS for limit in ("", "_low", "_high")),
 )
 _ORDERED = ("sex", "age")  # by value; the others by size
-# how cells of a manifest are read; what is not understood is taken as it is
+# how cells of a manifest are read; unknown values are kept as they are
 _READ: Mapping[str, Callable[[str], str]] = {"sex": sex_name, "age": age_decade}
 
 
@@ -165,7 +165,7 @@ def _of_values(attribute: str, values: Sequence[str], order: Sequence[str]) -> l
 
 
 def _numbered(origins: Sequence[Origin]) -> list[str]:
-    """Return "site 1" and so on in the place of institutions, the most frequent one first."""
+    """Replace institutions by "site 1" and so on, the most frequent one first."""
     names = [fold_text(origin.institution) for origin in origins]
     order = [name for name, _ in Counter(names).most_common() if name]
     return [f"site {order.index(name) + 1}" if name else "" for name in names]

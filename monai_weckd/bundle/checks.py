@@ -75,7 +75,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def _places(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string in a nested configuration, after its place."""
+    """Yield the place and the text of every string in a nested configuration."""
     if isinstance(config, str):
         yield place, config
     elif isinstance(config, (dict, list)):
@@ -201,7 +201,7 @@ def check_key(key: str, value: Any) -> None:
     if key not in _KEYS or _is_expression(value):
         return
     check_value(key, value, _KEYS[key])
-    # MONAI replaces the one by the other in each text of a configuration
+    # MONAI replaces one separator by the other in every text of a configuration
     if key in _PATHS and value is not None and ("#" in str(value) or "::" in str(value)):
         raise ValueError(
             f"{key}: expected a path without # and ::, which MONAI takes for separators of keys, "
@@ -227,10 +227,9 @@ def _components(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, A
 def check_run() -> None:
     """Check a run of ``monai.bundle`` before it starts; call this first in ``run``.
 
-    It refuses mistyped keys, references and components, values of another type, and a folder for the output that is
-    not free. It makes the traceback of an error
-    end with the line that says what to do. Programs that train within their own process make these checks themselves
-    and skip ``run``.
+    It refuses mistyped keys, references and components, values of another type, and an output folder that is
+    not empty. It makes the traceback of an error end with the line that says what to do. Programs that train within
+    their own process make these checks themselves and skip ``run``.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -280,8 +279,8 @@ def _check_targets(config: dict[str, Any], locator: ComponentLocator) -> None:
 def check_types() -> None:
     """Refuse values of another type before any of them is used; call this first in ``initialize``.
 
-    ``true``, ``false`` and ``null``, which MONAI's command line passes on as text, become what they are in JSON where
-    the type asks for it. The traceback of any later error ends with the line that says what to do.
+    ``true``, ``false`` and ``null``, which MONAI's command line passes on as text, are read as in JSON if the
+    type allows it. The traceback of any later error ends with the line that says what to do.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -304,7 +303,7 @@ def _read_words(parser: ConfigParser) -> None:
             word = holder[key]
             if isinstance(word, str) and word in _WORDS and _is_type(_WORDS[word], types[key]):
                 holder[key] = _WORDS[word]
-                # MONAI keeps what it has parsed under places of its own
+                # MONAI caches parsed values under keys of its own
                 item = parser.ref_resolver.get_item(f"{place.replace('#', '::')}{key}")
                 if item is not None:
                     item.update_config(holder[key])

@@ -98,7 +98,7 @@ class BundleConfig:
 
     @property
     def solves_heads(self) -> bool:
-        """Whether stages solve a head at once, and do not train a network step by step."""
+        """Whether stages solve a head at once instead of training step by step."""
         key = "train#trainer#iteration_update"
         return key in self and self[key] is not None
 
@@ -126,7 +126,7 @@ class BundleConfig:
         self.parser[key] = value
 
     def takes(self, key: str) -> bool:
-        """Tell whether a value can be set.
+        """Return whether a value can be set.
 
         Args:
             key: its key.

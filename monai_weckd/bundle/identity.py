@@ -92,7 +92,7 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
         for item in items
     ]
-    # labels enter the digest and nothing else
+    # labels are used for the digest only
     content = hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
     return {**dict(_leaves(config, "")), "images and their list": f"{len(rows)} items, digest {content[:16]}"}
 
@@ -120,8 +120,8 @@ def recorded_settings(dataset_dir: str | os.PathLike[str], datalist: Datalist | 
     These are the top-level numbers, texts and lists, and those of the loss function.
 
     Args:
-        dataset_dir: the folder of the data; ``synthetic`` in the result tells whether it holds phantoms.
-        datalist: the data list, default None: unknown; ``passed_over`` in the result tells what it does not use.
+        dataset_dir: the folder of the data; ``synthetic`` in the result says whether it holds phantoms.
+        datalist: the data list, default None: unknown; ``passed_over`` in the result says what was not used.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -137,7 +137,7 @@ def recorded_settings(dataset_dir: str | os.PathLike[str], datalist: Datalist | 
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell a value from an expression, a reference, or a component."""
+    """Return whether a value is neither an expression, nor a reference, nor a component."""
     if isinstance(value, list):
         return all(map(_is_plain, value))
     if isinstance(value, str):

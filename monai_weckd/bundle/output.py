@@ -38,7 +38,7 @@ _BEFORE_THE_PLAN = re.compile(r"(plan|datalist)\.json\.part|tensorboard|mlruns.*
 
 
 def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Raise what :py:func:`prepare_output_dir` will raise of a folder's files, and change nothing.
+    """Raise the errors of :py:func:`prepare_output_dir` about a folder's files, and change nothing.
 
     Args:
         output_dir: the folder, which need not exist.
@@ -66,10 +66,10 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
 
     Raises:
         ValueError: When both ``overwrite`` and ``resume`` are True.
-        FileExistsError: When another process runs into the folder.
+        FileExistsError: When the folder is in use by another run.
         FileExistsError: When the folder is not empty and ``overwrite`` is False.
-        FileExistsError: When ``overwrite`` is True and the folder holds neither an earlier run nor what one that failed
-            before its plan left behind.
+        FileExistsError: When ``overwrite`` is True and the folder holds neither an earlier run nor the remains of one
+            that failed before it wrote its plan.
         PermissionError: When the folder cannot be written to.
 
     """
@@ -96,12 +96,12 @@ def prepare_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False
 
 
 def _entries(path: Path) -> list[Path]:
-    """Return what is in a folder, but for the configuration that ``--tracking`` saves before the run starts."""
+    """Return what is in a folder, except the configuration that ``--tracking`` saves before the run starts."""
     return [entry for entry in path.iterdir() if not _TRACKED_CONFIG.fullmatch(entry.name)]
 
 
 def _to_remove(path: Path, *, overwrite: bool, resume: bool) -> bool:
-    """Return whether files of an earlier run are to be removed; refuse files that are not."""
+    """Return whether files of an earlier run are to be removed; refuse a folder if they must not be."""
     if overwrite and resume:
         raise ValueError("resume: expected False with overwrite, got True. Go on with the run, or remove it.")
     present = _entries(path) if path.is_dir() else []
@@ -121,11 +121,11 @@ def _to_remove(path: Path, *, overwrite: bool, resume: bool) -> bool:
 
 
 def _hold(path: Path) -> None:
-    """Keep a folder for this process until it ends: two runs into one would mix their files."""
+    """Lock a folder until this process ends, because two runs in one folder would mix their files."""
     status = path.stat()
     if not can_lock() or (status.st_dev, status.st_ino) in _held:
         return
-    # the folder itself is locked, so that no file of a lock lies among the results
+    # the folder itself is locked, so that no lock file lies among the results
     number, end = os.open(path, os.O_RDONLY), time.monotonic() + _PATIENCE
     while not try_lock(number):
         if time.monotonic() > end:

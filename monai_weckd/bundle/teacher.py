@@ -57,7 +57,7 @@ def stored_logits(
         cache_dir: folder with the run's decoded images and embeddings, default None: they are made anew.
 
     Raises:
-        ValueError: When there is no finished run, its classes are others, or its model is of another network.
+        ValueError: When there is no finished run, its classes differ, or its model belongs to another network.
 
     """
     model, chain = _finished(run_dir, classes)
@@ -92,7 +92,7 @@ def trained_network(
         parser: parser of the configuration whose images the model is to see, default None: the calling one.
 
     Raises:
-        ValueError: When there is no finished run, its classes or its images are others, or its model is of another
+        ValueError: When there is no finished run, its classes or preprocessing differ, or its model belongs to another
             network.
 
     """

@@ -32,7 +32,7 @@ def add_bundle(commands: Any) -> None:
     parser = commands.add_parser("bundle", help="copy a bundle, to run it and to change it", allow_abbrev=False)
     parser.set_defaults(run=_bundle)
     parser.add_argument("--name", required=True, help=f"one of {', '.join(bundle_names())}")
-    parser.add_argument("--to", required=True, metavar="DIR", help="folder in which the bundle becomes DIR/NAME")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder to copy the bundle to, as DIR/NAME")
 
 
 def _bundle(args: argparse.Namespace) -> None:

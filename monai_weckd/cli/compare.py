@@ -35,26 +35,26 @@ def add_compare(commands: Any) -> None:
 
     """
     parser = commands.add_parser(
-        "compare", help="hold a bundle's chain against its controls on your data", allow_abbrev=False
+        "compare", help="compare a bundle's chain with its controls on your data", allow_abbrev=False
     )
     parser.set_defaults(run=_compare)
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="folder of the bundle")
     add("--dataset_dir", type=Path, required=True, help="the data, as for training")
-    add("--output_dir", type=Path, required=True, help="folder for results; what is finished there is not done again")
+    add("--output_dir", type=Path, required=True, help="folder for results; finished runs there are not repeated")
     add_changes(parser)
     add("--arms", help="names, separated by commas (default: all that make sense)")
-    add("--reference", default="chain", help="the arm that the others are held against (default: %(default)s)")
+    add("--reference", default="chain", help="the arm that the others are compared with (default: %(default)s)")
     add("--folds", type=int, help="folds of the cross-validation (default: those of the data, else 5)")
     add("--repeats", type=int, help="repeats of the cross-validation (default: 1)")
-    add("--new_splits", action="store_true", help="split the items anew, whatever splits and folds the data have")
+    add("--new_splits", action="store_true", help="ignore splits and folds of the data")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of shards and weights on each split (default: 0)")
     add("--label_fraction", type=float, help="size of a shard (default: the bundle's)")
     add("--val_labels", type=int, help="validation items of each split, 0 for none (default: as many as a shard has)")
     add("--executor", default="local", help="local, or dask for the workers of a scheduler (default: %(default)s)")
     add("--workers", type=int, default=1, help="local processes (default: %(default)s)")
     add("--scheduler", metavar="ADDRESS", help="address of Dask's scheduler, such as tcp://127.0.0.1:8786")
-    add("--report_only", action="store_true", help="write the report on what is finished, and run nothing")
+    add("--report_only", action="store_true", help="write the report about finished runs, and run nothing")
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -41,13 +41,13 @@ def add_label(commands: Any) -> None:
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="the bundle's folder")
     add("--studies", required=True, help="folder of the images, or the address of a DICOMweb service")
-    add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series of it; repeatable")
-    add("--output_dir", type=Path, help="where labels and chain are kept (default: .weckd in the folder of the images)")
+    add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series to fetch; repeatable")
+    add("--output_dir", type=Path, help="folder for labels and chain (default: .weckd in the folder of the images)")
     add_changes(parser)
-    add("--classes", nargs="+", metavar="NAME", help="classes to tell apart (default: those of the bundle's metadata)")
+    add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the bundle's metadata)")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
-    add("--label_budget", type=int, help="how many labels you mean to give; the page says when they are given")
+    add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--password_file", type=Path, help="file with the password that all requests must know")
@@ -76,14 +76,15 @@ def _label(args: argparse.Namespace) -> None:
         cache_dir=output_dir / "cache",
     )
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    with _alone(output_dir):  # a second session would overwrite the labels: each reads them once and writes them all
+    # one server at a time: a second one would overwrite labels, because each reads them once and writes all of them
+    with _alone(output_dir):
         session = AnnotationSession(chain, studies, label_budget=args.label_budget)
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)
         print(f"chain   {len(chain.stages)} stages in {output_dir}")
         print(f"open    http://{args.host}:{args.port}/", flush=True)
-        # what is there now stays until the end, so the collection after each stage need not look at it
+        # objects created so far live until the end, so garbage collection after each stage can skip them
         gc.freeze()
         serve(session, host=args.host, port=args.port, password=password)
 
@@ -120,7 +121,7 @@ def _studies(args: argparse.Namespace) -> Path:
 
 
 def _text(path: Path) -> str:
-    """Return the text in a file that has a secret; say so if others on this machine can read it."""
+    """Return the text in a file that has a secret; print a note if others on this machine can read it."""
     mode = path.stat().st_mode & 0o777
     if os.name == "posix" and mode & 0o077:
         text = f"expected a file that only you can read, got mode {mode:04o}. Run chmod 600 {path}"

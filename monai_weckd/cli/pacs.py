@@ -43,21 +43,21 @@ def add_pacs(commands: Any) -> None:
     parser.add_argument("--modality", help="series of this modality, such as MR")
     parser.add_argument("--study_date", metavar="DATE", help="studies of a date or range, such as 20200101-20201231")
     parser.add_argument(
-        "--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="what else to match; repeatable"
+        "--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="another value to match; repeatable"
     )
     parser = commands.add_parser("send", help="store structured reports on a DICOMweb server", allow_abbrev=False)
     parser.set_defaults(run=_send)
     parser.add_argument("--url", required=True, help=_URL)
     parser.add_argument("--input", type=Path, required=True, help="a report, or a folder to search")
     parser = commands.add_parser(
-        "manifest", help="write manifest.csv, with labels given at `label` or in structured reports", allow_abbrev=False
+        "manifest", help="write manifest.csv, with labels from `label` or from structured reports", allow_abbrev=False
     )
     parser.set_defaults(run=_manifest)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the images, or of fetched series")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--labels", type=Path, help="labels.json that `label` has kept")
+    source.add_argument("--labels", type=Path, help="labels.json of `label`")
     source.add_argument("--reports", type=Path, help="folder of fetched reports")
-    parser.add_argument("--unverified", action="store_true", help="take reports, too, that no person has verified")
+    parser.add_argument("--unverified", action="store_true", help="also use reports that no person has verified")
     parser.add_argument("--output", type=Path, help="the manifest (default: manifest.csv in the folder of the images)")
 
 
@@ -131,7 +131,7 @@ def _manifest(args: argparse.Namespace) -> None:
     if output.exists():
         raise FileExistsError(f"output: expected nothing at {output}, got a file. Pass another --output.")
     if args.unverified and args.reports is None:
-        raise ValueError("unverified: expected with --reports, got --labels, which a person has given. Leave it out.")
+        raise ValueError("unverified: expected --reports, got --labels, which a person has given. Leave it out.")
     if args.labels is not None:
         from monai_weckd.annotation.export import export_labels
 

@@ -28,7 +28,7 @@ def add_phantom(commands: Any) -> None:
     """
     parser = commands.add_parser("phantom", help="make a small synthetic data set", allow_abbrev=False)
     parser.set_defaults(run=_phantom)
-    parser.add_argument("--kind", required=True, help="what to imitate")
+    parser.add_argument("--kind", required=True, help="kind of images")
     parser.add_argument("--out", required=True, help="folder to make")
     parser.add_argument("--items", type=int, default=240, help="number of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: %(default)s)")

@@ -42,8 +42,8 @@ class _Sources:
     """Options of the command beyond the plan's settings: files of splits, plan and shards."""
 
     split_file: str | None = option(None, "JSON file with the split of every item by its id")
-    plan: str | None = option(None, "plan.json of some of these images, whose groups stay in their splits")
-    shards: str | None = option(None, "plan.json of another run, whose shards are taken")
+    plan: str | None = option(None, "earlier plan.json of some of these images; their groups stay in their splits")
+    shards: str | None = option(None, "plan.json of another run, to use its shards")
 
 
 # keys of these options in a bundle's configuration
@@ -63,7 +63,7 @@ def add_plan(commands: Any) -> None:
     parser.set_defaults(run=_plan)
     add = parser.add_argument
     add("--dataset_dir", required=True, help="folder with manifest.csv, or with one folder for each class")
-    add("--bundle", type=Path, help="take what is not given from its train.json, and predict seconds and memory")
+    add("--bundle", type=Path, help="take missing options from its train.json, and predict seconds and memory")
     add_changes(parser)
     add_fields(parser, PlanSettings)
     add_fields(parser, _Sources)
@@ -177,7 +177,7 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
         else "test: none held out, so the chain has no final figures; --test_fraction 0.25 holds labels out",
     ]
     if not plan.val:
-        lines.append("validation: none held out, so all labels can train; --val_fraction 0.15 holds labels out")
+        lines.append("validation: none held out, so all labels are for training; --val_fraction 0.15 holds labels out")
     if plan.split_by_label:
         lines.append("split: reads the labels of all items, to have every class in each part")
     if plan.settings.stratify:

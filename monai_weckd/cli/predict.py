@@ -54,10 +54,15 @@ def add_predict(commands: Any) -> None:
     add("--output", type=Path, required=True, help="CSV to write")
     add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
     add_changes(parser, "inference.json")
-    add("--min_confidence", type=float, metavar="P", help="no class where the largest probability is below")
+    add("--min_confidence", type=float, metavar="P", help="give no class if the largest probability is below P")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
-    add("--coverage", type=float, metavar="P", help="column `set`: classes among which the true one is, so often")
+    add(
+        "--coverage",
+        type=float,
+        metavar="P",
+        help="add a column `set`: classes that contain the true one with probability P",
+    )
     add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
@@ -119,7 +124,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
-    """Return the prediction sets, None if none were asked for; print how they are calibrated."""
+    """Return the prediction sets, None without --coverage; print how they are calibrated."""
     if args.coverage is None:
         return None
     from monai_weckd.predict.sets import ConformalSets
@@ -132,13 +137,13 @@ def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets |
 def _kind_text(kind: KindReference | None) -> str:
     if kind is None:
         return "unknown: no kind.npz beside the model"
-    return f"{len(kind.features)} training images; one farther than {kind.limit:.3f} from them is not of this kind"
+    return f"{len(kind.features)} training images; an image farther than {kind.limit:.3f} from them is not of this kind"
 
 
 def _aggregate(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], keys: KeyFinder
 ) -> Aggregate | None:
-    """Return an empty aggregate, None if none was asked for; refuse one that would stay empty."""
+    """Return an empty aggregate, None without --aggregate; refuse a level that no image has."""
     if args.aggregate is None:
         return None
     from monai_weckd.predict.aggregate import Aggregate

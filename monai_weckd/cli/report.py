@@ -54,6 +54,6 @@ def _report(args: argparse.Namespace) -> None:
         print("        that is the mean over the classes of the share recognized, on groups that no stage has seen;")
         print("        stage 1 had fewer labels, so the difference is not what the chain itself is worth")
     else:
-        print("test    none held out, so no figure tells how the model does on new data")
+        print("test    none held out, so no figure says how good the model is on new data")
     if chain["settings"].get("synthetic"):
         print("These images are synthetic: the numbers show that the software runs and prove nothing about patients.")

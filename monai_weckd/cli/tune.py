@@ -47,7 +47,7 @@ def add_tune(commands: Any) -> None:
     add("--output_dir", type=Path, required=True, help="folder for tuned.json, trials.csv and the study")
     add_changes(parser)
     add("--trials", type=int, default=20, help="trials of the study, by all workers (default: %(default)s)")
-    add("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many seconds")
+    add("--timeout", type=float, metavar="SECONDS", help="start no trial after this many seconds")
     add("--parameters", default=",".join(DEFAULTS), help=f"some of {', '.join(SPACE)} (default: %(default)s)")
     add("--storage", metavar="URL", help="database of the study (default: a file in output_dir)")
     add("--study", default="tune", metavar="NAME", help="name of the study (default: %(default)s)")
@@ -92,8 +92,8 @@ def _tune(args: argparse.Namespace) -> None:
     )
     if bundle.replaced_selection:
         print(
-            f"selection: trials train on random shards in place of {bundle.replaced_selection!r}, by which each would "
-            "ask for other labels; --set plan#shards=path/to/plan.json takes those of a run"
+            f"selection: trials train on random shards in place of {bundle.replaced_selection!r}, with which each "
+            "trial would request other labels; --set plan#shards=path/to/plan.json takes the shards of a run"
         )
     for line in _labels(bundle):
         print(line)
@@ -101,7 +101,7 @@ def _tune(args: argparse.Namespace) -> None:
         run_trials(study, ChainObjective(bundle), trials=args.trials, timeout=args.timeout, tell=_say)
     except KeyboardInterrupt:
         # Optuna has closed the trial, and the finished trials are a valid result
-        _say("stopped; the same command goes on")
+        _say("stopped; run the same command again to continue")
     for line in _finish(args, changes, bundle, study):
         print(line)
 
@@ -146,7 +146,7 @@ def _finish(
     yield ""
     yield from _outcome(args.trials, trials, best)
     yield f"        {', '.join(f'{key} {value:.4g}' for key, value in values.items())}"
-    yield f"note:   the best of many trials on {len(bundle.plan.val)} labels is flattered by chance;"
+    yield f"note:   the best of many trials on {len(bundle.plan.val)} labels is too good by chance;"
     yield "        judge it on test groups"
     yield f"files:  {tuned}, {table}"
     yield "train with it:"

@@ -49,7 +49,7 @@ PLAIN: Mapping[str, Any] = MappingProxyType(
         "train#prepare_batch#teacher_augment": None,
     }
 )
-# the same for a solved head: its training has nothing else to turn off
+# the same for a solved head, which has fewer features to turn off
 PLAIN_SOLVED: Mapping[str, Any] = MappingProxyType(
     {"selection": "random", "plan#shards": None, "chain": {"_target_": "monai_weckd.engines.ChainOptions"}}
 )
@@ -102,8 +102,8 @@ class Arm:
             solved) or "configured" (as the chain is configured).
         labels: number of labels: "chain" (as the chain is configured), "first" (as many as one shard), "all" (as many
             as all shards of the chain), or "everything" (all of the training split).
-        steps: length of a training step by step: "stage" (as the longest stage of a chain that is trained so) or
-            "total" (as the whole of it).
+        steps: length of training step by step: "stage" (that of the longest stage of a trained chain) or "total" (that
+            of the whole chain).
         plain: whether to turn off all features of a chain first, default True.
         file: an overlay of the bundle to apply, such as "paper", default None.
         uses_pool: whether the arm also learns from the pool, default False.
@@ -234,7 +234,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
 
 def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> list[Arm]:
-    """Return the wanted arms, and the arms that they need, in an order in which they can be run.
+    """Return the chosen arms, and the arms that they need, in an order in which they can be run.
 
     Args:
         names: the wanted arms, default None: all that make sense.
@@ -276,7 +276,7 @@ def arm_overrides(
     if size.plan.labels_per_class is not None:
         overrides["plan#settings#labels_per_class"] = None
     if arm.kind == "solved":
-        # a stage is one iteration whatever it is compared with
+        # a solved stage is always one iteration
         return overrides
     overrides["max_epochs"] = size.max_epochs if arm.steps == "total" else size.longest_stage
     if arm.uses_pool:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Split items for a comparison: by cross-validation, or as the data say."""
+"""Split items for a comparison: by cross-validation, or by splits or folds of the data."""
 
 from __future__ import annotations
 
@@ -163,15 +163,15 @@ def given_test_splits(
 ) -> list[FoldSplit]:
     """Return the split that the items themselves have, once for each fold and repeat: all have the same test set.
 
-    Validation is the items' own. If they have none, it is drawn from training, for each fold and repeat anew.
+    The items' own validation split is used. If there is none, one is drawn from training for each fold and repeat.
 
     Args:
         items: dictionaries with ``id``, ``label``, ``split`` and, where known, ``group``.
         folds: number of folds, default 1.
         repeats: number of repeats, default 1.
         label_fraction: see :py:func:`cross_validation_splits`.
-        val_labels: see :py:func:`cross_validation_splits`. From a given validation split so many are drawn, and the
-            others are left out; default None: all of it.
+        val_labels: see :py:func:`cross_validation_splits`. This many are drawn from a given validation split, and the
+            others are left out; default None: all are used.
         classes: class names for messages, default None: the indices.
 
     Raises:
@@ -323,7 +323,7 @@ def _test_indices(groups: np.ndarray, labels: np.ndarray, folds: int, *, seed: i
 
 
 def _validation_groups(groups: np.ndarray, labels: np.ndarray, count: int, *, purpose: str) -> set[str]:
-    """Draw whole groups with at most ``count`` items in all; exceed it only if a class would have none."""
+    """Draw whole groups with at most ``count`` items in total; exceed it only if a class would have none."""
     classes, sizes = np.unique(labels, return_counts=True)
     wanted = dict(zip(classes.tolist(), apportion(count, sizes.tolist()), strict=True))
     members: dict[str, Counter[int]] = {}

@@ -42,7 +42,7 @@ class PoolShare:
         self.seen = self.passed = 0
         self._components = loss_function.components
         if loss_function.threshold > 0:
-            # here, and not at an event: what is counted is what the loss gets, after any alignment
+            # wrapped here, and not at an event, to count what the loss gets, after any alignment
             loss_function.components = self._count  # type: ignore[method-assign]
 
     def _count(self, student_logits: torch.Tensor, target: torch.Tensor, *args: Any, **options: Any) -> Any:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Choose how a comparison splits its items: as the data say, else by cross-validation."""
+"""Choose how a comparison splits its items: by splits or folds of the data, else by cross-validation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Protocol", "choose_splits", "refuse_unheard"]
 
 _FOLDS, _REPEATS = 5, 1
-# keys of the configuration that a comparison decides, by the last part of their names, and what decides them instead
+# keys that a comparison sets itself, by the last part of their names, and the options to use instead
 _DECIDED = {
     "seed": "--seeds",
     "val_fraction": "--val_labels",
@@ -58,7 +58,7 @@ class Protocol(NamedTuple):
 
 
 def refuse_unheard(changes: Mapping[str, Any]) -> None:
-    """Refuse values that a comparison would not heed.
+    """Refuse values that a comparison would overwrite.
 
     Args:
         changes: values to set in the configuration, by key.
@@ -70,7 +70,7 @@ def refuse_unheard(changes: Mapping[str, Any]) -> None:
     for key in changes:
         decided = _DECIDED.get(key.replace("::", "#").rpartition("#")[2])
         if decided is not None:
-            raise ValueError(f"set: expected a key that a comparison leaves to you, got {key!r}. Pass {decided}.")
+            raise ValueError(f"set: expected a key that the comparison does not set, got {key!r}. Pass {decided}.")
 
 
 def choose_splits(
@@ -88,8 +88,8 @@ def choose_splits(
     Args:
         bundle: the bundle with its data.
         folds: folds of the cross-validation, default None: those of the data, else five. With a given test split, the
-            number of draws of labels and validation from training, default one.
-        repeats: repeats of the same, default None: one.
+            number of draws of labels and validation items from the training split, default one.
+        repeats: how often to repeat that with other draws, default None: once.
         val_labels: validation items of each split, default None: as many as a shard has. 0: none.
         new_splits: whether to ignore the splits and folds of the data, default False.
 
@@ -132,9 +132,10 @@ def _told(splits: Sequence[FoldSplit], items: Sequence[Mapping[str, Any]]) -> st
     labeled = {item["id"] for item in items if is_labeled(item)}
     counts = Counter(part for key, part in splits[0].split_of.items() if key in labeled)
     own = any(item["split"] == "val" for item in items)
-    val = f"{counts['val']} {'of its own validation split' if own else 'drawn from them'} validate"
-    draws = "" if len(splits) == 1 else f", with {len(splits)} draws of what is for training"
+    source = "of the data's validation split" if own else "drawn from them"
+    val = f"{counts['val']} {source} for validation"
+    draws = "" if len(splits) == 1 else f", with {len(splits)} draws of the training items"
     return (
         f"Every arm is measured on the data's own test split alone ({counts['test']} labeled items){draws}. "
-        f"{counts['train']} labeled items are for training, {val if counts['val'] else 'none validates'}."
+        f"{counts['train']} labeled items are for training, {val if counts['val'] else 'none for validation'}."
     )

@@ -113,8 +113,8 @@ def run_arm(
 
     Returns:
         The figures of its stages and of its final network, the predictions on its test items, and the plan's JSON.
-        ``seconds`` are without ``preparation_seconds``, in which images that other runs use as well are decoded and
-        embedded. ``pool_share`` is the share of the pool that passed the threshold, None without one.
+        ``seconds`` exclude ``preparation_seconds``, the time to decode and embed images that other runs use as
+        well. ``pool_share`` is the share of the pool that passed the threshold, None without one.
 
     Raises:
         ValueError: When a run that this run uses has failed.

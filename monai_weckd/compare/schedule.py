@@ -79,7 +79,7 @@ def run_schedule(
 ) -> None:
     """Do all unfinished runs: first those that need no other run, split by split, then those that do.
 
-    Each call tries a failed run once more. The result of a run is stored as soon as it is there, by this process.
+    Each call tries a failed run once more. This process stores the result of each run as soon as it arrives.
 
     Args:
         runs: the runs.
@@ -107,12 +107,12 @@ def run_schedule(
     except Timeout as error:
         raise ValueError(
             f"output_dir: expected no other comparison at work on {str(store.folder.parent)!r}, got one. "
-            "Wait for it; --workers and --executor spread one over processes and machines."
+            "Wait for it; --workers and --executor spread one comparison over processes and machines."
         ) from error
 
 
 def _levels(runs: Iterable[ArmRun]) -> list[list[ArmRun]]:
-    """Return the runs by the number of runs that they need, one after the other."""
+    """Return the runs in levels: first those that need no other run, then those that need only these, and so on."""
     found: dict[int, list[ArmRun]] = {}
     for item in runs:
         found.setdefault(_depth(item), []).append(item)
@@ -136,7 +136,7 @@ def _job(
 
 
 def _do(job: _Job) -> tuple[tuple[str, tuple[int, int, int]], dict[str, str]]:
-    """Do a run in whatever process this is; return its arm and cell, and its files."""
+    """Do a run in this process, which may be on another machine; return its arm, its cell and its files."""
     item = job.item
     with tempfile.TemporaryDirectory(prefix="monai_weckd_") as folder:
         store = RunStore(Path(folder))

@@ -24,7 +24,7 @@ from monai_weckd.metrics import Tally, classification_metrics, mean_defined, tal
 __all__ = ["ArmDifference", "RunPredictions", "arm_difference", "arm_summary", "verdict"]
 
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece")
-# resampling inflates the binned calibration error, so it has a difference, but no interval
+# resampling inflates the binned calibration error, so its difference has no interval
 _RESAMPLED = METRICS[:-1]
 # normal quantiles for a two-sided test at 5 %, and for a power of 80 %
 _QUANTILE, _POWER = 1.96, 0.84
@@ -126,9 +126,9 @@ def arm_difference(
     The difference is that of the pooled figures of :py:func:`arm_summary`. Its 95 % interval comes from a bootstrap of
     the test groups (Field and Welsh, J. R. Statist. Soc. B 69, 2007), in which a group counts equally often in both
     arms, all repeats and all seeds. The bootstrap takes the predictions as fixed, so it misses the variance of
-    retraining. The variance between the splits that resampled groups do not explain (method of moments, as DerSimonian
-    and Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval is stretched accordingly. If all
-    runs are tested on the same items, it is the variance between the runs.
+    retraining. The part of the variance between splits that resampled groups do not explain (method of moments, as
+    DerSimonian and Laird, Control. Clin. Trials 7, 1986) is therefore added, and the interval is widened. If all runs
+    are tested on the same items, the variance between the runs is added instead.
 
     Args:
         first: runs of the first arm; a positive difference means that it is better.
@@ -254,7 +254,7 @@ def _pooled_ece(runs: Iterable[RunPredictions]) -> float:
 def _training(
     ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally], *, same_items: bool
 ) -> dict[str, _Training]:
-    """Return the variance that retraining adds: between splits, what resampled groups do not explain of it."""
+    """Return the variance that retraining adds: the part between splits that resampled groups do not explain."""
     by_split: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
     for cell, tally in ours.items():
         pair = tally.metrics(), theirs[cell].metrics()

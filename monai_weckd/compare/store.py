@@ -29,7 +29,7 @@ from monai_weckd.utils.tables import read_table, table_text
 __all__ = ["RunStore", "read_rows"]
 
 _SEAL, _PREDICTIONS = "seal", "predictions"
-# the result comes last: it stands for the others
+# the result comes last: if it is there, the others are
 _SUFFIXES = (".csv", ".plan.json", ".json")
 
 

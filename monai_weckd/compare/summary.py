@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 
-# users choose the reference of the verdict, but not its control: the hardest fair control of a chain whose heads are
-# solved, and of one that is trained, is fixed in advance
+# users choose the reference of the verdict, but its control is fixed in advance: the hardest fair one, in order of
+# preference, if heads are solved (True) and if they are trained (False)
 _CONTROLS = {True: ("solved", "single_long", "single"), False: ("single_long", "single")}
 # other questions: what the choice of labels is worth, what a trained chain does beyond it, what solving is worth, and
 # what a teacher is worth to a small network
@@ -42,7 +42,7 @@ _QUESTIONS = (
     ("solved", "single_long"),
     ("compact", "single_long+labels"),
 )
-# two networks with the same probabilities to this are one
+# networks whose probabilities differ by no more than this count as one
 _SAME = 1e-6
 
 
@@ -165,7 +165,7 @@ def _arm(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPred
 def _inertness(
     name: str, results: Sequence[Mapping[str, Any]], predictions: Mapping[str, Sequence[RunPredictions]]
 ) -> str | None:
-    """Return why the pool changed nothing in any run of an arm; None if it did, or if the arm has no run."""
+    """Return why the pool changed nothing in any run of an arm; None if it changed something or the arm has no run."""
     shares = [result.get("pool_share") for result in results if result["arm"] == name and "error" not in result]
     if shares and not any(share is None or share > 0 for share in shares):
         return "no image of the pool ever passed the threshold"
@@ -180,7 +180,7 @@ def _inertness(
 def _told_inert(inert: Mapping[str, str | None]) -> Iterator[str]:
     for name, reason in inert.items():
         if reason is not None:
-            yield f"{name} was inert ({reason}), so it is no competitor here."
+            yield f"{name} was inert ({reason}), so the verdict leaves it out."
 
 
 def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

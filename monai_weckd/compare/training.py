@@ -48,13 +48,13 @@ _SEEDS = 1000
 _SCRATCH = "scratch.json"
 # a solved stage is one iteration, so changes of these keys are for trainings step by step
 _STEPS = ("max_epochs", "iterations_per_epoch")
-# what decides about the labels, for both kinds of configurations alike
+# keys that decide which labels are used, in both kinds of configurations
 _LABELS = ("seed", "num_stages", "label_fraction", "selection", "plan")
 # kinds of arms by whether heads are solved
 _KINDS = {True: "solved", False: "trained"}
 
 
-# keys of the configuration whose values are paths, which another process may not find from where it stands
+# keys whose values are paths, which may be relative to the working directory of this process
 _PATHS = ("split_file", "cache_dir")
 # the bundles that jobs of this process have opened; the last one is kept, since its data list has been verified
 _open: dict[BundleSource, ComparedBundle] = {}
@@ -90,7 +90,7 @@ class BundleSource(NamedTuple):
             found = ComparedBundle(self.bundle, self.dataset_dir, overlays=self.overlays, changes=changes)
             if found.source != self:
                 raise ValueError(
-                    f"worker: expected bundle, data and version of the machine that began, got others in "
+                    f"worker: expected the bundle, data and version of the first machine, got others in "
                     f"{self.bundle!r} or {self.dataset_dir!r} on {platform.node()}. Make them the same."
                 )
         return _open[self]
@@ -222,7 +222,7 @@ class ComparedBundle:
                 problem = str(error)
             else:
                 return number
-        raise ValueError(f"{problem} (No one of {_SEEDS} seeds does better.)")
+        raise ValueError(f"{problem} (None of {_SEEDS} seeds does better.)")
 
     def config_of(self, arm: Arm) -> BundleConfig:
         """Return the configuration that an arm changes.
@@ -320,9 +320,9 @@ class ComparedBundle:
         gc.freeze()
 
     def prepare(self, arm: Arm, split: FoldSplit, *, cache_dir: Path) -> None:
-        """Decode, and embed where the backbone is frozen, the images of a run that no earlier run of this process had.
+        """Decode the images that no earlier run of this process used, and embed them if the backbone is frozen.
 
-        They go into the cache, from which all runs read them. So no arm pays for what another one uses as well.
+        They go into the cache, from which all runs read them, so this time is not charged to any one arm.
 
         Args:
             arm: the arm.
@@ -376,7 +376,7 @@ class ComparedBundle:
             config.set(key, value)
         self._split_file = config.value("split_file") if "split_file" in config else None
         if self._split_file is not None and holds_folds(self._split_file):
-            # folds are no splits: the data list is read without them
+            # folds are not splits: the data list is read without them
             config.set("split_file", None)
         # these runs are short and unattended: they need no progress output and no checkpoints
         config.leave_out("train#monitors", "train#checkpoint")

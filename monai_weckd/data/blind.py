@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Show a dataset's transforms no label that a plan withholds, and find copies of the label under other keys."""
+"""Hide withheld labels from a dataset's transforms, and find copies of the label under other keys."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
 
     """
     if getattr(dataset, "whole_batches", False):
-        return LabelTrace()  # it gives images alone
+        return LabelTrace()  # its items have no label
 
     def run(label: int) -> dict[str, Any]:
         return dict(_leaves(_transformed(dataset, {**dataset.data[0], label_key: label})))
@@ -178,7 +178,7 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
 
 
 def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int], num_classes: int) -> tuple[str, ...]:
-    """Return the keys of a data list, besides the label, that say the same as the revealed labels.
+    """Return the keys of a data list, besides the label, that carry the same information as the revealed labels.
 
     Only items with a revealed label are compared. A key is a copy if its values and the labels determine each other, or
     if they are vectors whose largest number is at the place of the label.
@@ -213,7 +213,7 @@ def _says(values: Sequence[Any], labels: Sequence[int], num_classes: int) -> boo
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that can be compared and hashed; None for what is no label."""
+    """Return a value that can be compared and hashed; None if it cannot be a label."""
     if isinstance(value, torch.Tensor | np.ndarray):
         if np.prod(value.shape) > _LONGEST:
             return None
@@ -222,7 +222,7 @@ def _plain(value: Any) -> Any:
 
 
 def _stand_in(dataset: Any, first: Mapping[str, Any], label_key: str) -> int:
-    """Return -1 if the transforms accept it as a label and make the same kind of label of it, else 0."""
+    """Return -1 if the transforms accept it and turn it into a label of the same kind, else 0."""
     try:
         found = dict(_leaves(_transformed(dataset, {**dataset.data[0], label_key: UNLABELED})))
     except Exception as error:  # the user's transforms may raise anything
@@ -237,7 +237,7 @@ def _stand_in(dataset: Any, first: Mapping[str, Any], label_key: str) -> int:
 
 
 def _transformed(dataset: Any, item: Mapping[str, Any]) -> Any:
-    """Return an item as the first of the dataset after all transforms, from no cache, always with the same seed."""
+    """Put an item first in the dataset and return it after all transforms, without caches and with a fixed seed."""
     other = _with_data(dataset, [item, *dataset.data[1:]])
     if isinstance(other, CacheDataset):
         other.cache_num, other._hash_keys = 0, []

@@ -52,7 +52,7 @@ class ByteCacheDataset(Dataset):
     out as plain float32 tensors without metadata. :py:meth:`gather` returns a whole batch at once.
 
     With a ``cache_dir`` the array is a memory-mapped file, which later runs, resumed runs and the other processes of
-    this run reuse. The key of a row is a digest of the image's bytes; a row that was damaged is made anew. The name of
+    this run reuse. The key of a row is a digest of the image's bytes; a damaged row is computed again. The name of
     the folder is a digest of the transforms, the ``value_range`` and the versions of MONAI and this package.
 
     Args:
@@ -65,7 +65,7 @@ class ByteCacheDataset(Dataset):
         image_key: key of the image, default "image".
 
     Raises:
-        TypeError: When an item is no dictionary.
+        TypeError: When an item is not a dictionary.
         ValueError: When an image has another shape than the first one, or the array is too large.
         ValueError: When a deterministic transform changes anything besides the image.
 
@@ -144,7 +144,7 @@ class ByteCacheDataset(Dataset):
 
         Args:
             places: positions of these images in ``data``.
-            data: their items, which may differ from those here in anything but the image.
+            data: their items; only the image must be that of the item here.
 
         """
         other = object.__new__(type(self))
@@ -171,7 +171,7 @@ class ByteCacheDataset(Dataset):
         try:
             result = self.load(dict(item))
         except Exception as error:
-            # the first cause is what monai.bundle shows, and it may not name the file
+            # monai.bundle shows the first cause of an error, which may not name the file
             raise image_error(item[self.image_key], error) from None
         changed = [key for key, value in item.items() if key != self.image_key and result.get(key) is not value]
         if changed or result.keys() != item.keys():
@@ -220,7 +220,7 @@ class ByteCacheDataset(Dataset):
 
     @property
     def recipe(self) -> str:
-        """The transforms, ``value_range`` and versions that determine the images together with the files, as JSON."""
+        """Transforms, ``value_range`` and versions as JSON; together with the files, they determine the images."""
         return json.dumps([describe(self.load), self.image_key, self.value_range, __version__])
 
     def _open(self, cache_dir: Path, first: np.ndarray) -> RowStore | None:

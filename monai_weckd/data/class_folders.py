@@ -47,7 +47,7 @@ def read_folders(root: str, passed_over: PassedOver, *, by_series: bool = False)
 
     Args:
         root: the folder.
-        passed_over: counts the files that are no images.
+        passed_over: counts the files that are not images.
         by_series: whether a DICOM series is one image, as in 3-D, and not each of its files; default False.
 
     Raises:
@@ -138,7 +138,7 @@ def _with_inner_splits(rows: list[Row], root: str) -> list[Row]:
 
 
 def _refuse_masks(folders: list[str], where: str) -> None:
-    """Refuse folders that hold images beside their masks or texts, which would be classes."""
+    """Refuse folders that hold images beside their masks or texts, which would become classes."""
     images = [name for name in folders if plain_key(name) in _IMAGES]
     others = [name for name in folders if name not in images]
     if images:

@@ -32,14 +32,14 @@ from monai_weckd.data.medmnist import parse_reference
 
 __all__ = ["UndescribedError", "content_key", "describe", "digest"]
 
-# packages whose names and versions identify what their code does
+# packages in which a name and the package's version identify code
 _KNOWN = ("monai_weckd", "monai", "torch", "numpy", "builtins")
 # state of transforms that does not affect a cache: random generators, and data kept between calls
 _STATE = (np.random.RandomState, np.random.Generator, threading.local)
 
 
 class UndescribedError(TypeError):
-    """A transform that cannot be described, so that nothing tells whether it made the images in a file."""
+    """A transform that cannot be described, so that images in a file cannot be matched to it."""
 
 
 def content_key(image: str | os.PathLike[str], memory: dict[str, str]) -> str:
@@ -149,7 +149,7 @@ def _refuse(value: Any) -> NoReturn:
     raise UndescribedError(
         f"transform: expected classes and functions of {', '.join(_KNOWN)}, "
         f"got {f'{module}.{name}' if name else f'a {kind}'}. "
-        "Images are kept in memory. For a file, use these, or give it a text `recipe` that says what its code does."
+        "Images are kept in memory. To keep them in a file, use these, or add a text `recipe` that says what it does."
     )
 
 
@@ -162,7 +162,7 @@ def _file_digest(path: Path) -> str:
 
 
 def digest(*parts: str) -> str:
-    """Return a digest of several texts; it has the length of a key.
+    """Return a digest of several texts, as long as a key.
 
     Args:
         parts: the texts.

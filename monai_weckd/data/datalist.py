@@ -71,7 +71,7 @@ def plan_datalist(
         shards: given shards, or the ``plan.json`` of a run that has them; default None.
         earlier: plan of a part of these items, or the path of its ``plan.json``, whose groups stay in their splits;
             default None.
-        oracle: door to the labels, default None: the items themselves.
+        oracle: access to the labels, default None: an oracle over the items.
 
     Raises:
         ValueError: When there are too few labels for the settings, or given shards do not fit.
@@ -98,17 +98,17 @@ def load_datalist(
 ) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
-    ``manifest.csv`` has the columns ``file,label[,group][,split]``, in any case; ``patient``, ``subject_id`` and the
-    like are the group. A column that may be meant as one of these is refused; further ones are listed in
+    ``manifest.csv`` has the columns ``file,label[,group][,split]``, in upper or lower case; ``patient``, ``subject_id``
+    and the like are the group. A column that is probably meant as one of these is refused; other columns are listed in
     ``passed_over``. ``file`` is an image, or the folder of a DICOM series, relative to ``dataset_dir``. An empty label
     means unlabeled. ``nan``, ``None`` and ``NA`` count as empty. Without a manifest each folder is a class, searched
     recursively. Class folders below ``train``, ``val`` and ``test`` give their images a split. DICOM images without a
     group in the manifest form a group for each patient, as their headers say, else for each study, else for each
-    series; a name of the group says nothing of the patient. **Any other image without a group is its own group.** If a
-    patient may have several of them, write a manifest, or the patient will leak between the splits. A MedMNIST archive
-    has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that differ only by
-    case, white space, Unicode form or invisible characters are one, in the most frequent spelling.
-    No image is decoded. Of files that may be DICOM, the start of the header is read.
+    series; the name of such a group reveals nothing about the patient. **Any other image without a group is its own
+    group.** If a patient may have several of them, write a manifest, or the patient will leak between the splits. A
+    MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that
+    differ only by case, white space, Unicode form or invisible characters are one, in the most frequent spelling. No
+    image is decoded. Of files that may be DICOM, the start of the header is read.
 
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
@@ -170,7 +170,7 @@ def known_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None 
 
     Args:
         folder: the folder.
-        passed_over: gets the columns that are not used, default None: nobody asks.
+        passed_over: gets the columns that are not used, default None.
 
     Raises:
         ValueError: When the manifest is not as :py:func:`load_datalist` describes it.
@@ -203,7 +203,7 @@ def _fetched_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
     path = Path(folder, "index.csv")
     text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
     if not text.startswith("series,group,"):
-        return {}  # none, or one of another program
+        return {}  # there is no index, or it is from another program
     return {row["series"]: row["group"] for row in read_table(text)}
 
 

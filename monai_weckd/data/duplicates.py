@@ -71,13 +71,13 @@ def _note(
         return ""
     (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
     return (
-        f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one in other {kind}, first "
+        f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one with other {kind}, first "
         f"{item['id']!r} ({printable(first)}) and {other['id']!r} ({printable(second)}). {remedy}"
     )
 
 
 def identical_images(paths: Iterable[str]) -> list[list[str]]:
-    """Return the sets of two or more images with the same bytes; empty and unreadable files are in none.
+    """Return the sets of two or more byte-identical images; empty and unreadable files are left out.
 
     Args:
         paths: files, or folders of files; others are ignored.
@@ -109,7 +109,7 @@ def _sizes(path: str) -> Hashable:
 
 def _digests(path: str, *, whole: bool) -> Hashable:
     try:
-        # with its time, because one process may plan twice while files change
+        # the modification time is part of the key, because one process may plan twice while files change
         return tuple(sorted(_digest(file, os.stat(file).st_mtime_ns, whole=whole) for file in _files(path)))
     except OSError:  # verification names it
         return None

@@ -66,7 +66,7 @@ class EmbeddingDataset(Dataset):
         cache_dir: folder for the array, default None: in memory.
 
     Raises:
-        TypeError: When its items are no dictionaries.
+        TypeError: When its items are not dictionaries.
         ValueError: When the dataset has random transforms that cannot be left out, or cannot be kept in a file.
 
     Example::
@@ -154,7 +154,7 @@ class EmbeddingDataset(Dataset):
         """Compute the embeddings unless they are up to date, and return whether they were computed.
 
         Args:
-            fingerprint: fingerprint of the present backbone.
+            fingerprint: fingerprint of the current backbone.
 
         """
         if self._rows is not None and self.made_by == fingerprint:
@@ -176,11 +176,11 @@ class EmbeddingDataset(Dataset):
         return self._rows
 
     def select(self, places: Sequence[int], data: Sequence[dict[str, Any]]) -> EmbeddingDataset:
-        """Return a dataset of some of the images, which shares their embeddings: none is computed anew.
+        """Return a dataset of some of the images, which shares their embeddings: none is computed again.
 
         Args:
             places: positions of these images in ``data``.
-            data: their items, which may differ from those here in anything but the image.
+            data: their items; only the image must be that of the item here.
 
         """
         other = object.__new__(type(self))
@@ -197,7 +197,7 @@ class EmbeddingDataset(Dataset):
         return self._moments[key]
 
     def _embedded(self, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-        """Yield a few of the positions at a time, B of them, and their embeddings, (B, D)."""
+        """Yield positions in chunks of B, with their embeddings, (B, D)."""
         with Progress("embedding", len(indices)) as shown:
             for first in range(0, len(indices), _CHUNK):
                 chunk = indices[first : first + _CHUNK]

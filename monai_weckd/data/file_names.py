@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The files that the loader reads and every listing takes, by their names."""
+"""Names and suffixes of the files that the loader reads and every listing includes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_litter(name: str) -> bool:
 
 
 def kind_of(name: str) -> str:
-    """Return the suffix of a file, for counting; the number at the end of a UID is none.
+    """Return the suffix of a file, for counting; the number at the end of a UID is not a suffix.
 
     Args:
         name: its name.

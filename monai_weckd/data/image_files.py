@@ -27,11 +27,11 @@ __all__ = ["image_files", "list_images"]
 def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> Iterator[str]:
     """Yield the paths of all images below a folder, sorted; skip hidden files, litter, DICOMDIR and other files.
 
-    An image has a known suffix, or the content of a DICOM file; without a suffix, the content of a picture will do.
+    An image has a known suffix, or the content of a DICOM file; without a suffix, the content of a picture is enough.
 
     Args:
         folder: the folder to search, with its subfolders.
-        passed_over: counts the other files, default None: nobody asks. Hidden files and litter are not counted.
+        passed_over: counts the other files, default None. Hidden files and litter are not counted.
 
     """
     files_passed = (PassedOver() if passed_over is None else passed_over).files
@@ -53,7 +53,7 @@ def _is_image(path: str) -> bool:
     if path.lower().endswith(SUFFIXES):
         return True
     if not os.path.isfile(path):
-        return os.path.islink(path)  # one that leads nowhere stops no listing; reading the image says what is wrong
+        return os.path.islink(path)  # a dead link does not stop the listing; reading the image says what is wrong
     try:
         with open(path, "rb") as stream:
             head = stream.read(132)
@@ -69,7 +69,7 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
     Args:
         path: an image, or a folder that is searched with its subfolders.
         spatial_dims: 2 for pictures, 3 for volumes.
-        passed_over: counts the other files, default None: nobody asks.
+        passed_over: counts the other files, default None.
 
     Raises:
         FileNotFoundError: When there is nothing at the path.

@@ -46,7 +46,7 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
         dicom_reader: reads DICOM files and folders, default None: ``DicomReader()``.
 
     Returns:
-        The array, and its metadata. ``is_color`` tells red, green and blue from three volumes of another kind.
+        The array, and its metadata. ``is_color`` tells RGB channels from three volumes.
 
     Raises:
         FileNotFoundError: When there is nothing at ``path``.

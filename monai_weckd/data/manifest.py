@@ -53,7 +53,7 @@ _FURTHER = {
 }
 # taken only if every value is a split
 _SPLIT_IF_SO = frozenset(("subset", "partition", "set", "phase", "usage"))
-# spellings that may be meant
+# names that probably mean these columns
 _NEAR = {
     "group": ("group", "groups", "patient", "patients", "patientid", "subject", "subjectid"),
     "split": ("split", "splits"),
@@ -130,7 +130,7 @@ def manifest_columns(
     Args:
         folder: the folder.
         names: some of "fold", "scanner", "site", "sex" and "age"; those that the manifest lacks are left out.
-        passed_over: loses the columns that are used here, default None: nobody asks.
+        passed_over: columns that are used here are removed from it, default None.
 
     Raises:
         ValueError: When the manifest is no such CSV, or has several columns for one name.
@@ -280,12 +280,12 @@ def _value(name: str, cells: dict[str, str], passed_over: PassedOver, classes: C
         if value:
             passed_over.missing[f"{name} {value!r}"] += 1
         return ""
-    # the Unicode form alone is not worth a word
+    # a different Unicode form alone is not reported
     return passed_over.joined(name, unicodedata.normalize("NFC", cell.strip()), value)
 
 
 class FileFinder:
-    """Find files by names that may differ from those on the disk in Unicode form, or in invisible characters around.
+    """Find files whose names may differ from those on the disk in Unicode form, or in invisible characters around them.
 
     Args:
         root: folder of the names.
@@ -317,7 +317,7 @@ class FileFinder:
         return "/".join(names)
 
     def near(self, key: str) -> str:
-        """Return a hint at a file whose name differs only in case or the like; empty if there is none.
+        """Return a hint to a file whose name differs only in case or the like; empty if there is none.
 
         Args:
             key: a path relative to the folder.

@@ -169,7 +169,7 @@ def parse_reference(path: str) -> Reference | None:
         path: a path, or ``<archive>.npz::<split>/<index>``.
 
     """
-    # most paths are none, and a session looks at thousands of them
+    # a quick check first: most paths are not references, and a session parses thousands of them
     found = _REFERENCE.fullmatch(path) if "::" in path else None
     return found and Reference(found["archive"], found["split"], int(found["number"]))
 

@@ -43,7 +43,7 @@ def map_array(path: str, name: str) -> np.ndarray:
 
     A stored array is mapped in place. A compressed array is extracted once, to ``<archive>.<name>.<checksum>.npy``
     beside the archive or, if that folder is read-only, in a temporary folder of the user. A copy whose content does not
-    have that checksum is made anew.
+    match the checksum is extracted again.
 
     Args:
         path: the archive.
@@ -161,9 +161,9 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
     if os.path.isfile(copy):
         if _checksum(copy) == member.CRC:
             return copy
-        logger.warning("%s: the copy of the array is damaged and made anew", copy)
-    # a unique name until it is complete, because other processes may extract it at the same time; with the permissions
-    # of any new file, because data folders are shared
+        logger.warning("%s: the copy of the array is damaged and is extracted again", copy)
+    # until the copy is complete it has a unique name, because other processes may extract it, too; open() and not
+    # tempfile, because data folders are shared and the copy needs ordinary permissions
     part = os.path.join(place, f".{name}.{uuid.uuid4().hex}")
     try:
         with open(part, "xb") as target, archive.open(member) as source:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Count what a listing did not use, and say it in one line."""
+"""Count what a listing did not use, and summarize it in one line."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class PassedOver:
 
     Args:
         columns: columns of the manifest that nothing reads.
-        files: number of files that are no image, by their suffix.
+        files: number of files that are not images, by their suffix.
         missing: number of cells that were read as missing, by what they hold, such as "label 'nan'".
-        spellings: number of labels and groups that were read as another spelling of the same name, by both.
+        spellings: number of labels and groups that were read in another spelling, by both spellings.
 
     """
 

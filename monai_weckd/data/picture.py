@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decode pictures with Pillow where it is right, and refuse the variants that it opens and gets wrong."""
+"""Decode pictures with Pillow, and refuse variants that Pillow opens but decodes wrongly."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def picture_array(image: Image.Image) -> tuple[np.ndarray, str]:
         image: an open PNG, JPEG, TIFF or BMP.
 
     Returns:
-        The array, and what of it is not known to be decoded rightly; ``""`` if nothing.
+        The array, and the property that Pillow may decode wrongly; ``""`` if there is none.
     """
     fault = _tiff_fault(image.tag_v2) if image.format == "TIFF" else _other_fault(image)  # type: ignore[attr-defined]
     if fault:
@@ -72,7 +72,7 @@ def picture_array(image: Image.Image) -> tuple[np.ndarray, str]:
 
 
 def _with_deep_gray(image: Image.Image) -> bool:
-    """Let 16-bit gray with alpha be decoded as its bytes, because Pillow's own mode for it has the high ones alone."""
+    """Decode 16-bit gray with alpha as bytes, because Pillow's own mode for it keeps only the high bytes."""
     if image.format != "PNG" or not any(tile[3] == "LA;16B" for tile in image.tile):  # type: ignore[attr-defined]
         return False
     image.tile = [tile._replace(args="RGBA") for tile in image.tile]  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ def _other_fault(image: Image.Image) -> str:
 
 
 def _tiff_fault(tags: Any) -> str:
-    """Return what about a TIFF is not known to be decoded rightly, ``""`` if nothing."""
+    """Return the property of a TIFF that Pillow may decode wrongly, ``""`` if there is none."""
     bits, formats = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
     photometric, planar, compression, extra = tags.get(262), tags.get(284, 1), tags.get(259, 1), tags.get(338, ())
     samples = tags.get(277, 1)
@@ -109,7 +109,7 @@ def _storage_fault(tags: Any, kind: str, compression: int, bits: int) -> str:
         return f"{kind} with compression {compression}"
     if kind == "YCbCr" and not is_jpeg:
         return "YCbCr without JPEG compression"
-    # libtiff gives the machine's own order, which Pillow minds for one of these layouts alone
+    # libtiff returns the machine's own byte order, which Pillow takes into account for only one of these layouts
     if compression != 1 and tags.prefix == b"MM" and (bits > 16 or (bits == 16 and tags.get(339, (1,))[0] != 1)):
         return f"big-endian {bits} bits with compression {compression}"
     if tags.get(266, 1) != 1 and bits != 1:
@@ -118,7 +118,7 @@ def _storage_fault(tags: Any, kind: str, compression: int, bits: int) -> str:
 
 
 def _meaning_fault(tags: Any) -> str:
-    """Return why pixels that are decoded would not be the picture, ``""`` if they are."""
+    """Return why decoded pixels would not be the picture, ``""`` if they are."""
     if tags.get(332, 1) != 1:
         return f"inks other than CMYK (ink set {tags[332]})"
     if tags.get(32997, 1) != 1:

@@ -32,16 +32,16 @@ __all__ = ["Preparation", "image_error", "load_image"]
 class Preparation:
     """Check that images pass through the deterministic transforms of a training.
 
-    The transforms run on the first image of each kind that passes. Images are of one kind if they have the same number
-    of dimensions and channels, the same orientation, and sizes and voxels that agree to a factor of two. So images are
-    not prepared twice, and each odd one is.
+    The transforms run on images of a kind until one passes. Images are of one kind if they have the same number
+    of dimensions and channels, the same orientation, and sizes and voxels that agree to a factor of two. So most
+    images are prepared only once, in training, and each odd one is checked.
 
     Args:
         transform: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
         spatial_dims: number of spatial dimensions of the network's input, default None: any.
 
     Attributes:
-        recipe: says what the transforms do, to tell what was checked with them.
+        recipe: describes the transforms, so that checks with other transforms do not count.
 
     """
 
@@ -50,7 +50,7 @@ class Preparation:
         self._passed: set[tuple[Any, ...]] = set()
         try:
             self.recipe = json.dumps([describe(transform), spatial_dims])
-        except UndescribedError:  # a function that may change: what it has done counts for this object alone
+        except UndescribedError:  # its code may change, so checks count for this object only
             self.recipe = uuid4().hex
 
     def check(self, path: str, array: np.ndarray, meta: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ def load_image(preprocessing: Callable, path: str, spatial_dims: int | None) -> 
 
 
 def _dimensions_error(path: str, spatial_dims: int | None) -> ValueError | None:
-    """Return an error that tells the dimensions of an image if these are the reason; None otherwise."""
+    """Return an error about the dimensions of an image if these are the reason; None otherwise."""
     try:
         shape = read_image(path)[0].shape[1:]
     except (ValueError, OSError):  # the first error says why it cannot be read
@@ -126,7 +126,7 @@ def image_error(path: Any, error: Exception) -> ValueError:
 
 
 def _kind(array: np.ndarray, affine: np.ndarray) -> tuple[Any, ...]:
-    """Return what the success of transforms may depend on."""
+    """Return the properties of an image that decide whether the transforms succeed."""
     if not np.isfinite(affine).all():
         return (*array.shape, affine.tobytes())
     sizes = np.linalg.norm(affine[:3, :3], axis=0)

@@ -66,7 +66,7 @@ class RowStore:
         return FileLock(self.folder / "lock")
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the row of each of some keys that has an array; one that is damaged is left out.
+        """Return the row of each key that has an array; damaged arrays are left out.
 
         Args:
             keys: the keys.
@@ -85,7 +85,7 @@ class RowStore:
         """Add arrays under keys, and return the row of each key; the caller must hold the lock.
 
         Args:
-            keys: one for each array; for a key that there is already, the new array counts.
+            keys: one for each array; for a key that exists, the new array replaces the old one.
             arrays: (number of arrays, *shape).
 
         """

@@ -30,7 +30,7 @@ def volumes(files: Iterable[str], passed_over: PassedOver | None = None) -> list
 
     Args:
         files: paths of images, sorted.
-        passed_over: counts DICOM objects without pixels, such as reports, beside volumes; default None: nobody asks.
+        passed_over: counts DICOM objects without pixels, such as reports, beside volumes; default None.
 
     Returns:
         Paths: a folder if it holds one series, else a file or ``<folder>::<SeriesInstanceUID>``.

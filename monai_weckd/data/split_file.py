@@ -34,7 +34,7 @@ _SPELLINGS = {
 
 
 def split_name(text: str) -> str | None:
-    """Return the split that a text means, in any case, or None.
+    """Return the split that a text means, in upper or lower case, or None.
 
     Args:
         text: "train", "training", "val", "valid", "validation", "test" or "testing", also followed by "set" or "data".
@@ -66,7 +66,7 @@ def with_splits(items: Sequence[Mapping[str, Any]], split_file: str | os.PathLik
 
 
 def holds_folds(split_file: str | os.PathLike[str]) -> bool:
-    """Tell whether a split file assigns items to numbered folds, and not to splits.
+    """Return whether a split file assigns items to numbered folds instead of splits.
 
     Args:
         split_file: a JSON file.

@@ -51,11 +51,11 @@ class StageBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: seed of the chain.
         stage: stage number, from 1.
         start: number of the first batch, when a stage resumes in the middle, default 0.
-        rank: number of this process among ``world_size``. It gets every ``world_size``-th item of the batch, so every
-            rank has as many labeled and pool items as any other, and the mean of the ranks' losses is the batch's.
+        rank: number of this process among ``world_size``. It gets every ``world_size``-th item of the batch, so all
+            ranks have equally many labeled and pool items, and the mean of their losses is the loss of the batch.
         world_size: number of processes that share a batch, default 1.
-        weights: weight of each labeled item, with which it is drawn with replacement, default None: each comes once per
-            pass. Pool items are drawn evenly, since weights may tell their labels.
+        weights: weight of each labeled item for drawing with replacement, default None: each comes once per
+            pass. Pool items are drawn evenly, because weights may reveal their labels.
 
     Raises:
         ValueError: When all ``weights`` are 0.
@@ -165,8 +165,8 @@ def _shares(weights: Sequence[float]) -> np.ndarray:
 class StageDataset(Dataset):
     """Wrap a dataset for one stage, so that it shows the revealed labels and no others.
 
-    A withheld label does not reach the transforms of the wrapped dataset: they get -1 in its place, and whatever they
-    make of that is replaced by ``UNLABELED``. Revealed labels pass through the transforms. The sampler's view seed
+    A withheld label does not reach the transforms of the wrapped dataset: they get -1 in its place, and the result is
+    replaced by ``UNLABELED``. Revealed labels pass through the transforms. The sampler's view seed
     seeds the random transforms of the wrapped dataset for each item. Besides image and label, an item has its ``index``
     and its ``view`` seed. A dataset with ``whole_batches`` and ``gather``, such as a
     :py:class:`~monai_weckd.data.ByteCacheDataset` without transforms for single items, gives whole batches at once.

@@ -32,7 +32,7 @@ from monai_weckd.utils.messages import check_item
 __all__ = ["check_loader", "collate_batch", "stage_loader", "training_items"]
 
 _WEIGHTED = (WeightedRandomSampler, DistributedWeightedRandomSampler)
-# these draw every item once in an epoch, as a stage does from its own items
+# samplers that draw every item once per epoch, as a stage does with its own items
 _EVEN = (SequentialSampler, RandomSampler, DistributedSampler, MonaiDistributedSampler)
 
 
@@ -83,11 +83,11 @@ def check_loader(loader: Any) -> None:
             "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
         )
     sampler = loader.sampler
-    # not a subclass, which may draw otherwise
+    # not a subclass, which may draw differently
     if type(sampler) not in (*_WEIGHTED, *_EVEN):
         raise TypeError(
             f"sampler: expected none, shuffle or a WeightedRandomSampler, got {type(sampler).__name__}. "
-            "A stage draws from its own items: give the dataset those that may be drawn, or weights."
+            "A stage draws from its own items: remove other items from the dataset, or pass weights."
         )
     weights = getattr(sampler, "weights", None)
     if weights is not None and len(weights) != len(loader.dataset):
@@ -120,7 +120,7 @@ def stage_loader(
 ) -> DataLoader:
     """Return the loader of one stage, with the dataset, batch size, workers and collation of a template.
 
-    Weights of the template's sampler hold among the labeled items. Order and seeds come from ``seed``, not from the
+    Weights of the template's sampler apply to the labeled items. Order and seeds come from ``seed``, not from the
     template's ``generator``; all batches are full, with or without ``drop_last``.
 
     Args:
@@ -171,7 +171,7 @@ def stage_loader(
         persistent_workers=template.persistent_workers,
         # MONAI's own seeds the transforms of a worker, which here have a seed for each item
         worker_init_fn=None if init is monai_worker_init_fn else init,
-        # each iteration draws a base seed for the workers: keep this off torch's global generator
+        # each iteration draws a base seed for the workers: do not draw it from torch's global generator
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -38,8 +38,8 @@ __all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify
 
 logger = logging.getLogger(__name__)
 
-# one process may run many trainings on the same images: for those that it has decoded, by path, their state and their
-# fault for each recipe of transforms
+# by path of an image: the state of its files when this process read it, and its fault under each recipe of transforms;
+# kept, because one process may run many trainings on the same images
 _known: dict[str, tuple[tuple[Any, ...], dict[str, str | None]]] = {}
 
 _MODES = ("error", "skip")
@@ -84,8 +84,8 @@ def verify_images(
     The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
     trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
     well. Files that this process has read before and that have not changed since are not read again. Byte-identical
-    images with other labels, splits or groups are told in the log.
-    With ``transform``, an image that it does not accept counts as one that cannot be read; see
+    images with different labels, splits or groups are reported in the log.
+    With ``transform``, an image that the transform refuses counts as unreadable; see
     :py:class:`monai_weckd.data.prepared.Preparation`.
 
     Args:
@@ -151,7 +151,7 @@ def find_faults(items: Sequence[Mapping[str, Any]], preparation: Preparation | N
 
 
 def image_state(path: str) -> tuple[Any, ...]:
-    """Return sizes and times of an image's files, which tell whether they have changed; the error if there are none.
+    """Return sizes and times of an image's files, to detect changes; the text of the error if they cannot be read.
 
     Args:
         path: a file, a folder of files, an archive's split, or an image of it.
@@ -165,7 +165,7 @@ def image_state(path: str) -> tuple[Any, ...]:
 
 
 def known_state(path: str) -> tuple[Any, ...]:
-    """Return the state that an image had when :py:func:`find_faults` last saw it; its present state if it never did.
+    """Return an image's state when :py:func:`find_faults` last read it, else its present state.
 
     Args:
         path: as for :py:func:`image_state`.
@@ -188,7 +188,7 @@ def _fault(path: str, preparation: Preparation | None) -> str | None:
 
     image = path
     try:
-        # what holds for one image of an archive holds for all: they have one shape
+        # one image stands for all of an archive, because they have one shape
         image = f"{path}/0" if check_split(path) else path
         if image == path or preparation is not None:
             array, meta = read_image(image)
@@ -213,4 +213,4 @@ def _check_gzip(path: str) -> None:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror or error}). See that it is there and may be read, or leave it out."
+    return f"cannot be read ({error.strerror or error}). Check that it exists and is readable, or leave it out."

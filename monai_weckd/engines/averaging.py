@@ -106,7 +106,7 @@ class WeightAverage:
 
 
 def _places(network: torch.nn.Module) -> list[tuple[dict[str, Any], str]]:
-    """Return the dictionary that holds each weight and buffer, and its name there; this is too slow for every step.
+    """Return the dictionary that holds each weight and buffer, and its name there; too slow to call in every step.
 
     The result holds no tensors, since a module may replace its buffers. A shared tensor appears once.
     """

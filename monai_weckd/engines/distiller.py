@@ -145,9 +145,7 @@ class Distiller:
                 "Pass the network itself, or no attention loss."
             )
         if teacher is not None and shares_parameters(teacher, self.engine.network):
-            logger.warning(
-                "teacher: it shares parameters with the trained network; a frozen copy of it, as it is now, teaches"
-            )
+            logger.warning("teacher: it shares parameters with the trained network; a frozen copy is used instead")
             teacher = freeze(teacher)
         if self.teacher_hook is not None:
             self.teacher_hook.remove()
@@ -160,7 +158,7 @@ class Distiller:
             self._folder.cleanup()
             self._folder = None
         if teacher is not None:
-            # TorchScript that was frozen has modes of no module, and no parameters
+            # frozen TorchScript has no parameters, and no module with a training mode
             training = [module for module in teacher.modules() if getattr(module, "training", False)]
             self._given = training, [parameter.requires_grad for parameter in teacher.parameters()]
             teacher.to(self.engine.state.device).eval()
@@ -175,7 +173,7 @@ class Distiller:
                 self.teacher_hook = FeatureHook(teacher, str(self.teacher_layer))
 
     def _release(self) -> None:
-        """Give a teacher back as it was: its gradients, and the mode of each of its modules."""
+        """Restore the former teacher: requires_grad of its parameters, and the mode of each of its modules."""
         if self._teacher is None:
             return
         training, gradients = self._given
@@ -194,7 +192,7 @@ class Distiller:
         """
         if self._teacher is not None and fingerprint(self._teacher) != self._fingerprint:
             raise RuntimeError(
-                "teacher: expected unchanged parameters and buffers, got others than at the stage's start. "
+                "teacher: expected unchanged parameters and buffers, got some that changed since the stage's start. "
                 "Look for code that trains it or leaves its BatchNorm in train mode."
             )
 
@@ -299,7 +297,7 @@ class Distiller:
         if self._answer is None:
             self.ask(output[CommonKeys.IMAGE])
         if self.student_hook is not None:
-            # in a chain's first stage as well, before hours have passed
+            # checked even in a first stage, which has no teacher, so that a wrong layer fails early
             check_features(self.student_hook.features, output[CommonKeys.IMAGE], self.student_hook.path)
         if self._answer is None:
             return None, None, None
@@ -389,7 +387,7 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
         path: module path of the features.
 
     Raises:
-        ValueError: When they are no feature map, no gradient passes through them, or their channels come last.
+        ValueError: When they are not a feature map, no gradient passes through them, or their channels come last.
 
     """
     if features.ndim not in (4, 5):
@@ -405,7 +403,7 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
     size = images.shape[2:]
     if features.ndim != images.ndim or not size:
         return
-    # along the axes of the image a network has about the same stride
+    # a network has about the same stride along all axes of the image
     if 1.05 * _skew(features.shape[1:-1], size) < _skew(features.shape[2:], size):
         raise ValueError(
             f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}, "

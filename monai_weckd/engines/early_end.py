@@ -39,7 +39,7 @@ _BETWEEN = frozenset({Events.STARTED, Events.EPOCH_STARTED, Events.COMPLETED, Ev
 
 
 class Stages(Protocol):
-    """What an early end asks of the walker through the stages."""
+    """What :py:class:`EarlyEnd` needs to know about the stages."""
 
     state: ChainState
     evaluator: Evaluator | None
@@ -59,10 +59,10 @@ class Stages(Protocol):
 class EarlyEnd:
     """Give ``terminate()`` of a chain's trainer the meaning that it has in a training of one stage.
 
-    A handler such as MONAI's ``EarlyStopHandler`` then ends the present stage; the chain goes on with the next one, in
-    which the handler counts anew. These still end the run: the last stage, ``terminate(skip_completed=True)``, an
-    output that is not finite, and a ``TimeLimit`` that has passed. An epoch that ends early does not shift the batches
-    of later ones.
+    A handler such as MONAI's ``EarlyStopHandler`` then ends the current stage; the chain goes on with the next one, in
+    which the handler starts counting again. These still end the run: the last stage,
+    ``terminate(skip_completed=True)``, an output that is not finite, and a ``TimeLimit`` that has passed. An epoch that
+    ends early does not shift the batches of later ones.
 
     Args:
         walker: walks through the stages.
@@ -83,7 +83,7 @@ class EarlyEnd:
         vars(self.engine).pop("terminate", None)
 
     def terminate(self, skip_completed: bool = False) -> None:
-        """End the present stage; or the run, where a stage is not all that is to end.
+        """End the current stage, or the whole run.
 
         Args:
             skip_completed: see :py:meth:`ignite.engine.Engine.terminate`; True always ends the run.
@@ -114,14 +114,14 @@ class EarlyEnd:
         return last or engine.last_event_name in _BETWEEN or any(map(_has_passed, self._handlers()))
 
     def begin_stage(self) -> None:
-        """Let handlers that stop early count anew."""
+        """Let handlers that stop early start counting again."""
         for found in self._handlers():
             stopping = found._handler if isinstance(found, EarlyStopHandler) else found
             if isinstance(stopping, EarlyStopping):
                 stopping.counter, stopping.best_score = 0, None
 
     def begin_epoch(self) -> None:
-        """Forget that the epoch before was cut short."""
+        """Forget that the previous epoch was cut short."""
         self.epoch_was_cut = False
 
     def tell_stages_left(self) -> None:
@@ -148,7 +148,7 @@ def _has_passed(handler: Any) -> bool:
 
 
 def handlers_of(engine: Engine) -> Iterator[Any]:
-    """Yield the objects whose methods, or that themselves, are handlers of an engine.
+    """Yield the objects that handle events of an engine, themselves or by a method.
 
     Args:
         engine: Ignite Engine.

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Estimate how good a solved head is on new groups, from labels that were chosen and not drawn."""
+"""Estimate how good a solved head is on new groups, from labels that were not drawn at random."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def estimate_accuracy(
 ) -> dict[str, Any]:
     """Estimate accuracies on images of new groups from the confidence in images without a label.
 
-    Labels that were chosen are no sample: hard images are among them more often than among all, so their
-    cross-validated accuracy is mostly too low. Images without a label are a sample, but for the chosen ones. A
-    probability that is calibrated says how often it is right, so the mean of the largest probability estimates the
-    accuracy, and for each class the probability at the images that are predicted as such, divided by that at all
-    images, its sensitivity (after "average confidence", Guillory et al., arXiv 2107.03315). The heads of
-    cross-validation predict, none of which saw a label of the image's group; the labels that each of them did not see
-    calibrate them, weighted by how many images each stands for, since hard images may be calibrated otherwise than the
-    rest.
+    Chosen labels are not a random sample: hard images are more frequent among them than among all, so their
+    cross-validated accuracy is mostly too low. Images without a label are a random sample, apart from the chosen ones.
+    A calibrated probability says how often a prediction is right. So the mean of the largest probability estimates the
+    accuracy. The sensitivity of a class is estimated by its probability summed over the images that are predicted as
+    this class, divided by the sum over all images (after "average confidence", Guillory et al., arXiv 2107.03315).
+    Each image is predicted by a head of cross-validation that saw no label of its group; the labels that the head did
+    not see calibrate it, each weighted by how many images it stands for: hard images may be calibrated differently
+    from the rest.
 
-    The interval is a bootstrap over groups, which draws the calibrating labels and the images anew. To each draw it
-    adds by how much that draw's labels are right more often than their own calibrated confidence says, as in
-    prediction-powered inference (Angelopoulos et al., arXiv 2301.09633): few labels tell little about it.
+    The interval is a bootstrap over groups, which resamples the calibrating labels and the images. To the estimate of
+    each resample it adds the amount by which accuracy on the resampled labels exceeds their calibrated confidence, as
+    in prediction-powered inference (Angelopoulos et al., arXiv 2301.09633); with few labels this amount is uncertain.
 
     Args:
         held_out: logits of labeled images by heads that saw no label of their group, (N, C), finite.

@@ -55,7 +55,7 @@ class StageGate:
         self.state = state
         self.options = state.options
         self.evaluator = evaluator
-        # whether the network holds the average for the present run of the evaluator alone
+        # whether the network holds the average only for the current run of the evaluator
         self._shown = False
 
     def attach(self, engine: SupervisedTrainer) -> list[RemovableEventHandle]:
@@ -104,7 +104,7 @@ class StageGate:
         self._shown = False
 
     def _measure(self, evaluator: Evaluator, engine: SupervisedTrainer) -> None:
-        """Keep the weights if they are the best of this stage; among equals the latest, which trained longest."""
+        """Keep the weights if they are the best of this stage; of equal ones the latest, which trained longest."""
         if not engine.state.stage:
             return
         value = from_rank_zero(float(evaluator.state.metrics[evaluator.state.key_metric_name]))
@@ -151,7 +151,7 @@ class StageGate:
         tensors = head_parameters(engine.network, self.options.head_layer)
         before = [tensor.detach().clone() for tensor in tensors]
         divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
-        # the layer need not be the last operation, or compute with its own weight
+        # checked, because the layer may not be the last operation, or may not use its own weight
         first = next(iter(loader))
         divided, _ = predict_logits(engine.network, [first], engine.state.device, inferer=inferer)
         if _are_divided(divided, logits[: len(divided)], temperature):
@@ -160,7 +160,7 @@ class StageGate:
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.copy_(old)
         logger.warning(
-            "calibrate: expected logits that a division of the head divides, got others in stage %d, which stays "
+            "calibrate: expected logits that are divided with the head, got others in stage %d, which stays "
             "uncalibrated. Name the last linear layer as head_layer, without parametrization or layers behind it.",
             engine.state.stage,
         )
@@ -176,9 +176,9 @@ def _check_network(evaluator: Evaluator, trained: torch.nn.Module) -> None:
     networks = getattr(evaluator, "networks", None) or [getattr(evaluator, "network", None)]
     found = [unwrap(network) for network in networks if isinstance(network, torch.nn.Module)]
     own = {id(part) for part in unwrap(trained).modules()}
-    # a wrapper around the trained network will do
+    # a wrapper around the trained network is accepted
     if found and not any(id(part) in own for network in found for part in network.modules()):
         raise ValueError(
-            "evaluator: expected the trained network, got another, which would be judged in its place. "
+            "evaluator: expected the trained network, got another, which would be measured instead. "
             "Pass both engines the same object."
         )

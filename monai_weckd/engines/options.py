@@ -47,20 +47,22 @@ class ChainOptions:
     )
     accept: str = option(
         "improves",
-        "whether a stage whose key metric on validation is worse than its teacher's is rejected, or every stage taken",
+        "whether to reject a stage whose key metric on validation is worse than its teacher's, or accept every stage",
         choices=("improves", "always"),
     )
     tolerance: float = option(
         0.0,
-        "how much worse than its teacher a stage may be and not be rejected, in units of the key metric; "
+        "how much worse than its teacher a stage may be without being rejected, in units of the key metric; "
         "with n validation items 1 / n is about what one of them is worth",
     )
-    pool_ratio: int = option(0, "pool items for each labeled item in a batch; the teacher alone guides on them")
-    views: int = option(0, "augmented views of an item in a stage, which return in turn; 0 makes a new one each time")
-    teacher: str = option("last", "who guides", choices=("last", "ensemble", "student", "average"))
+    pool_ratio: int = option(
+        0, "pool items for each labeled item in a batch; on them, the student learns from the teacher alone"
+    )
+    views: int = option(0, "number of augmented views of an item in a stage, used in turn; 0 makes a new one each time")
+    teacher: str = option("last", "the network that teaches", choices=("last", "ensemble", "student", "average"))
     teacher_cache: bool = option(False, "keep the teacher's outputs, so that it runs once for each view")
     averaging: float = option(
-        0.0, "decay of the moving average of a student's weights, which are validated, kept and handed on; 0 for none"
+        0.0, "decay of the moving average of a student's weights, which is validated, kept and passed on; 0 for none"
     )
     alignment: bool = option(False, "align the teacher's predictions on pool images with the classes of the labels")
     calibrate: bool = option(False, "calibrate an accepted student on validation before it teaches")
@@ -118,7 +120,7 @@ class ChainOptions:
         if self.chain_epochs is not None and self.accept != "always":
             raise ValueError(
                 f"accept: expected 'always' with chain_epochs, got {self.accept!r}. "
-                "A rejected stage would throw away weights that came in between two runs."
+                "A rejected stage would discard weights that came in between two runs."
             )
         if self.chain_epochs is not None and self.calibrate:
             raise ValueError(

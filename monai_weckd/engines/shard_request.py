@@ -47,7 +47,7 @@ def ask_for_shard(
     head_layer: str | None = None,
     stand_in: int = UNLABELED,
 ) -> list[str]:
-    """Select the items to label next with the trainer's present network, and return their ids.
+    """Select the items to label next with the trainer's current network, and return their ids.
 
     The network sees every training image once, without augmentation and without its label. All ranks get rank 0's
     answer. "margin" and "badge" need a network that has learned from labels, so the first shard is "typical" instead.

@@ -49,12 +49,12 @@ class HeadSolver:
     rate, no epochs, no seed. One iteration solves it, and further ones of a stage change nothing. The features are
     standardized over all training items, with or without a label, and bounded where the head is a
     :py:class:`~monai_weckd.networks.StandardizedLinear`. Cross-validation, whose folds hold whole groups,
-    chooses the penalty and calibrates the logits; no label is spent on either. It also tells how good the head is on
+    chooses the penalty and calibrates the logits; no label is spent on either. It also measures the head on
     images of unseen groups: ``out_of_fold`` in the chain's state holds the metrics of
-    :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. For labels that
-    were chosen and not drawn, these figures are mostly too low. ``estimate`` beside them is that of
-    :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None where fewer images lack a label than have one, or
-    some class does not have labels of two groups.
+    :py:func:`monai_weckd.metrics.classification_metrics`, which the recorder writes to ``chain.json``. If labels
+    were chosen and not drawn at random, these figures are mostly too low. ``estimate``, beside them, is the result of
+    :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None once more images have a label than lack one, or
+    while some class has labels in fewer than two groups.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
     there is no distillation loss.
@@ -69,7 +69,7 @@ class HeadSolver:
         self._solved: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> Any:
-        """Solve the head for the labels of the present stage, and return MONAI's output for all of them.
+        """Solve the head for the labels of the current stage, and return MONAI's output for all of them.
 
         Args:
             engine: the chain's trainer; its loader gives embeddings.
@@ -160,7 +160,7 @@ def _warn_of_steps(engine: SupervisedTrainer) -> None:
 
 
 def fit_layer(layer: torch.nn.Linear, mean: torch.Tensor, deviation: torch.Tensor) -> Scaling:
-    """Set what a :py:class:`~monai_weckd.networks.StandardizedLinear` standardizes by, and return what remains to do.
+    """Set mean and scale of a :py:class:`~monai_weckd.networks.StandardizedLinear`, and return the remaining scaling.
 
     Args:
         layer: the layer.
@@ -168,8 +168,8 @@ def fit_layer(layer: torch.nn.Linear, mean: torch.Tensor, deviation: torch.Tenso
         deviation: standard deviation of each feature, (D,).
 
     Returns:
-        Mean and standard deviation of the result of :py:func:`layer_inputs` as far as they count: 0 and 1 for a layer
-        that standardizes.
+        Mean and standard deviation by which :py:func:`layer_inputs` are still to be standardized: 0 and 1 for a layer
+        that standardizes itself.
 
     """
     if not isinstance(layer, StandardizedLinear):

@@ -91,7 +91,7 @@ class StageRecord:
 
         Args:
             stages: number of stages of the chain.
-            classes: number of labels of each class, default None: not told. More than ten classes are counted only.
+            classes: number of labels of each class, default None: not shown. More than ten classes are only counted.
             out_of_fold: metrics by cross-validation, with ``labels`` and ``balanced_accuracy``, default None: none.
 
         """
@@ -157,7 +157,7 @@ class ChainState:
         self.over = False
         # metrics of a solved stage, see HeadSolver
         self.out_of_fold: dict[str, Any] | None = None
-        # and its probabilities of each label's item when that was held out, None where it never was, by item id
+        # by item id, probabilities of each labeled item from cross-validation; None for an item that was never held out
         self.held_out: dict[str, list[float] | None] = {}
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None

@@ -50,7 +50,7 @@ def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *,
     """Stop a chain when its loss is NaN or infinite.
 
     Args:
-        engine: its trainer, with the loss of the present batch.
+        engine: its trainer, with the loss of the current batch.
         items: all training items, with ``id``; the indices of the batch refer to them.
         last_good: where the last good student is.
 
@@ -80,13 +80,13 @@ def check_metric(name: str, value: float) -> None:
     """
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"{name}: expected a finite number on validation, got {value}, by which no stage can be judged. "
+            f"{name}: expected a finite number on validation, got {value}, so that stages cannot be compared. "
             "Give validation labels of every class, or another key metric."
         )
 
 
 def _batch_names(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]]) -> str:
-    """Name the images of the present batch with non-finite values, or else with non-finite logits, or else all."""
+    """Name the images of the current batch with non-finite values, else those with non-finite logits, else all."""
     places, broken = engine.state.batch[INDEX].tolist(), list[int]()
     for key in (CommonKeys.IMAGE, CommonKeys.PRED):
         finite = engine.state.output[key].detach().flatten(1).isfinite().all(dim=1).tolist()

@@ -63,7 +63,7 @@ class StageWalker:
     With several processes, all ranks walk alike: rank 0's metric decides, and rank 0's student is every rank's teacher.
 
     Args:
-        plan: splits and stages; derived anew if the trainer's dataset holds other items than the plan.
+        plan: splits and stages; planned again if the trainer's dataset holds other items than the plan.
         options: options of the chain.
         evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
             Default None: every stage is accepted with the weights of its last epoch.
@@ -84,7 +84,7 @@ class StageWalker:
     ) -> None:
         if first_teacher is not None and options.teaches_itself:
             raise ValueError(
-                f"first_teacher: expected None with teacher={options.teacher!r}, who teaches itself, got "
+                f"first_teacher: expected None with teacher={options.teacher!r}, which teaches itself, got "
                 f"{type(first_teacher).__name__}. Pass teacher='last'."
             )
         self.first_teacher = first_teacher
@@ -117,7 +117,7 @@ class StageWalker:
 
     @property
     def average(self) -> WeightAverage | None:
-        """The moving average of the present student's weights, with ``swapped`` while the network holds it."""
+        """The moving average of the current student's weights, with ``swapped`` while the network holds it."""
         return self.state.average
 
     @property
@@ -175,7 +175,7 @@ class StageWalker:
         *,
         read_student: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
     ) -> None:
-        """Continue from a state when the run starts, after the epoch that the engine's state has then.
+        """When the run starts, continue from a state, after the epoch in the engine's state.
 
         Args:
             state_dict: from ``ChainState.state_dict``.
@@ -199,7 +199,7 @@ class StageWalker:
             )
 
     def _take_schedulers(self, engine: SupervisedTrainer) -> None:
-        """Let the schedulers of MONAI's handler begin anew in each stage, as the optimizer's rates do."""
+        """Reset the schedulers of MONAI's handler in each stage, as the optimizer is."""
         for handler in handlers_of(engine):
             if isinstance(handler, LrScheduleHandler) and not any(handler.lr_scheduler is one for one in self.fresh):
                 logger.info("fresh: %s begins anew in each stage", type(handler.lr_scheduler).__name__)
@@ -250,13 +250,13 @@ class StageWalker:
         torch.manual_seed(int(place.generate_state(1, np.uint64)[0]))
 
     def _skip_rest(self, engine: SupervisedTrainer) -> None:
-        """Go to the first epoch of the next stage, after a handler has ended the present one."""
+        """Go to the first epoch of the next stage, after a handler has ended the current one."""
         self.state.end_early(over=False)
         last = sum(self.epochs[: engine.state.stage])
         engine.state.epoch, engine.state.iteration = last + 1, last * engine.state.epoch_length
 
     def _check_place(self, engine: SupervisedTrainer, stage: int, stage_epoch: int) -> None:
-        """Refuse an epoch to which another handler has moved the engine, past stages that have not run."""
+        """Refuse an epoch after stages that have not run, to which another handler has moved the engine."""
         present = stage if stage_epoch > 1 else stage - 1
         if len(self.records) + bool(engine.state.stage) != present or (engine.state.stage or present) != present:
             self._refuse_move(engine, engine.state.epoch - 1)
@@ -347,7 +347,7 @@ class StageWalker:
         return self._trace
 
     def _tell_copies(self, engine: SupervisedTrainer, labels: Mapping[int, int]) -> bool:
-        """Return whether an item says its label in another place too, and log that its stage goes without pool images.
+        """Return whether an item holds its label in another place too, and log that the stage leaves pool images out.
 
         A loss that reads the copy would train on labels that nobody has revealed, or on what stands in their place.
         """

@@ -106,7 +106,7 @@ class FrozenBackbone:
     def fingerprint(self) -> str:
         """Return a digest of the network's layers and their options, and of all weights outside the head."""
         network = unwrap(self.network)
-        # two networks of the same weights may differ in a stride, an activation or a flip
+        # networks with the same weights may differ in a stride, an activation or a flip
         return digest(fingerprint(network, without=self.head_layer), repr(network))
 
     def attach(self, engine: SupervisedTrainer) -> None:
@@ -135,12 +135,12 @@ class FrozenBackbone:
     def _check(self) -> None:
         if self.fingerprint() != self._digest:
             raise RuntimeError(
-                "backbone: expected unchanged parameters and buffers, got others than at the stage's start. "
+                "backbone: expected unchanged parameters and buffers, got some that changed since the stage's start. "
                 "Look for code that trains it or runs it in train mode."
             )
 
     def _fill(self) -> None:
-        """Compute embeddings that are missing, or that another backbone made."""
+        """Compute embeddings that are missing or from another backbone."""
         self._digest = self.fingerprint()
         for dataset in self.datasets:
             dataset.fill(self._digest)

@@ -50,7 +50,7 @@ class ChainCheckpoint:
     ``checkpoint.pt`` in ``output_dir`` holds the networks, the optimizer, the random generators, and the states of the
     chain and of its stateful handlers. Students that :py:class:`ChainRecorder` has written are stored by file name and
     digest. The checkpoint is written atomically while the next epoch runs, verified by its SHA-256 digest before use,
-    and deleted when the chain is complete. Embeddings of a frozen backbone are computed anew. It works with
+    and deleted when the chain is complete. Embeddings of a frozen backbone are computed again. It works with
     :py:class:`~monai_weckd.engines.ChainDistillationTrainer` and with any trainer that has a :py:class:`ChainHandler`.
     List it last. It does nothing with several processes, or if a chain takes several runs.
 
@@ -85,7 +85,7 @@ class ChainCheckpoint:
         self.settings = dict(settings or {})
         self.stateful = dict(stateful or {})
         self._loaded: dict[str, Any] | None = None
-        # students that a file holds, by its name: the student itself and the file's digest
+        # by name of a file that holds a student: the student and the file's digest
         self._filed: dict[str, tuple[torch.nn.Module, str]] = {}
 
     def attach(self, engine: SupervisedTrainer) -> None:

@@ -36,8 +36,8 @@ __all__ = ["ChainContinuation"]
 class ChainContinuation:
     """Add the last stage of a plan to a finished chain of all earlier stages, as soon as its labels exist.
 
-    The last accepted student of the earlier run is the teacher. It is measured again on the present validation items,
-    so that the gate compares both students on the same items. The numbers of epochs, records and curves continue, and
+    The last accepted student of the earlier run is the teacher. It is measured again on the current validation items,
+    so that the gate compares both students on the same items. Epoch numbers, records and curves continue, and
     :py:class:`~monai_weckd.handlers.ChainRecorder` writes the history of all stages. On the same data, the stage is
     bit-identical to that of one run over all stages. List this handler after the recorder.
 

@@ -40,8 +40,9 @@ class CostReporter:
     :py:func:`monai_weckd.costs.probe_costs`. Prediction and report go to the log, and as a dictionary to
     ``engine.state.cost``, where :py:class:`monai_weckd.handlers.ChainRecorder` reads them: list this handler before it.
     The prediction excludes decoding, because all images are decoded before a chain begins. The handler acts on rank 0
-    only. It does nothing if heads train on embeddings, because that takes seconds, most of them in the engine, which
-    the probe does not measure. It also does nothing if a chain takes several runs, because of the waits between them.
+    only. It does nothing if heads train on embeddings, because that takes seconds, mostly spent in the engine, which
+    the probe does not measure. It also does nothing if a chain takes several runs, because there are waits between
+    them.
 
     Args:
         seconds: time for the probe, default 2.0.

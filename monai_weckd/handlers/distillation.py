@@ -60,8 +60,8 @@ class DistillationHandler:
         teacher_transform: turns a batch of images, (B, C, spatial dimensions), into what the teacher was trained on,
             such as other intensities; default None: teacher and student see the same.
         output_index: position of the logits in the tuple, or their key in the dictionary, that the student returns. The
-            trainer's loss function still gets all of it. Default None: the student returns logits. Instead, a network
-            can be wrapped in :py:class:`~monai_weckd.networks.TakeOutput`.
+            trainer's loss function still gets the whole output. Default None: the student returns logits. Instead, a
+            network can be wrapped in :py:class:`~monai_weckd.networks.TakeOutput`.
         teacher_output_index: the same for the teacher, default ``output_index``.
         multilabel: whether each class has a sigmoid of its own, default False. Without, labels are class numbers, (B,),
             or class probabilities, (B, C), as of mixup or smoothed labels.
@@ -209,7 +209,9 @@ def _check_engine(engine: Any) -> None:
     if not isinstance(engine, SupervisedTrainer):
         raise TypeError(f"engine: expected a SupervisedTrainer, got {type(engine).__name__}. Attach it to the trainer.")
     if hasattr(engine.state, "distiller"):
-        raise ValueError("engine: expected a trainer without a teacher, got one that has it. Detach the other handler.")
+        raise ValueError(
+            "engine: expected a trainer without a teacher, got one with a teacher. Detach the other handler."
+        )
     # Ignite's name for the function that processes a batch; a replacement may not call the loss function
     if getattr(engine._process_function, "__func__", None) is not SupervisedTrainer._iteration:
         raise TypeError(

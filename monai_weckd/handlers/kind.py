@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep what tells whether a new image is of the kind of the training's images."""
+"""Keep features of training images, to tell whether a new image is of their kind."""
 
 from __future__ import annotations
 

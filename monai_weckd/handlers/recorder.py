@@ -77,7 +77,7 @@ class ChainRecorder:
     It writes these files to ``output_dir``: ``plan.json`` and ``datalist.json`` at the start, and the plan again at the
     start of each stage; ``stage_k/model.pt``, ``chain.json`` and ``history.json`` at the end of each stage;
     ``model.pt`` (the last accepted student, a plain ``state_dict``) and ``predictions.csv`` at the end. If heads are
-    solved, ``stage_k/out_of_fold.csv`` has the probabilities of each label's item by a head that saw no label of its
+    solved, ``stage_k/out_of_fold.csv`` has the probabilities of each labeled item, by a head that saw no label of its
     group, and ``out_of_fold.csv`` those of the last accepted stage. With a frozen backbone, ``kind.npz`` has features
     of training images, by which ``predict`` tells whether an image is of their kind. List it last among the trainer's
     handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
@@ -89,8 +89,8 @@ class ChainRecorder:
         test_data_loader: test items likewise, for figures only; default None: no such figures. A loader without items
             counts as None.
         target_layer: module path for the Grad-CAM of the most confidently wrong test images (saved in ``errors``),
-            default None: no such pictures. It is tried before the first batch: without a feature map, as of a vision
-            transformer's tokens, a warning says why there will be none.
+            default None: no such pictures. The layer is tried before the first batch: if it has no feature map, as
+            in a vision transformer, a warning says why there will be no pictures.
         settings: further values to record in ``chain.json``, beside the options of chain and plan, such as the learning
             rate.
         preprocessing: transforms of each image before the network sees it, as values for JSON; default: not recorded.
@@ -181,7 +181,7 @@ class ChainRecorder:
             self.target_layer = None
 
     def _begin_stage(self, engine: SupervisedTrainer) -> None:
-        # again, because the chain may have just chosen the shard
+        # written again, because the chain may have just chosen the shard
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
@@ -267,7 +267,7 @@ class ChainRecorder:
             options: Any = {"target_layer": self.target_layer, "output_dir": self.output_dir}
             try:
                 save_error_gallery(engine.network, wrapped_images(test.dataset), rows["test"], **options)
-            except (ValueError, RuntimeError) as error:  # the training is worth more than its pictures
+            except (ValueError, RuntimeError) as error:  # missing pictures must not fail a finished training
                 self._leave_out_pictures(" ".join(str(error).split()))
 
     def _write(self, engine: SupervisedTrainer, digest: str | None = None) -> None:

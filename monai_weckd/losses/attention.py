@@ -120,7 +120,7 @@ def reduce_items(losses: torch.Tensor, reduction: LossReduction | str) -> torch.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        ValueError: When ``reduction`` is none of these.
+        ValueError: When ``reduction`` is unknown.
 
     """
     check_reduction(reduction)

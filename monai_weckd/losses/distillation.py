@@ -248,8 +248,8 @@ class DistillationLoss(_Loss):
 
         Raises:
             ValueError: When a shape is not as above, or only one of the two features is given.
-            ValueError: When a labeled row of a multi-label target holds -1, or one of class probabilities does not sum
-                to 1.
+            ValueError: When a labeled row of a multi-label target holds -1, or a row of class probabilities does not
+                sum to 1.
 
         """
         if (student_features is None) != (teacher_features is None):
@@ -313,7 +313,7 @@ class DistillationLoss(_Loss):
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
 
     def _check_probabilities(self, target: torch.Tensor) -> None:
-        """Raise a ValueError when labeled rows are no distributions over classes that exclude each other."""
+        """Raise a ValueError when labeled rows are not probability distributions over exclusive classes."""
         if isinstance(self.task_loss, torch.nn.BCEWithLogitsLoss):
             raise ValueError(
                 "multilabel: expected True for BCEWithLogitsLoss and a column per class, got False. Pass "
@@ -324,8 +324,8 @@ class DistillationLoss(_Loss):
         if target.lt(0).any() or off.max() > _PROBABILITY_TOLERANCE:
             raise ValueError(
                 f"target: expected class probabilities that sum to 1 in each row, got a row that sums to "
-                f"{sums[off.argmax()].item():.3g} or has a negative one. Normalize them; if an image may be of several "
-                "classes at once, see the multilabel option."
+                f"{sums[off.argmax()].item():.3g} or has a negative value. Normalize them; if an image may be of "
+                "several classes at once, see the multilabel option."
             )
 
 
@@ -361,8 +361,8 @@ def _check_confidence(threshold: float, *, multilabel: bool) -> None:
         raise ValueError(f"threshold: expected a probability from 0 to below 1, got {threshold}. 0 switches it off.")
     if multilabel:
         raise ValueError(
-            "threshold: expected 0 and no hard_labels where an item may be of several classes or has positions, "
-            "got others. Leave them out."
+            "threshold: expected 0, and hard_labels=False, for multilabel or spatial logits, got others. "
+            "Leave them out."
         )
 
 

@@ -148,8 +148,8 @@ def bootstrap_intervals(
 
     Items of one group (patient, ear, smear) are alike, so drawing single items would make the intervals too narrow
     (Field and Welsh, J. R. Statist. Soc. B 69, 2007). A class that a resample misses drops out of its macro averages.
-    ``ece`` has no interval: the binned error grows with the noise of a sample, a resample adds more of it, and the
-    percentiles would lie too high.
+    ``ece`` has no interval: the binned error grows with the noise of a sample, and a resample adds more noise, so the
+    percentiles would be too high.
 
     Args:
         probabilities: class probabilities, shape (N, C) with C >= 2; each row sums to 1.

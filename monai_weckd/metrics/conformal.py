@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Sets of classes that hold the true class with a given probability, calibrated by groups."""
+"""Sets of classes that contain the true class with a given probability, calibrated by groups."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ROUNDING = 1e-9
 
 
 def conformal_limit(scores: np.ndarray, groups: Sequence[str], coverage: float) -> float:
-    """Return the largest score of a class that belongs into a prediction set, by hierarchical conformal prediction.
+    """Return the largest score of a class in a prediction set, by hierarchical conformal prediction.
 
     Each of K groups has the weight 1 / (K + 1), shared equally by its items, and so has a score of infinity, which
     stands for the next group. The limit is the ``coverage`` quantile of this distribution. If the score of the true
-    class is computed alike for all items, and an item of a new group is as likely to be any as the items here, its true
-    class has at most this score with at least the probability ``coverage``.
+    class is computed alike for all items, and items of a new group are exchangeable with the items here, the true class
+    of a new item has at most this score with at least the probability ``coverage``.
 
     Reference: Y. Lee, R. F. Barber, R. Willett, Distribution-free inference with hierarchical data, arXiv 2306.06342.
     With one item in each group it is split conformal prediction.
@@ -51,7 +51,7 @@ def conformal_limit(scores: np.ndarray, groups: Sequence[str], coverage: float) 
 
 
 def groups_needed(coverage: float) -> int:
-    """Return the least number of groups with which a limit can be finite.
+    """Return the smallest number of groups for which a limit can be finite.
 
     Args:
         coverage: probability, in (0, 1).
@@ -66,7 +66,7 @@ def groups_needed(coverage: float) -> int:
 
 
 def prediction_sets(probabilities: np.ndarray, limit: float) -> np.ndarray:
-    """Return which classes belong into the set of each item, (N, C), bool; the most probable one always does.
+    """Return which classes are in the set of each item, (N, C), bool; the most probable one always is.
 
     The score of a class is one minus its probability, which gives the smallest sets on average: M. Sadinle, J. Lei,
     L. Wasserman, Least ambiguous set-valued classifiers with bounded error levels, arXiv 1609.00451.

@@ -63,15 +63,15 @@ class EfficientNetLite(nn.Module):
     - volumes: kernels are repeated along the third axis and divided by their depth (Carreira and Zisserman,
       https://arxiv.org/abs/1705.07750). That axis is padded by its border voxels, the others by zeros, so that a volume
       which is constant along it has exactly the logits of its slice;
-    - another number of classes than 1000: the classifier begins anew.
+    - a number of classes other than 1000: the classifier starts untrained.
 
     Args:
         spatial_dims: 2 for images, 3 for volumes. Defaults to 2.
         in_channels: channels of the images. Defaults to 3.
         num_classes: number of logits. Defaults to 1000, the classes of ImageNet.
         pretrained: whether to load the weights. Defaults to False, so that loading a checkpoint needs no package.
-        input_scale: factor that brings the images to [-1, 1], multiplied into the stem's pretrained kernels; 0.45, the
-            standard deviation of ImageNet's images, for images of standard deviation 1. Defaults to 1.0.
+        input_scale: factor that scales the images to [-1, 1], multiplied into the stem's pretrained kernels. For images
+            of standard deviation 1, use 0.45, the standard deviation of ImageNet's images. Defaults to 1.0.
         dropout: probability of a pooled feature to be dropped in training. Defaults to 0.2.
         norm_momentum: share of a batch in the running statistics of batch normalization. Defaults to 0.01.
 
@@ -197,7 +197,7 @@ class _ConvNorm(nn.Module):
         return self.activation(self.norm(self.conv(x)))
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        # the last axis comes first, as F.pad wants it; with stride 2 an even size lacks its first line
+        # the last axis comes first, as F.pad expects; with stride 2, an even size has one line less at its start
         pads: list[int] = []
         for axis in range(x.dim() - 1, 1, -1):
             missing = (self.stride - 1) * (1 - x.shape[axis] % 2)

@@ -55,7 +55,7 @@ def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
-    """Free the memory of a network's weights: map them from a file, from which they are read on use.
+    """Free the memory of a network's weights: write them to a file, map it, and read them on use.
 
     Args:
         network: any module; afterwards its tensors are on the CPU, mapped from the file.

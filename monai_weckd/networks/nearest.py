@@ -33,8 +33,8 @@ def neighbor_distances(
     Args:
         features: features of the items, (N, D).
         reference: features of the others, (M, D), default None: the items themselves.
-        groups: group of each item, N names: without a reference, neighbors are of other groups, and an item whose group
-            is the only one has the distance 0. Default None: no group.
+        groups: group of each item, N names. Without a reference, neighbors are then from other groups, and the distance
+            is 0 if there is only one group. Default None: no groups.
 
     """
     unit = F.normalize(features.float(), dim=1)

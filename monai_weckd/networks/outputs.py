@@ -22,7 +22,7 @@ __all__ = ["TakeOutput", "take_output"]
 
 
 class TakeOutput(torch.nn.Module):
-    """Make one output of a network with several its only one.
+    """Make one of a network's several outputs its only one.
 
     MONAI's ``ViT`` returns a tuple, other networks a dictionary. Trainers, evaluators and handlers expect logits.
 

@@ -26,7 +26,7 @@ PENALTIES = (10_000.0, 1_000.0, 100.0, 10.0, 1.0)
 # penalty where no label can be held out, as with one label of each class
 DEFAULT_PENALTY = 100.0
 FOLDS = 10  # with fewer, a head of cross-validation has visibly fewer labels than the result
-# largest entry of the gradient, as a share of 1 / penalty: for a comparison of penalties, and for the result
+# stop when the largest entry of the gradient is below this share of 1 / penalty: to compare penalties, and at the end
 COARSE, FINE = 3e-2, 1e-6
 ABSENT = -30.0  # logit, below those of other classes, of a class without a label
 
@@ -59,9 +59,9 @@ class SolvedHead:
     def unseen_logits(self, features: torch.Tensor, groups: Sequence[str]) -> torch.Tensor:
         """Return logits by heads that saw no label of an item's group, (N, C), in the precision of the features.
 
-        The head of a fold answers for its groups. Groups without a label are dealt to the folds in turn, so that all
-        answers are of heads that saw as many labels as those of ``out_of_fold``. Where no label could be held out, the
-        head of all labels answers.
+        Each fold's head predicts the groups of that fold. Groups without a label are dealt to the folds in turn, so
+        that all predictions are from heads with as many labels as those of ``out_of_fold``. Where no label could be
+        held out, the head of all labels predicts.
 
         Args:
             features: features of any items, (N, D).
@@ -92,8 +92,8 @@ def solve_head(
 
     The sum over items of ``-log p(label) N / (K N_label)``, K the number of classes that have labels, plus half the
     penalty times the squared weights, is convex: its minimum does not depend on a seed. The penalty is the one with the
-    least balanced cross-entropy in cross-validation whose folds hold whole groups. Where there are more features than
-    items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
+    lowest class-balanced cross-entropy in cross-validation, whose folds hold whole groups. Where there are more
+    features than items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
 
     Args:
         features: features of the labeled items, (N, D).
@@ -119,7 +119,7 @@ def solve_head(
     present, index = torch.unique(labels, return_inverse=True)
     mean = features.mean(dim=0) if mean is None else mean.double()
     scale = features.std(dim=0, correction=0) if scale is None else scale.double()
-    # a constant feature tells nothing
+    # a constant feature carries no information
     scale = torch.where(scale > 0, scale, torch.inf)
     standard = (features - mean) / scale
     points, axes = _principal(standard)
@@ -264,7 +264,7 @@ def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]
 
 
 def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
-    """Return the penalty with the least balanced cross-entropy on held out labels.
+    """Return the penalty with the lowest class-balanced cross-entropy on held out labels.
 
     Args:
         problem: the problem.
@@ -286,7 +286,7 @@ def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torc
         logs = torch.log_softmax(problem.logits(start, kept), dim=2)[torch.arange(len(place)), place]
         loss = float(-(logs[known, problem.labels[known]] * weight).sum())
         if loss >= best:
-            break  # beyond the minimum: weaker penalties take longest, and fit ever more
+            break  # past the minimum: weaker penalties would take longer and overfit more
         best, chosen, held_out = loss, penalty, logs.where(known[:, None], torch.nan)
         solutions = start
     return chosen, held_out, solutions

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A teacher whose answers are known."""
+"""A teacher whose logits are stored in advance."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ __all__ = ["StoredLogits"]
 class StoredLogits(torch.nn.Module):
     """The logits of a network on all items of a dataset, in place of the network.
 
-    A large teacher, or one that wants images of another size, then runs once for each item, and the student sees its
-    own augmented views. As a teacher of a chain's first stage it answers by the ``index`` of each item in the batch.
+    A large teacher, or one for images of another size, then runs once for each item, and the student sees its own
+    augmented views. As the teacher of a chain's first stage it looks logits up by the ``index`` of each item in the
+    batch.
 
     Args:
         logits: logits of all items, in the order of the dataset, (N, C).
 
     Raises:
-        ValueError: When the logits are no matrix of finite numbers.
+        ValueError: When the logits are not a matrix of finite numbers.
 
     Example::
 

@@ -37,7 +37,7 @@ onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 __all__ = ["ExportedNetwork", "OnnxNetwork", "load_teacher"]
 
 _FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
-# the place of the argument that says whether it is train mode
+# position of the argument that selects train mode
 _TRAIN_ARGUMENT: dict[Any, int] = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}
 
 
@@ -51,7 +51,7 @@ class OnnxNetwork(torch.nn.Module):
 
     Raises:
         ImportError: When ``onnxruntime`` is not installed.
-        ValueError: When the file cannot be read, or its inputs and outputs are others.
+        ValueError: When the file cannot be read, or has other inputs or outputs.
 
     """
 
@@ -77,7 +77,7 @@ class OnnxNetwork(torch.nn.Module):
                 "Export the network alone, without what precedes and follows it."
             )
         self.input_name, self.dtype = inputs[0].name, _FLOATS[inputs[0].type]
-        # a name, or None, stands for a size that is free
+        # a name or None stands for a dynamic size
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class OnnxNetwork(torch.nn.Module):
             images: a batch, (B, C, spatial dimensions).
 
         Raises:
-            ValueError: When the file has fixed sizes, and the images others.
+            ValueError: When the file has fixed sizes, and the images have others.
 
         """
         if len(self.shape) != images.ndim or any(
@@ -104,7 +104,7 @@ class OnnxNetwork(torch.nn.Module):
 
 
 class ExportedNetwork(torch.nn.Module):
-    """Wrap a ``.pt2`` file of ``torch.export`` as a module for prediction only. It is a program: trust it first.
+    """Wrap a ``.pt2`` file of ``torch.export``, for prediction only. It is a program: load it only if you trust it.
 
     Args:
         path: the file, of a network that was exported in eval mode with one input, (B, C, spatial dimensions). If B is
@@ -265,7 +265,7 @@ def _check_classes(classes: Sequence[str], found: Sequence[str], path: Path) -> 
     if list(found) != list(classes):
         raise ValueError(
             f"teacher: expected the student's classes {list(classes)} in their order, got {list(found)} in {path}. "
-            "Give the student's data the order of the teacher's."
+            "Use the teacher's order for the student's data."
         )
 
 
@@ -298,7 +298,7 @@ def _bundle_network(folder: Path) -> torch.nn.Module:
         reason = " ".join(str(first_cause(error)).split())[:200]
         raise ValueError(
             f"teacher: expected a network_def that can be built in {config}, got {type(first_cause(error)).__name__}: "
-            f"{reason}. Mend the bundle, or pass the network itself."
+            f"{reason}. Repair the bundle, or pass the network itself."
         ) from error
     return network
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read the weights of a network from the files that people have."""
+"""Read the weights of a network from common file formats."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def load_weights(
 
     Args:
         network: the network.
-        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix that all names share, such as
-            ``module.``, ``_orig_mod.`` or Lightning's ``model.``, is dropped, and so is what is not below it.
+        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`. A prefix, such as ``module.``,
+            ``_orig_mod.`` or Lightning's ``model.``, is dropped, and so are entries without it.
         name: what the file is, for errors: ``"teacher"``, ``"ckpt"`` or ``"student"``.
         advice: what to do if the weights belong to another network.
 
@@ -84,7 +84,7 @@ def read_weights(path: str | os.PathLike[str], *, name: str) -> dict[str, torch.
             content = read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # anything may be raised for damaged bytes, with advice that must not be followed
+    except Exception as error:  # damaged bytes raise anything, and PyTorch's advice, weights_only=False, is unsafe
         raise ValueError(
             f"{name}: expected a file with a network's weights, got {_kind(path, error)} in {path}. {_ADVICE}"
         ) from None
@@ -92,7 +92,7 @@ def read_weights(path: str | os.PathLike[str], *, name: str) -> dict[str, torch.
 
 
 def _kind(path: Path, error: Exception) -> str:
-    """Describe in words what a file holds that cannot be read as weights."""
+    """Describe in words the content of a file that cannot be read as weights."""
     unsafe = re.findall(r"GLOBAL (\S+)", str(error))
     if unsafe:
         return f"a pickle of other objects than tensors ({unsafe[0]})"
@@ -135,7 +135,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _without_prefix(weights: dict[str, torch.Tensor], expected: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
-    """Return weights by the network's names, if the file's have a prefix more or less, and else as they are."""
+    """Return weights under the network's names if only a prefix differs, else as they are."""
     first = next(iter(expected), "")
     prefixes = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
     for prefix in sorted(prefixes, key=len):

@@ -66,11 +66,13 @@ def describe_failure(place: str, error: Exception) -> DicomwebError | DicomwebOb
     """
     status = _status(error)
     if status is None:
-        return DicomwebError(f"{place}: expected an answer, got {_reason(error)}. See that the server runs, and go on.")
+        return DicomwebError(
+            f"{place}: expected an answer, got {_reason(error)}. Check that the server runs, then repeat the command."
+        )
     if status in _LOGIN:
         return DicomwebError(f"{place}: expected access, got {status}. Set {USER} and {PASSWORD}, or use .netrc.")
     if is_transient(error):
-        return DicomwebError(f"{place}: expected an answer, got {status} again and again. Run it again later.")
+        return DicomwebError(f"{place}: expected an answer, got {status} repeatedly. Run the command again later.")
     return DicomwebObjectError(f"{place}: expected an answer, got {status}{_refusal(error)}. Look at the URL.")
 
 
@@ -91,7 +93,7 @@ def _status(error: Exception) -> int | None:
 def _reason(error: BaseException) -> str:
     """Return the operating system's reason, or the error's type; the error's own text would quote the query."""
     if isinstance(error, EOFError):
-        return "one that breaks off"
+        return "a truncated one"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -35,7 +35,7 @@ class Journal:
         rows: its rows, every value as text.
 
     Raises:
-        ValueError: When there is another table at the path.
+        ValueError: When there is a different table at the path.
 
     """
 

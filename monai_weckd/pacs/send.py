@@ -73,7 +73,7 @@ def list_reports(path: Path) -> dict[str, Path]:
         if modality != "SR" or not is_uid(study) or not is_uid(uid):
             raise ValueError(f"{file}: expected a structured report with valid UIDs, got another. Leave it out.")
         if uid in reports:
-            raise ValueError(f"{file}: expected a UID of its own, got that of {reports[uid]}. Remove one of the files.")
+            raise ValueError(f"{file}: expected a distinct UID, got that of {reports[uid]}. Remove one of the files.")
         reports[uid] = file
     if not reports:
         raise ValueError(f"input: expected structured reports below {path}, got none.")

@@ -92,7 +92,7 @@ class DicomwebServer:
     def __init__(self, url: str) -> None:
         web, session_utils = _dicomweb_client()
         self.url = _checked_url(url)
-        quiet_loggers("urllib3.connectionpool")  # which writes down queries
+        quiet_loggers("urllib3.connectionpool")  # it logs queries
         self._session = session_utils.create_session()
         self._session.hooks["response"].append(self._refuse_leaving)
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)
@@ -105,7 +105,7 @@ class DicomwebServer:
         self._client.set_http_retry_params(retry=False)
 
     def _refuse_leaving(self, response: Any, **options: Any) -> None:
-        """Refuse a redirect to another origin: the request would carry a query, or a report, to a host not asked for.
+        """Refuse a redirect to another origin: it would carry a query or a report to another host.
 
         The library calls this for each answer, before it follows a redirect.
         """
@@ -235,7 +235,7 @@ class DicomwebServer:
                 raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got {failure_text(item)}.")
         accepted = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or ()]
         if uid not in accepted and not self.has(dataset.StudyInstanceUID, uid):
-            raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got no word of it.")
+            raise DicomwebObjectError(f"{self.url}/{place}: expected to be stored, got no confirmation.")
 
     def _pages(self, place: str, search: Callable[..., Any], *tags: str) -> Iterator[tuple[str, ...]]:
         """Yield the values of some elements of each result once; stop at a page without new results."""
@@ -249,7 +249,7 @@ class DicomwebServer:
                 if len(page) == _PAGE:
                     raise DicomwebError(
                         f"{self.url}/{place}: expected further results after {len(seen)}, got the same ones: the "
-                        "server knows no offset. Narrow the query with --filter."
+                        "server does not support an offset. Narrow the query with --filter."
                     )
                 return
             seen.update(new)
@@ -312,7 +312,7 @@ def _checked_url(url: str) -> str:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    """Return scheme, host and port of a URL, None if it has no valid ones."""
+    """Return scheme, host and port of a URL, None if it is malformed."""
     try:
         parts = urlsplit(url)
         port = parts.port

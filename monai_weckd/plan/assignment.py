@@ -36,7 +36,7 @@ def assign_groups(
     """Assign each group to a part, so that every part has every class, if any such assignment exists.
 
     An exact search finds a group of each class for each part that lacks the class. The other groups then go, the
-    largest first, to the part that falls short most of its fraction of their classes. A hash decides among equal
+    largest first, to the part that lacks most of its fraction of their classes. A hash decides among equal
     groups, so the result depends on the seed, and not on the order of the groups.
 
     Args:
@@ -102,7 +102,7 @@ class _Search:
         for group in self.counts.keys() & fixed.keys():
             self.put(group, fixed[group])
         self.order = sorted(self.counts.keys() - self.home.keys(), key=lambda group: draw_digest(seed, "split", group))
-        # groups of the same classes are alike for the search: where one leads nowhere, so do the others
+        # groups with the same classes are interchangeable in the search: if one fails, so do the others
         self.alike: dict[tuple[int, ...], list[str]] = {}
         for group in self.order:
             self.alike.setdefault(tuple(self.counts[group]), []).append(group)
@@ -128,7 +128,7 @@ class _Search:
             missing = self.missing()
             if not missing:
                 return True
-            # a class with fewer groups left than parts that lack it: this way leads nowhere
+            # a class has fewer groups left than parts that lack it, so this branch fails
             if all(self.free[label] >= len(parts) for label, parts in missing.items()):
                 label, parts = next(iter(missing.items()))
                 trail.append(self._tries(label, parts[0]))
@@ -144,7 +144,7 @@ class _Search:
         )
 
     def fill(self) -> None:
-        """Assign the other groups, each to the part that falls short most of the group's classes."""
+        """Assign the other groups, each to the part that lacks most of the group's classes."""
         rest = [group for group in self.order if group not in self.home]
         # a stable sort, so that the hash decides among groups of one size
         for group in sorted(rest, key=lambda group: -sum(self.counts[group].values())):
@@ -152,7 +152,7 @@ class _Search:
             self.put(group, max(self.parts, key=shortfalls.__getitem__))
 
     def _tries(self, label: int, part: str) -> Iterator[str]:
-        """Assign one group of a class after the other to a part, and take each back when the next is asked for."""
+        """Assign one group of a class after the other to a part, and undo each before the next one."""
         for group in self._candidates(label, part):
             self.put(group, part)
             yield group

@@ -104,7 +104,7 @@ class ChainPlan:
         return next((stage.stage for stage in self.stages if not stage.labeled), None)
 
     def num_labeled(self, stage: int) -> int:
-        """Return how many labels a stage trains on, or will.
+        """Return how many labels a stage trains on, or will train on.
 
         Args:
             stage: stage number, from 1.
@@ -114,7 +114,7 @@ class ChainPlan:
         return len(self.stages[stage - 1].labeled) or sum(self.shard_sizes[first:stage])
 
     def size_of(self, stage: int) -> int:
-        """Return how many labels a stage brings in, or will.
+        """Return how many labels a stage brings in, or will bring in.
 
         Args:
             stage: stage number, from 1.
@@ -140,7 +140,8 @@ class ChainPlan:
         if len(chosen) != self.size_of(stage) or not chosen <= set(self.train) or chosen & known:
             raise ValueError(
                 f"ids: expected {self.size_of(stage)} training items that no stage has yet, got {len(chosen)}, "
-                f"{len(chosen - set(self.train))} of them strange and {len(chosen & known)} known. Choose others."
+                f"{len(chosen - set(self.train))} of them not in training and {len(chosen & known)} used before. "
+                "Choose others."
             )
         shards = [part.new for part in self.stages[: stage - 1]]
         return replace(self, stages=divide_shards([*shards, tuple(sorted(chosen))], self))
@@ -194,7 +195,7 @@ class ChainPlan:
             text: the JSON.
 
         Raises:
-            ValueError: When it is not the JSON of a plan, or not as it was written.
+            ValueError: When it is not the JSON of a plan, or was changed after it was written.
 
         """
         content = _read_fields(text, [field.name for field in fields(cls)])

@@ -50,7 +50,7 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Verify a plan independently: no group in two splits, shards as promised, and no missing class.
+    """Verify a plan independently: no group in two splits, shards that follow the settings, and no missing class.
 
     Among the training labels, only those of the shards are read. Validation and test may be empty.
 

@@ -35,7 +35,7 @@ class LedgerEntry:
         purpose: purpose of the labels, such as "shard", "validation", "test", "split" or "stratification".
         stage: stage number, from 1, or None.
         labels: number of labels.
-        digest: SHA-256 of the sorted ids, one a line, in hexadecimal.
+        digest: SHA-256 of the sorted ids, one per line, in hexadecimal.
 
     """
 
@@ -129,7 +129,7 @@ class LabelOracle:
             state_dict: result of :py:meth:`state_dict`.
 
         Raises:
-            ValueError: When a revealed item has another label now.
+            ValueError: When the label of a revealed item has changed.
 
         """
         for key, label in state_dict["labels"].items():
@@ -162,7 +162,7 @@ def index_items(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, An
         items: dictionaries with ``id``.
 
     Raises:
-        TypeError: When an item is no dictionary.
+        TypeError: When an item is not a dictionary.
         ValueError: When an item has no ``id``, or two items have the same.
 
     """

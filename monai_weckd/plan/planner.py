@@ -53,9 +53,9 @@ def plan_chain(
     A shard has ``shard_size`` labels, ``labels_per_class`` times the number of classes, or
     ``round(label_fraction * training items)``. Where fewer labels exist, the shards share them evenly.
 
-    With ``stratify`` the labels of all training items are read, and the ledger lists them as "stratification". With
-    neither, only the training labels of the shards are read. With another ``selection`` than "random",
-    :py:func:`monai_weckd.selection.select_items` draws each shard when its stage starts.
+    With ``stratify`` the labels of all training items are read, and the ledger lists them as "stratification". Without
+    stratification and held-out splits, only the training labels of the shards are read. With another ``selection`` than
+    "random", :py:func:`monai_weckd.selection.select_items` draws each shard when its stage starts.
 
     Args:
         items: dictionaries with ``id``, ``label`` and, if known, ``group`` and ``split``, as
@@ -118,7 +118,7 @@ def plan_training(items: Iterable[Mapping[str, Any]], *, classes: Sequence[str],
         settings: fields of :py:class:`PlanSettings`, such as ``label_fraction=0.2``.
 
     Raises:
-        TypeError: When a setting is no field of :py:class:`PlanSettings`.
+        TypeError: When a setting is not a field of :py:class:`PlanSettings`.
         ValueError: When there are too few labels for the settings.
         PlanError: When a stage lacks a class.
 
@@ -159,7 +159,7 @@ def replan(
         )
     if plan.settings.selection == "given":
         raise ValueError("train_items: expected the items of the given shards, got others. Plan the chain anew.")
-    # labels of items that were not there then have not been read to split them
+    # the split read the labels of the earlier items only, not of the new ones
     read = plan.split_by_label and index.keys() <= set(plan.train)
     plan = replace(plan, train=tuple(sorted(index)), split_by_label=read)
     return plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)

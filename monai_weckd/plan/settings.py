@@ -20,7 +20,7 @@ from monai_weckd.utils.options import check_choices, check_types, option
 
 __all__ = ["HELD_OUT_FROM", "PlanSettings"]
 
-# fewer labels than this all train: a part of them would measure little, and cost much
+# with fewer labels, all are for training: a part held out would measure little and cost much
 HELD_OUT_FROM = 500
 _VAL_FRACTION, _TEST_FRACTION = 0.15, 0.25
 
@@ -46,7 +46,8 @@ class PlanSettings:
     )
     shard_size: int | None = option(None, "labels of a shard, in place of label_fraction")
     labels_per_class: int | None = option(
-        None, "labels of a shard for each class, in place of label_fraction; their number counts, not their classes"
+        None,
+        "labels of a shard, as a multiple of the number of classes, in place of label_fraction",
     )
     policy: str = option(
         "disjoint",
@@ -55,8 +56,8 @@ class PlanSettings:
     )
     shard_by: str = option(
         "item",
-        "what shards are drawn from: single items, or whole groups, which come as close to the size of a shard as they "
-        "can; they exceed it only if each group alone does",
+        "what shards are drawn from: single items, or whole groups, which come as close to the size of a shard as "
+        "possible, and exceed it only if each single group does",
         choices=("item", "group"),
     )
     stratify: bool = option(
@@ -65,7 +66,7 @@ class PlanSettings:
     selection: str = option(
         "random",
         "how shards are chosen: at random when the plan is made, or by a strategy when their stage starts; "
-        "given: by whoever made the plan",
+        "given: by the author of the plan",
         choices=("given", *STRATEGIES),
     )
     missing_classes: str = option(
@@ -101,8 +102,8 @@ class PlanSettings:
     def held_out(self, labels: int) -> tuple[float, float]:
         """Return the fractions of the labeled items in validation and in the test split.
 
-        A fraction that was given counts. Otherwise nothing is held out where fewer than 500 items have labels, since
-        all of them are needed for training; from 500 up it is 0.15 for validation and 0.25 for the test split.
+        A fraction that was given takes precedence. Otherwise nothing is held out if fewer than 500 items have labels,
+        since all of them are needed for training; from 500 up, it is 0.15 for validation and 0.25 for the test split.
 
         Args:
             labels: number of items with a label, before any is held out.

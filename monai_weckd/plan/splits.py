@@ -24,7 +24,7 @@ __all__ = ["divide_epochs", "draw_shards", "group_of", "identify", "longest_stag
 
 SPLITS = ("train", "val", "test")
 
-# the units of one class that no shard has yet, in the order of a hash
+# the units of one class that are in no shard yet, in the order of a hash
 _Stratum: TypeAlias = deque[Sequence[str]]
 
 
@@ -45,7 +45,7 @@ def identify(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         items: dictionaries; ``id`` defaults to ``image``, and ``group`` defaults to ``id``.
 
     Raises:
-        TypeError: When an item is no dictionary.
+        TypeError: When an item is not a dictionary.
         ValueError: When an item has neither ``id`` nor ``image``.
 
     """
@@ -69,7 +69,7 @@ def draw_shards(
     Each shard is a stratified draw from the units that earlier shards left over. A unit counts for the class of most of
     its items. Single items meet their quotas exactly. Groups come as close to the size of the shard as whole groups
     can, and they exceed it only if each group alone does; among choices of the same size, the quotas of the classes
-    decide. A stratified shard may be smaller, where otherwise it would lose a class.
+    decide. A stratified shard may be smaller if it would otherwise lose a class.
 
     Args:
         units: ids to draw together, by key: those of a group, or a single id.
@@ -123,13 +123,13 @@ def divide_epochs(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] 
     if len(stage_epochs) != num_stages or sum(stage_epochs) != max_epochs or min(stage_epochs) < 1:
         raise ValueError(
             f"stage_epochs: expected {num_stages} positive numbers that add up to max_epochs={max_epochs}, "
-            f"got {list(stage_epochs)}. Change the one or the other."
+            f"got {list(stage_epochs)}. Change one of them."
         )
     return tuple(stage_epochs)
 
 
 def longest_stage(max_epochs: int, num_stages: int, stage_epochs: Sequence[int] | None = None) -> int:
-    """Return the epochs of the longest stage, the length of a learning rate schedule; see :py:func:`divide_epochs`.
+    """Return the epochs of the longest stage, as the length of a learning rate schedule; see :py:func:`divide_epochs`.
 
     Args:
         max_epochs: epochs of the whole run.
@@ -153,7 +153,7 @@ def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
     others = [unit for queue in queues for unit in queue if id(unit) not in chosen]
     found = _pack([*wanted, *others], size)
     if len({stratum_of[id(unit)] for unit in wanted}) > len({stratum_of[id(unit)] for unit in found}):
-        # a class counts for more than a few labels
+        # keeping a class matters more than a few labels
         more = _pack(others, size - sum(map(len, wanted)))
         found = [*wanted, *more] if sum(map(len, (*wanted, *more))) <= size else wanted
     taken = {id(unit) for unit in found}
@@ -165,7 +165,7 @@ def _draw_groups(queues: Sequence[_Stratum], size: int) -> list[str]:
 
 
 def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
-    """Return groups that meet the quota of each class as whole groups can, the rarest class first."""
+    """Return groups that meet the quota of each class as closely as whole groups can, the rarest class first."""
     counts = [sum(map(len, queue)) for queue in queues]
     quotas = apportion(size, counts)
     wanted = sorted((place for place in range(len(queues)) if quotas[place]), key=counts.__getitem__)
@@ -175,7 +175,7 @@ def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
     spare = 0
     for place in wanted:
         reserved -= min(map(len, queues[place]))
-        # what a class leaves of its quota goes to the next one
+        # the unused part of a class's quota goes to the next class
         spare += quotas[place]
         left = size - sum(map(len, found))
         units = _pack(queues[place], max(0, min(spare, left - reserved)))
@@ -188,7 +188,7 @@ def _by_quota(queues: Sequence[_Stratum], size: int) -> list[Sequence[str]]:
 def _pack(units: Iterable[Sequence[str]], size: int) -> list[Sequence[str]]:
     """Return units with as many items together as possible, at most ``size``, the first ones where there is a choice.
 
-    If no unit is as small as that, the smallest one is returned alone.
+    If every unit is larger, the smallest one is returned alone.
     """
     smallest: Sequence[str] = ()
     # bit n of ``sums`` says whether some of the units seen so far have n items together

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Sum predictions up for each series, study or patient."""
+"""Average predictions over each series, study or patient."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def calibration_text(checkpoint: Path) -> str:
     held_out = (final.get("out_of_fold") or {}).get("labels", 0)
     if held_out:
         return f"calibrated by cross-validation on {held_out} labels"
-    return "not calibrated: a confidence is no probability of being right"
+    return "not calibrated: a confidence is not the probability of being right"
 
 
 def validation_text(checkpoint: Path, min_confidence: float) -> str:

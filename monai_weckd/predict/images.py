@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
         path: the file, or folder of a DICOM series.
         probabilities: one for each class, None without a usable prediction.
         fault: why there is none, in one line.
-        distance: how far the image is from those of the training, None if that is not known.
+        distance: how far the image is from the training images, None if unknown.
 
     """
 
@@ -63,7 +63,7 @@ def predict_images(
         bundle: the model.
         paths: the images.
         batch_size: images in a batch.
-        kind: measures how far an image is from those of the training, default None: nothing does.
+        kind: measures how far an image is from the training images, default None: this is not measured.
 
     """
     ahead: deque[Future[_Image]] = deque()

@@ -29,7 +29,7 @@ class ImageKeys(NamedTuple):
     Args:
         file: its path within the folder.
         patient: its group: that of the folder's manifest or of fetched series, else the pseudonym of the patient, of
-            the study or of the series, whichever the header tells first; empty without one.
+            the study or of the series, the first that the header has; empty without one.
         study: pseudonym of its study, empty without one.
         series: pseudonym of its series, empty without one.
 
@@ -48,7 +48,7 @@ class KeyFinder:
         source: the folder of the images, or one image.
 
     Attributes:
-        fault: why the folder's manifest tells no groups; empty if it does, or if there is none.
+        fault: why the groups of the folder's manifest cannot be used; empty if they can, or without a manifest.
 
     """
 
@@ -62,7 +62,7 @@ class KeyFinder:
             self.fault = str(error)
 
     def find(self, path: str) -> ImageKeys:
-        """Return the keys of an image; of a DICOM file, the start of the header is read.
+        """Return the keys of an image; from a DICOM file, only the start of the header is read.
 
         Args:
             path: the image.

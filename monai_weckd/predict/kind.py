@@ -67,7 +67,7 @@ class KindReference:
 
 
 def read_kind(checkpoint: Path) -> KindReference | None:
-    """Return what is known of the images of a training, from ``kind.npz`` beside its model; None without that file.
+    """Return the features of training images, from ``kind.npz`` beside the model; None without that file.
 
     Args:
         checkpoint: the model.

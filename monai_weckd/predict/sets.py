@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Give the classes that an image may have, so that the true one is among them with a given probability."""
+"""Compute sets of classes that contain the true class of an image with a given probability."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ConformalSets:
 
     An image of a new patient has its true class in the set with at least the probability ``coverage``, if the labeled
     patients were drawn as the new ones are; see :py:func:`monai_weckd.metrics.conformal_limit`. The deployed head has
-    seen all labels and the heads of cross-validation four fifths of them, so this is near, not exact.
+    seen all labels and the heads of cross-validation four fifths of them, so this holds approximately.
 
     Args:
         checkpoint: the model; ``out_of_fold.csv`` lies beside it.
@@ -42,7 +42,7 @@ class ConformalSets:
         limit: largest score of a class in a set.
 
     Raises:
-        ValueError: When there is no such table, or one of another model.
+        ValueError: When there is no such table, or it belongs to another model.
 
     """
 
@@ -90,7 +90,7 @@ class ConformalSets:
 
 
 def _check_count(checkpoint: Path, found: int) -> None:
-    """Refuse a table of another model, as chain.json beside it tells."""
+    """Refuse a table of another model, by the chain.json beside it."""
     chain = model_chain(checkpoint)
     stages = [] if chain is None else [stage for stage in chain["stages"] if stage["stage"] == chain["final"]["stage"]]
     for stage in stages:

@@ -50,7 +50,7 @@ def prediction_row(
 def verdict(
     probabilities: np.ndarray | None, classes: Sequence[str], *, fault: str = "", min_confidence: float = 0.0
 ) -> dict[str, Any]:
-    """Return the columns of a table that tell the class, its confidence, all probabilities, or why there is none.
+    """Return the columns of a table for the class, its confidence, all probabilities, or the reason for their absence.
 
     Args:
         probabilities: of the classes, (C,), or None.
@@ -75,7 +75,7 @@ def verdict(
 class PredictionTable:
     """Write a CSV of predictions batch by batch; the file gets its final name when it is complete.
 
-    Until then, the rows are in ``<name>.part``, which remains after an interruption; the next table takes its place.
+    Until then, the rows are in ``<name>.part``, which remains after an interruption until the next table replaces it.
 
     Args:
         path: the CSV; its folder is created.
@@ -105,7 +105,7 @@ class PredictionTable:
                 f"output: expected one prediction at a time into {self.path}, got another that is running. "
                 "Wait for it, or name another file."
             )
-        self.file.truncate(0)  # the rows of one that was interrupted
+        self.file.truncate(0)  # rows from an interrupted run
         self.file.write(self.header)
         return self
 

@@ -30,8 +30,8 @@ CHUNK = 1 << 22  # distances at a time: 16 MB in single precision
 def k_means(points: np.ndarray, count: int, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Divide points into clusters by Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii, SODA 2007).
 
-    Above 500 clusters the points are divided twice, first into the square root of that number, each of which then gets
-    clusters in proportion to its points: the time then grows with N sqrt(``count``) and not with N ``count``.
+    Above 500 clusters, the points are divided twice: first into sqrt(``count``) coarse clusters, then each of these
+    into clusters in proportion to its points. The time then grows with N sqrt(``count``), not with N ``count``.
 
     Args:
         points: finite points, (N, D).
@@ -82,8 +82,8 @@ def draw_apart(
 ) -> list[int]:
     """Draw distinct points, each with a chance that grows with its squared distance to those drawn before it.
 
-    This is the seeding of k-means++ (Arthur and Vassilvitskii, SODA 2007) with a weight for each point and, as long as
-    there are groups from which no point was drawn, from these groups alone.
+    This is the seeding of k-means++ (Arthur and Vassilvitskii, SODA 2007) with a weight for each point. As long as
+    there are groups without a drawn point, only their points are considered.
 
     Args:
         distances: function from an index to the squared distances of all points to that point, (N,).
@@ -91,7 +91,7 @@ def draw_apart(
         count: number of points, N at most.
         rng: source of one uniform number for each.
         first: index of the first point, default None: it is drawn too.
-        nearest: squared distance of each point to the nearest that was drawn earlier, (N,), default None: none was.
+        nearest: squared distance of each point to the nearest point drawn earlier, (N,), default None: there is none.
         groups: number of the group of each point, (N,), default None: groups do not matter.
         used: numbers of the groups from which points were drawn earlier, default None: none.
 

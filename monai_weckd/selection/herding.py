@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = ["draw_candidates", "draw_references", "herd", "reach"]
 
-# the share that is covered has, from 4,096 items, a standard error below 0.8 points
+# with 4,096 references, the standard error of the covered share is below 0.8 points
 REFERENCES, REFERENCES_PER_LABEL = 4096, 2
 CANDIDATES_PER_REFERENCE = 2
 CHUNK = 1 << 19  # similarities at a time: 2 MB in single precision, which stay in the cache
@@ -41,7 +41,7 @@ def draw_references(size: int, labels: int, rng: np.random.Generator) -> np.ndar
 def draw_candidates(
     candidates: np.ndarray, groups: np.ndarray, used: np.ndarray, *, labels: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the candidates in random order, above 8,192 a subset that includes an item of as many groups as it can.
+    """Return the candidates in random order; of more than 8,192, a subset with as many unlabeled groups as possible.
 
     Args:
         candidates: indices of the items that may be chosen.
@@ -62,8 +62,8 @@ def draw_candidates(
 def reach(points: np.ndarray, labels: int) -> float:
     """Return the squared distance within which a label has to stand for others.
 
-    If each of n labels stands for as many of N items as any other, it reaches the neighbor of rank N / n: this is the
-    median of the squared distances to it. The radius shrinks as labels grow, without a parameter.
+    If n labels stand for equally many of N items each, a label reaches its neighbor of rank N / n. The result is the
+    median over all points of the squared distance to that neighbor. It shrinks as labels grow, without a parameter.
 
     Args:
         points: finite points, (N, D).
@@ -91,8 +91,8 @@ def herd(
 ) -> np.ndarray:
     """Choose points one by one, each the one that adds most to the weighted coverage of the references.
 
-    A point is covered by the similarity exp(-d^2 / ``radius``) to the nearest labeled or chosen one. As long as there
-    are candidates in groups without a labeled or chosen point, only these are considered.
+    The coverage of a point is its similarity exp(-d^2 / ``radius``) to the nearest labeled or chosen point. As long as
+    there are candidates in groups without a labeled or chosen point, only these are considered.
 
     Gains never grow when a point is chosen, so an old gain is an upper bound, and only gains near the top are computed
     anew (Minoux 1978). The first gains take N x R x D operations, for R references, and no more than 2 MB at a time.
@@ -103,7 +103,7 @@ def herd(
         references: indices of the points whose coverage counts, (R,).
         radius: squared distance at which similarity is 1 / e, above 0.
         labeled: indices of the points that cover before the first choice.
-        candidates: distinct indices of those to choose from; of equal ones the first is chosen.
+        candidates: distinct indices of the points to choose from; of several with equal gain, the first is chosen.
         count: how many, at most as many as candidates.
         groups: number of each point's group, (N,).
 
@@ -144,7 +144,7 @@ def herd(
 
 
 def _parts(indices: np.ndarray, width: int) -> list[np.ndarray]:
-    """Divide indices so that each part has at most as many similarities to ``width`` points as are held at a time."""
+    """Divide indices so that a part has no more than ``CHUNK`` similarities to ``width`` points."""
     step = max(1, CHUNK // width)
     return [indices[start : start + step] for start in range(0, len(indices), step)]
 

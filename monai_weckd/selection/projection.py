@@ -38,7 +38,7 @@ def embed(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         rng: source of the directions that the iteration begins with.
 
     Returns:
-        Embeddings, (N, min(D, 32)), in the type of the features; where D is 32 at most, distances are exact.
+        Embeddings, (N, min(D, 32)), in the type of the features; distances are exact if D is at most 32.
 
     """
     length = np.sqrt(np.einsum("ij,ij->i", features, features))
@@ -52,7 +52,7 @@ def embed(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         basis = features.T @ (image * scale) - np.outer(mean, image.sum(axis=0))
     basis = np.linalg.qr(basis)[0].astype(features.dtype)
     image = (features @ basis) * scale - mean @ basis
-    # the largest of the found directions, which no longer depend on where the iteration began
+    # the largest directions found, which no longer depend on the start of the iteration
     return image @ np.linalg.eigh(image.T @ image)[1][:, ::-1][:, :kept]
 
 
@@ -63,9 +63,9 @@ def main_components(features: np.ndarray, references: np.ndarray) -> np.ndarray:
     result does not depend on the scales of the features, and the seed does not change it.
 
     Args:
-        features: finite features, (N, D); one that is the same in all references counts for nothing.
-        references: indices of the items that means, deviations and components are computed from, (R,); above 4,096,
-            an even part of them.
+        features: finite features, (N, D); a feature that is constant over the references is ignored.
+        references: indices of the items that means, deviations and components are computed from, (R,); of more than
+            4,096, an evenly spaced part is used.
 
     Returns:
         Unit vectors, (N, min(D, 64)), in single precision; an item without any component stays at 0.
@@ -73,7 +73,7 @@ def main_components(features: np.ndarray, references: np.ndarray) -> np.ndarray:
     """
     some = features[references[:: -(-len(references) // MOST_ROWS)]].astype(np.float64)
     mean, deviation = some.mean(axis=0), some.std(axis=0)
-    # of equal numbers, rounding may leave a deviation, which must not count as one
+    # rounding may give equal numbers a tiny deviation, which must count as 0
     scale = np.where(np.ptp(some, axis=0) > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     some = ((some - mean) * scale).astype(np.float32)
     kept = min(features.shape[1], COMPONENTS)

@@ -28,8 +28,8 @@ __all__ = ["gradient_distances", "select_items"]
 def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.ndarray:
     """Choose the items whose labels the next stage requests.
 
-    - "herding": the items that one by one add most to the coverage of all items, each of which counts one minus its
-      margin, or 1 without a teacher. After Uncertainty Herding (Bae, Oliveira and Sutherland, ICLR 2025, arXiv
+    - "herding": one by one, the item that adds most to the coverage of all items; each covered item counts one minus
+      its margin, or 1 without a teacher. After Uncertainty Herding (Bae, Oliveira and Sutherland, ICLR 2025, arXiv
       2412.20644), for every budget from one label a class to thousands.
     - "random": each item is as likely as any other.
     - "typical": as many clusters as there will be labels; from each without a label, the largest first, the item
@@ -41,20 +41,20 @@ def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.
       under the most probable class as label (Ash et al., ICLR 2020, arXiv 1906.03671).
 
     "herding", "margin", "diverse" and "badge" take one item from each group without a label before a second one from
-    any: images of one patient teach less than images of several, and a teacher that is unsure of one is unsure of the
-    others.
+    any: images of one patient teach less than images of several, and a teacher that is unsure of one image of a patient
+    is unsure of the others.
 
-    In "herding", an item is covered by the similarity exp(-d^2 / s) to the nearest one that has or will have a label. d
-    is the distance between unit vectors of 64 principal components of standardized features, and s its median square
-    to the neighbor that a label has to reach: the one of rank N / n among N items for n labels after this stage. Where
+    In "herding", the coverage of an item is its similarity exp(-d^2 / s) to the nearest item that has or will have a
+    label. d is the distance between unit vectors of 64 principal components of standardized features. s is the median
+    of d^2 to the neighbor of rank N / n, which a label has to reach if there are n labels after this stage. Where
     the paper adapts the radius to the labeled features and fits a temperature to labels, this reads no label and has no
     parameter, so the objective is the same at every stage.
 
-    The choice is a function of the arguments. None of these is a label. "herding" takes 64 N D operations for the
+    The choice depends on the arguments alone, and none of them is a label. "herding" takes 64 N D operations for the
     components, and 64 R (R + Q) for the gains of Q <= 2 R candidates at R references, several times where gains are
     close: up to 4,096 items, R and Q are all items; above, random ones, R = max(4,096, 2 n). It never holds an N x N
-    matrix. "typical" and "diverse" compare directions of features in 32 dimensions: 10,000 of 100,000 items take them
-    less than a minute. "badge" needs all D of them and N x D operations for each item that it chooses.
+    matrix. "typical" and "diverse" compare directions of features in 32 dimensions: to choose 10,000 of 100,000
+    items takes less than a minute. "badge" needs all D dimensions, and N x D operations for each item that it chooses.
 
     Args:
         strategy: one of the above.

@@ -63,9 +63,9 @@ class BatchRandAffine(BatchTransform):
         prob: probability of transforming an item, default 1.0; the others stay as they are, unresampled.
         rotate_range: largest angle in radians, in the plane or about each of three axes, default 0.0.
         translate_range: largest shift along each axis in pixels or voxels, default 0.0.
-        scale_range: largest deviation of the scale, of all axes together, from 1, default 0.0; a scale above 1 shows
+        scale_range: largest deviation of the common scale of all axes from 1, default 0.0; a scale above 1 shows
             more of the image.
-        padding_mode: what lies outside: "border" (default), "zeros" or "reflection".
+        padding_mode: values outside the image: "border" (default), "zeros" or "reflection".
 
     Raises:
         ValueError: When ``prob`` is not a probability, a range negative, or the padding mode unknown.
@@ -81,7 +81,7 @@ class BatchRandAffine(BatchTransform):
         scale_range: float = 0.0,
         padding_mode: str = "border",
     ) -> None:
-        # the number of angles and shifts is known with the first batch: three of each are drawn
+        # how many angles and shifts are needed is known only with the first batch, so three of each are drawn
         super().__init__(8)
         for name, value in (("rotate", rotate_range), ("translate", translate_range), ("scale", scale_range)):
             if not 0 <= value < (1 if name == "scale" else math.inf):
@@ -137,7 +137,7 @@ def affine_matrix(*, angles: torch.Tensor, shifts: torch.Tensor, scales: torch.T
     """
     dims = shifts.shape[1]
     rotation = torch.eye(dims).repeat(len(shifts), 1, 1)
-    # a turn about axis k moves the other two; in the plane there is one turn
+    # a rotation about axis k moves the other two axes; in 2-D there is one rotation
     planes = [(0, 1)] if dims == 2 else list(combinations(range(3), 2))[::-1]
     for angle, (i, j) in zip(angles.unbind(1), planes, strict=True):
         turn = torch.eye(dims).repeat(len(shifts), 1, 1)
@@ -162,7 +162,7 @@ def resample_affine(images: torch.Tensor, matrix: torch.Tensor, *, padding_mode:
     # grid_sample counts from -1 to 1 between the outer edges, and takes the last axis first
     matrix = (matrix * matrix.new_tensor([2.0 / size for size in sizes])[:, None]).flip(1)
     grid = matrix[:, :, dims].reshape(len(images), dims, *[1] * dims)
-    # the small outer axes first, the coordinates in planes: a tenth of the time of a matrix product per voxel
+    # small axes outside, coordinates in planes: this takes a tenth of the time of a matrix product per voxel
     for axis, size in enumerate(sizes):
         place = torch.arange(size, dtype=images.dtype, device=images.device) - (size - 1) / 2
         shape = [size if other == axis else 1 for other in range(dims)]

@@ -34,7 +34,7 @@ _MIN_SAMPLES = 16  # no axis is shrunk to fewer
 class BiasFieldCorrection(Transform):
     """Correct the smooth intensity variation within each tissue of an MR image (N4).
 
-    Each channel of a channel-first image ``(C, X, Y[, Z])`` is corrected by itself, with ITK's
+    Each channel of a channel-first image ``(C, X, Y[, Z])`` is corrected separately, with ITK's
     ``N4BiasFieldCorrectionImageFilter``. The logarithm of the field is estimated on every ``shrink_factor``-th voxel;
     it is a B-spline, which is then evaluated at every voxel, so that the image keeps its resolution.
 
@@ -43,14 +43,14 @@ class BiasFieldCorrection(Transform):
     left as it is. A field is known up to a factor only: normalize intensities afterwards.
 
     The transform is deterministic, so that ``CacheDataset`` and ``PersistentDataset`` run it once for each item. ITK
-    is held to one thread meanwhile, because its sums depend on how many there are.
+    runs in one thread, because its sums depend on the number of threads.
 
     Args:
         shrink_factor: voxels from one sample to the next along each axis, default 4. An axis is shrunk less where
             fewer than 16 samples would remain.
         mask: what the field is estimated on: "otsu" (default) the voxels above Otsu's threshold, ``None`` all voxels
             above 0. The field is applied to all voxels.
-        num_iterations: most iterations at each level; each level has twice the knots of the one before. Default
+        num_iterations: maximum iterations at each level; each level has twice the knots of the one before. Default
             (50, 50, 50, 50).
         progress: show a bar of the iterations, if ``tqdm`` is installed and standard error is a terminal.
             Default ``False``.
@@ -132,7 +132,7 @@ class BiasFieldCorrection(Transform):
         lattice = self._fit(samples, inside & (samples > 0))
         for size, offset, step, count in zip(flat.shape, offsets, steps, samples.shape, strict=True):
             position = np.clip((np.arange(size) - offset) / step / (count - 1), 0, 1)
-            # takes the first axis away and appends its evaluation: after all axes they are in order again
+            # contracts the first axis and appends it, evaluated, as the last: after all axes, their order is restored
             lattice = np.tensordot(lattice, _cubic_weights(position, lattice.shape[0]), axes=(0, 1))
         return (flat / np.exp(lattice)).astype(np.float32).reshape(channel.shape)
 
@@ -164,7 +164,7 @@ class BiasFieldCorrection(Transform):
             n4.AddObserver(itk.IterationEvent(), advance)
             n4.Update()
         points = n4.GetLogBiasFieldControlPointLattice()
-        # ITK wraps no view of an image of 1-vectors; its first axis is NumPy's last
+        # read point by point, because ITK offers no array view of such an image; its first axis is NumPy's last
         shape = tuple(points.GetLargestPossibleRegion().GetSize())
         return np.array([points.GetPixel(index)[0] for index in np.ndindex(shape)]).reshape(shape).T
 

@@ -37,15 +37,16 @@ class LoadMedicalImage(Transform):
     """Load a picture, volume or DICOM series as a channel-first float32 tensor.
 
     A 2-D image is ``(C, X, Y)``, a volume ``(C, X, Y, Z)``, with axes, affine and metadata as MONAI's readers give
-    them. The content of the file determines its format, then its suffix. A folder is a DICOM series.
+    them. The format is recognized by the file's content, and only then by its suffix. A folder is a DICOM series.
 
     - PNG, JPEG, TIFF and BMP: stored values (0..65535 for 16-bit gray; the high bytes of 16-bit color), fewer than
-      8 bits scaled to 0..255, palettes and CMYK as RGB, transparency dropped. The picture is turned as its EXIF
-      orientation says, which is how those who labeled it saw it. Of a camera's MPO, the main picture is taken;
+      8 bits scaled to 0..255, palettes and CMYK as RGB, transparency dropped. The picture is turned by its EXIF
+      orientation, as viewers show it to those who label it. From a camera's MPO file, the main picture is read;
       other files with several pages or frames are refused.
     - NIfTI (``.nii``, ``.nii.gz``): scaled values. One slice, ``(X, Y, 1)``, is 2-D. Several volumes (diffusion
-      weights, phases, vectors) are channels but no colors, even three of them; RGB24 and RGBA32 are colors.
-    - MedMNIST: a reference ``<archive>.npz::<split>/<index>`` in the place of a path, see
+      weights, phases, vectors) become channels, and three of them are not taken for RGB; only RGB24 and RGBA32 are
+      color.
+    - MedMNIST: a reference ``<archive>.npz::<split>/<index>`` instead of a path, see
       :py:func:`~monai_weckd.data.medmnist.read_medmnist`.
     - DICOM: as :py:class:`~monai_weckd.data.dicom.reader.DicomReader` gives it.
 
@@ -132,7 +133,7 @@ class LoadMedicalImaged(MapTransform):
 
 
 def _with_channels(array: np.ndarray, channels: int | None, path: Path, *, is_color: bool) -> np.ndarray:
-    """Return the array with as many channels as asked for."""
+    """Return the array with the requested number of channels."""
     found = array.shape[0]
     if channels is None or (found == 1 and channels == 1):
         return array

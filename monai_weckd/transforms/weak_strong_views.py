@@ -31,7 +31,7 @@ class WeakStrongViewsd(Randomizable, MapTransform):
 
     The strong view stays under the image's key, the weak one goes under the teacher's, where
     :py:class:`~monai_weckd.engines.Distiller` finds it in a batch. ``shared`` is drawn once for both views, so that
-    they show the same geometry; what is in ``weak`` and ``strong`` is each view's own. All keys of an item get the
+    they show the same geometry; ``weak`` and ``strong`` are drawn separately. All keys of an item get the
     same draws, so that several images of one patient stay aligned. It works on single items, in any MONAI pipeline;
     :py:class:`~monai_weckd.engines.PrepareViews` makes the views of whole batches of a stage, on their device.
 

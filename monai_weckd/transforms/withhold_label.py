@@ -33,8 +33,8 @@ class WithholdLabeld(MapTransform):
 
     With it, an ordinary MONAI pipeline trains on few labels and on images without labels, because the losses of this
     package skip -1. The type of a label stays the same. An item is identified by its ``id``, or else by its image path,
-    as in a plan: place this transform before the one that loads the image. It removes no other trace of a label, such
-    as a folder in the path that is named after a class.
+    as in a plan: place this transform before the one that loads the image. Other traces of a label stay, such as a
+    folder in the path that is named after a class.
 
     Args:
         keys: keys of the labels.

@@ -25,7 +25,7 @@ __all__ = ["BlindOracle", "limit_validation"]
 
 
 class BlindOracle(LabelOracle):
-    """Hide the test labels: a request for them returns made-up labels, the classes in turn, and is not recorded.
+    """Hide the test labels: a request for them returns made-up labels (the classes in turn) and is not recorded.
 
     A plan reads the test labels to check that no class is missing. Tuning needs none of them, and with this oracle the
     plan is the same without them. Only a plan that finds the split itself reads all labels for the purpose "split".

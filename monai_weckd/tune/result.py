@@ -48,7 +48,7 @@ def best_trial(
     values = [(sign * trial.value, -trial.number, trial) for trial in trials if trial.value is not None]
     completed = [entry for entry in values if outcome(entry[2]) == "completed"]
     if not completed:
-        raise ValueError("trials: expected one at least that was completed, got none. Look into trials.csv.")
+        raise ValueError("trials: expected at least one completed trial, got none. Look into trials.csv.")
     return max(completed, key=lambda entry: entry[:2])[2]
 
 

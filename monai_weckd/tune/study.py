@@ -133,9 +133,9 @@ def _range(parameter: TunedParameter) -> str:
 
 
 def _refuse_changes(name: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
-    remedy = "Pass another --study, or what it began with."
+    remedy = "Pass another --study, or the settings that it began with."
     if before is None:
-        raise ValueError(f"study: expected one that this command began, got {name!r} of another origin. {remedy}")
+        raise ValueError(f"study: expected one that this command created, got {name!r} of another origin. {remedy}")
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise ValueError(

@@ -31,7 +31,7 @@ __all__ = ["TunedBundle"]
 
 
 class TunedBundle:
-    """Train a bundle repeatedly with other values, and without its test split.
+    """Train a bundle repeatedly with different values, and without its test split.
 
     The data list and the plan are made once. The plan is made without the test labels. The test items are then removed
     from the data list, so that no trial can reach them.
@@ -70,7 +70,7 @@ class TunedBundle:
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         if config.solves_heads:
             raise ValueError(
-                "config_file: expected a training step by step, got one that solves heads, which has nothing to tune. "
+                "config_file: expected a training step by step, got one that solves heads and has nothing to tune. "
                 "Pass --config_file scratch.json."
             )
         self._check_keys(changes)
@@ -108,17 +108,17 @@ class TunedBundle:
 
     @property
     def knows_own_values(self) -> bool:
-        """Whether a trial may try the configuration's own values, which must be within the ranges."""
+        """Whether the configuration's own values are within the ranges, so that a trial may use them."""
         return all(parameter.holds(self.own_values[parameter.name]) for parameter in self.parameters)
 
     @property
     def warmup_epochs(self) -> int:
-        """Number of epochs without pruning, which are those of the first stage and the first one with a teacher."""
+        """Number of epochs before pruning: those of the first stage, and the first epoch with a teacher."""
         return self.epochs[0] + 1
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings except the tuned values that affect a trial's result, as JSON-compatible data."""
+        """All settings that affect a trial's result, except the tuned values, as JSON-compatible data."""
         content = self.config.plain()
         # the plan's digest covers the split and the shards, so their paths do not matter
         content["datalist"].pop("split_file", None)
@@ -146,7 +146,7 @@ class TunedBundle:
     def _replace_selection(self, changes: Mapping[str, Any]) -> str | None:
         """Replace a chain's own selection of shards by a random one, and return the replaced selection.
 
-        Otherwise each trial would request different labels, and all trials together would exceed the label budget.
+        Otherwise each trial would request different labels, and together the trials would exceed the label budget.
         """
         selection: str = self.config.value("plan#settings").selection
         given = "plan#shards" in self.config and self.config["plan#shards"] is not None

@@ -82,7 +82,7 @@ def run_trials(
         trials: wanted number of trials, including those that the study already has.
         timeout: seconds after which this worker starts no further trial, default None.
         tell: called with a line of text about each trial.
-        pause: seconds between two looks at the other workers, default 1.
+        pause: seconds between two checks of the other workers, default 1.
 
     """
     began, waiting = time.monotonic(), False
@@ -115,7 +115,7 @@ def _run_one(study: optuna.Study, attempt: _Attempt, tell: Callable[[str], None]
         # Optuna raises this for the result of a trial that another worker has given up
         if not attempt.lost(error):
             raise
-        tell("a trial was given up, as this worker gave no sign of life for too long")
+        tell("a trial was given up, because this worker did not report for too long")
 
 
 def _line(trial: optuna.trial.FrozenTrial) -> str:

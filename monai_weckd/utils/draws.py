@@ -102,7 +102,7 @@ def apportion(total: int, counts: Sequence[int]) -> list[int]:
     places gives it.
 
     Args:
-        total: number of places; no more than there are items are given.
+        total: number of places; if there are fewer items, as many as items are given.
         counts: number of items of each class.
 
     Example::
@@ -129,11 +129,11 @@ def apportion(total: int, counts: Sequence[int]) -> list[int]:
 
 
 def draw_digest(*parts: Any) -> bytes:
-    """Return the SHA-256 digest of the text of several parts, by whose order keys are drawn.
+    """Return the SHA-256 digest of the text of several parts, whose order is a random order of keys.
 
     Args:
         parts: such as a seed, a purpose and a key.
 
     """
-    # a file name may hold bytes that are no UTF-8, which Python keeps as lone surrogates
+    # a file name may hold bytes that are not UTF-8, which Python keeps as lone surrogates
     return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogateescape")).digest()

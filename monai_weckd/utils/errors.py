@@ -25,7 +25,7 @@ _REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 def first_cause(error: BaseException) -> BaseException:
     """Return the first error of a chain, which monai.bundle wraps in errors that name an expression.
 
-    An error of this package that says what was expected stands for those that it was raised from.
+    An error of this package that says what was expected takes precedence over its own causes.
 
     Args:
         error: the last error.

@@ -44,7 +44,7 @@ __all__ = [
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIGEST = hashlib.sha256().digest_size
-# by file: another run of this process may begin where one has just failed
+# by file, because another run in this process may write where one has just failed
 _writing: dict[Path, _Write] = {}
 
 
@@ -72,7 +72,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
     except OSError as error:
         if os.path.isfile(part):  # pathlib raises for a name that is too long
             part.unlink()
-        # no cause, so that this error, which names the file, is the first of the chain
+        # without a cause, so that this error, which names the file, is the first of the chain
         raise write_error(path, error, size=len(data)) from None
 
 
@@ -87,7 +87,7 @@ def write_error(path: Path, error: OSError, *, size: int | None = None) -> OSErr
     """
     if error.errno in _NO_ROOM:
         wanted = "room" if size is None else f"room for {size:,} bytes"
-        text = f"expected {wanted} beside what is there, got {error.strerror!r}. Free some"
+        text = f"expected {wanted}, got {error.strerror!r}. Free some space"
     else:
         text = f"expected a file that can be written, got {error.strerror!r}. {_remedy(error)}"
     return type(error)(f"{path}: {text} and go on with resume; what was written before is whole.")
@@ -99,7 +99,7 @@ def _remedy(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "Put its folder back"
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
-        return "Move what is in its place, or in the place of its .part file, away"
+        return "Move away what is in its place, or in the place of its .part file"
     if error.errno == errno.ENAMETOOLONG:
         return "Pass a shorter name"
     return "Look at the disk"
@@ -166,7 +166,7 @@ def pack_state(state: Mapping[str, Any]) -> io.BytesIO:
 
     """
     buffer, checksums = io.BytesIO(), get_crc32_options()
-    # PyTorch's take as long as all the rest, and do not cover the whole file
+    # PyTorch's own checksums take as long as everything else, and do not cover the whole file
     set_crc32_options(False)
     try:
         torch.save(_plain(state, "state"), buffer)
@@ -273,7 +273,7 @@ def load_tensors(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]
     """
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # anything may be raised for other bytes, with advice that must not be followed
+    except Exception as error:  # other bytes may raise anything; PyTorch's advice must not be followed
         raise ValueError(
             f"{path}: expected tensors that torch.save has written, got what cannot be read as such "
             f"({type(error).__name__}). Restore the file from a copy, or begin anew with overwrite."
@@ -282,12 +282,12 @@ def load_tensors(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]
 
 
 def _plain(value: Any, place: str) -> Any:
-    """Return a state with Python's numbers in the place of NumPy's, or raise a TypeError that names what is no data."""
+    """Return a state with Python's numbers in place of NumPy's, or raise a TypeError that names any other object."""
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    if isinstance(value, torch.Tensor):  # the metadata of a MetaTensor ``weights_only`` would refuse
+    if isinstance(value, torch.Tensor):  # ``weights_only`` would refuse the metadata of a MetaTensor
         return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, Counter):  # as the milestones of a scheduler
         return value

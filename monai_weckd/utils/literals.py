@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Texts in a configuration of MONAI that stay texts."""
+"""Write texts into a MONAI configuration so that they stay texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ESCAPES = str.maketrans({letter: f"\\x{ord(letter):02x}" for letter in "@%#"})
 
 
 def literal(text: str) -> str:
-    """Return a configuration's value for a text from elsewhere, such as a path, even if it looks like an expression.
+    """Return the configuration value that evaluates to a text, such as a path, even if it looks like an expression.
 
     Args:
         text: the text.

@@ -21,7 +21,7 @@ __all__ = ["check_item", "nearest", "printable"]
 
 
 def check_item(name: str, number: int, item: Any) -> None:
-    """Refuse an item that is no dictionary, such as a pair of an image and its label.
+    """Refuse an item that is not a dictionary, such as a pair of an image and its label.
 
     Args:
         name: name of the list, for the error.
@@ -29,7 +29,7 @@ def check_item(name: str, number: int, item: Any) -> None:
         item: the item.
 
     Raises:
-        TypeError: When it is no dictionary.
+        TypeError: When it is not a dictionary.
 
     """
     if not isinstance(item, Mapping):

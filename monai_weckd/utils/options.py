@@ -98,7 +98,7 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, (list, tuple))
     if isinstance(value, bool):
         return kind is bool
-    # a path will do where text does, and an integer where a number does
+    # a path is accepted as text, and an integer as a float
     return isinstance(value, {float: (int, float), str: (str, os.PathLike)}.get(kind, kind))
 
 

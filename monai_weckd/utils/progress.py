@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Show how far a long task is."""
+"""Show the progress of a long task."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# seconds from one sign of progress to the next
+# seconds between two lines of progress
 _IN_TERMINAL, _IN_LOG = 0.1, 10.0
 
 
 class Progress:
-    """Show how far a task is: by a bar in a terminal, by a line in the log every ten seconds elsewhere.
+    """Show the progress of a task: by a bar in a terminal, by a line in the log every ten seconds elsewhere.
 
-    The bar needs ``tqdm``; without it there are lines as well. The log also says at once what begins. Processes other
-    than the first show nothing, and neither does a task of nothing.
+    The bar needs ``tqdm``; without it, lines are logged instead. The log also names the task when it begins. Processes
+    other than the first show nothing, and neither does a task without units.
 
     Args:
         task: what is being done, such as "verifying".
@@ -54,7 +54,7 @@ class Progress:
             logger.info("%s: %d %s", task, total - done, unit)
 
     def move(self, done: int, note: Callable[[], str] | None = None) -> None:
-        """Tell how many units are done.
+        """Report how many units are done.
 
         Args:
             done: their number.

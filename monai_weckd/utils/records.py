@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LEVELS = 16
-# held out labels of a solved head, beside its model
+# out-of-fold predictions of a solved head, beside its model
 OUT_OF_FOLD = "out_of_fold.csv"
 # features of training images, beside the model of a frozen network
 KIND = "kind.npz"
@@ -47,10 +47,10 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
 
     Args:
         path: the file.
-        errors: what to do with bytes that are no UTF-8, as for ``bytes.decode``.
+        errors: what to do with bytes that are not UTF-8, as for ``bytes.decode``.
 
     Raises:
-        ValueError: When it is not there, or no text.
+        ValueError: When the file is missing or is not text.
 
     """
     if not path.is_file():
@@ -121,7 +121,7 @@ def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:
 
 
 def parse_json(content: str | bytes, *, where: str) -> Any:
-    """Return the value in JSON that somebody else has written, if every program can read it again.
+    """Parse JSON from a client, and refuse values that other programs could not read again.
 
     Args:
         content: the JSON.
@@ -145,7 +145,7 @@ def parse_json(content: str | bytes, *, where: str) -> Any:
 
 
 def check_plain(value: Any, *, where: str) -> None:
-    """Refuse a value that Python reads as JSON, but that other programs, or an answer, cannot hold.
+    """Refuse a value that Python reads as JSON, but that other programs do not.
 
     Args:
         value: lists, dictionaries, texts, numbers, truth values and None.

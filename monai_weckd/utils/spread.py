@@ -23,7 +23,7 @@ __all__ = ["EXECUTORS", "Spread", "map_jobs"]
 EXECUTORS = ("local", "dask")
 _HOW = "Start one with `dask scheduler --host 127.0.0.1`, and workers with `dask worker --nthreads 1`"
 
-# seconds in which a scheduler must answer
+# seconds within which a scheduler must answer
 _WAIT = 10.0
 
 Result = TypeVar("Result")
@@ -85,7 +85,7 @@ def map_jobs(function: Callable[[Any], Result], jobs: Iterable[Any], spread: Spr
     except ImportError as error:
         raise ImportError("joblib: expected for compare, got no such package. Install monai-weckd[compare].") from error
     with _backend(spread) as backend:
-        # each result at once, and everything with the scheduler: workers that come later take their part
+        # yield each result at once, and submit all jobs at once, so that workers that join later get some
         run = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered", **backend)
         results = run(delayed(function)(job) for job in jobs)
         while True:
@@ -96,8 +96,8 @@ def map_jobs(function: Callable[[Any], Result], jobs: Iterable[Any], spread: Spr
             except Exception as error:
                 if type(error).__name__ in ("TerminatedWorkerError", "KilledWorker", "BrokenProcessPool"):
                     raise ChildProcessError(
-                        f"executor: expected workers that live, got one that died ({type(error).__name__}). "
-                        "What is finished is kept: call again to go on."
+                        f"executor: expected live workers, got one that died ({type(error).__name__}). "
+                        "Finished results are kept: run the command again to continue."
                     ) from error
                 raise
             yield result

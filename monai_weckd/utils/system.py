@@ -47,7 +47,7 @@ def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max
 def limit_threads(most: int = 8) -> int:
     """Let torch use the processors of this process, but no more than ``most``, and return the number of threads.
 
-    A batch of a few dozen small images has no work for more threads, which would only wait for each other.
+    A batch of a few dozen small images does not keep more threads busy; they would only wait for each other.
     ``OMP_NUM_THREADS`` takes precedence if it is set. The number of threads changes the order of summation, and so the
     last bits of a training.
 
@@ -68,7 +68,7 @@ def can_lock() -> bool:
 
 
 def try_lock(number: int) -> bool:
-    """Return whether this process has the lock of an open file or folder now; the system ends it with the process.
+    """Try to lock an open file or folder, and return whether this process now has the lock, until it ends.
 
     Args:
         number: file descriptor.

@@ -20,15 +20,15 @@ from typing import Any
 
 __all__ = ["read_table", "table_text"]
 
-# a cell with one of these is quoted: where a spreadsheet separates cells by semicolons or tabs, what follows one begins
-# a cell, and may be a formula
+# a cell with one of these is quoted: if a spreadsheet separates cells by semicolons or tabs, the text after one would
+# be a new cell, and may be a formula
 _QUOTED = ";\t\r\n"
-# first characters of a formula in a spreadsheet; and the apostrophe, to tell a name's own from an added one
+# first characters of a formula in a spreadsheet; and the apostrophe, so that an added one can be removed again
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, in which no text is a formula to a spreadsheet.
+    """Return rows as CSV, in which a spreadsheet takes no text for a formula.
 
     File and class names come from whoever made the data. Text that begins with ``=``, ``+``, ``-``, ``@``, a tab, a
     line break or an apostrophe gets an apostrophe in front; text with a semicolon or a tab is quoted, as with a comma.
@@ -62,7 +62,7 @@ def read_table(text: str, columns: Iterable[str] = ()) -> list[dict[str, str]]:
         columns: columns that there must be, default none.
 
     Raises:
-        ValueError: When it is no CSV, a column is absent, or a row is shorter or longer than the first one.
+        ValueError: When it is not CSV, a column is absent, or a row is shorter or longer than the first one.
 
     """
     try:
@@ -80,7 +80,7 @@ def read_table(text: str, columns: Iterable[str] = ()) -> list[dict[str, str]]:
 
 
 class _Lines:
-    """Lines of a CSV, each of which the writer ends with all characters to quote, which makes it quote them."""
+    """Lines of a CSV; the writer quotes the characters of its line terminator, so that contains all those to quote."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Walk through the tensors in what a network returns."""
+"""Map over the tensors in a network's output."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ def check_page() -> None:
 
 
 def comparison_page(content: Mapping[str, Any], *, about: Mapping[str, Any]) -> str:
-    """Return a self-contained page on a comparison.
+    """Return a self-contained page about a comparison.
 
     Args:
         content: what :py:func:`monai_weckd.compare.summary.summarize_comparison` returns.
-        about: the settings to show, by name; ``synthetic`` tells whether the images are.
+        about: the settings to show, by name; ``synthetic`` says whether the images are synthetic.
 
     Raises:
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
@@ -83,7 +83,7 @@ def comparison_figures(content: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _drawn(content: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Return the arms with results, of these the ones with a difference, and those of several stages."""
+    """Return the arms with results, those of them with a difference, and those with several stages."""
     finished = [arm for arm in content["arms"] if arm["metrics"]]
     compared = [arm for arm in finished if arm["difference"]]
     return finished, compared, [arm for arm in finished if len(arm["stages"]) > 1]

@@ -29,7 +29,7 @@ __all__ = ["figure_bytes", "learning_curves_svg", "new_figure", "reliability_svg
 
 # Okabe and Ito's palette: told apart by readers with any form of color blindness, and by line style in gray print.
 _BLUE, _ORANGE, _GREEN, _BLACK, _GRAY = "#0072B2", "#D55E00", "#009E73", "#222222", "#777777"
-# what would make two files of the same figure differ
+# metadata that would make two files of the same figure differ
 _UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 _LOSSES = (
     ("loss", "total", _BLACK, "-"),

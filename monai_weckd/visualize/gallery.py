@@ -41,7 +41,7 @@ def confident_errors(rows: Sequence[Mapping[str, Any]], *, limit: int = 9) -> li
 
     Args:
         rows: rows of ``predictions.csv`` by column name; the values may be text, as ``csv.DictReader`` reads them.
-        limit: greatest number of errors. Defaults to 9.
+        limit: maximum number of errors. Defaults to 9.
 
     Returns:
         Positions in ``rows``, from the most confident error down; equal probabilities keep the order of ``rows``.
@@ -61,7 +61,7 @@ def confident_errors(rows: Sequence[Mapping[str, Any]], *, limit: int = 9) -> li
 
 
 def layer_fault(network: torch.nn.Module, dataset: Any, *, target_layer: str) -> str | None:
-    """Return why a layer gives no heat maps, None if it does; the first image is tried.
+    """Try a layer on the first image: return why it gives no heat map, or None if it gives one.
 
     Args:
         network: the classifier; it stays untouched.
@@ -98,14 +98,14 @@ def save_error_gallery(
 
     Args:
         network: classifier that made the predictions; it returns logits of shape (1, C) for one image.
-        dataset: items aligned with ``rows``, each with a channel-first "image": a picture with rows first, (C, H, W), or a volume,
-            (C, W, H, D).
+        dataset: items aligned with ``rows``, each with a channel-first "image": a picture with rows first, (C, H, W),
+            or a volume, (C, W, H, D).
         rows: rows of ``predictions.csv`` by column name. The order of their ``probability_<class>`` columns is the
             order of the network's outputs.
         target_layer: name of the module whose output is weighted, usually the last block with spatial axes, such as
-            "layer4" of a ResNet. Inside a residual block the sum overwrites the output, which autograd refuses.
+            "layer4" of a ResNet. Autograd refuses a layer in a residual block if the sum overwrites its output.
         output_dir: folder of the run; the files go to its sub-folder ``errors``.
-        limit: greatest number of images. Defaults to 9.
+        limit: maximum number of images. Defaults to 9.
 
     Returns:
         The path of ``errors/errors.json``, which :func:`write_report` reads.
@@ -211,7 +211,7 @@ def _panel(picture: np.ndarray) -> np.ndarray:
     pixels = picture.round().astype(np.uint8)
     scale = _PANEL / max(pixels.shape)
     if scale >= 1:
-        # Small images keep square pixels, so that nobody takes interpolation for detail.
+        # Small images keep square pixels, so that interpolation is not mistaken for detail.
         return pixels.repeat(int(scale), axis=0).repeat(int(scale), axis=1)
     height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))

@@ -52,7 +52,7 @@ _ERROR_KEYS = ("id", "label", "predicted", "probability", "file")
 
 
 def write_report(output_dir: str | Path) -> Path:
-    """Write ``report.html``, one self-contained page on a chain run, from the files of its output folder.
+    """Write ``report.html``, one self-contained page about a chain run, from the files of its output folder.
 
     The page opens offline: pictures are inline, and its content security policy forbids it to load anything.
 
@@ -64,7 +64,7 @@ def write_report(output_dir: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: When a file is missing or corrupt, or the files are not of one run.
+        ValueError: When a file is missing or corrupt, or the files are from different runs.
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
     """
     template = page_template("report.html.jinja")
@@ -174,7 +174,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> list[dict[str, str]]
 
     """
     columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
-    # a file name may be bytes that are no UTF-8
+    # a file name may contain bytes that are not UTF-8
     text = read_text(path, errors="surrogateescape")
     try:
         rows = read_table(text, columns)
@@ -218,7 +218,7 @@ def _test_view(rows: Sequence[Mapping[str, str]], chain: Mapping[str, Any]) -> d
 
 
 def _check_final(accuracy: float | None, recorded: Mapping[str, Any] | None) -> None:
-    # The interval comes from predictions.csv, the figures by stage from chain.json: they must speak of one model.
+    # The interval comes from predictions.csv, the figures by stage from chain.json: they must describe one model.
     if recorded and accuracy is not None and abs(accuracy - recorded["accuracy"]) > 0.005:
         raise ValueError(
             f"predictions.csv: expected the final test accuracy of chain.json, {recorded['accuracy']:.3f}, got"

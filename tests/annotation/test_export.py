@@ -99,7 +99,7 @@ def test_a_series_is_one_item_where_one_has_a_label(tmp_path):
     ("options", "message"),
     [
         (["--labels", "none.json"], "labels: expected labels.json of `label`, got no none.json. Correct the path."),
-        (["--labels", "labels.json", "--unverified"], "unverified: expected with --reports, got --labels, which a"),
+        (["--labels", "labels.json", "--unverified"], "unverified: expected --reports, got --labels, which a"),
     ],
 )
 def test_errors_are_one_line(images, capsys, options, message):

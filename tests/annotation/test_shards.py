@@ -157,7 +157,7 @@ def test_refuses_to_validate_with_an_image_that_has_trained():
     key = given.shards[0][0]
     validating = next(group for group, split in given.split_of.items() if split == "val")
     with pytest.raises(
-        ValueError, match=rf"group: expected one in training for '{key}', as before, got '{validating}', which valid"
+        ValueError, match=rf"group: expected one in training for '{key}', as before, got '{validating}', which is for"
     ):
         plan(
             {**FIRST, "e1": "ill", "f1": "well", "g1": "ill"},

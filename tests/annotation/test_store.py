@@ -97,7 +97,7 @@ def test_a_damaged_file_is_named_with_its_remedy(tmp_path, content):
     path = tmp_path / "labels.json"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"^{path}: expected the labels that `label` has kept, got [^\n]*Restore the file"
+        ValueError, match=rf"^{path}: expected the labels that `label` has stored, got [^\n]*Restore the file"
     ):
         LabelStore(path, CLASSES)
     assert path.read_bytes() == content

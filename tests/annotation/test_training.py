@@ -30,7 +30,7 @@ from monai_weckd.annotation import AnnotatedBundle
         ),
         (
             {"classes": ["a"]},
-            r"classes: expected two or more, each once, got \['a'\]\. Name what is to be told apart\.",
+            r"classes: expected two or more, each once, got \['a'\]\. Name the classes to distinguish\.",
         ),
         ({"classes": ["a", "b", "a"]}, r"classes: expected two or more, each once, got \['a', 'b', 'a'\]"),
         ({"changes": {"sed": 1}}, r"set: expected a key of .*train\.json, got 'sed'\. Did you mean 'seed'\?"),

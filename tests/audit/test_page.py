@@ -143,7 +143,7 @@ def test_counts_are_on_the_page_and_in_a_table(tmp_path):
     page, _, content = written(with_subgroups(), tmp_path)
     assert "<i>ray" not in page
     assert "&lt;i&gt;ray" in page
-    assert "Not known of any image: site, sex, age." in page
+    assert "Not known for any image: site, sex, age." in page
     assert "Results of the training" not in page
     text = (tmp_path / "audit_counts.csv").read_text()
     assert ",=" not in text

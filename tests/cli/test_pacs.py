@@ -39,7 +39,7 @@ def test_another_filter_is_refused(text, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--labels", "labels.json", "--unverified"], "error: unverified: expected with --reports, got --labels"),
+        (["--labels", "labels.json", "--unverified"], "error: unverified: expected --reports, got --labels"),
         (["--labels", "labels.json", "--output", "."], "error: output: expected nothing at ., got a file."),
     ],
 )

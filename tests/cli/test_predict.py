@@ -128,6 +128,7 @@ def test_errors_are_one_line_without_traceback(capsys, model, tmp_path, options,
 def test_other_preprocessing_than_that_of_the_training_is_refused(tmp_path):
     scaling = {"keys": "image", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1, "clip": True}
     transforms = [
+        {"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]},
         {"_target_": "Resized", "keys": "image", "spatial_size": [192, 192], "mode": "area"},
         {"_target_": "ScaleIntensityRanged", **scaling},
     ]
@@ -137,7 +138,12 @@ def test_other_preprocessing_than_that_of_the_training_is_refused(tmp_path):
     message = r'preprocessing: expected .*"b_min": -1, .* as the model was trained, got .*"b_min": 0, .*Take'
     with pytest.raises(ValueError, match=message):
         PredictionBundle(OTOSCOPY, model, changes=changes)
-    fewer = untrained_model(tmp_path, preprocessing=transforms[:1])
+    columns_first = untrained_model(tmp_path, preprocessing=transforms[1:])
+    with pytest.raises(
+        ValueError, match=r"preprocessing: expected .*Resized.*, as the model was trained, got .*Transp"
+    ):
+        PredictionBundle(OTOSCOPY, columns_first)
+    fewer = untrained_model(tmp_path, preprocessing=transforms[:2])
     with pytest.raises(ValueError, match=r"preprocessing: expected null, as the model was trained, got .*ScaleIntens"):
         PredictionBundle(OTOSCOPY, fewer)
 
@@ -279,7 +285,7 @@ def test_an_image_of_another_kind_is_marked(capsys, tmp_path):
     write_kind(model, torch.nn.functional.normalize(features), limit)
     assert predict(model, tmp_path / "in", tmp_path / "out.csv") == 0
     out = capsys.readouterr().out
-    assert f"kind    6 training images; one farther than {limit:.3f} from them is not of this kind\n" in out
+    assert f"kind    6 training images; an image farther than {limit:.3f} from them is not of this kind\n" in out
     assert "images  7 read, 1 bad, 1 not of this kind\n" in out
     rows = {row["file"]: row for row in table(tmp_path / "out.csv")}
     assert [name for name, row in rows.items() if row["not_of_this_kind"]] == ["black.png"]
@@ -347,7 +353,7 @@ def test_low_confidence_has_no_class(capsys, tmp_path):
     for row in rows:
         assert row["reason"] == ("below min_confidence" if float(row["confidence"]) < limit else "")
     out = capsys.readouterr().out
-    assert "not calibrated: a confidence is no probability of being right" in out
+    assert "not calibrated: a confidence is not the probability of being right" in out
     assert "on validation 1 of 4 without a class (25%), accuracy of the others 0.667; the chain has seen" in out
     assert f"images  6 read, 0 bad, {len(empty)} below min_confidence\n" in out
 

@@ -50,7 +50,7 @@ def test_report_without_test_says_so(tmp_path, monkeypatch, capsys):
     assert main(["report", "--output_dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "6 for training and 0 for validation" in out
-    assert "test    none held out, so no figure tells how the model does on new data" in out
+    assert "test    none held out, so no figure says how good the model is on new data" in out
     assert "not used" not in out
 
 

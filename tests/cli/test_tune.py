@@ -81,7 +81,7 @@ def test_two_trials_and_the_command_that_follows(capfd, dataset, tmp_path):
     assert "Trial" not in err
     assert "Logging file" not in err
     note, *lines = out.splitlines()
-    assert note.startswith("selection: trials train on random shards in place of 'herding', by which each would ask")
+    assert note.startswith("selection: trials train on random shards in place of 'herding', with which each tr")
     assert lines[0] == "label budget: 30 for training + 10 for validation; no test label is read"
     assert lines[1].startswith("validation: 10 of 20 labels, as many as a shard has")
     assert [line.partition(":")[0] for line in lines[2:4]] == ["trial 0", "trial 1"]
@@ -131,7 +131,7 @@ def test_what_there_is_when_it_is_stopped_is_a_result(capsys, dataset, tmp_path,
     monkeypatch.setattr(ChainObjective, "__call__", train)
     assert main(arguments(dataset, tmp_path / "out")) == 0
     out = capsys.readouterr().out
-    assert "stopped; the same command goes on" in out
+    assert "stopped; run the same command again to continue" in out
     assert "trials: 2 of 20: 2 completed, 0 pruned, 0 failed; 1 abandoned, not counted" in out
     assert "best:   val_macro_auc 0.6000 in trial 1; the configuration's own values: 0.5000" in out
     assert (tmp_path / "out" / "tuned.json").is_file()
@@ -139,9 +139,7 @@ def test_what_there_is_when_it_is_stopped_is_a_result(capsys, dataset, tmp_path,
 
 def test_without_a_completed_trial_there_is_one_line(capsys, dataset, tmp_path):
     assert main(arguments(dataset, tmp_path / "out", "--timeout", "1e-9")) == 1
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("error: trials: expected one at least that was completed")
-    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: trials: expected at least one completed trial")
 
 
 def test_without_optuna_there_is_one_line(dataset, tmp_path):

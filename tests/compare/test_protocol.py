@@ -117,7 +117,7 @@ def test_a_given_test_split_is_all_that_arms_are_measured_on(phantom, tmp_path, 
     assert sentence in capsys.readouterr().out
     content = json.loads((tmp_path / "output" / "compare.json").read_text())
     assert content["splits"].startswith(sentence)
-    assert ("of its own validation split" if val else "drawn from them") in content["splits"]
+    assert ("of the data's validation split" if val else "drawn from them") in content["splits"]
     assert sentence in (tmp_path / "output" / "compare.html").read_text().replace("&#39;", "'")
 
 
@@ -148,7 +148,7 @@ def test_with_a_given_test_split_each_fold_draws_labels_and_validation_anew(phan
     assert {plan.test for plan in found} == {found[0].test}
     assert len({plan.stages for plan in found}) == 3
     content = json.loads((tmp_path / "output" / "compare.json").read_text())
-    assert "with 3 draws of what is for training" in content["splits"]
+    assert "with 3 draws of the training items" in content["splits"]
 
 
 @pytest.mark.parametrize("number", [0, 4, 1000])
@@ -200,19 +200,19 @@ def test_a_column_of_training_items_alone_is_no_split(phantom, tmp_path):
         ("fold", lambda n: str(n % 3), ["--repeats", "2"], "repeats: expected 1, since the data have 3 folds, got 2."),
         ("fold", lambda n: "0", [], "fold: expected two folds or more, got ['0']. Name more, or none."),
         ("fold", lambda n: str(n % 3) if n else "", [], "fold: expected one for each labeled item, got none for"),
-        ("group2", third, ["--set", "seed=3"], "set: expected a key that a comparison leaves to you, got 'seed'."),
-        ("group2", third, ["--set", "test_fraction=0.3"], "set: expected a key that a comparison leaves to you, got '"),
+        ("group2", third, ["--set", "seed=3"], "set: expected a key that the comparison does not set, got 'seed'."),
+        ("group2", third, ["--set", "test_fraction=0.3"], "set: expected a key that the comparison does not set, g"),
         (
             "group2",
             third,
             ["--set", "plan#settings#val_fraction=0"],
-            "set: expected a key that a comparison leaves to you, got '",
+            "set: expected a key that the comparison does not set, got '",
         ),
         (
             "group2",
             third,
             ["--set", "plan#earlier=plan.json"],
-            "set: expected a key that a comparison leaves to you, got '",
+            "set: expected a key that the comparison does not set, got '",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def test_workers_that_die_lose_no_finished_run(tmp_path, monkeypatch, after):
     def dying(function, jobs, spread):
         for result in genuine(function, jobs, spread):
             if sum(counts(tmp_path).values()) > after:
-                raise ChildProcessError("executor: expected workers that live, got one that died.")
+                raise ChildProcessError("executor: expected live workers, got one that died.")
             yield result
 
     with monkeypatch.context() as patch:

@@ -139,7 +139,7 @@ def test_an_inert_arm_is_no_competitor(tmp_path, name, plain, wrong, share, reas
     assert (arm["inert"], arm["pool_share"]) == (reason, share)
     assert (arm["difference"] is None) == (reason is not None)
     told = [sentence for sentence in content["verdicts"] if "inert" in sentence]
-    assert told == ([] if reason is None else [f"{name} was inert ({reason}), so it is no competitor here."])
+    assert told == ([] if reason is None else [f"{name} was inert ({reason}), so the verdict leaves it out."])
     assert [one["inert"] for one in content["arms"][:-1]] == [None, None]
     page = comparison_page(content, about={"synthetic": False})
     assert ("<strong>Inert</strong>" in page) == (reason is not None)

@@ -177,5 +177,5 @@ def test_another_process_opens_the_same_bundle(elsewhere, tmp_path, monkeypatch)
 def test_another_process_with_other_files_refuses(elsewhere, tmp_path, file, change):
     path = tmp_path / file
     path.write_text(change(path.read_text()))
-    with pytest.raises(ValueError, match="worker: expected bundle, data and version of the machine that began, got o"):
+    with pytest.raises(ValueError, match="worker: expected the bundle, data and version of the first machine"):
         elsewhere[1].open()

@@ -170,7 +170,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
 
         monkeypatch.setattr(image_reader, "_head", head)
     refused_and_skipped(
-        root, "a.png", r"cannot be read \(Permission denied\)\. See that it is there and may be read, or leave it out\."
+        root, "a.png", r"cannot be read \(Permission denied\)\. Check that it exists and is readable, or leave it out\."
     )
 
 

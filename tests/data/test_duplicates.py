@@ -74,7 +74,7 @@ def items_of(root, rows):
 def test_contradictions_are_told(tmp_path, second, kinds):
     items = items_of(tmp_path, [("a", b"1", 0, "p", "train"), ("b", b"1", *second), ("c", b"2", 1, "r", "val")])
     notes = duplicate_notes(items, ("ill", "well"))
-    assert [note.partition(" in other ")[2].partition(". ")[0] for note in notes] == kinds
+    assert [note.partition(" with other ")[2].partition(". ")[0] for note in notes] == kinds
     assert all(note.startswith("2 images are byte-identical to another one") for note in notes)
 
 
@@ -92,15 +92,15 @@ def test_plan_and_verification_tell(dataset, capsys, caplog):
     options = ["--label_fraction", "0.5", "--val_fraction", "0.2", "--test_fraction", "0.3"]
     assert main(["plan", "--dataset_dir", str(dataset), *options]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "byte-identical" in line]
-    assert notes[0].startswith("note: 10 images are byte-identical to another one in other labels, first '5.png' (b)")
-    assert any("in other splits" in note for note in notes)
+    assert notes[0].startswith("note: 10 images are byte-identical to another one with other labels, first '5.png' (b)")
+    assert any("with other splits" in note for note in notes)
     with caplog.at_level(logging.WARNING, logger="monai_weckd"):
         verify_images(load_datalist(dataset))
     assert [
         record.getMessage().partition(", first")[0] for record in caplog.records if "byte" in record.getMessage()
     ] == [
-        "10 images are byte-identical to another one in other labels",
-        "20 images are byte-identical to another one in other groups",
+        "10 images are byte-identical to another one with other labels",
+        "20 images are byte-identical to another one with other groups",
     ]
 
 

@@ -100,7 +100,7 @@ def test_a_damaged_copy_is_made_anew(tmp_path, damage, caplog):
     copy.write_bytes({"a bit": content, "the end": content[:-9], "everything": b""}[damage])
     os.utime(path, ns=(2, 2))  # mapped anew
     assert np.array_equal(map_array(str(path), "val_images"), arrays()["val_images"])
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is extracted again" in caplog.text
     assert sorted(tmp_path.iterdir()) == sorted([path, copy])
 
 

@@ -54,6 +54,6 @@ def test_a_metric_that_is_no_number_is_refused_by_its_name():
     name = trainer.walker.evaluator.state.key_metric_name
     trainer.walker.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: metrics.update({name: float("nan")}))
     with pytest.raises(
-        FloatingPointError, match=f"^{name}: expected a finite number on validation, got nan, by which no"
+        FloatingPointError, match=f"^{name}: expected a finite number on validation, got nan, so that stages"
     ):
         trainer.run()

@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_and_gone_on_from(chain, whole, tmp_path, file, numb
     assert status == 1
     assert file in last
     assert ": expected room for " in last
-    assert "got 'File too large'. Free some and go on with resume; what was written before is whole." in last
+    assert "got 'File too large'. Free some space and go on with resume; what was written before is whole." in last
     assert not list((tmp_path / "run").rglob("*.part"))
     torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     status, last, _ = run_once(chain("run", resume=True))

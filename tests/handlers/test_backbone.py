@@ -157,7 +157,7 @@ def test_a_backbone_that_changes_is_noticed():
     def spoil(engine):
         engine.network[1].running_mean += 1
 
-    with pytest.raises(RuntimeError, match=r"^backbone: expected unchanged parameters and buffers, got others"):
+    with pytest.raises(RuntimeError, match=r"^backbone: expected unchanged parameters and buffers, got some"):
         trainer.run()
 
 

@@ -91,7 +91,7 @@ def test_args_validation(tmp_path):
     assert not issubclass(GanTrainer, SupervisedTrainer)
     with pytest.raises(TypeError, match="engine: expected SupervisedTrainer's own iteration, got another"):
         make_trainer(handlers=[DistillationHandler(make_network())], iteration_update=lambda engine, batch: {})
-    with pytest.raises(ValueError, match="engine: expected a trainer without a teacher, got one that has it"):
+    with pytest.raises(ValueError, match="engine: expected a trainer without a teacher, got one with a teacher"):
         make_trainer(handlers=[DistillationHandler(make_network()), DistillationHandler(make_network())])
     with pytest.raises(TypeError, match="engine: expected SupervisedTrainer's own iteration"):
         make_trainer(

@@ -315,7 +315,7 @@ def test_a_head_that_is_not_divided_stays_uncalibrated(kind, caplog):
     trainer = make_chain(network=network, calibrate=True, accept="always")
     trainer.run()
     assert [record.calibration for record in trainer.records] == [1.0] * 3
-    assert "calibrate: expected logits that a division of the head divides" in caplog.text
+    assert "calibrate: expected logits that are divided with the head" in caplog.text
     trainer.walker.evaluator.run()
     assert trainer.walker.evaluator.state.metrics["val_accuracy"] == trainer.records[-1].value
 
@@ -378,7 +378,7 @@ def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
     trainer.run()
     assert not torch.equal(before[0], student[0].weight)
     assert not torch.equal(before[1], student[-1].weight)
-    assert "a frozen copy of it" in caplog.text
+    assert "a frozen copy is used" in caplog.text
 
 
 class Last(torch.nn.Module):

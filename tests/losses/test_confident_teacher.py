@@ -80,7 +80,7 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold):
 
 @pytest.mark.parametrize("options", [{"threshold": 0.5}, {"hard_labels": True}])
 def test_confidence_is_for_exactly_one_class(options):
-    with pytest.raises(ValueError, match=r"threshold: expected 0 and no hard_labels where an item may be of several"):
+    with pytest.raises(ValueError, match=r"threshold: expected 0, and hard_labels=False, for multilabel or spatial"):
         DistillationLoss(multilabel=True, **options)
-    with pytest.raises(ValueError, match=r"threshold: expected 0 and no hard_labels where an item may be of several"):
+    with pytest.raises(ValueError, match=r"threshold: expected 0, and hard_labels=False, for multilabel or spatial"):
         distillation_loss(logits(2, 3, 4), logits(2, 3, 4), **options)

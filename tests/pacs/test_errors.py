@@ -49,9 +49,9 @@ def test_what_may_pass_is_asked_again(error, again):
     ("error", "kind", "message"),
     [
         (refused(401), DicomwebError, "expected access, got 401. Set MONAI_WECKD_PACS_USER and"),
-        (refused(503), DicomwebError, "expected an answer, got 503 again and again."),
+        (refused(503), DicomwebError, "expected an answer, got 503 repeatedly."),
         (refused(404), DicomwebObjectError, "expected an answer, got 404. Look at the URL."),
-        (EOFError("Doe^Jane"), DicomwebError, "expected an answer, got one that breaks off."),
+        (EOFError("Doe^Jane"), DicomwebError, "expected an answer, got a truncated one."),
         (ConnectionRefusedError(111, "Connection refused"), DicomwebError, "got Connection refused."),
         (ValueError("Doe^Jane"), DicomwebError, "expected an answer, got ValueError."),
     ],

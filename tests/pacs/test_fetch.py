@@ -139,7 +139,7 @@ def test_an_interrupted_series_is_not_there(fake, waits, tmp_path, capsys):
     uids = [uid for *_, uid in fake.objects]
     fake.faults = {uids[3]: [503] * 5}
     assert fetch(fake, out) == 1
-    assert "expected an answer, got 503 again and again" in capsys.readouterr().err
+    assert "expected an answer, got 503 repeatedly" in capsys.readouterr().err
     assert list(out.rglob("*.dcm")) == []
     assert len(list((tmp_path / "out.part").rglob("*.dcm"))) == 3
     fake.requests.clear()

@@ -175,7 +175,7 @@ def test_a_server_that_dies_while_series_are_fetched(capsys, pacs, monkeypatch, 
             killing(patched, pacs, "retrieve", number)
             assert fetch(pacs, out) == 1
         assert (
-            "expected an answer, got Connection refused. See that the server runs, and go on."
+            "expected an answer, got Connection refused. Check that the server runs, then repeat the command."
             in capsys.readouterr().err
         )
         assert all(len(list(folder.glob("*.dcm"))) == 20 for folder in out.iterdir() if folder.is_dir())

@@ -71,7 +71,7 @@ def posts(fake):
             lambda folder: folder.parent / "images",
             "expected a structured report with valid UIDs, got another. Leave it",
         ),
-        (lambda folder: folder.parent / "twice", "expected a UID of its own, got that of"),
+        (lambda folder: folder.parent / "twice", "expected a distinct UID, got that of"),
         (lambda folder: folder.parent / "text.dcm", "expected a DICOM file, got one without the 'DICM' prefix."),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_refused_report_stops_no_other(capsys, fake, waits, reports):
 def test_a_server_that_fails_in_between_is_told(capsys, fake, waits, reports):
     fake.faults = {"POST": [503] * 5}
     assert send(fake, reports) == 1
-    assert "expected an answer, got 503 again and again" in capsys.readouterr().err
+    assert "expected an answer, got 503 repeatedly" in capsys.readouterr().err
     assert not (reports / "sent.csv").exists()
     assert send(fake, reports) == 0
     assert len(fake.objects) == 3

@@ -117,7 +117,7 @@ def test_a_server_without_offset_is_asked_twice_at_most(monkeypatch, fake, serve
     assert len(list(server.series({}))) == 9
     assert len(fake.requests) == 2
     fake.fill(series=9, instances=1)
-    with pytest.raises(DicomwebError, match="expected further results after 10, got the same ones: the server knows"):
+    with pytest.raises(DicomwebError, match="expected further results after 10, got the same ones: the server does"):
         list(server.series({}))
     assert len(fake.requests) == 4
 
@@ -162,7 +162,7 @@ def test_what_fails_for_the_moment_is_asked_again(fake, server, waits, faults):
 
 def test_what_fails_again_and_again_is_told(fake, server, waits):
     fake.faults = {"series": [503] * 9}
-    message = f"{fake.url}/series: expected an answer, got 503 again and again. Run it again later."
+    message = f"{fake.url}/series: expected an answer, got 503 repeatedly. Run the command again later."
     with pytest.raises(DicomwebError, match=re.escape(message)) as caught:
         list(server.series(FILTERS))
     told(caught)
@@ -196,7 +196,9 @@ def test_nobody_there_is_told(waits):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(DicomwebError, match=f"{url}/series: expected an answer, got Connection refused. See") as caught:
+    with pytest.raises(
+        DicomwebError, match=f"{url}/series: expected an answer, got Connection refused. Check"
+    ) as caught:
         list(DicomwebServer(url).series(FILTERS))
     told(caught)
     assert waits == [1, 2, 4, 8]
@@ -247,7 +249,7 @@ def test_an_instance_is_written_byte_for_byte(fake, server, waits, tmp_path, fau
         (
             ["open"] * 5,
             DicomwebError,
-            "expected an answer, got one that breaks off. See that the server runs, and go on.",
+            "expected an answer, got a truncated one. Check that the server runs, then repeat the command.",
         ),
         (["drop"] * 5, DicomwebError, "expected an answer, got "),
     ],
@@ -314,7 +316,7 @@ def test_no_word_of_an_object_is_told(fake, server):
     sent = dataset(fake)
     fake.results = lambda path, query: []
     fake.faults = {"POST": ["html"]}
-    with pytest.raises(DicomwebObjectError, match="expected to be stored, got no word of it"):
+    with pytest.raises(DicomwebObjectError, match="expected to be stored, got no confirmation"):
         server.store(sent)
 
 

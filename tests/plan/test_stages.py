@@ -68,10 +68,10 @@ def test_shards_are_drawn_in_turn_and_from_training_items():
         plan.draw(2, shard(plan, 0))
     with pytest.raises(ValueError, match=r"ids: expected \d+ training items that no stage has yet, got 1,"):
         plan.draw(1, plan.train[:1])
-    with pytest.raises(ValueError, match=r"ids: expected .* 1 of them strange and 0 known"):
+    with pytest.raises(ValueError, match=r"ids: expected .* 1 of them not in training and 0 used before"):
         plan.draw(1, [plan.test[0], *shard(plan, 0)[1:]])
     drawn = plan.draw(1, shard(plan, 0))
-    with pytest.raises(ValueError, match=rf"ids: expected .* 0 of them strange and {plan.shard_size} known"):
+    with pytest.raises(ValueError, match=rf"0 of them not in training and {plan.shard_size} used before"):
         drawn.draw(2, shard(plan, 0))
     with pytest.raises(ValueError, match=r"stage: expected None, whose shard is next, got 1"):
         plan_chain(ITEMS, held_out(), classes=CLASSES).draw(1, ())

@@ -33,7 +33,7 @@ def test_the_best_is_completed_and_of_equals_the_first():
 
 
 def test_no_completed_trial_is_an_error():
-    with pytest.raises(ValueError, match=r"trials: expected one at least that was completed, got none. Look into"):
+    with pytest.raises(ValueError, match=r"trials: expected at least one completed trial, got none. Look into"):
         best_trial(TRIALS[2:5])
 
 

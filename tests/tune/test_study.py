@@ -59,7 +59,7 @@ def test_a_study_that_began_otherwise_is_refused(storage, changes, message):
 
 def test_a_study_of_another_origin_is_refused(storage):
     optuna.create_study(storage=storage, study_name="tune")
-    with pytest.raises(ValueError, match="study: expected one that this command began, got 'tune' of another"):
+    with pytest.raises(ValueError, match="study: expected one that this command created, got 'tune' of another"):
         begin(storage)
 
 

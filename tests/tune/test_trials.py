@@ -180,4 +180,4 @@ def test_a_trial_that_was_given_up_meanwhile_is_told(storage):
 
     lines = []
     assert run_trials(study, asleep, trials=2, tell=lines.append).finished == 2
-    assert lines[1] == "a trial was given up, as this worker gave no sign of life for too long"
+    assert lines[1] == "a trial was given up, because this worker did not report for too long"

@@ -54,7 +54,7 @@ def test_without_room_the_old_file_stays(tmp_path, monkeypatch, step):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    message = r"file: expected room for 12,345 bytes beside what is there, got 'No space left on device'\. Free some"
+    message = r"file: expected room for 12,345 bytes, got 'No space left on device'\. Free some space"
     with pytest.raises(OSError, match=message) as error:
         write_atomically(path, b"x" * 12345)
     assert error.value.__cause__ is None
@@ -131,7 +131,7 @@ def test_no_room_behind_is_told_once_and_the_old_file_stays(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", fill)
     write_behind(path, pack_state({"a": 2}))
-    with pytest.raises(OSError, match=r"state\.pt: expected room for [\d,]+ bytes beside what is there, got '"):
+    with pytest.raises(OSError, match=r"state\.pt: expected room for [\d,]+ bytes, got '"):
         write_behind(path, pack_state({"a": 3}))
     finish_writing(path)
     assert read_state(path) == {"a": 1}
@@ -184,8 +184,8 @@ def test_bytes_that_are_no_tensors_are_refused_in_our_words(content, tmp_path):
 @pytest.mark.parametrize(
     ("number", "kind", "message"),
     [
-        (errno.ENOSPC, OSError, r"expected room for 3 bytes beside what is there, got .*\. Free some and go on"),
-        (errno.EDQUOT, OSError, r"expected room for 3 bytes beside what is there, got .*\. Free some and go on"),
+        (errno.ENOSPC, OSError, r"expected room for 3 bytes, got .*\. Free some space and go on"),
+        (errno.EDQUOT, OSError, r"expected room for 3 bytes, got .*\. Free some space and go on"),
         (errno.EACCES, PermissionError, r"expected a file that can be written, got .*\. Let this user write to its"),
         (errno.EROFS, OSError, r"expected a file that can be written, got .*\. Let this user write to its folder and"),
         (errno.ENOENT, FileNotFoundError, r"expected a file that can be written, got .*\. Put its folder back and"),
@@ -207,9 +207,9 @@ def test_an_error_says_what_happened(tmp_path, monkeypatch, number, kind, messag
     ("name", "message"),
     [
         ("none/file", "got 'No such file or directory'. Put its folder back"),
-        ("taken/file", "got 'Not a directory'. Move what is in its place"),
-        ("folder", "got 'Is a directory'. Move what is in its place"),
-        ("blocked", "got 'Is a directory'. Move what is in its place"),
+        ("taken/file", "got 'Not a directory'. Move away what is in its place"),
+        ("folder", "got 'Is a directory'. Move away what is in its place"),
+        ("blocked", "got 'Is a directory'. Move away what is in its place"),
         ("n" * 300, "got 'File name too long'. Pass a shorter name"),
     ],
 )

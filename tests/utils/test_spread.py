@@ -110,7 +110,7 @@ def test_processes_of_this_machine_share_the_work(tmp_path):
 
 def test_a_killed_process_loses_no_result_that_has_arrived(tmp_path):
     job = NotedJob(tmp_path, kill=5)
-    with pytest.raises(ChildProcessError, match=r"executor: expected workers that live, got one .* call again"):
+    with pytest.raises(ChildProcessError, match=r"executor: expected live workers, got one .* run the command again"):
         keep_all(job, Spread(workers=2))
     kept = job.kept()
     assert 0 < len(kept) < 12

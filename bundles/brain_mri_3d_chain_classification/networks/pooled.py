@@ -24,13 +24,13 @@ __all__ = ["PooledClassifier", "StandardizedLinear"]
 
 
 class StandardizedLinear(nn.Linear):
-    """Apply a linear layer to standardized features, bounded and of one length.
+    """Apply a linear layer to standardized features, bounded and normalized.
 
-    Pooled features have long tails: without a bound, a head for a few labels depends on the few largest features, and
-    on the few images that have many of them. So each standardized feature goes through the hyperbolic tangent, and the
-    features of an image are divided by their root mean square. Cosine similarity of centered features for few labels
-    after Wang et al., "SimpleShot", arXiv 1911.04623. :py:meth:`fit` sets mean and standard deviation; before it,
-    features are taken as standardized.
+    Pooled features have long tails: without a bound, a head for a few labels depends on a few large features, and on
+    the few images that have many of them. So each standardized feature goes through the hyperbolic tangent, and the
+    features of an image are divided by their root mean square. This follows the use of cosine similarity of centered
+    features for few labels by Wang et al., "SimpleShot", arXiv 1911.04623. :py:meth:`fit` sets mean and standard
+    deviation; until then, features count as standardized.
 
     Args:
         in_features: number of features, D.
@@ -40,7 +40,7 @@ class StandardizedLinear(nn.Linear):
 
         >>> layer = StandardizedLinear(2, 3)
         >>> layer.fit(mean=torch.tensor([1.0, 5.0]), deviation=torch.tensor([2.0, 0.0]))
-        >>> layer.standardize(torch.tensor([[3.0, 5.0], [-99.0, 5.0]]))  # a constant feature tells nothing
+        >>> layer.standardize(torch.tensor([[3.0, 5.0], [-99.0, 5.0]]))  # a constant feature carries no information
         tensor([[ 1.4142,  0.0000],
                 [-1.4142,  0.0000]])
 
@@ -93,7 +93,7 @@ class PooledClassifier(nn.Module):
     :py:class:`StandardizedLinear`, is the last linear layer.
 
     Args:
-        network: the network; its head is taken off.
+        network: the network; its head is removed.
         num_classes: number of logits.
         input_shape: shape of an image, (C, spatial dimensions), to find out how many features there are.
         layers: module paths of further layers with outputs (B, channels, spatial dimensions), default none.
@@ -176,7 +176,7 @@ class PooledClassifier(nn.Module):
             def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
                 pooled.append(output.flatten(2).mean(2))  # noqa: B023  # the hook is gone before the next flip
 
-            # not for longer: a copy of the network would share hooks that stay
+            # removed at once, because a copy of the network would share hooks that stay
             hooks = [self.network.get_submodule(path).register_forward_hook(keep) for path in self.layers]
             last = self.network(torch.flip(image, flip) if flip else image)
             for hook in hooks:

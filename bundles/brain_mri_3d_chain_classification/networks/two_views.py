@@ -25,9 +25,9 @@ __all__ = ["TwoViews"]
 class TwoViews(nn.Module):
     """Average the probabilities of a finished network and of one that is trained beside it.
 
-    A head on frozen features and a network that is fine-tuned as a whole err differently, so their mean is better than
-    either. In training, the second one alone answers, and its weights alone change; in evaluation, the logits are the
-    logarithms of the mean probabilities, so that a softmax returns these.
+    A head on frozen features and a network that is fine-tuned as a whole make different errors, so their mean is
+    usually better than either. In training, only the second one is called and trained; in evaluation, the logits are
+    the logarithms of the mean probabilities, so that a softmax returns these.
 
     Args:
         solved: the finished network, such as a :py:class:`PooledClassifier`; it is frozen.

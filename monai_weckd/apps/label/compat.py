@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _FOR_MASKS = {"pydicom_seg": (), "torchvision": (), "torchvision.utils": ("make_grid", "save_image")}
 _KEPT = 100
 _LONGEST_SUFFIX = 32
-# the files that the present request has uploaded
+# the files that the current request has uploaded
 _brought: ContextVar[list[Path]] = ContextVar("brought")
 
 
@@ -69,7 +69,7 @@ def keep_uploads_in(folder: Path) -> None:
     """Make MONAI Label keep uploads in a separate folder, so that no other file can pass for an upload.
 
     Args:
-        folder: the folder. Within :py:class:`UploadsEnd`, a request's files in it go with its answer.
+        folder: the folder. :py:class:`UploadsEnd` deletes a request's files from it before the answer.
 
     """
     from monailabel.endpoints import datastore, infer
@@ -79,7 +79,7 @@ def keep_uploads_in(folder: Path) -> None:
 
 
 class UploadsEnd:
-    """ASGI middleware that deletes what a request has uploaded before it is answered, wherever it was refused.
+    """ASGI middleware that deletes the uploads of a request before it is answered, even if it is refused.
 
     Args:
         app: the application behind it.
@@ -101,7 +101,7 @@ class UploadsEnd:
         files: list[Path] = []
 
         async def answer(message: Any) -> None:
-            _delete(files)  # first, so that whoever has the answer finds nothing left
+            _delete(files)  # first, so that nothing is left once the client has the answer
             await send(message)
 
         token = _brought.set(files)
@@ -109,7 +109,7 @@ class UploadsEnd:
             await self.app(scope, receive, answer)
         finally:
             _brought.reset(token)
-            _delete(files)  # nobody waits for the answer any more
+            _delete(files)  # the client has disconnected
 
 
 def _delete(files: list[Path]) -> None:
@@ -122,7 +122,7 @@ class CheckedRequest(dict[str, Any]):
 
 
 def read_parameters_strictly() -> None:
-    """Make MONAI Label refuse parameters that are no plain JSON: it would keep NaN and fail to give it out again."""
+    """Make MONAI Label refuse parameters that are not plain JSON: it would accept NaN and then fail to return it."""
     from monailabel.endpoints import datastore, infer
 
     def loads(text: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def run_tasks_in_threads(check: Callable[[str, dict[str, Any]], None], stop: Cal
 
 
 def _new_file(folder: Path, suffix: str) -> Any:
-    """Return a file of a suffix; of a long one, which may be no name of a file, only the end counts."""
+    """Return a new file with a suffix; a long suffix is cut to its end, to give a valid file name."""
     if len(suffix) > _LONGEST_SUFFIX:
         suffix = f".{suffix.rpartition('.')[2][: _LONGEST_SUFFIX - 1]}"
     file = tempfile.NamedTemporaryFile(suffix=suffix, dir=folder)  # noqa: SIM115 - MONAI Label wants its name alone

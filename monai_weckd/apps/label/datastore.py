@@ -32,7 +32,7 @@ __all__ = ["FolderDatastore", "is_tag"]
 
 _LONGEST_TAG = 64
 _LONGEST_NAME = 240  # of the 255 bytes that a file system gives a name, without suffixes
-_BY_HAND = "images: expected to be put into the folder, and taken out, by hand, got a request. Copy the file."
+_BY_HAND = "images: expected to be added and removed by hand, in the folder, got a request. Copy or delete the file."
 
 
 class FolderDatastore(Datastore):
@@ -141,7 +141,7 @@ class FolderDatastore(Datastore):
         labels = {row["id"]: self.session.classes[row["label"]] for row in rows}
         part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two requests at once write two archives
         try:
-            # ZIP has no time before 1980: such a file gets the first one that there is
+            # ZIP stores no time before 1980: older files get the earliest one
             with zipfile.ZipFile(part, "w", strict_timestamps=False) as archive:
                 for row in rows:
                     source = Path(row["image"])
@@ -234,7 +234,7 @@ class FolderDatastore(Datastore):
 
 
 def _file_name(image_id: str) -> str:
-    """Return the name of an image's file for labels; that of a long name is its digest, for want of room."""
+    """Return the name of an image's file for labels; a long name is replaced by its digest, to fit."""
     folder, _, name = image_id.rpartition("/")
     if len(name.encode()) > _LONGEST_NAME:
         name = hashlib.sha256(name.encode()).hexdigest()

@@ -22,7 +22,7 @@ from typing import Any
 
 __all__ = ["Guard"]
 
-# what an answer lacks of these is added: only a page may load something, and only this server's
+# added to answers that lack them: only pages may load anything, and only from this server
 _HEADERS = {
     b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     b"cross-origin-resource-policy": b"same-origin",
@@ -36,12 +36,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Guard:
-    """Pass on requests by the user of this server only.
+    """Pass on only requests from the user of this server.
 
     The host header of a request must be one of the server's own names; a foreign name that resolves to this machine
     (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page, even
     if it only reads. If the server has a password, the request must contain it (HTTP basic authentication, any user
-    name). Each answer, also a refusal, says that no other page may use it.
+    name). Each answer, including refusals, forbids other pages to use it.
 
     Args:
         app: the protected ASGI application.
@@ -84,7 +84,7 @@ class Guard:
         if site not in ("same-origin", "none"):
             return 403, f"sec-fetch-site: expected same-origin or none, got {site!r}. Type the address of this server."
         if self.password is not None and not self._knows(headers.get("authorization", "")):
-            return 401, "password: expected the server's, got none or another. Any user name will do."
+            return 401, "password: expected the server's, got none or another. Any user name is accepted."
         return None
 
     def _knows(self, authorization: str) -> bool:
@@ -105,7 +105,7 @@ def _name(host: str) -> str:
 
 
 def _marked(send: Send) -> Send:
-    """Return a function that sends an answer with the headers that it lacks."""
+    """Return a function that sends an answer with missing headers added."""
 
     async def marked(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -153,7 +153,7 @@ class ChainLabelApp(MONAILabelApp):
 
         Raises:
             MONAILabelException: When the request names anything other than "chain".
-            ValueError: When there are too few labels for a stage, or the request is no plain JSON.
+            ValueError: When there are too few labels for a stage, or the request is not plain JSON.
             StageRunningError: When a stage is in training.
 
         """

@@ -116,14 +116,14 @@ def make_application(session: AnnotationSession) -> Any:
 
 
 def _answer_errors(app: Any, session: AnnotationSession) -> None:
-    """Answer each kind of error with its own status and a one-line message, in which no path of this machine stands."""
+    """Answer each kind of error with its own status and a one-line message without paths of this machine."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from monailabel.interfaces.exception import MONAILabelException
     from starlette.exceptions import HTTPException
 
     given = (session.chain.output_dir, session.studies)
-    # the longest first: the output folder may be within that of the images
+    # the longest path first, because the output folder may be inside the folder of the images
     folders = sorted({f"{one}{os.sep}" for path in given for one in (path.absolute(), path.resolve())}, key=len)[::-1]
 
     def answer(status: int, message: object) -> JSONResponse:

@@ -127,7 +127,7 @@ class ChainScoring(ScoringMethod):
     """
 
     def __init__(self, session: AnnotationSession) -> None:
-        super().__init__("look at new images, so that they can be put in order")
+        super().__init__("examine new images, so that they can be ordered")
         self.session = session
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class ChainOrder(Strategy):
     """
 
     def __init__(self, session: AnnotationSession) -> None:
-        super().__init__("typical images before there is a student, then those between classes, unlike labeled ones")
+        super().__init__("typical images before there is a student, then uncertain ones that differ from labeled ones")
         self.session = session
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:

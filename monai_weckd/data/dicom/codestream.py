@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Check what a compressed DICOM stream declares of itself, size and color model, before anything decodes it."""
+"""Check the size and color model that a compressed DICOM stream declares, before anything decodes it."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segme
 def check_codestreams(dataset: Dataset) -> str | None:
     """Refuse JPEG, JPEG-LS and JPEG 2000 frames whose own size is not that of the header; return their color model.
 
-    A decoder goes by the stream: it would fill the memory for a damaged size, and another size with the same
-    number of pixels would be reshaped into a wrong picture.
+    A decoder trusts the stream: a damaged size would fill the memory, and a different size with the same
+    number of pixels would become a wrong picture.
 
     Args:
         dataset: an image with its pixel data.
 
     Returns:
-        The color model of lossy JPEG in color, for which the header decides only if the stream does not; else ``None``.
+        For lossy color JPEG, the color model that the stream declares, else that of the header; ``None`` otherwise.
 
     Raises:
-        DicomReadError: When a frame has another size, or none can be found in it, or its marks of a color model
+        DicomReadError: When a frame has another size, or no size can be found in it, or its marks of a color model
             contradict each other or those of another frame.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -100,7 +100,7 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
 
 
 def _color_models(stream: bytes) -> set[str]:
-    """Return the color models of which a JPEG stream of three components has a mark."""
+    """Return the color models that marks in a JPEG stream of three components declare."""
     found: set[str] = set()
     for marker, content in _jpeg_segments(stream):
         if marker == 0xE0 and content.startswith(b"JFIF\0"):
@@ -111,7 +111,7 @@ def _color_models(stream: bytes) -> set[str]:
             names, samplings = content[6:15:3], content[7:15:3]
             if names in (b"RGB", b"rgb"):
                 found.add("RGB")
-            if len(set(samplings)) > 1:  # who subsamples, does so with chroma
+            if len(set(samplings)) > 1:  # only chroma is subsampled, so this is YCbCr
                 found.add("YBR_FULL")
     return found
 
@@ -142,7 +142,7 @@ def _jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:
 
 @contextmanager
 def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a DICOM file; the only way in, so that none is inflated without a bound.
+    """Open a DICOM file. All code opens files here, so that none is inflated without a limit.
 
     Args:
         path: the file.
@@ -181,7 +181,7 @@ def _check_deflated(file: BinaryIO) -> None:
 def _deflated_from(file: BinaryIO) -> int | None:
     """Return where the deflated data of a file begin, None if it has none; go through the meta header as pydicom does.
 
-    The length that the header claims for itself (PS3.10 7.1) is not believed.
+    The length that the header claims for itself (PS3.10 7.1) is not trusted.
     """
     if file.read(_PREFIX_END)[-4:] != b"DICM":
         return None  # pydicom will refuse it

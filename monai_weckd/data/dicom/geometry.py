@@ -25,7 +25,7 @@ from monai_weckd.data.dicom.header import frame_module, numbers
 
 __all__ = ["ImagePlane", "image_plane", "order_planes", "plane_affine", "pixel_spacing"]
 
-_SAME = 1e-3  # what headers round away: cosines (absolute), pixel spacing (relative), positions (mm)
+_SAME = 1e-3  # rounding in headers: cosines (absolute), pixel spacing (relative), positions (mm)
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class ImagePlane:
 
     @property
     def normal(self) -> np.ndarray:
-        """Unit vector across the slice, such that columns, rows and slices are right-handed."""
+        """Unit vector perpendicular to the slice, such that columns, rows and slices are right-handed."""
         return np.cross(self.axes[0], self.axes[1])
 
 
 def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[np.ndarray, str]:
     """Return the pixel spacing along columns and rows (X, Y) and the element it is from; 1 and ``""`` if none.
 
-    ``ImagerPixelSpacing`` (radiography) is the spacing on the detector, larger than in the patient; it is the
-    best there is where ``PixelSpacing`` is absent.
+    ``ImagerPixelSpacing`` (radiography) is the spacing on the detector, larger than in the patient; it is
+    used where ``PixelSpacing`` is absent.
 
     Args:
         dataset: a single-frame or multi-frame image.
@@ -105,7 +105,7 @@ def order_planes(planes: Sequence[ImagePlane], *, gap_tolerance: float = 0.1) ->
 
     Args:
         planes: slices in any order.
-        gap_tolerance: most that a step between neighbors may differ from the usual one, as a fraction of it.
+        gap_tolerance: maximum deviation of a step between neighbors from the usual step, as a fraction of it.
             Defaults to 0.1.
 
     Returns:

@@ -73,7 +73,6 @@ _KEYWORDS = (
 )
 _TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
 
-# Objects that hold pixels but no picture to classify, and what they hold instead.
 # newer than pydicom's dictionary
 _NEW_NAMES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
@@ -82,6 +81,7 @@ _NEW_NAMES = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
 }
 
+# objects that hold pixels but no picture to classify, and what they hold instead
 _NOT_A_PICTURE = {
     SegmentationStorage: "a mask",
     UID("1.2.840.10008.5.1.4.1.1.66.7"): "a mask",  # Label Map Segmentation, newer than pydicom's dictionary
@@ -103,7 +103,7 @@ def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> D
 
 
 def standard_name(uid: UID) -> str:
-    """Return the name of a class or syntax of the standard, else ``"unknown"``: it may be any text of a damaged header.
+    """Return the name of a SOP class or transfer syntax, else ``"unknown"``: a damaged header may hold any text.
 
     Args:
         uid: unique identifier.
@@ -116,11 +116,11 @@ def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> N
 
     Args:
         dataset: what :py:func:`read_dicom` gave, pixels included.
-        max_pixels: most samples (rows x columns x frames x channels) that may be claimed.
+        max_pixels: maximum number of samples (rows x columns x frames x channels) by the header.
         slices: how many such files make up the image. Defaults to 1.
 
     Raises:
-        DicomReadError: When the object is no picture (no pixels, a mask, a dose, slide tiles), or too large.
+        DicomReadError: When the object is not a picture (no pixels, a mask, a dose, slide tiles), or is too large.
     """
     sop_class = UID(dataset.get("SOPClassUID") or "")
     kind = standard_name(sop_class).removesuffix(" Storage")

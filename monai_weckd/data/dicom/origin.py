@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read where a DICOM image comes from, as far as that tells nobody who the patient is."""
+"""Read where a DICOM image comes from, without anything that identifies the patient."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LENGTH = 64  # of a text that the standard allows; a damaged header may hold an
 _SEXES = {"m": "male", "male": "male", "f": "female", "female": "female", "o": "other", "other": "other"}
 _AGE = re.compile(r"(\d{1,3}(?:\.\d+)?) ?(?:([dwmy])[a-z]*)?", re.IGNORECASE)
 _IN_A_YEAR = {"d": 365.25, "w": 52.18, "m": 12.0, "y": 1.0}
-_OLDEST = 90  # of so old people there are few
+_OLDEST = 90  # from this age up, people are so few that an age could identify them
 
 
 class Origin(NamedTuple):
@@ -65,7 +65,7 @@ def read_origin(path: str | os.PathLike[str]) -> Origin:
 
 
 def sex_name(text: str) -> str:
-    """Return "male", "female" or "other"; empty if the text is no such word or letter.
+    """Return "male", "female" or "other"; empty if the text is not such a word or letter.
 
     Args:
         text: the text.
@@ -75,7 +75,7 @@ def sex_name(text: str) -> str:
 
 
 def age_decade(text: str) -> str:
-    """Return the ten years in which an age lies; empty if the text is no age.
+    """Return the decade of an age; empty if the text is not an age.
 
     Args:
         text: a number of years, or one with a unit, as DICOM has it.

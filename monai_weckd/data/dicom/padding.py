@@ -31,7 +31,7 @@ def is_padding(stored: np.ndarray, dataset: Dataset, bits: int) -> np.ndarray | 
     Args:
         stored: values before any table or rescale, of any shape.
         dataset: the image they are from.
-        bits: how many bits of each are stored; of no account for floats.
+        bits: how many bits of each are stored; ignored for floats.
 
     Raises:
         DicomReadError: When there is padding that the stored bits cannot hold.
@@ -51,7 +51,7 @@ def is_padding(stored: np.ndarray, dataset: Dataset, bits: int) -> np.ndarray | 
 
 
 def _check_absent(ends: list[int], dataset: Dataset, dtype: np.dtype, bits: int) -> None:
-    """Refuse padding beyond the stored bits: what is left of it looks like tissue. Headers alone may name it."""
+    """Refuse padding that does not fit the stored bits, since it looks like tissue; only the header may have it."""
     syntax = dataset.file_meta.TransferSyntaxUID
     dtype = dtype if syntax.is_little_endian else dtype.newbyteorder(">")
     if not syntax.is_encapsulated and np.isin(np.frombuffer(dataset.PixelData, dtype), ends).any():
@@ -64,7 +64,7 @@ def _wrapped(value: int, bits: int, kind: str) -> int:
 
 
 def check_sharp(stored: np.ndarray, padded: np.ndarray, values: np.ndarray, dataset: Dataset) -> None:
-    """Refuse padding that lossy compression has blurred, if no range of values tells it; zeros are background anyway.
+    """Refuse padding that lossy compression has blurred, without a range of padding values, unless it is 0 anyway.
 
     Args:
         stored: values before any table or rescale, of any shape.
@@ -87,10 +87,10 @@ def check_sharp(stored: np.ndarray, padded: np.ndarray, values: np.ndarray, data
 
 
 def fill_padding(image: np.ndarray, padded: np.ndarray) -> None:
-    """Give padding the darkest value of the rest of the image, in place; zeros that are darker still stay.
+    """Give padding the darkest value of the rest of the image, in place; darker zeros stay 0.
 
-    So it is background after any window, and not darker than what was measured. The zeros around a head in MR stay
-    what normalization of the foreground leaves out. An image of padding alone is blank.
+    So it is background after any window, and not darker than what was measured. Zeros around a head in MR stay 0, so
+    that normalization of the foreground leaves them out. An image of padding alone is blank.
 
     Args:
         image: values in which high is bright, of any shape.

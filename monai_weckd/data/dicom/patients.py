@@ -31,19 +31,19 @@ logger = logging.getLogger(__name__)
 
 _LEVELS = ("patient", "study", "series")
 _BYTES = 8  # of a digest: two of a million patients share a name once in thirty million data sets
-# a label server lists its folder every few seconds: state and keys of each file by its path
+# state and keys of each file by its path, because a label server lists its folder every few seconds
 _known: dict[str, tuple[tuple[int, int], DicomKeys | None]] = {}
 _said: set[str] = set()
 
 
 class DicomKeys(NamedTuple):
-    """To whom and what a DICOM image belongs; empty texts where its header does not say.
+    """The patient, study and series of a DICOM image; empty texts where its header does not name them.
 
     Args:
-        patient: number of the patient and who issued it. It stays in memory: never write it.
+        patient: number of the patient and its issuer. It stays in memory: never write it.
         study: UID of the study.
         series: UID of the series.
-        frames: number of frames; 0 for an object that is no image.
+        frames: number of frames; 0 for an object that is not an image.
 
     """
 
@@ -136,11 +136,11 @@ def patient_groups(images: Mapping[str, str], *, where: str) -> dict[str, str]:
 
 
 def pseudonyms(keys: DicomKeys) -> dict[str, str]:
-    """Return names for patient, study and series by these levels, without those that the header does not tell.
+    """Return pseudonyms of patient, study and series by level, without those missing in the header.
 
     A patient's name is a keyed digest of the number and its issuer, see
     :py:func:`monai_weckd.data.dicom.pseudonym_key.pseudonym_key`: the same for all images and in all commands that have
-    the same key, and without the key nobody can find the number by trying all numbers. The others are digests of UIDs.
+    the same key, and without the key, the number cannot be found by trying all numbers. The others are digests of UIDs.
 
     Args:
         keys: keys of an image.

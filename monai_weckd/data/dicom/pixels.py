@@ -49,7 +49,7 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
         frame is padding by its header, it is masked.
 
     Raises:
-        DicomReadError: When no decoder is installed, the color model or the place of the stored bits is not known,
+        DicomReadError: When no decoder is installed, the color model or the position of the stored bits is unknown,
             or ``window`` does not fit.
     """
     frames, info = _decode(dataset)
@@ -85,7 +85,7 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
     if not decoder.is_available:
         raise DicomReadError(f'no decoder for {syntax.name} is installed. Run: pip install "monai-weckd[dicom]"')
     below = _bits_below(dataset, is_packed=syntax.is_encapsulated and syntax != RLELossless)
-    # what differs in the stream, or in where its bits are, from what the header says
+    # corrections where the stream, or the place of its bits, contradicts the header
     options: dict[str, Any] = {"photometric_interpretation": check_codestreams(dataset)}
     if below:
         options["bits_stored"] = dataset.HighBit + 1
@@ -101,7 +101,7 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _other_syntax(syntax: UID) -> str:
-    """Say of what kind the pixel data are that nothing decodes."""
+    """Describe pixel data for which there is no decoder."""
     name = standard_name(syntax)
     if "MPEG" in name or "HEVC" in name:
         return f"a still image, got {name}"
@@ -127,7 +127,7 @@ def _gray_frame(stored: np.ndarray, dataset: Dataset, frame: int, info: dict[str
     if padded is None or not padded.any():
         return values
     check_sharp(stored, padded, values, dataset)
-    # in float, so that any value of the rest of the image can take its place
+    # as float, so that padding can take any value of the rest of the image
     return np.ma.MaskedArray(values.astype(np.float32), padded)
 
 
@@ -202,7 +202,8 @@ def _ramp(values: np.ndarray, center: float, width: float) -> np.ndarray:
 def _palette_colors(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Look palette indices up (PS3.3 C.7.6.3.1.5) and return RGB in 0..255.
 
-    Entries of 16 bits lose their low byte, which pads the high one: the same picture saved as RGB is equal.
+    Of 16-bit entries, only the high byte is used; the low byte is padding. So the result equals the picture saved as
+    RGB.
     """
     if "RedPaletteColorLookupTableData" not in dataset:
         colors = apply_color_lut(stored, dataset)[..., :3]

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Keep the text of headers away from the log and the screen, where the libraries that read them would quote it."""
+"""Keep the text of headers out of the log and off the screen, where libraries would quote it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LIBRARIES = ("pydicom", "highdicom", "pylibjpeg", "libjpeg", "openjpeg", "dicom
 
 
 def quiet_headers() -> None:
-    """Silence the warnings and the loggers of pydicom and its like for this process; what matters is an error of ours.
+    """Silence the warnings and loggers of pydicom and similar libraries in this process; our errors say what matters.
 
-    Whoever uses pydicom in the same process hears nothing of it either.
+    Other code in the same process gets no warnings of pydicom either.
     """
     quiet_warnings(pydicom.misc)  # all warnings of pydicom come from this module
     quiet_loggers(*_LIBRARIES)
@@ -37,7 +37,7 @@ def quiet_headers() -> None:
 def quiet_warnings(module: ModuleType) -> None:
     """Silence the warnings of a module.
 
-    A filter of ``warnings`` would not do: each thread that restores the filters removes those of the others.
+    A filter of ``warnings`` is not enough: each thread that restores the filters removes those of the others.
 
     Args:
         module: a module that calls ``warnings.warn``.

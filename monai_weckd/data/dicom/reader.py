@@ -44,11 +44,11 @@ class DicomReader(ImageReader):
 
     - Values are modality values (e.g. HU): rescale or modality table applied, each frame with its own.
     - Padding (``PixelPaddingValue``, ``PixelPaddingRangeLimit``) is background: it takes the darkest value of the
-      rest of the image, after polarity and window. Zeros that are darker still stay.
+      rest of the image, after polarity and window. Darker zeros stay 0.
     - Bright means MONOCHROME2: a MONOCHROME1 image is inverted, and ``meta["inverted"]`` is ``True``.
     - Palettes and YBR become RGB; 16-bit palette entries become 8-bit.
     - Slices are sorted by position along their normal. Mixed series, orientations or shapes, duplicate or missing
-      slices and uneven gaps are errors. The frames of a file that have no positions, or only one, stay as stored.
+      slices and uneven gaps are errors. Frames of a file without positions, or at one position, stay as stored.
     - Without position and orientation, ``meta["has_geometry"]`` is ``False`` and the affine holds the pixel
       spacing alone, or is the identity. ``meta["spacing_from"]`` names the element the spacing is from:
       ``"PixelSpacing"``, ``"ImagerPixelSpacing"`` (on the detector, so larger than in the patient) or ``""``.
@@ -65,9 +65,9 @@ class DicomReader(ImageReader):
             ``(center, width)`` for that window. Both windows give 0..1 and refuse color images.
         tags: keywords of further elements to copy to ``meta`` as text, from the first slice; ``""`` if absent.
             Defaults to none.
-        gap_tolerance: most that a step between slices may differ from the usual one, as a fraction of it.
+        gap_tolerance: maximum deviation of a step between slices from the usual step, as a fraction of it.
             Defaults to 0.1.
-        max_pixels: most samples that an image may claim; checked before it is decoded. Defaults to 2**29, 2 GiB.
+        max_pixels: maximum number of samples of an image, checked before it is decoded. Defaults to 2**29, 2 GiB.
 
     Raises:
         ValueError: When an argument is not as described.
@@ -112,7 +112,7 @@ class DicomReader(ImageReader):
 
         Args:
             data: a file, a folder that holds a series, or the files of a series.
-            kwargs: must be empty; there for the signature of :py:class:`monai.data.ImageReader`.
+            kwargs: must be empty; part of the signature of :py:class:`monai.data.ImageReader`.
 
         Raises:
             TypeError: When there are ``kwargs``.
@@ -153,7 +153,7 @@ class DicomReader(ImageReader):
         return volume, self._meta(dataset, volume, affine, rank=3)
 
     def _frame_order(self, dataset: Dataset, count: int) -> tuple[list[int], np.ndarray | None]:
-        """Return the order of frames and their affine; as stored and ``None`` if they are not slices of a volume."""
+        """Return the order of frames and their affine; the stored order and ``None`` if they are no volume."""
         stored = list(range(count))
         if "PerFrameFunctionalGroupsSequence" not in dataset:
             return stored, None
@@ -209,7 +209,7 @@ class DicomReader(ImageReader):
 
 
 def _stack(frames: Iterable[tuple[str, np.ndarray]], count: int) -> np.ndarray:
-    """Put frames ``(rows, columns[, 3])`` side by side as ``(X, Y, Z[, 3])`` in float32."""
+    """Stack frames ``(rows, columns[, 3])`` as ``(X, Y, Z[, 3])`` in float32."""
     volume, first, padded = np.empty(0, dtype=np.float32), "", np.empty(0, dtype=bool)
     for k, (name, frame) in enumerate(frames):
         turned = np.swapaxes(np.ma.getdata(frame), 0, 1)

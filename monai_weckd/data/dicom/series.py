@@ -34,7 +34,7 @@ _PREAMBLE = 132  # bytes, with the prefix
 def read_series(
     paths: Sequence[str], series_uid: str | None = None, *, tags: Sequence[int] = ()
 ) -> list[tuple[str, Dataset]]:
-    """Read the files of one series, in no order; each file once, or its header twice where ``series_uid`` selects.
+    """Read the files of one series, unordered. Each file is read once; with ``series_uid``, its header is read twice.
 
     Args:
         paths: one file, one folder, a reference to one series in a folder, or the files of a series.
@@ -57,7 +57,7 @@ def read_series(
     else:
         names, is_folder = list(paths), False
     if reference is not None:
-        # no one can tell the series of a file without a header; where series are listed, it is an image of its own
+        # the series of a file without a readable header is unknown; when series are listed, it counts as a single image
         names = [name for name in names if read_keys(name) is not None]
     series = _by_series(names, tags=tags, pixels=series_uid is None, pictures_only=is_folder)
     if not series:
@@ -73,7 +73,7 @@ def read_series(
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Return the files of a folder that are DICOM by suffix or prefix; hidden files and litter are no part."""
+    """Return the files of a folder that are DICOM by suffix or prefix; hidden files and system files are left out."""
     files = sorted(path for path in folder.iterdir() if not (path.is_dir() or is_litter(path.name)))
     known = [path for path in files if path.suffix.lower() in DICOM_SUFFIXES or (path.exists() and is_dicom(path))]
     bare = any(path.suffix.lower() not in DICOM_SUFFIXES for path in known)
@@ -81,7 +81,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _is_cut(path: Path) -> bool:
-    """Return whether a file beside DICOM files without suffix is one cut off within its preamble, or a dead link."""
+    """Return whether a file beside DICOM files without suffix was cut off within its preamble, or is a dead link."""
     suffix = path.suffix[1:]
     if suffix and not suffix.isdigit():
         return False

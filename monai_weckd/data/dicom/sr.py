@@ -91,7 +91,7 @@ class ClassificationSRWriter:
     Args:
         classes: class names in the order of their indices.
         model: name of the model.
-        version: what tells this model from others of its name.
+        version: version of the model.
         bundle: name of the bundle that it is from.
 
     Raises:
@@ -134,7 +134,7 @@ class ClassificationSRWriter:
             raise ValueError(f"probabilities: expected {len(self.classes)} from 0 to 1, got {values}. Apply a softmax.")
         headers = _headers(source)
         with named_errors(os.fspath(ensure_tuple(source)[0])):
-            content = io.BytesIO()  # a header that cannot be repeated is the fault of the image, not of the path
+            content = io.BytesIO()  # an error here is in the header of the image, not in ``path``
             self._report(values, headers).save_as(content, enforce_file_format=True)
         Path(path).write_bytes(content.getvalue())
 
@@ -175,7 +175,7 @@ class ClassificationSRWriter:
         predicted = _code(self.classes[values.index(max(values))])
         return hd.sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(generate_uid(prefix=None), "Image classification"),
-            # not an evaluation named "Finding", which highdicom would not give back
+            # not an evaluation named "Finding", which highdicom would not return on reading
             finding_type=predicted,
             algorithm_id=hd.sr.AlgorithmIdentification(
                 self.model,

@@ -24,11 +24,11 @@ __all__ = ["LEUKOCYTES", "draw_cell"]
 LEUKOCYTES = ("lymphocyte", "monocyte", "neutrophil", "eosinophil")
 
 _SIZE = 96
-# how much of red, green and blue light a full layer of each stain takes (natural logarithm)
+# how much red, green and blue light a full layer of each stain absorbs (natural logarithm)
 _HEMOGLOBIN, _AZURE, _BASOPHIL, _EOSIN = np.array(
     [[0.13, 0.26, 0.17], [1.05, 1.45, 0.45], [0.55, 0.50, 0.10], [0.20, 0.62, 0.55]]
 )
-# radius in units of half the image's edge, and how much stain the cytoplasm takes
+# radius in units of half the image's edge, and how much stain the cytoplasm takes up
 _RADIUS = {"lymphocyte": (0.26, 0.38), "monocyte": (0.36, 0.48), "neutrophil": (0.32, 0.43), "eosinophil": (0.32, 0.43)}
 _CYTOPLASM = {"lymphocyte": 0.8, "monocyte": 0.55, "neutrophil": 0.18, "eosinophil": 0.25}
 
@@ -36,7 +36,7 @@ _CYTOPLASM = {"lymphocyte": 0.8, "monocyte": 0.55, "neutrophil": 0.18, "eosinoph
 def draw_cell(kind: str, group: np.random.Generator, item: np.random.Generator) -> np.ndarray:
     """Draw a synthetic white blood cell among red cells, as in a stained smear under a microscope.
 
-    Light is lost by the Beer-Lambert law in each stain, so that what overlaps grows darker.
+    Light is lost by the Beer-Lambert law in each stain, so that overlapping parts are darker.
 
     Args:
         kind: one of ``LEUKOCYTES``.

@@ -27,7 +27,7 @@ VOLUME_RADIUS = (20.0, 28.0)
 
 _EDGE, _VOLUME = 128, (40, 48, 40)
 _VOXEL = (4.2, 4.4, 5.0)
-# how the axes of a volume run against right, front and up
+# whether each axis of a volume runs toward right, front and up (1), or away (-1)
 _FLIPS = {"RAS": (1, 1, 1), "LAS": (-1, 1, 1), "LPS": (-1, -1, 1)}
 
 
@@ -38,7 +38,7 @@ class Slice:
     Args:
         pixels: uint16 of shape (rows, columns).
         position: center of the first pixel in mm, in the patient's frame of DICOM (left, back, up).
-        orientation: direction of the columns' index (along a row), then of the rows' index.
+        orientation: direction in which the column index grows (along a row), then that of the row index.
         spacing: of the pixels in mm, rows and columns.
         thickness: in mm; slices touch.
     """
@@ -51,7 +51,7 @@ class Slice:
 
 
 def scan_slice(finding: str, group: np.random.Generator, item: np.random.Generator, index: int) -> Slice:
-    """Scan one slice of a synthetic head; the slices of a patient lie about the lesion, or about where it would be.
+    """Scan one slice of a synthetic head; a patient's slices lie around the lesion, or where it would be.
 
     Args:
         finding: one of ``BRAIN_FINDINGS``.
@@ -86,7 +86,7 @@ def scan_volume(finding: str, group: np.random.Generator, item: np.random.Genera
 
     Returns:
         int16 array of shape (40, 48, 40), and its affine to right, front and up in mm: voxels of 4.2 x 4.4 x 5.0 mm,
-        turned by some degrees, with axes that run as RAS, LAS or LPS.
+        turned by a few degrees, with axis codes RAS, LAS or LPS.
     """
     head = Head.draw(finding, group, radius=VOLUME_RADIUS)
     frame, shift = head_pose(item)

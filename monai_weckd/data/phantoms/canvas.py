@@ -68,7 +68,7 @@ def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
 
 
 def rough(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
-    """Return smooth random noise of mean 0 and variance 1 (of the grid it is made from).
+    """Return smooth random noise, interpolated from a grid of mean 0 and variance 1.
 
     Args:
         rng: source of the noise.
@@ -156,7 +156,7 @@ def photograph(
     """Take a picture as a camera with automatic exposure and white balance does.
 
     The mean brightness within the view depends on the light and on chance, never on what the scene shows; the mean
-    color does so only weakly.
+    color depends on the scene only weakly.
 
     Args:
         scene: linear RGB of shape (H, W, 3).
@@ -174,7 +174,7 @@ def photograph(
     light = np.exp(group.normal(0.0, 0.05, 3) + item.normal(0.0, 0.015, 3)) * np.array(tint)
     level = group.uniform(*exposure) * np.exp(item.normal(0.0, 0.06))
     mean = (scene * view[..., None]).sum((0, 1)) / view.sum()
-    # the camera takes half of a cast for the light's, and half for the scene's
+    # the camera attributes half of a color cast to the light, and half to the scene
     balanced = scene * level * light / np.sqrt(mean * mean.mean())
     # a soft shoulder instead of clipping
     balanced = np.where(balanced < 0.8, balanced, 1.0 - 0.2 * np.exp((0.8 - balanced) / 0.2))

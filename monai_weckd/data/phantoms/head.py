@@ -29,7 +29,7 @@ _SCALP, _BONE, _FLUID, _GRAY, _WHITE, _DURA = range(6)
 class Waves:
     """A random smooth field over space.
 
-    A sum of plane waves can be asked at any point, so that the slices of a patient show one anatomy.
+    A sum of plane waves can be evaluated at any point, so that the slices of a patient show one anatomy.
 
     Args:
         rng: source of directions and phases.
@@ -216,7 +216,7 @@ def _ventricle(x: np.ndarray, y: np.ndarray, z: np.ndarray, width: float) -> np.
 
 
 def _infiltrate(signal: np.ndarray, rho: np.ndarray, fine: np.ndarray, head: Head) -> np.ndarray:
-    """Put in a glioma: ragged, with edema, and with a broken bright ring around a dead core, or none."""
+    """Add a glioma: ragged, with edema, and with a broken bright ring around a dead core, or none."""
     gray, fluid = head.tissue[_GRAY], head.tissue[_FLUID]
     signal = _mix(signal, 0.5 * (gray + fluid), 0.8 * ramp(1.75, 1.25, rho))
     if head.infiltrating:
@@ -226,7 +226,7 @@ def _infiltrate(signal: np.ndarray, rho: np.ndarray, fine: np.ndarray, head: Hea
 
 
 def _attach(signal: np.ndarray, rho: np.ndarray, depth: np.ndarray, fine: np.ndarray, head: Head) -> np.ndarray:
-    """Put in a meningioma: smooth, evenly bright, on the dura, with a cleft of fluid around it and a dural tail."""
+    """Add a meningioma: smooth, evenly bright, on the dura, with a cleft of fluid around it and a dural tail."""
     bright = head.tissue[_DURA] * (1.0 + 0.03 * fine)
     signal = _mix(signal, head.tissue[_FLUID], 0.8 * ramp(1.16, 1.06, rho))
     signal = _mix(signal, bright, ramp(2.0, 1.5, rho) * ramp(4.0, 2.5, depth))
@@ -234,7 +234,7 @@ def _attach(signal: np.ndarray, rho: np.ndarray, depth: np.ndarray, fine: np.nda
 
 
 def _skull(signal: np.ndarray, shell: np.ndarray, fine: np.ndarray, head: Head) -> np.ndarray:
-    """Close the head with bone and scalp, and put it in the air."""
+    """Surround the head with bone, scalp and air."""
     signal = _mix(signal, head.tissue[_BONE] * (1.0 + 0.2 * fine), ramp(0.995, 1.015, shell))
     signal = _mix(signal, head.tissue[_SCALP] * (1.0 + 0.08 * fine), ramp(1.07, 1.09, shell))
     return _mix(signal, 0.0, ramp(1.17, 1.19, shell))

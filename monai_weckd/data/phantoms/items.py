@@ -21,7 +21,7 @@ import numpy as np
 
 __all__ = ["PhantomItem", "phantom_items"]
 
-# the three independent streams of random numbers: sizes of groups, what a group shares, what an item has to itself
+# three independent streams of random numbers: sizes of groups, properties of a group, properties of an item
 _SIZES, _GROUP, _ITEM = 0, 1, 2
 
 
@@ -64,7 +64,7 @@ def phantom_items(
 ) -> list[PhantomItem]:
     """List the items of a phantom: classes in turn, and within a class one group after the other.
 
-    A longer list begins with the shorter one, so that more items never change those there are.
+    A longer list begins with the shorter one, so that adding items never changes the others.
 
     Args:
         kind: kind of the phantom.
@@ -72,7 +72,7 @@ def phantom_items(
         seed: seed of the phantom.
         classes: names of the classes.
         group: what a group is called; its number follows.
-        sizes: least and greatest number of items in a group; the last group of a class may have fewer.
+        sizes: minimum and maximum number of items in a group; the last group of a class may have fewer.
 
     Example::
 

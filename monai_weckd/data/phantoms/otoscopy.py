@@ -166,7 +166,7 @@ def _plaques(
 def _inflamed(
     scene: np.ndarray, u: np.ndarray, v: np.ndarray, drum: np.ndarray, group: np.random.Generator
 ) -> np.ndarray:
-    """Redden and thicken the drum in patches and perforate it, or draw it in to a pocket."""
+    """Redden and thicken the drum in patches and perforate it, or retract it into a pocket."""
     patches = ramp(-0.4, 1.2, rough(group, _SIZE, 3))
     scene = blend(scene, (0.78, 0.46, 0.40), drum * patches * group.uniform(0.4, 0.9))
     scene = blend(scene, blur(scene, group.uniform(1.0, 4.0)), drum)
@@ -225,7 +225,7 @@ def _hairs(scene: np.ndarray, group: np.random.Generator, item: np.random.Genera
 
 
 def _glare(scene: np.ndarray, item: np.random.Generator) -> np.ndarray:
-    """Lay wet reflexes of the lamp anywhere."""
+    """Add wet reflexes of the lamp at random places."""
     x, y = pixel_grid(_SIZE)
     for _ in range(item.integers(1, 4)):
         cx, cy = item.normal(0.0, 0.42, 2)

@@ -27,7 +27,7 @@ from monai_weckd.utils.messages import nearest
 
 __all__ = ["is_phantom", "make_phantom"]
 
-# what the groups of a class are for, in turn: each split has every class from three groups a class on
+# splits of the groups of a class, in turn: with three groups for each class, every split has every class
 _SPLITS = ("train", "test", "val", "train", "train")
 
 
@@ -84,8 +84,8 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
 
     Classes differ by structure, while light, pose, color, gain, blur and noise vary alike in all of them. Images of a
     group (an ear, a smear, a patient) share anatomy and light, so that a split within groups leaks. The same arguments
-    give the same bytes (with the same versions of NumPy, Pillow, nibabel and pydicom), and fewer items are the
-    beginning of more.
+    give the same bytes (with the same versions of NumPy, Pillow, nibabel and pydicom), and a smaller set is the
+    beginning of a larger one.
 
     Args:
         kind: ``otoscopy`` (RGB PNG, 128 x 128: normal, earwax_plug, myringosclerosis, chronic_otitis_media),

@@ -93,7 +93,7 @@ def basic(text):
 def test_without_the_password_nothing_is_answered(authorization):
     status, detail = ask(Guard(behind, password="pässword"), host="anything", authorization=authorization)
     assert status == 401
-    assert detail == "password: expected the server's, got none or another. Any user name will do."
+    assert detail == "password: expected the server's, got none or another. Any user name is accepted."
 
 
 def test_with_the_password_everything_is():

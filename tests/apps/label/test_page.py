@@ -97,7 +97,7 @@ def test_somebody_labels_and_trains(server, browser):
     # too early: one line, and a retry
     page.key("t")
     page.wait(lambda: page.error)
-    assert page.error.startswith("No stage begun. labels: expected")
+    assert page.error.startswith("No stage was started. labels: expected")
 
     given = {page.label(truth(page), click=True): None for _ in range(2)}
     given |= {page.label(truth(page)): None for _ in range(10)}
@@ -139,7 +139,7 @@ def test_somebody_labels_and_trains(server, browser):
     page.wait(lambda: page.name == wrong and page.is_ready)
     assert [chosen for *_, chosen in page.classes()].index("true") == (right + 1) % 4
     page.label(right)
-    assert page.status == f"Saved: {wrong} is {CLASSES[right]} in the place of {CLASSES[(right + 1) % 4]}."
+    assert page.status == f"Saved: {wrong} is {CLASSES[right]} instead of {CLASSES[(right + 1) % 4]}."
     assert stored(server)[wrong] == CLASSES[right]
 
     page.label(truth(page))
@@ -184,7 +184,7 @@ def test_the_server_dies_and_comes_back(forks, ears, tmp_path, browser):
     page.wait(lambda: page.error)
     assert (
         page.error
-        == f"Not saved: {shown} as {CLASSES[right]}. The server does not answer. Look whether it runs, then retry."
+        == f"Not saved: {shown} as {CLASSES[right]}. The server does not answer. Check that it runs, then retry."
     )
     assert page.status == ""
     assert page.name == shown
@@ -301,7 +301,7 @@ def test_two_windows_do_not_lose_each_others_labels(server, browser):
     browser.switch_to.window(window)
     assert first.name == shown
     first.label(1)
-    assert first.status == f"Saved: {shown} is {CLASSES[1]} in the place of {CLASSES[0]}, given meanwhile elsewhere."
+    assert first.status == f"Saved: {shown} is {CLASSES[1]} instead of {CLASSES[0]}, given meanwhile elsewhere."
     assert stored(server) == {shown: CLASSES[1]}
     # the second one cannot take back what is no longer its own
     browser.switch_to.window(next(one for one in browser.window_handles if one != window))

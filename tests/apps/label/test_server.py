@@ -126,7 +126,7 @@ IMAGE = "normal/ear_0001_1.png"
             f"/datastore/image?id={IMAGE}",
             {},
             400,
-            "images: expected to be put into the folder, and taken out",
+            "images: expected to be added and removed by hand",
         ),
         ("GET", f"/datastore/label?label={IMAGE}&tag=..", {}, 400, "tag: expected a word such as 'original', got '..'"),
         ("GET", "/proxy/dicom/studies", {}, 404, "Not Found"),
@@ -243,7 +243,7 @@ def test_one_image_by_its_id_by_upload_and_in_a_batch(trained, studies, output_d
     assert broken.status_code == 400
     assert ".png: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another" in broken.json()["detail"]
     refused = trained.ask("PUT", "/datastore/image?image=up", files={"file": ("up.png", b"nothing")})
-    assert refused.json()["detail"].startswith("images: expected to be put into the folder, and taken out, by hand")
+    assert refused.json()["detail"].startswith("images: expected to be added and removed by hand, in the folder")
     assert list((output_dir / ".uploads").glob("*.png")) == []  # none of them is left behind
     query = {"params": '{"save_label": true, "label_tag": "../x"}'}
     refused = trained.ask("POST", f"/infer/chain?image={IMAGE}", data=query)

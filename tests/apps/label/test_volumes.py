@@ -99,7 +99,7 @@ def test_a_slice_that_cannot_be_drawn_can_be_asked_for_again(forks, tmp_path, br
         page = Page(browser, server.url)
         before = page.pixels()
     page.key("\ue015")
-    page.wait(lambda: page.error == "The server does not answer. Look whether it runs, then retry.")
+    page.wait(lambda: page.error == "The server does not answer. Check that it runs, then retry.")
     with server:
         page.find("retry").click()
         page.wait(lambda: (page.pixels() != before).any())

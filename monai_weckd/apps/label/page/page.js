@@ -217,8 +217,8 @@ async function train() {
     const training = await askJson("POST", "weckd/train");
     if (state.stages.length >= training.stage) return; // the answer comes late: it is done
     state.training = training;
-    say(`Stage ${training.stage} is being trained. Go on labeling.`);
-  }, train, "No stage begun. ");
+    say(`Stage ${training.stage} is being trained. You can go on labeling.`);
+  }, train, "No stage was started. ");
   poll();
 }
 

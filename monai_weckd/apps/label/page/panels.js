@@ -144,5 +144,5 @@ export function ended(before, { stages, training }) {
 export function saved(id, label, previous, known) {
   if (previous === null || previous === label) return `Saved: ${quoted(id)} is ${quoted(label)}.`;
   const whose = previous === known ? "" : ", given meanwhile elsewhere";
-  return `Saved: ${quoted(id)} is ${quoted(label)} in the place of ${quoted(previous)}${whose}.`;
+  return `Saved: ${quoted(id)} is ${quoted(label)} instead of ${quoted(previous)}${whose}.`;
 }

@@ -33,7 +33,7 @@ export async function ask(method, address, body) {
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Refusal("The server does not answer. Look whether it runs, then retry.", 0);
+    throw new Refusal("The server does not answer. Check that it runs, then retry.", 0);
   }
   if (!answer.ok) {
     const content = await answer.json().catch(() => ({}));
