@@ -216,7 +216,7 @@ class _Problem:
         """
         counts = kept.double() @ self.target
         weight = kept / (counts[:, self.labels] * (counts > 0).sum(dim=1, keepdim=True)).clamp(min=1)
-        weight = (weight * kept.sum(dim=1, keepdim=True)).T[:, :, None] / penalty
+        weight = (weight * kept.sum(dim=1, keepdim=True))[:, None] / penalty
         # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
         unit = 1 / torch.sqrt(1 + 0.5 * self.points.square().sum(dim=0) / penalty)
         units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
@@ -224,18 +224,19 @@ class _Problem:
         solution = torch.zeros(shape, dtype=torch.float64) if start is None else start / units
         points = self.points * unit
         shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
-        missing, target = counts == 0, self.target[:, None]
+        missing, target, own = (counts == 0)[:, :, None], self.target.T, self.labels.expand(len(kept), 1, -1)
 
         @torch.no_grad()
         def closure() -> torch.Tensor:
-            logits = torch.addmm(solution[-1].flatten(), points, solution[:-1].flatten(1)).view(-1, *counts.shape)
-            logs = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=2)
+            # (F, C, N): the sums over classes are fast where the items lie side by side
+            logits = torch.addmm(solution[-1].flatten()[:, None], solution[:-1].flatten(1).T, points.T)
+            logs = torch.log_softmax(logits.view(*counts.shape, -1).masked_fill(missing, -torch.inf), dim=1)
             error = (logs.exp() - target) * weight
             pull = shrink * solution
             solution.grad = pull.clone()
-            solution.grad[:-1] += (points.T @ error.flatten(1)).view_as(pull[:-1])
-            solution.grad[-1] = error.sum(dim=0)
-            return 0.5 * (pull * solution).sum() - (logs * target).nan_to_num(neginf=0).mul(weight).sum()
+            solution.grad[:-1] += (points.T @ error.flatten(0, 1).T).view_as(pull[:-1])
+            solution.grad[-1] = error.sum(dim=2)
+            return 0.5 * (pull * solution).sum() - (logs.gather(1, own).nan_to_num(neginf=0) * weight).sum()
 
         optimizer = torch.optim.LBFGS(
             [solution],
