@@ -61,6 +61,9 @@ def ask_for_shard(
         head_layer: module path of the classification head, default None: the last linear layer.
         stand_in: class number that the transforms get in place of a label, default -1.
 
+    Raises:
+        ValueError: When the transforms make several images of an item.
+
     """
     chosen: list[str] = []
     if engine.state.rank == 0:
@@ -71,6 +74,11 @@ def ask_for_shard(
             device=engine.state.device,
             inferer=engine.inferer,
         )
+        if len(features) != len(items):
+            raise ValueError(
+                f"selection: expected one image of each of {len(items)} items, got {len(features)} images. Pass "
+                "selection='random' where the transforms make a list of an item."
+            )
         # the probabilities of an untrained network mean nothing
         selection = plan.settings.selection
         strategy = "typical" if not guided and selection in NEED_PROBABILITIES else selection

@@ -15,6 +15,7 @@ import logging
 import time
 from functools import partial
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -23,10 +24,18 @@ from ignite.engine import Events
 from ignite.handlers import TimeLimit
 from ignite.metrics import Accuracy
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer, default_prepare_batch
 from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler, ValidationHandler, from_engine
-from monai.transforms import AsDiscreted, Compose, CopyItemsd, Lambda, Lambdad, MapLabelValued
-from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    CopyItemsd,
+    Lambda,
+    Lambdad,
+    MapLabelValued,
+    RandCropByPosNegLabeld,
+)
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler, default_collate
 
 from monai_weckd import plan_training
 from monai_weckd.handlers import ChainHandler, DistillationHandler
@@ -66,6 +75,15 @@ def build(dataset=None, *, loader=None, handlers=(), evaluator=True, max_epochs=
     )
 
 
+TABLE = {item["id"]: item["label"] for item in make_items()}
+GENERATOR = np.random.default_rng(0)
+
+
+def noise():
+    """Return noise that no seed of PyTorch or NumPy repeats."""
+    return torch.from_numpy(GENERATOR.normal(size=3))
+
+
 def tag_image(item):
     return {**item, "image": MetaTensor(item["image"], meta={"truth": item["label"]})}
 
@@ -82,6 +100,11 @@ def nest(item):
         (Lambda(lambda item: {**item, "soft": torch.eye(3)[item["label"]] * 0.9}), "soft"),
         (Lambda(tag_image), "image.meta.truth"),
         (Lambda(nest), "report.finding.0"),
+        # a transform that knows the labels needs none from the item
+        (Lambda(lambda item: {**item, "target": TABLE[item["id"]]}), "target"),
+        (Lambda(lambda item: {**item, "target": torch.eye(3)[TABLE[item["id"]]]}), "target"),
+        (Lambda(lambda item: {**item, "report": {"label": TABLE[item["id"]]}}), "report.label"),
+        (Lambda(lambda item: {**item, "soft": (5 * torch.eye(3)[item["label"]] + noise()).softmax(0)}), "soft"),
     ],
 )
 @pytest.mark.parametrize("kind", [Dataset, partial(CacheDataset, progress=False)])
@@ -100,6 +123,7 @@ def test_a_copy_that_a_transform_makes_keeps_pool_images_out(transform, name, ki
         lambda label: {"name": CLASSES[label]},
         lambda label: {"soft": [0.1 + 0.7 * (label == place) for place in range(3)]},
         lambda label: {"meta": {"truth": torch.tensor(label)}},
+        lambda label: {"report": {"label": label, "id": 7}},
     ],
 )
 def test_a_copy_in_the_data_list_keeps_pool_images_out(listed, caplog):
@@ -109,6 +133,97 @@ def test_a_copy_in_the_data_list_keeps_pool_images_out(listed, caplog):
     trainer.run()
     assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
     assert "under 'label' alone" in caplog.text
+
+
+class OwnTargets(torch.utils.data.Dataset):
+    """A dataset that keeps its targets beside its items."""
+
+    def __init__(self):
+        self.data = make_items()
+        self.targets = [item["label"] for item in self.data]
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return {**self.data[index], "target": self.targets[index]}
+
+
+def test_targets_that_a_dataset_keeps_keep_pool_images_out(caplog):
+    trainer, seen = build(OwnTargets(), chain={"pool_ratio": 2}), set()
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.update(engine.state.batch["id"]))
+    trainer.run()
+    assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
+    assert "under 'label' alone, got it in target too" in caplog.text
+
+
+def from_table(batch):
+    return torch.tensor([TABLE[key] for key in batch["id"]])
+
+
+def collate_with(key, target):
+    def collate(items):
+        batch = default_collate(items)
+        return {**batch, key: target(batch)}
+
+    return collate
+
+
+def prepare_by(target):
+    return lambda batch, *args, **kwargs: (batch["image"], target(batch))
+
+
+@pytest.mark.parametrize(
+    ("collate", "prepare"),
+    [
+        (default_collate, prepare_by(from_table)),
+        (default_collate, prepare_by(lambda batch: torch.eye(3)[from_table(batch)])),
+        (collate_with("label", from_table), default_prepare_batch),
+        (collate_with("target", from_table), prepare_by(lambda batch: batch["target"])),
+        (lambda items: [torch.stack([item["image"] for item in items]), from_table(default_collate(items))], None),
+    ],
+)
+def test_a_loss_that_would_get_withheld_labels_is_refused_before_the_first_batch(collate, prepare):
+    loader = DataLoader(Dataset(make_items()), batch_size=8, collate_fn=collate)
+    more = {} if prepare is None else {"prepare_batch": prepare}
+    trainer, batches = build(loader=loader, chain={"pool_ratio": 2}, **more), []
+    trainer.add_event_handler(Events.ITERATION_STARTED, batches.append)
+    with pytest.raises(ValueError, match="label: expected -1 for images whose labels are withheld, got labels of 24"):
+        trainer.run()
+    assert not batches
+    # without pool images, all that it gets is revealed
+    build(loader=loader, **more).run()
+
+
+def test_a_loss_that_later_gets_withheld_labels_is_stopped_before_it_learns():
+    ready = []
+
+    def prepare(batch, *args, **kwargs):
+        return batch["image"], from_table(batch) if ready else batch["label"]
+
+    trainer = build(chain={"pool_ratio": 2}, prepare_batch=prepare)
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=4), ready.append)
+    with pytest.raises(ValueError, match="label: expected -1 for images whose labels are withheld"):
+        trainer.run()
+    assert trainer.state.iteration == 7
+
+
+@pytest.mark.parametrize("kind", [Dataset, partial(CacheDataset, progress=False)])
+def test_each_part_of_an_item_has_its_label_or_none(kind):
+    """A transform such as RandCropByPosNegLabeld makes a list of an item."""
+    crop = RandCropByPosNegLabeld("image", label_key="image", spatial_size=(6, 6), num_samples=2)
+    parts = Lambda(lambda item: [item, item]) if kind is not Dataset else crop
+    loader = monai.data.DataLoader(kind(make_items(), parts), batch_size=8)
+    trainer, found = build(loader=loader, chain={"pool_ratio": 2, "views": 2, "teacher_cache": True}), []
+
+    @trainer.on(Events.GET_BATCH_COMPLETED)
+    def look(engine):
+        batch, revealed = engine.state.batch, engine.state.chain.plan.stages[engine.state.stage - 1].labeled
+        labels = [TABLE[key] if key in revealed else -1 for key in batch["id"]]
+        found.append((len(labels), batch["label"].tolist() == labels, len(set(batch["view"].tolist()))))
+
+    trainer.run()
+    assert found == [(16, True, 16)] * 4 + [(48, True, 48)] * 4
 
 
 @pytest.mark.parametrize("kind", [Dataset, CacheDataset, PersistentDataset])
@@ -191,10 +306,26 @@ def test_an_engine_that_another_handler_moves_is_refused(tmp_path, epoch):
     assert not batches
 
 
-@pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED(every=2), Events.ITERATION_COMPLETED(every=5)])
-def test_terminate_ends_a_stage(event, caplog):
+@pytest.mark.parametrize(
+    "event",
+    [
+        Events.EPOCH_COMPLETED(every=2),
+        Events.ITERATION_COMPLETED(every=5),
+        Events.EPOCH_STARTED(once=1),
+        Events.EPOCH_STARTED(once=2),
+        Events.GET_BATCH_STARTED(once=3),
+        Events.GET_BATCH_COMPLETED(once=3),
+        Events.ITERATION_STARTED(once=1),
+    ],
+)
+@pytest.mark.parametrize("whose", ["trainer", "evaluator"])
+def test_terminate_ends_a_stage(event, whose, caplog):
     caplog.set_level(logging.INFO, "monai_weckd")
     trainer = build(max_epochs=8)
+    if whose == "evaluator":
+        trainer.state.chain.evaluator.add_event_handler(
+            Events.COMPLETED, lambda: trainer.terminate() if trainer.state.epoch == 2 else None
+        )
     trainer.add_event_handler(event, lambda engine: engine.terminate() if engine.state.stage == 1 else None)
     trainer.run()
     records = trainer.state.chain.records
