@@ -24,6 +24,7 @@ from monai_weckd.data.stage import StageDataset
 from monai_weckd.data.stage_loader import collate_batch
 from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.networks.features import extract
+from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
@@ -72,7 +73,7 @@ def ask_for_shard(
             _images(engine, stand_in),
             head_layer=head_layer,
             device=engine.state.device,
-            inferer=engine.inferer,
+            inferer=taking(engine.inferer, engine.state.distiller.output_index),
         )
         if len(features) != len(items):
             raise ValueError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from copy import deepcopy
 from functools import partial
 
 import monai
@@ -35,6 +36,7 @@ from monai.transforms import (
     MapLabelValued,
     RandCropByPosNegLabeld,
 )
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler, default_collate
 
 from monai_weckd import plan_training
@@ -424,6 +426,38 @@ def test_an_evaluator_that_cannot_judge_is_refused():
         build(evaluator=make_evaluator(network, make_items(12))).run()
 
 
+def other_with(network, place):
+    """Return another network that has a part in common with one."""
+    other = make_network(1)
+    other[place] = network[place]
+    return other
+
+
+@pytest.mark.parametrize(
+    ("make", "refused"),
+    [
+        (lambda network: other_with(network, 0), True),
+        (lambda network: other_with(network, 1), True),
+        (deepcopy, True),
+        (AveragedModel, True),
+        (lambda network: torch.nn.Softmax(1), True),
+        (torch.nn.DataParallel, False),
+        (partial(torch.compile, backend="eager"), False),
+        (lambda network: torch.nn.Sequential(network, torch.nn.Softmax(1)), False),
+        (lambda network: torch.nn.Sequential(torch.nn.InstanceNorm2d(3, affine=True), network), False),
+    ],
+)
+def test_an_evaluator_has_the_trained_network_or_a_wrapper_around_it(make, refused):
+    trainer = build()
+    evaluator = trainer.state.chain.evaluator
+    evaluator.network = make(trainer.network)
+    if refused:
+        with pytest.raises(ValueError, match="evaluator: expected the trained network, got another"):
+            trainer.run()
+    else:
+        trainer.run()
+
+
 class Doubled(torch.nn.Sequential):
     """A head whose weight has a part in the logits twice."""
 
@@ -434,15 +468,39 @@ class Doubled(torch.nn.Sequential):
         return head(images) ** 3
 
 
-@pytest.mark.parametrize("kind", ["spectral", "cubed", "softmax"])
+class Cosine(torch.nn.Linear):
+    """A head that normalizes its weight."""
+
+    def forward(self, features):
+        return 5 * torch.nn.functional.cosine_similarity(features[:, None], self.weight, dim=2)
+
+
+class Sum(torch.nn.Module):
+    """A network of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        *body, self.head = make_network()
+        self.body, self.other = torch.nn.Sequential(*body), torch.nn.Linear(8, 3)
+
+    def forward(self, images):
+        features = self.body(images)
+        return self.head(features) + self.other(features)
+
+
+@pytest.mark.parametrize("kind", ["spectral", "cubed", "softmax", "cosine", "normalized", "sum"])
 def test_a_head_that_is_not_divided_stays_uncalibrated(kind, caplog):
     network = make_network()
     if kind == "spectral":
         network[-1] = torch.nn.utils.parametrizations.spectral_norm(network[-1])
+    elif kind == "cosine":
+        network[-1] = Cosine(8, 3)
+    elif kind == "sum":
+        network = Sum()
     elif kind == "cubed":
         network = Doubled(*network)
     else:
-        network.append(torch.nn.LogSoftmax(1))
+        network.append(torch.nn.LogSoftmax(1) if kind == "softmax" else torch.nn.BatchNorm1d(3))
     trainer = make_chain(network=network, calibrate=True, accept="always")
     trainer.run()
     assert [record.calibration for record in trainer.records] == [1.0] * 3
@@ -496,13 +554,17 @@ def distilling(student, handler):
     )
 
 
-@pytest.mark.parametrize("shared", ["body", "head", "storage"])
+@pytest.mark.parametrize("shared", ["body", "head", "normalization", "all", "storage", "view"])
 def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
     student, teacher = make_network(), make_network(1)
     if shared == "storage":
         teacher[-1].weight.data = student[-1].weight.data
+    elif shared == "view":
+        teacher[-1].bias.data = student[-1].weight.data[:, 0]
+    elif shared == "all":
+        teacher = torch.nn.Sequential(student, torch.nn.Identity())
     else:
-        place = 0 if shared == "body" else -1
+        place = {"body": 0, "normalization": 1, "head": -1}[shared]
         teacher[place] = student[place]
     trainer = distilling(student, DistillationHandler(teacher))
     before = student[0].weight.detach().clone(), student[-1].weight.detach().clone()
@@ -527,15 +589,32 @@ class Recomputed(torch.nn.Sequential):
         return torch.utils.checkpoint.checkpoint(super().forward, images.requires_grad_(), use_reentrant=True)
 
 
-@pytest.mark.parametrize(("kind", "message"), [("last", "channels come last"), ("reentrant", "takes no gradient")])
-def test_features_that_teach_nothing_are_refused(kind, message):
+class Detached(torch.nn.Module):
+    def forward(self, features):
+        return features.detach()
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "message"),
+    [
+        ("last", "1", "channels come last"),
+        ("reentrant", "0.0.0", "takes no gradient"),
+        ("detached", "1", "takes no gradient"),
+        ("frozen", "0", "takes no gradient"),
+        ("plain", "3", r"features of several positions, got \(8, 8, 1, 1\)"),
+        ("plain", "4", r"features \(B, C, spatial dimensions\), got \(8, 8\)"),
+        ("plain", "nowhere", "expected a module of Sequential, got 'nowhere'"),
+    ],
+)
+def test_features_that_teach_nothing_are_refused(kind, layer, message):
     def network(seed):
         layers = make_network(seed)
-        if kind == "last":
-            return torch.nn.Sequential(layers[0], Last(), First(), *layers[1:])
-        return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
+        layers[0].requires_grad_(kind != "frozen")
+        if kind == "reentrant":
+            return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
+        more = {"last": [Last(), First()], "detached": [Detached()]}.get(kind, [])
+        return torch.nn.Sequential(layers[0], *more, *layers[1:])
 
-    layer = "1" if kind == "last" else "0.0.0"
     trainer = distilling(network(0), DistillationHandler(network(1), attention=1.0, student_layer=layer))
     with pytest.raises(ValueError, match=message):
         trainer.run()
