@@ -309,6 +309,36 @@ def test_an_engine_that_another_handler_moves_is_refused(tmp_path, epoch):
 
 
 @pytest.mark.parametrize(
+    "move",
+    [
+        lambda trainer: trainer.load_state_dict({"epoch_length": 2, "max_epochs": 4, "iteration": 4}),
+        lambda trainer: vars(trainer.state).update(epoch=2, iteration=4),
+        lambda trainer: trainer.add_event_handler(Events.STARTED, lambda engine: vars(engine.state).update(epoch=3)),
+    ],
+)
+def test_an_engine_that_a_script_moves_is_refused(move):
+    trainer, batches = build(), []
+    move(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED, batches.append)
+    with pytest.raises(ValueError, match="got an engine moved to epoch"):
+        trainer.run()
+    assert not batches
+
+
+def test_a_run_that_is_interrupted_and_goes_on_is_the_same():
+    def weights(cut):
+        trainer = build(chain={"pool_ratio": 1})
+        if cut:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: engine.interrupt())
+            trainer.run()
+            assert trainer.state.iteration == 3
+        trainer.run()
+        return trainer.network.state_dict()
+
+    torch.testing.assert_close(dict(weights(cut=True)), dict(weights(cut=False)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     "event",
     [
         Events.EPOCH_COMPLETED(every=2),
