@@ -18,10 +18,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
+from itertools import pairwise
+from pathlib import Path
 from pydoc import locate
 from types import TracebackType
 from typing import Any, get_type_hints
 
+import torch
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.utils import BundlePropertyConfig
@@ -198,6 +201,8 @@ def check_key(key: str, value: Any) -> None:
         ValueError: When the value has another type, or a path holds a separator of MONAI's keys.
 
     """
+    if key == "device" and isinstance(value, str) and not _is_expression(value):
+        _check_device(value)
     if key not in _KEYS or _is_expression(value):
         return
     check_value(key, value, _KEYS[key])
@@ -207,6 +212,16 @@ def check_key(key: str, value: Any) -> None:
             f"{key}: expected a path without # and ::, which MONAI takes for separators of keys, "
             f"got {value!r}. Use another path."
         )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(
+            f"device: expected a device that PyTorch finds here, got {name!r} ({reason}). Pass cpu or cuda:0."
+        ) from None
 
 
 def _is_expression(value: Any) -> bool:
@@ -289,8 +304,23 @@ def check_types() -> None:
     """
     show_cause_last()
     parser = calling_parser("check_types")
+    _refuse_none(parser)
     _read_words(parser)
     check_values(parser.get(), ComponentLocator())
+
+
+def _refuse_none(parser: ConfigParser) -> None:
+    """Refuse ``--key None`` on the command line of ``monai.bundle``, which takes it for a key that was left out."""
+    if Path(sys.argv[0]).parts[-3:-1] != ("monai", "bundle"):
+        return
+    words = [part for word in sys.argv[1:] for part in word.split("=", maxsplit=1)]
+    for key, value in pairwise(words):
+        name = key.removeprefix("--")
+        if value == "None" and name != key and name.partition("#")[0] in parser:
+            raise ValueError(
+                f"{name}: expected a value, got None, which MONAI's command line ignores. "
+                "Write null where that is meant, or leave the key out."
+            )
 
 
 def _read_words(parser: ConfigParser) -> None:

@@ -27,8 +27,9 @@ from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 
 from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.errors import first_cause
 
-__all__ = ["LabelTrace", "hidden", "listed_copies", "trace_label", "withhold"]
+__all__ = ["LabelTrace", "hidden", "listed_copies", "same_draws", "shown_copies", "trace_label", "withhold"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 _LONGEST = 64
 # classes whose labels are tried; each try runs the transforms once
 _TRIED = 8
+# items of each of these classes whose transformed copies are looked at
+_LOOKED_AT = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ class _BlindCache:
         if index in self.own:
             return self.own[index]
         item = None if index in self.stale else self.cache[index]
-        if index in self.labels or not isinstance(item, Mapping) or self.label_key not in item:
+        return item if index in self.labels else self._blind(item)
+
+    def _blind(self, item: Any) -> Any:
+        if isinstance(item, list):  # a transform may make several items of one, such as crops
+            return [self._blind(part) for part in item]
+        if not isinstance(item, Mapping) or self.label_key not in item:
             return item
         return {**item, self.label_key: hidden(item[self.label_key], self.stand_in)}
 
@@ -163,7 +171,7 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
         return LabelTrace()  # its items have no label
 
     def run(label: int) -> dict[str, Any]:
-        return dict(_leaves(_transformed(dataset, {**dataset.data[0], label_key: label})))
+        return dict(_leaves(_first_part(_transformed(dataset, {**dataset.data[0], label_key: label}))))
 
     first, again, *others = (run(label) for label in (0, 0, *range(1, min(num_classes, _TRIED))))
     noise = _differing(first, again)
@@ -189,12 +197,47 @@ def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int],
         num_classes: number of classes.
 
     """
-    rows = [dict(_leaves(items[index], skip=_NO_COPIES)) for index in labels]
-    classes = list(labels.values())
-    if len(set(classes)) < 2 or len(classes) < len(set(classes)) + 2:
+    return _copies([items[index] for index in labels], list(labels.values()), num_classes)
+
+
+def shown_copies(
+    dataset: Any, labels: Mapping[int, int], num_classes: int, *, label_key: str = CommonKeys.LABEL
+) -> tuple[str, ...]:
+    """Return the keys of transformed items, besides the label, that say the same as the revealed labels.
+
+    Such a copy need not come from the label of the item: a transform may have a table from file names to labels. A few
+    items with a revealed label are compared; all random generators are left as they were.
+
+    Args:
+        dataset: a map-style dataset that reads its items from its list ``data``.
+        labels: the revealed labels by index.
+        num_classes: number of classes.
+        label_key: key of the label in an item, default "label".
+
+    """
+    some: dict[int, list[int]] = {}
+    for index, label in labels.items():
+        some.setdefault(label, []).append(index)
+    places = [index for group in list(some.values())[:_TRIED] for index in group[:_LOOKED_AT]]
+    shown = withhold(dataset, labels, label_key=label_key)
+    with same_draws():
+        items = [shown[index] for index in places]
+    return _copies(items, [labels[index] for index in places], num_classes)
+
+
+def _copies(items: Sequence[Any], labels: Sequence[int], num_classes: int) -> tuple[str, ...]:
+    if len(set(labels)) < 2 or len(labels) < len(set(labels)) + 2:
         return ()
+    rows = [
+        {path: value for path, value in _leaves(_first_part(item)) if _top(path) not in _NO_COPIES} for item in items
+    ]
     shared = set(rows[0]).intersection(*rows)
-    return tuple(sorted(key for key in shared if _says([row[key] for row in rows], classes, num_classes)))
+    return tuple(sorted(key for key in shared if _says([row[key] for row in rows], labels, num_classes)))
+
+
+def _first_part(item: Any) -> Any:
+    """Return an item, or the first of several that a transform has made of it, such as crops."""
+    return item[0] if isinstance(item, list) and item else item
 
 
 _NO_COPIES = frozenset({"id", "group", str(CommonKeys.IMAGE.value), str(CommonKeys.LABEL.value)})
@@ -224,9 +267,10 @@ def _plain(value: Any) -> Any:
 def _stand_in(dataset: Any, first: Mapping[str, Any], label_key: str) -> int:
     """Return -1 if the transforms accept it and turn it into a label of the same kind, else 0."""
     try:
-        found = dict(_leaves(_transformed(dataset, {**dataset.data[0], label_key: UNLABELED})))
+        found = dict(_leaves(_first_part(_transformed(dataset, {**dataset.data[0], label_key: UNLABELED}))))
     except Exception as error:  # the user's transforms may raise anything
-        logger.info("the transforms refuse the label -1 (%s); withheld labels pass through them as class 0", error)
+        reason = " ".join(str(first_cause(error)).split())[:150]
+        logger.info("the transforms refuse the label -1 (%s); withheld labels pass through them as class 0", reason)
         return 0
     same = all(
         path in found and np.shape(found[path]) == np.shape(value)
@@ -243,7 +287,7 @@ def _transformed(dataset: Any, item: Mapping[str, Any]) -> Any:
         other.cache_num, other._hash_keys = 0, []
     if isinstance(other, PersistentDataset):
         other.cache_dir = None
-    with _same_draws():
+    with same_draws():
         if isinstance(transform := getattr(other, "transform", None), Randomizable):
             transform.set_random_state(seed=0)
         return other[0]
@@ -263,7 +307,7 @@ def _with_data(dataset: Any, data: list[Any]) -> Any:
 
 
 @contextmanager
-def _same_draws() -> Iterator[None]:
+def same_draws() -> Iterator[None]:
     """Seed the generators of Python, NumPy and PyTorch, and restore them afterwards."""
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -277,15 +321,14 @@ def _same_draws() -> Iterator[None]:
             np.random.set_state(legacy)
 
 
-def _leaves(value: Any, path: str = "", *, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values in nested dictionaries, lists and metadata, with their places."""
     if isinstance(value, MetaTensor):
         yield path, value.as_tensor()
         yield from _leaves(dict(value.meta), f"{path}.meta")
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            if str(key) not in skip:
-                yield from _leaves(part, f"{path}.{key}" if path else str(key))
+            yield from _leaves(part, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list | tuple) and not _is_vector(value):
         for place, part in enumerate(value):
             yield from _leaves(part, f"{path}.{place}")

@@ -168,8 +168,9 @@ class StageDataset(Dataset):
     A withheld label does not reach the transforms of the wrapped dataset: they get -1 in its place, and the result is
     replaced by ``UNLABELED``. Revealed labels pass through the transforms. The sampler's view seed
     seeds the random transforms of the wrapped dataset for each item. Besides image and label, an item has its ``index``
-    and its ``view`` seed. A dataset with ``whole_batches`` and ``gather``, such as a
-    :py:class:`~monai_weckd.data.ByteCacheDataset` without transforms for single items, gives whole batches at once.
+    and its ``view`` seed. If the transforms make a list of an item, such as crops, so does this dataset. A dataset with
+    ``whole_batches`` and ``gather``, such as a :py:class:`~monai_weckd.data.ByteCacheDataset` without transforms for
+    single items, gives whole batches at once.
 
     Args:
         dataset: a map-style dataset that reads its items, dictionaries, from its list ``data``; its ``transform``, if
@@ -201,14 +202,15 @@ class StageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         index, view = key
         transform = getattr(self.dataset, "transform", None)
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=view)
         item = self.dataset[index]
-        check_item("train_data_loader", index, item)
-        return {**item, self.label_key: self._transformed_label(index, item), INDEX: index, VIEW: view}
+        if isinstance(item, list):  # MONAI's collation makes one batch of the parts of all items
+            return [self._shown(part, index, view + place) for place, part in enumerate(item)]
+        return self._shown(item, index, view)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
         if not getattr(self.dataset, "whole_batches", False):
@@ -220,6 +222,10 @@ class StageDataset(Dataset):
             INDEX: torch.tensor(indices),
             VIEW: torch.tensor(views),
         }
+
+    def _shown(self, item: Any, index: int, view: int) -> dict[str, Any]:
+        check_item("train_data_loader", index, item)
+        return {**item, self.label_key: self._transformed_label(index, item), INDEX: index, VIEW: view}
 
     def _label(self, index: int) -> int:
         return self.labels.get(index, UNLABELED)

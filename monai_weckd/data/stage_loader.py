@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from monai.data import DistributedSampler as MonaiDistributedSampler
-from monai.data import DistributedWeightedRandomSampler, SmartCacheDataset
+from monai.data import DistributedWeightedRandomSampler, SmartCacheDataset, ThreadDataLoader
 from monai.data.utils import worker_init_fn as monai_worker_init_fn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
@@ -73,11 +74,13 @@ def check_loader(loader: Any) -> None:
         loader: the trainer's own loader.
 
     Raises:
+        TypeError: When it makes batches in a way of its own, or its workers are threads.
         ValueError: When it has no ``batch_size``.
         TypeError: When its sampler is neither even nor weighted.
         ValueError: When some items have no weight.
 
     """
+    _check_kind(loader)
     if loader.batch_size is None:
         raise ValueError(
             "train_data_loader: expected a batch_size, got None. Pass batch_size instead of a batch_sampler."
@@ -93,6 +96,23 @@ def check_loader(loader: Any) -> None:
     if weights is not None and len(weights) != len(loader.dataset):
         raise ValueError(
             f"sampler: expected a weight for each of {len(loader.dataset)} items, got {len(weights)}. Pass them all."
+        )
+
+
+def _check_kind(loader: Any) -> None:
+    """Refuse what a stage's plain ``DataLoader`` would not do."""
+    if type(loader).__iter__ not in (DataLoader.__iter__, ThreadDataLoader.__iter__):
+        raise TypeError(
+            f"train_data_loader: expected the batches of a DataLoader, got {type(loader).__name__} with an __iter__ of "
+            "its own. Move what it does to a batch to collate_fn."
+        )
+    repeats = getattr(loader, "repeats", 1)
+    if repeats != 1:
+        raise TypeError(f"repeats: expected 1, got {repeats}. Pass a larger epoch_length or max_epochs instead.")
+    if issubclass(getattr(loader.multiprocessing_context, "Process", object), Thread):
+        raise TypeError(
+            "use_thread_workers: expected False, got True. Threads share the random state of the transforms, so that "
+            "no run could be repeated; workers are processes."
         )
 
 

@@ -235,7 +235,11 @@ class Distiller:
         """
 
         def prepare(batchdata: Any, *args: Any, **kwargs: Any) -> Any:
-            batch = prepare_batch(batchdata, *args, **kwargs)
+            try:
+                batch = prepare_batch(batchdata, *args, **kwargs)
+            except (AttributeError, TypeError, AssertionError):
+                _check_batch(batchdata)
+                raise
             self._call = ((), {}) if len(batch) == 2 else (batch[2], batch[3])
             self._batch, self._answer = batchdata, None
             if not self.engine.amp:
@@ -368,6 +372,15 @@ class Distiller:
                 hook.clear()
 
 
+def _check_batch(batch: Any) -> None:
+    """Say what to do about a batch that could not be prepared, because its items are lists."""
+    if isinstance(batch, list) and batch and isinstance(batch[0], Mapping):
+        raise ValueError(
+            "train_data_loader: expected a batch, got a list of dictionaries, which PyTorch makes of items that are "
+            "lists, such as crops. Use monai.data.DataLoader, or collate_fn=monai.data.list_data_collate."
+        ) from None
+
+
 def _check_layer(name: str, network: torch.nn.Module, path: str) -> None:
     """Refuse the path of a layer that a network does not have; a program without modules is refused elsewhere."""
     if isinstance(network, torch.jit.ScriptModule):
@@ -394,6 +407,11 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
         raise ValueError(
             f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}. "
             "Name a convolutional layer, or pass attention=0."
+        )
+    if features.shape[2:].numel() == 1:
+        raise ValueError(
+            f"student_layer: expected features of several positions, got {tuple(features.shape)} from {path!r}, whose "
+            "attention is always the same. Name a layer before the pooling, or pass attention=0."
         )
     if torch.is_grad_enabled() and not features.requires_grad:
         raise ValueError(

@@ -34,8 +34,8 @@ __all__ = ["EarlyEnd", "handlers_of"]
 
 logger = logging.getLogger(__name__)
 
-# between two epochs there is no stage to end
-_BETWEEN = frozenset({Events.STARTED, Events.EPOCH_STARTED, Events.COMPLETED, Events.TERMINATE, *ChainEvents})
+# between two stages there is none to end
+_BETWEEN = frozenset({Events.STARTED, Events.COMPLETED, Events.TERMINATE, *ChainEvents})
 
 
 class Stages(Protocol):
@@ -102,8 +102,15 @@ class EarlyEnd:
                 state.stage_epochs,
             )
         self.walker.state.end_early()
-        if engine.last_event_name != Events.EPOCH_COMPLETED:
+        if engine.last_event_name == Events.EPOCH_STARTED:
+            # Ignite cuts no epoch short before it has begun
+            self._later = engine.add_event_handler(Events.GET_BATCH_STARTED, self._cut_late)
+        elif engine.last_event_name != Events.EPOCH_COMPLETED:
             engine.terminate_epoch()
+
+    def _cut_late(self, engine: SupervisedTrainer) -> None:
+        self._later.remove()
+        engine.terminate_epoch()
 
     def _ends_run(self) -> bool:
         engine, state = self.engine, self.engine.state

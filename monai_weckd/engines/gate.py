@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.engines.utils import attach_first, check_metric
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
+from monai_weckd.networks.outputs import taking
 
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
@@ -144,7 +146,7 @@ class StageGate:
         if not self.options.calibrate or self.evaluator is None:
             return None
         # MONAI's base class has no inferer
-        inferer = getattr(self.evaluator, "inferer", SimpleInferer())
+        inferer = taking(getattr(self.evaluator, "inferer", SimpleInferer()), engine.state.distiller.output_index)
         loader: Any = self.evaluator.data_loader
         logits, labels = predict_logits(engine.network, loader, engine.state.device, inferer=inferer)
         temperature = from_rank_zero(fit_temperature(logits, labels))
@@ -175,10 +177,14 @@ def _are_divided(divided: torch.Tensor, logits: torch.Tensor, temperature: float
 def _check_network(evaluator: Evaluator, trained: torch.nn.Module) -> None:
     networks = getattr(evaluator, "networks", None) or [getattr(evaluator, "network", None)]
     found = [unwrap(network) for network in networks if isinstance(network, torch.nn.Module)]
-    own = {id(part) for part in unwrap(trained).modules()}
-    # a wrapper around the trained network is accepted
-    if found and not any(id(part) in own for network in found for part in network.modules()):
+    own, other = _tensors([unwrap(trained)]), _tensors(found)
+    # a wrapper around the trained network is accepted, and so is a part of it, but no network with further weights
+    if found and not (own <= other or (other and other <= own)):
         raise ValueError(
             "evaluator: expected the trained network, got another, which would be measured instead. "
             "Pass both engines the same object."
         )
+
+
+def _tensors(networks: Iterable[torch.nn.Module]) -> set[int]:
+    return {id(tensor) for network in networks for tensor in (*network.parameters(), *network.buffers())}

@@ -24,6 +24,7 @@ from monai_weckd.data.stage import StageDataset
 from monai_weckd.data.stage_loader import collate_batch
 from monai_weckd.engines.distributed import from_rank_zero
 from monai_weckd.networks.features import extract
+from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
@@ -61,6 +62,9 @@ def ask_for_shard(
         head_layer: module path of the classification head, default None: the last linear layer.
         stand_in: class number that the transforms get in place of a label, default -1.
 
+    Raises:
+        ValueError: When the transforms make several images of an item.
+
     """
     chosen: list[str] = []
     if engine.state.rank == 0:
@@ -69,8 +73,13 @@ def ask_for_shard(
             _images(engine, stand_in),
             head_layer=head_layer,
             device=engine.state.device,
-            inferer=engine.inferer,
+            inferer=taking(engine.inferer, engine.state.distiller.output_index),
         )
+        if len(features) != len(items):
+            raise ValueError(
+                f"selection: expected one image of each of {len(items)} items, got {len(features)} images. Pass "
+                "selection='random' where the transforms make a list of an item."
+            )
         # the probabilities of an untrained network mean nothing
         selection = plan.settings.selection
         strategy = "typical" if not guided and selection in NEED_PROBABILITIES else selection

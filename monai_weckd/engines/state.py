@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+from torch.optim import Optimizer
 
 from monai_weckd.engines.averaging import WeightAverage
 from monai_weckd.networks.ensemble import MeanLogits
@@ -194,7 +195,7 @@ class ChainState:
             stateful: objects to reset to their present state in every stage, such as the optimizer.
 
         """
-        self.beginnings = [deepcopy(part.state_dict()) for part in stateful]
+        self.beginnings = [_copy_of(part.state_dict(), part) for part in stateful]
         self.initial = deepcopy(network.state_dict())
 
     def draw_shard(self, stage: int, ids: Sequence[str]) -> None:
@@ -232,7 +233,8 @@ class ChainState:
         if not self.students or self.options.init == "initial":
             network.load_state_dict(self.initial)
         for part, beginning in zip(stateful, self.beginnings, strict=True):
-            part.load_state_dict(deepcopy(beginning))
+            state = _copy_of(beginning, part)
+            part.load_state_dict(_with_added_groups(state, part) if isinstance(part, Optimizer) else state)
         self._start_averages(network)
         self.best, self.out_of_fold, self.held_out = None, None, {}
         self.began = time.perf_counter()
@@ -436,3 +438,35 @@ class ChainState:
                 average.load_state_dict(state_dict[name])
         self.beginnings, self.initial = state_dict["beginnings"], state_dict["initial"]
         self.began = time.perf_counter() - state_dict["seconds"]
+
+
+def _copy_of(state: Any, part: Stateful) -> Any:
+    """Copy a state deeply, but not the object whose methods may be in it."""
+    return deepcopy(state, {id(part): part})
+
+
+def _with_added_groups(beginning: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Return the first state of an optimizer, and behind its parameter groups those that were added on the way."""
+    groups = beginning["param_groups"]
+    check_groups(optimizer, groups)
+    return {**beginning, "param_groups": [*groups, *optimizer.state_dict()["param_groups"][len(groups) :]]}
+
+
+def check_groups(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], *, others: bool = True) -> None:
+    """Refuse parameter groups that do not begin with those of a state.
+
+    Args:
+        optimizer: the optimizer that is to take the state.
+        groups: the groups of the state.
+        others: whether the optimizer may have others behind them, default True.
+
+    Raises:
+        ValueError: When they differ.
+
+    """
+    expected, got = ([len(group["params"]) for group in part] for part in (groups, optimizer.param_groups))
+    if got != expected and not (others and got[: len(expected)] == expected):
+        raise ValueError(
+            f"optimizer: expected parameter groups of {expected} parameters, with which the chain began or was "
+            f"interrupted, got {got}. Pass an optimizer with all groups, or add groups and do not change the first."
+        )

@@ -23,19 +23,20 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import IterationEvents
-from monai.handlers import LrScheduleHandler
+from monai.utils import CommonKeys
 
-from monai_weckd.data.blind import LabelTrace, listed_copies, trace_label
+from monai_weckd.data.blind import LabelTrace, listed_copies, same_draws, shown_copies, trace_label
 from monai_weckd.data.stage_loader import check_loader, stage_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.distributed import check_same_on_all_ranks, share_weights
-from monai_weckd.engines.early_end import EarlyEnd, handlers_of
+from monai_weckd.engines.early_end import EarlyEnd
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.gate import StageGate
 from monai_weckd.engines.options import ChainOptions
+from monai_weckd.engines.schedulers import find_schedulers
 from monai_weckd.engines.shard_request import ask_for_shard
 from monai_weckd.engines.state import ChainState, StageRecord, Stateful
-from monai_weckd.engines.utils import attach_first, check_loss
+from monai_weckd.engines.utils import attach_first, check_loss, check_target
 from monai_weckd.networks.features import unwrap
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.utils.enums import UNLABELED
@@ -67,8 +68,8 @@ class StageWalker:
         options: options of the chain.
         evaluator: measures each student on validation; its key metric chooses the best weights, and the gate uses it.
             Default None: every stage is accepted with the weights of its last epoch.
-        fresh: objects that are reset to their first state in every stage; the schedulers of the trainer's
-            ``LrScheduleHandler`` are among them in any case.
+        fresh: objects that are reset to their first state in every stage; schedulers of the optimizer that handlers
+            move are among them in any case.
         first_teacher: teacher of the stages before the first accepted student, default None: none.
 
     """
@@ -99,6 +100,8 @@ class StageWalker:
         self._goes_on = False
         self._trace: LabelTrace | None = None
         self._told: set[str] = set()
+        # pool items for each labeled item in the batches of the present stage
+        self._pool_ratio = 0
 
     @property
     def plan(self) -> ChainPlan:
@@ -198,16 +201,16 @@ class StageWalker:
                 f"got {engine.state.max_epochs}. Build a new trainer to go on."
             )
 
-    def _take_schedulers(self, engine: SupervisedTrainer) -> None:
-        """Reset the schedulers of MONAI's handler in each stage, as the optimizer is."""
-        for handler in handlers_of(engine):
-            if isinstance(handler, LrScheduleHandler) and not any(handler.lr_scheduler is one for one in self.fresh):
-                logger.info("fresh: %s begins anew in each stage", type(handler.lr_scheduler).__name__)
-                self.fresh.append(handler.lr_scheduler)
+    def take_schedulers(self, engine: SupervisedTrainer) -> None:
+        """Reset the schedulers that handlers move in each stage, as the optimizer is."""
+        engines: list[Any] = [one for one in (engine, self.evaluator) if one is not None]
+        for scheduler in find_schedulers(engines, engine.optimizer, known=self.fresh):
+            logger.info("fresh: %s begins anew in each stage", type(scheduler).__name__)
+            self.fresh.append(scheduler)
 
     def _begin_run(self, engine: SupervisedTrainer) -> None:
         self._check_epochs(engine)
-        self._take_schedulers(engine)
+        self.take_schedulers(engine)
         self.gate.check(engine)
         if self._load is not None:
             self._load(network=unwrap(engine.network))
@@ -277,8 +280,11 @@ class StageWalker:
         self.state.begin_stage(network, self._stateful(engine))
         self._early_end.begin_stage()
         self._set_stage(engine, stage)
+        if stage == 1:
+            self._try_pool(engine)
         self._set_teacher(engine)
         engine.fire_event(ChainEvents.STAGE_STARTED)
+        engine.last_event_name = Events.EPOCH_STARTED  # whose handlers go on
         # last, because it starts the loader's workers, which must see the changes that the event's handlers made
         engine.set_data(self._loader(engine, stage))
 
@@ -317,14 +323,28 @@ class StageWalker:
         if self.options.alignment:
             distiller.alignment = DistributionAlignment([labels.count(c) for c in range(len(self.plan.classes))])
 
-    def _loader(self, engine: SupervisedTrainer, stage: int, *, start: int = 0) -> Any:
+    def _try_pool(self, engine: SupervisedTrainer) -> None:
+        """Refuse a pipeline whose loss would get withheld labels, before hours have passed in stages without a pool."""
+        loader = self._loader(engine, 1, pool_ratio=self.options.pool_ratio)
+        if self._pool_ratio == 0:
+            return
+        with same_draws():
+            items = loader.dataset.__getitems__(next(iter(loader.batch_sampler)))
+            batch = engine.prepare_batch(
+                loader.collate_fn(items), engine.state.device, engine.non_blocking, **engine.to_kwargs
+            )
+        check_target(batch[1], self._pool_ratio)
+
+    def _loader(self, engine: SupervisedTrainer, stage: int, *, start: int = 0, pool_ratio: int | None = None) -> Any:
         """Return the loader of a stage without its first ``start`` epochs."""
         index = {item["id"]: place for place, item in enumerate(self.state.items)}
         labels = {index[key]: label for key, label in self.state.reveal(stage).items()}
-        # without a teacher, pool items have no target
-        pool_ratio = self.options.pool_ratio if engine.state.distiller.teacher is not None else 0
+        if pool_ratio is None:
+            # without a teacher, pool items have no target
+            pool_ratio = self.options.pool_ratio if engine.state.distiller.teacher is not None else 0
         if pool_ratio and self._tell_copies(engine, labels):
             pool_ratio = 0
+        self._pool_ratio = pool_ratio
         return stage_loader(
             engine.data_loader,
             labels=labels,
@@ -355,7 +375,9 @@ class StageWalker:
         if getattr(loader.dataset, "whole_batches", False):
             return False
         trace = self._label_trace(engine)
-        copies = {*trace.copies, *listed_copies(self.state.items, labels, len(self.plan.classes))}
+        classes = len(self.plan.classes)
+        copies = {*trace.copies, *listed_copies(self.state.items, labels, classes)}
+        copies |= {*shown_copies(loader.dataset, labels, classes)}
         if trace.elsewhere:
             copies.add("the dataset's own labels beside `data`")
         if copies - self._told:
@@ -381,6 +403,8 @@ class StageWalker:
             self.state.average.swap()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
+        if self._pool_ratio:
+            check_target(engine.state.output[CommonKeys.LABEL], self._pool_ratio)
         accepted = self.state.accepted
         check_loss(engine, self.state.items, last_good=f"stage {accepted.stage}" if accepted else "none")
 

@@ -58,6 +58,8 @@ class ChainHandler(DistillationHandler):
 
     """
 
+    _finds_teachers = True
+
     def __init__(
         self,
         plan: ChainPlan,

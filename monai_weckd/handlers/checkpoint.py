@@ -28,8 +28,9 @@ import monai
 import numpy as np
 import torch
 from ignite.engine import Events
+from torch.optim import Optimizer
 
-from monai_weckd.engines.state import Stateful
+from monai_weckd.engines.state import Stateful, check_groups
 from monai_weckd.engines.utils import attach_first
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.files import finish_writing, load_tensors, pack_state, read_state, write_behind
@@ -154,6 +155,7 @@ class ChainCheckpoint:
                 f"{self.path}: expected no interrupted run, got its checkpoint. Pass resume=True, or remove it."
             )
         loaded = read_state(self.path)
+        engine.state.chain.take_schedulers(engine)
         self._check(loaded, engine)
         parts, chain = loaded["parts"], engine.state.chain
         place = {name: getattr(engine.state, name) for name in ("epoch_length", "max_epochs")}
@@ -187,7 +189,10 @@ class ChainCheckpoint:
         if self._loaded is None:
             return
         for name, part in self._gather(engine).items():
-            part.load_state_dict(self._loaded["parts"][name])
+            state = self._loaded["parts"][name]
+            if isinstance(part, Optimizer):
+                check_groups(part, state["param_groups"], others=False)
+            part.load_state_dict(state)
         _set_random_state(self._loaded["random"])
         if self._loaded["terminated"]:
             engine.terminate()

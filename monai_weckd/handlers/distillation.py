@@ -28,6 +28,7 @@ from monai_weckd.engines.utils import attach_first
 from monai_weckd.handlers.schedules import TeacherWeightHandler, TemperatureHandler
 from monai_weckd.losses import DistillationLoss, TemperatureSchedule
 from monai_weckd.networks import load_teacher
+from monai_weckd.networks.teacher import check_source
 
 if TYPE_CHECKING:
     from ignite.engine import RemovableEventHandle
@@ -69,6 +70,7 @@ class DistillationHandler:
         hard_labels: whether the teacher gives its top class instead of probabilities, default False.
 
     Raises:
+        TypeError: When ``teacher`` is neither a network nor a path.
         FileNotFoundError: When ``teacher`` is a path and nothing exists there.
         ValueError: When a number is out of its range, or an attention loss has no layer.
 
@@ -90,6 +92,9 @@ class DistillationHandler:
 
     """
 
+    # whether teachers come on the way
+    _finds_teachers = False
+
     def __init__(
         self,
         teacher: torch.nn.Module | str | os.PathLike[str] | None,
@@ -109,6 +114,8 @@ class DistillationHandler:
         threshold: float = 0.0,
         hard_labels: bool = False,
     ) -> None:
+        if teacher is not None or not self._finds_teachers:
+            check_source(teacher)
         if isinstance(teacher, (str, os.PathLike)) and not Path(teacher).exists():
             raise FileNotFoundError(
                 f"teacher: expected a network, a bundle's folder or a file, got {teacher}, which is not there. "

@@ -38,6 +38,7 @@ from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
+from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
 from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
@@ -324,7 +325,7 @@ class ChainRecorder:
         return classification_metrics(*self._predict(engine, loader))
 
     def _predict(self, engine: SupervisedTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
-        inferer = getattr(self.evaluator, "inferer", engine.inferer)
+        inferer = taking(getattr(self.evaluator, "inferer", engine.inferer), engine.state.distiller.output_index)
         return predict_probabilities(engine.network, loader, engine.state.device, inferer=inferer)
 
     def _held_out(self, engine: SupervisedTrainer, stage: int) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from monai_weckd.utils.tensors import map_tensors
+
 __all__ = ["MeanLogits"]
 
 
@@ -28,7 +30,7 @@ class MeanLogits(torch.nn.Module):
     an ensemble of generations after Furlanello et al., "Born-Again Networks", arXiv 1805.04770.
 
     Args:
-        networks: networks that give logits of one shape.
+        networks: networks that give logits of one shape, or tuples or dictionaries with them.
 
     Raises:
         ValueError: When there is no network.
@@ -41,12 +43,16 @@ class MeanLogits(torch.nn.Module):
             raise ValueError("networks: expected at least one, got none. Pass the accepted students.")
         self.networks = torch.nn.ModuleList(networks)
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the mean of the networks' logits, (B, C).
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the mean of the networks' logits, (B, C), and of each other output that they give with them.
 
         Args:
             args: arguments of the networks.
             kwargs: named arguments of the networks.
 
         """
-        return torch.stack([network(*args, **kwargs) for network in self.networks]).mean(dim=0)
+        return map_tensors(_mean, *(network(*args, **kwargs) for network in self.networks))
+
+
+def _mean(*tensors: torch.Tensor) -> torch.Tensor:
+    return torch.stack(tensors).mean(dim=0) if tensors[0].is_floating_point() else tensors[0]

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +52,16 @@ def fingerprint(network: torch.nn.Module, *, without: str | None = None) -> str:
         if without is not None and name.startswith(f"{without}."):
             continue
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(_content(tensor))
     return digest.hexdigest()
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and not value.is_quantized:
+        return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    buffer = io.BytesIO()  # a quantized layer packs its weights
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:

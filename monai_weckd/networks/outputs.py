@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["TakeOutput", "take_output"]
+__all__ = ["TakeOutput", "take_output", "taking"]
 
 
 class TakeOutput(torch.nn.Module):
@@ -28,7 +29,7 @@ class TakeOutput(torch.nn.Module):
 
     Args:
         network: the network; its layers are then below ``network.``.
-        index: position in its tuple, or key in its dictionary.
+        index: position in its tuple, key in its dictionary, or field of its named tuple or dataclass.
 
     Example::
 
@@ -62,7 +63,8 @@ def take_output(output: Any, index: int | str | None, *, of: str) -> torch.Tenso
     Args:
         output: what the network returned. A tensor is returned as it is, since some networks return a tuple only in
             train mode.
-        index: position in a tuple, or key in a dictionary; None if a tensor is expected.
+        index: position in a tuple, key in a dictionary, or field of a named tuple or dataclass; None if a tensor is
+            expected.
         of: whose output it is, for errors.
 
     Raises:
@@ -71,17 +73,44 @@ def take_output(output: Any, index: int | str | None, *, of: str) -> torch.Tenso
     """
     if isinstance(output, torch.Tensor):
         return output
-    names: Sequence[Any] = list(output) if isinstance(output, Mapping) else ()
-    if isinstance(output, (tuple, list)):
-        names = range(len(output))
-    kind = f"{type(output).__name__} of {', '.join(map(str, names)) or 'none'}"
+    outputs = _named(output)
+    kind = f"{type(output).__name__} of {', '.join(map(str, outputs)) or 'none'}"
     if index is None:
-        first = next(iter(names), 0)
+        first = next(iter(outputs), 0)
         raise ValueError(
             f"{of}: expected logits, (B, C), as the only output, got {kind}. Wrap it: "
             f"monai_weckd.networks.TakeOutput(network, {first!r}), or pass output_index={first!r} to the handler."
         )
-    found = output[index] if index in names or (isinstance(index, int) and -len(names) <= index < 0) else None
+    if isinstance(output, (tuple, list)):
+        outputs |= {place - len(output): part for place, part in enumerate(output)}
+    found = outputs.get(index)
     if not isinstance(found, torch.Tensor):
         raise ValueError(f"output_index: expected a tensor among the outputs of the {of}, got {index!r} for {kind}.")
     return found
+
+
+def _named(output: Any) -> dict[Any, Any]:
+    """Return the outputs by their positions, keys or fields."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, (tuple, list)):
+        return {**dict(enumerate(output)), **{name: getattr(output, name) for name in getattr(output, "_fields", ())}}
+    if is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    return {}
+
+
+def taking(inferer: Callable | None, index: int | str | None) -> Callable[..., torch.Tensor]:
+    """Return an inferer that gives the logits among a network's outputs.
+
+    Args:
+        inferer: calls a network, ``(images, network) -> output``; None: call it directly.
+        index: see :py:func:`take_output`.
+
+    """
+
+    def infer(images: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        output = inferer(images, network, *args, **kwargs) if inferer else network(images, *args, **kwargs)
+        return take_output(output, index, of="network")
+
+    return infer

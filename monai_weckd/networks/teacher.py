@@ -68,7 +68,7 @@ class OnnxNetwork(torch.nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options)
         except Exception as error:  # of a class of its own for each reason
-            raise _unreadable("an ONNX network", self.path, error) from None
+            raise _unreadable("an ONNX network", self.path, error, advice="Export it in single precision") from None
         inputs, output = self.session.get_inputs(), self.session.get_outputs()[0]
         if [item.type in _FLOATS for item in (*inputs, output)] != [True, True]:
             found = f"{', '.join(f'{item.name}: {item.type}' for item in inputs)} -> {output.name}: {output.type}"
@@ -118,6 +118,8 @@ class ExportedNetwork(torch.nn.Module):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__()
         self.path = Path(path)
+        if not zipfile.is_zipfile(path):  # PyTorch would log a traceback first
+            raise _unreadable("a network of torch.export", self.path, zipfile.BadZipFile("File is not a zip file"))
         try:
             exported = torch.export.load(path)
             self.program = exported.module()
@@ -188,14 +190,14 @@ def _wrong_images(path: Path, shape: Sequence[int | None], images: torch.Tensor)
     )
 
 
-def _unreadable(kind: str, path: Path, error: Exception) -> ValueError:
+def _unreadable(kind: str, path: Path, error: Exception, *, advice: str = "Export it again") -> ValueError:
     cause = first_cause(error)
     reason = " ".join(str(cause).split())[:150]
     # PyTorch's advice to unpickle a file must not be followed
     reason = type(cause).__name__ if "weights_only" in reason or not reason else f"{type(cause).__name__}: {reason}"
     return ValueError(
         f"teacher: expected {kind}, got what cannot be read as one in {path} ({reason}). "
-        "Export it again, or pass another file."
+        f"{advice}, or pass another file."
     )
 
 
@@ -218,12 +220,14 @@ def load_teacher(
             and student may see different inputs: see ``teacher_transform`` of the trainer.
 
     Raises:
+        TypeError: When it is neither a network nor a path.
         FileNotFoundError: When there is no such file or folder, or no model in the bundle.
         ValueError: When the file cannot be read, there is no network for its weights, or they belong to another one.
         ValueError: When the teacher has other classes, or the same in another order.
         ImportError: When the package that reads the file is not installed.
 
     """
+    check_source(source)
     if isinstance(source, torch.nn.Module):
         return source
     path = Path(source)
@@ -248,6 +252,23 @@ def load_teacher(
     network = deepcopy(unwrap(network))
     load_weights(network, path, name="teacher")
     return network
+
+
+def check_source(source: Any) -> None:
+    """Refuse what is no teacher.
+
+    Args:
+        source: a network, or the path of a bundle or a file.
+
+    Raises:
+        TypeError: When it is neither.
+
+    """
+    if not isinstance(source, (torch.nn.Module, str, os.PathLike)):
+        raise TypeError(
+            f"teacher: expected a network, a bundle's folder or a file, got {type(source).__name__}. "
+            "Pass one torch.nn.Module; several are one as monai_weckd.networks.MeanLogits."
+        )
 
 
 _PROGRAMS: dict[str, Callable[[Path], torch.nn.Module]] = {".onnx": OnnxNetwork, ".pt2": ExportedNetwork}

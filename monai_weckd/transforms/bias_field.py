@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +43,8 @@ class BiasFieldCorrection(Transform):
     N4 works on logarithms: use it before intensities are normalized. Voxels of 0 take no part in the estimate and
     stay 0; negative or non-finite voxels are refused. A channel that holds one value only, such as an empty slice, is
     left as it is. A field is known up to a factor only: normalize intensities afterwards.
+
+    Several threads may use it, and workers of a data loader may be forked meanwhile: the fork waits for the filter.
 
     The transform is deterministic, so that ``CacheDataset`` and ``PersistentDataset`` run it once for each item. ITK
     runs in one thread, because its sums depend on the number of threads.
@@ -128,8 +132,9 @@ class BiasFieldCorrection(Transform):
         offsets = [(size - 1) % step // 2 for size, step in zip(flat.shape, steps, strict=True)]
         every = tuple(slice(offset, None, step) for offset, step in zip(offsets, steps, strict=True))
         samples = np.ascontiguousarray(flat[every])
-        inside = self._inside(samples) if inside is None else inside.squeeze()[every]
-        lattice = self._fit(samples, inside & (samples > 0))
+        with _one_thread:
+            inside = self._inside(samples) if inside is None else inside.squeeze()[every]
+            lattice = self._fit(samples, inside & (samples > 0))
         for size, offset, step, count in zip(flat.shape, offsets, steps, samples.shape, strict=True):
             position = np.clip((np.arange(size) - offset) / step / (count - 1), 0, 1)
             # contracts the first axis and appends it, evaluated, as the last: after all axes, their order is restored
@@ -155,7 +160,7 @@ class BiasFieldCorrection(Transform):
                 "mask: expected voxels above 0 among the samples, got none. Correct the mask or lower shrink_factor."
             )
         image, mask = itk.image_from_array(samples), itk.image_from_array(inside.astype(np.uint8))
-        with _one_thread(), self._bar() as advance:
+        with self._bar() as advance:
             n4 = itk.N4BiasFieldCorrectionImageFilter[type(image), type(mask), type(image)].New()
             n4.SetInput(image)
             n4.SetMaskImage(mask)
@@ -251,17 +256,52 @@ def _cubic_weights(position: np.ndarray, points: int) -> np.ndarray:
     return weights
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit ITK to one thread globally, because N4 does not pass its own setting to the filters it runs."""
-    import itk
+class _OneThread:
+    """Limit ITK to one thread while any thread of this process uses it, and let the process not fork meanwhile.
 
-    threads = itk.get_nthreads()
-    itk.set_nthreads(1)
-    try:
-        yield
-    finally:
-        itk.set_nthreads(threads)
+    N4 does not pass its own setting to the filters that it runs. A forked worker of a data loader would wait forever
+    for what a thread of its parent held in ITK when it was forked.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._users = self._forks = self._threads = 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._wait, after_in_parent=self._go_on, after_in_child=self._go_on)
+
+    def __enter__(self) -> None:
+        import itk
+
+        with self._free:
+            while self._forks:
+                self._free.wait()
+            if not self._users:
+                self._threads = itk.get_nthreads()
+                itk.set_nthreads(1)
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        import itk
+
+        with self._free:
+            self._users -= 1
+            if not self._users:
+                itk.set_nthreads(self._threads)
+                self._free.notify_all()
+
+    def _wait(self) -> None:
+        self._free.acquire()
+        self._forks += 1
+        while self._users:
+            self._free.wait()
+
+    def _go_on(self) -> None:
+        self._forks -= 1
+        self._free.notify_all()
+        self._free.release()
+
+
+_one_thread = _OneThread()
 
 
 BiasFieldCorrectionD = BiasFieldCorrectionDict = BiasFieldCorrectiond

@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -26,15 +28,28 @@ def map_tensors(function: Callable[..., torch.Tensor], output: Any, *others: Any
 
     Args:
         function: takes a tensor, and those in the same place of the other outputs.
-        output: a tensor, or tuples, lists and dictionaries of them; anything else in them stays as it is.
+        output: a tensor, or tuples, lists, dictionaries and dataclasses of them; anything else in them stays as it is.
         others: outputs of the same structure.
 
     """
     if isinstance(output, torch.Tensor):
         return function(output, *others)
     if isinstance(output, Mapping):
-        return {key: map_tensors(function, output[key], *(other[key] for other in others)) for key in output}
+        values = {key: map_tensors(function, output[key], *(other[key] for other in others)) for key in output}
+        return values if type(output) is dict else _with_items(output, values)
     if isinstance(output, (tuple, list)):
-        values = [map_tensors(function, *same) for same in zip(output, *others, strict=True)]
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+        parts = [map_tensors(function, *same) for same in zip(output, *others, strict=True)]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    if is_dataclass(output) and not isinstance(output, type):
+        names = [field.name for field in fields(output) if field.init]
+        same = {name: [getattr(one, name) for one in (output, *others)] for name in names}
+        return replace(output, **{name: map_tensors(function, *values) for name, values in same.items()})
     return output
+
+
+def _with_items(output: Any, values: Mapping[Any, Any]) -> Any:
+    """Return a copy of a dictionary of its own class, such as a model's output, with other values."""
+    other = copy(output)
+    for key, value in values.items():
+        other[key] = value
+    return other

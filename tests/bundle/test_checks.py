@@ -108,6 +108,8 @@ def test_check_run_names_the_nearest_key(key, value, hint, monkeypatch):
         ("num_stages", "two", "num_stages: expected an integer, got 'two'"),
         ("num_stages", True, "num_stages: expected an integer, got True"),
         ("batch_size", [8], "batch_size: expected an integer, got [8]"),
+        ("device", "cuda:99", "device: expected a device that PyTorch finds here, got 'cuda:99' ("),
+        ("device", "gpu", "device: expected a device that PyTorch finds here, got 'gpu' ("),
         ("overwrite", "True", "overwrite: expected true or false, got 'True'"),
         ("resume", 1, "resume: expected true or false, got 1"),
         ("val_fraction", "none", "val_fraction: expected a number or null, got 'none'"),
@@ -230,6 +232,18 @@ def test_the_words_of_json_are_read_from_the_command_line(key, word, expected, c
     found = getattr(parser.get_parsed_content(component), field) if component else parser.get_parsed_content(key)
     assert found is expected
     assert parser[key] is expected
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed", "None"], ["--seed=None"], ["--chain#calibrate", "None", "--num_stages", "2"]]
+)
+def test_none_on_the_command_line_is_refused(words, changed, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/monai/bundle/__main__.py", "run", "--meta_file", "None", *words])
+    key = words[0].removeprefix("--").partition("=")[0]
+    found = first_error(changed("seed", 0), "initialize#0")
+    assert found.startswith(f"{key}: expected a value, got None, which MONAI's command line ignores.")
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    changed("seed", 0).get_parsed_content("initialize#0")
 
 
 def test_other_words_stay_text():

@@ -112,6 +112,27 @@ def test_what_is_written(finished):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+def test_an_arm_that_learns_nothing_from_the_pool_is_named_and_no_competitor(data, tmp_path, capsys):
+    """After so few steps no network is sure enough of any image of the pool."""
+    capsys.readouterr()
+    assert main(command(data, tmp_path, arms="chain,single,fixmatch")) == 0
+    out = capsys.readouterr().out
+    assert out.count("fixmatch, repeat 0, fold") == out.count(", 0 % of the pool passed the threshold") == 2
+    reason = "no image of the pool ever passed the threshold"
+    assert f"fixmatch was inert ({reason}), so it is no competitor here." in out
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "tables" / "arms.csv").open())}
+    assert [(row["pool_share"], row["inert"]) for row in rows.values()] == [("", ""), ("", ""), ("0.0", reason)]
+    assert "& inert &" in (tmp_path / "tables" / "arms.tex").read_text()
+    assert "| inert |" in (tmp_path / "tables" / "arms.md").read_text()
+    for kind, start in {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}.items():
+        assert (tmp_path / "figures" / f"differences.{kind}").read_bytes().startswith(start)
+    # it has no place in the figure
+    assert "fixmatch" not in (tmp_path / "figures" / "differences.svg").read_text()
+    assert "single" in (tmp_path / "figures" / "differences.svg").read_text()
+    predicted = [row for path in (tmp_path / "runs" / "fixmatch").glob("*.csv") for row in csv.DictReader(path.open())]
+    assert len({row["id"] for row in predicted}) == 96
+
+
 def test_predictions_are_those_of_the_figures_and_cover_each_item_once(finished, data):
     rows = [row for path in (finished / "runs" / "chain").glob("*.csv") for row in csv.DictReader(path.open())]
     assert len(rows) == len({row["id"] for row in rows}) == 96

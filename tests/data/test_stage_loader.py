@@ -11,15 +11,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import monai
 import numpy as np
 import pytest
 import torch
-from monai.data import Dataset
+from monai.data import Dataset, ThreadDataLoader
 from monai.transforms import Compose, RandGaussianNoised
 from stage_items import make_data
 from torch.utils.data import DataLoader
 
-from monai_weckd.data.stage_loader import stage_loader, training_items
+from monai_weckd.data.stage_loader import check_loader, stage_loader, training_items
 
 
 def test_args_validation():
@@ -109,3 +112,31 @@ def test_order_and_size_of_batches_are_those_of_the_stage(options):
     )
     assert plain == other
     assert [len(indices) for indices in plain] == [2, 2]
+
+
+class Mixed(DataLoader):
+    """A loader that does something to a batch."""
+
+    def __iter__(self):
+        yield from ({**batch, "image": batch["image"].flip(0)} for batch in super().__iter__())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Mixed, "train_data_loader: expected the batches of a DataLoader, got Mixed with an __iter__ of its own"),
+        (partial(ThreadDataLoader, repeats=2), "repeats: expected 1, got 2"),
+        (
+            partial(ThreadDataLoader, num_workers=1, use_thread_workers=True),
+            "use_thread_workers: expected False, got True",
+        ),
+    ],
+)
+def test_a_loader_that_makes_batches_in_its_own_way_is_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        check_loader(make(Dataset(make_data()), batch_size=4))
+
+
+@pytest.mark.parametrize("kind", [monai.data.DataLoader, ThreadDataLoader])
+def test_loaders_of_monai_are_taken(kind):
+    check_loader(kind(Dataset(make_data()), batch_size=4))

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import pytest
@@ -18,9 +19,10 @@ import torch
 from chain_runs import assert_same_weights, make_chain, make_evaluator, make_items, make_network
 from held_out import held_out
 from ignite.engine import Events
+from ignite.metrics import Accuracy
 from monai.data import CacheDataset, SmartCacheDataset
 from monai.data import Dataset as MonaiDataset
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointSaver, LrScheduleHandler, ValidationHandler
 from monai.transforms import Compose, RandGaussianNoised
 from torch.utils.data import DataLoader, Dataset
@@ -247,3 +249,75 @@ def test_a_schedule_after_a_detached_chain_is_that_of_its_own_run():
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: found.append(engine.state.temperature))
     trainer.run()
     assert found == pytest.approx([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+
+
+class Several(torch.nn.Module):
+    """A network that returns its features as well."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        *body, self.head = make_network()
+        self.body = torch.nn.Sequential(*body)
+
+    def forward(self, images):
+        features = self.body(images)
+        logits = self.head(features)
+        return {"logits": logits, "features": features} if self.kind is dict else (logits, features)
+
+
+@pytest.mark.parametrize(("kind", "index"), [(tuple, 0), (tuple, -2), (dict, "logits")])
+@pytest.mark.parametrize(
+    ("options", "selection"),
+    [
+        ({"calibrate": True, "pool_ratio": 1}, "margin"),
+        ({"teacher": "ensemble"}, "random"),
+        ({"teacher": "average", "averaging": 0.9}, "herding"),
+    ],
+)
+def test_a_network_with_several_outputs_is_selected_by_calibrated_and_recorded(
+    kind, index, options, selection, tmp_path
+):
+    items, network = make_items(), Several(kind)
+    loader = DataLoader(MonaiDataset(items[:30]), batch_size=16)
+    accuracy = Accuracy(output_transform=lambda output: (output["pred"][index], output["label"]))
+    evaluator = SupervisedEvaluator("cpu", loader, network, key_val_metric={"accuracy": accuracy}, decollate=False)
+    plan = plan_training(items, classes=CLASSES, label_fraction=0.2, num_stages=2, selection=selection)
+    chain = ChainHandler(plan, evaluator=evaluator, accept="always", output_index=index, **options)
+    trainer = SupervisedTrainer(
+        "cpu",
+        max_epochs=4,
+        epoch_length=2,
+        train_data_loader=DataLoader(MonaiDataset(items), batch_size=8),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.05),
+        loss_function=lambda output, target: smooth()(output[index], target),
+        train_handlers=[
+            ValidationHandler(1, evaluator),
+            chain,
+            ChainRecorder(tmp_path, evaluator, val_data_loader=loader),
+        ],
+        decollate=False,
+    )
+    trainer.run()
+    records = trainer.state.chain.records
+    assert [entry.calibration is not None for entry in records] == [options.get("calibrate", False)] * 2
+    measured = json.loads((tmp_path / "chain.json").read_text())["stages"]
+    assert [stage["val"]["accuracy"] for stage in measured] == [pytest.approx(entry.value) for entry in records]
+
+
+def test_a_network_with_several_outputs_is_refused_in_words_before_labels_are_chosen():
+    items = make_items()
+    plan = plan_training(items, classes=CLASSES, label_fraction=0.2, num_stages=2, selection="margin")
+    network = Several(tuple)
+    trainer = SupervisedTrainer(
+        "cpu",
+        max_epochs=2,
+        train_data_loader=DataLoader(MonaiDataset(items), batch_size=8),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.05),
+        loss_function=lambda output, target: smooth()(output[0], target),
+        train_handlers=[ChainHandler(plan)],
+    )
+    with pytest.raises(ValueError, match=r"network: expected logits, .* got tuple of 0, 1.* output_index=0"):
+        trainer.run()

@@ -24,7 +24,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from monai.data import Dataset
 from monai.engines import SupervisedTrainer
-from monai.handlers import ValidationHandler
+from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch.utils.data import DataLoader
 
 import monai_weckd.utils.files
@@ -80,7 +80,13 @@ def handler_trainer(plan, network, handlers, options):
         loss_function=torch.nn.CrossEntropyLoss(),
         epoch_length=2,
         decollate=False,
-        train_handlers=[chain, ValidationHandler(1, evaluator), *handlers],
+        train_handlers=[
+            chain,
+            ValidationHandler(1, evaluator),
+            # not in fresh: the chain finds it when the run starts
+            LrScheduleHandler(torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5), print_lr=False),
+            *handlers,
+        ],
     )
     return trainer, evaluator
 

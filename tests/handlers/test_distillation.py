@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 
+import monai
 import pytest
 import torch
 from chain_runs import assert_same_weights
@@ -23,7 +24,7 @@ from monai.engines import GanTrainer, IterationEvents, SupervisedTrainer
 from monai.handlers import StatsHandler, from_engine
 from monai.inferers import SimpleInferer
 from monai.networks.nets import DenseNet
-from monai.transforms import RandGaussianNoised
+from monai.transforms import RandCropByPosNegLabeld, RandGaussianNoised
 from monai.utils import set_determinism
 
 from monai_weckd.engines import DistillationEvents, DistillationKeys, DistillationTrainer
@@ -62,7 +63,7 @@ def make_trainer(kind=SupervisedTrainer, *, network=None, handlers=(), loss_func
     return kind(
         "cpu",
         max_epochs=3,
-        train_data_loader=make_loader(),
+        train_data_loader=options.pop("train_data_loader", None) or make_loader(),
         network=network,
         optimizer=optimizer,
         loss_function=loss_function or torch.nn.CrossEntropyLoss(label_smoothing=0.1),
@@ -408,3 +409,50 @@ def test_a_trainer_gives_its_teacher_back():
     trainer.teacher = make_network(2)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     assert all(module.training for module in teacher.modules())
+
+
+@pytest.mark.parametrize("teacher", [None, lambda images: images, [make_network(1)], 3])
+def test_what_is_no_teacher_is_refused(teacher):
+    with pytest.raises(TypeError, match=rf"^teacher: expected a network, .* got {type(teacher).__name__}\. [^\n]*$"):
+        DistillationHandler(teacher)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda network: network.half(),
+        lambda network: network.double(),
+        lambda network: network.bfloat16(),
+        lambda network: torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, torch.qint8),
+        torch.nn.DataParallel,
+        lambda network: torch.compile(network, backend="eager"),
+    ],
+)
+def test_a_teacher_may_have_another_precision_or_a_wrapper(make):
+    losses = []
+    for teacher in (make_network(1), make(make_network(1))):
+        trainer = make_trainer(network=make_network(), handlers=[DistillationHandler(teacher)], decollate=False)
+        trainer.run()
+        losses.append(float(trainer.state.output["distillation_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+@pytest.mark.parametrize("collate", [monai.data.list_data_collate, torch.utils.data.default_collate])
+def test_items_that_are_lists_are_collated_by_monai_or_refused(collate):
+    """A transform such as RandCropByPosNegLabeld makes a list of an item."""
+    items = [
+        {"image": torch.ones(3, 8, 8) * index, "label": index % 3, "mask": torch.ones(1, 8, 8)} for index in (1, 2)
+    ]
+    crops = RandCropByPosNegLabeld("image", label_key="mask", spatial_size=(6, 6), num_samples=3, neg=0)
+    trainer = make_trainer(
+        network=make_network(),
+        handlers=[DistillationHandler(make_network(1))],
+        train_data_loader=torch.utils.data.DataLoader(Dataset(items, crops), batch_size=2, collate_fn=collate),
+        decollate=False,
+    )
+    if collate is monai.data.list_data_collate:
+        trainer.run()
+        assert len(trainer.state.output["teacher_pred"]) == 6
+    else:
+        with pytest.raises(ValueError, match=r"got a list of dictionaries, .* Use monai.data.DataLoader, or"):
+            trainer.run()

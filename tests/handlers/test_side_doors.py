@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
+from copy import deepcopy
 from functools import partial
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,19 @@ from ignite.engine import Events
 from ignite.handlers import TimeLimit
 from ignite.metrics import Accuracy
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer, default_prepare_batch
 from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler, ValidationHandler, from_engine
-from monai.transforms import AsDiscreted, Compose, CopyItemsd, Lambda, Lambdad, MapLabelValued
-from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    CopyItemsd,
+    Lambda,
+    Lambdad,
+    MapLabelValued,
+    RandCropByPosNegLabeld,
+)
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler, default_collate
 
 from monai_weckd import plan_training
 from monai_weckd.handlers import ChainHandler, DistillationHandler
@@ -66,6 +77,15 @@ def build(dataset=None, *, loader=None, handlers=(), evaluator=True, max_epochs=
     )
 
 
+TABLE = {item["id"]: item["label"] for item in make_items()}
+GENERATOR = np.random.default_rng(0)
+
+
+def noise():
+    """Return noise that no seed of PyTorch or NumPy repeats."""
+    return torch.from_numpy(GENERATOR.normal(size=3))
+
+
 def tag_image(item):
     return {**item, "image": MetaTensor(item["image"], meta={"truth": item["label"]})}
 
@@ -82,6 +102,11 @@ def nest(item):
         (Lambda(lambda item: {**item, "soft": torch.eye(3)[item["label"]] * 0.9}), "soft"),
         (Lambda(tag_image), "image.meta.truth"),
         (Lambda(nest), "report.finding.0"),
+        # a transform that knows the labels needs none from the item
+        (Lambda(lambda item: {**item, "target": TABLE[item["id"]]}), "target"),
+        (Lambda(lambda item: {**item, "target": torch.eye(3)[TABLE[item["id"]]]}), "target"),
+        (Lambda(lambda item: {**item, "report": {"label": TABLE[item["id"]]}}), "report.label"),
+        (Lambda(lambda item: {**item, "soft": (5 * torch.eye(3)[item["label"]] + noise()).softmax(0)}), "soft"),
     ],
 )
 @pytest.mark.parametrize("kind", [Dataset, partial(CacheDataset, progress=False)])
@@ -100,6 +125,7 @@ def test_a_copy_that_a_transform_makes_keeps_pool_images_out(transform, name, ki
         lambda label: {"name": CLASSES[label]},
         lambda label: {"soft": [0.1 + 0.7 * (label == place) for place in range(3)]},
         lambda label: {"meta": {"truth": torch.tensor(label)}},
+        lambda label: {"report": {"label": label, "id": 7}},
     ],
 )
 def test_a_copy_in_the_data_list_keeps_pool_images_out(listed, caplog):
@@ -109,6 +135,97 @@ def test_a_copy_in_the_data_list_keeps_pool_images_out(listed, caplog):
     trainer.run()
     assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
     assert "under 'label' alone" in caplog.text
+
+
+class OwnTargets(torch.utils.data.Dataset):
+    """A dataset that keeps its targets beside its items."""
+
+    def __init__(self):
+        self.data = make_items()
+        self.targets = [item["label"] for item in self.data]
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return {**self.data[index], "target": self.targets[index]}
+
+
+def test_targets_that_a_dataset_keeps_keep_pool_images_out(caplog):
+    trainer, seen = build(OwnTargets(), chain={"pool_ratio": 2}), set()
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.update(engine.state.batch["id"]))
+    trainer.run()
+    assert seen <= {key for stage in trainer.state.chain.plan.stages for key in stage.labeled}
+    assert "under 'label' alone, got it in target too" in caplog.text
+
+
+def from_table(batch):
+    return torch.tensor([TABLE[key] for key in batch["id"]])
+
+
+def collate_with(key, target):
+    def collate(items):
+        batch = default_collate(items)
+        return {**batch, key: target(batch)}
+
+    return collate
+
+
+def prepare_by(target):
+    return lambda batch, *args, **kwargs: (batch["image"], target(batch))
+
+
+@pytest.mark.parametrize(
+    ("collate", "prepare"),
+    [
+        (default_collate, prepare_by(from_table)),
+        (default_collate, prepare_by(lambda batch: torch.eye(3)[from_table(batch)])),
+        (collate_with("label", from_table), default_prepare_batch),
+        (collate_with("target", from_table), prepare_by(lambda batch: batch["target"])),
+        (lambda items: [torch.stack([item["image"] for item in items]), from_table(default_collate(items))], None),
+    ],
+)
+def test_a_loss_that_would_get_withheld_labels_is_refused_before_the_first_batch(collate, prepare):
+    loader = DataLoader(Dataset(make_items()), batch_size=8, collate_fn=collate)
+    more = {} if prepare is None else {"prepare_batch": prepare}
+    trainer, batches = build(loader=loader, chain={"pool_ratio": 2}, **more), []
+    trainer.add_event_handler(Events.ITERATION_STARTED, batches.append)
+    with pytest.raises(ValueError, match="label: expected -1 for images whose labels are withheld, got labels of 24"):
+        trainer.run()
+    assert not batches
+    # without pool images, all that it gets is revealed
+    build(loader=loader, **more).run()
+
+
+def test_a_loss_that_later_gets_withheld_labels_is_stopped_before_it_learns():
+    ready = []
+
+    def prepare(batch, *args, **kwargs):
+        return batch["image"], from_table(batch) if ready else batch["label"]
+
+    trainer = build(chain={"pool_ratio": 2}, prepare_batch=prepare)
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=4), ready.append)
+    with pytest.raises(ValueError, match="label: expected -1 for images whose labels are withheld"):
+        trainer.run()
+    assert trainer.state.iteration == 7
+
+
+@pytest.mark.parametrize("kind", [Dataset, partial(CacheDataset, progress=False)])
+def test_each_part_of_an_item_has_its_label_or_none(kind):
+    """A transform such as RandCropByPosNegLabeld makes a list of an item."""
+    crop = RandCropByPosNegLabeld("image", label_key="image", spatial_size=(6, 6), num_samples=2)
+    parts = Lambda(lambda item: [item, item]) if kind is not Dataset else crop
+    loader = monai.data.DataLoader(kind(make_items(), parts), batch_size=8)
+    trainer, found = build(loader=loader, chain={"pool_ratio": 2, "views": 2, "teacher_cache": True}), []
+
+    @trainer.on(Events.GET_BATCH_COMPLETED)
+    def look(engine):
+        batch, revealed = engine.state.batch, engine.state.chain.plan.stages[engine.state.stage - 1].labeled
+        labels = [TABLE[key] if key in revealed else -1 for key in batch["id"]]
+        found.append((len(labels), batch["label"].tolist() == labels, len(set(batch["view"].tolist()))))
+
+    trainer.run()
+    assert found == [(16, True, 16)] * 4 + [(48, True, 48)] * 4
 
 
 @pytest.mark.parametrize("kind", [Dataset, CacheDataset, PersistentDataset])
@@ -191,10 +308,56 @@ def test_an_engine_that_another_handler_moves_is_refused(tmp_path, epoch):
     assert not batches
 
 
-@pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED(every=2), Events.ITERATION_COMPLETED(every=5)])
-def test_terminate_ends_a_stage(event, caplog):
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda trainer: trainer.load_state_dict({"epoch_length": 2, "max_epochs": 4, "iteration": 4}),
+        lambda trainer: vars(trainer.state).update(epoch=2, iteration=4),
+        lambda trainer: trainer.add_event_handler(Events.STARTED, lambda engine: vars(engine.state).update(epoch=3)),
+    ],
+)
+def test_an_engine_that_a_script_moves_is_refused(move):
+    trainer, batches = build(), []
+    move(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED, batches.append)
+    with pytest.raises(ValueError, match="got an engine moved to epoch"):
+        trainer.run()
+    assert not batches
+
+
+def test_a_run_that_is_interrupted_and_goes_on_is_the_same():
+    def weights(cut):
+        trainer = build(chain={"pool_ratio": 1})
+        if cut:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: engine.interrupt())
+            trainer.run()
+            assert trainer.state.iteration == 3
+        trainer.run()
+        return trainer.network.state_dict()
+
+    torch.testing.assert_close(dict(weights(cut=True)), dict(weights(cut=False)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Events.EPOCH_COMPLETED(every=2),
+        Events.ITERATION_COMPLETED(every=5),
+        Events.EPOCH_STARTED(once=1),
+        Events.EPOCH_STARTED(once=2),
+        Events.GET_BATCH_STARTED(once=3),
+        Events.GET_BATCH_COMPLETED(once=3),
+        Events.ITERATION_STARTED(once=1),
+    ],
+)
+@pytest.mark.parametrize("whose", ["trainer", "evaluator"])
+def test_terminate_ends_a_stage(event, whose, caplog):
     caplog.set_level(logging.INFO, "monai_weckd")
     trainer = build(max_epochs=8)
+    if whose == "evaluator":
+        trainer.state.chain.evaluator.add_event_handler(
+            Events.COMPLETED, lambda: trainer.terminate() if trainer.state.epoch == 2 else None
+        )
     trainer.add_event_handler(event, lambda engine: engine.terminate() if engine.state.stage == 1 else None)
     trainer.run()
     records = trainer.state.chain.records
@@ -293,6 +456,38 @@ def test_an_evaluator_that_cannot_judge_is_refused():
         build(evaluator=make_evaluator(network, make_items(12))).run()
 
 
+def other_with(network, place):
+    """Return another network that has a part in common with one."""
+    other = make_network(1)
+    other[place] = network[place]
+    return other
+
+
+@pytest.mark.parametrize(
+    ("make", "refused"),
+    [
+        (lambda network: other_with(network, 0), True),
+        (lambda network: other_with(network, 1), True),
+        (deepcopy, True),
+        (AveragedModel, True),
+        (lambda network: torch.nn.Softmax(1), True),
+        (torch.nn.DataParallel, False),
+        (partial(torch.compile, backend="eager"), False),
+        (lambda network: torch.nn.Sequential(network, torch.nn.Softmax(1)), False),
+        (lambda network: torch.nn.Sequential(torch.nn.InstanceNorm2d(3, affine=True), network), False),
+    ],
+)
+def test_an_evaluator_has_the_trained_network_or_a_wrapper_around_it(make, refused):
+    trainer = build()
+    evaluator = trainer.state.chain.evaluator
+    evaluator.network = make(trainer.network)
+    if refused:
+        with pytest.raises(ValueError, match="evaluator: expected the trained network, got another"):
+            trainer.run()
+    else:
+        trainer.run()
+
+
 class Doubled(torch.nn.Sequential):
     """A head whose weight has a part in the logits twice."""
 
@@ -303,15 +498,39 @@ class Doubled(torch.nn.Sequential):
         return head(images) ** 3
 
 
-@pytest.mark.parametrize("kind", ["spectral", "cubed", "softmax"])
+class Cosine(torch.nn.Linear):
+    """A head that normalizes its weight."""
+
+    def forward(self, features):
+        return 5 * torch.nn.functional.cosine_similarity(features[:, None], self.weight, dim=2)
+
+
+class Sum(torch.nn.Module):
+    """A network of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        *body, self.head = make_network()
+        self.body, self.other = torch.nn.Sequential(*body), torch.nn.Linear(8, 3)
+
+    def forward(self, images):
+        features = self.body(images)
+        return self.head(features) + self.other(features)
+
+
+@pytest.mark.parametrize("kind", ["spectral", "cubed", "softmax", "cosine", "normalized", "sum"])
 def test_a_head_that_is_not_divided_stays_uncalibrated(kind, caplog):
     network = make_network()
     if kind == "spectral":
         network[-1] = torch.nn.utils.parametrizations.spectral_norm(network[-1])
+    elif kind == "cosine":
+        network[-1] = Cosine(8, 3)
+    elif kind == "sum":
+        network = Sum()
     elif kind == "cubed":
         network = Doubled(*network)
     else:
-        network.append(torch.nn.LogSoftmax(1))
+        network.append(torch.nn.LogSoftmax(1) if kind == "softmax" else torch.nn.BatchNorm1d(3))
     trainer = make_chain(network=network, calibrate=True, accept="always")
     trainer.run()
     assert [record.calibration for record in trainer.records] == [1.0] * 3
@@ -365,13 +584,17 @@ def distilling(student, handler):
     )
 
 
-@pytest.mark.parametrize("shared", ["body", "head", "storage"])
+@pytest.mark.parametrize("shared", ["body", "head", "normalization", "all", "storage", "view"])
 def test_a_teacher_that_shares_with_the_student_is_copied(shared, caplog):
     student, teacher = make_network(), make_network(1)
     if shared == "storage":
         teacher[-1].weight.data = student[-1].weight.data
+    elif shared == "view":
+        teacher[-1].bias.data = student[-1].weight.data[:, 0]
+    elif shared == "all":
+        teacher = torch.nn.Sequential(student, torch.nn.Identity())
     else:
-        place = 0 if shared == "body" else -1
+        place = {"body": 0, "normalization": 1, "head": -1}[shared]
         teacher[place] = student[place]
     trainer = distilling(student, DistillationHandler(teacher))
     before = student[0].weight.detach().clone(), student[-1].weight.detach().clone()
@@ -396,15 +619,32 @@ class Recomputed(torch.nn.Sequential):
         return torch.utils.checkpoint.checkpoint(super().forward, images.requires_grad_(), use_reentrant=True)
 
 
-@pytest.mark.parametrize(("kind", "message"), [("last", "channels come last"), ("reentrant", "takes no gradient")])
-def test_features_that_teach_nothing_are_refused(kind, message):
+class Detached(torch.nn.Module):
+    def forward(self, features):
+        return features.detach()
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "message"),
+    [
+        ("last", "1", "channels come last"),
+        ("reentrant", "0.0.0", "takes no gradient"),
+        ("detached", "1", "takes no gradient"),
+        ("frozen", "0", "takes no gradient"),
+        ("plain", "3", r"features of several positions, got \(8, 8, 1, 1\)"),
+        ("plain", "4", r"features \(B, C, spatial dimensions\), got \(8, 8\)"),
+        ("plain", "nowhere", "expected a module of Sequential, got 'nowhere'"),
+    ],
+)
+def test_features_that_teach_nothing_are_refused(kind, layer, message):
     def network(seed):
         layers = make_network(seed)
-        if kind == "last":
-            return torch.nn.Sequential(layers[0], Last(), First(), *layers[1:])
-        return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
+        layers[0].requires_grad_(kind != "frozen")
+        if kind == "reentrant":
+            return torch.nn.Sequential(Recomputed(torch.nn.Sequential(layers[0], torch.nn.ReLU())), *layers[1:])
+        more = {"last": [Last(), First()], "detached": [Detached()]}.get(kind, [])
+        return torch.nn.Sequential(layers[0], *more, *layers[1:])
 
-    layer = "1" if kind == "last" else "0.0.0"
     trainer = distilling(network(0), DistillationHandler(network(1), attention=1.0, student_layer=layer))
     with pytest.raises(ValueError, match=message):
         trainer.run()

@@ -12,16 +12,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from monai_weckd.networks import TakeOutput
-from monai_weckd.networks.outputs import take_output
+from monai_weckd.networks.outputs import take_output, taking
 from monai_weckd.utils.tensors import map_tensors
 
 LOGITS, OTHER = torch.zeros(2, 3), torch.ones(2, 5)
 Outputs = namedtuple("Outputs", ["logits", "aux"])
+
+
+@dataclass
+class Fields:
+    aux: torch.Tensor
+    logits: torch.Tensor
+    count: ClassVar[int] = 2
+
+
+class ModelOutput(OrderedDict):
+    """A dictionary whose values are attributes as well, as language models return it."""
+
+    @property
+    def logits(self):
+        return self["logits"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +50,10 @@ Outputs = namedtuple("Outputs", ["logits", "aux"])
         ([OTHER, LOGITS], 1),
         ((OTHER, LOGITS), -1),
         (Outputs(LOGITS, OTHER), 0),
+        (Outputs(LOGITS, OTHER), "logits"),
         (OrderedDict(logits=LOGITS, aux=OTHER), "logits"),
+        (Fields(OTHER, LOGITS), "logits"),
+        (ModelOutput(logits=LOGITS), "logits"),
     ],
 )
 def test_the_logits_are_taken(output, index):
@@ -62,6 +82,9 @@ def test_the_logits_are_taken(output, index):
         ((LOGITS,), 3, r"got 3 for tuple of 0"),
         ({"out": LOGITS}, "logits", r"got 'logits' for dict of out"),
         ((LOGITS, OTHER), "logits", r"got 'logits' for tuple of 0, 1"),
+        ((LOGITS, OTHER), -3, r"got -3 for tuple of 0, 1"),
+        (Outputs(LOGITS, OTHER), "count", r"got 'count' for Outputs of 0, 1, logits, aux"),
+        (Fields(OTHER, LOGITS), None, r"got Fields of aux, logits\. Wrap it: .*TakeOutput\(network, 'aux'\)"),
     ],
 )
 def test_several_outputs_are_refused(output, index, message):
@@ -77,6 +100,18 @@ def test_the_structure_stays():
     torch.testing.assert_close(found.logits["a"], LOGITS + 1)
     torch.testing.assert_close(found.logits["b"][0], 2 * OTHER + 1)
     assert isinstance(found.aux, tuple)
+    found = map_tensors(lambda one: one + 1, [Fields(OTHER, LOGITS), ModelOutput(logits=LOGITS)])
+    torch.testing.assert_close(found[0].logits, LOGITS + 1)
+    torch.testing.assert_close(found[1].logits, LOGITS + 1)
+    assert not LOGITS.any()
+
+
+def test_an_inferer_gives_the_logits():
+    infer = taking(lambda images, network, *, scale: network(images * scale), "logits")
+    assert torch.equal(infer(LOGITS + 1, lambda images: {"logits": images}, scale=2), LOGITS + 2)
+    assert taking(None, None)(LOGITS, torch.nn.Identity()) is LOGITS
+    with pytest.raises(ValueError, match=r"network: expected logits, .* got tuple of 0"):
+        taking(None, None)(LOGITS, lambda images: (images,))
 
 
 def test_a_wrapped_network_has_one_output():

@@ -11,7 +11,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 
 import itk
 import numpy as np
@@ -177,6 +180,36 @@ def test_worker_processes_give_the_same():
     loader = DataLoader(Dataset(data, correct), num_workers=2, multiprocessing_context="spawn")
     found = [batch["image"][0] for batch in loader]
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_no_process_is_forked_while_a_thread_corrects(monkeypatch):
+    """The threads of ITK that the other one uses would not exist in it, and both processes would wait for them."""
+    correct, began, seen = BiasFieldCorrection(**FAST), threading.Event(), []
+
+    def fit(self, samples, inside):
+        began.set()
+        time.sleep(0.5)
+        seen.append("corrected")
+        return np.zeros((4, 4))
+
+    monkeypatch.setattr(BiasFieldCorrection, "_fit", fit)
+    threads = itk.get_nthreads()
+    others = [threading.Thread(target=correct, args=(IMAGE,)) for _ in range(2)]
+    for other in others:
+        other.start()
+    assert began.wait(60)
+    child = os.fork()
+    if not child:
+        os._exit(itk.get_nthreads() != threads)
+    assert len(seen) in (1, 2)  # all that had begun
+    assert os.waitpid(child, 0)[1] == 0
+    for other in others:
+        other.join()
+    assert itk.get_nthreads() == threads
+    with bias_field._one_thread, bias_field._one_thread:
+        assert itk.get_nthreads() == 1
+    assert itk.get_nthreads() == threads
 
 
 def test_metadata_stay_and_the_input_is_not_changed():
