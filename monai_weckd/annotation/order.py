@@ -18,11 +18,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_weckd.data.npz import read_array
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.utils.draws import hash_fraction
@@ -154,12 +156,12 @@ class Scores:
 
     @classmethod
     def _read(cls, path: Path, file: Path, made_by: str) -> Scores:
-        with np.load(path, allow_pickle=False) as content:
-            if str(content["made_by"]) != made_by:
-                return cls.empty(made_by)
-            bad = dict(zip(content["bad"].tolist(), content["why"].tolist(), strict=True))
-            probabilities, change = (content[name] for name in ("probabilities", "disagreement"))
-            ids, features = tuple(content["ids"].tolist()), np.load(file, allow_pickle=False)
+        content = partial(read_array, str(path))
+        if str(content("made_by")) != made_by:
+            return cls.empty(made_by)
+        bad = dict(zip(content("bad").tolist(), content("why").tolist(), strict=True))
+        probabilities, change = content("probabilities"), content("disagreement")
+        ids, features = tuple(content("ids").tolist()), np.load(file, allow_pickle=False)
         if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
             raise ValueError(f"expected scores of {len(ids)} images, got those of others")
         # the features are written first: an interruption may leave those of more images

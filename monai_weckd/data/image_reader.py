@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from monai.config import PathLike
 from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.utils import is_no_channel
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel import Nifti1Header, Nifti2Header
 from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
@@ -31,13 +33,17 @@ from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
 from monai_weckd.data.picture import picture_array
+from monai_weckd.utils.budget import BudgetError, CountedFile, borrowed, budgeted, claim
 
-__all__ = ["read_image"]
+__all__ = ["decoding", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
+_MOST_EXTENSIONS = 2**24  # bytes of a NIfTI file before its voxels
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
+@budgeted
 def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Read an image as it is stored, channel-first, with its geometry; this includes every step that can fail.
 
@@ -96,10 +102,11 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a picture with Pillow, upright, as gray or RGB."""
     limit = Image.MAX_IMAGE_PIXELS or math.inf
     # an open file, not a path: given a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
-    with path.open("rb") as file, _decoding(path), Image.open(file, formats=_FORMATS) as image:
+    with CountedFile(path) as file, decoding(path), Image.open(file, formats=_FORMATS) as image:
         # Pillow itself only warns up to twice this limit
         if math.prod(image.size) > limit:
             raise Image.DecompressionBombError
+        claim(_PIXEL * math.prod(image.size))
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
         array, fault = picture_array(image)
     if pages > 1:
@@ -113,11 +120,14 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a NIfTI file with MONAI's reader; RGB24 voxels become channels, one slice becomes 2-D."""
     reader = NibabelReader(squeeze_non_spatial_dims=True)
-    with _decoding(path):
+    with decoding(path):
+        shape, voxel = _nifti_header(path)
+    if math.prod(shape) > _MAX_VOXELS:
+        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {shape}. Crop or resample it.")
+    with decoding(path):
+        claim(math.prod(shape) * voxel)
         image = reader.read(str(path))
-    if math.prod(image.shape) > _MAX_VOXELS:
-        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {image.shape}. Crop or resample it.")
-    with _decoding(path):
+    with decoding(path):
         array, header = reader.get_data(image)
     channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
     names = array.dtype.names
@@ -132,11 +142,37 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
 
+def _nifti_header(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return the shape that a NIfTI file claims, and how many bytes a voxel takes until it is given.
+
+    Nothing beside the header is read: an extension may claim any length.
+    """
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        block = file.read(Nifti2Header.template_dtype.itemsize)
+    version = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
+    header = version(block[: version.template_dtype.itemsize], check=False)
+    if not 0 <= (start := float(header["vox_offset"])) <= _MOST_EXTENSIONS:
+        raise ValueError(f"the voxels begin at byte {start:g}, of at most {_MOST_EXTENSIONS}")
+    kind, (slope, shift) = header.get_data_dtype(), header.get_slope_inter()
+    # as read and as copied, red, green and blue apart; scaled and shifted in float64
+    voxel = (3 if kind.names else 2) * kind.itemsize + (0 if (slope or 1, shift or 0) == (1, 0) else 16)
+    return header.get_data_shape(), voxel
+
+
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn any error of a decoder into a one-line error that names the file."""
+def decoding(path: Path) -> Iterator[None]:
+    """Turn any error of a decoder into a one-line error that names the file.
+
+    Args:
+        path: the file.
+
+    """
     try:
         yield
+    except BudgetError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path}: expected memory to decode it, got too little. Make it smaller.") from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
@@ -150,7 +186,8 @@ def _check_finite(array: np.ndarray, path: Path) -> None:
     """Refuse NaN and values that are infinite in float32, because normalization spreads one such voxel to all."""
     if array.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"), decoding(path), borrowed():
+        claim(array.size * (1 + 4 * (array.dtype != np.float32)))
         bad = array.size - int(np.isfinite(array.astype(np.float32, copy=False)).sum())
     if bad:
         raise ValueError(
