@@ -194,20 +194,29 @@ def borrowed() -> Iterator[None]:
         _room.claimed = before
 
 
-class _Counter:
+class _Counted:
     """Claims what is read, and what a parser makes of it, in lumps."""
 
-    def __init__(self) -> None:
-        self._owed = 0
+    _owed = 0
+    _refusal: BaseException | None = None
 
-    def count(self, size: int) -> None:
+    def check(self) -> None:
+        """Raise what a read has raised: there are parsers that catch it."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _count(self, size: int) -> None:
         self._owed += size + _OBJECT
         if self._owed > _LUMP:
             owed, self._owed = self._owed, 0
-            claim(owed)
+            try:
+                claim(owed)
+            except BaseException as error:
+                self._refusal = error
+                raise
 
 
-class CountedFile(io.BufferedReader):
+class CountedFile(_Counted, io.BufferedReader):
     """A file whose reads are claimed before they happen: a parser keeps them, and may read a place again and again.
 
     Args:
@@ -217,7 +226,7 @@ class CountedFile(io.BufferedReader):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(io.FileIO(path))
-        self._counter, self._size = _Counter(), os.fstat(self.fileno()).st_size
+        self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return the next bytes; no more are allocated than there are, whatever a header claims.
@@ -229,21 +238,12 @@ class CountedFile(io.BufferedReader):
         if size is None or size < 0 or size > _LUMP:
             left = max(0, self._size - self.tell())
             size = left if size is None or size < 0 else min(size, left)
-        self._counter.count(size)
+        self._count(size)
         return super().read(size)
 
 
-class CountedBytes(io.BytesIO):
-    """Bytes in memory whose reads are claimed as those of :py:class:`CountedFile`.
-
-    Args:
-        content: the bytes; the caller has claimed them.
-
-    """
-
-    def __init__(self, content: bytes = b"") -> None:
-        super().__init__(content)
-        self._counter = _Counter()
+class CountedBytes(_Counted, io.BytesIO):
+    """Bytes in memory whose reads are claimed as those of :py:class:`CountedFile`; the caller claims the bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return the next bytes.
@@ -254,5 +254,5 @@ class CountedBytes(io.BytesIO):
         """
         left = max(0, self.getbuffer().nbytes - self.tell())
         size = left if size is None or size < 0 else min(size, left)
-        self._counter.count(size)
+        self._count(size)
         return super().read(size)

@@ -161,13 +161,23 @@ def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         values, end = _deflated(file)
         file.seek(0)
         if not values:
-            yield file
+            with _checked(file):
+                yield file
             return
         head = bytearray(file.read(end))
         for start, stop in values:
             head[start:stop] = _PLAIN.ljust(stop - start, b"\0")
-        with _inflated(bytes(head), file) as content:
+        with _inflated(bytes(head), file) as content, _checked(content):
             yield content
+
+
+@contextmanager
+def _checked(content: CountedFile | CountedBytes) -> Iterator[None]:
+    """Raise what a read has raised: pydicom catches all that comes from one within a sequence."""
+    try:
+        yield
+    finally:
+        content.check()
 
 
 def _inflated(head: bytes, file: CountedFile) -> CountedBytes:
