@@ -241,6 +241,8 @@ def hostile_files(folder: Path) -> dict[str, tuple[Path, str]]:
     nifti(new("NIfTI 2", ".nii.gz"), (400, 400, 400), np.float32, start=544, header=Nifti2Header)
     extension = struct.pack("<4b2i", 1, 0, 0, 0, ZEROS, 6)
     nifti(new("extension", ".nii.gz"), (2, 2), np.uint8, start=ZEROS + 352, content=[extension, *zeros()])
+    nifti(new("extension beyond its place", ".nii.gz"), (2, 2), np.uint8, start=384, content=[extension, *zeros()])
+    nifti(new("extensions without end", ".nii.gz"), (2, 2), np.uint8, start=0, content=[extension, *zeros()])
     nifti(new("many voxels in a row", ".nii"), (32767, 32767, 1, 1), np.uint8, content=[])
 
     for mode, suffix, way in (("L", "png", "3"), ("RGB", "png", "1"), ("P", "png", ""), ("I;16", "png", "")):

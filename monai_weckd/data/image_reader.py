@@ -40,6 +40,7 @@ __all__ = ["decoding", "read_image"]
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
 _MOST_EXTENSIONS = 2**24  # bytes of a NIfTI file before its voxels
+_AS_OBJECTS = 150  # bytes that one of them may become
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
@@ -145,18 +146,33 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _nifti_header(path: Path) -> tuple[tuple[int, ...], int]:
     """Return the shape that a NIfTI file claims, and how many bytes a voxel takes until it is given.
 
-    Nothing beside the header is read: an extension may claim any length.
+    Nothing beyond the header is parsed before its size is checked.
     """
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        block = file.read(Nifti2Header.template_dtype.itemsize)
-    version = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
-    header = version(block[: version.template_dtype.itemsize], check=False)
-    if not 0 <= (start := float(header["vox_offset"])) <= _MOST_EXTENSIONS:
-        raise ValueError(f"the voxels begin at byte {start:g}, of at most {_MOST_EXTENSIONS}")
+        block = file.read(Nifti2Header.template_dtype.itemsize + 4)
+        version = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
+        size = version.template_dtype.itemsize
+        header = version(block[:size], check=False)
+        if not 0 <= (start := float(header["vox_offset"])) <= _MOST_EXTENSIONS:
+            raise ValueError(f"the voxels begin at byte {start:g}, of at most {_MOST_EXTENSIONS}")
+        if block[size : size + 1] > b"\0":  # there are extensions
+            content = block + file.read(max(0, int(start) - len(block)))
+            _check_extensions(content[size + 4 : int(start)], header.endianness)
     kind, (slope, shift) = header.get_data_dtype(), header.get_slope_inter()
     # as read and as copied, red, green and blue apart; scaled and shifted in float64
     voxel = (3 if kind.names else 2) * kind.itemsize + (0 if (slope or 1, shift or 0) == (1, 0) else 16)
     return header.get_data_shape(), voxel
+
+
+def _check_extensions(content: bytes, order: str) -> None:
+    """Refuse extensions that are longer than what lies before the voxels: nibabel would read as much as they claim."""
+    claim(_AS_OBJECTS * len(content))
+    at = 0
+    while at + 8 <= len(content) or not at:
+        length = int.from_bytes(content[at : at + 4], "little" if order == "<" else "big", signed=True)
+        if not 8 <= length <= len(content) - at:
+            raise ValueError(f"an extension of {length} bytes where there are {len(content) - at} before the voxels")
+        at += length
 
 
 @contextmanager

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
@@ -37,8 +38,6 @@ __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
 logger = logging.getLogger(__name__)
 
-# errors that zipfile and NumPy raise for damaged, encrypted or foreign bytes, and for a missing member
-_FAULTS = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, struct.error, MemoryError)
 _CHUNK = 1 << 20
 _MOST_HEADER = 10_000  # bytes, as NumPy has it
 _MOST_RATIO = 100  # of extracted to compressed bytes, beyond the budget: pictures have less than ten
@@ -132,7 +131,9 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
             yield archive
     except BudgetError as error:
         raise ValueError(f"{path}: {error}") from None
-    except _FAULTS as error:
+    except Exception as error:  # zipfile and NumPy raise anything for damaged, encrypted or foreign bytes
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the last for a place before the file
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{path}: expected a sound .npz archive, got one with {reason}. Download it again.") from error
 

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import dicom_dataset
 from hostile_files import hostile_files, nifti, peaks, save
 from PIL import Image
 from pydicom.uid import RLELossless
+
+from monai_weckd.data.image_reader import read_image
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells, and resets, the peak of a process")
 
@@ -30,7 +33,8 @@ NAMES = [
     *("deflated items", "deflated items of a report", "deflated items of a header", "items", "items of a known length"),
     *("palette", "palette that copies", "palette that copies copies"),
     *("bytes", "scaled", "numbers of 64 bits", "complex numbers", "colors", "claimed voxels", "NIfTI 2", "extension"),
-    *("many voxels in a row", "L png", "RGB png", "P png", "I;16 png", "RGB jpg", "RGB tif", "CMYK tif", "fax", "BMP"),
+    *("extension beyond its place", "extensions without end", "many voxels in a row"),
+    *("L png", "RGB png", "P png", "I;16 png", "RGB jpg", "RGB tif", "CMYK tif", "fax", "BMP"),
     *("tags that share bytes", "claimed labels", "many labels", "wide labels", "long header"),
     *("labels of less than nothing", "large compressed", "LZMA"),
 ]
@@ -73,3 +77,11 @@ def test_many_at_once_take_turns(tmp_path, small):
     for line, (peak, said) in zip(lines, peaks(lines, small, budget=BUDGET), strict=True):
         assert said == ["read"] * len(line)
         assert peak < BUDGET
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_volume_with_extensions_is_read(tmp_path, kind):
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    image.header.extensions += [nib.nifti1.Nifti1Extension(6, b"x" * count) for count in (3, 100)]
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert np.array_equal(read_image(tmp_path / "a.nii.gz")[0][0], image.dataobj)
