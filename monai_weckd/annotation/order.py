@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,7 +130,13 @@ class Scores:
             link_or_copy(self.file, file)
         buffer = io.BytesIO()
         content: dict[str, Any] = {name: getattr(self, name) for name in ("probabilities", "disagreement")}
-        content.update(made_by=self.made_by, ids=self.ids, bad=[*self.unreadable], why=[*self.unreadable.values()])
+        content.update(
+            features_sum=_sum(self.features),
+            made_by=self.made_by,
+            ids=self.ids,
+            bad=[*self.unreadable],
+            why=[*self.unreadable.values()],
+        )
         for name in ("ids", "bad", "why"):
             content[name] = np.array(content[name], dtype=np.str_)  # NumPy makes an empty list an array of floats
         np.savez(buffer, **content)
@@ -162,11 +169,17 @@ class Scores:
         bad = dict(zip(content("bad").tolist(), content("why").tolist(), strict=True))
         probabilities, change = content("probabilities"), content("disagreement")
         ids, features = tuple(content("ids").tolist()), np.load(file, allow_pickle=False)
+        if content("features_sum") != _sum(features):
+            raise ValueError("expected the features that were written, got others")
         if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
             raise ValueError(f"expected scores of {len(ids)} images, got those of others")
         # the features are written first: an interruption may leave those of more images
         known = cls(made_by, ids, features, probabilities, change, bad, file)
         return known if len(features) == len(ids) else cls.empty(made_by)
+
+
+def _sum(features: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(features).data)
 
 
 def suggest(

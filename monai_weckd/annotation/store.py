@@ -64,8 +64,11 @@ class LabelStore:
         self.classes = tuple(classes)
         self._lock = threading.Lock()
         self._kept = _read(self.path) if self.path.is_file() or _log_of(self.path).is_file() else _Kept()
-        for entry in self._kept.entries.values():
-            entry["label"] = self._known(entry["label"])
+        try:
+            for entry in self._kept.entries.values():
+                entry["label"] = self._known(entry["label"])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     @property
     def labels(self) -> dict[str, str]:

@@ -113,7 +113,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if pages > 1:
         raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
     if fault:
-        raise ValueError(f"{path}: expected a gray or RGB picture, got {fault}. Convert it.")
+        raise ValueError(f"{path}: expected a gray or RGB picture, got {fault[:200]}. Convert it.")
     affine, channel_dim = np.eye(4), float("nan") if array.ndim == 2 else -1
     return _channel_first(np.swapaxes(array, 0, 1), channel_dim), _meta(affine, has_geometry=False)
 

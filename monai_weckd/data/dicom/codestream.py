@@ -181,21 +181,28 @@ def _checked(content: CountedFile | CountedBytes) -> Iterator[None]:
 
 
 def _inflated(head: bytes, file: CountedFile) -> CountedBytes:
-    """Return a header followed by what the rest of a file inflates to, at most 1 GiB."""
-    inflater, total, content = zlib.decompressobj(-zlib.MAX_WBITS), 0, CountedBytes()
-    content.write(head)
-    rest = file.read()
-    while rest and not inflater.eof:
-        claim(2 * _PIECE)  # the buffer grows ahead of its content
-        piece = inflater.decompress(rest, _PIECE)
-        total, rest = total + len(piece), inflater.unconsumed_tail
+    """Return a header followed by what the rest of a file inflates to; its size is found before it is kept."""
+    packed, total = file.read(), 0
+    for piece in _pieces(packed):
+        total += len(piece)
         if total > _MAX_INFLATED:
             raise DicomReadError(f"expected at most {_MAX_INFLATED} bytes inflated, got more. Save it without deflate.")
+    claim(2 * total)  # a buffer that grows is copied
+    content = CountedBytes()
+    content.write(head)
+    for piece in _pieces(packed):
         content.write(piece)
-    if not inflater.eof:
-        raise zlib.error("Error -5: incomplete or truncated stream")  # as zlib itself says of all at once
     content.seek(0)
     return content
+
+
+def _pieces(packed: bytes) -> Iterator[bytes]:
+    inflater, rest = zlib.decompressobj(-zlib.MAX_WBITS), packed
+    while rest and not inflater.eof:
+        yield inflater.decompress(rest, _PIECE)
+        rest = inflater.unconsumed_tail
+    if not inflater.eof:
+        raise zlib.error("Error -5: incomplete or truncated stream")  # as zlib itself says of all at once
 
 
 def _deflated(file: BinaryIO) -> tuple[list[tuple[int, int]], int]:
