@@ -205,15 +205,13 @@ class _Counted:
         if self._refusal is not None:
             raise self._refusal
 
-    def _count(self, size: int) -> None:
-        self._owed += size + _OBJECT
-        if self._owed > _LUMP:
-            owed, self._owed = self._owed, 0
-            try:
-                claim(owed)
-            except BaseException as error:
-                self._refusal = error
-                raise
+    def _settle(self) -> None:
+        owed, self._owed = self._owed, 0
+        try:
+            claim(owed)
+        except BaseException as error:
+            self._refusal = error
+            raise
 
 
 class CountedFile(_Counted, io.BufferedReader):
@@ -238,7 +236,9 @@ class CountedFile(_Counted, io.BufferedReader):
         if size is None or size < 0 or size > _LUMP:
             left = max(0, self._size - self.tell())
             size = left if size is None or size < 0 else min(size, left)
-        self._count(size)
+        self._owed += size + _OBJECT  # here, since headers are read in hundreds of pieces
+        if self._owed > _LUMP:
+            self._settle()
         return super().read(size)
 
 
@@ -254,5 +254,7 @@ class CountedBytes(_Counted, io.BytesIO):
         """
         left = max(0, self.getbuffer().nbytes - self.tell())
         size = left if size is None or size < 0 else min(size, left)
-        self._count(size)
+        self._owed += size + _OBJECT  # here, since headers are read in hundreds of pieces
+        if self._owed > _LUMP:
+            self._settle()
         return super().read(size)

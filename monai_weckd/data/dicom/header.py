@@ -125,8 +125,8 @@ def claim_sequences(dataset: Dataset) -> None:
         dataset: as read, its elements not yet parsed.
 
     """
-    raw = (dataset.get_item(tag) for tag in dataset.keys())  # noqa: SIM118 - iterating over it parses its elements
-    values = [one.value for one in raw if isinstance(one, RawDataElement) and one.VR in ("SQ", "UN", None)]
+    raw = [one for one in dataset.values() if isinstance(one, RawDataElement)]
+    values = [one.value for one in raw if one.VR in ("SQ", "UN", None)]
     claim(sum(_AS_OBJECTS * len(value) for value in values if isinstance(value, bytes)))
 
 
