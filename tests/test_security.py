@@ -221,3 +221,22 @@ def test_requirements_are_beyond_the_advisories():
     assert "monai>=1.6.1" in config["options"]["install_requires"].split()
     text = (ROOT / "SECURITY.md").read_text("utf-8")
     assert [name for name in ADVISORIES if name not in text] == []
+
+
+ATTACKS = (ROOT / "docs" / "reference" / "attacks.md").read_text("utf-8")
+
+
+def attacks() -> list[tuple[str, str]]:
+    """Return file and name of the test of each attack in the table."""
+    rows = [line for line in ATTACKS.splitlines() if line.startswith("| ") and "::" in line]
+    return [re.fullmatch(r"\| .+ \| .+ \| `(tests/\S+\.py)::(test_\w+)` \|", row).groups() for row in rows]
+
+
+def test_each_attack_has_a_test_that_keeps_its_outcome():
+    found = attacks()
+    assert len(found) > 40
+    assert len(found) == ATTACKS.count("::test_")
+    for path, name in dict.fromkeys(found):
+        names = {node.name for node in ast.parse((ROOT / path).read_text("utf-8")).body if hasattr(node, "name")}
+        assert name in names, f"{path}::{name}"
+    assert "docs/reference/attacks.md" in (ROOT / "SECURITY.md").read_text("utf-8")

@@ -16,13 +16,16 @@ from __future__ import annotations
 import io
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_weckd.data.npz import read_array
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.utils.draws import hash_fraction
@@ -127,7 +130,13 @@ class Scores:
             link_or_copy(self.file, file)
         buffer = io.BytesIO()
         content: dict[str, Any] = {name: getattr(self, name) for name in ("probabilities", "disagreement")}
-        content.update(made_by=self.made_by, ids=self.ids, bad=[*self.unreadable], why=[*self.unreadable.values()])
+        content.update(
+            features_sum=_sum(self.features),
+            made_by=self.made_by,
+            ids=self.ids,
+            bad=[*self.unreadable],
+            why=[*self.unreadable.values()],
+        )
         for name in ("ids", "bad", "why"):
             content[name] = np.array(content[name], dtype=np.str_)  # NumPy makes an empty list an array of floats
         np.savez(buffer, **content)
@@ -154,17 +163,23 @@ class Scores:
 
     @classmethod
     def _read(cls, path: Path, file: Path, made_by: str) -> Scores:
-        with np.load(path, allow_pickle=False) as content:
-            if str(content["made_by"]) != made_by:
-                return cls.empty(made_by)
-            bad = dict(zip(content["bad"].tolist(), content["why"].tolist(), strict=True))
-            probabilities, change = (content[name] for name in ("probabilities", "disagreement"))
-            ids, features = tuple(content["ids"].tolist()), np.load(file, allow_pickle=False)
+        content = partial(read_array, str(path))
+        if str(content("made_by")) != made_by:
+            return cls.empty(made_by)
+        bad = dict(zip(content("bad").tolist(), content("why").tolist(), strict=True))
+        probabilities, change = content("probabilities"), content("disagreement")
+        ids, features = tuple(content("ids").tolist()), np.load(file, allow_pickle=False)
+        if content("features_sum") != _sum(features):
+            raise ValueError("expected the features that were written, got others")
         if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
             raise ValueError(f"expected scores of {len(ids)} images, got those of others")
         # the features are written first, so after an interruption they may be of more images
         known = cls(made_by, ids, features, probabilities, change, bad, file)
         return known if len(features) == len(ids) else cls.empty(made_by)
+
+
+def _sum(features: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(features).data)
 
 
 def suggest(

@@ -340,6 +340,10 @@ class AnnotationSession:
             )
         self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
 
+    def budget(self) -> int:
+        """Return the number of labels given so far, including withdrawn labels that a stage has used."""
+        return self.chain.budget(self.labels)
+
     def state(self) -> dict[str, Any]:
         """Return the state of images, labels, stages and training, as JSON-compatible data."""
         items, labels = self.items, self.labels
@@ -356,7 +360,7 @@ class AnnotationSession:
             "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
             "labels": {name: list(labels.values()).count(name) for name in self.classes},
             "last_labels": [{"id": key, "label": label} for key, label in list(labels.items())[: -_LAST - 1 : -1]],
-            "budget": self.chain.budget(labels),
+            "budget": self.budget(),
             "label_budget": self.label_budget,
             "stages": [stage_summary(stage) for stage in self.chain.stages],
             "training": asdict(self.training),

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep labels in a JSON file, and read a class from a label's JSON."""
+"""Keep labels in a JSON file and its log, and read a class from a label's JSON."""
 
 from __future__ import annotations
 
@@ -19,28 +19,34 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.data.names import spelled_as
-from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.files import sync_folder, write_atomically, write_error
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import check_plain, parse_json
 
 __all__ = ["LabelStore", "check_info", "class_of", "read_labels"]
 
 _MOST_INFO = 2**14
+_SHORT = 2**16  # bytes of a file that is rewritten with each label: some hundred labels
 
 
 class LabelStore:
-    """Labels in a JSON file, which is rewritten atomically with each label.
+    """Labels in a JSON file, each written before it counts.
+
+    A short file is rewritten atomically with each label. Beside a long one, labels are lines in a log, ``labels.log``,
+    until they are as many bytes: then the file is written with all of them, and the log begins anew. So what a label
+    writes does not grow with their number.
 
     Args:
         path: the file; created with the first label.
         classes: the class names.
 
     Raises:
-        ValueError: When the file holds a label of an unknown class.
+        ValueError: When the file or its log is damaged, or holds a label of an unknown class.
 
     Example::
 
@@ -57,16 +63,17 @@ class LabelStore:
         self.path = Path(path)
         self.classes = tuple(classes)
         self._lock = threading.Lock()
-        self._entries: dict[str, dict[str, Any]] = {}
-        if self.path.is_file():
-            self._entries = read_labels(self.path)
-        for entry in self._entries.values():
-            entry["label"] = self._known(entry["label"])
+        self._kept = _read(self.path) if self.path.is_file() or _log_of(self.path).is_file() else _Kept()
+        try:
+            for entry in self._kept.entries.values():
+                entry["label"] = self._known(entry["label"])
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     @property
     def labels(self) -> dict[str, str]:
         """Class of each labeled image, in the order in which the labels were given."""
-        return {key: entry["label"] for key, entry in dict(self._entries).items()}
+        return {key: entry["label"] for key, entry in dict(self._kept.entries).items()}
 
     def info(self, image_id: str) -> dict[str, Any]:
         """Return the class, the time and any further information of a label; empty without a label.
@@ -75,7 +82,7 @@ class LabelStore:
             image_id: id of the image.
 
         """
-        return dict(self._entries.get(image_id, {}))
+        return dict(self._kept.entries.get(image_id, {}))
 
     def put(self, image_id: str, label: str, /, **info: Any) -> str | None:
         """Label an image, and return its previous label if it had one. A changed label moves to the end of the order.
@@ -92,12 +99,8 @@ class LabelStore:
         label = self._known(label)
         check_info(info, where="params")
         with self._lock:
-            entries = dict(self._entries)
-            previous: str | None = entries.get(image_id, {}).get("label")
-            if previous != label:
-                entries.pop(image_id, None)
-            entries[image_id] = {**info, "label": label, "ts": int(time.time())}
-            self._write(entries)
+            previous: str | None = self.info(image_id).get("label")
+            self._write(image_id, {**info, "label": label, "ts": int(time.time())})
             return previous
 
     def remove(self, image_id: str) -> None:
@@ -111,14 +114,18 @@ class LabelStore:
 
         """
         with self._lock:
-            if image_id not in self._entries:
+            if not self.info(image_id):
                 raise ValueError(f"id: expected an image with a label, got {image_id!r} without. Label it first.")
-            self._write({key: entry for key, entry in self._entries.items() if key != image_id})
+            self._write(image_id, None)
 
-    def _write(self, entries: dict[str, dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, json.dumps({"format": 1, "labels": entries}, indent=1) + "\n")
-        self._entries = entries
+    def _write(self, image_id: str, entry: dict[str, Any] | None) -> None:
+        """Write that an image has a label, or none; then it counts."""
+        kept = self._kept
+        if max(_SHORT, kept.log_size) >= kept.size:
+            self._kept = _rewritten(self.path, kept, image_id, entry)
+        else:
+            kept.log_size = _logged(self.path, kept, image_id, entry)
+            _apply(kept.entries, image_id, entry)
 
     def _known(self, label: str) -> str:
         """Return a label in the spelling of its class."""
@@ -131,27 +138,125 @@ class LabelStore:
         return label
 
 
+@dataclass
+class _Kept:
+    """Labels as they are on the disk.
+
+    Args:
+        entries: label, time and further information of each image.
+        generation: how often the file was written beside a log.
+        size: bytes of the file.
+        log_size: bytes of whole lines in the log that belongs to the file.
+
+    """
+
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    generation: int = 0
+    size: int = 0
+    log_size: int = 0
+
+
 def read_labels(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``labels.json`` by the ids of their images, each with at least ``label``.
+    """Return the entries of ``labels.json``, and of its log, by the ids of their images, each with at least ``label``.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: When it is damaged: people gave these labels, so they cannot be recovered.
+        ValueError: When the file or its log is damaged: people gave these labels, so they cannot be recovered.
 
     """
-    try:
-        content = parse_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), where="content")
-        entries = content["labels"] if isinstance(content, dict) else None
-    except (ValueError, KeyError) as error:
-        raise ValueError(_damaged(path, str(error))) from None
-    if not isinstance(entries, dict):
+    return _read(path).entries
+
+
+def _read(path: Path) -> _Kept:
+    if not path.is_file():
+        raise ValueError(_damaged(path, "none beside its log"))
+    data = path.read_bytes()
+    content = _parsed(path, data.removeprefix(codecs.BOM_UTF8))
+    entries, generation = content.get("labels"), content.get("generation", 0)
+    if not isinstance(entries, dict) or type(generation) is not int:
         raise ValueError(_damaged(path, "no object with labels"))
     for key, entry in entries.items():
         if not isinstance(entry, dict) or "label" not in entry:
             raise ValueError(_damaged(path, f"no label in the entry of {key!r}"))
-    return entries
+    kept = _Kept(entries, generation, len(data))
+    log = _log_of(path)
+    if log.is_file():
+        kept.log_size = _replay(log, kept)
+    return kept
+
+
+def _replay(log: Path, kept: _Kept) -> int:
+    """Apply the lines of a log, and return how many bytes of it count."""
+    *lines, rest = log.read_bytes().split(b"\n")  # the rest was being written when its process ended
+    if not lines:
+        return 0
+    generation = _parsed(log, lines[0]).get("generation")
+    if type(generation) is not int or generation > kept.generation:
+        raise ValueError(_damaged(log, "lines that belong to a newer labels.json"))
+    if generation < kept.generation:  # the file has them already
+        return 0
+    for line in lines[1:]:
+        change = _parsed(log, line)
+        key, entry = change.get("id"), change.get("entry", ...)
+        if not isinstance(key, str) or not (entry is None or (isinstance(entry, dict) and "label" in entry)):
+            raise ValueError(_damaged(log, "a line without id and label"))
+        _apply(kept.entries, key, entry)
+    return log.stat().st_size - len(rest)
+
+
+def _apply(entries: dict[str, dict[str, Any]], image_id: str, entry: dict[str, Any] | None) -> None:
+    """Let an image have an entry, or none; a changed label moves to the end of the order."""
+    if entry is None or entries.get(image_id, {}).get("label") != entry["label"]:
+        entries.pop(image_id, None)
+    if entry is not None:
+        entries[image_id] = entry
+
+
+def _rewritten(path: Path, kept: _Kept, image_id: str, entry: dict[str, Any] | None) -> _Kept:
+    """Write all labels into the file, so that its log is no longer needed."""
+    entries, generation = dict(kept.entries), kept.generation + bool(kept.log_size)
+    _apply(entries, image_id, entry)
+    content = {"format": 1, **({"generation": generation} if generation else {}), "labels": entries}
+    data = f"{json.dumps(content, indent=1)}\n".encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)
+    if kept.log_size:
+        _log_of(path).unlink()
+    return _Kept(entries, generation, len(data))
+
+
+def _logged(path: Path, kept: _Kept, image_id: str, entry: dict[str, Any] | None) -> int:
+    """Add a line to the log of a file, and return how many bytes of it count then."""
+    log = _log_of(path)
+    head = "" if kept.log_size else f"{json.dumps({'generation': kept.generation})}\n"
+    line = f"{head}{json.dumps({'id': image_id, 'entry': entry})}\n".encode()
+    try:
+        with log.open("ab") as file:
+            file.truncate(kept.log_size)  # what was cut off, or is of an older file
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if head:
+            sync_folder(log.parent)
+    except OSError as error:
+        raise write_error(log, error, size=len(line)) from None
+    return kept.log_size + len(line)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_suffix(".log")
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        found = parse_json(content, where="content")
+    except ValueError as error:
+        raise ValueError(_damaged(path, str(error))) from None
+    if not isinstance(found, dict):
+        raise ValueError(_damaged(path, "no object with labels"))
+    return found
 
 
 def _damaged(path: Path, got: str) -> str:

@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ from monai_weckd.utils.system import limit_threads
 if TYPE_CHECKING:
     from monai_weckd.predict.aggregate import Aggregate
     from monai_weckd.predict.images import Prediction
-    from monai_weckd.predict.keys import KeyFinder
+    from monai_weckd.predict.keys import ImageKeys, KeyFinder
     from monai_weckd.predict.kind import KindReference
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
     from monai_weckd.predict.sets import ConformalSets
+    from monai_weckd.predict.table import PredictionTable
 
 __all__ = ["add_predict"]
 
@@ -64,6 +66,7 @@ def add_predict(commands: Any) -> None:
         help="add a column `set`: classes that contain the true one with probability P",
     )
     add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
+    add("--resume", action="store_true", help="go on from the .part of a run that was killed, with the same options")
     add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
 
 
@@ -94,7 +97,7 @@ def _predict(args: argparse.Namespace) -> None:
     if args.write_sr is not None:
         from monai_weckd.predict.reports import ReportFolder
 
-        reports = ReportFolder(args.write_sr, bundle)
+        reports = ReportFolder(args.write_sr, bundle, resume=args.resume)
     counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
     for line in _summary(args, counts, faults):
         print(line)
@@ -181,10 +184,12 @@ def _write(
     counts: Counter[str] = Counter()
     faults: list[str] = []
     further = [*([] if sets is None else ["set"]), *([] if kind is None else kind.columns(None))]
-    table = PredictionTable(args.output, bundle.classes, further)
+    made_by = _made_by(args, bundle)
+    table = PredictionTable(args.output, bundle.classes, further, made_by=made_by, resume=args.resume)
     try:
         with table:
-            for batch in _batches(args, bundle, paths, kind):
+            done = _take_over(args, table, bundle, paths, keys, counts, faults, aggregate)
+            for batch in _batches(args, bundle, paths[done:], kind):
                 rows = []
                 for item in batch:
                     fault = item.fault
@@ -194,11 +199,7 @@ def _write(
                         row["set"] = sets.names(item.probabilities)
                     if kind is not None:
                         row.update(kind.columns(item.distance))
-                        counts["odd"] += bool(row["not_of_this_kind"])
-                    if aggregate is not None:
-                        aggregate.add(found, item)
-                    counts["bad" if fault else "read"] += 1
-                    counts["uncertain"] += not (fault or row["predicted"])
+                    _count(item, row, found, counts, aggregate)
                     if reports is not None and row["predicted"]:
                         row["reason"] = fault = reports.write(item, counts["bad"] + counts["read"])
                     if fault and args.on_bad_item == "error":
@@ -211,6 +212,58 @@ def _write(
         done = counts["read"] + counts["bad"]
         raise InterruptedError(f"stopped after {done} of {len(paths)} images; their rows are in {table.part}") from None
     return counts, faults
+
+
+def _count(
+    item: Prediction, row: Mapping[str, Any], found: ImageKeys, counts: Counter[str], aggregate: Aggregate | None
+) -> None:
+    counts["bad" if item.probabilities is None else "read"] += 1
+    counts["uncertain"] += item.probabilities is not None and not row["predicted"]
+    counts["odd"] += bool(row.get("not_of_this_kind"))
+    if aggregate is not None:
+        aggregate.add(found, item)
+
+
+def _take_over(
+    args: argparse.Namespace,
+    table: PredictionTable,
+    bundle: PredictionBundle,
+    paths: Sequence[str],
+    keys: KeyFinder,
+    counts: Counter[str],
+    faults: list[str],
+    aggregate: Aggregate | None,
+) -> int:
+    """Count the rows of the run that was killed, and return how many images they are: whole batches, as before."""
+    from monai_weckd.predict.table import BELOW_CONFIDENCE, kept_prediction
+
+    done = len(table.kept) if len(table.kept) == len(paths) else len(table.kept) // args.batch_size * args.batch_size
+    table.go_on(done)
+    for row, path in zip(table.kept, paths, strict=False):
+        found = keys.find(path)
+        if row["file"] != found.file.encode("utf-8", "backslashreplace").decode():
+            raise ValueError(
+                f"resume: expected rows of the images of {args.input} in {table.part}, got {row['file']!r} "
+                f"in the place of {found.file!r}. Leave --resume out."
+            )
+        _count(kept_prediction(row, path, bundle.classes), row, found, counts, aggregate)
+        faults += [row["reason"]] if row["reason"] not in ("", BELOW_CONFIDENCE) else []
+    if args.resume:
+        print(f"resume  {done} of {len(paths)} images are in {table.part}", flush=True)
+    return done
+
+
+def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
+    """Return a digest of all that decides what a row says, but for the images."""
+    from monai_weckd.utils.records import KIND, OUT_OF_FOLD, json_digest
+
+    configs = bundle.root / "configs"
+    overlays = [path if path.is_file() else configs / path for path in map(Path, args.config_file)]
+    beside = [bundle.checkpoint.with_name(name) for name in (KIND, OUT_OF_FOLD)]
+    files = [bundle.checkpoint, configs / "inference.json", *overlays, *beside]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
+    options = [args.set, args.min_confidence, args.coverage, args.batch_size, bundle.classes]
+    return json_digest({"files": digests, "options": options})
 
 
 def _batches(

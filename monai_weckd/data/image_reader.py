@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from monai.config import PathLike
 from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.utils import is_no_channel
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel import Nifti1Header, Nifti2Header
 from PIL import Image
 
 from monai_weckd.data.dicom.reader import DicomReader
@@ -31,13 +33,18 @@ from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
 from monai_weckd.data.picture import picture_array
+from monai_weckd.utils.budget import BudgetError, CountedFile, borrowed, budgeted, claim
 
-__all__ = ["read_image"]
+__all__ = ["decoding", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
+_MOST_EXTENSIONS = 2**24  # bytes of a NIfTI file before its voxels
+_AS_OBJECTS = 150  # bytes that one of them may become
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
+@budgeted
 def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Read an image as it is stored, channel-first, with its geometry; this includes every step that can fail.
 
@@ -96,16 +103,17 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a picture with Pillow, upright, as gray or RGB."""
     limit = Image.MAX_IMAGE_PIXELS or math.inf
     # an open file, not a path: given a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
-    with path.open("rb") as file, _decoding(path), Image.open(file, formats=_FORMATS) as image:
+    with CountedFile(path) as file, decoding(path), Image.open(file, formats=_FORMATS) as image:
         # Pillow itself only warns up to twice this limit
         if math.prod(image.size) > limit:
             raise Image.DecompressionBombError
+        claim(_PIXEL * math.prod(image.size))
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO is JPEG with previews
         array, fault = picture_array(image)
     if pages > 1:
         raise ValueError(f"{path}: expected one picture, got {pages} pages or frames. Split it, or save it as NIfTI.")
     if fault:
-        raise ValueError(f"{path}: expected a gray or RGB picture, got {fault}. Convert it.")
+        raise ValueError(f"{path}: expected a gray or RGB picture, got {fault[:200]}. Convert it.")
     affine, channel_dim = np.eye(4), float("nan") if array.ndim == 2 else -1
     return _channel_first(np.swapaxes(array, 0, 1), channel_dim), _meta(affine, has_geometry=False)
 
@@ -113,11 +121,14 @@ def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a NIfTI file with MONAI's reader; RGB24 voxels become channels, one slice becomes 2-D."""
     reader = NibabelReader(squeeze_non_spatial_dims=True)
-    with _decoding(path):
+    with decoding(path):
+        shape, voxel = _nifti_header(path)
+    if math.prod(shape) > _MAX_VOXELS:
+        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {shape}. Crop or resample it.")
+    with decoding(path):
+        claim(math.prod(shape) * voxel)
         image = reader.read(str(path))
-    if math.prod(image.shape) > _MAX_VOXELS:
-        raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {image.shape}. Crop or resample it.")
-    with _decoding(path):
+    with decoding(path):
         array, header = reader.get_data(image)
     channel_dim = header[MetaKeys.ORIGINAL_CHANNEL_DIM]
     names = array.dtype.names
@@ -132,11 +143,52 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
 
+def _nifti_header(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return the shape that a NIfTI file claims, and how many bytes a voxel takes until it is given.
+
+    Nothing beyond the header is parsed before its size is checked.
+    """
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        block = file.read(Nifti2Header.template_dtype.itemsize + 4)
+        version = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
+        size = version.template_dtype.itemsize
+        header = version(block[:size], check=False)
+        if not 0 <= (start := float(header["vox_offset"])) <= _MOST_EXTENSIONS:
+            raise ValueError(f"the voxels begin at byte {start:g}, of at most {_MOST_EXTENSIONS}")
+        if block[size : size + 1] > b"\0":  # there are extensions
+            content = block + file.read(max(0, int(start) - len(block)))
+            _check_extensions(content[size + 4 : int(start)], header.endianness)
+    kind, (slope, shift) = header.get_data_dtype(), header.get_slope_inter()
+    # as read and as copied, red, green and blue apart; scaled and shifted in float64
+    voxel = (3 if kind.names else 2) * kind.itemsize + (0 if (slope or 1, shift or 0) == (1, 0) else 16)
+    return header.get_data_shape(), voxel
+
+
+def _check_extensions(content: bytes, order: str) -> None:
+    """Refuse extensions that are longer than what lies before the voxels: nibabel would read as much as they claim."""
+    claim(_AS_OBJECTS * len(content))
+    at = 0
+    while at + 8 <= len(content) or not at:
+        length = int.from_bytes(content[at : at + 4], "little" if order == "<" else "big", signed=True)
+        if not 8 <= length <= len(content) - at:
+            raise ValueError(f"an extension of {length} bytes where there are {len(content) - at} before the voxels")
+        at += length
+
+
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn any error of a decoder into a one-line error that names the file."""
+def decoding(path: Path) -> Iterator[None]:
+    """Turn any error of a decoder into a one-line error that names the file.
+
+    Args:
+        path: the file.
+
+    """
     try:
         yield
+    except BudgetError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path}: expected memory to decode it, got too little. Make it smaller.") from None
     except Image.DecompressionBombError as error:
         raise ValueError(
             f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
@@ -150,7 +202,8 @@ def _check_finite(array: np.ndarray, path: Path) -> None:
     """Refuse NaN and values that are infinite in float32, because normalization spreads one such voxel to all."""
     if array.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"), decoding(path), borrowed():
+        claim(array.size * (1 + 4 * (array.dtype != np.float32)))
         bad = array.size - int(np.isfinite(array.astype(np.float32, copy=False)).sum())
     if bad:
         raise ValueError(

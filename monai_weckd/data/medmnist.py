@@ -23,6 +23,7 @@ import numpy as np
 
 from monai_weckd.data.npz import array_header, check_array, map_array, read_array
 from monai_weckd.plan.splits import SPLITS
+from monai_weckd.utils.budget import budgeted, claim
 
 __all__ = [
     "Reference",
@@ -37,6 +38,8 @@ __all__ = [
 _REFERENCE = re.compile(r"(?P<archive>.+\.npz)::(?P<split>train|val|test)/(?P<number>\d+)", re.DOTALL | re.IGNORECASE)
 _NAME = re.compile(r"(?P<flag>[a-z]+mnist(3d)?)(_(?P<size>\d+))?(\.npz)?")
 
+_ITEM = 1000  # bytes of an item of a list of data
+
 
 class Reference(NamedTuple):
     """One image of an archive."""
@@ -46,6 +49,7 @@ class Reference(NamedTuple):
     number: int
 
 
+@budgeted
 def medmnist_items(
     path: str | os.PathLike[str], *, classes: Sequence[str] | None = None
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
@@ -107,6 +111,7 @@ def read_medmnist(reference: str) -> np.ndarray | None:
     images = map_array(found.archive, f"{found.split}_images")
     if found.number >= len(images):
         raise ValueError(f"{reference}: expected an index below {len(images)}, got {found.number}. Correct it.")
+    claim(images[0].nbytes, name=reference)
     image = np.asarray(images[found.number])
     return image.transpose(2, 1, 0) if _is_rgb(images.shape) else image.T[None]
 
@@ -193,6 +198,7 @@ def _labels(path: str, split: str) -> list[int]:
             f"{path}: expected {images[0]} labels from 0 up in {split}_labels, got {labels.shape} {labels.dtype}. "
             "Pass an archive of MedMNIST."
         )
+    claim(_ITEM * labels.size, name=path)
     return labels.ravel().tolist()
 
 

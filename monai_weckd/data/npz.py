@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import math
 import os
 import shutil
 import struct
@@ -29,13 +32,16 @@ from typing import IO
 
 import numpy as np
 
+from monai_weckd.utils.budget import VARIABLE, BudgetError, budgeted, claim, memory_budget
+
 __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
 logger = logging.getLogger(__name__)
 
-# errors that zipfile and NumPy raise for damaged, encrypted or foreign bytes, and for a missing member
-_FAULTS = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, struct.error)
 _CHUNK = 1 << 20
+_MOST_HEADER = 10_000  # bytes, as NumPy has it
+_MOST_RATIO = 100  # of extracted to compressed bytes, beyond the budget: pictures have less than ten
+_DISK = 0.9  # of its free room
 
 
 def map_array(path: str, name: str) -> np.ndarray:
@@ -59,6 +65,7 @@ def map_array(path: str, name: str) -> np.ndarray:
     return _map(path, name, os.stat(path).st_mtime_ns)
 
 
+@budgeted
 def read_array(path: str, name: str) -> np.ndarray:
     """Read an array of a ``.npz`` archive.
 
@@ -70,8 +77,16 @@ def read_array(path: str, name: str) -> np.ndarray:
         ValueError: When the archive or the array cannot be read, or would need pickle.
 
     """
-    with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+    with _opened(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        shape, is_fortran, dtype = _member_header(archive, member)
+        count = math.prod(shape) * dtype.itemsize
+        claim(3 * count)  # as it is put together, its bytes, and the array
+        with archive.open(member) as stream:
+            _header(stream)
+            content = bytearray(stream.read(count))
+            stream.read(1)  # zipfile compares the checksum when it reaches the end
+        return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
 
 
 def array_header(path: str, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -85,8 +100,8 @@ def array_header(path: str, name: str) -> tuple[tuple[int, ...], np.dtype]:
         ValueError: When the archive or the array cannot be read, or would need pickle.
 
     """
-    with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
-        shape, _, dtype = _header(stream)
+    with _opened(path) as archive:
+        shape, _, dtype = _member_header(archive, archive.getinfo(f"{name}.npy"))
         return shape, dtype
 
 
@@ -101,7 +116,10 @@ def check_array(path: str, name: str) -> None:
         ValueError: When the archive or the array cannot be read.
 
     """
-    with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
+    with _opened(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        _member_header(archive, member)
+        stream = archive.open(member)
         while stream.read(_CHUNK):  # zipfile compares the checksum when it reaches the end
             pass
 
@@ -111,7 +129,11 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except _FAULTS as error:
+    except BudgetError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except Exception as error:  # zipfile and NumPy raise anything for damaged, encrypted or foreign bytes
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the last for a place before the file
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{path}: expected a sound .npz archive, got one with {reason}. Download it again.") from error
 
@@ -121,6 +143,7 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
 def _map(path: str, name: str, changed: int) -> np.ndarray:
     with _opened(path) as archive:
         member = archive.getinfo(f"{name}.npy")
+        _member_header(archive, member)
         if member.compress_type == zipfile.ZIP_STORED:
             return _memmap(path, _offset(path, member))
         return _memmap(_extract(archive, member, path), 0)
@@ -133,10 +156,30 @@ def _memmap(path: str, offset: int) -> np.ndarray:
         return np.memmap(path, dtype, "r", stream.tell(), shape, "F" if fortran_order else "C")
 
 
+def _member_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, order and type of an array, which are those of its bytes by the directory of the archive."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("a compression that NumPy does not write")
+    with archive.open(member) as stream:
+        shape, is_fortran, dtype = _header(stream)
+        start = stream.tell()
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed != member.file_size - start:
+        raise ValueError(f"an array of {member.file_size - start:,} bytes, of which its header claims {claimed:,}")
+    return shape, is_fortran, dtype
+
+
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    first = np.lib.format.read_magic(stream) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(stream)
+    """Return shape, order and type from the start of an array; a header of any length is not read."""
+    begin = stream.read(12)
+    is_first = begin[6:7] == b"\1"
+    size = 10 + int.from_bytes(begin[8:10], "little") if is_first else 12 + int.from_bytes(begin[8:12], "little")
+    if size > _MOST_HEADER:
+        raise ValueError(f"a header of {size:,} bytes")
+    header = io.BytesIO(begin + stream.read(max(0, size - len(begin))))
+    np.lib.format.read_magic(header)
+    read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(header)
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which would need pickle")
     return shape, fortran_order, dtype
@@ -165,6 +208,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
     # until the copy is complete it has a unique name, because other processes may extract it, too; open() and not
     # tempfile, because data folders are shared and the copy needs ordinary permissions
     part = os.path.join(place, f".{name}.{uuid.uuid4().hex}")
+    _check_room(member, place)
     try:
         with open(part, "xb") as target, archive.open(member) as source:
             shutil.copyfileobj(source, target, _CHUNK)
@@ -173,6 +217,17 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> st
         Path(part).unlink(missing_ok=True)
         raise
     return copy
+
+
+def _check_room(member: zipfile.ZipInfo, place: str) -> None:
+    """Refuse an array that the disk has no room for, or that is little more than a short text for many zeros."""
+    most = max(memory_budget(), _MOST_RATIO * member.compress_size)
+    room = int(shutil.disk_usage(place).free * _DISK)
+    if member.file_size > min(most, room):
+        remedy = "Free some room." if room < most else f"Raise {VARIABLE} if that is right."
+        raise BudgetError(
+            f"expected an array of at most {min(most, room):,} bytes to extract, got {member.file_size:,}. {remedy}"
+        )
 
 
 def _checksum(path: str) -> int:

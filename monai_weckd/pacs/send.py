@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import named_errors
+from monai_weckd.data.dicom.header import claim_sequences
 from monai_weckd.data.image_files import image_files
 from monai_weckd.pacs.errors import DicomwebObjectError
 from monai_weckd.pacs.journal import Journal
 from monai_weckd.pacs.server import DicomwebServer, is_uid
+from monai_weckd.utils.budget import budgeted, claim
 
 __all__ = ["Sent", "list_reports", "send_reports"]
 
@@ -94,9 +97,7 @@ def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path)
     """
     journal = Journal(ledger, Sent._fields)
     for uid, file in reports.items():
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        with named_errors(str(file)), open_dicom(file) as content:
-            dataset = dcmread(content)
+        dataset, digest = _read(file)
         try:
             outcome, reason = server.store(dataset), ""
         except DicomwebObjectError as fault:
@@ -105,3 +106,13 @@ def send_reports(server: DicomwebServer, reports: dict[str, Path], ledger: Path)
         sent = Sent(now, server.url, file.name, uid, digest, outcome, reason)
         journal.add(sent._asdict())
         yield sent
+
+
+@budgeted
+def _read(file: Path) -> tuple[Dataset, str]:
+    """Return a report and the digest of its file."""
+    with named_errors(str(file)), open_dicom(file) as content:
+        dataset = dcmread(content)
+        claim_sequences(dataset)
+        claim(file.stat().st_size)
+    return dataset, hashlib.sha256(file.read_bytes()).hexdigest()

@@ -26,6 +26,7 @@ from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.quiet import quiet_loggers
+from monai_weckd.pacs.answers import ENCODINGS, BoundedBody
 from monai_weckd.pacs.errors import (
     PASSWORD,
     USER,
@@ -36,6 +37,7 @@ from monai_weckd.pacs.errors import (
     is_transient,
 )
 from monai_weckd.pacs.multipart import boundary_of, single_part
+from monai_weckd.utils.budget import memory_budget
 from monai_weckd.utils.files import write_error
 
 __all__ = ["DicomwebServer", "Series", "is_uid"]
@@ -44,6 +46,9 @@ _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PIECE = 2**18
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 _PAGE = 500  # results per page of a query
+_MOST_PAGES = 2000  # of a query
+_MOST_ANSWER = 2**26  # bytes of one that is no instance
+_AS_OBJECTS = 32  # bytes that one byte of JSON may become
 _WAITS = (1, 2, 4, 8)  # seconds before each further attempt
 
 T = TypeVar("T")
@@ -94,7 +99,8 @@ class DicomwebServer:
         self.url = _checked_url(url)
         quiet_loggers("urllib3.connectionpool")  # it logs queries
         self._session = session_utils.create_session()
-        self._session.hooks["response"].append(self._refuse_leaving)
+        self._session.headers["Accept-Encoding"] = ENCODINGS
+        self._session.hooks["response"] += [self._refuse_leaving, self._bound]
         user, password = os.environ.get(USER), os.environ.get(PASSWORD)
         if (user is None) != (password is None):
             raise ValueError(f"{USER}, {PASSWORD}: expected both in the environment, got one. Set the other.")
@@ -116,6 +122,16 @@ class DicomwebServer:
                 "Nothing was sent there; pass the URL of that service if you trust it."
             )
 
+    def _bound(self, response: Any, **options: Any) -> None:
+        """Bound an answer: an instance to what could be decoded, any other to what its JSON may become in memory."""
+        budget = memory_budget()
+        most = budget if options.get("stream") else min(_MOST_ANSWER, budget // _AS_OBJECTS)
+        name = "" if options.get("stream") else f"{self.url}: "
+        kind = ValueError if options.get("stream") else DicomwebError
+        response.raw = BoundedBody(
+            response.raw, most=most, refuse=lambda text: kind(f"{name}{text} Ask who runs the server.")
+        )
+
     def series(self, filters: Mapping[str, str]) -> Iterator[Series]:
         """Yield the matching series, page by page; their UIDs are not checked.
 
@@ -123,7 +139,8 @@ class DicomwebServer:
             filters: values to match, by DICOM keyword.
 
         Raises:
-            DicomwebError: When the server repeats a full page, because it does not support an offset.
+            DicomwebError: When the server repeats a full page, because it does not support an offset, or its pages do
+                not end.
 
         """
         search = partial(self._client.search_for_series, search_filters=dict(filters))
@@ -240,9 +257,15 @@ class DicomwebServer:
     def _pages(self, place: str, search: Callable[..., Any], *tags: str) -> Iterator[tuple[str, ...]]:
         """Yield the values of some elements of each result once; stop at a page without new results."""
         seen: set[tuple[str, ...]] = set()
-        offset = 0
+        offset, pages = 0, 0
         # a short page is not necessarily the last one: the server may have a lower limit
         while page := self._results(place, partial(search, limit=_PAGE, offset=offset)):
+            pages += 1
+            if pages > _MOST_PAGES or len(seen) + len(page) > _MOST_PAGES * _PAGE:
+                raise DicomwebError(
+                    f"{self.url}/{place}: expected at most {_MOST_PAGES} pages of {_PAGE} results, got more. "
+                    "Narrow the query with --filter."
+                )
             found = dict.fromkeys(tuple(_value(entry, tag) for tag in tags) for entry in page)
             new = [values for values in found if values not in seen]
             if not new:
@@ -294,7 +317,7 @@ class DicomwebServer:
         while True:
             try:
                 return request()
-            except (RequestException, EOFError) as error:
+            except (RequestException, EOFError, RecursionError) as error:  # the last for deep JSON
                 wait = next(waits, None)
                 if wait is None or not is_transient(error):
                     raise describe_failure(f"{self.url}/{place}", error) from None

@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from monai_weckd.data.npz import read_array
 from monai_weckd.networks.nearest import neighbor_distances
 from monai_weckd.utils.records import KIND
 
@@ -80,10 +81,11 @@ def read_kind(checkpoint: Path) -> KindReference | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
-            features, limit = torch.from_numpy(content["features"]), float(content["limit"])
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: expected features and a limit, got {error}. Restore it from a copy.") from error
-    if features.dim() != 2 or not features.isfinite().all():
+        features = torch.from_numpy(read_array(str(path), "features"))
+        limit = float(read_array(str(path), "limit"))
+    except (ValueError, TypeError) as error:
+        text = f"{path}: expected features and a limit, got a damaged file. Restore it from a copy."
+        raise ValueError(text) from error
+    if features.dim() != 2 or not features.isfinite().all() or not math.isfinite(limit):
         raise ValueError(f"{path}: expected finite features, got {list(features.shape)}. Restore it from a copy.")
     return KindReference(features, limit)

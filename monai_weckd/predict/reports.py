@@ -31,6 +31,7 @@ class ReportFolder:
     Args:
         folder: an empty folder, or one to create.
         bundle: the model; the reports contain its name.
+        resume: take the reports that are there for those of the rows that are kept, default False.
 
     Raises:
         FileExistsError: When the folder is not empty.
@@ -38,8 +39,8 @@ class ReportFolder:
 
     """
 
-    def __init__(self, folder: Path, bundle: PredictionBundle) -> None:
-        if folder.exists() and any(folder.iterdir()):
+    def __init__(self, folder: Path, bundle: PredictionBundle, *, resume: bool = False) -> None:
+        if not resume and folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"write_sr: expected an empty folder, got {folder} with files. Pass another one.")
         weights = hashlib.sha256(bundle.checkpoint.read_bytes()).hexdigest()
         name = bundle.root.resolve().name
@@ -50,7 +51,11 @@ class ReportFolder:
             bundle=name,
         )
         self.folder = folder
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """Number of reports in the folder."""
+        return len(list(self.folder.glob("*.dcm")))
 
     def write(self, prediction: Prediction, row: int) -> str:
         """Write the report of a DICOM image; return why that failed, or an empty text.
@@ -68,5 +73,4 @@ class ReportFolder:
             self.writer.write(path, prediction.probabilities.tolist(), source=prediction.path)
         except DicomReadError as error:
             return f"no report: {error}"
-        self.count += 1
         return ""

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -23,10 +24,12 @@ import numpy as np
 
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.keys import ImageKeys
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.records import parse_json
 from monai_weckd.utils.system import can_lock, try_lock
-from monai_weckd.utils.tables import table_text
+from monai_weckd.utils.tables import read_table, table_text
 
-__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "prediction_row", "verdict"]
+__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "kept_prediction", "prediction_row", "verdict"]
 
 BELOW_CONFIDENCE = "below min_confidence"
 
@@ -75,27 +78,50 @@ def verdict(
 class PredictionTable:
     """Write a CSV of predictions batch by batch; the file gets its final name when it is complete.
 
-    Until then, the rows are in ``<name>.part``, which remains after an interruption until the next table replaces it.
+    Until then, the rows are in ``<name>.part``, which remains after an interruption; the next table replaces it, or
+    with ``resume`` continues it. ``<name>.part.json`` says what made the rows.
 
     Args:
         path: the CSV; its folder is created.
         classes: class names in the order of their indices.
         further: names of further columns, default none.
+        made_by: digest of the model and of all that decides what a row says, default "".
+        resume: keep the rows that are there, default False.
+
+    Attributes:
+        kept: the rows that were there, within the table; the caller tells with :py:meth:`go_on` how many it keeps.
 
     Raises:
         ValueError: When the path is a folder.
 
     """
 
-    def __init__(self, path: Path, classes: Sequence[str], further: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        classes: Sequence[str],
+        further: Iterable[str] = (),
+        *,
+        made_by: str = "",
+        resume: bool = False,
+    ) -> None:
         if path.is_dir():
             raise ValueError(f"output: expected a CSV to write, got the folder {path}. Name a file in it.")
         self.path, self.part = path, path.with_name(path.name + ".part")
         self.columns = [*prediction_row(Prediction("", None), ImageKeys(""), classes), *further]
         self.header = table_text(self.columns, [])
+        self.made_by, self.resume = made_by, resume
+        self.kept: list[dict[str, str]] = []
+        self._note = path.with_name(self.part.name + ".json")
 
     def __enter__(self) -> PredictionTable:
-        """Create the table."""
+        """Create the table, or open the one that was interrupted.
+
+        Raises:
+            FileExistsError: When another prediction writes it.
+            ValueError: When the rows to go on from are those of another prediction.
+
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # a file name may contain bytes that are not UTF-8
         self.file: IO[str] = self.part.open("a", newline="", encoding="utf-8", errors="backslashreplace")
@@ -105,9 +131,48 @@ class PredictionTable:
                 f"output: expected one prediction at a time into {self.path}, got another that is running. "
                 "Wait for it, or name another file."
             )
-        self.file.truncate(0)  # rows from an interrupted run
-        self.file.write(self.header)
+        try:
+            self.kept = self._rows() if self.resume else []
+        except BaseException:
+            self.file.close()
+            raise
+        self.go_on(len(self.kept))
         return self
+
+    def _rows(self) -> list[dict[str, str]]:
+        """Return the whole rows of an interrupted table; what was being written when it died is left out."""
+        text = self.part.read_bytes().decode("utf-8", "replace")
+        if not text.startswith(self.header) and self.header.startswith(text):
+            return []  # it died before its first row
+        if not text.startswith(self.header) or _made_by(self._note) != self.made_by:
+            raise ValueError(
+                f"resume: expected rows of this model with these options in {self.part}, got those of others. "
+                "Pass the same, or leave --resume out."
+            )
+        lines = text.split("\r\n")
+        while len(lines) > 1:
+            lines.pop()  # what follows the last line break, then a row that a line break in it has cut
+            try:
+                return read_table("\r\n".join([*lines, ""]), self.columns)
+            except ValueError:
+                continue
+        return []
+
+    def go_on(self, count: int) -> None:
+        """Keep so many of the rows that were there, and write after them.
+
+        Args:
+            count: how many.
+
+        """
+        self.kept = self.kept[:count]
+        data = table_text(self.columns, self.kept).encode("utf-8", "backslashreplace")
+        begun = self.part.read_bytes()[: len(data)] == data
+        self.file.truncate(len(data) if begun and self.resume else 0)
+        write_atomically(self._note, json.dumps({"made_by": self.made_by}))
+        if not (begun and self.resume):
+            self.file.write(data.decode("utf-8"))
+            self.file.flush()
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows and flush them to the file.
@@ -126,3 +191,29 @@ class PredictionTable:
         self.file.close()
         if error is None:
             os.replace(self.part, self.path)
+            self._note.unlink()
+
+
+def _made_by(note: Path) -> str | None:
+    """Return what made the rows of an interrupted table, None if that is not known."""
+    try:
+        found = parse_json(note.read_bytes(), where="content")
+    except (OSError, ValueError):
+        return None
+    return found.get("made_by") if isinstance(found, dict) else None
+
+
+def kept_prediction(row: Mapping[str, str], path: str, classes: Sequence[str]) -> Prediction:
+    """Return the prediction of which a table has a row.
+
+    Args:
+        row: the row, as text.
+        path: the image.
+        classes: class names in the order of their indices.
+
+    """
+    texts = [row[f"probability_{name}"] for name in classes]
+    if not all(texts):
+        return Prediction(path, None, row["reason"])
+    distance = row.get("distance")
+    return Prediction(path, np.array(texts, dtype=np.float64), distance=float(distance) if distance else None)

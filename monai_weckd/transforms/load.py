@@ -26,7 +26,8 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.image_reader import read_image
+from monai_weckd.data.image_reader import decoding, read_image
+from monai_weckd.utils.budget import budgeted, claim
 
 __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
 
@@ -79,6 +80,7 @@ class LoadMedicalImage(Transform):
         self.channels = channels
         self.dicom_reader = DicomReader() if dicom_reader is None else dicom_reader
 
+    @budgeted
     def __call__(self, path: PathLike) -> torch.Tensor:
         """Load one image.
 
@@ -92,6 +94,8 @@ class LoadMedicalImage(Transform):
         """
         path = Path(path).expanduser()
         array, meta = read_image(path, dicom_reader=self.dicom_reader)
+        with decoding(path):
+            claim(_converted_bytes(array, self.channels))
         array = _with_channels(array, self.channels, path, is_color=meta.pop("is_color"))
         meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(array.shape[1:])
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
@@ -130,6 +134,14 @@ class LoadMedicalImaged(MapTransform):
         for key in self.key_iterator(d):
             d[key] = self.loader(d[key])
         return d
+
+
+def _converted_bytes(array: np.ndarray, channels: int | None) -> int:
+    """Return how many bytes the tensor takes, and what is on the way to it."""
+    if channels == 1 and len(array) > 1:
+        return 16 * array.size  # the colors in float64, and their sum
+    repeated = channels == 3 and len(array) == 1
+    return (3 if repeated else 1) * array.size * (array.itemsize * repeated + 4 * (array.dtype != np.float32))
 
 
 def _with_channels(array: np.ndarray, channels: int | None, path: Path, *, is_color: bool) -> np.ndarray:

@@ -9,12 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The processors and threads that this process may use, and locks that end with it."""
+"""The processors, threads and memory that this process may use, and locks that end with it."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -22,7 +23,16 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["available_processors", "can_lock", "limit_threads", "try_lock"]
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["available_memory", "available_processors", "can_lock", "limit_threads", "try_lock"]
+
+# of a container, in both versions of the kernel's interface
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_UNKNOWN_MEMORY = 2**32  # where the system cannot be asked
 
 
 def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max") -> int:
@@ -42,6 +52,24 @@ def available_processors(quota: str | os.PathLike[str] = "/sys/fs/cgroup/cpu.max
         if allowed != "max":
             count = min(count, max(1, math.floor(int(allowed) / int(period))))
     return count
+
+
+def available_memory(limits: Sequence[str | os.PathLike[str]] = _MEMORY_LIMITS) -> int:
+    """Return how many bytes this process may take: the machine's, a container's, or what its address space leaves.
+
+    Args:
+        limits: files with a container's limit, ``<bytes or max>``; they need not exist.
+
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else _UNKNOWN_MEMORY]
+    texts = [path.read_text(encoding="ascii").strip() for path in map(Path, limits) if path.is_file()]
+    found += [int(text) for text in texts if text != "max"]
+    taken = Path("/proc/self/statm")
+    if resource is not None and taken.is_file():
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(taken.read_text(encoding="ascii").split()[0])
+        found += [max(0, most - pages * os.sysconf("SC_PAGE_SIZE"))] if most != resource.RLIM_INFINITY else []
+    return min(found)
 
 
 def limit_threads(most: int = 8) -> int:

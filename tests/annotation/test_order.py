@@ -106,8 +106,14 @@ def test_a_labeled_image_or_one_that_is_gone_is_not_asked_for():
     assert ask(scores(), labeled=IDS) == []
 
 
+def flipped(content, place):
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
 @pytest.mark.parametrize("name", ["scores.npz", "features.npy"])
-@pytest.mark.parametrize("damage", ["empty", "cut", "other", "gone", "huge"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "gone", "huge", "a bit", "another bit"])
 def test_damaged_scores_are_made_anew(tmp_path, caplog, name, damage):
     scores = Scores("s", ("a", "b"), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), {"c": "broken"}).save(tmp_path)
     assert Scores.load(tmp_path, "s").ids == scores.ids
@@ -122,7 +128,10 @@ def test_damaged_scores_are_made_anew(tmp_path, caplog, name, damage):
             + b"{'descr': '<f8', 'fortran_order': False, 'shape': (2000000000000, 3)}".ljust(117)
             + b"\n"
         )
-        path.write_bytes({"empty": b"", "cut": content[:-40], "other": b"\x00" * 200, "huge": huge}[damage])
+        contents = {"empty": b"", "cut": content[:-40], "other": b"\x00" * 200, "huge": huge}
+        # within an array of each file
+        contents |= {"a bit": flipped(content, -5), "another bit": flipped(content, 140)}
+        path.write_bytes(contents[damage])
     found = Scores.load(tmp_path, "s")
     assert (found.ids, found.unreadable) == ((), {})
     assert (f"{tmp_path / 'scores.npz'}: expected scores, got" in caplog.text) == (

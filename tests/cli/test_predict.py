@@ -39,6 +39,7 @@ from monai_weckd.data import read_classification_sr
 from monai_weckd.networks.nearest import neighbor_distances
 from monai_weckd.predict import images
 from monai_weckd.predict.model import PredictionBundle
+from monai_weckd.predict.table import PredictionTable
 from monai_weckd.utils.tables import read_table
 
 
@@ -412,6 +413,114 @@ def test_an_interrupted_run_keeps_its_rows(capsys, monkeypatch, model, tmp_path)
     assert capsys.readouterr().err == f"error: stopped after 4 of 6 images; their rows are in {part}\n"
     assert len(table(part)) == 4
     assert not (tmp_path / "out.csv").exists()
+
+
+def killed(monkeypatch, model, source, output, *options, after=2):
+    """Predict, and end as a killed process does, after some batches."""
+    write, calls = PredictionTable.write, []
+
+    def written(table, rows):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(write(table, rows))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionTable, "write", written)
+        assert predict(model, source, output, *options) == 1
+
+
+@pytest.fixture(scope="module")
+def resumable(tmp_path_factory):
+    """Return a model with all that tables can tell beside it."""
+    model = untrained_model(tmp_path_factory.mktemp("resumable"), spatial_size=[192, 192])
+    bundle = PredictionBundle(OTOSCOPY, model)
+    features = bundle.predict_features(torch.rand(5, 3, 192, 192, generator=torch.Generator().manual_seed(0)))[1]
+    write_kind(model, torch.nn.functional.normalize(features), 0.01)
+    write_held_out(model, [(f"p{number}", "normal", 0.2 + number / 100) for number in range(20)])
+    return model
+
+
+RESUMED = {
+    "plain": [],
+    "all columns": ["--coverage", "0.9", "--min_confidence", "0.3", "--aggregate", "patient"],
+    "reports": ["--write_sr", "reports"],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "cut"),
+    [("plain", 0), ("plain", 1), ("plain", 40), ("plain", 10**6), ("all columns", 1), ("reports", 40)],
+)
+def test_resume_goes_on_from_the_rows_of_a_killed_run(capsys, monkeypatch, resumable, tmp_path, options, cut):
+    model = resumable
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in" / "bad, or\nso.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    write_dicom(tmp_path / "in" / "0.dcm", np.zeros((40, 40), np.uint8), StudyInstanceUID="1.2.3")
+    monkeypatch.chdir(tmp_path)
+    given = ["--batch_size", "2", *RESUMED[options]]
+    assert predict(model, tmp_path / "in", tmp_path / "whole.csv", *given) == 0
+    said = capsys.readouterr().out
+    if options == "reports":
+        (tmp_path / "reports").rename(tmp_path / "before")
+    killed(monkeypatch, model, tmp_path / "in", tmp_path / "out.csv", *given)
+    part = tmp_path / "out.csv.part"
+    rows = part.read_bytes()
+    part.write_bytes(rows[: max(0, len(rows) - cut)])
+    capsys.readouterr()
+    looked, load = [], PredictionBundle.load
+    monkeypatch.setattr(PredictionBundle, "load", lambda bundle, path: looked.append(path) or load(bundle, path))
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", *given, "--resume") == 0
+    told = capsys.readouterr().out
+    assert len(looked) == len(table(tmp_path / "whole.csv")) - {0: 4, 1: 2, 40: 2, 10**6: 0}[cut]
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert [line for line in told.splitlines() if line.startswith("images")] == [
+        line for line in said.splitlines() if line.startswith("images")
+    ]
+    if options == "all columns":
+        assert (tmp_path / "out.patient.csv").read_bytes() == (tmp_path / "whole.patient.csv").read_bytes()
+    if options == "reports":
+        names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("before", "reports")]
+        assert names[0] == names[1] != []
+    assert not list(tmp_path.glob("out.csv.part*"))
+
+
+CHANGED = {
+    "another model": lambda path, model: model.write_bytes(model.read_bytes() + b" "),
+    "no note": lambda path, model: path.with_name("out.csv.part.json").unlink(),
+    "a damaged note": lambda path, model: path.with_name("out.csv.part.json").write_text("[" * 10**5),
+    "another table": lambda path, model: path.write_text("file,predicted\r\na.png,normal\r\n"),
+    "an image more": lambda path, model: Image.new("RGB", (9, 9)).save(path.parent / "in" / "0.png"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_rows_of_another_prediction_are_not_taken_over(capsys, monkeypatch, tmp_path, change):
+    model = untrained_model(tmp_path, spatial_size=[192, 192])
+    write_pictures(tmp_path / "in")
+    killed(monkeypatch, model, tmp_path / "in", tmp_path / "out.csv", "--batch_size", "2")
+    part = tmp_path / "out.csv.part"
+    CHANGED[change](part, model)
+    before = part.read_bytes()
+    capsys.readouterr()
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", "--batch_size", "2", "--resume") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert change == "another model" or "error: resume: expected rows of" in error
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("min_confidence", "0.5"), ("batch_size", "3"), ("set", "spatial_size=[64,64]")]
+)
+def test_rows_of_other_options_are_not_taken_over(capsys, monkeypatch, model, tmp_path, option, value):
+    write_pictures(tmp_path / "in")
+    given = [tmp_path / "in", tmp_path / "out.csv"]
+    killed(monkeypatch, model, *given, "--batch_size", "2")
+    assert predict(model, *given, "--batch_size", "2", f"--{option}", value, "--resume") == 1
+    assert "error: " in capsys.readouterr().err
+    assert predict(model, *given, "--batch_size", "2", "--resume") == 0
+    assert predict(model, *given, "--batch_size", "2", "--resume") == 0  # there is nothing to go on from
 
 
 def test_what_is_no_model_is_refused(capsys, tmp_path):

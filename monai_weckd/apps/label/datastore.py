@@ -31,6 +31,7 @@ from monai_weckd.utils.files import write_atomically
 __all__ = ["FolderDatastore", "is_tag"]
 
 _LONGEST_TAG = 64
+_MOST_LABEL = 2**16
 _LONGEST_NAME = 240  # of the 255 bytes that a file system gives a name, without suffixes
 _BY_HAND = "images: expected to be added and removed by hand, in the folder, got a request. Copy or delete the file."
 
@@ -168,6 +169,8 @@ class FolderDatastore(Datastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Save the label in a JSON file, and return its id, which equals the image's id."""
         self.session.item(image_id)
+        if (length := os.stat(label_filename).st_size) > _MOST_LABEL:
+            raise ValueError(f"label: expected at most {_MOST_LABEL:,} bytes of JSON, got {length:,}. Pass a class.")
         content = Path(label_filename).read_bytes()
         label = class_of(content, self.session.classes)
         if label_tag == DefaultLabelTag.FINAL:

@@ -20,6 +20,8 @@ import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from monai_weckd.utils.budget import memory_budget
+
 __all__ = ["Guard"]
 
 # added to answers that lack them: only pages may load anything, and only from this server
@@ -32,6 +34,9 @@ _HEADERS = {
 
 _HOST = re.compile(r"\[([0-9a-f:.]+)\](?::\d+)?|([^\[\]:/@]+)(?::\d+)?", re.IGNORECASE)
 
+_MOST_BODY = 2**20  # bytes, but for uploads
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -41,7 +46,7 @@ class Guard:
     The host header of a request must be one of the server's own names; a foreign name that resolves to this machine
     (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page, even
     if it only reads. If the server has a password, the request must contain it (HTTP basic authentication, any user
-    name). Each answer, including refusals, forbids other pages to use it.
+    name). Its body must not be too long. Each answer, including refusals, forbids other pages to use it.
 
     Args:
         app: the protected ASGI application.
@@ -68,9 +73,11 @@ class Guard:
             send = _marked(send)
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             refused = self._refused(headers)
+            refused = refused or _too_long(headers.get("content-length", "0"), most := _most_of(headers))
             if refused is not None:
                 await _answer(send, *refused)
                 return
+            receive, send = _bounded(receive, send, most)
         await self.app(scope, receive, send)
 
     def _refused(self, headers: MutableMapping[str, str]) -> tuple[int, str] | None:
@@ -98,6 +105,40 @@ class Guard:
         return hmac.compare_digest(given, str(self.password).encode())
 
 
+def _most_of(headers: MutableMapping[str, str]) -> int:
+    """Return how many bytes the body of a request may have: an upload is an image, all else is short."""
+    is_upload = headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return memory_budget() // 4 if is_upload else _MOST_BODY
+
+
+def _too_long(length: str, most: int) -> tuple[int, str] | None:
+    if not length.isdecimal():
+        return 400, "content-length: expected a number, got something else. Correct it."
+    if int(length[:20]) > most:
+        return 413, f"body: expected at most {most:,} bytes, got {int(length[:20]):,}. Send less."
+    return None
+
+
+def _bounded(receive: Receive, send: Send, most: int) -> tuple[Receive, Send]:
+    """Return functions for a request whose body may say nothing of its length: it is refused when it is too long."""
+    taken, refused, text = 0, False, f"body: expected at most {most:,} bytes, got more. Send less."
+
+    async def receive_some() -> MutableMapping[str, Any]:
+        nonlocal taken, refused
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most:
+            refused = refused or await _answer(send, 413, text)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send_some(message: MutableMapping[str, Any]) -> None:
+        if not refused:  # else it has its answer
+            await send(message)
+
+    return receive_some, send_some
+
+
 def _name(host: str) -> str:
     """Return a host's name without its port, "" if the text is not a valid host."""
     match = _HOST.fullmatch(host)
@@ -117,10 +158,12 @@ def _marked(send: Send) -> Send:
     return marked
 
 
-async def _answer(send: Send, status: int, message: str) -> None:
+async def _answer(send: Send, status: int, message: str) -> bool:
+    """Send an error as JSON, and return True."""
     body = json.dumps({"detail": message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="monai_weckd"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+    return True

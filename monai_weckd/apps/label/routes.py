@@ -96,12 +96,12 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
         previous = session.put_label(image_id, given.label)
-        return {"id": image_id, "label": given.label, "previous": previous, "budget": session.state()["budget"]}
+        return {"id": image_id, "label": given.label, "previous": previous, "budget": session.budget()}
 
     @router.delete("/label/{image_id:path}")
     def remove_label(image_id: str) -> dict[str, Any]:
         session.remove_label(image_id)
-        return {"id": image_id, "label": None, "budget": session.state()["budget"]}
+        return {"id": image_id, "label": None, "budget": session.budget()}
 
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:

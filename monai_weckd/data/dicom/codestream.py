@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -32,11 +33,14 @@ from pydicom.uid import (
 )
 
 from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.utils.budget import CountedBytes, CountedFile, claim
 
 __all__ = ["check_codestreams", "open_dicom"]
 
 _PREFIX_END, _MOST_META = 132, 1000  # bytes of preamble and prefix; elements of a meta header
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")  # PS3.5 7.1.2
+_DEFLATED, _PLAIN = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
+_PIECE = 2**20
 _MAX_INFLATED = 2**30  # bytes; what is deflated in practice are small secondary captures
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # the last is JPEG-LS
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
@@ -142,7 +146,9 @@ def _jpeg_2000_size(stream: bytes) -> tuple[int, int] | None:
 
 @contextmanager
 def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a DICOM file. All code opens files here, so that none is inflated without a limit.
+    """Open a DICOM file. All code opens files here, so that all that is read is claimed, and inflated within a limit.
+
+    A deflated file is given inflated, with the transfer syntax that its elements then have.
 
     Args:
         path: the file.
@@ -151,51 +157,76 @@ def open_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         DicomReadError: When the file is too large inflated, or its meta header is unsound.
 
     """
-    with open(path, "rb") as file:
-        _check_deflated(file)
-        yield file
+    with CountedFile(path) as file:
+        values, end = _deflated(file)
+        file.seek(0)
+        if not values:
+            with _checked(file):
+                yield file
+            return
+        head = bytearray(file.read(end))
+        for start, stop in values:
+            head[start:stop] = _PLAIN.ljust(stop - start, b"\0")
+        with _inflated(bytes(head), file) as content, _checked(content):
+            yield content
 
 
-def _check_deflated(file: BinaryIO) -> None:
-    """Refuse a deflated file that would inflate beyond 1 GiB, because pydicom inflates it whatever its size.
+@contextmanager
+def _checked(content: CountedFile | CountedBytes) -> Iterator[None]:
+    """Raise what a read has raised: pydicom catches all that comes from one within a sequence."""
+    try:
+        yield
+    finally:
+        content.check()
 
-    Args:
-        file: a DICOM file, open at its start, where it will be again.
 
-    Raises:
-        DicomReadError: When the file is too large inflated, or its meta header is unsound.
-    """
-    start = _deflated_from(file)
-    file.seek(0 if start is None else start)
-    if start is None:
-        return
-    inflater, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
-    file.seek(0)
-    while rest and not inflater.eof:
-        total += len(inflater.decompress(rest, 2**20))
-        rest = inflater.unconsumed_tail
+def _inflated(head: bytes, file: CountedFile) -> CountedBytes:
+    """Return a header followed by what the rest of a file inflates to; its size is found before it is kept."""
+    packed, total = file.read(), 0
+    for piece in _pieces(packed):
+        total += len(piece)
         if total > _MAX_INFLATED:
             raise DicomReadError(f"expected at most {_MAX_INFLATED} bytes inflated, got more. Save it without deflate.")
+    claim(2 * total)  # a buffer that grows is copied
+    content = CountedBytes()
+    content.write(head)
+    for piece in _pieces(packed):
+        content.write(piece)
+    content.seek(0)
+    return content
 
 
-def _deflated_from(file: BinaryIO) -> int | None:
-    """Return where the deflated data of a file begin, None if it has none; go through the meta header as pydicom does.
+def _pieces(packed: bytes) -> Iterator[bytes]:
+    inflater, rest = zlib.decompressobj(-zlib.MAX_WBITS), packed
+    while rest and not inflater.eof:
+        yield inflater.decompress(rest, _PIECE)
+        rest = inflater.unconsumed_tail
+    if not inflater.eof:
+        raise zlib.error("Error -5: incomplete or truncated stream")  # as zlib itself says of all at once
 
-    The length that the header claims for itself (PS3.10 7.1) is not trusted.
+
+def _deflated(file: BinaryIO) -> tuple[list[tuple[int, int]], int]:
+    """Return where a meta header says that the rest is deflated, and where that begins.
+
+    This goes through the header as pydicom does. The length that it claims for itself (PS3.10 7.1) is not trusted.
     """
+    values: list[tuple[int, int]] = []
     if file.read(_PREFIX_END)[-4:] != b"DICM":
-        return None  # pydicom will refuse it
-    deflated = False
+        return values, 0  # pydicom will refuse it
     for _ in range(_MOST_META):
         start, head = file.tell(), file.read(8)
         if head[:2] != b"\x02\x00" or len(head) < 8:
-            return start if deflated else None
+            return values, start
         kind = head[4:6]
         if not (kind.isalpha() and kind.isupper()):
             raise DicomReadError("expected a meta header with explicit VR, got another. Repair the file.")
         length = int.from_bytes(file.read(4), "little") if kind in _LONG else int.from_bytes(head[6:8], "little")
+        place = file.tell()
         if head[2:4] == b"\x10\x00":
-            deflated |= DeflatedExplicitVRLittleEndian.encode() in file.read(length)
-        else:
-            file.seek(length, os.SEEK_CUR)
+            syntax = file.read(length)
+            if _DEFLATED in syntax:
+                if syntax.rstrip(b"\0 ") != _DEFLATED:
+                    raise DicomReadError("expected one transfer syntax, got deflate and others. Repair the file.")
+                values.append((place, place + len(syntax)))
+        file.seek(place + length)
     raise DicomReadError(f"expected a meta header of at most {_MOST_META} elements, got more. Repair the file.")

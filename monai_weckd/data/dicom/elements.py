@@ -20,10 +20,12 @@ from pydicom.tag import Tag
 
 from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import named_errors
+from monai_weckd.utils.budget import budgeted
 
 __all__ = ["read_header"]
 
 
+@budgeted
 def read_header(path: Path, *keywords: str, name: str | None = None) -> tuple[str, ...]:
     """Return the text of some elements of a DICOM file, empty for absent ones; reading ends after the last of them.
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pydicom.errors import InvalidDicomError
 
 from monai_weckd.data.dicom.quiet import quiet_headers
+from monai_weckd.utils.budget import BudgetError
 
 __all__ = ["DicomReadError", "named_errors"]
 
@@ -45,10 +46,12 @@ def named_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except DicomReadError as error:
+    except (DicomReadError, BudgetError) as error:
         raise DicomReadError(f"{name}: {error}") from None
     except InvalidDicomError:
         raise DicomReadError(f"{name}: expected a DICOM file, got one without the 'DICM' prefix.") from None
+    except MemoryError:
+        raise DicomReadError(f"{name}: expected memory to decode it, got too little. Make it smaller.") from None
     except OSError as error:
         raise DicomReadError(f"{name}: cannot be read ({error.strerror or 'it ends too early'}).") from None
     except BaseException as error:  # a parser fed with damaged bytes may raise anything

@@ -13,18 +13,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMicroscopyImageStorage
 
 from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import DicomReadError
+from monai_weckd.utils.budget import budgeted, claim
 
-__all__ = ["check_is_picture", "frame_module", "numbers", "read_dicom", "standard_name"]
+__all__ = [
+    "check_is_picture",
+    "claim_sequences",
+    "frame_module",
+    "frame_size",
+    "numbers",
+    "read_dicom",
+    "standard_name",
+]
 
 # All elements that are kept: they include no name, number or date of a patient, so none can leak.
 _KEYWORDS = (
@@ -73,6 +84,8 @@ _KEYWORDS = (
 )
 _TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
 
+_AS_OBJECTS = 150  # bytes in memory for each byte of a sequence that pydicom makes objects of
+
 # newer than pydicom's dictionary
 _NEW_NAMES = {
     "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
@@ -90,6 +103,7 @@ _NOT_A_PICTURE = {
 }
 
 
+@budgeted
 def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> Dataset:
     """Read the elements of one file that make up an image, and no others.
 
@@ -99,7 +113,21 @@ def read_dicom(name: str, *, tags: Sequence[int] = (), pixels: bool = True) -> D
         pixels: ``False`` stops before the pixel data.
     """
     with open_dicom(name) as file:
-        return dcmread(file, specific_tags=[*_TAGS, *tags], stop_before_pixels=not pixels)
+        dataset = dcmread(file, specific_tags=[*_TAGS, *tags], stop_before_pixels=not pixels)
+    claim_sequences(dataset)
+    return dataset
+
+
+def claim_sequences(dataset: Dataset) -> None:
+    """Claim what the sequences of a data set become when they are looked at: an item of 8 bytes is an object then.
+
+    Args:
+        dataset: as read, its elements not yet parsed.
+
+    """
+    raw = [one for one in dataset.values() if isinstance(one, RawDataElement)]
+    values = [one.value for one in raw if one.VR in ("SQ", "UN", None)]
+    claim(sum(_AS_OBJECTS * len(value) for value in values if isinstance(value, bytes)))
 
 
 def standard_name(uid: UID) -> str:
@@ -130,12 +158,26 @@ def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> N
         raise DicomReadError(f"expected an image, got {_NOT_A_PICTURE[sop_class]} ({kind}). Leave it out.")
     if dataset.get("BitsAllocated") == 1:
         raise DicomReadError(f"expected an image, got a mask of 1 bit per pixel ({kind}). Leave it out.")
-    rows, columns, frames, samples = (
-        int(dataset.get(keyword) or 1) for keyword in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
-    )
-    if rows * columns * frames * samples * slices > max_pixels:
+    rows, columns, samples = _sizes(dataset)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frame_size(dataset) * frames * slices > max_pixels:
         size = f"{columns} x {rows} pixels x {frames * slices} frames x {samples} samples"
         raise DicomReadError(f"the header claims {size}, more than max_pixels={max_pixels}. Raise it if that is right.")
+
+
+def frame_size(dataset: Dataset) -> int:
+    """Return how many samples a frame has by the header: rows x columns x channels.
+
+    Args:
+        dataset: an image.
+
+    """
+    return math.prod(_sizes(dataset))
+
+
+def _sizes(dataset: Dataset) -> tuple[int, int, int]:
+    rows, columns, samples = (int(dataset.get(keyword) or 1) for keyword in ("Rows", "Columns", "SamplesPerPixel"))
+    return rows, columns, samples
 
 
 def frame_module(dataset: Dataset, frame: int, sequence: str) -> Dataset:

@@ -23,13 +23,17 @@ from pydicom.uid import UID, RLELossless
 
 from monai_weckd.data.dicom.codestream import check_codestreams
 from monai_weckd.data.dicom.errors import DicomReadError
-from monai_weckd.data.dicom.header import frame_module, numbers, standard_name
+from monai_weckd.data.dicom.header import frame_module, frame_size, numbers, standard_name
 from monai_weckd.data.dicom.padding import check_sharp, is_padding
+from monai_weckd.utils.budget import claim
 
 __all__ = ["Window", "picture_frames"]
 
 Window = str | tuple[float, float] | None
 
+# bytes of a sample: of each frame, as float64 or as three palette entries; of the one that is worked on, in all forms
+_AS_VALUES, _WHILE_DECODED = 8, 40
+_MOST_ENTRIES = 65536  # of a palette (PS3.3 C.7.6.3.1.5)
 _LARGEST = 1e20  # slope or intercept, so that 64 stored bits stay finite in float32
 
 
@@ -52,6 +56,7 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
         DicomReadError: When no decoder is installed, the color model or the position of the stored bits is unknown,
             or ``window`` does not fit.
     """
+    claim(_frames_bytes(dataset))
     frames, info = _decode(dataset)
     photometric = info["photometric_interpretation"]
     if photometric in ("MONOCHROME1", "MONOCHROME2") and frames.ndim == 3:
@@ -59,12 +64,18 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     if window is not None:
         raise DicomReadError(f"window: expected a gray image, got {_model(photometric)}. Pass window=None.")
     if photometric == "PALETTE COLOR" and frames.ndim == 3:
-        return list(_palette_colors(frames, dataset))
+        return [_palette_colors(stored, dataset) for stored in frames]
     if photometric == "RGB" and frames.ndim == 4:
         return list(frames)
     raise DicomReadError(
         f"PhotometricInterpretation: expected gray, palette, RGB or YBR, got {_model(photometric)}. Convert it."
     )
+
+
+def _frames_bytes(dataset: Dataset) -> int:
+    """Return how many bytes the frames of an image take at most until they are given, what is compressed left out."""
+    allocated, frame = -(-int(dataset.get("BitsAllocated") or 8) // 8), frame_size(dataset)
+    return frame * (int(dataset.get("NumberOfFrames") or 1) * (2 * allocated + _AS_VALUES) + _WHILE_DECODED)
 
 
 def _model(photometric: str) -> str:
@@ -206,6 +217,8 @@ def _palette_colors(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     RGB.
     """
     if "RedPaletteColorLookupTableData" not in dataset:
+        for color in ("Red", "Green", "Blue"):
+            _check_segments(dataset[f"Segmented{color}PaletteColorLookupTableData"].value, dataset)
         colors = apply_color_lut(stored, dataset)[..., :3]
         return colors >> 8 if colors.dtype.itemsize == 2 else colors
     tables = []
@@ -214,6 +227,49 @@ def _palette_colors(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
         tables.append(_entries(dataset[f"{color}PaletteColorLookupTableData"].value, size, dataset))
     shift = 8 if max(int(entries.max()) for entries in tables) > 255 else 0
     return np.stack([_look_up(stored, entries >> shift, first) for entries in tables], axis=-1)
+
+
+def _check_segments(data: bytes, dataset: Dataset) -> None:
+    """Refuse a segmented palette of more entries than a palette can have, before pydicom expands it."""
+    is_wide = _descriptor(dataset.RedPaletteColorLookupTableDescriptor)[2] > 8
+    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    kind = np.dtype(f"{order}u2" if is_wide else "u1")
+    values = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], kind).astype(np.int64)
+    if _expanded(values, 0, 0, copied=False, is_wide=is_wide, order=order) > _MOST_ENTRIES:
+        raise DicomReadError(f"segmented palette: expected at most {_MOST_ENTRIES} entries, got more. Convert it.")
+
+
+def _expanded(values: np.ndarray, at: int, segments: int, *, copied: bool, is_wide: bool, order: str) -> int:
+    """Return how many entries the segments from a place expand to (PS3.3 C.7.9.2), or more than a palette can have.
+
+    Args:
+        values: the palette.
+        at: the place.
+        segments: how many segments, 0 for all.
+        copied: whether another segment copies these, which then must not copy others.
+        is_wide: whether entries have 16 bits.
+        order: byte order.
+
+    """
+    total, seen = 0, 0
+    while at + 1 < len(values) and total <= _MOST_ENTRIES and seen <= _MOST_ENTRIES:
+        opcode, length = int(values[at]), int(values[at + 1])
+        at += 2
+        if opcode != 2:
+            total += length
+            at += length if opcode == 0 else 1
+        elif copied:
+            return _MOST_ENTRIES + 1
+        else:
+            parts = values[at : at + (2 if is_wide else 4)].tolist()
+            parts = parts if is_wide else [parts[0] | parts[1] << 8, parts[2] | parts[3] << 8]
+            low, high = parts if is_wide or order == "<" else parts[::-1]
+            total += _expanded(values, high << 16 | low, length, copied=True, is_wide=is_wide, order=order)
+            at += 2 if is_wide else 4
+        seen += 1
+        if seen == segments:
+            return total
+    return total if seen <= _MOST_ENTRIES else _MOST_ENTRIES + 1
 
 
 def _table(item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int, int]:

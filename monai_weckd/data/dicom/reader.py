@@ -26,12 +26,16 @@ from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 from monai_weckd.data.dicom.geometry import ImagePlane, image_plane, order_planes, pixel_spacing, plane_affine
-from monai_weckd.data.dicom.header import check_is_picture
+from monai_weckd.data.dicom.header import check_is_picture, frame_size
 from monai_weckd.data.dicom.padding import fill_padding
 from monai_weckd.data.dicom.pixels import Window, picture_frames
 from monai_weckd.data.dicom.series import read_series
+from monai_weckd.utils.budget import borrowed, budgeted, claim
 
 __all__ = ["DicomReader"]
+
+
+_FLOAT = 4 + 1  # bytes of a sample of the array, and of the mask of its padding
 
 
 class DicomReader(ImageReader):
@@ -121,6 +125,7 @@ class DicomReader(ImageReader):
             raise TypeError(f"kwargs: expected none, got {sorted(kwargs)}. Pass options to DicomReader().")
         return [str(name) for name in ensure_tuple(data)]
 
+    @budgeted
     def get_data(self, img: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
         """Read, check and order the files, and return the array and its metadata.
 
@@ -140,6 +145,7 @@ class DicomReader(ImageReader):
     def _single(self, dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the one frame of a file as a picture, or its frames as a volume."""
         check_is_picture(dataset, max_pixels=self.max_pixels)
+        claim(_FLOAT * frame_size(dataset) * int(dataset.get("NumberOfFrames") or 1))
         frames = picture_frames(dataset, self.window)
         if len(frames) == 1:
             array = np.ascontiguousarray(np.swapaxes(np.ma.getdata(frames[0]), 0, 1), dtype=np.float32)
@@ -171,6 +177,8 @@ class DicomReader(ImageReader):
             with named_errors(name):
                 planes.append(self._slice_plane(dataset, name, len(slices)))
         order, step = order_planes(planes, gap_tolerance=self.gap_tolerance)
+        with named_errors(slices[0][0]):
+            claim(_FLOAT * frame_size(slices[0][1]) * len(slices))
         volume = _stack((self._slice_frame(*slices[k]) for k in order), len(slices))
         first, affine = order[0], plane_affine(planes[order[0]], step)
         return volume, self._meta(slices[first][1], volume, affine, rank=3)
@@ -187,7 +195,7 @@ class DicomReader(ImageReader):
         return plane
 
     def _slice_frame(self, name: str, dataset: Dataset) -> tuple[str, np.ndarray]:
-        with named_errors(name):
+        with named_errors(name), borrowed():
             return name, picture_frames(dataset, self.window)[0]
 
     def _meta(self, dataset: Dataset, array: np.ndarray, affine: np.ndarray | None, *, rank: int) -> dict[str, Any]:

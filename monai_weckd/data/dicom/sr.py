@@ -30,8 +30,10 @@ from pydicom.uid import UID, generate_uid
 
 from monai_weckd.data.dicom.codestream import open_dicom
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
+from monai_weckd.data.dicom.header import claim_sequences
 from monai_weckd.data.dicom.quiet import quiet_warnings
 from monai_weckd.data.dicom.series import read_series
+from monai_weckd.utils.budget import budgeted
 
 if TYPE_CHECKING:
     import highdicom
@@ -196,6 +198,7 @@ class ClassificationSRWriter:
         )
 
 
+@budgeted
 def read_classification_sr(path: PathLike) -> ClassificationReport:
     """Read a report of :py:class:`ClassificationSRWriter`. Needs ``highdicom``.
 
@@ -210,6 +213,7 @@ def read_classification_sr(path: PathLike) -> ClassificationReport:
     hd = _highdicom()
     with named_errors(os.fspath(path)), open_dicom(path) as file:
         dataset = dcmread(file)
+        claim_sequences(dataset)
         if dataset.get("Modality") != "SR":
             raise DicomReadError("expected a structured report, got another object. Leave it out.")
         report = hd.sr.ComprehensiveSR.from_dataset(dataset, copy=False)
@@ -249,6 +253,7 @@ def _headers(source: Sequence[PathLike] | PathLike) -> list[Dataset]:
     return list(map(_header, names))
 
 
+@budgeted
 def _header(name: str) -> Dataset:
     with named_errors(name), open_dicom(name) as file:
         found, header = dcmread(file, stop_before_pixels=True), Dataset()

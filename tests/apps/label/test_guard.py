@@ -141,3 +141,72 @@ def test_no_other_page_may_use_an_answer(guard, headers, status):
 def test_a_policy_of_the_answer_itself_stays():
     headers = start(Guard(own_policy), host="a")["headers"]
     assert [value for name, value in headers if name.lower() == b"content-security-policy"] == [b"default-src 'self'"]
+
+
+async def reading(scope, receive, send):
+    """Read the body as an application does, and tell its length; one that ends early has no answer."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        length, more = length + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": length}).encode()})
+
+
+def upload(pieces, **headers):
+    """Return status and detail of the answer to a request with a body, and how many pieces of it were read."""
+    sent, left = [], list(pieces)
+
+    async def receive():
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message):
+        sent.append(message)
+
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in named.items()]}
+    asyncio.run(Guard(reading)(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"], len(pieces) - len(left)
+
+
+FORM = {"content_type": "multipart/form-data; boundary=x"}
+PIECE = bytes(2**18)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "headers", "read"),
+    [
+        ([PIECE] * 9, {}, 5),
+        ([PIECE] * 9, {"transfer_encoding": "chunked"}, 5),
+        ([PIECE] * 9, {"content_length": "5"}, 5),
+        ([PIECE] * 9, {"content_length": str(9 * 2**18)}, 0),
+        ([PIECE] * 9, {"content_length": "9" * 5000}, 0),
+        ([PIECE] * 9, {"content_type": "application/json"}, 5),
+        ([PIECE] * 9, {"content_type": "text/plain; multipart/form-data"}, 5),
+        ([PIECE] * 99, FORM, 65),
+        ([PIECE] * 99, {**FORM, "content_length": str(99 * 2**18)}, 0),
+        ([bytes(2**26)], FORM, 1),
+    ],
+)
+def test_a_body_that_is_too_long_is_refused(monkeypatch, pieces, headers, read):
+    monkeypatch.setenv("MONAI_WECKD_MEMORY", str(2**26))
+    status, detail, found = upload(pieces, **headers)
+    assert (status, found) == (413, read)
+    assert detail.startswith(
+        f"body: expected at most {2**24 if 'multipart' in headers.get('content_type', '')[:9] else 2**20:,} bytes"
+    )
+
+
+@pytest.mark.parametrize("length", ["-1", "1e9", "", "many"])
+def test_a_length_that_is_none_is_refused(length):
+    assert upload([b""], content_length=length)[::2] == (400, 0)
+
+
+@pytest.mark.parametrize(("pieces", "headers"), [([PIECE] * 4, {}), ([PIECE] * 64, FORM), ([b""], {})])
+def test_a_body_of_the_usual_length_is_read(monkeypatch, pieces, headers):
+    monkeypatch.setenv("MONAI_WECKD_MEMORY", str(2**26))
+    length = sum(map(len, pieces))
+    assert upload(pieces, content_length=str(length), **headers) == (200, length, len(pieces))
