@@ -221,7 +221,9 @@ def test_a_damaged_log_is_named_with_its_remedy(long_store, damage):
     long_store.put("a", "ill")
     log = long_store.path.with_suffix(".log")
     log.write_bytes(content := damage(log.read_bytes()))
-    with pytest.raises(ValueError, match=rf"^{log}: expected the labels that `label` has kept, got [^\n]*Restore the"):
+    with pytest.raises(
+        ValueError, match=rf"^{log}: expected the labels that `label` has stored, got [^\n]*Restore the"
+    ):
         again(long_store)
     assert log.read_bytes() == content
 
