@@ -150,6 +150,10 @@ def _read_lines(manifest: str) -> tuple[list[str], list[Line]]:
             # strict: a quote that is never closed would swallow the rest of the file
             reader = csv.reader(stream, strict=True)
             header = [title.strip() for title in next(reader, [])]
+            if any("\0" in title for title in header):
+                raise ValueError(
+                    f"{manifest}: expected UTF-8 text, got zeros between the letters. Save it as CSV UTF-8."
+                )
             return header, [Line(reader.line_num, fields) for fields in reader if any(map(clean_text, fields))]
     except UnicodeDecodeError as error:
         raise ValueError(f"{manifest}: expected UTF-8 text, got {error.reason}. Save it as CSV UTF-8.") from error

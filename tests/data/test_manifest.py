@@ -136,7 +136,10 @@ def test_two_columns_for_one_thing_are_refused(tmp_path, titles):
         listed(tmp_path, f"file,label,{titles}", *[f"{line},Z" for line in six("PPQQRR")])
 
 
-@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "null", " "])
+@pytest.mark.parametrize(
+    "missing",
+    ["nan", "NaN", "None", "NA", "N/A", "<NA>", "null", " ", "-nan", "?", ".", "#VALUE!", "#REF!", "#N/A N/A"],
+)
 def test_missing_labels_and_groups(tmp_path, missing):
     lines = [f"a.png,x,{missing}", f"b.png,y,{missing}", f"c.png,{missing},p", "d.png,x,p"]
     found = listed(tmp_path, "file,label,group", *lines)
@@ -160,6 +163,14 @@ SPELLINGS = {
     "zero_width": ("ill", "ill\u200b", r"'ill\u200b' as 'ill'"),
     "byte_order_mark": ("ill", "\ufeffill", r"'\ufeffill' as 'ill'"),
     "inside": ("dry ear", "dry\u2060 ear", r"'dry\u2060 ear' as 'dry ear'"),
+    "number": ("1", "1.0", "'1.0' as '1'"),
+    "large_number": ("-12", "-12.00", "'-12.00' as '-12'"),
+    "hyphen": ("non-ill", "non\u2011ill", r"'non\u2011ill' as 'non-ill'"),
+    "dash": ("non-ill", "non\u2013ill", r"'non\u2013ill' as 'non-ill'"),
+    "apostrophe": ("l'oeil", "l\u2019oeil", "'l\\u2019oeil' as \"l'oeil\""),
+    "direction": ("ill", "\u202eill\u202c", r"'\u202eill\u202c' as 'ill'"),
+    "variation": ("ill", "ill\ufe0f", r"'ill\ufe0f' as 'ill'"),
+    "full_width": ("ill", "\uff49\uff4c\uff4c", r"'\uff49\uff4c\uff4c' as 'ill'"),
     "compatible": ("grade 2", "grade \uff12", r"'grade \uff12' as 'grade 2'"),
 }
 
@@ -172,6 +183,11 @@ def test_spellings_of_a_label_or_group_are_joined_and_told(tmp_path, usual, othe
     found = listed(tmp_path, "file,label,group", f"a.png,x,{usual}", f"b.png,y,{usual}", f"c.png,x,{other}")
     assert {item["group"] for item in found.items} == {usual}
     assert found.passed_over.text() == f"spellings joined: 1 (group {told} 1)"
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("v1.0", "v1"), ("a-b", "ab"), ("7", "007")])
+def test_other_names_stay_apart(tmp_path, one, other):
+    assert set(listed(tmp_path, "file,label", f"a.png,{one}", f"b.png,{other}").classes) == {one, other}
 
 
 def test_a_label_takes_the_spelling_of_the_class(tmp_path):
@@ -265,3 +281,20 @@ def test_of_two_manifests_the_one_with_the_exact_name_counts(tmp_path):
     moved(tmp_path, "manifest.csv")
     (tmp_path / "Manifest.csv").write_text("nothing")
     assert len(load_datalist(tmp_path).items) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_manifest_in_another_encoding_is_refused(tmp_path, encoding):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "manifest.csv").write_bytes(rows("a.png,x", "b.png,y", header="file,label").encode(encoding))
+    with pytest.raises(ValueError, match=r"manifest\.csv: expected UTF-8 text, got .*\. Save it as CSV UTF-8\."):
+        load_datalist(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_that_are_not_separated_by_commas_are_refused(tmp_path, separator):
+    touch(tmp_path, "a.png", "b.png")
+    text = rows("a.png,x", "b.png,y", header="file,label").replace(",", separator)
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"row 1: expected a column 'file'.* separate columns by commas\."):
+        load_datalist(tmp_path)
