@@ -31,6 +31,7 @@ from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
 from monai_weckd.data.picture import picture_array
+from monai_weckd.utils.errors import plain_reason
 
 __all__ = ["read_image"]
 
@@ -142,8 +143,9 @@ def _decoding(path: Path) -> Iterator[None]:
             f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
         ) from error
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path}: cannot be decoded ({reason}). Repair the file or leave it out.") from error
+        raise ValueError(
+            f"{path}: cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
+        ) from error
 
 
 def _check_finite(array: np.ndarray, path: Path) -> None:

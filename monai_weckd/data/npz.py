@@ -29,6 +29,8 @@ from typing import IO
 
 import numpy as np
 
+from monai_weckd.utils.errors import plain_reason
+
 __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
 logger = logging.getLogger(__name__)
@@ -112,8 +114,10 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except _FAULTS as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path}: expected a sound .npz archive, got one with {reason}. Download it again.") from error
+        reason = plain_reason(error, otherwise=" ".join(str(error).split()))
+        raise ValueError(
+            f"{path}: expected a sound .npz archive, got one with this fault: {reason}. Download it again."
+        ) from error
 
 
 # the modification time is part of the key, so that a replaced archive is mapped anew

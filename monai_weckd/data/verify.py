@@ -27,6 +27,7 @@ from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.duplicates import duplicate_notes
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
+from monai_weckd.utils.errors import plain_reason
 from monai_weckd.utils.messages import nearest, printable
 from monai_weckd.utils.progress import progress
 from monai_weckd.utils.system import available_processors
@@ -197,7 +198,7 @@ def _fault(path: str, preparation: Preparation | None) -> str | None:
         if preparation is not None:
             preparation.check(image, array, meta)
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:
-        return f"cannot be decoded ({error}). Repair the file or leave it out."
+        return f"cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
     except OSError as error:
         return _unreadable(error)
     except ValueError as error:

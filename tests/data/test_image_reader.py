@@ -176,6 +176,18 @@ REFUSED_TIFF = {
     "signed, 8 bits": (BYTES, 8, [(339, [2])], r"TIFF of photometric interpretation 1, sample format \[2\]"),
     "fill order, 16 bits": (WORDS, 16, [(266, [2])], "fill order 2 of 16 bits"),
     "12 bits": (BYTES * 2, 12, [], r"TIFF of .* bits \[12\]"),
+    "predictor, not compressed": (BYTES, 8, [(317, [2])], "a predictor with compression 1"),
+    "predictor, PackBits": (
+        b"".join(bytes([6]) + row.tobytes() for row in GRAY),
+        8,
+        [(259, [32773]), (317, [2])],
+        "a predictor with compression 32773",
+    ),
+    "14 bits": (BYTES * 2, 14, [], ""),
+    "5 samples": (BYTES * 5, 8, [(258, [8] * 5), (277, [5])], ""),
+    "mask": (BYTES, 8, [(262, [4])], ""),
+    "color filter": (BYTES, 8, [(262, [32803])], ""),
+    "inks, 16 bits": (WORDS * 4, 16, [(262, [5]), (258, [16] * 4), (277, [4])], "TIFF of photometric interpretation 5"),
     "depth": (BYTES, 8, [(32997, [3])], "a volume of depth 3"),
     "color map of bytes": (BYTES, 8, [(262, [3]), (320, [*range(256)] * 3)], "a color map of 8 bits in 16"),
 }
@@ -184,7 +196,10 @@ REFUSED_TIFF = {
 @pytest.mark.parametrize(("data", "bits", "more", "reason"), REFUSED_TIFF.values(), ids=REFUSED_TIFF)
 def test_a_tiff_that_is_not_known_to_be_read_rightly_is_refused(tmp_path, data, bits, more, reason):
     path = tiff(tmp_path / "a.tif", [data], bits=bits, more=more)
-    with pytest.raises(ValueError, match=rf"a\.tif: expected a gray or RGB picture, got {reason}.*\. Convert it\."):
+    told = rf"expected a gray or RGB picture, got {reason}.*\. Convert it\."
+    with pytest.raises(
+        ValueError, match=rf"a\.tif: {told if reason else 'cannot be decoded .its header is damaged or'}"
+    ):
         LoadMedicalImage()(path)
 
 
@@ -201,6 +216,52 @@ def test_a_tiff_that_is_not_known_to_be_read_rightly_is_refused(tmp_path, data, 
 def test_a_gray_tiff_has_its_values(tmp_path, stored, more, expected):
     path = tiff(tmp_path / "a.tif", [stored.tobytes()], bits=8 * stored.itemsize, more=more)
     np.testing.assert_array_equal(LoadMedicalImage()(path)[0], expected.T.astype(np.float32))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("kind", [0, 3])
+def test_png_of_few_bits_is_scaled_or_looked_up(tmp_path, bits, transparent, kind):
+    values = RNG.integers(0, 2**bits, (5, 8))
+    colors = RNG.integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    packed = np.packbits(((values[..., None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8).reshape(5, -1), axis=1)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 5, bits, kind, 0, 0, 0))]
+    chunks += [(b"PLTE", colors.tobytes())] if kind else []
+    chunks += [(b"tRNS", b"\0\1")] if transparent else []
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    expected = colors[values].transpose(2, 1, 0) if kind else values.T[None] * (255 // (2**bits - 1))
+    np.testing.assert_array_equal(LoadMedicalImage()(tmp_path / "a.png"), expected)
+
+
+def bitmap(path, pixels, bits, *, masks=(), upside_down=True):
+    """Write a bitmap of rows of bytes."""
+    rows = [row.tobytes() + b"\0" * (-len(row.tobytes()) % 4) for row in (pixels[::-1] if upside_down else pixels)]
+    fields, start = struct.pack(f"<{len(masks)}I", *masks), 54 + 4 * len(masks)
+    size = (40, 7, 5 if upside_down else -5, 1, bits, 3 if masks else 0)
+    head = struct.pack("<IiiHHIIiiII", *size, sum(map(len, rows)), 0, 0, 0, 0)
+    path.write_bytes(
+        b"BM" + struct.pack("<IHHI", start + sum(map(len, rows)), 0, 0, start) + head + fields + b"".join(rows)
+    )
+    return path
+
+
+@pytest.mark.parametrize("upside_down", [True, False])
+@pytest.mark.parametrize("kind", ["24", "32 without alpha", "565", "555"])
+def test_bitmaps_have_their_colors(tmp_path, kind, upside_down):
+    reverse = COLOR[..., ::-1]
+    red, green, blue = np.moveaxis(COLOR.astype("<u2"), -1, 0)
+    pixels, bits, masks, error = {
+        "24": (reverse, 24, (), 0),
+        "32 without alpha": (np.concatenate([reverse, np.zeros((5, 7, 1), np.uint8)], axis=-1), 32, (), 0),
+        "565": ((red >> 3) << 11 | (green >> 2) << 5 | blue >> 3, 16, (0xF800, 0x7E0, 0x1F), 8),
+        "555": ((red >> 3) << 10 | (green >> 3) << 5 | blue >> 3, 16, (), 8),
+    }[kind]
+    path = bitmap(tmp_path / "a.bmp", pixels, bits, masks=masks, upside_down=upside_down)
+    np.testing.assert_allclose(LoadMedicalImage()(path), COLOR.transpose(2, 1, 0), atol=error)
 
 
 def test_cmyk_jpeg_needs_the_marker_that_tells_its_polarity(tmp_path):
