@@ -30,6 +30,7 @@ from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
+from monai_weckd.data.nifti_geometry import volume_fault
 from monai_weckd.data.picture import picture_array
 from monai_weckd.utils.errors import plain_reason
 
@@ -60,7 +61,8 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     elif path.exists() or parse_series(path):
         array, meta = _read(path, dicom_reader or DicomReader())
     else:
-        raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
+        got = "a link that leads nowhere. Correct it" if path.is_symlink() else "nothing there. Correct the path"
+        raise FileNotFoundError(f"{path}: expected a file or folder, got {got}.")
     _check_finite(array, path)
     meta.setdefault("is_color", len(array) == 3)
     return array, meta
@@ -129,6 +131,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         array = array[..., 0]
     if array.ndim not in (3, 4) or np.iscomplexobj(array):
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
+    if array.ndim == 4 and (fault := volume_fault(path, image, array.shape[1:], header[MetaKeys.AFFINE])):
+        raise ValueError(f"{path}: {fault}")
     has_geometry = bool(header["sform_code"] or header["qform_code"])
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 

@@ -200,10 +200,16 @@ def _fault(path: str, preparation: Preparation | None) -> str | None:
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:
         return f"cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
     except OSError as error:
-        return _unreadable(error)
+        if error.strerror:
+            return _unreadable(error)
+        return _without_name(error, image)
     except ValueError as error:
-        return " ".join(str(error).removeprefix(f"{image}: ").split())
+        return _without_name(error, image)
     return None
+
+
+def _without_name(error: Exception, image: str) -> str:
+    return " ".join(str(error).removeprefix(f"{image}: ").split())
 
 
 def _check_gzip(path: str) -> None:
@@ -214,4 +220,4 @@ def _check_gzip(path: str) -> None:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror or error}). See that it is there and may be read, or leave it out."
+    return f"cannot be read ({error.strerror}). See that it is there and may be read, or leave it out."

@@ -27,7 +27,10 @@ _PLAIN = [
             r"bytes of pixel data is less than expected \((\d+) vs (\d+)",
             r"it ends too early, after \1 of \2 bytes of pixels",
         ),
-        (r"^MemoryError", "it does not fit into memory"),
+        (
+            r"^MemoryError|out of memory|not enough memory|allocate memory|size calculation overflowed",
+            "it does not fit into memory",
+        ),
         (r"truncated|ended before|^EOFError|expected \d+ bytes, got|incomplete", "it ends too early"),
         (r"crc|checksum|data check", "its checksum is wrong"),
         (r"while decompressing|^BadGzipFile", "its compressed data are damaged"),
