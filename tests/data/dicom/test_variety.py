@@ -79,6 +79,8 @@ def by_pydicom(path: Path) -> np.ndarray:
     if ds.PhotometricInterpretation == "PALETTE COLOR":
         colors = apply_color_lut(pixels, ds)[..., :3]
         return colors >> 8 if colors.dtype == np.uint16 else colors
+    if ds.SamplesPerPixel == 3:
+        return pixels >> (ds.BitsStored - 8)
     if "PerFrameFunctionalGroupsSequence" in ds:
         pixels = np.stack([apply_modality_lut(frame, transformed(ds, k)) for k, frame in enumerate(pixels)])
         # the one such sample is turned by half about Y: slices grow to inferior
