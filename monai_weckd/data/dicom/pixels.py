@@ -106,7 +106,7 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
             )
         frames, info["bits_stored"] = frames >> below, dataset.BitsStored
     if syntax.is_encapsulated:
-        _check_range(frames, info["bits_stored"])
+        _check_range(frames, int(info["bits_stored"]))
     return (frames[None] if info["number_of_frames"] == 1 else frames), info
 
 
