@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Find byte-identical images under two labels, or on two sides of a split."""
+"""Find images with the same bytes or pixels under two labels, or on two sides of a split."""
 
 from __future__ import annotations
 
@@ -31,22 +31,34 @@ _END = 1 << 14  # bytes of a file's start and end that are compared before the r
 
 
 def duplicate_notes(
-    items: Sequence[Mapping[str, Any]], classes: Sequence[str], splits: Mapping[str, str] | None = None
+    items: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    splits: Mapping[str, str] | None = None,
+    *,
+    pixels: Mapping[str, Hashable] | None = None,
 ) -> list[str]:
-    """Return a line for each way in which byte-identical images contradict each other: labels, splits, groups.
+    """Return a line for each way in which identical images contradict each other: labels, splits, groups.
 
-    Only images of equal size are opened. Images of an archive are not compared.
+    Images are identical if their files are. Only files of equal size are opened. Images of an archive are not compared.
 
     Args:
         items: dictionaries with ``id``, ``image``, ``label``, ``group`` and, if known, ``split``.
         classes: class names in the order of their indices.
         splits: split of each item by its id, default None: that of the item.
+        pixels: a digest of the pixels of each image, default None: unknown. Then images are identical if these are, and
+            not merely because their files are.
 
     """
     by_image: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
         by_image[item["image"]].append(item)
-    sets = [[item for image in images for item in by_image[image]] for images in identical_images(by_image)]
+    alike, how = identical_images(by_image), "are byte-identical to"
+    if pixels is not None:
+        files = [set(images) for images in alike]
+        parts = [list(images) for images in _parted(by_image, pixels.get)]
+        alike = [images for images in parts if not any(same.issuperset(images) for same in files)]
+        how = "have the same pixels as"
+    sets = [[item for image in images for item in by_image[image]] for images in alike]
 
     def label_of(item: Mapping[str, Any]) -> str | None:
         return classes[item["label"]] if is_labeled(item) else None
@@ -59,11 +71,15 @@ def duplicate_notes(
         ("splits", split_of, "Give them one group."),
         ("groups", group_of, "Give them one group, or a split may part them."),
     )
-    return [note for kind, value_of, remedy in kinds if (note := _note(sets, kind, value_of, remedy))]
+    return [note for kind, value_of, remedy in kinds if (note := _note(sets, kind, value_of, how, remedy))]
 
 
 def _note(
-    sets: Iterable[list[Mapping[str, Any]]], kind: str, value_of: Callable[[Mapping[str, Any]], str | None], remedy: str
+    sets: Iterable[list[Mapping[str, Any]]],
+    kind: str,
+    value_of: Callable[[Mapping[str, Any]], str | None],
+    how: str,
+    remedy: str,
 ) -> str:
     told = [{value: item for item in reversed(copies) if (value := value_of(item)) is not None} for copies in sets]
     apart = [(copies, found) for copies, found in zip(sets, told, strict=True) if len(found) > 1]
@@ -71,7 +87,7 @@ def _note(
         return ""
     (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
     return (
-        f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one in other {kind}, first "
+        f"{sum(len(copies) for copies, _ in apart)} images {how} another one in other {kind}, first "
         f"{item['id']!r} ({printable(first)}) and {other['id']!r} ({printable(second)}). {remedy}"
     )
 

@@ -81,7 +81,13 @@ def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, 
         return _read_picture(path)
     if path.suffix.lower() in DICOM_SUFFIXES:
         return _read_dicom(path, dicom_reader)  # says what is wrong with it
-    raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format. Convert it.")
+    got = "a file of a .hdr and .img pair. Save it as .nii.gz" if _is_of_pair(path) else "another format. Convert it"
+    raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got {got}.")
+
+
+def _is_of_pair(path: Path) -> bool:
+    """Return whether a file is a part of an image of Analyze or NIfTI; the sides of the first kind are not known."""
+    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
 def _read_dicom(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:

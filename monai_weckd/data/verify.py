@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 # fault for each recipe of transforms
 _known: dict[str, tuple[tuple[Any, ...], dict[str, str | None]]] = {}
 
+# and a digest of their pixels, for this process
+_pixels: dict[str, int] = {}
+
 _MODES = ("error", "skip")
 
 
@@ -84,8 +87,8 @@ def verify_images(
 
     The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
     trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
-    well. Files that this process has read before and that have not changed since are not read again. Byte-identical
-    images with other labels, splits or groups are told in the log.
+    well. Files that this process has read before and that have not changed since are not read again. Images
+    of the same bytes or pixels with other labels, splits or groups are told in the log.
     With ``transform``, an image that it does not accept counts as one that cannot be read; see
     :py:class:`monai_weckd.data.prepared.Preparation`.
 
@@ -111,6 +114,8 @@ def verify_images(
 
         preparation = Preparation(transform, spatial_dims)
     bad = find_faults(datalist.items, preparation)
+    for note in duplicate_notes(datalist.items, datalist.classes, pixels=_pixels):
+        logger.warning(note)
     if not bad:
         return datalist
     name, fault = next(iter(bad.items()))
@@ -193,6 +198,10 @@ def _fault(path: str, preparation: Preparation | None) -> str | None:
         image = f"{path}/0" if check_split(path) else path
         if image == path or preparation is not None:
             array, meta = read_image(image)
+            _pixels.pop(path, None)
+            if image == path and array.size and array.min() < array.max():  # blank slices are many, and no copies
+                # takes a twentieth of the time of decoding, which a cryptographic digest does not
+                _pixels[path] = hash((array.shape, array.dtype.str, array.tobytes()))
         if path.lower().endswith(".gz"):
             _check_gzip(path)
         if preparation is not None:
