@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.splits import group_of
 from monai_weckd.utils.messages import printable
 
-__all__ = ["duplicate_notes", "identical_images"]
+__all__ = ["duplicate_notes", "identical_images", "parted"]
 
 _END = 1 << 14  # bytes of a file's start and end that are compared before the rest
 
@@ -35,7 +35,7 @@ def duplicate_notes(
     classes: Sequence[str],
     splits: Mapping[str, str] | None = None,
     *,
-    pixels: Mapping[str, Hashable] | None = None,
+    alike: Callable[[list[list[str]]], list[list[str]]] | None = None,
 ) -> list[str]:
     """Return a line for each way in which identical images contradict each other: labels, splits, groups.
 
@@ -45,20 +45,17 @@ def duplicate_notes(
         items: dictionaries with ``id``, ``image``, ``label``, ``group`` and, if known, ``split``.
         classes: class names in the order of their indices.
         splits: split of each item by its id, default None: that of the item.
-        pixels: a digest of the pixels of each image, default None: unknown. Then images are identical if these are, and
-            not merely because their files are.
+        alike: returns the sets of images with the same pixels, given those with the same bytes, default None: the notes
+            are of the latter.
 
     """
     by_image: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
         by_image[item["image"]].append(item)
-    alike, how = identical_images(by_image), "are byte-identical to"
-    if pixels is not None:
-        files = [set(images) for images in alike]
-        parts = [list(images) for images in _parted(by_image, pixels.get)]
-        alike = [images for images in parts if not any(same.issuperset(images) for same in files)]
-        how = "have the same pixels as"
-    sets = [[item for image in images for item in by_image[image]] for images in alike]
+    same, how = identical_images(by_image), "are byte-identical to"
+    if alike is not None:
+        same, how = alike(same), "have the same pixels as"
+    sets = [[item for image in images for item in by_image[image]] for images in same]
 
     def label_of(item: Mapping[str, Any]) -> str | None:
         return classes[item["label"]] if is_labeled(item) else None
@@ -101,17 +98,24 @@ def identical_images(paths: Iterable[str]) -> list[list[str]]:
     """
     sets = [list(paths)]
     for key in (_sizes, partial(_digests, whole=False), partial(_digests, whole=True)):
-        sets = [part for images in sets for part in _parted(images, key)]
+        sets = [part for images in sets for part in parted(images, key)]
     return sets
 
 
-def _parted(images: Iterable[str], key: Callable[[str], Hashable]) -> Iterator[list[str]]:
+def parted(images: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Return the sets of two or more images with the same key; those without one are in none.
+
+    Args:
+        images: the images.
+        key: returns the key of an image, None if it has none.
+
+    """
     parts: dict[Hashable, list[str]] = defaultdict(list)
     for image in images:
         found = key(image)
         if found is not None:
             parts[found].append(image)
-    return (part for part in parts.values() if len(part) > 1)
+    return [part for part in parts.values() if len(part) > 1]
 
 
 def _files(path: str) -> Iterable[str]:

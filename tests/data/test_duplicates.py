@@ -195,3 +195,14 @@ def test_blank_images_are_no_copies(tmp_path, caplog):
         Image.new("L", (8, 8), 7).save(tmp_path / folder / f"a.{suffix}")
     verify_images(load_datalist(tmp_path))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("place", [1, 2, 50_001])
+def test_images_that_differ_in_one_pixel_are_no_copies(tmp_path, caplog, place):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+        pixels.flat[place] ^= 1
+    verify_images(load_datalist(tmp_path))
+    assert not caplog.records
