@@ -79,9 +79,12 @@ _SHOWN = (
     *("horse", "pig", "owner", "family", "twin", "pseudonym", "accession", "specimen", "biopsy", "slide", "video"),
     *("clip", "case"),
 )
-_NUMBERED = (*_SHOWN, *("record", "hospital", "sample", "exam", "study", "visit", "scan", "series", "lesion", "eye"))
+_NUMBERED = (*_SHOWN, "record", "hospital", "study", "exam", "lesion")
+# numbers of these may count them for each patient
+_COUNTED = ("sample", "visit", "scan", "series", "eye")
 _SHOWN_KEY = re.compile(
     rf"(?:{'|'.join(_SHOWN)})s?|(?:{'|'.join(_NUMBERED)})(?:{'|'.join(filter(None, _NUMBERS))})"
+    rf"|(?:{'|'.join(_COUNTED)})u?id"
     # and in other languages
     r"|(?:patient|pa[cz]iente?|proband|probant|subje[ck]t)(?:e?n|in|innen)?(?:id|nr|nummer|num|numero|no|code|name)?"
 )

@@ -63,7 +63,7 @@ def test_near_names_of_splits_are_taken(tmp_path, title, value):
     [
         *("ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet", "caseid", "sub", "MRN"),
         *("person", "Donor No", "AccessionNumber", "hospital number", "bids_subject", "Patientennummer", "paciente"),
-        *("patient_pid", "PatientenID", "Mouse", "video", "record_id"),
+        *("patient_pid", "PatientenID", "Mouse", "video", "record_id", "visitid", "seriesuid", "study number"),
     ],
 )
 def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
@@ -117,6 +117,8 @@ def test_a_column_that_is_absent_is_named_with_the_nearest_other_one(tmp_path, h
         ("fold", "112233"),
         ("carotid", "112233"),
         ("slice_number", "112233"),
+        ("visit_number", "112233"),
+        ("series no", "112233"),
         ("num_patients", "112233"),
         ("control group", "112233"),
         ("set", "112233"),
