@@ -89,7 +89,7 @@ def _predict(args: argparse.Namespace) -> None:
     sets = _sets(args, bundle)
     kind = read_kind(bundle.checkpoint)
     print(f"kind    {_kind_text(kind)}")
-    keys = KeyFinder(args.input)
+    keys = KeyFinder(args.input, paths)
     if keys.fault:
         print(f"groups  not from the manifest: {keys.fault}")
     aggregate = _aggregate(args, bundle, paths, keys)

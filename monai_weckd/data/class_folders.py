@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
@@ -26,7 +27,7 @@ from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.series_items import volumes
 from monai_weckd.data.split_file import split_name
 
-__all__ = ["read_folders"]
+__all__ = ["inner_folders", "read_folders"]
 
 # folders of images beside those of masks, boxes or texts, as `plain_key` gives their names
 _IMAGES = frozenset(
@@ -37,6 +38,14 @@ _MASKS = frozenset(
         *("mask", "masks", "label", "labels", "labelstr", "labelsts", "annotation", "annotations", "seg", "segs"),
         *("segmentation", "segmentations", "segmentationclass", "segmentationobject", "groundtruth", "gt", "boxes"),
     )
+)
+# a mask beside its image, by the end of its name
+_MASK_NAME = re.compile(
+    r"(.+?)[ _.-]*(?:masks?|seg|segmentation|labels?|gt|ground[ _-]?truth|annotations?)(?:[ _-]?\d+)?", re.IGNORECASE
+)
+# what holds the same classes several times
+_PARTS = re.compile(
+    r"(?:k?fold|cv|split|part|batch|site|cent(?:er|re)|hospital|institution|scanner|dataset|set|reader|rater)[a-z]?\d*"
 )
 
 
@@ -60,6 +69,7 @@ def read_folders(root: str, passed_over: PassedOver, *, by_series: bool = False)
     folders = _subfolders(root)
     _refuse_masks(folders, root)
     splits = {name: split_name(name) for name in folders}
+    _refuse_parts(root, folders)
     if not any(splits.values()) or not any(_has_classes(os.path.join(root, name)) for name in folders if splits[name]):
         if folders and all(splits.values()):
             raise _flat_splits(root, folders)
@@ -76,11 +86,26 @@ def read_folders(root: str, passed_over: PassedOver, *, by_series: bool = False)
     ]
 
 
+def inner_folders(root: str) -> str:
+    """Return the folder that holds several folders of images, where a folder holds one alone; empty otherwise.
+
+    Args:
+        root: the folder, in which there are images.
+
+    """
+    here = root
+    while len(names := _subfolders(here)) == 1:
+        here = os.path.join(here, names[0])
+    return here if here != root and len(names) > 1 and _has_classes(here) else ""
+
+
 def _split_rows(root: str, name: str, split: str, passed_over: PassedOver, by_series: bool) -> Iterator[Row]:
-    here = os.path.join(root, name)
+    here, classes = os.path.join(root, name), _subfolders(os.path.join(root, name))
+    if len(classes) == 1 and split_name(classes[0]) == split and _has_classes(os.path.join(here, classes[0])):
+        yield from _split_rows(root, f"{name}/{classes[0]}", split, passed_over, by_series)
+        return
     if not _has_classes(here):
         raise _flat_splits(root, [name])
-    classes = _subfolders(here)
     _refuse_masks(classes, here)
     loose = [entry.name for entry in os.scandir(here) if entry.is_file() and not is_litter(entry.name)]
     if any(file.lower().endswith(SUFFIXES) for file in loose):
@@ -119,15 +144,19 @@ def _rows(root: str, folders: Iterable[str], passed_over: PassedOver, by_series:
             )
         passed_over.files.update(here.files)
         _refuse_inner_masks(root, files)
+        _refuse_masks_by_name(files)
         for file in files:
             yield Row(file, file, PurePath(folder).name)
 
 
 def _with_inner_splits(rows: list[Row], root: str) -> list[Row]:
     """Return rows with the splits of folders ``<class>/train``, if every image has one."""
-    splits = [split_name(parts[1]) if len(parts := PurePath(row.file).parts) > 2 else None for row in rows]
+    inner = [PurePath(row.file).parts[1:-1] for row in rows]
+    splits = [next(filter(None, map(split_name, parts)), None) for parts in inner]
     if not any(splits):
         return rows
+    if not all(splits) and not any(parts and split_name(parts[0]) for parts in inner):
+        return rows  # a few folders deep below the classes have such a name by chance
     if not all(splits):
         odd = rows[splits.index(None)].file
         raise ValueError(
@@ -158,3 +187,32 @@ def _refuse_inner_masks(root: str, files: Iterable[str]) -> None:
     for folder, names in inner.items():
         if any(plain_key(name) in _MASKS for name in names):
             _refuse_masks(sorted(names), os.path.join(root, folder))
+
+
+def _refuse_masks_by_name(files: Iterable[str]) -> None:
+    """Refuse ``1_mask.png`` beside ``1.png``: it would be one more image of the class."""
+    stems = {str(path.with_name(_stem(path.name))): file for file in files for path in [PurePath(file)]}
+    for stem, file in stems.items():
+        found = _MASK_NAME.fullmatch(PurePath(stem).name)
+        image = found and stems.get(str(PurePath(stem).with_name(found[1])))
+        if image:
+            raise ValueError(
+                f"dataset_dir: expected images in class folders, got {file!a} beside {image!a}, which looks like its "
+                "mask. Move masks elsewhere, or write manifest.csv."
+            )
+
+
+def _stem(name: str) -> str:
+    return name[: -len(suffix)] if (suffix := next(filter(name.lower().endswith, SUFFIXES[::-1]), "")) else name
+
+
+def _refuse_parts(root: str, folders: list[str]) -> None:
+    """Refuse folds, sites and the like that each hold the classes: they would be the classes."""
+    if len(folders) < 2 or not all(_PARTS.fullmatch(plain_key(name)) for name in folders):
+        return
+    inner = set.intersection(*(set(_subfolders(os.path.join(root, name))) for name in folders))
+    if len(inner) > 1:
+        raise ValueError(
+            f"dataset_dir: expected a folder for each class in {root!r}, got {folders[0]!a} and {folders[1]!a}, which "
+            f"both have {' and '.join(map(ascii, sorted(inner)[:2]))}. Put the class first, or write manifest.csv."
+        )

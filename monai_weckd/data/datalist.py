@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from monai_weckd.data.class_folders import read_folders
+from monai_weckd.data.class_folders import inner_folders, read_folders
 from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.data.dicom.references import folder_of
-from monai_weckd.data.manifest import FileFinder, Row, read_manifest
+from monai_weckd.data.manifest import FileFinder, Row, find_manifest, read_manifest
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.names import clean_text, fold_text, join_spellings, spelled_as
 from monai_weckd.data.passed_over import PassedOver
@@ -145,9 +145,9 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *,
     if not os.path.isdir(root):
         hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
         raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
-    manifest = os.path.join(root, "manifest.csv")
+    manifest = find_manifest(root)
     passed_over = PassedOver()
-    if os.path.isfile(manifest):
+    if manifest:
         rows = read_manifest(manifest, passed_over, classes=classes)
     else:
         rows = read_folders(root, passed_over, by_series=by_series)
@@ -191,8 +191,8 @@ def known_group(groups: Mapping[str, str], key: str) -> str:
 
 
 def _manifest_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None) -> dict[str, str]:
-    manifest, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
-    if not os.path.isfile(manifest):
+    manifest, finder = find_manifest(folder), FileFinder(os.fspath(folder))
+    if not manifest:
         return {}
     rows = read_manifest(manifest, PassedOver() if passed_over is None else passed_over, labels=False)
     return {finder.find(PurePath(os.path.normpath(row.file)).as_posix()): row.group for row in rows if row.group}
@@ -221,7 +221,9 @@ def _class_names(rows: list[Row], classes: Sequence[str] | None, root: str) -> l
     names = found if classes is None else list(map(clean_text, classes))
     if len(names) < 2:
         where = f"labels in {root!r}" if classes is None else "classes"
-        raise ValueError(f"{where}: expected two classes or more, got {names}. Add labeled images of another class.")
+        inner = inner_folders(root) if classes is None else ""
+        remedy = f"If the classes are in {inner!r}, pass that." if inner else "Add labeled images of another class."
+        raise ValueError(f"{where}: expected two classes or more, got {names}. {remedy}")
     if len(set(map(fold_text, names))) < len(names):
         raise ValueError(f"classes: expected distinct names, got {names}. Remove the repeated name.")
     for row in rows:

@@ -9,14 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Find byte-identical images under two labels, or on two sides of a split."""
+"""Find images with the same bytes or pixels under two labels, or on two sides of a split."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,28 +25,37 @@ from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.splits import group_of
 from monai_weckd.utils.messages import printable
 
-__all__ = ["duplicate_notes", "identical_images"]
+__all__ = ["duplicate_notes", "identical_images", "parted"]
 
 _END = 1 << 14  # bytes of a file's start and end that are compared before the rest
 
 
 def duplicate_notes(
-    items: Sequence[Mapping[str, Any]], classes: Sequence[str], splits: Mapping[str, str] | None = None
+    items: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    splits: Mapping[str, str] | None = None,
+    *,
+    alike: Callable[[list[list[str]]], list[list[str]]] | None = None,
 ) -> list[str]:
-    """Return a line for each way in which byte-identical images contradict each other: labels, splits, groups.
+    """Return a line for each way in which identical images contradict each other: labels, splits, groups.
 
-    Only images of equal size are opened. Images of an archive are not compared.
+    Images are identical if their files are. Only files of equal size are opened. Images of an archive are not compared.
 
     Args:
         items: dictionaries with ``id``, ``image``, ``label``, ``group`` and, if known, ``split``.
         classes: class names in the order of their indices.
         splits: split of each item by its id, default None: that of the item.
+        alike: returns the sets of images with the same pixels, given those with the same bytes, default None: the notes
+            are of the latter.
 
     """
     by_image: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
         by_image[item["image"]].append(item)
-    sets = [[item for image in images for item in by_image[image]] for images in identical_images(by_image)]
+    same, how = identical_images(by_image), "are byte-identical to"
+    if alike is not None:
+        same, how = alike(same), "have the same pixels as"
+    sets = [[item for image in images for item in by_image[image]] for images in same]
 
     def label_of(item: Mapping[str, Any]) -> str | None:
         return classes[item["label"]] if is_labeled(item) else None
@@ -59,11 +68,15 @@ def duplicate_notes(
         ("splits", split_of, "Give them one group."),
         ("groups", group_of, "Give them one group, or a split may part them."),
     )
-    return [note for kind, value_of, remedy in kinds if (note := _note(sets, kind, value_of, remedy))]
+    return [note for kind, value_of, remedy in kinds if (note := _note(sets, kind, value_of, how, remedy))]
 
 
 def _note(
-    sets: Iterable[list[Mapping[str, Any]]], kind: str, value_of: Callable[[Mapping[str, Any]], str | None], remedy: str
+    sets: Iterable[list[Mapping[str, Any]]],
+    kind: str,
+    value_of: Callable[[Mapping[str, Any]], str | None],
+    how: str,
+    remedy: str,
 ) -> str:
     told = [{value: item for item in reversed(copies) if (value := value_of(item)) is not None} for copies in sets]
     apart = [(copies, found) for copies, found in zip(sets, told, strict=True) if len(found) > 1]
@@ -71,7 +84,7 @@ def _note(
         return ""
     (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
     return (
-        f"{sum(len(copies) for copies, _ in apart)} images are byte-identical to another one with other {kind}, first "
+        f"{sum(len(copies) for copies, _ in apart)} images {how} another one in other {kind}, first "
         f"{item['id']!r} ({printable(first)}) and {other['id']!r} ({printable(second)}). {remedy}"
     )
 
@@ -85,17 +98,24 @@ def identical_images(paths: Iterable[str]) -> list[list[str]]:
     """
     sets = [list(paths)]
     for key in (_sizes, partial(_digests, whole=False), partial(_digests, whole=True)):
-        sets = [part for images in sets for part in _parted(images, key)]
+        sets = [part for images in sets for part in parted(images, key)]
     return sets
 
 
-def _parted(images: Iterable[str], key: Callable[[str], Hashable]) -> Iterator[list[str]]:
+def parted(images: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Return the sets of two or more images with the same key; those without one are in none.
+
+    Args:
+        images: the images.
+        key: returns the key of an image, None if it has none.
+
+    """
     parts: dict[Hashable, list[str]] = defaultdict(list)
     for image in images:
         found = key(image)
         if found is not None:
             parts[found].append(image)
-    return (part for part in parts.values() if len(part) > 1)
+    return [part for part in parts.values() if len(part) > 1]
 
 
 def _files(path: str) -> Iterable[str]:

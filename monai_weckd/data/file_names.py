@@ -28,8 +28,10 @@ PICTURE_HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II
 # what Windows, macOS and network storage leave behind, in lower case; DICOMDIR is an index
 _LITTER = frozenset(
     (
-        *("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"),
-        *("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"),
+        *("@eadir", "@recycle", "@tmp", "@synoresource", "#recycle", "#snapshot", "~snapshot", "$recycle.bin"),
+        *("recycler", "recycled", "system volume information", "found.000", "__macosx", "network trash folder"),
+        *("temporary items", "lost+found", "__pycache__", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db"),
+        *("ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r", "dicomdir"),
     )
 )
 
@@ -41,7 +43,7 @@ def is_litter(name: str) -> bool:
         name: its name, without its folder.
 
     """
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith((".", "~$")) or name.lower() in _LITTER
 
 
 def kind_of(name: str) -> str:

@@ -31,7 +31,7 @@ def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None =
 
     Args:
         folder: the folder to search, with its subfolders.
-        passed_over: counts the other files, default None. Hidden files and litter are not counted.
+        passed_over: counts the other files, default None. Hidden files, litter and the manifest are not counted.
 
     """
     files_passed = (PassedOver() if passed_over is None else passed_over).files
@@ -45,7 +45,7 @@ def image_files(folder: str | os.PathLike[str], passed_over: PassedOver | None =
             path = os.path.join(here, name)
             if _is_image(path):
                 yield path
-            else:
+            elif here != os.fspath(folder) or name.casefold() != "manifest.csv":
                 files_passed[kind_of(name)] += 1
 
 

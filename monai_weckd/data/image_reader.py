@@ -32,8 +32,10 @@ from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.dicom.references import parse_series
 from monai_weckd.data.file_names import DICOM_SUFFIXES, NIFTI_SUFFIXES, PICTURE_HEADS
 from monai_weckd.data.medmnist import read_medmnist
+from monai_weckd.data.nifti_geometry import volume_fault
 from monai_weckd.data.picture import picture_array
 from monai_weckd.utils.budget import BudgetError, CountedFile, borrowed, budgeted, claim
+from monai_weckd.utils.errors import plain_reason
 
 __all__ = ["decoding", "read_image"]
 
@@ -66,7 +68,8 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     elif path.exists() or parse_series(path):
         array, meta = _read(path, dicom_reader or DicomReader())
     else:
-        raise FileNotFoundError(f"{path}: expected a file or folder, got nothing there. Correct the path.")
+        got = "a link that leads nowhere. Correct it" if path.is_symlink() else "nothing there. Correct the path"
+        raise FileNotFoundError(f"{path}: expected a file or folder, got {got}.")
     _check_finite(array, path)
     meta.setdefault("is_color", len(array) == 3)
     return array, meta
@@ -85,7 +88,13 @@ def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, 
         return _read_picture(path)
     if path.suffix.lower() in DICOM_SUFFIXES:
         return _read_dicom(path, dicom_reader)  # says what is wrong with it
-    raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format. Convert it.")
+    got = "a file of a .hdr and .img pair. Save it as .nii.gz" if _is_of_pair(path) else "another format. Convert it"
+    raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got {got}.")
+
+
+def _is_of_pair(path: Path) -> bool:
+    """Return whether a file is a part of an image of Analyze or NIfTI; the sides of the first kind are not known."""
+    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
 def _read_dicom(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:
@@ -139,6 +148,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         array = array[..., 0]
     if array.ndim not in (3, 4) or np.iscomplexobj(array):
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
+    if array.ndim == 4 and (fault := volume_fault(path, image, array.shape[1:], header[MetaKeys.AFFINE])):
+        raise ValueError(f"{path}: {fault}")
     has_geometry = bool(header["sform_code"] or header["qform_code"])
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
@@ -194,8 +205,9 @@ def decoding(path: Path) -> Iterator[None]:
             f"{path}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more. Resize it or cut it into tiles."
         ) from error
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path}: cannot be decoded ({reason}). Repair the file or leave it out.") from error
+        raise ValueError(
+            f"{path}: cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
+        ) from error
 
 
 def _check_finite(array: np.ndarray, path: Path) -> None:

@@ -14,58 +14,25 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import os
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from monai_weckd.data.names import clean_text, fold_text, is_missing, join_spellings, plain_key
+from monai_weckd.data.columns import REQUIRED, Line, column_values, find_columns, further_column
+from monai_weckd.data.names import clean_text, fold_text, is_missing, join_spellings
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.split_file import split_name
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["FileFinder", "Row", "manifest_columns", "read_manifest"]
+__all__ = ["FileFinder", "Row", "find_manifest", "manifest_columns", "read_manifest"]
 
-_REQUIRED = ("file", "label")
-_COLUMNS = (*_REQUIRED, "group", "split")
-
-# spellings that are taken, as `plain_key` gives them
-_PERSONS = ("group", "patient", "subject", "participant")
-_NUMBERS = ("", "s", "id", "ids", "no", "nr", "num", "number", "code", "key", "uid")
-_TAKEN = {
-    "file": frozenset(("file", "files")),
-    "label": frozenset(("label", "labels")),
-    "group": frozenset(person + number for person in _PERSONS for number in _NUMBERS),
-    "split": frozenset(("split", "splits", "splitname", "datasplit")),
-}
-# what a comparison or an audit reads; a training does not
-_FURTHER = {
-    "fold": frozenset(("fold", "folds", "kfold", "cvfold", "foldid")),
-    "scanner": frozenset(("scanner", "scanners")),
-    "site": frozenset(("site", "sites")),
-    "sex": frozenset(("sex", "gender")),
-    "age": frozenset(("age", "ages")),
-}
-# taken only if every value is a split
-_SPLIT_IF_SO = frozenset(("subset", "partition", "set", "phase", "usage"))
-# names that probably mean these columns
-_NEAR = {
-    "group": ("group", "groups", "patient", "patients", "patientid", "subject", "subjectid"),
-    "split": ("split", "splits"),
-}
-# a column whose last word is one of these may tell patients apart, unless its first word says what else it numbers
-_ID_WORDS = frozenset(("id", "ids", "uid", "pid", "mrn", "case"))
-_OTHER_THINGS = frozenset(
-    (
-        *("image", "img", "file", "label", "class", "category", "site", "center", "centre", "hospital", "device"),
-        *("scanner", "camera", "reader", "rater", "annotator", "dataset", "source", "batch", "fold", "diagnosis"),
-    )
-)
+_NAME = "manifest.csv"
+# how programs save a table under the name that was meant
+_OTHER_FORMATS = (".tsv", ".txt", ".xls", ".xlsx", ".ods", ".numbers", ".csv.csv", ".csv.txt", ".csv.gz")
 
 
 class Row(NamedTuple):
@@ -78,9 +45,29 @@ class Row(NamedTuple):
     split: str = ""
 
 
-class _Line(NamedTuple):
-    number: int
-    fields: list[str]
+def find_manifest(folder: str | os.PathLike[str]) -> str:
+    """Return the path of a folder's ``manifest.csv``, whose name may be in another case; empty without one.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: When there are several, or one in another format, which would count as none.
+
+    """
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [name for name in names if name.casefold() == _NAME]
+    if _NAME in found:
+        return os.path.join(folder, _NAME)
+    others = [name for name in names if name.casefold() in {f"manifest{suffix}" for suffix in _OTHER_FORMATS}]
+    others = [name for name in others if os.path.isfile(os.path.join(folder, name))]
+    if len(found) > 1 or (others and not found):
+        got = " and ".join(map(ascii, found or others))
+        raise ValueError(
+            f"{os.fspath(folder)}: expected manifest.csv or no manifest, got {got}. "
+            "Save it as manifest.csv, with commas between the columns, or rename it."
+        )
+    return os.path.join(folder, found[0]) if found else ""
 
 
 def read_manifest(
@@ -104,9 +91,11 @@ def read_manifest(
     """
     name = os.fspath(manifest)
     header, lines = _read_lines(name)
-    places = _columns(header, lines, name, required=_REQUIRED if labels else _REQUIRED[:1])
+    places = find_columns(header, lines, name, required=REQUIRED if labels else REQUIRED[:1])
     passed_over.columns += dict.fromkeys(
-        title for place, title in enumerate(header) if place not in places.values() and _has_values(place, title, lines)
+        title
+        for place, title in enumerate(header)
+        if place not in places.values() and (title or column_values(place, lines))
     )
     rows = []
     for line in lines:
@@ -136,16 +125,16 @@ def manifest_columns(
         ValueError: When the manifest is no such CSV, or has several columns for one name.
 
     """
-    name, finder = os.path.join(folder, "manifest.csv"), FileFinder(os.fspath(folder))
-    if not os.path.isfile(name):
+    name, finder = find_manifest(folder), FileFinder(os.fspath(folder))
+    if not name:
         return {}
     header, lines = _read_lines(name)
-    places = {column: place for column in names if (place := _further_place(column, header, name)) is not None}
+    places = {column: place for column in names if (place := further_column(column, header, name)) is not None}
     if passed_over is not None:
         used = {header[place] for place in places.values()}
         passed_over.columns = [title for title in passed_over.columns if title not in used]
     found: dict[str, dict[str, str]] = {column: {} for column in places}
-    file = _columns(header, lines, name)["file"] if places else 0
+    file = find_columns(header, lines, name)["file"] if places else 0
     for line in lines if places else ():
         key = finder.find(PurePath(os.path.normpath(line.fields[file].strip())).as_posix())
         for column, place in places.items():
@@ -154,114 +143,24 @@ def manifest_columns(
     return found
 
 
-def _further_place(name: str, header: Sequence[str], manifest: str) -> int | None:
-    titles = [title for title in header if title == name] or [
-        title for title in header if plain_key(title) in _FURTHER[name]
-    ]
-    if len(titles) > 1:
-        raise ValueError(
-            f"{manifest}, row 1: expected one column {name!r}, got {' and '.join(map(ascii, titles))}. Rename one."
-        )
-    return header.index(titles[0]) if titles else None
-
-
-def _read_lines(manifest: str) -> tuple[list[str], list[_Line]]:
+def _read_lines(manifest: str) -> tuple[list[str], list[Line]]:
     try:
         # utf-8-sig drops the byte order mark that spreadsheets write
         with open(manifest, newline="", encoding="utf-8-sig") as stream:
             # strict: a quote that is never closed would swallow the rest of the file
             reader = csv.reader(stream, strict=True)
             header = [title.strip() for title in next(reader, [])]
-            return header, [_Line(reader.line_num, fields) for fields in reader if any(map(clean_text, fields))]
+            if any("\0" in title for title in header):
+                raise ValueError(
+                    f"{manifest}: expected UTF-8 text, got zeros between the letters. Save it as CSV UTF-8."
+                )
+            return header, [Line(reader.line_num, fields) for fields in reader if any(map(clean_text, fields))]
     except UnicodeDecodeError as error:
         raise ValueError(f"{manifest}: expected UTF-8 text, got {error.reason}. Save it as CSV UTF-8.") from error
     except csv.Error as error:
         raise ValueError(
             f"{manifest}, row {reader.line_num}: expected comma-separated values, got {error}. Correct the row."
         ) from error
-
-
-def _columns(
-    header: list[str], lines: Sequence[_Line], manifest: str, *, required: Collection[str] = _REQUIRED
-) -> dict[str, int]:
-    """Return the place of each column that is used."""
-    places = {}
-    for name in _COLUMNS:
-        found = _places(name, header, lines)
-        if len(found) > 1:
-            titles = [header[place] for place in found]
-            got = len(found) if len(set(titles)) == 1 else " and ".join(map(ascii, titles))
-            raise ValueError(
-                f"{manifest}, row 1: expected one column {name!r}, got {got}. Rename one."
-                + (f" The column {name!r} itself takes precedence." if name not in titles else "")
-            )
-        if found:
-            places[name] = found[0]
-        elif name in required:
-            near = difflib.get_close_matches(name, header, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{manifest}, row 1: expected a column {name!r}, got {len(header)} others, the nearest {near}. "
-                "Rename or add it, and separate columns by commas."
-            )
-    _refuse_near(header, lines, places, manifest)
-    return places
-
-
-def _places(name: str, header: list[str], lines: Sequence[_Line]) -> list[int]:
-    exact = [place for place, title in enumerate(header) if title == name]
-    if exact:
-        return exact
-    found = [place for place, title in enumerate(header) if plain_key(title) in _TAKEN[name]]
-    if name == "split" and not found:
-        likely = (place for place, title in enumerate(header) if plain_key(title) in _SPLIT_IF_SO)
-        found = [place for place in likely if all(map(split_name, _values(place, lines)))]
-    return found
-
-
-def _refuse_near(header: list[str], lines: Sequence[_Line], places: dict[str, int], manifest: str) -> None:
-    """Refuse a column that looks like an absent one: without it, patients would leak or splits would be drawn anew."""
-    for place, title in enumerate(header):
-        for name in ("group", "split"):
-            if name in places or place in places.values() or not _values(place, lines):
-                continue
-            if _is_near(plain_key(title), _NEAR[name]) or (
-                name == "group" and _may_tell_patients_apart(title, place, places.get("label"), lines)
-            ):
-                raise ValueError(
-                    f"{manifest}, row 1: expected a column {name!r} or nothing like it, got {title!a}. "
-                    f"Rename it to {name!r} if that is what it is; otherwise add a column {name!r}, which may be empty."
-                )
-
-
-def _is_near(key: str, names: Iterable[str]) -> bool:
-    """Return whether a key is a name with a letter too many, too few, or two in the wrong order."""
-    return any(
-        key[:1] == name[0]
-        and abs(len(key) - len(name)) <= 1
-        and difflib.SequenceMatcher(None, key, name).ratio() >= 0.8
-        for name in names
-    )
-
-
-def _may_tell_patients_apart(title: str, place: int, label: int | None, lines: Sequence[_Line]) -> bool:
-    """Return whether a column names patients, or numbers something that several images share."""
-    if plain_key(title).removesuffix("name") in _PERSONS:
-        return True
-    words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", title)]
-    if not words or words[-1] not in _ID_WORDS or words[0] in _OTHER_THINGS:
-        return False
-    values = _values(place, lines)
-    return (1 if label is None else len(set(_values(label, lines)))) < len(set(values)) < len(values)
-
-
-def _values(place: int, lines: Iterable[_Line]) -> list[str]:
-    """Return the values of a column, without the missing ones."""
-    found = (clean_text(line.fields[place]) for line in lines if place < len(line.fields))
-    return [value for value in found if not is_missing(value)]
-
-
-def _has_values(place: int, title: str, lines: Iterable[_Line]) -> bool:
-    return bool(title) or bool(_values(place, lines))
 
 
 def _row(cells: dict[str, str], place: str, passed_over: PassedOver, classes: Collection[str]) -> Row:

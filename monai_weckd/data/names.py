@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -21,10 +22,17 @@ __all__ = ["clean_text", "fold_text", "is_missing", "join_spellings", "plain_key
 
 # how programs write a cell without a value; "none" may be a class
 _MISSING = frozenset(
-    ("", "nan", "NaN", "NAN", "NaT", "None", "NA", "N/A", "n/a", "<NA>", "null", "Null", "NULL", "#N/A", "#NA")
+    (
+        *("", "nan", "NaN", "NAN", "NaT", "None", "NA", "N/A", "n/a", "<NA>", "null", "Null", "NULL", "?", "."),
+        *("-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+        *("#N/A", "#NA", "#N/A N/A", "#VALUE!", "#REF!", "#NAME?", "#NULL!", "#DIV/0!", "#NUM!"),
+    )
 )
 # letters that show nothing; other such characters are in the categories Cc and Cf
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_VARIATIONS = range(0xFE00, 0xFE10)  # of how a letter is drawn
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")  # as programs write it that keep numbers as floats
+_APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032`\u00b4]")
 
 
 def clean_text(text: str) -> str:
@@ -60,12 +68,18 @@ def is_missing(text: str) -> bool:
 def fold_text(text: str) -> str:
     """Return what remains of a text without case, Unicode form, invisible characters, and runs of white space.
 
+    Dashes and apostrophes are of one kind, and 1.0 is 1.
+
     Args:
         text: any text.
 
     """
+    text = _APOSTROPHES.sub("'", text)  # one of them would be a space and an accent
     folded = unicodedata.normalize("NFKC", _without_invisible(text)).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
+    folded = " ".join(unicodedata.normalize("NFKC", folded).split())
+    folded = "".join("-" if unicodedata.category(letter) == "Pd" else letter for letter in folded)
+    found = _WHOLE_NUMBER.fullmatch(folded)
+    return found[1] if found else folded
 
 
 def plain_key(name: str) -> str:
@@ -128,4 +142,6 @@ def _without_invisible(text: Iterable[str]) -> str:
 
 
 def _is_blank(letter: str) -> bool:
-    return letter.isspace() or letter in _BLANK_LETTERS or unicodedata.category(letter) in ("Cc", "Cf")
+    if letter.isspace() or letter in _BLANK_LETTERS or ord(letter) in _VARIATIONS:
+        return True
+    return unicodedata.category(letter) in ("Cc", "Cf")

@@ -33,6 +33,7 @@ from typing import IO
 import numpy as np
 
 from monai_weckd.utils.budget import VARIABLE, BudgetError, budgeted, claim, memory_budget
+from monai_weckd.utils.errors import plain_reason
 
 __all__ = ["array_header", "check_array", "map_array", "read_array"]
 
@@ -134,8 +135,10 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
     except Exception as error:  # zipfile and NumPy raise anything for damaged, encrypted or foreign bytes
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the last for a place before the file
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path}: expected a sound .npz archive, got one with {reason}. Download it again.") from error
+        reason = plain_reason(error, otherwise=" ".join(str(error).split()))
+        raise ValueError(
+            f"{path}: expected a sound .npz archive, got one with this fault: {reason}. Download it again."
+        ) from error
 
 
 # the modification time is part of the key, so that a replaced archive is mapped anew

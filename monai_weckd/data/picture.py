@@ -45,6 +45,7 @@ _LAYOUTS = {
 }
 _JPEG = 7
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, deflate, PackBits, old deflate, LZMA, Zstandard
+_PREDICTED = (5, 8, 32946, 34925, 50000)  # LZW, deflate, old deflate, LZMA, Zstandard
 _FAX = (2, 3, 4)  # of 1 bit only
 
 
@@ -112,6 +113,9 @@ def _storage_fault(tags: Any, kind: str, compression: int, bits: int) -> str:
     # libtiff returns the machine's own byte order, which Pillow takes into account for only one of these layouts
     if compression != 1 and tags.prefix == b"MM" and (bits > 16 or (bits == 16 and tags.get(339, (1,))[0] != 1)):
         return f"big-endian {bits} bits with compression {compression}"
+    # libtiff leaves such differences as they are, other programs add them up
+    if tags.get(317, 1) != 1 and compression not in _PREDICTED:
+        return f"a predictor with compression {compression}"
     if tags.get(266, 1) != 1 and bits != 1:
         return f"fill order {tags[266]} of {bits} bits"
     return ""

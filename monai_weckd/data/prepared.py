@@ -23,8 +23,9 @@ import torch
 from monai.utils import CommonKeys, MetaKeys
 
 from monai_weckd.data.content import UndescribedError, describe
+from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_reader import read_image
-from monai_weckd.utils.errors import explaining_error
+from monai_weckd.utils.errors import explaining_error, plain_reason
 
 __all__ = ["Preparation", "image_error", "load_image"]
 
@@ -117,12 +118,15 @@ def image_error(path: Any, error: Exception) -> ValueError:
     """
     cause = explaining_error(error)
     reason = " ".join(str(cause).split())
-    if str(path) not in reason:
-        reason = (
-            f"{path}: expected an image that can be prepared, got {type(cause).__name__}: {reason.rstrip('.')}. "
-            "Repair the file or leave it out."
-        )
-    return ValueError(reason)
+    if str(path) in reason:
+        return ValueError(reason)
+    if str(folder_of(path)) in reason:  # a file of a series
+        return ValueError(f"{path}: expected the slices of one volume, got others. {reason}")
+    reason = plain_reason(cause, otherwise=f"a transform fails: {reason.rstrip('.')}")
+    return ValueError(
+        f"{path}: expected an image that can be prepared, got one that cannot ({reason}). "
+        "Repair the file or leave it out."
+    )
 
 
 def _kind(array: np.ndarray, affine: np.ndarray) -> tuple[Any, ...]:

@@ -14,24 +14,28 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import logging
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.data.dicom.references import folder_of
-from monai_weckd.data.duplicates import duplicate_notes
+from monai_weckd.data.duplicates import duplicate_notes, parted
 from monai_weckd.data.image_files import image_files
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
+from monai_weckd.utils.errors import plain_reason
 from monai_weckd.utils.messages import nearest, printable
 from monai_weckd.utils.progress import progress
 from monai_weckd.utils.system import available_processors
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from monai_weckd.data.prepared import Preparation
 
 __all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify_images"]
@@ -42,6 +46,10 @@ logger = logging.getLogger(__name__)
 # kept, because one process may run many trainings on the same images
 _known: dict[str, tuple[tuple[Any, ...], dict[str, str | None]]] = {}
 
+# a digest of some of their pixels
+_pixels: dict[str, int | None] = {}
+
+_SAMPLE = 1 << 14  # pixels of an image that are compared before all are
 _MODES = ("error", "skip")
 
 
@@ -84,7 +92,7 @@ def verify_images(
     The reader is :py:func:`monai_weckd.data.image_reader.read_image`, so its errors appear here, before anything is
     trained or written. For compressed NIfTI, and for each split of a MedMNIST archive, the checksum is verified as
     well. Files that this process has read before and that have not changed since are not read again. Byte-identical
-    images with different labels, splits or groups are reported in the log.
+    images with different labels, splits or groups are reported in the log, and so are images of the same pixels.
     With ``transform``, an image that the transform refuses counts as unreadable; see
     :py:class:`monai_weckd.data.prepared.Preparation`.
 
@@ -110,6 +118,9 @@ def verify_images(
 
         preparation = Preparation(transform, spatial_dims)
     bad = find_faults(datalist.items, preparation)
+    alike = partial(_alike_pixels, [item["image"] for item in datalist.items])
+    for note in duplicate_notes(datalist.items, datalist.classes, alike=alike):
+        logger.warning(note)
     if not bad:
         return datalist
     name, fault = next(iter(bad.items()))
@@ -192,17 +203,54 @@ def _fault(path: str, preparation: Preparation | None) -> str | None:
         image = f"{path}/0" if check_split(path) else path
         if image == path or preparation is not None:
             array, meta = read_image(image)
+            if image == path:
+                _pixels[path] = _sample_digest(array)
         if path.lower().endswith(".gz"):
             _check_gzip(path)
         if preparation is not None:
             preparation.check(image, array, meta)
     except (zlib.error, gzip.BadGzipFile, EOFError) as error:
-        return f"cannot be decoded ({error}). Repair the file or leave it out."
+        return f"cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
     except OSError as error:
-        return _unreadable(error)
+        if error.strerror:
+            return _unreadable(error)
+        return _without_name(error, image)
     except ValueError as error:
-        return " ".join(str(error).removeprefix(f"{image}: ").split())
+        return _without_name(error, image)
     return None
+
+
+def _alike_pixels(images: Sequence[str], copies: Sequence[Collection[str]]) -> list[list[str]]:
+    """Return the sets of images that have the same pixels, without those whose files are the same."""
+    likely = parted(dict.fromkeys(images), _pixels.get)
+    others = (part for part in likely if not any(same.issuperset(part) for same in map(set, copies)))
+    sets = (found for part in others for found in parted(part, lambda path: _pixel_digest(path, known_state(path))))
+    return [found for found in sets if not any(same.issuperset(found) for same in map(set, copies))]
+
+
+def _sample_digest(array: np.ndarray) -> int | None:
+    """Return a digest of some pixels, for this process; None if they are equal: blank images are many, and no copies.
+
+    A digest of all would take a quarter of the time of decoding.
+    """
+    pixels = array.ravel("K")
+    sample = pixels[:: 1 + pixels.size // _SAMPLE]
+    return hash((array.shape, array.dtype.str, sample.tobytes())) if sample.min() < sample.max() else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _pixel_digest(path: str, state: tuple[Any, ...]) -> bytes | None:
+    """Return a digest of all pixels of an image that has this state, None if it cannot be read."""
+    from monai_weckd.data.image_reader import read_image
+
+    try:
+        return hashlib.blake2b(read_image(path)[0].tobytes()).digest()
+    except (ValueError, OSError):  # it has changed since
+        return None
+
+
+def _without_name(error: Exception, image: str) -> str:
+    return " ".join(str(error).removeprefix(f"{image}: ").split())
 
 
 def _check_gzip(path: str) -> None:

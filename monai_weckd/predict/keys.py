@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from monai_weckd.data.datalist import known_group, known_groups
-from monai_weckd.data.dicom.patients import image_id, pseudonyms, read_keys
+from monai_weckd.data.dicom.patients import image_id, patient_groups, pseudonyms, read_keys
 
 __all__ = ["ImageKeys", "KeyFinder"]
 
@@ -46,16 +47,18 @@ class KeyFinder:
 
     Args:
         source: the folder of the images, or one image.
+        paths: the images; what the header of one leaves open, the others may tell. Default none.
 
     Attributes:
         fault: why the groups of the folder's manifest cannot be used; empty if they can, or without a manifest.
 
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, paths: Iterable[str] = ()) -> None:
         self.root = source if source.is_dir() else source.parent
         self.fault = ""
         self._groups: dict[str, str] = {}
+        self._patients = patient_groups({path: path for path in paths}, where=str(source))
         try:
             self._groups = known_groups(self.root)
         except ValueError as error:  # images can be classified without it
@@ -70,7 +73,7 @@ class KeyFinder:
         """
         file, header = image_id(path, self.root), read_keys(path)
         names = {} if header is None else pseudonyms(header)
-        group = known_group(self._groups, file) or next(iter(names.values()), "")
+        group = known_group(self._groups, file) or self._patients.get(path) or next(iter(names.values()), "")
         return ImageKeys(file, group, names.get("study", ""), names.get("series", ""))
 
     def relative(self, text: str) -> str:

@@ -17,8 +17,33 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["explaining_error", "first_cause", "is_refusal", "raising_cause"]
+__all__ = ["explaining_error", "first_cause", "is_refusal", "plain_reason", "raising_cause"]
 
+# what the errors of decoders, "<class>: <text>", mean for whoever has the file
+_PLAIN = [
+    (re.compile(pattern, re.IGNORECASE), meaning)
+    for pattern, meaning in (
+        (
+            r"bytes of pixel data is less than expected \((\d+) vs (\d+)",
+            r"it ends too early, after \1 of \2 bytes of pixels",
+        ),
+        (
+            r"^MemoryError|out of memory|not enough memory|allocate memory|size calculation overflowed",
+            "it does not fit into memory",
+        ),
+        (r"truncated|ended before|^EOFError|expected \d+ bytes, got|incomplete", "it ends too early"),
+        (r"crc|checksum|data check", "its checksum is wrong"),
+        (r"while decompressing|^BadGzipFile", "its compressed data are damaged"),
+        (r"missing required element: (\(\w{4},\w{4}\))", r"its header lacks the element \1"),
+        (r"exceptions were raised by all", "its compressed pixels are damaged, or of a kind that no decoder reads"),
+        (r"^LinAlgError|singular matrix", "its voxel sizes or directions are zero or no numbers"),
+        (
+            r"^(UnidentifiedImage|ImageFile|HeaderData)Error|^BytesLength|^NotImplementedError|unsupported bmp"
+            r"|missing dimensions",
+            "its header is damaged or of an unknown kind",
+        ),
+    )
+]
 _REFUSAL = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]+$")
 
 
@@ -58,6 +83,26 @@ def explaining_error(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, (ValueError, OSError)):
         error = error.__cause__
     return error
+
+
+def plain_reason(error: BaseException, otherwise: str = "its content is damaged") -> str:
+    """Return why a file cannot be used, in words that need no knowledge of decoders.
+
+    The words of a decoder may also quote the header, which names the patient.
+
+    Args:
+        error: what a decoder raised.
+        otherwise: for errors of which nothing is known, default "its content is damaged".
+
+    Example::
+
+        >>> plain_reason(EOFError("Compressed file ended before the end-of-stream marker was reached"))
+        'it ends too early'
+
+    """
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    found = ((pattern.search(text), meaning) for pattern, meaning in _PLAIN)
+    return next((match.expand(meaning) for match, meaning in found if match), otherwise)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def two_series(path):
     write_dicom(path / "other.dcm", np.zeros((5, 6), np.uint8), SeriesInstanceUID="1.2.4")
 
 
-DAMAGED = r"cannot be decoded \(.+\)\. Repair the file or leave it out\."
+DAMAGED = r"cannot be decoded \(its? [a-z0-9 ,]+\)\. Repair the file or leave it out\."
 OTHER_FORMAT = r"expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got another format\. Convert it\."
 PAGES = r"expected one picture, got 3 pages or frames\. Split it, or save it as NIfTI\."
 NOT_FINITE = r"expected finite values, got 1 of \d+ that are NaN or infinite\. Replace them, by 0 where"

@@ -85,9 +85,59 @@ def test_class_folders_whose_names_are_alike_are_one_class(tmp_path):
     assert found.passed_over.text() == "spellings joined: 1 (label 'NORMAL' as 'Normal' 1)"
 
 
+@pytest.mark.parametrize(
+    "layout", ["train/train/ill train/train/well test/test/ill", "ill/p1/train well/p2/training ill/p3/test"]
+)
+def test_splits_are_found_deeper(tmp_path, layout):
+    folders = layout.split()
+    found = load_datalist(touch(tmp_path, *(f"{folder}/a.png" for folder in folders)))
+    assert found.classes == ("ill", "well")
+    expected = {f"{folder}/a.png": "test" if "test" in folder else "train" for folder in folders}
+    assert {item["id"]: item["split"] for item in found.items} == expected
+
+
+def test_a_folder_deep_below_some_images_may_have_the_name_of_a_split(tmp_path):
+    found = load_datalist(touch(tmp_path, "ill/p1/test/a.png", "ill/p2/b.png", "well/c.png"))
+    assert not any("split" in item for item in found.items)
+
+
+@pytest.mark.parametrize("folder", ["data", "data/images", "zip/zip", "data/train"])
+def test_classes_in_a_further_folder_are_pointed_at(tmp_path, folder):
+    place = tmp_path / folder.removesuffix("/train")
+    touch(tmp_path, f"{folder}/ill/a.png", f"{folder}/well/b.png", "readme.txt")
+    if folder.endswith("train"):
+        touch(place, "test/ill/a.png")
+    with pytest.raises(ValueError, match=rf"expected two classes or more.* If the classes are in '{place}', pass that"):
+        load_datalist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "mask", ["a_mask.png", "a_MASK.tif", "a_mask_1.png", "a-seg.png", "a_segmentation.bmp", "a_gt.png", "a label.png"]
+)
+def test_a_mask_beside_its_image_is_no_image(tmp_path, mask):
+    touch(tmp_path, "ill/p1/a.png", f"ill/p1/{mask}", "well/b.png")
+    with pytest.raises(ValueError, match=rf"got 'ill/p1/{mask}' beside 'ill/p1/a\.png', which looks like its mask"):
+        load_datalist(tmp_path)
+    (tmp_path / "ill" / "p1" / "a.png").unlink()  # by itself it may be an image
+    assert len(load_datalist(tmp_path).items) == 2
+
+
+@pytest.mark.parametrize("names", ["fold_0 fold_1", "Site A,Site B", "cv1 cv2 cv3", "set_a set_b", "part1 part2"])
+def test_parts_that_each_hold_the_classes_are_not_the_classes(tmp_path, names):
+    folders = names.split("," if "," in names else " ")
+    touch(tmp_path, *(f"{folder}/{label}/a.png" for folder in folders for label in ("ill", "well")))
+    with pytest.raises(ValueError, match=rf"got '{folders[0]}' and '{folders[1]}', which both have 'ill' and 'well'"):
+        load_datalist(tmp_path)
+    assert load_datalist(touch(tmp_path / "own", "set_a/p1/a.png", "set_b/p2/a.png")).classes == ("set_a", "set_b")
+
+
 def test_litter_is_neither_a_class_nor_counted(tmp_path):
     touch(tmp_path, "ill/a.png", "well/b.png", "@eaDir/a.png", "__MACOSX/ill/a.png", "#recycle/c.png", "Thumbs.db")
     touch(tmp_path, "ill/@eaDir/a.png/thumb.jpg", "ill/._a.png", "ill/Thumbs.db", "well/desktop.ini", ".DS_Store")
+    touch(
+        tmp_path, "@tmp/a.png", "~snapshot/ill/a.png", "RECYCLER/a.png", "__pycache__/a.pyc", "ill/.AppleDouble/a.png"
+    )
+    touch(tmp_path, "Network Trash Folder/a.png", "ill/Picasa.ini", "ill/~$a.png", "well/Thumbs.db:encryptable")
     found = load_datalist(tmp_path)
     assert [item["id"] for item in found.items] == ["ill/a.png", "well/b.png"]
     assert found.passed_over.text() == ""

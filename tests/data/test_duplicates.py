@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
+import shutil
 
+import numpy as np
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
 
 from monai_weckd.cli.main import main
@@ -112,3 +116,93 @@ def test_a_name_that_is_not_utf_8_can_be_written(tmp_path):
     (note,) = duplicate_notes(items, ["one"])
     assert r"b \udcff.png" in note
     note.encode()  # a lone surrogate could not be
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 24), dtype=np.uint8)
+
+
+def with_comment(path):
+    Image.fromarray(PIXELS).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xfe\0\x06more" + content[2:])
+
+
+# two ways to write the same pixels
+WRITTEN = {
+    "compression": ("a.png", "b.png", Image.Image.save, lambda image, path: image.save(path, compress_level=9)),
+    "format": ("a.png", "b.bmp", Image.Image.save, Image.Image.save),
+    "comment": ("a.jpg", "b.jpg", Image.Image.save, lambda _, path: with_comment(path)),
+    "header": (
+        "a.dcm",
+        "b.dcm",
+        lambda _, path: write_dicom(path, PIXELS, PatientID="A"),
+        lambda _, path: write_dicom(path, PIXELS, PatientID="B"),
+    ),
+    "bytes at the end": (
+        "a.png",
+        "b.png",
+        Image.Image.save,
+        lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"\0")),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize(("split", "kind"), [("test", "splits"), ("train", "groups")])
+def test_equal_pixels_in_other_bytes_are_told_when_images_are_read(tmp_path, caplog, name, split, kind):
+    first, second, write, write_again = WRITTEN[name]
+    image = Image.fromarray(PIXELS)
+    write(image, tmp_path / first)
+    write_again(image, tmp_path / second)
+    Image.fromarray(PIXELS[::-1].copy()).save(tmp_path / "c.png")
+    lines = ["file,label,split", f"{first},x,train", f"{second},x,{split}", "c.png,y,train"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    datalist = load_datalist(tmp_path)
+    assert duplicate_notes(datalist.items, datalist.classes) == []
+    for _ in range(2):  # also if the images are known
+        caplog.clear()
+        verify_images(datalist)
+        notes = [record.getMessage() for record in caplog.records if "same pixels" in record.getMessage()]
+        assert len(notes) == (2 if kind == "splits" else 1)
+        assert notes[0].startswith(f"2 images have the same pixels as another one in other {kind}, first '{first}' (")
+
+
+@pytest.mark.parametrize("link", ["copy", "hard", "symbolic"])
+def test_equal_files_are_told_once(tmp_path, caplog, link):
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+    Image.fromarray(PIXELS).save(tmp_path / "x" / "a.png")
+    Image.fromarray(PIXELS).save(tmp_path / "x" / "other.bmp")
+    make = {"copy": shutil.copy, "hard": os.link, "symbolic": os.symlink}[link]
+    make(tmp_path / "x" / "a.png", tmp_path / "y" / "b.png")
+    verify_images(load_datalist(tmp_path))
+    told = [record.getMessage().partition(", first")[0] for record in caplog.records]
+    assert told == [
+        "2 images are byte-identical to another one in other labels",
+        "2 images are byte-identical to another one in other groups",
+        "3 images have the same pixels as another one in other labels",
+        "3 images have the same pixels as another one in other groups",
+    ]
+    (tmp_path / "x" / "other.bmp").unlink()
+    caplog.clear()
+    verify_images(load_datalist(tmp_path))
+    assert not [record for record in caplog.records if "same pixels" in record.getMessage()]
+
+
+def test_blank_images_are_no_copies(tmp_path, caplog):
+    for folder, suffix in (("x", "png"), ("y", "bmp")):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8), 7).save(tmp_path / folder / f"a.{suffix}")
+    verify_images(load_datalist(tmp_path))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("place", [1, 2, 50_001])
+def test_images_that_differ_in_one_pixel_are_no_copies(tmp_path, caplog, place):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+        pixels.flat[place] ^= 1
+    verify_images(load_datalist(tmp_path))
+    assert not caplog.records

@@ -17,6 +17,7 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
+from monai_weckd.data.datalist import load_datalist
 from monai_weckd.data.file_names import SUFFIXES
 from monai_weckd.data.image_files import image_files, list_images
 from monai_weckd.data.image_reader import read_image
@@ -108,3 +109,34 @@ def test_what_is_passed_over_is_counted_except_litter(tmp_path):
     assert passed_over.text() == "files passed over: 4 (.gif 2, linked folders 1, .TXT 1)"
     with pytest.raises(ValueError, match=r"got none \(files passed over: 4 \(\.gif 2, .*\)\)\.$"):
         list_images(tmp_path, spatial_dims=2)
+
+
+@pytest.mark.parametrize("kind", ["Nifti1Pair", "AnalyzeImage", "gz"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_pair_of_header_and_image_is_passed_over_counted_and_refused_by_name(tmp_path, kind, dims):
+    make, end = (nibabel.Nifti1Pair, ".gz") if kind == "gz" else (getattr(nibabel, kind), "")
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        nibabel.save(make(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / folder / f"a.img{end}")
+        write_dicom(tmp_path / folder / "b.dcm", np.zeros((4, 4), np.uint16))
+        write_dicom(tmp_path / folder / "c.img", np.zeros((3, 4, 4), np.uint16))  # DICOM, whatever its name
+    passed_over = PassedOver()
+    names = {name[len(str(tmp_path)) :] for name in list_images(tmp_path, spatial_dims=dims, passed_over=passed_over)}
+    assert {"/x/c.img", "/y/c.img"} <= names
+    assert not any(name.endswith((f"a.img{end}", f"a.hdr{end}")) for name in names)
+    assert passed_over.files.total() == 4
+    assert load_datalist(tmp_path, spatial_dims=dims).passed_over.files == passed_over.files
+    for name in ("a.img", "a.hdr"):
+        with pytest.raises(
+            ValueError, match=rf"{name}{end}: expected PNG.*, got a file of a \.hdr and \.img pair\. Save"
+        ):
+            read_image(tmp_path / "x" / f"{name}{end}")
+
+
+def test_a_manifest_is_not_passed_over(tmp_path):
+    passed_over = PassedOver()
+    (tmp_path / "a").mkdir()
+    for name in ("manifest.csv", "Manifest.CSV", "a/manifest.csv"):
+        (tmp_path / name).touch()
+    assert list(image_files(tmp_path, passed_over)) == []
+    assert passed_over.text() == "files passed over: 1 (.csv 1)"

@@ -14,12 +14,14 @@ from __future__ import annotations
 import struct
 import zlib
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.transforms import LoadImage
 from PIL import Image
 
+from monai_weckd.data.verify import find_faults
 from monai_weckd.transforms.load import LoadMedicalImage
 
 RNG = np.random.default_rng(0)
@@ -176,6 +178,18 @@ REFUSED_TIFF = {
     "signed, 8 bits": (BYTES, 8, [(339, [2])], r"TIFF of photometric interpretation 1, sample format \[2\]"),
     "fill order, 16 bits": (WORDS, 16, [(266, [2])], "fill order 2 of 16 bits"),
     "12 bits": (BYTES * 2, 12, [], r"TIFF of .* bits \[12\]"),
+    "predictor, not compressed": (BYTES, 8, [(317, [2])], "a predictor with compression 1"),
+    "predictor, PackBits": (
+        b"".join(bytes([6]) + row.tobytes() for row in GRAY),
+        8,
+        [(259, [32773]), (317, [2])],
+        "a predictor with compression 32773",
+    ),
+    "14 bits": (BYTES * 2, 14, [], ""),
+    "5 samples": (BYTES * 5, 8, [(258, [8] * 5), (277, [5])], ""),
+    "mask": (BYTES, 8, [(262, [4])], ""),
+    "color filter": (BYTES, 8, [(262, [32803])], ""),
+    "inks, 16 bits": (WORDS * 4, 16, [(262, [5]), (258, [16] * 4), (277, [4])], "TIFF of photometric interpretation 5"),
     "depth": (BYTES, 8, [(32997, [3])], "a volume of depth 3"),
     "color map of bytes": (BYTES, 8, [(262, [3]), (320, [*range(256)] * 3)], "a color map of 8 bits in 16"),
 }
@@ -184,7 +198,10 @@ REFUSED_TIFF = {
 @pytest.mark.parametrize(("data", "bits", "more", "reason"), REFUSED_TIFF.values(), ids=REFUSED_TIFF)
 def test_a_tiff_that_is_not_known_to_be_read_rightly_is_refused(tmp_path, data, bits, more, reason):
     path = tiff(tmp_path / "a.tif", [data], bits=bits, more=more)
-    with pytest.raises(ValueError, match=rf"a\.tif: expected a gray or RGB picture, got {reason}.*\. Convert it\."):
+    told = rf"expected a gray or RGB picture, got {reason}.*\. Convert it\."
+    with pytest.raises(
+        ValueError, match=rf"a\.tif: {told if reason else 'cannot be decoded .its header is damaged or'}"
+    ):
         LoadMedicalImage()(path)
 
 
@@ -203,6 +220,52 @@ def test_a_gray_tiff_has_its_values(tmp_path, stored, more, expected):
     np.testing.assert_array_equal(LoadMedicalImage()(path)[0], expected.T.astype(np.float32))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("kind", [0, 3])
+def test_png_of_few_bits_is_scaled_or_looked_up(tmp_path, bits, transparent, kind):
+    values = RNG.integers(0, 2**bits, (5, 8))
+    colors = RNG.integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    packed = np.packbits(((values[..., None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8).reshape(5, -1), axis=1)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 5, bits, kind, 0, 0, 0))]
+    chunks += [(b"PLTE", colors.tobytes())] if kind else []
+    chunks += [(b"tRNS", b"\0\1")] if transparent else []
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    expected = colors[values].transpose(2, 1, 0) if kind else values.T[None] * (255 // (2**bits - 1))
+    np.testing.assert_array_equal(LoadMedicalImage()(tmp_path / "a.png"), expected)
+
+
+def bitmap(path, pixels, bits, *, masks=(), upside_down=True):
+    """Write a bitmap of rows of bytes."""
+    rows = [row.tobytes() + b"\0" * (-len(row.tobytes()) % 4) for row in (pixels[::-1] if upside_down else pixels)]
+    fields, start = struct.pack(f"<{len(masks)}I", *masks), 54 + 4 * len(masks)
+    size = (40, 7, 5 if upside_down else -5, 1, bits, 3 if masks else 0)
+    head = struct.pack("<IiiHHIIiiII", *size, sum(map(len, rows)), 0, 0, 0, 0)
+    path.write_bytes(
+        b"BM" + struct.pack("<IHHI", start + sum(map(len, rows)), 0, 0, start) + head + fields + b"".join(rows)
+    )
+    return path
+
+
+@pytest.mark.parametrize("upside_down", [True, False])
+@pytest.mark.parametrize("kind", ["24", "32 without alpha", "565", "555"])
+def test_bitmaps_have_their_colors(tmp_path, kind, upside_down):
+    reverse = COLOR[..., ::-1]
+    red, green, blue = np.moveaxis(COLOR.astype("<u2"), -1, 0)
+    pixels, bits, masks, error = {
+        "24": (reverse, 24, (), 0),
+        "32 without alpha": (np.concatenate([reverse, np.zeros((5, 7, 1), np.uint8)], axis=-1), 32, (), 0),
+        "565": ((red >> 3) << 11 | (green >> 2) << 5 | blue >> 3, 16, (0xF800, 0x7E0, 0x1F), 8),
+        "555": ((red >> 3) << 10 | (green >> 3) << 5 | blue >> 3, 16, (), 8),
+    }[kind]
+    path = bitmap(tmp_path / "a.bmp", pixels, bits, masks=masks, upside_down=upside_down)
+    np.testing.assert_allclose(LoadMedicalImage()(path), COLOR.transpose(2, 1, 0), atol=error)
+
+
 def test_cmyk_jpeg_needs_the_marker_that_tells_its_polarity(tmp_path):
     ink = Image.fromarray(np.full((16, 16, 4), [0, 200, 100, 20], np.uint8), "CMYK")
     ink.save(tmp_path / "a.jpg", quality=98)
@@ -214,3 +277,107 @@ def test_cmyk_jpeg_needs_the_marker_that_tells_its_polarity(tmp_path):
     (tmp_path / "a.jpg").write_bytes(content[:start] + content[start + 16 :])
     with pytest.raises(ValueError, match=r"a\.jpg: expected a gray or RGB picture, got CMYK without an Adobe marker"):
         LoadMedicalImage()(tmp_path / "a.jpg")
+
+
+def nifti(path, *shape, changes=()):
+    """Write a volume; changes are (place in the header, type, values)."""
+    nib.save(nib.Nifti1Image(RNG.integers(1, 99, shape).astype(np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    for place, kind, values in changes:
+        data = np.asarray(values, kind).tobytes()
+        content[place : place + len(data)] = data
+    path.write_bytes(content)
+    return path
+
+
+NO_FORM, SIZES, S_FORM = (252, "<i2", [0, 0]), 80, 280
+SIZES_FAULT = r"expected three voxel sizes above 0, got .* Correct the header"
+REFUSED_VOLUMES = {
+    "size zero": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [0, 1, 1])], SIZES_FAULT),
+    "size zero across": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [1, 1, 0])], SIZES_FAULT),
+    "size negative": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [-1, 1, 1])], SIZES_FAULT),
+    "size NaN": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [1, np.nan, 1])], SIZES_FAULT),
+    "size infinite": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [np.inf, 1, 1])], SIZES_FAULT),
+    "size zero and a qform": ((6, 7, 8), [(252, "<i2", [1, 0]), (SIZES, "<f4", [0, 1, 1])], SIZES_FAULT),
+    "tiny": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [1e-6] * 3)], r"expected voxels of 0\.0001 to 1000 mm .* got 1e-06 x"),
+    "huge": ((6, 7, 8), [NO_FORM, (SIZES, "<f4", [1e6] * 3)], r"expected voxels of 0\.0001 to 1000 mm .* got 1e\+06 x"),
+    "one direction twice": ((6, 7, 8), [(S_FORM, "<f4", [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0])], "expected voxels of"),
+    "no directions": ((6, 7, 8), [(S_FORM, "<f4", [0] * 12)], "expected voxels of"),
+    "directions NaN": ((6, 7, 8), [(S_FORM, "<f4", [np.nan] * 4)], "expected voxels of"),
+    "meters": ((6, 7, 8), [(123, "u1", [1])], r"expected millimeters, got meter\. Convert"),
+    "microns": ((6, 7, 8), [(123, "u1", [3 | 8])], r"expected millimeters, got micron\. Convert"),
+    "one sagittal slice": (
+        (1, 7, 8),
+        [],
+        r"expected a picture or a volume, got one slice \(1 x 7 x 8\)\. Save it as 7 x 8",
+    ),
+    "one coronal slice": (
+        (6, 1, 8),
+        [],
+        r"expected a picture or a volume, got one slice \(6 x 1 x 8\)\. Save it as 6 x 8",
+    ),
+    "no voxels": ((6, 7, 8), [(42, "<i2", [0])], r"expected voxels, got none \(0 x 7 x 8\)\. Repair"),
+}
+
+
+@pytest.mark.parametrize(("shape", "changes", "reason"), REFUSED_VOLUMES.values(), ids=REFUSED_VOLUMES)
+def test_a_volume_without_a_geometry_is_refused(tmp_path, shape, changes, reason):
+    path = nifti(tmp_path / "a.nii", *shape, changes=changes)
+    with pytest.raises(ValueError, match=rf"a\.nii: {reason}"):
+        LoadMedicalImage()(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((6, 7), [NO_FORM, (SIZES, "<f4", [0, 0, 0])]),
+        ((6, 7, 1), [NO_FORM, (SIZES, "<f4", [1, 1, 0])]),
+        ((6, 7, 8), [(123, "u1", [0])]),
+        ((6, 7, 8), [(123, "u1", [10])]),
+    ],
+)
+def test_a_geometry_that_does_not_count_may_be_odd(tmp_path, shape, changes):
+    expected = tuple(size for size in shape if size > 1)
+    assert LoadMedicalImage()(nifti(tmp_path / "a.nii", *shape, changes=changes)).shape == (1, *expected)
+
+
+def both_forms(path, sform, qform, codes=(2, 1)):
+    image = nib.Nifti1Image(RNG.integers(1, 99, (6, 7, 8)).astype(np.int16), np.eye(4))
+    image.set_qform(qform, codes[1])
+    image.set_sform(sform, codes[0])
+    nib.save(image, path)
+    return path
+
+
+TURNED = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
+
+
+def test_the_sform_counts_where_the_qform_has_the_same_voxels(tmp_path):
+    path = both_forms(tmp_path / "a.nii", TURNED, np.eye(4))
+    np.testing.assert_allclose(LoadMedicalImage()(path).affine, TURNED, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sform", "codes"),
+    [
+        (np.diag([2.0, 3, 4, 1]), (2, 1)),
+        (np.diag([2.0, 3, 4, 1]), (1, 0)),
+        (np.diag([-1.0, 1, 1, 1]), (1, 1)),
+        (np.eye(4)[[1, 0, 2, 3]], (4, 1)),
+    ],
+)
+def test_a_volume_with_two_geometries_is_refused(tmp_path, sform, codes):
+    path = both_forms(tmp_path / "a.nii", sform, np.eye(4), codes)
+    with pytest.raises(
+        ValueError, match=r"a\.nii: expected one geometry, got an sform unlike qform or pixdim\. Correct"
+    ):
+        LoadMedicalImage()(path)
+
+
+@pytest.mark.parametrize("target", ["absent", "a.png"])
+def test_a_link_that_leads_nowhere_is_said_to_be_one(tmp_path, target):
+    (tmp_path / "a.png").symlink_to(tmp_path / target)
+    with pytest.raises(FileNotFoundError, match=r"a\.png: expected a file or folder, got a link that leads nowhere\."):
+        LoadMedicalImage()(tmp_path / "a.png")
+    (fault,) = find_faults([{"id": "a.png", "image": str(tmp_path / "a.png")}]).values()
+    assert fault == "expected a file or folder, got a link that leads nowhere. Correct it."

@@ -37,6 +37,7 @@ def six(column, labels="xyxyxy"):
     [
         *("group", "Group", "GROUPS", "patient", "patient_id", "PatientID", "Patient ID", "patient-id", "Patients"),
         *("subject", "subject_id", "SubjectNo", "participant_id", "group id", "patient\u200b", "Patient_Number"),
+        *("PATIENT", "Patient No.", "patient#", "patient_identifier", "subject_uuid", "ID_patient"),
     ],
 )
 def test_near_names_of_the_group_are_taken(tmp_path, title):
@@ -45,13 +46,26 @@ def test_near_names_of_the_group_are_taken(tmp_path, title):
     assert found.passed_over.text() == ""
 
 
-@pytest.mark.parametrize(("title", "value"), [("Split", "Training"), ("splits", "TRAIN"), ("subset", "train_set")])
+@pytest.mark.parametrize(
+    ("title", "value"),
+    [
+        *(("Split", "Training"), ("splits", "TRAIN"), ("subset", "train_set"), ("Dataset", "Train")),
+        *(("fold", "train"), ("train/test", "training"), ("partition", "Training set"), ("Usage", "train")),
+    ],
+)
 def test_near_names_of_splits_are_taken(tmp_path, title, value):
     found = listed(tmp_path, f"file,label,{title}", *six([value, "valid", "Validation", "testing", "TEST", "val"]))
     assert [item["split"] for item in found.items] == ["train", "val", "val", "test", "test", "val"]
 
 
-@pytest.mark.parametrize("title", ["ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet"])
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet", "caseid", "sub", "MRN"),
+        *("person", "Donor No", "AccessionNumber", "hospital number", "bids_subject", "Patientennummer", "paciente"),
+        *("patient_pid", "PatientenID", "Mouse", "video", "record_id", "visitid", "seriesuid", "study number"),
+    ],
+)
 def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
     with pytest.raises(
         ValueError, match=rf"row 1: expected a column 'group' or nothing like it, got '{title}'. Rename"
@@ -67,10 +81,27 @@ def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
     assert found.passed_over.text() == f"columns not used: {title}"
 
 
-@pytest.mark.parametrize("title", ["splt", "spilt", "Split1"])
+@pytest.mark.parametrize("title", ["splt", "spilt", "Split1", "is_train", "test", "purpose", "group_split"])
 def test_a_column_that_may_be_the_split_is_refused(tmp_path, title):
     with pytest.raises(ValueError, match=rf"expected a column 'split' or nothing like it, got '{title}'"):
-        listed(tmp_path, f"file,label,{title}", *six(["train"] * 6))
+        listed(tmp_path, f"file,label,{title}", *six(["train", "test"] * 3))
+
+
+@pytest.mark.parametrize("title", ["subset", "set", "fold"])
+def test_a_column_of_splits_with_an_unknown_one_is_not_passed_over(tmp_path, title):
+    with pytest.raises(ValueError, match=r"row 3: expected a split of .*, got 'dev'"):
+        listed(tmp_path, f"file,label,{title}", *six(["train", "dev", "test"] * 2))
+
+
+@pytest.mark.parametrize("title", ["filename", "FileName", "file_path", "File Path"])
+def test_near_names_of_the_file_are_taken(tmp_path, title):
+    assert len(listed(tmp_path, f"{title},label", "a.png,x", "b.png,y").items) == 2
+
+
+@pytest.mark.parametrize(("header", "near"), [("file,class", "class"), ("file,dx", "dx"), ("image,label", "label")])
+def test_a_column_that_is_absent_is_named_with_the_nearest_other_one(tmp_path, header, near):
+    with pytest.raises(ValueError, match=rf"row 1: expected a column '.*', got 2 others, the nearest \['{near}'\]"):
+        listed(tmp_path, header, "a.png,x", "b.png,y")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +113,14 @@ def test_a_column_that_may_be_the_split_is_refused(tmp_path, title):
         ("patient_age", "556677"),
         ("age_group", "112233"),
         ("original_split", "112233"),
+        ("original_split", ["train", "test"] * 3),
+        ("fold", "112233"),
+        ("carotid", "112233"),
+        ("slice_number", "112233"),
+        ("visit_number", "112233"),
+        ("series no", "112233"),
+        ("num_patients", "112233"),
+        ("control group", "112233"),
         ("set", "112233"),
         ("covid", "112233"),
     ],
@@ -99,7 +138,10 @@ def test_two_columns_for_one_thing_are_refused(tmp_path, titles):
         listed(tmp_path, f"file,label,{titles}", *[f"{line},Z" for line in six("PPQQRR")])
 
 
-@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "null", " "])
+@pytest.mark.parametrize(
+    "missing",
+    ["nan", "NaN", "None", "NA", "N/A", "<NA>", "null", " ", "-nan", "?", ".", "#VALUE!", "#REF!", "#N/A N/A"],
+)
 def test_missing_labels_and_groups(tmp_path, missing):
     lines = [f"a.png,x,{missing}", f"b.png,y,{missing}", f"c.png,{missing},p", "d.png,x,p"]
     found = listed(tmp_path, "file,label,group", *lines)
@@ -123,6 +165,14 @@ SPELLINGS = {
     "zero_width": ("ill", "ill\u200b", r"'ill\u200b' as 'ill'"),
     "byte_order_mark": ("ill", "\ufeffill", r"'\ufeffill' as 'ill'"),
     "inside": ("dry ear", "dry\u2060 ear", r"'dry\u2060 ear' as 'dry ear'"),
+    "number": ("1", "1.0", "'1.0' as '1'"),
+    "large_number": ("-12", "-12.00", "'-12.00' as '-12'"),
+    "hyphen": ("non-ill", "non\u2011ill", r"'non\u2011ill' as 'non-ill'"),
+    "dash": ("non-ill", "non\u2013ill", r"'non\u2013ill' as 'non-ill'"),
+    "apostrophe": ("l'oeil", "l\u2019oeil", "'l\\u2019oeil' as \"l'oeil\""),
+    "direction": ("ill", "\u202eill\u202c", r"'\u202eill\u202c' as 'ill'"),
+    "variation": ("ill", "ill\ufe0f", r"'ill\ufe0f' as 'ill'"),
+    "full_width": ("ill", "\uff49\uff4c\uff4c", r"'\uff49\uff4c\uff4c' as 'ill'"),
     "compatible": ("grade 2", "grade \uff12", r"'grade \uff12' as 'grade 2'"),
 }
 
@@ -135,6 +185,11 @@ def test_spellings_of_a_label_or_group_are_joined_and_told(tmp_path, usual, othe
     found = listed(tmp_path, "file,label,group", f"a.png,x,{usual}", f"b.png,y,{usual}", f"c.png,x,{other}")
     assert {item["group"] for item in found.items} == {usual}
     assert found.passed_over.text() == f"spellings joined: 1 (group {told} 1)"
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("v1.0", "v1"), ("a-b", "ab"), ("7", "007")])
+def test_other_names_stay_apart(tmp_path, one, other):
+    assert set(listed(tmp_path, "file,label", f"a.png,{one}", f"b.png,{other}").classes) == {one, other}
 
 
 def test_a_label_takes_the_spelling_of_the_class(tmp_path):
@@ -196,3 +251,52 @@ def test_two_columns_for_one_attribute_are_refused(tmp_path):
     listed(tmp_path, "file,label,gender,Sex", *(f"{line},M" for line in six("MFMFMF")))
     with pytest.raises(ValueError, match="row 1: expected one column 'sex', got 'gender' and 'Sex'"):
         manifest_columns(tmp_path, ATTRIBUTES)
+
+
+def moved(tmp_path, *names):
+    text = rows("x/a.png,y", "y/b.png,x", header="file,label")
+    touch(tmp_path, "x/a.png", "y/b.png")
+    for name in names:
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["Manifest.csv", "MANIFEST.CSV", "manifest.CSV"])
+def test_the_name_of_a_manifest_may_be_in_any_case(tmp_path, name):
+    root = moved(tmp_path, name)
+    found = load_datalist(root)
+    assert [found.classes[item["label"]] for item in found.items] == ["y", "x"]
+    (root / name).write_text(rows("x/a.png,p", "y/b.png,q", header="file,group"))
+    assert known_groups(root) == {"x/a.png": "p", "y/b.png": "q"}
+
+
+@pytest.mark.parametrize("name", ["manifest.tsv", "Manifest.xlsx", "manifest.csv.csv", "manifest.txt"])
+def test_a_manifest_that_is_no_csv_is_not_passed_over(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"expected manifest\.csv or no manifest, got '{name}'\. Save it"):
+        load_datalist(moved(tmp_path, name))
+    assert load_datalist(moved(tmp_path, name, "manifest.csv")).classes == ("x", "y")
+
+
+def test_of_two_manifests_the_one_with_the_exact_name_counts(tmp_path):
+    with pytest.raises(ValueError, match=r"got 'MANIFEST\.csv' and 'Manifest\.csv'"):
+        load_datalist(moved(tmp_path, "Manifest.csv", "MANIFEST.csv"))
+    moved(tmp_path, "manifest.csv")
+    (tmp_path / "Manifest.csv").write_text("nothing")
+    assert len(load_datalist(tmp_path).items) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_manifest_in_another_encoding_is_refused(tmp_path, encoding):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "manifest.csv").write_bytes(rows("a.png,x", "b.png,y", header="file,label").encode(encoding))
+    with pytest.raises(ValueError, match=r"manifest\.csv: expected UTF-8 text, got .*\. Save it as CSV UTF-8\."):
+        load_datalist(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_columns_that_are_not_separated_by_commas_are_refused(tmp_path, separator):
+    touch(tmp_path, "a.png", "b.png")
+    text = rows("a.png,x", "b.png,y", header="file,label").replace(",", separator)
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"row 1: expected a column 'file'.* separate columns by commas\."):
+        load_datalist(tmp_path)

@@ -94,7 +94,7 @@ def test_archives_of_other_kinds_are_refused(tmp_path, changes, message):
 def test_archives_without_arrays_or_that_are_none_are_refused(tmp_path):
     np.savez(tmp_path / "part.npz", train_images=np.zeros((2, 8, 8)), train_labels=np.zeros(2, int))
     (tmp_path / "text.npz").write_text("not a zip archive")
-    for name, reason in (("part", "KeyError.*val_images"), ("text", "BadZipFile")):
+    for name, reason in (("part", "no item named .*val_images"), ("text", "not a zip file")):
         with pytest.raises(ValueError, match=rf"expected a sound \.npz archive, got one with .*{reason}.* Download it"):
             load_datalist(tmp_path / f"{name}.npz")
 

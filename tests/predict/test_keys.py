@@ -96,3 +96,16 @@ def test_a_text_has_paths_within_the_folder(tmp_path):
         "a/b.png: bad, unlike c.png"
     )
     assert KeyFinder(tmp_path).relative(f"{tmp_path}::1.2: bad") == ".::1.2: bad"
+
+
+def test_an_image_without_a_number_is_of_the_patient_of_its_study_as_in_a_training(tmp_path):
+    for place, number in enumerate(("1", "", "2")):
+        folder = tmp_path / "ab"[place % 2]
+        folder.mkdir(exist_ok=True)
+        study = "1.2" if place < 2 else "1.3"
+        write_dicom(folder / f"{place}.dcm", PIXELS, PatientID=number, StudyInstanceUID=study)
+    paths = list_images(tmp_path, spatial_dims=2)
+    finder = KeyFinder(tmp_path, paths)
+    found = {keys.file: keys.patient for keys in map(finder.find, paths)}
+    assert found == {item["id"]: item["group"] for item in load_datalist(tmp_path).items}
+    assert found["a/0.dcm"] == found["b/1.dcm"] != found["a/2.dcm"]

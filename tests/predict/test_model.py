@@ -20,7 +20,7 @@ from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.data.prepared import load_image
 from monai_weckd.predict.model import class_probabilities, probability_fault
 
-UNPREPARED, REPAIR = "expected an image that can be prepared, got", "Repair the file or leave it out."
+UNPREPARED, REPAIR = "expected an image that can be prepared, got one that cannot", "Repair the file or leave it out."
 
 
 class Loading:
@@ -46,8 +46,13 @@ def network(bias=0.0):
     ("error", "message"),
     [
         (ValueError("a.png: cannot be\n decoded"), "a.png: cannot be decoded"),
-        (OSError("broken"), f"a.png: {UNPREPARED} OSError: broken. {REPAIR}"),
-        (KeyError("tag"), f"a.png: {UNPREPARED} KeyError: 'tag'. {REPAIR}"),
+        (OSError("broken"), f"a.png: {UNPREPARED} (a transform fails: broken). {REPAIR}"),
+        (EOFError(), f"a.png: {UNPREPARED} (it ends too early). {REPAIR}"),
+        (
+            np.linalg.LinAlgError("SVD"),
+            f"a.png: {UNPREPARED} (its voxel sizes or directions are zero or no numbers). {REPAIR}",
+        ),
+        (KeyError("tag"), f"a.png: {UNPREPARED} (a transform fails: 'tag'). {REPAIR}"),
     ],
 )
 def test_why_an_image_cannot_be_read_is_one_line_with_its_name(error, message):

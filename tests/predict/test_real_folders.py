@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dicom_files import write_dicom, write_series
@@ -38,9 +40,12 @@ def write_variety(folder):
     (folder / "cut.dcm").write_bytes((folder / "scout.dcm").read_bytes()[:100])
     (folder / "dangling").symlink_to(folder / "absent")
     (folder / "notes.txt").write_text("no image")
+    slices = write_series(folder / "gap", np.zeros((9, 8, 4), np.uint16), np.eye(4))
+    Path(slices[1]).unlink()
+    write_dicom(folder / "gap" / "other.dcm", PIXELS)
 
 
-@pytest.mark.parametrize(("bundle", "dims", "read"), [(OTOSCOPY, 2, 9), (BRAIN_3D, 3, 3)])
+@pytest.mark.parametrize(("bundle", "dims", "read"), [(OTOSCOPY, 2, 13), (BRAIN_3D, 3, 3)])
 def test_every_image_of_a_folder_is_right_or_has_a_reason_in_plain_words(capsys, tmp_path, bundle, dims, read):
     write_variety(tmp_path / "in")
     model = untrained_model(tmp_path / "output", bundle)
@@ -64,9 +69,13 @@ def test_every_image_of_a_folder_is_right_or_has_a_reason_in_plain_words(capsys,
     assert {"cut.dcm", "dangling"} < reasons.keys()
     for name, reason in reasons.items():
         assert reason.startswith(f"{name}: expected ")
-        assert not any(word in reason for word in ("Error", "spatial_size", "Sequence"))
+        assert not any(word in reason for word in ("Error", "spatial_size", "Sequence", "Exception"))
+    if dims == 3:
+        (gap,) = (reason for name, reason in reasons.items() if name.startswith("gap::"))
+        assert "expected the slices of one volume, got others. gap/" in gap
+        assert gap.endswith(": 1 slice(s) missing between them. Complete the series.")
     dimensions = [name for name, reason in reasons.items() if f"expected an image of {dims} dimensions, got" in reason]
-    assert sorted(dimensions) == (["one", "two.dcm"] if dims == 2 else ["picture.png", "scout.dcm"])
+    assert sorted(dimensions) == (["one", "two.dcm"] if dims == 2 else ["gap/other.dcm", "picture.png", "scout.dcm"])
     # `label` has the same images in the same groups
     items = {item["id"]: item["group"] for item in find_items(tmp_path / "in", spatial_dims=dims)}
     assert items == {name: row["patient"] or name for name, row in rows.items()}

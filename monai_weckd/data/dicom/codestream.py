@@ -21,8 +21,9 @@ from itertools import islice
 from typing import BinaryIO
 
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
@@ -30,6 +31,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from monai_weckd.data.dicom.errors import DicomReadError
@@ -44,6 +46,8 @@ _PIECE = 2**20
 _MAX_INFLATED = 2**30  # bytes; what is deflated in practice are small secondary captures
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # the last is JPEG-LS
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
+# of JPEG and JPEG-LS, of a JPEG 2000 codestream, and of a JP2 file around one
+_STARTS = (b"\xff\xd8\xff", _JPEG_2000_SIZE, b"\0\0\0\x0cjP")
 
 
 def check_codestreams(dataset: Dataset) -> str | None:
@@ -56,23 +60,28 @@ def check_codestreams(dataset: Dataset) -> str | None:
         dataset: an image with its pixel data.
 
     Returns:
-        For lossy color JPEG, the color model that the stream declares, else that of the header; ``None`` otherwise.
+        For lossy color JPEG, the color model that the stream declares, else that of the header; for JPEG 2000 whose
+        stream says that it has transformed colors, RGB; ``None`` otherwise.
 
     Raises:
-        DicomReadError: When a frame has another size, or no size can be found in it, or its marks of a color model
-            contradict each other or those of another frame.
+        DicomReadError: When there are more frames than the header claims, a frame has another size, or no size can be
+            found in it, or its marks of a color model contradict each other or those of another frame.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
+    count = int(dataset.get("NumberOfFrames") or 1)
+    found_frames = _frames_in(dataset, count)
+    if found_frames > count:
+        raise DicomReadError(f"NumberOfFrames: expected {found_frames} by the pixels, got {count}. Repair the header.")
     if syntax in JPEG2000TransferSyntaxes:
         size_of = _jpeg_2000_size
     elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
         size_of = _jpeg_size
     else:
         return None
-    has_color = syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and dataset.get("SamplesPerPixel") == 3
+    has_color = dataset.get("SamplesPerPixel") == 3
+    is_lossy_jpeg = syntax in (JPEGBaseline8Bit, JPEGExtended12Bit)
     labeled = str(dataset.get("PhotometricInterpretation")).removesuffix("_422")
     models: set[str] = set()
-    count = int(dataset.get("NumberOfFrames") or 1)
     offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths) if _has_offsets(dataset) else None
     frames = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets)
     for k, stream in enumerate(islice(frames, count)):
@@ -81,13 +90,43 @@ def check_codestreams(dataset: Dataset) -> str | None:
             raise DicomReadError(
                 f"frame {k + 1}: expected {claimed} pixels (columns, rows) by the header, got {found}. Repair the file."
             )
-        if has_color:
+        if has_color and is_lossy_jpeg:
             models |= _color_models(stream) or {labeled}
+        if has_color and size_of is _jpeg_2000_size and _has_transform(stream):
+            models.add("RGB")  # the decoder undoes it
     if len(models) > 1:
         raise DicomReadError(
             "expected one color model in the JPEG stream, got marks of RGB and of YCbCr. Save the picture again."
         )
     return models.pop() if models else None
+
+
+def _frames_in(dataset: Dataset, claimed: int) -> int:
+    """Return how many frames the pixel data have at least, as far as that is easily told."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if "PixelData" not in dataset:
+        return 0
+    if not syntax.is_encapsulated:
+        kept = 2 if "422" in str(dataset.get("PhotometricInterpretation")) else int(dataset.get("SamplesPerPixel") or 1)
+        size = dataset.get("Rows", 0) * dataset.get("Columns", 0) * kept * (dataset.get("BitsAllocated", 0) // 8)
+        return len(dataset.PixelData) // size if size else 0
+    if _has_offsets(dataset):
+        return len(dataset.ExtendedOffsetTable) // 8
+    offsets = parse_basic_offsets(dataset.PixelData)
+    if offsets or claimed > 1:
+        return len(offsets)
+    return sum(_starts_frame(fragment, syntax) for fragment in generate_fragments(dataset.PixelData))
+
+
+def _starts_frame(fragment: bytes, syntax: UID) -> bool:
+    # of run-length encoding, the first segment begins behind the 64 bytes of the header (PS3.5 G.5)
+    return fragment[4:8] == b"\x40\0\0\0" if syntax == RLELossless else fragment.startswith(_STARTS)
+
+
+def _has_transform(stream: bytes) -> bool:
+    """Return whether a JPEG 2000 codestream transforms its colors (ISO 15444-1, A.6.1)."""
+    start = stream.find(b"\xff\x52", stream.find(_JPEG_2000_SIZE))
+    return start >= 0 and stream[start + 8 : start + 9] == b"\1"
 
 
 def _has_offsets(dataset: Dataset) -> bool:

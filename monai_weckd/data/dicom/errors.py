@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 
 from monai_weckd.data.dicom.quiet import quiet_headers
 from monai_weckd.utils.budget import BudgetError
+from monai_weckd.utils.errors import plain_reason
 
 __all__ = ["DicomReadError", "named_errors"]
 
@@ -35,7 +35,7 @@ class DicomReadError(ValueError):
 def named_errors(name: str) -> Iterator[None]:
     """Turn any error that a malformed file causes into one :py:class:`DicomReadError`; do not nest this.
 
-    A parser quotes what it could not parse. In a damaged file that may be the name of the patient, so quotations are
+    A parser quotes what it could not parse. In a damaged file that may be the name of the patient, so its words are
     left out, and the original exception is not shown as the cause.
 
     Args:
@@ -58,6 +58,6 @@ def named_errors(name: str) -> Iterator[None]:
         # pylibjpeg's RLE decoder is written in Rust; its panic is not derived from Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = re.sub("""['"].*['"]""", "...", " ".join(str(error).split()))[:200]
-        reason = f"{type(error).__name__}: {reason}"
-        raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from None
+        raise DicomReadError(
+            f"{name}: cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
+        ) from None

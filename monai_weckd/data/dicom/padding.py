@@ -34,11 +34,15 @@ def is_padding(stored: np.ndarray, dataset: Dataset, bits: int) -> np.ndarray | 
         bits: how many bits of each are stored; ignored for floats.
 
     Raises:
-        DicomReadError: When there is padding that the stored bits cannot hold.
+        DicomReadError: When there is padding that the stored bits cannot hold, or half a range.
     """
     kind = {"f4": "Float", "f8": "DoubleFloat"}.get(stored.dtype.str[1:], "")
     value, limit = (dataset.get(f"{kind}PixelPadding{end}") for end in ("Value", "RangeLimit"))
     if value is None:
+        if limit is not None:
+            raise DicomReadError(
+                "PixelPaddingValue: expected one beside PixelPaddingRangeLimit, got none. Repair the header."
+            )
         return None
     ends = [value] if limit is None else [value, limit]
     if kind:

@@ -17,12 +17,14 @@ import hashlib
 import hmac
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from monai_weckd.data.dicom.pseudonym_key import pseudonym_key
 from monai_weckd.data.dicom.references import parse_series, series_reference
+from monai_weckd.data.names import fold_text
 from monai_weckd.utils.messages import printable
 
 __all__ = ["DicomKeys", "header_file", "image_id", "patient_groups", "pseudonyms", "read_keys"]
@@ -123,16 +125,39 @@ def _known_files(path: str | os.PathLike[str]) -> Iterator[tuple[Path, DicomKeys
 def patient_groups(images: Mapping[str, str], *, where: str) -> dict[str, str]:
     """Return a group for each DICOM image: its patient, else its study, else its series; and log what was found.
 
+    What an image's own header does not say, those of the other images may: an image without a number, in the study or
+    series of one patient, is of that patient.
+
     Args:
         images: path of each image by its id; others than DICOM are ignored.
         where: the folder, for the log.
 
     """
-    found = {name: pseudonyms(keys) for name, path in images.items() if (keys := read_keys(path)) is not None}
+    known = {name: keys for name, path in images.items() if (keys := read_keys(path)) is not None}
+    found = {name: pseudonyms(keys) for name, keys in _completed(known).items()}
     names = {name: levels for name, levels in found.items() if levels}
     if names:
         _say(where, names.values())
     return {name: next(iter(levels.values())) for name, levels in names.items()}
+
+
+def _completed(found: Mapping[str, DicomKeys]) -> dict[str, DicomKeys]:
+    """Return keys with the issuer, patient and study that are missing, where the other keys leave one possibility."""
+    done = dict(found)
+    for part, of, value in (
+        ("patient", lambda keys: keys.patient[0], lambda keys: keys.patient if keys.patient[1] else None),
+        ("patient", lambda keys: keys.study, lambda keys: keys.patient if keys.patient[0] else None),
+        ("study", lambda keys: keys.series, lambda keys: keys.study or None),
+        ("patient", lambda keys: keys.series, lambda keys: keys.patient if keys.patient[0] else None),
+    ):
+        values: dict[str, set[Any]] = defaultdict(set)
+        for keys in done.values():
+            if of(keys) and value(keys):
+                values[of(keys)].add(value(keys))
+        for name, keys in done.items():
+            if value(keys) is None and len(only := values.get(of(keys), set())) == 1:
+                done[name] = keys._replace(**{part: next(iter(only))})
+    return done
 
 
 def pseudonyms(keys: DicomKeys) -> dict[str, str]:
@@ -173,6 +198,8 @@ def _keys_of(path: Path) -> DicomKeys | None:
             path, "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "NumberOfFrames", "Rows"
         )
         number, issuer, study, series = texts
+        # as of a group in a manifest: case, Unicode form and invisible characters make no other patient
+        number, issuer = fold_text(number), fold_text(issuer)
         count = (int(frames or 1) or 1) if rows else 0
     except (ValueError, OSError):  # reading the image says what is wrong with it
         return None

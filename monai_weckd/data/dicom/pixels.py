@@ -34,6 +34,7 @@ Window = str | tuple[float, float] | None
 # bytes of a sample: of each frame, as float64 or as three palette entries; of the one that is worked on, in all forms
 _AS_VALUES, _WHILE_DECODED = 8, 40
 _MOST_ENTRIES = 65536  # of a palette (PS3.3 C.7.6.3.1.5)
+_NO_RESCALE = {"RescaleSlope": 1, "RescaleIntercept": 0}
 _LARGEST = 1e20  # slope or intercept, so that 64 stored bits stay finite in float32
 
 
@@ -41,7 +42,8 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     """Decode an image into modality values or RGB, in which high values are bright.
 
     Gray values are stored values after the modality table or rescale (PS3.3 C.11.1), each frame with its own;
-    MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255.
+    MONOCHROME1 is then inverted, so that bright always means MONOCHROME2. Palettes and YBR become RGB in 0..255;
+    colors of more bits lose the low ones.
 
     Args:
         dataset: what :py:func:`~monai_weckd.data.dicom.header.read_dicom` gave.
@@ -66,7 +68,7 @@ def picture_frames(dataset: Dataset, window: Window = None) -> list[np.ndarray]:
     if photometric == "PALETTE COLOR" and frames.ndim == 3:
         return [_palette_colors(stored, dataset) for stored in frames]
     if photometric == "RGB" and frames.ndim == 4:
-        return list(frames)
+        return list(_colors_in_8_bits(frames, info))
     raise DicomReadError(
         f"PhotometricInterpretation: expected gray, palette, RGB or YBR, got {_model(photometric)}. Convert it."
     )
@@ -76,6 +78,12 @@ def _frames_bytes(dataset: Dataset) -> int:
     """Return how many bytes the frames of an image take at most until they are given, what is compressed left out."""
     allocated, frame = -(-int(dataset.get("BitsAllocated") or 8) // 8), frame_size(dataset)
     return frame * (int(dataset.get("NumberOfFrames") or 1) * (2 * allocated + _AS_VALUES) + _WHILE_DECODED)
+
+
+def _colors_in_8_bits(frames: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+    if info["pixel_representation"]:
+        raise DicomReadError("PixelRepresentation: expected colors without a sign, got 1. Repair the header.")
+    return frames >> max(info["bits_stored"] - 8, 0)
 
 
 def _model(photometric: str) -> str:
@@ -108,7 +116,19 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
                 f"HighBit: expected zeros in the {below} bits below the stored ones, got others. Repair the header."
             )
         frames, info["bits_stored"] = frames >> below, dataset.BitsStored
+    if syntax.is_encapsulated:
+        _check_range(frames, int(info["bits_stored"]))
     return (frames[None] if info["number_of_frames"] == 1 else frames), info
+
+
+def _check_range(frames: np.ndarray, bits: int) -> None:
+    """Refuse values of a compressed stream that the header says it cannot have: one of them is wrong."""
+    low = -(2 ** (bits - 1)) if frames.dtype.kind == "i" else 0
+    ends = int(frames.min()), int(frames.max())
+    if frames.dtype.kind in "iu" and (ends[0] < low or ends[1] >= low + 2**bits):
+        raise DicomReadError(
+            f"BitsStored: expected values of {bits} bits, got {ends[0]} to {ends[1]}. Repair the header."
+        )
 
 
 def _other_syntax(syntax: UID) -> str:
@@ -163,6 +183,8 @@ def _bright_values(
 def _modality_values(stored: np.ndarray, dataset: Dataset, frame: int) -> np.ndarray:
     """Apply the modality table, or rescale slope and intercept, of one frame (PS3.3 C.11.1)."""
     if dataset.get("ModalityLUTSequence"):
+        if any(dataset.get(keyword) not in (None, same) for keyword, same in _NO_RESCALE.items()):
+            raise DicomReadError("rescale: expected it or a modality table, got both. Repair the header.")
         entries, first, _ = _table(dataset.ModalityLUTSequence[0], dataset)
         return _look_up(stored, entries, first)
     module = frame_module(dataset, frame, "PixelValueTransformationSequence")
@@ -188,6 +210,10 @@ def _window_values(values: np.ndarray, dataset: Dataset, frame: int, window: Win
     module = frame_module(dataset, frame, "FrameVOILUTSequence")
     if module.get("VOILUTSequence"):
         entries, first, bits = _table(module.VOILUTSequence[0], dataset)
+        if not (1 <= bits <= 16 and entries.max() < 2**bits):
+            raise DicomReadError(
+                f"VOI table: expected entries of 1 to 16 bits, got up to {entries.max()} in {bits}. Repair the header."
+            )
         return _look_up(values, entries, first) / (2.0**bits - 1.0)
     if module.get("WindowCenter") is None or module.get("WindowWidth") is None:
         raise DicomReadError("window: expected a window in the header, got none. Pass window=(center, width) or None.")

@@ -50,7 +50,7 @@ class DicomReader(ImageReader):
     - Padding (``PixelPaddingValue``, ``PixelPaddingRangeLimit``) is background: it takes the darkest value of the
       rest of the image, after polarity and window. Darker zeros stay 0.
     - Bright means MONOCHROME2: a MONOCHROME1 image is inverted, and ``meta["inverted"]`` is ``True``.
-    - Palettes and YBR become RGB; 16-bit palette entries become 8-bit.
+    - Palettes and YBR become RGB; colors and palette entries of more than 8 bits lose the low ones.
     - Slices are sorted by position along their normal. Mixed series, orientations or shapes, duplicate or missing
       slices and uneven gaps are errors. Frames of a file without positions, or at one position, stay as stored.
     - Without position and orientation, ``meta["has_geometry"]`` is ``False`` and the affine holds the pixel

@@ -18,7 +18,7 @@ import pytest
 from dicom_files import dicom_dataset
 from PIL import Image
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.uid import JPEG2000, JPEGBaseline8Bit
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit
 
 from monai_weckd.data.dicom.codestream import check_codestreams
 from monai_weckd.data.dicom.errors import DicomReadError
@@ -161,3 +161,13 @@ def test_the_header_decides_where_the_stream_does_not(label, options):
 def test_marks_that_contradict_each_other_are_refused(label, streams):
     with pytest.raises(DicomReadError, match=r"expected one color model in the JPEG stream, got marks of RGB and of"):
         picture_frames(in_dicom(streams, label))
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_RCT", "YBR_FULL", "YBR_FULL_422"])
+def test_the_transform_of_a_jpeg_2000_stream_decides_on_its_color_model(label):
+    picture = np.repeat(np.repeat(PICTURE, 2, axis=0), 2, axis=1)
+    ds = dicom_dataset(picture, PhotometricInterpretation="YBR_RCT")
+    ds.compress(JPEG2000Lossless)  # with a transform, as this label asks for
+    ds.PhotometricInterpretation = label
+    (frame,) = picture_frames(ds)
+    np.testing.assert_array_equal(frame, picture)

@@ -18,9 +18,7 @@ from monai_weckd.data.dicom.errors import DicomReadError, named_errors
 
 @pytest.mark.parametrize("name", ["Doe^Jane", "O'Brien^Pat", 'the "Doc"'])
 @pytest.mark.parametrize("quote", ["could not convert to float: {!r}", "invalid value: '{}'.", 'got "{}"'])
-def test_an_error_of_the_parser_loses_its_quotations(name, quote):
+def test_an_error_of_the_parser_loses_its_words(name, quote):
     with pytest.raises(DicomReadError) as caught, named_errors("a.dcm"):
         raise ValueError(quote.format(name) + "\nfor this element")
-    assert str(caught.value).startswith("a.dcm: cannot be decoded (ValueError: ")
-    assert str(caught.value).endswith("for this element). Repair the file or leave it out.")
-    assert not [part for part in ("Doe", "Jane", "Brien", "Pat", "Doc") if part in str(caught.value)]
+    assert str(caught.value) == "a.dcm: cannot be decoded (its content is damaged). Repair the file or leave it out."

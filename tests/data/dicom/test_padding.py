@@ -163,3 +163,10 @@ def test_padding_that_is_sharp_or_black_is_no_matter_of_compression(tmp_path):
     for stored, value, lossy in [(BLURRED, 100, "00"), (around(100), 100, "01"), (BLURRED - 100, 0, "01")]:
         path = write_dicom(tmp_path / "a.dcm", stored, PixelPaddingValue=value, LossyImageCompression=lossy)
         assert read(path)[0].shape == (8, 6)
+
+
+def test_a_range_of_padding_without_its_first_value_is_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", around(15), PixelPaddingRangeLimit=20)
+    assert "PixelPaddingValue: expected one beside PixelPaddingRangeLimit, got none. Repair the header." in refused(
+        path
+    )

@@ -80,6 +80,46 @@ def test_without_a_number_of_the_patient_the_study_and_then_the_series_is_the_gr
     assert [line.partition("headers: ")[2].partition(".")[0] for line in lines] == ["4 by study", "1 by series"]
 
 
+def write_each(root, *headers):
+    for place, elements in enumerate(headers):
+        folder = root / "ab"[place % 2]
+        folder.mkdir(exist_ok=True)
+        write_dicom(folder / f"{place}.dcm", PIXELS, **{"StudyInstanceUID": generate_uid(), **elements})
+
+
+SPELLED = {"SpecificCharacterSet": "ISO_IR 192"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [{"PatientID": "P1"}, {"PatientID": " P1 "}, {"PatientID": "p1"}],
+        [{"PatientID": "P1"}, {"PatientID": "P1\0"}],
+        [{"PatientID": "Jos\u00e9", **SPELLED}, {"PatientID": "Jose\u0301", **SPELLED}],
+        [{"PatientID": "1", "IssuerOfPatientID": "Ours"}, {"PatientID": "1", "IssuerOfPatientID": "OURS "}],
+        [{"PatientID": "1", "IssuerOfPatientID": "Ours"}, {"PatientID": "1"}],
+        [{"PatientID": "1", "StudyInstanceUID": "1.2"}, {"PatientID": "", "StudyInstanceUID": "1.2"}],
+        [{"PatientID": "1", "SeriesInstanceUID": "1.3"}, {"StudyInstanceUID": "", "SeriesInstanceUID": "1.3"}],
+        [
+            {"PatientID": "", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.3"},
+            {"PatientID": "", "StudyInstanceUID": "", "SeriesInstanceUID": "1.3"},
+        ],
+    ],
+)
+def test_what_must_be_one_patient_is_one_group(tmp_path, headers):
+    write_each(tmp_path, *({"PatientID": "", **elements} for elements in headers))
+    assert len(groups_of(tmp_path)) == 1
+    assert {item["group"] for item in find_items(tmp_path, spatial_dims=2)} == groups_of(tmp_path).keys()
+
+
+def test_patients_of_one_study_and_of_unclear_issuers_stay_apart(tmp_path):
+    study = {"StudyInstanceUID": "1.2"}
+    numbers = [{"PatientID": number, **study} for number in ("1", "2", "")]
+    issuers = [{"PatientID": "3", "IssuerOfPatientID": issuer} for issuer in ("ours", "theirs", "")]
+    write_each(tmp_path, *numbers, *issuers)
+    assert len(groups_of(tmp_path)) == 6
+
+
 def test_equal_numbers_of_two_issuers_are_two_patients(tmp_path):
     for place, issuer in enumerate(("one", "one", "two", "two")):
         folder = tmp_path / "ab"[place % 2]

@@ -20,8 +20,15 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from monai_weckd.data.dicom.reader import DicomReader
 
@@ -336,3 +343,72 @@ def test_a_window_that_does_not_fit_is_refused(tmp_path):
     assert "window: expected a gray image, got RGB. Pass window=None." in refused(color, window=(40, 400))
     path = write_dicom(tmp_path / "c.dcm", GRAY, WindowCenter=40, WindowWidth=0)
     assert "window: expected a valid one in the header, got another" in refused(path, window="dicom")
+
+
+@pytest.mark.parametrize(("bits", "top"), [(0, 4095), (8, 4095), (12, 4096), (17, 4095)])
+def test_a_voi_table_whose_entries_do_not_fit_its_bits_is_refused(tmp_path, bits, top):
+    table = lut(np.linspace(0, top, 4096).astype(int), 0, bits)
+    path = write_dicom(tmp_path / "a.dcm", GRAY, VOILUTSequence=table)
+    assert f"VOI table: expected entries of 1 to 16 bits, got up to {top} in {bits}. Repair" in refused(
+        path, window="dicom"
+    )
+    assert read(path)[0].shape == (7, 5)  # its values are not asked for
+
+
+def test_a_modality_table_beside_a_rescale_is_refused(tmp_path):
+    table = lut(RNG.integers(0, 4096, 4096), 0, 12)
+    for rescale in ({"RescaleSlope": "2"}, {"RescaleIntercept": "-1024", "RescaleSlope": "1"}):
+        path = write_dicom(tmp_path / "a.dcm", GRAY, ModalityLUTSequence=table, **rescale)
+        assert "rescale: expected it or a modality table, got both. Repair the header." in refused(path)
+    path = write_dicom(tmp_path / "b.dcm", GRAY, ModalityLUTSequence=table, RescaleSlope="1", RescaleIntercept="0")
+    np.testing.assert_array_equal(read(path)[0], np.array(table[0].LUTData)[GRAY].T)
+
+
+@pytest.mark.parametrize(("allocated", "stored"), [(16, 16), (16, 12), (16, 8), (8, 8)])
+def test_colors_are_given_in_8_bits(tmp_path, allocated, stored):
+    deep = COLOR.astype(f"u{allocated // 8}") << (stored - 8)
+    path = write_dicom(tmp_path / "a.dcm", deep, BitsStored=stored, HighBit=stored - 1)
+    np.testing.assert_array_equal(read(path)[0], COLOR.transpose(1, 0, 2))
+
+
+def test_colors_with_a_sign_are_refused(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", COLOR.astype(np.int16))
+    assert "PixelRepresentation: expected colors without a sign, got 1. Repair the header." in refused(path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("claimed", [1, None])
+def test_more_frames_than_the_header_claims_are_refused(tmp_path, syntax, claimed):
+    ds = dicom_dataset(np.stack([GRAY, GRAY + 1, GRAY + 2]), BitsStored=13, HighBit=12)
+    if syntax != ExplicitVRLittleEndian:
+        ds.compress(syntax)
+    ds.NumberOfFrames = claimed
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert "NumberOfFrames: expected 3 by the pixels, got 1. Repair the header." in refused(tmp_path / "a.dcm")
+
+
+def test_a_frame_in_several_fragments_is_one(tmp_path):
+    ds = dicom_dataset(GRAY)
+    ds.compress(JPEGLSLossless)
+    stream = next(generate_frames(ds.PixelData, number_of_frames=1))
+    ds.PixelData = encapsulate([stream], fragments_per_frame=4)
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read(tmp_path / "a.dcm")[0], GRAY.T)
+
+
+@pytest.mark.parametrize("tail", [1, 2, 60])
+def test_bytes_after_the_pixels_are_no_frame(tmp_path, tail):
+    ds = dicom_dataset(GRAY)
+    ds.PixelData += bytes(tail)
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read(tmp_path / "a.dcm")[0], GRAY.T)
+
+
+@pytest.mark.parametrize(("signed", "stored"), [(False, 10), (True, 10)])
+def test_a_stream_of_more_bits_than_the_header_claims_is_refused(tmp_path, signed, stored):
+    pixels = GRAY.astype(np.int16) - 2048 if signed else GRAY
+    ds = dicom_dataset(pixels, BitsStored=12, HighBit=11)
+    ds.compress(JPEGLSLossless)
+    ds.BitsStored, ds.HighBit = stored, stored - 1
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert f"BitsStored: expected values of {stored} bits, got {'-' if signed else ''}" in refused(tmp_path / "a.dcm")

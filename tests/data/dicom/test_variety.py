@@ -35,7 +35,7 @@ NOT_DICOM = "expected a DICOM file, got one without the 'DICM' prefix."
 NO_PIXELS = "expected an image, got a DICOM object without pixels (%s). Leave it out."
 DOSE = "expected an image, got a dose grid (RT Dose). Leave it out."
 MASK = "expected an image, got a mask (Segmentation). Leave it out."
-TOO_SHORT = "The number of bytes of pixel data is less than expected"
+TOO_SHORT = "cannot be decoded (it ends too early, after 8130 of 8192 bytes of pixels). Repair"
 
 REFUSED = {
     "ExplVR_BigEndNoMeta.dcm": NOT_DICOM,
@@ -64,9 +64,9 @@ REFUSED = {
     "rtdose_rle.dcm": DOSE,
     "rtdose_rle_1frame.dcm": DOSE,
     "meta_missing_tsyntax.dcm": "expected a transfer syntax in the file's meta header, got none. Repair the file.",
-    "nested_priv_SQ.dcm": "cannot be decoded (AttributeError: Missing required element: (0028,0100)",
+    "nested_priv_SQ.dcm": "cannot be decoded (its header lacks the element (0028,0100)). Repair",
     "MR_truncated.dcm": TOO_SHORT,
-    "JPEG-lossy.dcm": "cannot be decoded (RuntimeError: Unable to decode as exceptions were raised by all available",
+    "JPEG-lossy.dcm": "cannot be decoded (its compressed pixels are damaged, or of a kind that no decoder reads).",
     "693_J2KI.dcm": "PixelPaddingRangeLimit: expected a value, because lossy compression has blurred the padding",
     "JPEG2000-embedded-sequence-delimiter.dcm": "frame 1: expected (256, 1024) pixels (columns, rows) by the header",
 }
@@ -79,6 +79,8 @@ def by_pydicom(path: Path) -> np.ndarray:
     if ds.PhotometricInterpretation == "PALETTE COLOR":
         colors = apply_color_lut(pixels, ds)[..., :3]
         return colors >> 8 if colors.dtype == np.uint16 else colors
+    if ds.SamplesPerPixel == 3:
+        return pixels >> (ds.BitsStored - 8)
     if "PerFrameFunctionalGroupsSequence" in ds:
         pixels = np.stack([apply_modality_lut(frame, transformed(ds, k)) for k, frame in enumerate(pixels)])
         # the one such sample is turned by half about Y: slices grow to inferior
