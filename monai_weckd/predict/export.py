@@ -151,6 +151,7 @@ def export_model(
         try:
             with torch.no_grad(), _quiet():
                 _write(network.eval(), batch, file, texts, kind=kind, output=output)
+                difference = _difference(file, batch, expected)
         except Exception as error:  # of many classes
             cause = first_cause(error)
             reason = " ".join(str(cause).split())[:200]
@@ -158,7 +159,6 @@ def export_model(
                 f"format: expected a network that PyTorch can export as {kind}, got {type(cause).__name__}: "
                 f"{reason}. Pass another of {tuple(FORMATS)}, or change the network."
             ) from error
-        difference = _difference(file, batch, expected)
         content = file.read_bytes()
     if not difference <= _TOLERANCE:
         raise ValueError(
