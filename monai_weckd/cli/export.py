@@ -35,7 +35,7 @@ def add_export(commands: Any) -> None:
 
     """
     parser = commands.add_parser("export", help="write a model as one file that runs elsewhere", allow_abbrev=False)
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=_export_model)
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="the bundle's folder")
     add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
@@ -51,7 +51,7 @@ def add_export(commands: Any) -> None:
     add("--to", type=Path, metavar="FILE", help="file to write (default: beside the model)")
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export_model(args: argparse.Namespace) -> None:
     from monai_weckd.predict.export import FORMATS, OUTPUTS, check_format, export_model, sample_images
     from monai_weckd.predict.model import PredictionBundle
 
