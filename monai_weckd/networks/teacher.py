@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import first_cause
 from monai_weckd.utils.literals import literal
-from monai_weckd.utils.records import model_chain
+from monai_weckd.utils.records import EXPORT, check_keys, model_chain, parse_json
 from monai_weckd.utils.tensors import map_tensors
 
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 
-__all__ = ["ExportedNetwork", "OnnxNetwork", "load_teacher"]
+__all__ = ["ExportedNetwork", "OnnxNetwork", "load_program", "load_teacher"]
 
 _FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
 # position of the argument that selects train mode
@@ -48,6 +48,9 @@ class OnnxNetwork(torch.nn.Module):
         path: an ONNX file with one input, (B, C, spatial dimensions), in half, single or double precision; its first
             output must be logits, (B, C). If B is fixed, as ``monai.bundle onnx_export`` writes it, batches of any size
             are split, and filled up with copies of the last image.
+
+    Attributes:
+        record: what ``python -m monai_weckd export`` wrote into the file, None for other files.
 
     Raises:
         ImportError: When ``onnxruntime`` is not installed.
@@ -77,6 +80,7 @@ class OnnxNetwork(torch.nn.Module):
                 "Export the network alone, without what precedes and follows it."
             )
         self.input_name, self.dtype = inputs[0].name, _FLOATS[inputs[0].type]
+        self.record = _record(self.session.get_modelmeta().custom_metadata_map, self.path)
         # a name or None stands for a dynamic size
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
 
@@ -110,6 +114,9 @@ class ExportedNetwork(torch.nn.Module):
         path: the file, of a network that was exported in eval mode with one input, (B, C, spatial dimensions). If B is
             fixed, batches of any size are split, and filled up with copies of the last image.
 
+    Attributes:
+        record: what ``python -m monai_weckd export`` wrote into the file, None for other files.
+
     Raises:
         ValueError: When the file cannot be read, has other inputs, or was exported in train mode.
 
@@ -120,8 +127,9 @@ class ExportedNetwork(torch.nn.Module):
         self.path = Path(path)
         if not zipfile.is_zipfile(path):  # PyTorch would log a traceback first
             raise _unreadable("a network of torch.export", self.path, zipfile.BadZipFile("File is not a zip file"))
+        texts: dict[str, Any] = {EXPORT: ""}
         try:
-            exported = torch.export.load(path)
+            exported = torch.export.load(path, extra_files=texts)
             self.program = exported.module()
         except Exception as error:  # anything may be raised for damaged bytes
             raise _unreadable("a network of torch.export", self.path, error) from None
@@ -137,6 +145,7 @@ class ExportedNetwork(torch.nn.Module):
                 f"teacher: expected a network that was exported in eval mode, got one in train mode in {path}. "
                 "Call network.eval() before torch.export.export."
             )
+        self.record = _record(texts, self.path)
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
         self.training = False
 
@@ -213,11 +222,12 @@ def load_teacher(
         source: a network, which is returned unchanged; the folder of a MONAI bundle, with its ``network_def`` and
             ``models/model.pt``; a TorchScript file; a ``.pt2`` file of ``torch.export``; an ``.onnx`` file; or a file
             with weights, see :py:func:`~monai_weckd.networks.load_weights`. A bundle's configuration, a TorchScript and
-            a ``.pt2`` file are programs: load only those that you trust.
+            a ``.pt2`` file are programs: load only those that you trust. If ``python -m monai_weckd export`` wrote it
+            with probabilities, the teacher returns their logarithms, which are logits.
         network: the network whose copy gets the weights of a file, default None: no network.
         classes: the student's class names in the order of their indices. The teacher's must be equal, if they are known
-            from ``chain.json`` beside the weights or from a bundle's metadata. Default None: not compared. Teacher
-            and student may see different inputs: see ``teacher_transform`` of the trainer.
+            from ``chain.json`` beside the weights, from a bundle's metadata, or from an exported file. Default None:
+            not compared. Teacher and student may see different inputs: see ``teacher_transform`` of the trainer.
 
     Raises:
         TypeError: When it is neither a network nor a path.
@@ -240,10 +250,8 @@ def load_teacher(
         if classes is not None and model_chain(weights) is None:
             _check_classes(classes, _bundle_classes(path), path)
         return load_teacher(weights, network=_bundle_network(path), classes=classes)
-    if path.suffix.lower() in _PROGRAMS:
-        return _PROGRAMS[path.suffix.lower()](path)
-    if _is_script(path):
-        return _load_script(path)
+    if path.suffix.lower() in _PROGRAMS or _is_script(path):
+        return _exported_teacher(path, classes)
     if network is None:
         raise ValueError(f"network: expected the network of the weights in {path.name}, got None. Pass its definition.")
     chain = model_chain(path)
@@ -271,15 +279,60 @@ def check_source(source: Any) -> None:
         )
 
 
-_PROGRAMS: dict[str, Callable[[Path], torch.nn.Module]] = {".onnx": OnnxNetwork, ".pt2": ExportedNetwork}
+_PROGRAMS: dict[str, Callable[[Path], OnnxNetwork | ExportedNetwork]] = {".onnx": OnnxNetwork, ".pt2": ExportedNetwork}
 
 
-def _load_script(path: Path) -> torch.nn.Module:
+def load_program(path: Path) -> tuple[torch.nn.Module, dict[str, Any] | None]:
+    """Load an exported network, and what ``python -m monai_weckd export`` wrote into its file, None for other files.
+
+    Args:
+        path: an ``.onnx``, a ``.pt2`` or a TorchScript file.
+
+    Raises:
+        ImportError: When the package that reads the file is not installed.
+        ValueError: When the file cannot be read.
+
+    """
+    if path.suffix.lower() in _PROGRAMS:
+        network = _PROGRAMS[path.suffix.lower()](path)
+        return network, network.record
+    texts: dict[str, Any] = {EXPORT: ""}
     try:
-        script: torch.nn.Module = torch.jit.load(os.fspath(path), map_location="cpu")
+        script: torch.nn.Module = torch.jit.load(os.fspath(path), map_location="cpu", _extra_files=texts)
     except Exception as error:  # anything may be raised for damaged bytes
         raise _unreadable("a TorchScript network", path, error) from None
-    return script
+    return script, _record(texts, path)
+
+
+def _record(texts: Mapping[str, str | bytes], path: Path) -> dict[str, Any] | None:
+    """Return the record among the texts inside an exported file."""
+    if not texts.get(EXPORT):
+        return None
+    where = f"{path}: {EXPORT}"
+    record: dict[str, Any] = parse_json(texts[EXPORT], where=where)
+    check_keys(record, ["classes", "output"], where=where)
+    return record
+
+
+class _LogProbabilities(torch.nn.Module):
+    """Turn the probabilities of a softmax into logits: a softmax of the logarithms gives them back."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(images)
+        return found.clamp_min(torch.finfo(found.dtype).tiny).log()
+
+
+def _exported_teacher(path: Path, classes: Sequence[str] | None) -> torch.nn.Module:
+    network, record = load_program(path)
+    if record is None:
+        return network
+    if classes is not None:
+        _check_classes(classes, record["classes"], path)
+    return network if record["output"] == "logits" else _LogProbabilities(network)
 
 
 def _check_classes(classes: Sequence[str], found: Sequence[str], path: Path) -> None:

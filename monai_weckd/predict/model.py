@@ -49,6 +49,7 @@ class PredictionBundle:
         changes: values to set in the configuration, by key.
 
     Attributes:
+        config: the configuration.
         root: the bundle's folder.
         checkpoint: path of the model.
         classes: class names in the order of their indices.
@@ -70,7 +71,7 @@ class PredictionBundle:
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        config = BundleConfig(bundle, "inference", overlays=overlays, changes=changes)
+        self.config = config = BundleConfig(bundle, "inference", overlays=overlays, changes=changes)
         self.root, self.metadata, self.spatial_dims = config.root, config.metadata, config.spatial_dims
         if checkpoint is not None:
             config.set("ckpt_path", literal(os.fspath(checkpoint)))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "EXPORT",
     "KIND",
     "OUT_OF_FOLD",
     "check_keys",
@@ -40,6 +41,8 @@ _LEVELS = 16
 OUT_OF_FOLD = "out_of_fold.csv"
 # features of training images, beside the model of a frozen network
 KIND = "kind.npz"
+# what a model is, inside the file to which it was exported
+EXPORT = "export.json"
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
