@@ -84,7 +84,7 @@ def _note(
         return ""
     (first, item), (second, other) = list(apart[0][1].items())[:2][::-1]
     return (
-        f"{sum(len(copies) for copies, _ in apart)} images {how} another one in other {kind}, first "
+        f"{sum(len(copies) for copies, _ in apart)} images {how} another one with other {kind}, first "
         f"{item['id']!r} ({printable(first)}) and {other['id']!r} ({printable(second)}). {remedy}"
     )
 

@@ -164,7 +164,7 @@ def test_equal_pixels_in_other_bytes_are_told_when_images_are_read(tmp_path, cap
         verify_images(datalist)
         notes = [record.getMessage() for record in caplog.records if "same pixels" in record.getMessage()]
         assert len(notes) == (2 if kind == "splits" else 1)
-        assert notes[0].startswith(f"2 images have the same pixels as another one in other {kind}, first '{first}' (")
+        assert notes[0].startswith(f"2 images have the same pixels as another one with other {kind}, first '{first}' (")
 
 
 @pytest.mark.parametrize("link", ["copy", "hard", "symbolic"])
@@ -178,10 +178,10 @@ def test_equal_files_are_told_once(tmp_path, caplog, link):
     verify_images(load_datalist(tmp_path))
     told = [record.getMessage().partition(", first")[0] for record in caplog.records]
     assert told == [
-        "2 images are byte-identical to another one in other labels",
-        "2 images are byte-identical to another one in other groups",
-        "3 images have the same pixels as another one in other labels",
-        "3 images have the same pixels as another one in other groups",
+        "2 images are byte-identical to another one with other labels",
+        "2 images are byte-identical to another one with other groups",
+        "3 images have the same pixels as another one with other labels",
+        "3 images have the same pixels as another one with other groups",
     ]
     (tmp_path / "x" / "other.bmp").unlink()
     caplog.clear()

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 
 from monai_weckd.data.dicom.quiet import quiet_headers
@@ -58,6 +60,7 @@ def named_errors(name: str) -> Iterator[None]:
         # pylibjpeg's RLE decoder is written in Rust; its panic is not derived from Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise DicomReadError(
-            f"{name}: cannot be decoded ({plain_reason(error)}). Repair the file or leave it out."
-        ) from None
+        words = (word.removesuffix("Values") for word in re.findall(r"[A-Z]\w+", str(error)))  # as highdicom says
+        damaged = next((word for word in words if tag_for_keyword(word) is not None), "content")
+        reason = plain_reason(error, otherwise=f"its {damaged} is damaged")
+        raise DicomReadError(f"{name}: cannot be decoded ({reason}). Repair the file or leave it out.") from None
