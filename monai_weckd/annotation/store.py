@@ -260,7 +260,10 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _damaged(path: Path, got: str) -> str:
-    return f"{path}: expected the labels that `label` has stored, got {got.rstrip('.')}. Restore the file from a copy, or repair it."
+    return (
+        f"{path}: expected the labels that `label` has stored, got {got.rstrip('.')}. "
+        "Restore the file from a copy, or repair it."
+    )
 
 
 def check_info(info: Any, *, where: str) -> None:
