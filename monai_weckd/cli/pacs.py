@@ -17,13 +17,14 @@ import argparse
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from monai_weckd.cli.faults import print_faults
+
 __all__ = ["add_pacs", "fetch_into", "filter_of"]
 
-_SHOWN = 10
 _URL = "the DICOMweb service, such as https://host/dicom-web"
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
                 counts["fetched" if fetched else "whole"] += 1
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
-    _print_faults(faults)
+    print_faults(faults)
     print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
     print(f"files   {counts['instances']} fetched into {output_dir}")
     if faults:
@@ -119,7 +120,7 @@ def _send(args: argparse.Namespace) -> None:
             faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts.total()} reports; run it again to go on") from None
-    _print_faults(faults)
+    print_faults(faults)
     print(f"reports {counts['stored']} stored, {counts['there already']} there already, {counts['refused']} refused")
     print(f"ledger  {ledger}")
     if faults:
@@ -202,10 +203,3 @@ def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     # with disable=None, tqdm turns itself off without a terminal
     yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
-
-
-def _print_faults(faults: Sequence[str]) -> None:
-    for fault in faults[:_SHOWN]:
-        print(f"bad     {fault}")
-    if len(faults) > _SHOWN:
-        print(f"bad     and {len(faults) - _SHOWN} more")

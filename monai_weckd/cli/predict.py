@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.cli.faults import print_faults
 from monai_weckd.cli.options import add_changes, parse_changes
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
@@ -38,7 +39,6 @@ __all__ = ["add_predict"]
 
 _ON_BAD_ITEM = ("skip", "error")
 _LEVELS = ("series", "study", "patient")
-_SHOWN = 10
 
 
 def add_predict(commands: Any) -> None:
@@ -99,7 +99,8 @@ def _predict(args: argparse.Namespace) -> None:
 
         reports = ReportFolder(args.write_sr, bundle, resume=args.resume)
     counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
-    for line in _summary(args, counts, faults):
+    print_faults(faults, more=", with their reasons in the CSV")
+    for line in _summary(args, counts):
         print(line)
     if aggregate is not None:
         print(_write_aggregate(args, aggregate))
@@ -286,11 +287,7 @@ def _batches(
             bar.update(len(batch))
 
 
-def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[str]) -> Iterator[str]:
-    for fault in faults[:_SHOWN]:
-        yield f"bad     {fault}"
-    if len(faults) > _SHOWN:
-        yield f"bad     and {len(faults) - _SHOWN} more, with their reasons in the CSV"
+def _summary(args: argparse.Namespace, counts: Counter[str]) -> Iterator[str]:
     line = f"images  {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"
