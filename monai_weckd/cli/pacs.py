@@ -17,11 +17,12 @@ import argparse
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from monai_weckd.cli.faults import print_faults
+from monai_weckd.utils.progress import progress
 
 __all__ = ["add_pacs", "fetch_into", "filter_of"]
 
@@ -88,7 +89,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
     faults: list[str] = []
     try:
         with series_folder(server, output_dir) as folder:
-            for series in _progress(server.series(filters), unit="series"):
+            for series in _counted(server.series(filters)):
                 try:
                     fetched = folder.fetch(series)
                 except (DicomwebObjectError, DicomReadError) as fault:
@@ -115,7 +116,8 @@ def _send(args: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     faults: list[str] = []
     try:
-        for sent in _progress(send_reports(_server(args.url), reports, ledger), unit="report"):
+        outcomes = send_reports(_server(args.url), reports, ledger)
+        for sent in progress(outcomes, "sending", total=len(reports), unit="reports"):
             counts[sent.outcome] += 1
             faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []
     except KeyboardInterrupt:
@@ -196,10 +198,10 @@ def _server(url: str) -> Any:
     return DicomwebServer(url)
 
 
-def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
-    """Yield the items, with a progress bar if there is a terminal and tqdm is installed."""
+def _counted(series: Iterator[T]) -> Iterator[T]:
+    """Yield series, whose number is not known before; count them in a terminal if tqdm is installed."""
     from monai.utils import optional_import
 
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     # with disable=None, tqdm turns itself off without a terminal
-    yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
+    yield from tqdm(series, disable=None, unit="series") if has_tqdm else series

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from monai_weckd.cli.faults import print_faults
 from monai_weckd.cli.options import add_changes, parse_changes
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.progress import Progress
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
@@ -270,21 +271,13 @@ def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
 def _batches(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], kind: KindReference | None
 ) -> Iterator[Sequence[Prediction]]:
-    """Yield the predictions, with a progress bar if there is a terminal and tqdm is installed."""
-    from monai.utils import optional_import
-
+    """Yield the predictions, and show how many of them are written."""
     from monai_weckd.predict.images import predict_images
 
-    batches = predict_images(bundle, paths, batch_size=args.batch_size, kind=kind)
-    tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
-    if not has_tqdm:
-        yield from batches
-        return
-    # with disable=None, tqdm turns itself off without a terminal
-    with tqdm(total=len(paths), disable=None, unit="image") as bar:
-        for batch in batches:
+    with Progress("predicting", len(paths)) as shown:
+        for batch in predict_images(bundle, paths, batch_size=args.batch_size, kind=kind):
             yield batch
-            bar.update(len(batch))
+            shown.move(shown.done + len(batch))
 
 
 def _summary(args: argparse.Namespace, counts: Counter[str]) -> Iterator[str]:
