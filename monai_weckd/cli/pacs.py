@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monai_weckd.cli.faults import print_faults
+from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.progress import progress
 
 __all__ = ["add_pacs", "fetch_into", "filter_of"]
@@ -186,8 +186,7 @@ def _checked_keyword(keyword: str) -> str:
     from pydicom.datadict import keyword_dict
 
     if keyword not in keyword_dict:
-        near = difflib.get_close_matches(keyword, keyword_dict, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Look it up in the DICOM standard."
+        hint = nearest(keyword, keyword_dict, otherwise="Look it up in the DICOM standard.")
         raise ValueError(f"filter: expected a DICOM keyword, got {keyword!r}. {hint}")
     return keyword
 
