@@ -25,7 +25,7 @@ import numpy as np
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.utils.records import read_sealed
+from monai_weckd.utils.records import read_probabilities, read_sealed
 from monai_weckd.visualize.report import read_predictions
 
 __all__ = ["METRICS", "RunResults", "measure_subgroup", "read_run"]
@@ -138,6 +138,6 @@ def _interval(limits: tuple[float, float] | None, groups: int) -> list[float] | 
 
 def _probabilities(row: Mapping[str, str], classes: Sequence[str]) -> list[float]:
     try:
-        return [float(row[f"probability_{name}"]) for name in classes]
+        return read_probabilities(row, classes)
     except ValueError as error:
         raise ValueError(f"predictions.csv: {error} for {row['id']!r}. Write the file again.") from error

@@ -61,7 +61,7 @@ def _compare(args: argparse.Namespace) -> None:
     import logging
 
     from monai_weckd.compare.arms import choose_arms
-    from monai_weckd.compare.protocol import choose_splits, refuse_unheard
+    from monai_weckd.compare.protocol import choose_splits, refuse_overwritten
     from monai_weckd.compare.schedule import plan_runs, run_schedule
     from monai_weckd.compare.store import RunStore
     from monai_weckd.compare.summary import summarize_comparison
@@ -76,7 +76,7 @@ def _compare(args: argparse.Namespace) -> None:
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     spread = Spread(args.executor, args.workers, args.scheduler)
     changes = _changes(args)
-    refuse_unheard(changes)
+    refuse_overwritten(changes)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=changes)
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
     arms = choose_arms(names, active=bundle.size.plan.selection != "random", solved=bundle.solved)

@@ -14,16 +14,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from monai_weckd.cli.faults import print_faults
+from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.progress import progress
+
 __all__ = ["add_pacs", "fetch_into", "filter_of"]
 
-_SHOWN = 10
 _URL = "the DICOMweb service, such as https://host/dicom-web"
 
 T = TypeVar("T")
@@ -87,7 +89,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
     faults: list[str] = []
     try:
         with series_folder(server, output_dir) as folder:
-            for series in _progress(server.series(filters), unit="series"):
+            for series in _counted(server.series(filters)):
                 try:
                     fetched = folder.fetch(series)
                 except (DicomwebObjectError, DicomReadError) as fault:
@@ -97,7 +99,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
                 counts["fetched" if fetched else "whole"] += 1
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
-    _print_faults(faults)
+    print_faults(faults)
     print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
     print(f"files   {counts['instances']} fetched into {output_dir}")
     if faults:
@@ -114,12 +116,13 @@ def _send(args: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     faults: list[str] = []
     try:
-        for sent in _progress(send_reports(_server(args.url), reports, ledger), unit="report"):
+        outcomes = send_reports(_server(args.url), reports, ledger)
+        for sent in progress(outcomes, "sending", total=len(reports), unit="reports"):
             counts[sent.outcome] += 1
             faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts.total()} reports; run it again to go on") from None
-    _print_faults(faults)
+    print_faults(faults)
     print(f"reports {counts['stored']} stored, {counts['there already']} there already, {counts['refused']} refused")
     print(f"ledger  {ledger}")
     if faults:
@@ -183,8 +186,7 @@ def _checked_keyword(keyword: str) -> str:
     from pydicom.datadict import keyword_dict
 
     if keyword not in keyword_dict:
-        near = difflib.get_close_matches(keyword, keyword_dict, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Look it up in the DICOM standard."
+        hint = nearest(keyword, keyword_dict, otherwise="Look it up in the DICOM standard.")
         raise ValueError(f"filter: expected a DICOM keyword, got {keyword!r}. {hint}")
     return keyword
 
@@ -195,17 +197,10 @@ def _server(url: str) -> Any:
     return DicomwebServer(url)
 
 
-def _progress(items: Iterable[T], *, unit: str) -> Iterator[T]:
-    """Yield the items, with a progress bar if there is a terminal and tqdm is installed."""
+def _counted(series: Iterator[T]) -> Iterator[T]:
+    """Yield series, whose number is not known before; count them in a terminal if tqdm is installed."""
     from monai.utils import optional_import
 
     tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
     # with disable=None, tqdm turns itself off without a terminal
-    yield from tqdm(items, disable=None, unit=unit) if has_tqdm else items
-
-
-def _print_faults(faults: Sequence[str]) -> None:
-    for fault in faults[:_SHOWN]:
-        print(f"bad     {fault}")
-    if len(faults) > _SHOWN:
-        print(f"bad     and {len(faults) - _SHOWN} more")
+    yield from tqdm(series, disable=None, unit="series") if has_tqdm else series

@@ -20,8 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai_weckd.cli.faults import print_faults
 from monai_weckd.cli.options import add_changes, parse_changes
 from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.progress import Progress
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ __all__ = ["add_predict"]
 
 _ON_BAD_ITEM = ("skip", "error")
 _LEVELS = ("series", "study", "patient")
-_SHOWN = 10
 
 
 def add_predict(commands: Any) -> None:
@@ -99,7 +100,8 @@ def _predict(args: argparse.Namespace) -> None:
 
         reports = ReportFolder(args.write_sr, bundle, resume=args.resume)
     counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
-    for line in _summary(args, counts, faults):
+    print_faults(faults, more=", with their reasons in the CSV")
+    for line in _summary(args, counts):
         print(line)
     if aggregate is not None:
         print(_write_aggregate(args, aggregate))
@@ -269,28 +271,16 @@ def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
 def _batches(
     args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], kind: KindReference | None
 ) -> Iterator[Sequence[Prediction]]:
-    """Yield the predictions, with a progress bar if there is a terminal and tqdm is installed."""
-    from monai.utils import optional_import
-
+    """Yield the predictions, and show how many of them are written."""
     from monai_weckd.predict.images import predict_images
 
-    batches = predict_images(bundle, paths, batch_size=args.batch_size, kind=kind)
-    tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
-    if not has_tqdm:
-        yield from batches
-        return
-    # with disable=None, tqdm turns itself off without a terminal
-    with tqdm(total=len(paths), disable=None, unit="image") as bar:
-        for batch in batches:
+    with Progress("predicting", len(paths)) as shown:
+        for batch in predict_images(bundle, paths, batch_size=args.batch_size, kind=kind):
             yield batch
-            bar.update(len(batch))
+            shown.move(shown.done + len(batch))
 
 
-def _summary(args: argparse.Namespace, counts: Counter[str], faults: Sequence[str]) -> Iterator[str]:
-    for fault in faults[:_SHOWN]:
-        yield f"bad     {fault}"
-    if len(faults) > _SHOWN:
-        yield f"bad     and {len(faults) - _SHOWN} more, with their reasons in the CSV"
+def _summary(args: argparse.Namespace, counts: Counter[str]) -> Iterator[str]:
     line = f"images  {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"

@@ -30,7 +30,7 @@ from monai_weckd.plan.stages import divide_labels
 if TYPE_CHECKING:
     from monai_weckd.compare.training import ComparedBundle
 
-__all__ = ["Protocol", "choose_splits", "refuse_unheard"]
+__all__ = ["Protocol", "choose_splits", "refuse_overwritten"]
 
 _FOLDS, _REPEATS = 5, 1
 # keys that a comparison sets itself, by the last part of their names, and the options to use instead
@@ -57,7 +57,7 @@ class Protocol(NamedTuple):
     sentence: str
 
 
-def refuse_unheard(changes: Mapping[str, Any]) -> None:
+def refuse_overwritten(changes: Mapping[str, Any]) -> None:
     """Refuse values that a comparison would overwrite.
 
     Args:
@@ -108,7 +108,7 @@ def choose_splits(
                 "fold: expected folds or a test split, got both. Remove one from the data, or pass --new_splits."
             )
         found = given_test_splits(items, folds=folds or 1, repeats=repeats or 1, **options)
-        return Protocol(found, _told(found, items))
+        return Protocol(found, _data_sentence(found, items))
     if given:
         names = fold_names(given)
         _refuse_options(len(names), {"folds": (folds, len(names)), "repeats": (repeats, 1)})
@@ -128,7 +128,7 @@ def _refuse_options(count: int, options: Mapping[str, tuple[int | None, int]]) -
             )
 
 
-def _told(splits: Sequence[FoldSplit], items: Sequence[Mapping[str, Any]]) -> str:
+def _data_sentence(splits: Sequence[FoldSplit], items: Sequence[Mapping[str, Any]]) -> str:
     labeled = {item["id"] for item in items if is_labeled(item)}
     counts = Counter(part for key, part in splits[0].split_of.items() if key in labeled)
     own = any(item["split"] == "val" for item in items)

@@ -29,6 +29,7 @@ from monai_weckd.compare.pool_share import read_pool_share
 from monai_weckd.compare.store import RunStore, read_rows
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.utils.errors import first_cause
+from monai_weckd.utils.records import probability_columns, read_probabilities
 
 if TYPE_CHECKING:
     from monai_weckd.compare.training import ComparedBundle
@@ -186,12 +187,12 @@ def _ensemble(
         seed = (run.run_seed + member * _STRIDE) % 2**31
         tables.append(_train(run, bundle, {**overrides, "seed": seed}, cache_dir)[1])
     classes = bundle.datalist.classes
-    scores = np.mean([[[float(row[f"probability_{c}"]) for c in classes] for row in table] for table in tables], axis=0)
+    scores = np.mean([[read_probabilities(row, classes) for row in table] for table in tables], axis=0)
     rows = [
         {
             **row,
             "predicted": classes[int(score.argmax())],
-            **{f"probability_{c}": float(p) for c, p in zip(classes, score, strict=True)},
+            **dict(zip(probability_columns(classes), map(float, score), strict=True)),
         }
         for row, score in zip(tables[0], scores, strict=True)
     ]

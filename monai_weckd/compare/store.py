@@ -23,7 +23,7 @@ import numpy as np
 
 from monai_weckd.compare.statistics import RunPredictions
 from monai_weckd.utils.files import replace_text
-from monai_weckd.utils.records import json_digest
+from monai_weckd.utils.records import json_digest, read_probabilities
 from monai_weckd.utils.tables import read_table, table_text
 
 __all__ = ["RunStore", "read_rows"]
@@ -143,7 +143,7 @@ class RunStore:
             *cell,
             ids=[row["id"] for row in rows],
             labels=np.array([classes.index(row["label"]) for row in rows]),
-            probabilities=np.array([[float(row[f"probability_{name}"]) for name in classes] for row in rows]),
+            probabilities=np.array([read_probabilities(row, classes) for row in rows]),
         )
 
     def rows(self, arm: str, cell: tuple[int, int, int]) -> list[dict[str, str]]:

@@ -85,7 +85,7 @@ def summarize_comparison(
         "finished": sum("error" not in result for result in done),
         "reference": reference,
         "preparation_seconds": sum(result.get("preparation_seconds", 0.0) for result in done),
-        "verdicts": [*_verdicts(competing, reference, bundle), *_told_inert(inert)],
+        "verdicts": [*_verdicts(competing, reference, bundle), *_inert_sentences(inert)],
         "arms": [
             {
                 **_arm(name, [result for result in done if result["arm"] == name], predictions[name]),
@@ -177,7 +177,7 @@ def _inertness(
     return None
 
 
-def _told_inert(inert: Mapping[str, str | None]) -> Iterator[str]:
+def _inert_sentences(inert: Mapping[str, str | None]) -> Iterator[str]:
     for name, reason in inert.items():
         if reason is not None:
             yield f"{name} was inert ({reason}), so the verdict leaves it out."

@@ -236,7 +236,7 @@ class ComparedBundle:
         """
         return self.config if arm.kind in ("configured", _KINDS[self.solved]) else self._other
 
-    def changed(self, arm: Arm, changes: Mapping[str, Any], **objects: Any) -> BundleConfig:
+    def copy_of(self, arm: Arm, changes: Mapping[str, Any], **objects: Any) -> BundleConfig:
         """Return a changed copy of the configuration of an arm.
 
         Args:
@@ -309,9 +309,9 @@ class ComparedBundle:
         changes = {**overrides, "output_dir": literal(str(output_dir))}
         if self.config_of(arm)["cache_dir"] is None:
             changes["cache_dir"] = literal(str(cache_dir))
-        changed = self.changed(arm, changes, datalist=self.datalist._replace(items=self.items_of(split)))
-        trainer = changed.trainer()
-        share = PoolShare(changed.value("train#trainer#loss_function"))
+        copy = self.copy_of(arm, changes, datalist=self.datalist._replace(items=self.items_of(split)))
+        trainer = copy.trainer()
+        share = PoolShare(copy.value("train#trainer#loss_function"))
         trainer.run()
         share.write(output_dir)
         # engines and handlers form reference cycles, so hundreds of networks would wait for the collector; freezing
@@ -344,7 +344,7 @@ class ComparedBundle:
         changes["test#absent"] = False
         for part in ("train", "test"):
             changes[f"{part}#dataset#data"] = f"$[item for item in @datalist.items if item['split'] == '{part}']"
-        copy = self.changed(arm, changes, datalist=self.datalist._replace(items=listed))
+        copy = self.copy_of(arm, changes, datalist=self.datalist._replace(items=listed))
         for key in ("imports", "initialize"):
             copy.value(key)
         for key in ("train#dataloader#dataset", "test#dataloader#dataset"):

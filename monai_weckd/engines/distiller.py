@@ -406,12 +406,12 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
     if features.ndim not in (4, 5):
         raise ValueError(
             f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}. "
-            "Name a convolutional layer, or pass attention=0."
+            "Name a convolutional layer, or pass attention_weight=0."
         )
     if features.shape[2:].numel() == 1:
         raise ValueError(
             f"student_layer: expected features of several positions, got {tuple(features.shape)} from {path!r}, whose "
-            "attention is always the same. Name a layer before the pooling, or pass attention=0."
+            "attention is always the same. Name a layer before the pooling, or pass attention_weight=0."
         )
     if torch.is_grad_enabled() and not features.requires_grad:
         raise ValueError(
@@ -425,7 +425,7 @@ def check_features(features: torch.Tensor, images: torch.Tensor, path: str) -> N
     if 1.05 * _skew(features.shape[1:-1], size) < _skew(features.shape[2:], size):
         raise ValueError(
             f"student_layer: expected features (B, C, spatial dimensions), got {tuple(features.shape)} from {path!r}, "
-            "whose channels come last. Name a layer whose channels come first, or pass attention=0."
+            "whose channels come last. Name a layer whose channels come first, or pass attention_weight=0."
         )
 
 

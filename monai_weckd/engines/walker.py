@@ -99,7 +99,7 @@ class StageWalker:
         self._load: Callable[..., None] | None = None
         self._goes_on = False
         self._trace: LabelTrace | None = None
-        self._told: set[str] = set()
+        self._warned_copies: set[str] = set()
         # pool items for each labeled item in the batches of the present stage
         self._pool_ratio = 0
 
@@ -342,7 +342,7 @@ class StageWalker:
         if pool_ratio is None:
             # without a teacher, pool items have no target
             pool_ratio = self.options.pool_ratio if engine.state.distiller.teacher is not None else 0
-        if pool_ratio and self._tell_copies(engine, labels):
+        if pool_ratio and self._has_label_copies(engine, labels):
             pool_ratio = 0
         self._pool_ratio = pool_ratio
         return stage_loader(
@@ -366,7 +366,7 @@ class StageWalker:
             self._trace = trace_label(loader.dataset, len(self.plan.classes))
         return self._trace
 
-    def _tell_copies(self, engine: SupervisedTrainer, labels: Mapping[int, int]) -> bool:
+    def _has_label_copies(self, engine: SupervisedTrainer, labels: Mapping[int, int]) -> bool:
         """Return whether an item holds its label in another place too, and log that the stage leaves pool images out.
 
         A loss that reads the copy would train on labels that nobody has revealed, or on what stands in their place.
@@ -380,8 +380,8 @@ class StageWalker:
         copies |= {*shown_copies(loader.dataset, labels, classes)}
         if trace.elsewhere:
             copies.add("the dataset's own labels beside `data`")
-        if copies - self._told:
-            self._told |= copies
+        if copies - self._warned_copies:
+            self._warned_copies |= copies
             logger.warning(
                 "pool_ratio: expected the label under 'label' alone, got it in %s too. Images without labels are left "
                 "out, so that no withheld label reaches the loss; let the loss read 'label', and remove the copies.",

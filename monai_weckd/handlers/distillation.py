@@ -55,7 +55,7 @@ class DistillationHandler:
         weight: share of the distillation loss, 0.0 to 1.0.
         weight_end: share in the last epoch; the share changes linearly over the epochs. Default None: ``weight``.
         temperature: temperature of the distillation loss, above 0, or its schedule over the epochs.
-        attention: weight of the attention loss, default 0.0: none.
+        attention_weight: weight of the attention loss, default 0.0: none.
         student_layer: module path of the student's features for the attention loss.
         teacher_layer: module path of the teacher's features, default ``student_layer``.
         teacher_transform: turns a batch of images, (B, C, spatial dimensions), into what the teacher was trained on,
@@ -104,7 +104,7 @@ class DistillationHandler:
         weight: float = 0.5,
         weight_end: float | None = None,
         temperature: float | TemperatureSchedule = 4.0,
-        attention: float = 0.0,
+        attention_weight: float = 0.0,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
         teacher_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -121,10 +121,10 @@ class DistillationHandler:
                 f"teacher: expected a network, a bundle's folder or a file, got {teacher}, which is not there. "
                 "Check the path."
             )
-        if attention > 0 and student_layer is None:
+        if attention_weight > 0 and student_layer is None:
             raise ValueError(
-                f"student_layer: expected a module path for attention={attention}, got None. "
-                "Name the layer, for example 'layer4', or pass attention=0."
+                f"student_layer: expected a module path for attention_weight={attention_weight}, got None. "
+                "Name the layer, for example 'layer4', or pass attention_weight=0."
             )
         self.teacher = teacher
         self.network = network
@@ -132,7 +132,7 @@ class DistillationHandler:
         self.loss_function = DistillationLoss(
             weight=weight,
             temperature=temperature(0.0) if isinstance(temperature, TemperatureSchedule) else temperature,
-            attention_weight=attention,
+            attention_weight=attention_weight,
             multilabel=multilabel,
             threshold=threshold,
             hard_labels=hard_labels,

@@ -42,7 +42,7 @@ from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
 from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
-from monai_weckd.utils.records import KIND, OUT_OF_FOLD, sealed_json
+from monai_weckd.utils.records import KIND, OUT_OF_FOLD, probability_columns, sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
 from monai_weckd.visualize.gallery import layer_fault
@@ -332,7 +332,7 @@ class ChainRecorder:
         """Return the table of the labels of a solved stage, each predicted by a head that saw none of its group."""
         state = engine.state.chain.state
         names, labels = state.plan.classes, state.reveal(stage)
-        columns = [f"probability_{name}" for name in names]
+        columns = probability_columns(names)
         rows = []
         for item in state.items:
             if item["id"] in labels:
@@ -343,10 +343,11 @@ class ChainRecorder:
 
     def _columns(self, engine: SupervisedTrainer) -> list[str]:
         names = engine.state.chain.plan.classes
-        return ["id", "group", "split", "label", "predicted", *(f"probability_{name}" for name in names)]
+        return ["id", "group", "split", "label", "predicted", *probability_columns(names)]
 
     def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
         names = engine.state.chain.plan.classes
+        columns = probability_columns(names)
         probabilities, labels = self._predict(engine, self.loaders[split])
         return [
             {
@@ -355,7 +356,7 @@ class ChainRecorder:
                 "split": split,
                 "label": names[int(label)],
                 "predicted": names[int(row.argmax())],
-                **{f"probability_{name}": float(value) for name, value in zip(names, row, strict=True)},
+                **dict(zip(columns, map(float, row), strict=True)),
             }
             for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)
         ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_weckd.utils.records import model_chain, read_text
+from monai_weckd.utils.records import model_chain, probability_classes, read_probabilities, read_text
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["calibration_text", "validation_text"]
@@ -72,4 +72,4 @@ def validation_text(checkpoint: Path, min_confidence: float) -> str:
 
 
 def _confidence(row: dict[str, str]) -> float:
-    return max(float(value) for name, value in row.items() if name.startswith("probability_"))
+    return max(read_probabilities(row, probability_classes(row)))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_weckd.metrics import conformal_limit, groups_needed, prediction_sets
-from monai_weckd.utils.records import OUT_OF_FOLD, model_chain, read_text
+from monai_weckd.utils.records import OUT_OF_FOLD, model_chain, probability_columns, read_text
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["ConformalSets"]
@@ -54,7 +54,7 @@ class ConformalSets:
                 f"coverage: expected {OUT_OF_FOLD} beside {checkpoint}, got none. "
                 "Train with solved heads, as train.json does, and keep the files of a run together."
             )
-        columns = [f"probability_{name}" for name in classes]
+        columns = probability_columns(classes)
         try:
             rows = read_table(read_text(path, errors="surrogateescape"), ["group", "label", *columns])
             scores = np.array([_score(row, classes) for row in rows])
@@ -105,7 +105,8 @@ def _score(row: dict[str, str], classes: Sequence[str]) -> float:
     """Return one minus the probability of the true class; 1, the highest, where it had no label outside its group."""
     if row["label"] not in classes:
         raise ValueError(f"expected labels of {list(classes)}, got {row['label']!r}. Keep the files of a run together.")
-    text = row[f"probability_{row['label']}"]
+    (column,) = probability_columns([row["label"]])
+    text = row[column]
     score = 1 - float(text) if text else 1.0
     if not 0 <= score <= 1:
         raise ValueError(f"expected probabilities, got {text}. Keep the files of a run together.")

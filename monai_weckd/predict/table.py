@@ -25,7 +25,7 @@ import numpy as np
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.files import write_atomically
-from monai_weckd.utils.records import parse_json
+from monai_weckd.utils.records import parse_json, probability_columns
 from monai_weckd.utils.system import can_lock, try_lock
 from monai_weckd.utils.tables import read_table, table_text
 
@@ -62,7 +62,7 @@ def verdict(
         min_confidence: smallest probability of the most probable class, default 0: any.
 
     """
-    row = dict.fromkeys(["predicted", "confidence", *map("probability_{}".format, classes), "reason"], "")
+    row = dict.fromkeys(["predicted", "confidence", *probability_columns(classes), "reason"], "")
     if probabilities is None:
         return {**row, "reason": fault}
     values = [float(value) for value in probabilities]
@@ -70,7 +70,7 @@ def verdict(
     return {
         "predicted": classes[values.index(max(values))] if certain else "",
         "confidence": max(values),
-        **{f"probability_{name}": value for name, value in zip(classes, values, strict=True)},
+        **dict(zip(probability_columns(classes), values, strict=True)),
         "reason": "" if certain else BELOW_CONFIDENCE,
     }
 
@@ -212,7 +212,7 @@ def kept_prediction(row: Mapping[str, str], path: str, classes: Sequence[str]) -
         classes: class names in the order of their indices.
 
     """
-    texts = [row[f"probability_{name}"] for name in classes]
+    texts = [row[column] for column in probability_columns(classes)]
     if not all(texts):
         return Prediction(path, None, row["reason"])
     distance = row.get("distance")

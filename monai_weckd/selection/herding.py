@@ -83,7 +83,7 @@ def herd(
     weights: np.ndarray,
     *,
     references: np.ndarray,
-    radius: float,
+    squared_radius: float,
     labeled: np.ndarray,
     candidates: np.ndarray,
     count: int,
@@ -91,8 +91,8 @@ def herd(
 ) -> np.ndarray:
     """Choose points one by one, each the one that adds most to the weighted coverage of the references.
 
-    The coverage of a point is its similarity exp(-d^2 / ``radius``) to the nearest labeled or chosen point. As long as
-    there are candidates in groups without a labeled or chosen point, only these are considered.
+    The coverage of a point is its similarity exp(-d^2 / ``squared_radius``) to the nearest labeled or chosen point. As
+    long as there are candidates in groups without a labeled or chosen point, only these are considered.
 
     Gains never grow when a point is chosen, so an old gain is an upper bound, and only gains near the top are computed
     anew (Minoux 1978). The first gains take N x R x D operations, for R references, and no more than 2 MB at a time.
@@ -101,7 +101,7 @@ def herd(
         points: finite points, (N, D).
         weights: non-negative weights, (N,).
         references: indices of the points whose coverage counts, (R,).
-        radius: squared distance at which similarity is 1 / e, above 0.
+        squared_radius: squared distance at which similarity is 1 / e, above 0.
         labeled: indices of the points that cover before the first choice.
         candidates: distinct indices of the points to choose from; of several with equal gain, the first is chosen.
         count: how many, at most as many as candidates.
@@ -116,13 +116,13 @@ def herd(
 
     def gains(places: np.ndarray) -> np.ndarray:
         found = [
-            np.maximum(_similarity(points[part], targets, radius) - covered, 0) @ importance
+            np.maximum(_similarity(points[part], targets, squared_radius) - covered, 0) @ importance
             for part in _parts(candidates[places], len(references))
         ]
         return np.concatenate(found)
 
     for part in _parts(labeled, len(references)):
-        np.maximum(covered, _similarity(points[part], targets, radius).max(axis=0), out=covered)
+        np.maximum(covered, _similarity(points[part], targets, squared_radius).max(axis=0), out=covered)
     bounds = gains(np.arange(len(candidates)))
     computed = np.zeros(len(candidates), dtype=np.intp)
     left = np.ones(len(candidates), dtype=bool)
@@ -139,7 +139,7 @@ def herd(
         chosen[step] = candidates[best]
         left[best] = False
         fresh &= groups[candidates] != groups[chosen[step]]
-        np.maximum(covered, _similarity(points[chosen[step : step + 1]], targets, radius)[0], out=covered)
+        np.maximum(covered, _similarity(points[chosen[step : step + 1]], targets, squared_radius)[0], out=covered)
     return chosen
 
 
@@ -156,7 +156,7 @@ def _squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.maximum(found, 0, out=found)
 
 
-def _similarity(points: np.ndarray, others: np.ndarray, radius: float) -> np.ndarray:
+def _similarity(points: np.ndarray, others: np.ndarray, squared_radius: float) -> np.ndarray:
     found = _squared_distances(points, others)
-    found *= -1 / radius
+    found *= -1 / squared_radius
     return np.exp(found, out=found)

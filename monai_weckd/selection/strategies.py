@@ -127,7 +127,7 @@ def _herding(context: SelectionContext, count: int, rng: np.random.Generator) ->
         points,
         _doubts(context),
         references=references,
-        radius=reach(points[references], labels),
+        squared_radius=reach(points[references], labels),
         labeled=np.flatnonzero(context.labeled),
         candidates=draw_candidates(context.candidates, groups, used, labels=labels, rng=rng),
         count=count,

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 __all__ = ["check_item", "nearest", "printable"]
@@ -39,8 +39,13 @@ def check_item(name: str, number: int, item: Any) -> None:
         )
 
 
-def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
+def nearest(key: str, valid: Collection[str], *, otherwise: str | None = None) -> str:
     """Return a hint with the valid key nearest to a mistyped one, or with all valid keys if none is near.
+
+    Args:
+        key: the mistyped key.
+        valid: the valid keys.
+        otherwise: the hint if none is near, where there are too many keys to name. Default None: all valid keys.
 
     Example::
 
@@ -49,7 +54,9 @@ def nearest(key: str, valid: list[str] | tuple[str, ...]) -> str:
 
     """
     match = difflib.get_close_matches(str(key), valid, n=1)
-    return f"Did you mean {match[0]!r}?" if match else f"Valid: {', '.join(map(repr, valid))}."
+    if match:
+        return f"Did you mean {match[0]!r}?"
+    return f"Valid: {', '.join(map(repr, valid))}." if otherwise is None else otherwise
 
 
 def printable(name: str) -> str:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Read and write the JSON records of a chain, sealed with a digest."""
+"""Read and write the records of a chain: JSON sealed with a digest, and columns of predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ __all__ = [
     "json_digest",
     "model_chain",
     "parse_json",
+    "probability_classes",
+    "probability_columns",
     "read_json",
+    "read_probabilities",
     "read_sealed",
     "read_text",
     "sealed_json",
@@ -43,6 +46,7 @@ OUT_OF_FOLD = "out_of_fold.csv"
 KIND = "kind.npz"
 # what a model is, inside the file to which it was exported
 EXPORT = "export.json"
+_PROBABILITY = "probability_"
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
@@ -102,6 +106,45 @@ def read_sealed(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     if content["digest"] != json_digest({key: value for key, value in content.items() if key != "digest"}):
         raise ValueError(f"{path.name}: expected the content of its digest, got a changed one. Write the file again.")
     return content
+
+
+def probability_columns(classes: Iterable[str]) -> list[str]:
+    """Return the columns with the probabilities of classes in a table of predictions.
+
+    Args:
+        classes: class names.
+
+    """
+    return [f"{_PROBABILITY}{name}" for name in classes]
+
+
+def probability_classes(row: Iterable[str]) -> list[str]:
+    """Return the classes whose probabilities a table of predictions has, in the order of their columns.
+
+    Args:
+        row: names of the columns, or a row by column name.
+
+    """
+    return [column.removeprefix(_PROBABILITY) for column in row if column.startswith(_PROBABILITY)]
+
+
+def read_probabilities(row: Mapping[str, Any], classes: Iterable[str]) -> list[float]:
+    """Return the probabilities of classes in a row of a table of predictions.
+
+    Args:
+        row: the row by column name.
+        classes: class names.
+
+    Raises:
+        ValueError: When a value is no number.
+
+    Example::
+
+        >>> read_probabilities({"id": "1.png", "probability_ill": "0.25", "probability_well": "0.75"}, ["well", "ill"])
+        [0.75, 0.25]
+
+    """
+    return [float(row[column]) for column in probability_columns(classes)]
 
 
 def check_keys(record: Any, keys: Sequence[str], *, where: str) -> None:

@@ -29,6 +29,7 @@ from PIL import Image
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.progress import progress
+from monai_weckd.utils.records import probability_classes, read_probabilities
 
 __all__ = ["confident_errors", "layer_fault", "save_error_gallery"]
 
@@ -139,7 +140,8 @@ def save_error_gallery(
 
 
 def _probability(row: Mapping[str, Any]) -> float:
-    return float(row[f"probability_{row['predicted']}"])
+    (found,) = read_probabilities(row, [row["predicted"]])
+    return found
 
 
 def _explainer(network: torch.nn.Module, target_layer: str) -> GradCAM:
@@ -168,7 +170,7 @@ def _heat_map(explainer: GradCAM, image: torch.Tensor, row: Mapping[str, Any]) -
     network = explainer.nn_module.get_wrapped_net()
     # The gradients flow from the image, so the parameters need none.
     batch = image[None].to(next(network.parameters()).device).requires_grad_()
-    index = [key for key in row if key.startswith("probability_")].index(f"probability_{row['predicted']}")
+    index = probability_classes(row).index(row["predicted"])
     with torch.no_grad():
         probability = float(torch.softmax(network(batch), 1)[0, index])
     # A picture of another item would pass unnoticed; 0.05 leaves room for mixed precision.

@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.metrics import bootstrap_intervals, classification_metrics, confusion_counts, reliability_bins
-from monai_weckd.utils.records import check_keys, read_json, read_sealed, read_text
+from monai_weckd.utils.records import (
+    check_keys,
+    probability_columns,
+    read_json,
+    read_probabilities,
+    read_sealed,
+    read_text,
+)
 from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
 
@@ -173,7 +180,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> list[dict[str, str]]
         ValueError: When it is not there, lacks a column, or has another class.
 
     """
-    columns = ["id", "split", "label", "predicted", *(f"probability_{name}" for name in classes)]
+    columns = ["id", "split", "label", "predicted", *probability_columns(classes)]
     # a file name may contain bytes that are not UTF-8
     text = read_text(path, errors="surrogateescape")
     try:
@@ -200,7 +207,7 @@ def _test_view(rows: Sequence[Mapping[str, str]], chain: Mapping[str, Any]) -> d
     predicted = [classes.index(row["predicted"]) for row in rows]
     groups = [row.get("group") or row["id"] for row in rows]
     try:
-        probabilities = [[float(row[f"probability_{name}"]) for name in classes] for row in rows]
+        probabilities = [read_probabilities(row, classes) for row in rows]
         metrics = classification_metrics(probabilities, labels)
     except (TypeError, ValueError) as error:
         raise ValueError(f"predictions.csv: {error}") from error

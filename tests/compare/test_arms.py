@@ -149,16 +149,16 @@ def test_every_arm_is_one_of_every_bundle(folder, overlays, tmp_path):
     bundle.datalist = Datalist(items, ("ill", "well"))
     split = FoldSplit(0, 0, {item["id"]: "train" for item in items})
     for arm in ARMS.values():
-        changed = bundle.changed(arm, bundle.overrides(arm, split))
-        changed.refuse_unused()
-        plan, chain = changed.value("plan#settings"), changed.value("chain")
-        solved = changed["train#trainer#iteration_update"] is not None
+        copy = bundle.copy_of(arm, bundle.overrides(arm, split))
+        copy.refuse_unused()
+        plan, chain = copy.value("plan#settings"), copy.value("chain")
+        solved = copy["train#trainer#iteration_update"] is not None
         assert solved == (arm.kind == "solved" or (arm.kind == "configured" and not overlays))
         if solved:
-            assert changed.value("max_epochs") == plan.num_stages
-            assert changed["iterations_per_epoch"] == 1
+            assert copy.value("max_epochs") == plan.num_stages
+            assert copy["iterations_per_epoch"] == 1
         if arm.file is None and arm.plain:
-            assert (plan.selection, changed["plan#shards"]) == ("random", None)
+            assert (plan.selection, copy["plan#shards"]) == ("random", None)
             assert solved or chain.accept == "always"
 
 

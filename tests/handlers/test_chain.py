@@ -94,19 +94,17 @@ def calibrations(trainer):
         {"pool_ratio": 1, "averaging": 0.9, "calibrate": True},
         {"pool_ratio": 1, "teacher": "average", "averaging": 0.9},
         {"pool_ratio": 1, "teacher": "student", "threshold": 0.5, "hard_labels": True},
-        {"attention": 2.0, "student_layer": "2"},
+        {"attention_weight": 2.0, "student_layer": "2"},
         {"views": 2, "teacher_cache": True, "pool_ratio": 1},
         {"teacher": "ensemble", "stage_epochs": (1, 2, 3), "alignment": True, "pool_ratio": 1},
     ],
     ids=lambda options: "-".join(options) or "default",
 )
 def test_the_chain_is_that_of_the_trainer(options):
-    loss = {key: options[key] for key in ("threshold", "hard_labels") if key in options}
+    loss = {key: options[key] for key in ("attention_weight", "threshold", "hard_labels") if key in options}
     expected = make_chain(
-        loss_function=DistillationLoss(
-            task_loss=smooth(), temperature=2.0, attention_weight=options.get("attention", 0.0), **loss
-        ),
-        **{key: value for key, value in options.items() if key not in {*loss, "attention"}},
+        loss_function=DistillationLoss(task_loss=smooth(), temperature=2.0, **loss),
+        **{key: value for key, value in options.items() if key not in loss},
     )
     script(expected.walker.evaluator)
     expected.run()
@@ -132,7 +130,11 @@ def test_args_validation():
         ChainHandler(parts[0], evaluator=parts[4], averagin=0.9)
     with pytest.raises(ValueError, match="attention_weight: expected 0 with teacher='ensemble'"):
         ChainHandler(
-            parts[0], evaluator=parts[4], chain=ChainOptions(teacher="ensemble"), attention=1.0, student_layer="2"
+            parts[0],
+            evaluator=parts[4],
+            chain=ChainOptions(teacher="ensemble"),
+            attention_weight=1.0,
+            student_layer="2",
         )
     with pytest.raises(ValueError, match="teacher_cache: expected False with views=0"):
         ChainHandler(

@@ -83,8 +83,8 @@ def test_args_validation(tmp_path):
         FileNotFoundError, match=r"teacher: expected a network, a bundle's folder or a file, got .*none\.pt"
     ):
         DistillationHandler(tmp_path / "none.pt")
-    with pytest.raises(ValueError, match=r"student_layer: expected a module path for attention=1\.0, got None"):
-        DistillationHandler(make_network(), attention=1.0)
+    with pytest.raises(ValueError, match=r"student_layer: expected a module path for attention_weight=1\.0, got None"):
+        DistillationHandler(make_network(), attention_weight=1.0)
     with pytest.raises(ValueError, match="weight: expected a number from 0 to 1, got 2"):
         DistillationHandler(make_network(), weight=2)
     with pytest.raises(TypeError, match="engine: expected a SupervisedTrainer, got Engine"):
@@ -112,8 +112,8 @@ def test_the_trained_network_is_no_teacher():
     [
         {},
         {"weight": 0.9, "temperature": 2.0},
-        {"attention": 5.0, "student_layer": LAYER},
-        {"attention": 5.0, "student_layer": LAYER, "teacher_layer": "0"},
+        {"attention_weight": 5.0, "student_layer": LAYER},
+        {"attention_weight": 5.0, "student_layer": LAYER, "teacher_layer": "0"},
         {"threshold": 0.4, "hard_labels": True},
         {"teacher_transform": lambda images: 2 * images + 1},
     ],
@@ -121,16 +121,15 @@ def test_the_trained_network_is_no_teacher():
 def test_the_student_is_that_of_a_distillation_trainer(options):
     teacher = make_network(seed=5, scale=3.0)
     found = run_with_handler(deepcopy(teacher), **options)
-    loss = {"weight", "temperature", "threshold", "hard_labels"}
+    loss = {"weight", "temperature", "attention_weight", "threshold", "hard_labels"}
     expected = make_trainer(
         DistillationTrainer,
         teacher=deepcopy(teacher),
         loss_function=DistillationLoss(
             task_loss=torch.nn.CrossEntropyLoss(label_smoothing=0.1),
-            attention_weight=options.get("attention", 0.0),
             **{key: value for key, value in options.items() if key in loss},
         ),
-        **{key: value for key, value in options.items() if key not in {*loss, "attention"}},
+        **{key: value for key, value in options.items() if key not in loss},
     )
     expected.run()
     assert found.state.iteration == expected.state.iteration == 12
@@ -205,7 +204,7 @@ def test_the_teacher_s_mode_is_held_and_it_gets_no_gradient():
 
 
 def test_detaching_restores_the_trainer():
-    handler = DistillationHandler(make_network(5), attention=1.0, student_layer=LAYER)
+    handler = DistillationHandler(make_network(5), attention_weight=1.0, student_layer=LAYER)
     trainer = make_trainer()
     before = trainer.loss_function, trainer.prepare_batch
     registered = {event: list(found) for event, found in trainer._event_handlers.items() if found}
@@ -261,7 +260,7 @@ def test_sources_of_one_teacher_make_one_student(tmp_path):
     assert_same_weights(run_with_handler(str(tmp_path / "weights.pt"), network=make_network(9)).network, expected)
     assert_same_weights(run_with_handler(tmp_path / "script.pt").network, expected)
     with pytest.raises(ValueError, match=r"teacher: expected a network with layers to look into .* got TorchScript"):
-        run_with_handler(tmp_path / "script.pt", attention=1.0, student_layer=LAYER)
+        run_with_handler(tmp_path / "script.pt", attention_weight=1.0, student_layer=LAYER)
 
 
 def test_a_bundle_teaches(tmp_path):
@@ -297,7 +296,7 @@ def test_an_exported_network_teaches(tmp_path):
     expected, found = losses.values()
     assert found == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match=r"teacher_layer: expected a module of OnnxNetwork, got '2'"):
-        run_with_handler(tmp_path / "teacher.onnx", attention=1.0, student_layer=LAYER)
+        run_with_handler(tmp_path / "teacher.onnx", attention_weight=1.0, student_layer=LAYER)
 
 
 def test_the_teacher_sees_what_the_transform_makes():

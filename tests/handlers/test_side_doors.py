@@ -645,6 +645,6 @@ def test_features_that_teach_nothing_are_refused(kind, layer, message):
         more = {"last": [Last(), First()], "detached": [Detached()]}.get(kind, [])
         return torch.nn.Sequential(layers[0], *more, *layers[1:])
 
-    trainer = distilling(network(0), DistillationHandler(network(1), attention=1.0, student_layer=layer))
+    trainer = distilling(network(0), DistillationHandler(network(1), attention_weight=1.0, student_layer=layer))
     with pytest.raises(ValueError, match=message):
         trainer.run()

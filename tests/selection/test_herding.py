@@ -193,7 +193,7 @@ def test_labeled_points_cover_before_the_first_choice():
         points,
         np.ones(3),
         references=np.arange(3),
-        radius=1.0,
+        squared_radius=1.0,
         labeled=np.array([1]),
         candidates=np.array([0, 2]),
         count=2,

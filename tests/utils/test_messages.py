@@ -26,3 +26,8 @@ from monai_weckd.utils.messages import nearest
 )
 def test_the_nearest_key_is_named_or_else_all(key, hint):
     assert nearest(key, ("disjoint", "cumulative")) == hint
+
+
+@pytest.mark.parametrize(("key", "hint"), [("disjont", "Did you mean 'disjoint'?"), ("xyz", "Look it up.")])
+def test_many_keys_are_not_named(key, hint):
+    assert nearest(key, {"disjoint": 1, "cumulative": 2}, otherwise="Look it up.") == hint

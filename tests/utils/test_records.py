@@ -17,7 +17,15 @@ import re
 
 import pytest
 
-from monai_weckd.utils.records import check_plain, model_chain, parse_json, sealed_json
+from monai_weckd.utils.records import (
+    check_plain,
+    model_chain,
+    parse_json,
+    probability_classes,
+    probability_columns,
+    read_probabilities,
+    sealed_json,
+)
 
 
 def write(folder, **changes):
@@ -34,6 +42,14 @@ def write(folder, **changes):
     }
     (folder / "chain.json").write_text(sealed_json({**chain, **changes}, indent=1))
     return folder / "model.pt"
+
+
+def test_probabilities_are_read_by_class_in_any_order():
+    columns = probability_columns(["b", "probability_a"])
+    assert columns == ["probability_b", "probability_probability_a"]
+    row = {"id": "1.png", **dict(zip(columns, ("0.25", "0.75"), strict=True)), "confidence": "0.75"}
+    assert probability_classes(row) == ["b", "probability_a"]
+    assert read_probabilities(row, ["probability_a", "b"]) == [0.75, 0.25]
 
 
 def test_every_student_of_a_chain_is_known(tmp_path):

@@ -14,14 +14,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from monai.config import PathLike
 from monai.data.image_reader import ImageReader, is_dicom_path
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
-from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom.datadict import keyword_dict, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.errors import DicomReadError, named_errors
@@ -31,6 +30,7 @@ from monai_weckd.data.dicom.padding import fill_padding
 from monai_weckd.data.dicom.pixels import Window, picture_frames
 from monai_weckd.data.dicom.series import read_series
 from monai_weckd.utils.budget import borrowed, budgeted, claim
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["DicomReader"]
 
@@ -252,7 +252,6 @@ def _checked_tag(keyword: str) -> int:
     """Return the number of an element that is given by its keyword."""
     tag = tag_for_keyword(keyword)
     if tag is None:
-        known = [entry[4] for entry in DicomDictionary.values()]
-        near = (get_close_matches(keyword, known, n=1) or ["StudyDate"])[0]
-        raise ValueError(f"tags: expected DICOM keywords, got {keyword!r}. Pass e.g. {near!r}.")
+        hint = nearest(keyword, keyword_dict, otherwise="Pass e.g. 'StudyDate'.")
+        raise ValueError(f"tags: expected DICOM keywords, got {keyword!r}. {hint}")
     return tag

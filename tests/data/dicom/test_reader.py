@@ -51,8 +51,10 @@ def test_a_window_is_none_dicom_or_center_and_width(window):
 
 
 def test_a_tag_is_a_keyword_and_an_unknown_one_names_the_nearest():
-    with pytest.raises(ValueError, match=r"tags: expected DICOM keywords, got 'StudyDat'\. Pass e\.g\. 'StudyDate'\."):
+    with pytest.raises(ValueError, match=r"tags: expected DICOM keywords, got 'StudyDat'\. Did you mean 'StudyDate'\?"):
         DicomReader(tags=("StudyDat",))
+    with pytest.raises(ValueError, match=r"tags: expected DICOM keywords, got '\?'\. Pass e\.g\. 'StudyDate'\."):
+        DicomReader(tags=("?",))
 
 
 def test_limits_are_checked():
