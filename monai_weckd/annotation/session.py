@@ -17,18 +17,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.store import LabelStore
+from monai_weckd.annotation.summaries import described, stage_summary
 from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.data.passed_over import PassedOver
 
@@ -366,46 +364,3 @@ class AnnotationSession:
             "training": asdict(self.training),
             "live": None if self.chain.live is None else dict(self.chain.live.summary),
         }
-
-
-def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return class probabilities as JSON-compatible data.
-
-    Args:
-        probabilities: (C,).
-        classes: class names in the order of their indices.
-
-    Returns:
-        ``label`` and ``idx`` of the most probable class, ``prediction`` with ``idx``, ``label`` and ``score`` of each
-        class, and the ``entropy`` in nats.
-
-    Example::
-
-        >>> described(np.array([0.25, 0.75]), ("ill", "Background"))["label"]
-        'Background'
-
-    """
-    best = int(probabilities.argmax())
-    positive = probabilities[probabilities > 0].astype(float)
-    return {
-        "label": classes[best],
-        "idx": best,
-        "prediction": [
-            {"idx": index, "label": name, "score": float(score)}
-            for index, (name, score) in enumerate(zip(classes, probabilities, strict=True))
-        ],
-        "entropy": float(-(positive * np.log(positive)).sum()),
-    }
-
-
-def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the main figures of a stage.
-
-    Args:
-        stage: a stage in ``chain.json``.
-
-    """
-    names = ("stage", "teacher", "labeled", "groups", "pool", "accepted", "seconds")
-    validation = stage["val"] or {}
-    figures = {name: validation.get(name) for name in ("balanced_accuracy", "accuracy", "macro_auc")}
-    return {**{name: stage[name] for name in names}, **stage["gate"], "validation": figures}

@@ -16,7 +16,7 @@ from __future__ import annotations
 from monai_weckd.engines.distiller import Distiller
 from monai_weckd.engines.events import ChainEvents, DistillationEvents
 from monai_weckd.engines.options import ChainOptions
-from monai_weckd.engines.state import StageRecord
+from monai_weckd.engines.stage_record import StageRecord
 from monai_weckd.utils.enums import DistillationKeys
 
 from .alignment import DistributionAlignment

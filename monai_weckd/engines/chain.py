@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from monai_weckd.engines.distillation import DistillationTrainer
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.options import ChainOptions
-from monai_weckd.engines.state import StageRecord, Stateful
+from monai_weckd.engines.stage_record import StageRecord
+from monai_weckd.engines.state import Stateful
 from monai_weckd.engines.walker import StageWalker
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.plan.chain_plan import ChainPlan

@@ -28,7 +28,8 @@ from monai_weckd.engines.events import ChainEvents
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.engines.state import ChainState, StageRecord
+    from monai_weckd.engines.stage_record import StageRecord
+    from monai_weckd.engines.state import ChainState
 
 __all__ = ["EarlyEnd", "handlers_of"]
 

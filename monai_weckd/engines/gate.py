@@ -32,7 +32,8 @@ from monai_weckd.networks.outputs import taking
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
 
-    from monai_weckd.engines.state import ChainState, StageRecord
+    from monai_weckd.engines.stage_record import StageRecord
+    from monai_weckd.engines.state import ChainState
 
 __all__ = ["StageGate"]
 

@@ -16,24 +16,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from monai_weckd.engines.averaging import WeightAverage
+from monai_weckd.engines.stage_record import StageRecord
+from monai_weckd.engines.utils import check_groups
 from monai_weckd.networks.ensemble import MeanLogits
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.planner import replan
-from monai_weckd.utils.messages import printable
 
 if TYPE_CHECKING:
     from monai_weckd.engines.options import ChainOptions
     from monai_weckd.plan.chain_plan import ChainPlan
 
-__all__ = ["BestWeights", "ChainState", "StageRecord", "Stateful"]
+__all__ = ["BestWeights", "ChainState", "Stateful"]
 
 
 class Stateful(Protocol):
@@ -44,75 +45,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any) -> Any:
         """Restore a state."""
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """The record of one stage.
-
-    Args:
-        stage: stage number, from 1.
-        teacher: stage number of the teacher, None for a stage without one.
-        labeled: number of labels trained on.
-        groups: number of groups that these labels come from.
-        pool: number of training items whose labels the stage did not see.
-        epochs: number of epochs run.
-        best_epoch: epoch of the stage, from 1, whose weights were kept.
-        seconds: wall time of the stage, validation included.
-        metric: name of the metric that the gate compares.
-        value: the metric of the kept weights, None without an evaluator.
-        previous: the metric of the last accepted student before it, None if there was none.
-        tolerance: how much worse than ``previous`` the metric was allowed to be.
-        accepted: whether the student became the teacher of the following stages.
-        selection: strategy that chose its shard, see :py:class:`monai_weckd.ChainPlan`.
-        calibration: temperature that divided its logits at the end, None without calibration.
-
-    """
-
-    stage: int
-    teacher: int | None
-    labeled: int
-    groups: int
-    pool: int
-    epochs: int
-    best_epoch: int
-    seconds: float
-    metric: str | None
-    value: float | None
-    previous: float | None
-    tolerance: float
-    accepted: bool
-    selection: str
-    calibration: float | None
-
-    def summary(
-        self, stages: int, *, classes: Mapping[str, int] | None = None, out_of_fold: Mapping[str, Any] | None = None
-    ) -> str:
-        """Return one line on the stage for people.
-
-        Args:
-            stages: number of stages of the chain.
-            classes: number of labels of each class, default None: not shown. More than ten classes are only counted.
-            out_of_fold: metrics by cross-validation, with ``labels`` and ``balanced_accuracy``, default None: none.
-
-        """
-        decision = "accepted" if self.accepted else "rejected"
-        measured = ""
-        if self.value is not None:
-            before = "" if self.previous is None else f"{self.previous:.3f} -> "
-            measured = f"{self.metric} {before}{self.value:.3f}, "
-        if out_of_fold and out_of_fold.get("balanced_accuracy") is not None:
-            part = "" if out_of_fold["labels"] == self.labeled else f" of {out_of_fold['labels']} labels"
-            measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation{part}, "
-        of = ""
-        if classes is not None:
-            present = {name: count for name, count in classes.items() if count}
-            of = f" of {len(present)} classes" if len(present) > 10 else f" ({_listed(present)})"
-        return f"stage {self.stage} of {stages} {decision}: {measured}{self.labeled} labels{of}, {self.seconds:.0f} s"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {printable(name)}" for name, count in counts.items())
 
 
 class BestWeights(NamedTuple):
@@ -450,23 +382,3 @@ def _with_added_groups(beginning: Mapping[str, Any], optimizer: Optimizer) -> di
     groups = beginning["param_groups"]
     check_groups(optimizer, groups)
     return {**beginning, "param_groups": [*groups, *optimizer.state_dict()["param_groups"][len(groups) :]]}
-
-
-def check_groups(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], *, others: bool = True) -> None:
-    """Refuse parameter groups that do not begin with those of a state.
-
-    Args:
-        optimizer: the optimizer that is to take the state.
-        groups: the groups of the state.
-        others: whether the optimizer may have others behind them, default True.
-
-    Raises:
-        ValueError: When they differ.
-
-    """
-    expected, got = ([len(group["params"]) for group in part] for part in (groups, optimizer.param_groups))
-    if got != expected and not (others and got[: len(expected)] == expected):
-        raise ValueError(
-            f"optimizer: expected parameter groups of {expected} parameters, with which the chain began or was "
-            f"interrupted, got {got}. Pass an optimizer with all groups, or add groups and do not change the first."
-        )

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Helpers for engines: handler order, and checks of target, loss and metric."""
+"""Helpers for engines: handler order, and checks of parameter groups, target, loss and metric."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, RemovableEventHandle
 from monai.utils import CommonKeys
+from torch.optim import Optimizer
 
 from monai_weckd.utils.enums import INDEX, UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["attach_first", "check_loss", "check_metric", "check_target"]
+__all__ = ["attach_first", "check_groups", "check_loss", "check_metric", "check_target"]
 
 
 def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
@@ -45,6 +46,26 @@ def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEven
 
 
 _SHOWN = 8
+
+
+def check_groups(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], *, others: bool = True) -> None:
+    """Refuse parameter groups that do not begin with those of a state.
+
+    Args:
+        optimizer: the optimizer that is to take the state.
+        groups: the groups of the state.
+        others: whether the optimizer may have others behind them, default True.
+
+    Raises:
+        ValueError: When they differ.
+
+    """
+    expected, got = ([len(group["params"]) for group in part] for part in (groups, optimizer.param_groups))
+    if got != expected and not (others and got[: len(expected)] == expected):
+        raise ValueError(
+            f"optimizer: expected parameter groups of {expected} parameters, with which the chain began or was "
+            f"interrupted, got {got}. Pass an optimizer with all groups, or add groups and do not change the first."
+        )
 
 
 def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *, last_good: str) -> None:

@@ -35,7 +35,8 @@ from monai_weckd.engines.gate import StageGate
 from monai_weckd.engines.options import ChainOptions
 from monai_weckd.engines.schedulers import find_schedulers
 from monai_weckd.engines.shard_request import ask_for_shard
-from monai_weckd.engines.state import ChainState, StageRecord, Stateful
+from monai_weckd.engines.stage_record import StageRecord
+from monai_weckd.engines.state import ChainState, Stateful
 from monai_weckd.engines.utils import attach_first, check_loss, check_target
 from monai_weckd.networks.features import unwrap
 from monai_weckd.plan.splits import divide_epochs

@@ -30,8 +30,8 @@ import torch
 from ignite.engine import Events
 from torch.optim import Optimizer
 
-from monai_weckd.engines.state import Stateful, check_groups
-from monai_weckd.engines.utils import attach_first
+from monai_weckd.engines.state import Stateful
+from monai_weckd.engines.utils import attach_first, check_groups
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.files import finish_writing, load_tensors, pack_state, read_state, write_behind
 

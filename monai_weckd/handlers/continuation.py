@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from monai_weckd.engines.state import StageRecord
+from monai_weckd.engines.stage_record import StageRecord
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.utils.files import link_or_copy, load_tensors

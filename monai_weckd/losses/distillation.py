@@ -23,6 +23,7 @@ from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
 from monai_weckd.losses.attention import as_float, attention_transfer_loss, check_reduction
+from monai_weckd.losses.checks import check_confidence, check_logits, check_rows, check_target
 from monai_weckd.losses.temperature import check_temperature
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.tensors import map_tensors
@@ -86,10 +87,10 @@ def distillation_loss(
 
     """
     check_temperature(temperature)
-    _check_logits(student_logits, teacher_logits, multilabel=multilabel)
+    check_logits(student_logits, teacher_logits, multilabel=multilabel)
     check_reduction(reduction)
     if threshold or hard_labels:
-        _check_confidence(threshold, multilabel=multilabel or student_logits.ndim > 2)
+        check_confidence(threshold, multilabel=multilabel or student_logits.ndim > 2)
         return _confident_loss(
             as_float(student_logits),
             as_float(teacher_logits).detach(),
@@ -179,7 +180,7 @@ class DistillationLoss(_Loss):
             raise ValueError(
                 f"attention_weight: expected a finite number from 0 up, got {attention_weight}. 0 switches it off."
             )
-        _check_confidence(threshold, multilabel=multilabel and (threshold > 0 or hard_labels))
+        check_confidence(threshold, multilabel=multilabel and (threshold > 0 or hard_labels))
         if task_loss is not None and class_weights is not None:
             raise ValueError(
                 "class_weights: expected None beside a task_loss, got both. Give the weights to the task_loss itself."
@@ -288,7 +289,7 @@ class DistillationLoss(_Loss):
         """Return the task loss over the labeled items, or 0 if there are none."""
         if type(target) is not torch.Tensor:
             target = target.as_subclass(torch.Tensor)
-        _check_target(logits, target, multilabel=self.multilabel)
+        check_target(logits, target, multilabel=self.multilabel)
         if not len(target) or target.max().item() == UNLABELED:
             # the mean of nothing would be NaN; the sum of nothing is 0 and still has a (zero) gradient
             return logits[:0].sum()
@@ -309,7 +310,7 @@ class DistillationLoss(_Loss):
             return self.task_loss(output, target).mean()
         if soft:
             return F.cross_entropy(logits, target.to(logits.dtype), weight=weights)
-        _check_rows(target)
+        check_rows(target)
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
 
     def _check_probabilities(self, target: torch.Tensor) -> None:
@@ -353,54 +354,3 @@ def _confident_loss(
     if reduction == LossReduction.NONE:
         return losses
     return losses.sum() / (max(1, len(losses)) if reduction == LossReduction.MEAN else 1)
-
-
-def _check_confidence(threshold: float, *, multilabel: bool) -> None:
-    """Raise a ValueError when a confidence threshold is out of range or cannot apply."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold: expected a probability from 0 to below 1, got {threshold}. 0 switches it off.")
-    if multilabel:
-        raise ValueError(
-            "threshold: expected 0, and hard_labels=False, for multilabel or spatial logits, got others. "
-            "Leave them out."
-        )
-
-
-def _check_logits(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, multilabel: bool) -> None:
-    """Raise a ValueError when no distillation loss is defined for these logits."""
-    shape = tuple(student_logits.shape)
-    if len(shape) < 2:
-        raise ValueError(
-            f"student_logits: expected the shape (B, C[, spatial]), got {shape}. Keep the batch dimension."
-        )
-    if tuple(teacher_logits.shape) != shape:
-        raise ValueError(
-            f"teacher_logits: expected the student's shape {shape}, got {tuple(teacher_logits.shape)}. "
-            "Use networks with the same classes on the same batch."
-        )
-    if shape[1] < 2 and not multilabel:
-        raise ValueError(
-            "student_logits: expected 2 classes or more, got 1. Pass multilabel=True for a sigmoid output."
-        )
-
-
-def _check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: bool) -> None:
-    """Raise a ValueError when logits and target are not those of a classifier."""
-    if logits.ndim != 2:
-        raise ValueError(f"student_logits: expected the shape (B, C), got {tuple(logits.shape)}. Use a classifier.")
-    items, classes = logits.shape
-    expected = [(items, classes)] if multilabel else [(items,), (items, 1), (items, classes)]
-    if tuple(target.shape) not in expected:
-        raise ValueError(
-            f"target: expected the shape {' or '.join(map(str, expected))} with multilabel={multilabel}, "
-            f"got {tuple(target.shape)}. Pass class numbers, or a column per class."
-        )
-
-
-def _check_rows(target: torch.Tensor) -> None:
-    """Raise a ValueError when only part of a row is labeled."""
-    if target.lt(0).any():
-        raise ValueError(
-            f"target: expected 0 to 1 for every class of a labeled row, got {target.min().item()}. "
-            "Put -1 in the whole row to mark it unlabeled."
-        )

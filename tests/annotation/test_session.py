@@ -17,10 +17,8 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import entropy
 
 from monai_weckd.annotation import (
     AnnotationSession,
@@ -31,7 +29,6 @@ from monai_weckd.annotation import (
     session,
 )
 from monai_weckd.annotation.order import Suggestion
-from monai_weckd.annotation.session import described
 from monai_weckd.annotation.shards import GivenLabels
 
 CLASSES = ("ill", "Background")
@@ -139,18 +136,6 @@ def test_tells_the_last_labels_and_what_they_replaced(here, monkeypatch):
     found = here.state()["last_labels"]
     assert found[0] == {"id": "g1/ear.png", "label": "Background"}
     assert [one["id"][:2] for one in found] == ["g1", "g5", "g4", "g3"]
-
-
-def test_a_probability_row_as_json():
-    row = np.array([0.25, 0.75])
-    found = described(row, CLASSES)
-    assert (found["label"], found["idx"]) == ("Background", 1)
-    assert found["prediction"] == [
-        {"idx": 0, "label": "ill", "score": 0.25},
-        {"idx": 1, "label": "Background", "score": 0.75},
-    ]
-    assert found["entropy"] == pytest.approx(entropy(row))
-    assert described(np.array([1.0, 0.0]), CLASSES)["entropy"] == 0
 
 
 def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeypatch):
