@@ -29,7 +29,7 @@ def names(package):
     found = {}
     for module in [m for name, m in sorted(sys.modules.items()) if name == package or name.startswith(f"{package}.")]:
         for name, value in inspect.getmembers(module, lambda v: inspect.isclass(v) or inspect.isfunction(v)):
-            if value.__module__.split(".")[0] == package:
+            if (value.__module__ or "").split(".")[0] == package:
                 found[name] = value
     return found
 

@@ -118,7 +118,7 @@ def test_inference_gives_the_probabilities_of_training(kind, datasets, outputs, 
 def test_training_says_what_its_model_takes_and_prediction_agrees(kind, outputs):
     chain = json.loads((outputs[kind] / "chain.json").read_text())
     size = chain["settings"]["spatial_size"]
-    assert chain["preprocessing"][0 if kind != "brain_mri_3d" else 2]["spatial_size"] == size
+    assert chain["preprocessing"][1 if kind != "brain_mri_3d" else 2]["spatial_size"] == size
     digests = {stage["checkpoint"]: stage["sha256"] for stage in chain["stages"]}
     for name, digest in {**digests, "model.pt": chain["final"]["sha256"]}.items():
         assert hashlib.sha256((outputs[kind] / name).read_bytes()).hexdigest() == digest

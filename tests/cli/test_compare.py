@@ -119,7 +119,7 @@ def test_an_arm_that_learns_nothing_from_the_pool_is_named_and_no_competitor(dat
     out = capsys.readouterr().out
     assert out.count("fixmatch, repeat 0, fold") == out.count(", 0 % of the pool passed the threshold") == 2
     reason = "no image of the pool ever passed the threshold"
-    assert f"fixmatch was inert ({reason}), so it is no competitor here." in out
+    assert f"fixmatch was inert ({reason}), so the verdict leaves it out." in out
     rows = {row["name"]: row for row in csv.DictReader((tmp_path / "tables" / "arms.csv").open())}
     assert [(row["pool_share"], row["inert"]) for row in rows.values()] == [("", ""), ("", ""), ("0.0", reason)]
     assert "& inert &" in (tmp_path / "tables" / "arms.tex").read_text()

@@ -189,7 +189,7 @@ def all_of(fake):
 
 
 def test_the_group_is_the_patient(fake, waits, tmp_path):
-    one = fake.fill(series=2, instances=1, PatientID="1")
+    one = fake.fill(series=2, instances=1, PatientID="1", IssuerOfPatientID="here")
     fake.fill(series=1, instances=1, PatientID="2")
     fake.fill(series=1, instances=1, PatientID="1", IssuerOfPatientID="elsewhere")
     unnamed = fake.fill(series=2, instances=1, PatientID="")
@@ -200,7 +200,7 @@ def test_the_group_is_the_patient(fake, waits, tmp_path):
     assert all(len(found) == 1 for found in by_study.values())
     assert len({*groups.values()}) == 4
     # a new series of a known patient, in another study, finds the group in another run
-    again = fake.fill(series=1, instances=1, PatientID="1")
+    again = fake.fill(series=1, instances=1, PatientID="1", IssuerOfPatientID="here")
     fake.fill(series=1, instances=1, PatientID="")
     fetch(fake, out)
     groups = {series: row["group"] for series, row in index(out).items()}
