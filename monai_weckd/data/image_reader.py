@@ -148,8 +148,11 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         array = array[..., 0]
     if array.ndim not in (3, 4) or np.iscomplexobj(array):
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
-    if array.ndim == 4 and (fault := volume_fault(path, image, array.shape[1:], header[MetaKeys.AFFINE])):
-        raise ValueError(f"{path}: {fault}")
+    if array.ndim == 4:
+        with decoding(path):
+            fault = volume_fault(path, image, array.shape[1:], header[MetaKeys.AFFINE])
+        if fault:
+            raise ValueError(f"{path}: {fault}")
     has_geometry = bool(header["sform_code"] or header["qform_code"])
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 

@@ -135,7 +135,7 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
     except Exception as error:  # zipfile and NumPy raise anything for damaged, encrypted or foreign bytes
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the last for a place before the file
             raise
-        reason = plain_reason(error, otherwise=" ".join(str(error).split()))
+        reason = plain_reason(error, otherwise=" ".join(str(error).split())[:200])
         raise ValueError(
             f"{path}: expected a sound .npz archive, got one with this fault: {reason}. Download it again."
         ) from error

@@ -304,6 +304,7 @@ REFUSED_VOLUMES = {
     "one direction twice": ((6, 7, 8), [(S_FORM, "<f4", [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0])], "expected voxels of"),
     "no directions": ((6, 7, 8), [(S_FORM, "<f4", [0] * 12)], "expected voxels of"),
     "directions NaN": ((6, 7, 8), [(S_FORM, "<f4", [np.nan] * 4)], "expected voxels of"),
+    "no unit": ((6, 7, 8), [(123, "u1", [7])], r"cannot be decoded \(its content is damaged\)\. Repair"),
     "meters": ((6, 7, 8), [(123, "u1", [1])], r"expected millimeters, got meter\. Convert"),
     "microns": ((6, 7, 8), [(123, "u1", [3 | 8])], r"expected millimeters, got micron\. Convert"),
     "one sagittal slice": (
