@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import add_changes, parse_changes
+from monai_weckd.cli.options import add_model, parse_changes
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.system import limit_threads
 
@@ -36,10 +36,8 @@ def add_export(commands: Any) -> None:
     """
     parser = commands.add_parser("export", help="write a model as one file that runs elsewhere", allow_abbrev=False)
     parser.set_defaults(run=_export_model)
+    add_model(parser)
     add = parser.add_argument
-    add("--bundle", type=Path, required=True, help="the bundle's folder")
-    add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
-    add_changes(parser, "inference.json")
     add("--format", default="pt2", help="pt2 (torch.export), onnx or torchscript (default: %(default)s)")
     add("--output", default="probabilities", help="what the file gives: probabilities or logits (default: %(default)s)")
     add(

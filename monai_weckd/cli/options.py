@@ -17,11 +17,12 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from monai_weckd.utils.options import option_names, option_rows
 
-__all__ = ["add_changes", "add_fields", "given_fields", "parse_changes", "parse_value", "split_assignment"]
+__all__ = ["add_changes", "add_fields", "add_model", "given_fields", "parse_changes", "parse_value", "split_assignment"]
 
 
 def add_changes(parser: argparse.ArgumentParser, name: str = "train.json") -> None:
@@ -35,6 +36,18 @@ def add_changes(parser: argparse.ArgumentParser, name: str = "train.json") -> No
     add = parser.add_argument
     add("--config_file", nargs="+", default=[], metavar="OVERLAY", help=f"files to merge into {name}")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="set a value of the configuration; repeatable")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--bundle``, ``--ckpt``, ``--config_file`` and ``--set``, which name a trained model.
+
+    Args:
+        parser: parser of a command.
+
+    """
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
+    parser.add_argument("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
+    add_changes(parser, "inference.json")
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:

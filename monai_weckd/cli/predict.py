@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.faults import print_faults
-from monai_weckd.cli.options import add_changes, parse_changes
+from monai_weckd.cli.options import add_model, parse_changes
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.progress import Progress
 from monai_weckd.utils.system import limit_threads
@@ -51,12 +51,10 @@ def add_predict(commands: Any) -> None:
     """
     parser = commands.add_parser("predict", help="classify a folder of images into a CSV", allow_abbrev=False)
     parser.set_defaults(run=_predict)
+    add_model(parser)
     add = parser.add_argument
-    add("--bundle", type=Path, required=True, help="the bundle's folder")
     add("--input", type=Path, required=True, help="an image, a DICOM series' folder, or a folder to search")
     add("--output", type=Path, required=True, help="CSV to write")
-    add("--ckpt", type=Path, help="the model (default: ckpt_path of the bundle's inference.json)")
-    add_changes(parser, "inference.json")
     add("--min_confidence", type=float, metavar="P", help="give no class if the largest probability is below P")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")

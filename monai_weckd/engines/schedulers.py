@@ -13,11 +13,10 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import CellType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ignite.engine import Engine
@@ -92,16 +91,16 @@ def _schedulers(value: Any, optimizer: Optimizer, depth: int) -> Iterator[Any]:
 def _inside(value: Any) -> Iterator[Any]:
     if isinstance(value, partial):
         yield from (value.func, *value.args, *value.keywords.values())
-    elif inspect.ismethod(value):
+    elif isinstance(value, MethodType):
         yield value.__self__
-    elif inspect.isfunction(value):
+    elif isinstance(value, FunctionType):
         yield from map(_content, value.__closure__ or ())
         yield from (value.__globals__.get(name) for name in value.__code__.co_names)
     elif isinstance(value, Mapping):
         yield from list(value.values())[:_LONGEST]
     elif isinstance(value, list | tuple):
         yield from value[:_LONGEST]
-    elif not isinstance(value, Engine) and not inspect.ismodule(value) and not inspect.isclass(value):
+    elif not isinstance(value, Engine | ModuleType | type):
         yield from list(getattr(value, "__dict__", {}).values())
 
 

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import tempfile
@@ -25,7 +24,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import monai.transforms
 import torch
 from monai.utils import optional_import
 
@@ -36,7 +34,7 @@ from monai_weckd.utils.errors import first_cause
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import EXPORT, sealed_json
 
-__all__ = ["FORMATS", "OUTPUTS", "ExportCheck", "check_format", "export_model", "sample_images"]
+__all__ = ["FORMATS", "INTERPOLATION", "OUTPUTS", "ExportCheck", "check_format", "export_model", "sample_images"]
 
 OUTPUTS = ("probabilities", "logits")
 # of each format: suffix of the file, packages that write and read it
@@ -45,6 +43,9 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnx": (".onnx", ("onnx", "onnxscript", "onnxruntime")),
     "torchscript": (".ts", ()),
 }
+INTERPOLATION = {"Resized": "area", "Spacingd": "bilinear"}  # MONAI's, where a transform names none
+# where the bundle's postprocessing is not a softmax, its logits are what can be exported
+_ADVICE = {"probabilities": "--output logits", "logits": "an inferer that only calls the network"}
 _TOLERANCE = 1e-4
 _SAMPLES = 8
 _INPUT = "image"
@@ -171,10 +172,6 @@ def export_model(
     return ExportCheck(len(batch), real, difference, tuple(batch.shape[1:]))
 
 
-# where the bundle's postprocessing is not a softmax, its logits are what can be exported
-_ADVICE = {"probabilities": "--output logits", "logits": "an inferer that only calls the network"}
-
-
 def _expected(bundle: PredictionBundle, batch: torch.Tensor, output: str) -> torch.Tensor:
     """Return what the bundle itself makes of a batch."""
     if output == "probabilities":
@@ -254,9 +251,8 @@ def _geometry(transforms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         name = transform["_target_"]
         if "spatial_size" in transform:
             found["size"] = transform["spatial_size"]
-        if name in ("Resized", "Spacingd"):
-            usual = inspect.signature(getattr(monai.transforms, name)).parameters["mode"].default
-            found["interpolation"] = str(transform.get("mode", usual))
+        if name in INTERPOLATION:
+            found["interpolation"] = str(transform.get("mode", INTERPOLATION[name]))
         if "Intensity" in name:
             found["intensities"] = {key: value for key, value in transform.items() if key != "keys"}
     return found

@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 
+import monai.transforms
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ from monai_weckd.handlers import DistillationHandler
 from monai_weckd.networks import load_teacher
 from monai_weckd.networks.teacher import load_program
 from monai_weckd.predict import export
-from monai_weckd.predict.export import FORMATS, export_model, sample_images
+from monai_weckd.predict.export import FORMATS, INTERPOLATION, export_model, sample_images
 from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.records import read_sealed
 
@@ -208,3 +210,8 @@ def test_metadata_of_a_network_for_any_size_needs_images(tmp_path):
     (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match=r"^dataset_dir: expected images, since the network takes any size"):
         export_model(PredictionBundle(root), tmp_path / "model.ts", kind="torchscript", output="logits")
+
+
+@pytest.mark.parametrize("name", INTERPOLATION)
+def test_the_interpolation_that_no_transform_names_is_that_of_monai(name):
+    assert str(inspect.signature(getattr(monai.transforms, name)).parameters["mode"].default) == INTERPOLATION[name]
