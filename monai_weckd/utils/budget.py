@@ -43,7 +43,7 @@ class BudgetError(ValueError):
 
 
 class _NotNowError(BaseException):
-    """Others have the room: no Exception, so that nobody who handles errors of decoders handles it."""
+    """Other threads hold the room. A BaseException, so that code that handles errors of decoders does not catch it."""
 
     def __init__(self, wanted: int) -> None:
         super().__init__(wanted)
@@ -86,7 +86,7 @@ _room, _shared = _Room(), _Shared()
 
 
 def _forget() -> None:
-    """Begin anew in a process that was forked: what the other threads had claimed they have in the parent."""
+    """Reset in a forked process, which has none of the threads that claimed memory in the parent."""
     global _room, _shared
     _room, _shared = _Room(), _Shared()
 
@@ -129,8 +129,9 @@ def _bytes_of(text: str) -> int:
 def budgeted(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function that decodes within the budget: what it claims is kept for it until it returns.
 
-    If another thread has the room that it claims, it is begun again when there is room. So nobody who waits holds
-    memory, and no two can wait for each other. Within another such function it is a part of that.
+    If other threads hold the memory that a call claims, the call is abandoned, and started again when there is room. So
+    a thread that waits holds no memory, and threads cannot wait for each other. A call within another such call counts
+    as part of it.
 
     Args:
         function: calls :py:func:`claim` before it allocates.
@@ -162,7 +163,7 @@ def claim(count: int, *, name: str = "") -> None:
     Outside of such a function, only the size is checked.
 
     Args:
-        count: bytes; fewer than none are none.
+        count: bytes; a negative number counts as 0.
         name: what is decoded, for the error; default "": the caller names it.
 
     Raises:

@@ -194,7 +194,7 @@ def test_a_process_that_dies_between_file_and_log_loses_no_label(long_store, mon
         long_store.put(f"{number}.png", "well")
     monkeypatch.setattr("monai_weckd.annotation.store._SHORT", 2**30)  # write the file with all of them
     monkeypatch.setattr(type(log), "unlink", lambda *_, **__: None)
-    long_store.put("last", "ill")
+    long_store.put("7.png", "ill")  # the log has another label for it
     assert log.exists()
     expected = list(long_store.labels.items())
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from monai.handlers import from_engine
 
 from monai_weckd import plan_chain
 from monai_weckd.data import ByteCacheDataset
+from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver, fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy
 from monai_weckd.handlers import FrozenBackbone
@@ -129,6 +130,35 @@ def test_a_layer_that_bounds_its_features_gets_the_solution_for_bounded_features
     estimate = estimate_accuracy(head.out_of_fold.clamp(min=-1e4), labels, groups, unseen, names)
     found = told[-1]["estimate"]["balanced_accuracy"]
     assert found["value"] == pytest.approx(estimate["balanced_accuracy"]["value"], abs=1e-3)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_label_counts_in_the_estimate_for_the_images_nearest_to_it(bounded, monkeypatch):
+    seen = []
+
+    def estimate(*arguments, weights):
+        seen.append(weights)
+        return estimate_accuracy(*arguments, weights=weights)
+
+    monkeypatch.setattr("monai_weckd.engines.solver.estimate_accuracy", estimate)
+    trainer, _, images = make_solved(num_stages=1, bounded=bounded)
+    scales = torch.logspace(-2, 2, trainer.network.get_submodule(find_head(trainer.network)).in_features)
+    gather = EmbeddingDataset.gather
+    monkeypatch.setattr(EmbeddingDataset, "gather", lambda self, places: gather(self, places) * scales)
+    moments = EmbeddingDataset.moments
+    monkeypatch.setattr(EmbeddingDataset, "moments", lambda self: tuple(part * scales for part in moments(self)))
+    trainer.run()
+    # the scales of features do not matter
+    features = extract(trainer.network, images)[0].double()
+    points = ((features - features.mean(0)) / features.std(0, correction=0)).nan_to_num()
+    if bounded:
+        points = torch.nn.functional.normalize(points.tanh(), dim=1)
+    known = [item["id"] in trainer.plan.stages[-1].labeled for item in images.data]
+    labeled, others = points[known], points[[not one for one in known]]
+    nearest = torch.cdist(others, labeled, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    expected = 1 + torch.bincount(nearest, minlength=len(labeled))
+    assert int((seen[0] - expected).abs().sum()) <= 2  # rounding may give an image to the label next to it
+    assert int(seen[0].sum()) == len(images.data)
 
 
 def test_each_stage_is_recorded_and_uses_all_labels_so_far():
