@@ -250,7 +250,7 @@ def check_run() -> None:
         RuntimeError: When it is called from outside a configuration.
         ValueError: When nothing reads a key, its value has another type, or it names a key or a component that does
             not exist.
-        FileExistsError: When ``output_dir`` holds files; see :py:func:`monai_weckd.bundle.output.check_output_dir`.
+        FileExistsError: When ``output_dir`` holds files; see ``check_output_dir``.
 
     """
     show_cause_last()

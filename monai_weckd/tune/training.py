@@ -113,7 +113,7 @@ class TunedBundle:
 
     @property
     def warmup_epochs(self) -> int:
-        """Number of epochs before pruning: those of the first stage, and the first epoch with a teacher."""
+        """The number of epochs before pruning, which are those of the first stage and the first one with a teacher."""
         return self.epochs[0] + 1
 
     @property
