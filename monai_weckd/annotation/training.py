@@ -200,7 +200,9 @@ class AnnotatedBundle:
         return features, logits.float().cpu()
 
     def live_head(self, ids: Sequence[str], features: np.ndarray) -> LiveHead | None:
-        """Return a :py:class:`~monai_weckd.annotation.live.LiveHead` to solve after each answer, None if the bundle's stages solve no head.
+        """Return a :py:class:`~monai_weckd.annotation.live.LiveHead` to solve after each answer.
+
+        None if the bundle's stages solve no head.
 
         Args:
             ids: ids of the N images.
