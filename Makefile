@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 LABEL := .venv-label
+NEXT := .venv-next
 RIVALS := .bench/.installed
 SPHINX := $(VENV)/.sphinx
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install label-env demo docs test test-portable test-slow test-faults bench lint format bundles models dist clean
+.PHONY: help install label-env demo docs test test-portable test-next test-slow test-faults bench lint format bundles models dist clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -61,6 +62,15 @@ test-portable: $(STAMP) ## Run the tests that compare numbers under another inst
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests -m "portable and not slow and not faults" -n 2 --dist loadfile
 
+# neither constraints.txt nor a stable MONAI; try another Python with PYTHON=python3.13
+test-next: ## Run the tests with the newest torch and the weekly build of MONAI
+	rm -rf $(NEXT)
+	$(PYTHON) -m venv $(NEXT)
+	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(NEXT)/bin/python -m pip uninstall --quiet --yes monai
+	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --pre monai-weekly
+	OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
+
 test-slow: $(STAMP) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
@@ -102,4 +112,4 @@ dist: $(STAMP) ## Build the wheel and the source archive, in dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(LABEL) $(DEMO) .bench docs/_build build dist *.egg-info
+	rm -rf $(VENV) $(LABEL) $(NEXT) $(DEMO) .bench docs/_build build dist *.egg-info
