@@ -214,7 +214,7 @@ def measure(
         data: features, labels and groups.
         draws: number of divisions into five grouped and stratified folds.
         budgets: labels of a stage, as :py:func:`benchmarks.selection.stage_size` reads them.
-        unbounded: whether to evaluate the chosen labels without the bound on features, too; it takes twice as long.
+        unbounded: whether to evaluate the labels without the bound on features, too; it takes twice as long.
 
     """
     features, labels, groups = data
@@ -229,7 +229,7 @@ def measure(
                 stages = {rule: list(fold.chain(rule, count, draw)) for rule in RULES}
                 figures[budget] = {rule: [one for _, one, _ in chain] for rule, chain in stages.items()}
                 if unbounded:
-                    for labeled, one, _ in stages["herding"]:
+                    for labeled, one, _ in (stage for chain in stages.values() for stage in chain):
                         one["unbounded"] = fold.without_bound(labeled)
             fixed = {"5 of each class": fold.some_of_each_class(5 * draw + number)}
             for name, labeled in (fixed | ({"all": train} if draw < WHOLE else {})).items():
@@ -254,10 +254,10 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
 
     """
     lines = [
-        "| labels of a stage | after | chosen | bounded minus not | random | chosen minus random | chosen minus all "
-        "| ECE | cross-validation minus test | estimate minus test | its interval holds test "
+        "| labels of a stage | after | chosen | bounded minus not | random | bounded minus not | chosen minus random "
+        "| chosen minus all | ECE | cross-validation minus test | estimate minus test | its interval holds test "
         "| with the error of test |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     whole = [fold for fold in folds if "all" in fold]
     everything = [fold["all"]["balanced_accuracy"] for fold in whole]
@@ -275,6 +275,7 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
                 _mean(score),
                 _gain(chosen),
                 _mean(other),
+                _gain(random),
                 _mean(np.subtract(score, other), "+"),
                 _mean(
                     np.subtract([fold[budget]["herding"][stage]["balanced_accuracy"] for fold in whole], everything),
@@ -290,7 +291,7 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
     for name in ("5 of each class", "all"):
         found = [fold[name] for fold in folds if name in fold]
         score, calibration = (_mean(one[key] for one in found) for key in ("balanced_accuracy", "ece"))
-        lines.append(f"| {name}, nothing else | | | {_gain(found)} | {score} | | | {calibration} | | | | |")
+        lines.append(f"| {name}, nothing else | | | {_gain(found)} | {score} | | | | {calibration} | | | | |")
     return lines
 
 
