@@ -155,7 +155,7 @@ class PredictionBundle:
             check_transforms("preprocessing#transforms", chain["preprocessing"], config.parser)
 
     def _loaded(self, network: torch.nn.Module) -> torch.nn.Module:
-        advice = "Pass the overlay of its training, such as --config_file inference_pretrained.json."
+        advice = "Pass the overlay or --set of its training, such as --config_file inference_pretrained.json."
         load_weights(network, self.checkpoint, name="ckpt", advice=advice)
         return network.to(self.device).eval()
 

@@ -21,6 +21,7 @@ import torch
 from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, train
 from monai.bundle import ConfigParser
 
+from monai_weckd.cli.main import main
 from monai_weckd.handlers import ChainRecorder
 from monai_weckd.predict.kind import read_kind
 from monai_weckd.predict.model import PredictionBundle
@@ -155,3 +156,22 @@ def test_twenty_labels_and_nothing_held_out(base, options, dataset, tmp_path):
     assert json.loads((output / "datalist.json").read_text()) == {}
     assert torch.load(output / "model.pt", weights_only=True)
     assert (output / "report.html").is_file()
+
+
+def test_a_larger_variant_is_one_key_in_training_predict_and_export(dataset, tmp_path, capsys):
+    key, output = "network_def#network#variant", tmp_path / "output"
+    train(OTOSCOPY, dataset, output, base=SOLVED, **CHAIN, **{key: "lite1"})
+    size = json.loads((output / "chain.json").read_text())["settings"]["spatial_size"]
+    model = ["--bundle", str(OTOSCOPY), "--ckpt", str(output / "model.pt"), "--set", f"spatial_size={size}"]
+    images = ["--input", str(dataset), "--output"]
+    assert main(["predict", *model, *images, str(tmp_path / "refused.csv")]) != 0
+    assert "Pass the overlay or --set of its training" in capsys.readouterr().err
+    model += ["--set", f"{key}=lite1"]
+    assert main(["predict", *model, *images, str(tmp_path / "predictions.csv")]) == 0
+    found = {row["file"]: row for row in read_table((tmp_path / "predictions.csv").read_text())}
+    for row in read_table((output / "predictions.csv").read_text()):
+        names = [name for name in row if name.startswith("probability_")]
+        expected = [float(row[name]) for name in names]
+        # training keeps images in bytes
+        assert [float(found[row["id"]][name]) for name in names] == pytest.approx(expected, abs=2e-2)
+    assert main(["export", *model, "--dataset_dir", str(dataset), "--to", str(tmp_path / "model.pt2")]) == 0
