@@ -97,11 +97,9 @@ def main() -> None:
         points = score(*embed(bundle, options.dataset_dir, options.cache_dir, **changes))
         found.append({"variant": variant, "size": size, "seconds": seconds(bundle, **changes), "points": points})
         gain = np.subtract(points, found[0]["points"])
-        print(
-            f"| {variant} | {size} | {np.mean(points):.1f} | {gain.mean():+.1f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.1f} "
-            f"| {1000 * found[-1]['seconds']:.0f} ms |",
-            flush=True,
-        )
+        error = gain.std(ddof=1) / len(gain) ** 0.5
+        mean, gains = f"{np.mean(points):.1f}", f"{gain.mean():+.1f} ± {error:.1f}"
+        print(f"| {variant} | {size} | {mean} | {gains} | {1000 * found[-1]['seconds']:.0f} ms |", flush=True)
         options.output.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n", encoding="utf-8")
 
 
