@@ -27,7 +27,7 @@ CT = {"RescaleIntercept": "-1024"}
 
 
 def around(value, tissue=TISSUE, dtype=np.uint16):
-    return np.where(PADDED, value, tissue).astype(dtype)
+    return np.where(PADDED, value, tissue.astype(dtype))
 
 
 CASES = {
