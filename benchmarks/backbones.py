@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.few_labels import BUNDLES, Fold, embed
-from benchmarks.harness import machine
+from benchmarks.harness import interleave, machine
 from monai_weckd.bundle import BundleConfig
 
 VARIANTS, SIZES = ("lite0", "lite1", "lite2"), (96, 160, 224)
@@ -41,24 +42,27 @@ PLAIN: dict[str, Any] = {"network_def#flip_average": [], "network_def#shrink": [
 TIMED = 16  # images
 
 
-def seconds(bundle: Path, **changes: Any) -> float:
-    """Return the processor time for the features of an image, the least of three batches.
+def changes_of(variant: str, size: int) -> dict[str, Any]:
+    """Return what to set in the bundle's configuration, by key."""
+    return {"spatial_size": [size, size], "network_def#network#variant": variant} | PLAIN
+
+
+def seconds(bundle: Path) -> dict[tuple[str, int], float]:
+    """Return the processor time for the features of an image, by variant and size.
 
     Args:
         bundle: its folder.
-        changes: values to set in the configuration, by key.
 
     """
-    # the classes stand in for a data list
-    config = BundleConfig(bundle, changes=changes | {"network_def#num_classes": 2})
-    network = config.value("network_def").eval()
-    images, found = torch.randn(TIMED, config["channels"], *changes["spatial_size"]), []
+    arms = {}
+    for variant, size in product(VARIANTS, SIZES):
+        # two classes stand in for a data list
+        config = BundleConfig(bundle, changes=changes_of(variant, size) | {"network_def#num_classes": 2})
+        network, images = config.value("network_def").eval(), torch.randn(TIMED, config["channels"], size, size)
+        arms[f"{variant} {size}"] = partial(network, images)
     with torch.no_grad():
-        for _ in range(3):
-            start = time.process_time()
-            network(images)
-            found.append((time.process_time() - start) / TIMED)
-    return min(found)
+        times = interleave(arms, rounds=5, warm_up=1)
+    return {(variant, size): median(times[f"{variant} {size}"]) / TIMED for variant, size in product(VARIANTS, SIZES)}
 
 
 def score(features: torch.Tensor, labels: np.ndarray, groups: np.ndarray) -> list[float]:
@@ -92,14 +96,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bundle, found = BUNDLES / options.bundle, []
-    for variant, size in product(VARIANTS, SIZES):
-        changes = {"spatial_size": [size, size], "network_def#network#variant": variant} | PLAIN
-        points = score(*embed(bundle, options.dataset_dir, options.cache_dir, **changes))
-        found.append({"variant": variant, "size": size, "seconds": seconds(bundle, **changes), "points": points})
+    for (variant, size), took in seconds(bundle).items():
+        points = score(*embed(bundle, options.dataset_dir, options.cache_dir, **changes_of(variant, size)))
+        found.append({"variant": variant, "size": size, "seconds": round(took, 4), "points": points})
         gain = np.subtract(points, found[0]["points"])
         error = gain.std(ddof=1) / len(gain) ** 0.5
         mean, gains = f"{np.mean(points):.1f}", f"{gain.mean():+.1f} ± {error:.1f}"
-        print(f"| {variant} | {size} | {mean} | {gains} | {1000 * found[-1]['seconds']:.0f} ms |", flush=True)
+        print(f"| {variant} | {size} | {mean} | {gains} | {1000 * took:.0f} ms |", flush=True)
         options.output.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n", encoding="utf-8")
 
 
