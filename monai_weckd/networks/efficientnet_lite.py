@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""EfficientNet-Lite0 to Lite2, with ImageNet weights. This file needs torch alone: a copy of it lives in each bundle."""
+"""EfficientNet-Lite0 to Lite2, with ImageNet weights. It needs torch alone: bundles have a copy."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def _check_arguments(
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims: expected 2 or 3, got {spatial_dims!r}. Pass 3 for volumes.")
     if variant not in _VARIANTS:
-        raise ValueError(f"variant: expected one of {', '.join(_VARIANTS)}, got {variant!r}. Pass 'lite0', the smallest.")
+        names = ", ".join(_VARIANTS)
+        raise ValueError(f"variant: expected one of {names}, got {variant!r}. Pass 'lite0', the smallest.")
     for name, count in (("in_channels", in_channels), ("num_classes", num_classes)):
         if count < 1:
             raise ValueError(f"{name}: expected a number of at least 1, got {count}. Pass a positive number.")

@@ -53,7 +53,7 @@ def logits(network, images):
     [
         ({"spatial_dims": 4}, "spatial_dims: expected 2 or 3, got 4. Pass 3 for volumes."),
         ({"in_channels": 0}, "in_channels: expected a number of at least 1, got 0. Pass a positive number."),
-        ({"variant": "lite3"}, "variant: expected one of lite0, lite1, lite2, got 'lite3'. Pass 'lite0', the smallest."),
+        ({"variant": "lite3"}, "variant: expected one of lite0, lite1, lite2, got 'lite3'. Pass 'lite0'"),
         ({"num_classes": 0}, "num_classes: expected a number of at least 1, got 0. Pass a positive number."),
         ({"input_scale": 0.0}, r"input_scale: expected a positive number, got 0.0. Pass 1.0 for \[-1, 1\]."),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0. Pass 0.0 for none."),
