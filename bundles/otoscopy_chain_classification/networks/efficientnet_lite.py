@@ -143,7 +143,7 @@ class EfficientNetLite(nn.Module):
     def _load_imagenet(self, input_scale: float) -> None:
         """Load the weights of the package, adapted to this network's channels, dimensions and classes."""
         own = self.state_dict()
-        state = _imagenet_state(self.variant, [len(stage) for stage in self.stages])
+        state = _imagenet_state(self.variant, [len(list(stage.children())) for stage in self.stages])
         state["stem.conv.weight"] = input_scale * _adapt_channels(
             state["stem.conv.weight"], own["stem.conv.weight"].shape[1]
         )
