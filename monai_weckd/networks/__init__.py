@@ -17,6 +17,7 @@ from .efficientnet_lite import EfficientNetLite
 from .ensemble import MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
+from .local_backbone import LocalBackbone
 from .outputs import TakeOutput
 from .pooled import PooledClassifier, StandardizedLinear
 from .solved_head import SolvedHead, solve_head
@@ -30,6 +31,7 @@ __all__ = [
     "ExportedNetwork",
     "FeatureHook",
     "HeadHook",
+    "LocalBackbone",
     "MeanLogits",
     "OnnxNetwork",
     "PooledClassifier",
