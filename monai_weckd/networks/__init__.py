@@ -24,7 +24,7 @@ from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
 from .two_views import TwoViews
-from .weights import load_weights
+from .weights import load_weights, with_weights
 
 __all__ = [
     "EfficientNetLite",
@@ -49,4 +49,5 @@ __all__ = [
     "predict_logits",
     "solve_head",
     "unwrap",
+    "with_weights",
 ]

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from monai_weckd.networks.timm_weights import to_transformers
-from monai_weckd.networks.weights import read_weights
+from monai_weckd.networks.weights import file_digest, read_weights
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -38,7 +37,6 @@ _WEIGHTS = (
 )
 _INDEX = ".index.json"
 _PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
-_PIECE = 1 << 22
 
 
 class Checkpoint(NamedTuple):
@@ -99,7 +97,7 @@ def read_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:
     else:
         arguments = config.get("model_args") or {}
         config, weights = to_transformers(weights, heads=arguments.get("num_heads"), where=str(folder))
-    digests = {name: _digest(folder / name) for name in (*files, *names)}
+    digests = {name: file_digest(folder / name) for name in (*files, *names)}
     return Checkpoint(config, preprocessing, weights, digests)
 
 
@@ -191,11 +189,3 @@ def _weight_files(folder: Path) -> list[str]:
     if missing:
         raise ValueError(f"path: expected all files of {name} in {folder}, got none named {missing[0]}. Copy it, too.")
     return names
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

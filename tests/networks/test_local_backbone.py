@@ -215,12 +215,12 @@ def test_it_is_pooled_copied_and_rebuilt_from_its_record(dinov2, tmp_path):
     network = PooledClassifier(LocalBackbone(dinov2, layers=[-2], pooling="mean"), **options).eval()
     assert network.classifier.in_features == 64
     torch.testing.assert_close(deepcopy(network)(image), network(image))
-    (tmp_path / "chain.json").write_text(json.dumps({"backbone": network.network.record}))
+    (tmp_path / "chain.json").write_text(json.dumps({"backbone": network.network.origin}))
     other = PooledClassifier(LocalBackbone(tmp_path / "chain.json"), **options).eval()
     other.load_state_dict(network.state_dict())
     torch.testing.assert_close(other(image), network(image))
     assert not any(module._forward_hooks for module in network.modules())
-    files = network.network.record["files"]
+    files = network.network.origin["files"]
     assert set(files) == {"config.json", "preprocessor_config.json", "model.safetensors"}
     assert all(len(digest) == 64 for digest in files.values())
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["LocalBackbone", "backbone_record", "slices_along"]
+__all__ = ["LocalBackbone", "slices_along"]
 
 # of each kind of network: further arguments that let it take images of any size
 _KINDS: dict[str, dict[str, bool]] = {
@@ -105,12 +105,12 @@ class LocalBackbone(nn.Module):
             "slices": slices,
             "slice_size": slice_size,
         }
-        self.record, weights = _origin(path, options)
-        self.options = self.record["options"]
-        for name, value in zip(("scale", "shift"), _affine(self.record["preprocessing"], self.options), strict=True):
+        self.origin, weights = _origin(path, options)
+        self.options = self.origin["options"]
+        for name, value in zip(("scale", "shift"), _affine(self.origin["preprocessing"], self.options), strict=True):
             self.register_buffer(name, value)
-        kind = self.record["config"].get("model_type")
-        self.network = _build(self.record["config"], weights)
+        kind = self.origin["config"].get("model_type")
+        self.network = _build(self.origin["config"], weights)
         self.arguments = _KINDS[kind]
         self.patch = 1 if "convnext" in kind else int(self.network.config.patch_size)
         # the first list of modules is that of the blocks, or of the stages
@@ -193,19 +193,6 @@ class LocalBackbone(nn.Module):
             width = self._picture_features(torch.zeros(1, self.options["in_channels"], 64, 64)).shape[1]
         self.train()
         return width if self.options["spatial_dims"] == 2 else 6 * width  # mean and maximum along three axes
-
-
-def backbone_record(network: nn.Module) -> dict[str, Any] | None:
-    """Return what ``chain.json`` says of a network's :py:class:`LocalBackbone`, None without one.
-
-    Args:
-        network: any module.
-
-    Returns:
-        SHA-256 of the folder's ``files``, ``config``, ``preprocessing`` and ``options``, as values for JSON.
-
-    """
-    return next((module.record for module in network.modules() if isinstance(module, LocalBackbone)), None)
 
 
 def slices_along(volume: torch.Tensor, *, count: int, size: int) -> list[torch.Tensor]:
