@@ -38,6 +38,15 @@ from monai_weckd.data.phantoms import make_phantom
 
 SIZE = [56, 56]
 CHAIN = {"num_stages": 2, "label_fraction": 0.3, "selection": "typical", "spatial_size": SIZE}
+HUBCONF = """
+from torch import nn
+
+def small(**options):
+    layers = nn.Conv2d(3, 8, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8)
+    network = nn.Sequential(*layers)
+    network.add_module("head", nn.Identity())
+    return network
+"""
 LOCAL, INFERENCE = "local_backbone", "inference_local_backbone"
 
 
@@ -151,6 +160,24 @@ def test_it_is_compared_with_a_control(dataset, dinov2, tmp_path):
         result = execute(run, bundle, RunStore(tmp_path), cache_dir=tmp_path / "cache")
         assert "error" not in result
         assert 0 <= result["test"]["balanced_accuracy"] <= 1
+
+
+def test_it_teaches_the_small_network(output, dataset, tmp_path):
+    options = {"teacher_dir": str(output), "num_stages": 1, "max_epochs": 1}
+    chain = train(OTOSCOPY, dataset, tmp_path / "small", overlays=["compact"], **options)
+    assert chain["settings"]["network"] == "ResNet"
+    assert chain["backbone"] is None
+
+
+def test_a_torch_hub_repository_is_run_if_an_overlay_says_so(dataset, tmp_path):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "hubconf.py").write_text(HUBCONF)
+    load = {"_target_": "torch.hub.load", "repo_or_dir": str(tmp_path / "hub"), "model": "small", "source": "local"}
+    changes = {"network_def#network": load, "network_def#layers": [], "network_def#head_layer": "head"}
+    changes["train#trainer#student_layer"] = "network.0"
+    train(OTOSCOPY, dataset, tmp_path / "out", base=SOLVED, **changes, **CHAIN)
+    found = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert found["network.0.weight"].shape == (8, 3, 16, 16)
 
 
 def test_without_a_folder_it_is_refused_before_a_label_is_read(dataset, tmp_path):

@@ -236,6 +236,15 @@ def test_nothing_is_looked_up_in_a_network(dinov2, monkeypatch):
         LocalBackbone("facebook/dinov2-base")
 
 
+def test_code_in_a_folder_is_not_executed(dinov2, tmp_path):
+    folder = shutil.copytree(dinov2, tmp_path / "copy")
+    own = {"AutoConfig": "modeling.Config", "AutoModel": "modeling.Network"}
+    changed(folder, "config.json", auto_map=own, architectures=["Network"])
+    (folder / "modeling.py").write_text("raise SystemExit")
+    network = LocalBackbone(folder).network
+    assert type(network).__module__.startswith("transformers.models.dinov2")
+
+
 def changed(folder, name, **changes):
     content = json.loads((folder / name).read_text())
     content = {key: value for key, value in {**content, **changes}.items() if value is not None}
