@@ -223,6 +223,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             "spatial_size": ABSENT,
             "network_def#network#spatial_dims": 3,
             "network_def#network#input_scale": 0.45,
+            "network_def#network#slice_axes": [0, 1, 2],
             "network_def#network#slices": 10,
             "network_def#network#slice_size": 112,
             **NO_FLIPS,

@@ -109,7 +109,7 @@ def with_weights(
 
     Args:
         network: any network, such as one of MONAI.
-        path: the file, see :py:func:`read_weights`; a prefix of the names is dropped.
+        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`; a prefix of the names is dropped.
         axes: for volumes: the file's spatial axes in the order that the images have, such as (1, 2, 0) if the file has
             the slices' axis first and the images have it last. Default None: they are the same.
         head_layer: module path of the head, default None: the last ``torch.nn.Linear``.

@@ -144,6 +144,7 @@ def test_several_files_half_precision_and_a_file_of_pytorch(dinov2, tmp_path):
     torch.save(weights, pickled / "pytorch_model.bin")
     torch.testing.assert_close(LocalBackbone(pickled).eval().features(image), whole)
     save_file({name: value.half() for name, value in weights.items()}, half / "model.safetensors")
+    changed(half, "config.json", dtype="float16", torch_dtype="float16")  # older files have the other name
     network = LocalBackbone(half).eval()
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
     torch.testing.assert_close(network.features(image), whole, atol=0.1, rtol=0.1)
@@ -198,6 +199,10 @@ def test_volumes_are_seen_as_slices(dinov2):
         parts += [torch.stack(rows).mean(0), torch.stack(rows).amax(0)]
     torch.testing.assert_close(network.features(volume), torch.cat(parts, dim=1), atol=1e-5, rtol=1e-4)
     assert network(volume).shape == (2, 1)
+    options = {"spatial_dims": 3, "in_channels": 1, "slices": 3, "slice_size": 28, "slice_axes": [2]}
+    torch.testing.assert_close(
+        LocalBackbone(dinov2, **options).eval().features(volume), torch.cat(parts[4:], 1), atol=1e-5, rtol=1e-4
+    )
     assert [len(part) for part in slices_along(volume, count=1, size=8)] == [2, 2, 2]
 
 
@@ -316,6 +321,9 @@ def test_it_refuses_what_it_cannot_use(damage, message, dinov2, tmp_path):
         ({"pooling": "max"}, "pooling: expected one of"),
         ({"input_scale": 0.0}, "input_scale: expected a positive"),
         ({"slices": 0}, "slices: expected"),
+        ({"slice_axes": [3]}, "slice_axes: expected"),
+        ({"slice_axes": [1, 1]}, "slice_axes: expected"),
+        ({"slice_axes": []}, "slice_axes: expected"),
         ({"layers": [5]}, "layers: expected numbers from 1 to 4, or from -4 to -1, got 5"),
         ({"layers": [0]}, "layers: expected"),
     ],

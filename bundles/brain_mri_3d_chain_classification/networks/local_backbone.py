@@ -55,8 +55,7 @@ class LocalBackbone(nn.Module):
     model contains them. It takes any size: the image is resized to the nearest multiple of the patch, and learned
     positions are interpolated, so that DINOv2 sees images of your size and not of 518 x 518.
 
-    A volume is seen as slices along each of its axes (2.5-D); features are the mean and the maximum over the slices of
-    an axis.
+    A volume is seen as slices along its axes (2.5-D); features are the mean and the maximum over the slices of an axis.
 
     Args:
         path: the folder or its file of weights; or the ``chain.json`` of a training, which records all that is needed
@@ -70,7 +69,8 @@ class LocalBackbone(nn.Module):
             them, ``"class"`` or ``"mean"``. A network without a class token has the mean alone.
         input_scale: factor that scales the images to [-1, 1]; for images of standard deviation 1, use 0.45. Defaults to
             1.0.
-        slices: slices along each axis of a volume, from 15 to 85 % of its length. Defaults to 10.
+        slice_axes: spatial axes of a volume, from 0, along which it is cut. Defaults to all three.
+        slices: slices along each of them, from 15 to 85 % of its length. Defaults to 10.
         slice_size: height and width of a slice. Default None: that of the folder, at most 224.
 
     Raises:
@@ -92,6 +92,7 @@ class LocalBackbone(nn.Module):
         layers: Sequence[int] = (),
         pooling: str = "class_and_mean",
         input_scale: float = 1.0,
+        slice_axes: Sequence[int] = (0, 1, 2),
         slices: int = 10,
         slice_size: int | None = None,
     ) -> None:
@@ -102,6 +103,7 @@ class LocalBackbone(nn.Module):
             "layers": list(layers),
             "pooling": pooling,
             "input_scale": input_scale,
+            "slice_axes": list(slice_axes),
             "slices": slices,
             "slice_size": slice_size,
         }
@@ -144,8 +146,8 @@ class LocalBackbone(nn.Module):
         """
         if self.options["spatial_dims"] == 2:
             return self._picture_features(image)
-        count, found = self.options["slices"], []
-        for planes in slices_along(image, count=count, size=self.options["slice_size"]):
+        axes, count, found = self.options["slice_axes"], self.options["slices"], []
+        for planes in slices_along(image, axes, count=count, size=self.options["slice_size"]):
             rows = self._picture_features(planes.flatten(0, 1)).unflatten(0, (-1, count))
             found += [rows.mean(1), rows.amax(1)]
         return torch.cat(found, dim=1)
@@ -192,25 +194,27 @@ class LocalBackbone(nn.Module):
         with torch.no_grad():
             width = self._picture_features(torch.zeros(1, self.options["in_channels"], 64, 64)).shape[1]
         self.train()
-        return width if self.options["spatial_dims"] == 2 else 6 * width  # mean and maximum along three axes
+        # of a volume: mean and maximum along each axis
+        return width if self.options["spatial_dims"] == 2 else 2 * len(self.options["slice_axes"]) * width
 
 
-def slices_along(volume: torch.Tensor, *, count: int, size: int) -> list[torch.Tensor]:
-    """Return slices along each axis of volumes, from 15 to 85 % of its length: three times (B, S, C, size, size).
+def slices_along(volume: torch.Tensor, axes: Sequence[int] = (0, 1, 2), *, count: int, size: int) -> list[torch.Tensor]:
+    """Return slices along axes of volumes, from 15 to 85 % of their length: for each axis, (B, S, C, size, size).
 
     Args:
         volume: (B, C, H, W, D).
+        axes: spatial axes, from 0, default: all three.
         count: number of slices along an axis, S.
         size: height and width of a slice, to which it is resized.
 
     Example::
 
-        >>> [tuple(part.shape) for part in slices_along(torch.rand(2, 1, 8, 9, 7), count=4, size=16)]
-        [(2, 4, 1, 16, 16), (2, 4, 1, 16, 16), (2, 4, 1, 16, 16)]
+        >>> [tuple(part.shape) for part in slices_along(torch.rand(2, 1, 8, 9, 7), [0, 2], count=4, size=16)]
+        [(2, 4, 1, 16, 16), (2, 4, 1, 16, 16)]
 
     """
     found = []
-    for axis in (2, 3, 4):
+    for axis in (2 + axis for axis in axes):
         last = int(volume.shape[axis]) - 1
         places = [round(last * (0.15 + 0.7 * number / max(1, count - 1))) for number in range(count)]
         planes = torch.stack([volume.select(axis, place) for place in places], dim=1)
@@ -248,6 +252,9 @@ def _check_options(options: dict[str, Any]) -> None:
     ):
         if options[name] not in known:
             raise ValueError(f"{name}: expected one of {known}, got {options[name]!r}. {advice}")
+    axes = options["slice_axes"]
+    if not axes or not set(axes) <= {0, 1, 2} or len(set(axes)) < len(axes):
+        raise ValueError(f"slice_axes: expected axes among 0, 1 and 2, each once, got {axes}. Pass [0, 1, 2].")
     for name, advice in (("input_scale", "1.0 for [-1, 1]"), ("slices", "10")):
         if options[name] <= 0:
             raise ValueError(f"{name}: expected a positive number, got {options[name]}. Pass {advice}.")
