@@ -17,6 +17,7 @@ import shutil
 import socket
 import sys
 from copy import deepcopy
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,12 @@ def test_nothing_is_looked_up_in_a_network(dinov2, monkeypatch):
     LocalBackbone(dinov2)
     with pytest.raises(ValueError, match="path: expected a folder"):
         LocalBackbone("facebook/dinov2-base")
+
+
+def test_the_extra_brings_no_other_torch():
+    wanted = [line for line in metadata.requires("transformers") if "extra ==" not in line]
+    assert wanted
+    assert not [line for line in wanted if line.startswith(("torch", "timm", "nvidia"))]
 
 
 def test_code_in_a_folder_is_not_executed(dinov2, tmp_path):

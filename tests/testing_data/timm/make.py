@@ -12,6 +12,8 @@
 
 """Make small untrained checkpoints with timm, and the features that it computes; needs timm and torchvision.
 
+The files here are by timm 1.0.31, with empty stand-ins for torchvision, which these networks do not use.
+
 python tests/testing_data/timm/make.py tests/testing_data/timm
 """
 
