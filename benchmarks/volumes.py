@@ -21,33 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.few_labels import BUNDLES, Fold, embed
 from benchmarks.harness import machine
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.networks import EfficientNetLite, PooledClassifier, extract
+from monai_weckd.networks.local_backbone import slices_along
 
 BUNDLE = BUNDLES / "brain_mri_3d_chain_classification"
-SLICES = 10  # along each axis, from 15 to 85 % of its length
-SIZE = (96, 96)
+SLICES = 10  # along each axis
+SIZE = 96
 SHARES = (0.1, 0.3, 1.0)  # of the training items, drawn at random
-
-
-def slices_of(volume: torch.Tensor) -> list[torch.Tensor]:
-    """Return slices along each axis, three times (10, 1, 96, 96).
-
-    Args:
-        volume: (1, H, W, D).
-
-    """
-    found = []
-    for axis in (1, 2, 3):
-        places = np.linspace(0.15, 0.85, SLICES) * (volume.shape[axis] - 1)
-        planes = torch.stack([volume.select(axis, round(float(place))) for place in places])
-        found.append(F.interpolate(planes, size=SIZE, mode="bilinear", antialias=True))
-    return found
 
 
 def embed_slices(dataset_dir: str) -> torch.Tensor:
@@ -61,13 +46,14 @@ def embed_slices(dataset_dir: str) -> torch.Tensor:
     network = PooledClassifier(
         EfficientNetLite(spatial_dims=2, in_channels=1, pretrained=True, input_scale=0.45),
         num_classes=2,
-        input_shape=(1, *SIZE),
+        input_shape=(1, SIZE, SIZE),
         layers=("stages.2", "stages.4", "stages.6"),
     )
     prepare, rows = config.value("train#preprocessing"), []
     for item in config.value("datalist").items:
         volume = torch.as_tensor(prepare(dict(item))["image"]).float()
-        of_axes = extract(network, iter(slices_of(volume)))[0].split(SLICES)
+        planes = [part[0] for part in slices_along(volume[None], count=SLICES, size=SIZE)]
+        of_axes = extract(network, iter(planes))[0].split(SLICES)
         rows.append(torch.cat([pooled for part in of_axes for pooled in (part.mean(dim=0), part.amax(dim=0))]))
     return torch.stack(rows)
 

@@ -24,11 +24,13 @@ TEMPLATE = ROOT / "otoscopy_chain_classification"
 FILES = (
     *("train", "evaluate", "inference", "metadata", "scratch", "inference_scratch", "compact", "pretrained"),
     *("inference_pretrained", "two_views", "inference_two_views", "paper", "multi_gpu_train", "federated_train"),
+    *("local_backbone", "inference_local_backbone"),
 )
 COPIES = ("configs/logging.conf", "LICENSE")
 # a trained network is used where monai_weckd is not installed
 DEFINITIONS = [
-    ROOT.parent / "monai_weckd" / "networks" / f"{name}.py" for name in ("efficientnet_lite", "pooled", "two_views")
+    ROOT.parent / "monai_weckd" / "networks" / f"{name}.py"
+    for name in ("efficientnet_lite", "pooled", "two_views", "local_backbone")
 ]
 
 LOAD_ANY = {"_target_": "monai_weckd.transforms.LoadMedicalImaged", "keys": "image", "channels": "@channels"}
@@ -76,6 +78,7 @@ WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in (
 # what has no fixed range is kept in half precision; the weights were trained on intensities of this spread
 MRI_TRAIN = {"train#dataset#value_range": None, "network_def#network#input_scale": 0.45}
 VOLUME_NETWORK = {"network_def#spatial_dims": 3, "network_def#block_inplanes": [16, 32, 64, 128]}
+NO_FLIPS = {"network_def#flip_average": []}
 SLICES = [
     ROWS_FIRST,
     {"_target_": "Resized", "keys": "image", "spatial_size": "@spatial_size", "mode": "area"},
@@ -149,6 +152,7 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
             **WITHOUT_PATCHES,
         },
         "two_views": {"network_def#tuned#input_scale": 0.45},
+        "local_backbone": {"network_def#network#input_scale": 0.45},
         "metadata": {
             "name": "Brain MRI chain classification",
             "task": "Classification of brain MRI slices from few labels",
@@ -215,6 +219,17 @@ BUNDLES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "inference_pretrained": {"network_def#spatial_dims": 3},
         "two_views": {"network_def#tuned#spatial_dims": 3, "network_def#tuned#input_scale": 0.45},
+        "local_backbone": {
+            "spatial_size": ABSENT,
+            "network_def#network#spatial_dims": 3,
+            "network_def#network#input_scale": 0.45,
+            "network_def#network#slice_axes": [0, 1, 2],
+            "network_def#network#slices": 10,
+            "network_def#network#slice_size": 112,
+            **NO_FLIPS,
+            "train#trainer#student_layer": None,
+        },
+        "inference_local_backbone": {"spatial_size": ABSENT, **NO_FLIPS},
         "inference_two_views": {
             "network_def#solved#network#spatial_dims": 3,
             "network_def#solved#shrink": [1],

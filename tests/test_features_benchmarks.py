@@ -22,17 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.conformal import COVERAGES, set_figures
 from benchmarks.few_labels import Fold, measure, table
-from benchmarks.volumes import SIZE, SLICES, slices_of
-
-
-def test_slices_lie_across_each_axis():
-    volume = torch.arange(21.0)[None, :, None, None].expand(1, 21, 30, 40)  # a place
-    first, second, third = slices_of(volume)
-    assert {part.shape for part in (first, second, third)} == {(SLICES, 1, *SIZE)}
-    assert first[:, 0, 0, 0].tolist() == [3, 5, 6, 8, 9, 11, 12, 14, 15, 17]
-    for part in (second, third):
-        assert part[0].min() < 1
-        assert part[0].max() > 19
 
 
 def test_sets_hold_the_true_class_as_often_as_asked_for():

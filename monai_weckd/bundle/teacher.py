@@ -61,7 +61,7 @@ def stored_logits(
 
     """
     model, chain = _finished(run_dir, classes)
-    config = _config(bundle, chain, cache_dir=None if cache_dir is None else literal(str(cache_dir)))
+    config = _config(bundle, model, chain, cache_dir=None if cache_dir is None else literal(str(cache_dir)))
     if chain["preprocessing"] is not None:
         check_transforms("train#deterministic_transforms", chain["preprocessing"], config.parser)
     hidden = [{**item, "label": 0} for item in items]
@@ -100,18 +100,22 @@ def trained_network(
     parser = parser or calling_parser("trained_network")
     if chain["preprocessing"] is not None:
         check_transforms("train#deterministic_transforms", chain["preprocessing"], parser)
-    config = _config(bundle, chain).copy(datalist=Datalist([], tuple(classes)))
+    config = _config(bundle, model, chain).copy(datalist=Datalist([], tuple(classes)))
     config.value("imports")
     network: nn.Module = config.value("network_def")
     load_weights(network, model, name="teacher_dir")
     return network
 
 
-def _config(bundle: str | os.PathLike[str], chain: Mapping[str, Any], **changes: Any) -> BundleConfig:
-    """Return a bundle's configuration for images of the size that a run had."""
+def _config(bundle: str | os.PathLike[str], model: Path, chain: Mapping[str, Any], **changes: Any) -> BundleConfig:
+    """Return a bundle's configuration for the network and the size of images that a run had."""
+    overlays = []
     if "spatial_size" in chain["settings"]:
         changes["spatial_size"] = chain["settings"]["spatial_size"]
-    return BundleConfig(bundle, changes=changes)
+    if "config" in (chain.get("backbone") or {}):
+        overlays.append("local_backbone.json")
+        changes["backbone_path"] = literal(str(model.with_name("chain.json")))
+    return BundleConfig(bundle, overlays=overlays, changes=changes)
 
 
 def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:

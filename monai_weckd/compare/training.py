@@ -55,7 +55,7 @@ _KINDS = {True: "solved", False: "trained"}
 
 
 # keys whose values are paths, which may be relative to the working directory of this process
-_PATHS = ("split_file", "cache_dir")
+_PATHS = ("split_file", "cache_dir", "backbone_path")
 # the bundles that jobs of this process have opened; the last one is kept, since its data list has been verified
 _open: dict[BundleSource, ComparedBundle] = {}
 

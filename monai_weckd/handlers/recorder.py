@@ -36,7 +36,7 @@ from monai_weckd.engines.events import ChainEvents
 from monai_weckd.handlers.kind import kind_reference
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
 from monai_weckd.metrics import classification_metrics
-from monai_weckd.networks.features import unwrap
+from monai_weckd.networks.features import origin_of, unwrap
 from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import LabelOracle
@@ -283,6 +283,7 @@ class ChainRecorder:
             "ledger": self._ledger(engine),
             "preprocessing": self.preprocessing,
             "settings": self._settings(engine),
+            "backbone": origin_of(engine.network),
             "cost": getattr(engine.state, "cost", None),
             "stages": self.stages,
             "final": {"stage": final["stage"], "test": final["test"], "sha256": digest or final["sha256"]},

@@ -17,19 +17,21 @@ from .efficientnet_lite import EfficientNetLite
 from .ensemble import MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
+from .local_backbone import LocalBackbone
 from .outputs import TakeOutput
 from .pooled import PooledClassifier, StandardizedLinear
 from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
 from .two_views import TwoViews
-from .weights import load_weights
+from .weights import load_weights, with_weights
 
 __all__ = [
     "EfficientNetLite",
     "ExportedNetwork",
     "FeatureHook",
     "HeadHook",
+    "LocalBackbone",
     "MeanLogits",
     "OnnxNetwork",
     "PooledClassifier",
@@ -47,4 +49,5 @@ __all__ = [
     "predict_logits",
     "solve_head",
     "unwrap",
+    "with_weights",
 ]

@@ -24,7 +24,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["FeatureHook", "HeadHook", "extract", "find_head", "unwrap"]
+__all__ = ["FeatureHook", "HeadHook", "extract", "find_head", "origin_of", "unwrap"]
 
 
 def unwrap(network: torch.nn.Module) -> torch.nn.Module:
@@ -47,6 +47,21 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
             network = network.get_submodule("_orig_mod")
         else:
             return network
+
+
+def origin_of(network: torch.nn.Module) -> dict[str, Any] | None:
+    """Return where the weights of a network's backbone come from, None if none of its modules says so.
+
+    Args:
+        network: any module, also inside DistributedDataParallel or ``torch.compile``.
+
+    Returns:
+        The ``origin`` of its first module that has one: SHA-256 of its ``files`` by name; of a
+        :py:class:`~monai_weckd.networks.LocalBackbone` also ``config``, ``preprocessing`` and ``options``.
+
+    """
+    found = (vars(module).get("origin") for module in unwrap(network).modules())
+    return next((origin for origin in found if origin is not None), None)
 
 
 class FeatureHook:

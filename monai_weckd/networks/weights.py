@@ -13,19 +13,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.utils import optional_import
 
-__all__ = ["load_weights", "read_weights"]
+from monai_weckd.networks.features import find_head
+
+__all__ = ["file_digest", "load_weights", "read_weights", "with_weights"]
 
 read_safetensors, has_safetensors = optional_import("safetensors.torch", name="load_file")
 
+_PIECE = 1 << 22
 # where training programs put a state_dict, in order of preference
 _PLACES = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "module")
 _ADVICE = "Save the weights alone: torch.save(network.state_dict(), path)."
@@ -89,6 +93,82 @@ def read_weights(path: str | os.PathLike[str], *, name: str) -> dict[str, torch.
             f"{name}: expected a file with a network's weights, got {_kind(path, error)} in {path}. {_ADVICE}"
         ) from None
     return _state_dict(content, path, name)
+
+
+def with_weights(
+    network: torch.nn.Module,
+    path: str | os.PathLike[str] | None,
+    *,
+    axes: Sequence[int] | None = None,
+    head_layer: str | None = None,
+) -> torch.nn.Module:
+    """Return a network with the weights of a file, all but those of its head, which stays as it is.
+
+    What else is in the file, such as another head, is left out. Where the network takes one channel and the file has
+    kernels for three, these are summed, which equals feeding a gray image three times.
+
+    Args:
+        network: any network, such as one of MONAI.
+        path: the file, see :py:func:`monai_weckd.networks.weights.read_weights`; a prefix of the names is dropped.
+        axes: for volumes: the file's spatial axes in the order that the images have, such as (1, 2, 0) if the file has
+            the slices' axis first and the images have it last. Default None: they are the same.
+        head_layer: module path of the head, default None: the last ``torch.nn.Linear``.
+
+    Raises:
+        ValueError: When the file cannot be read, or lacks a weight of the network.
+
+    Example::
+
+        >>> import tempfile
+        >>> layers = lambda classes: torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, classes))
+        >>> trained, file = layers(5), tempfile.mkdtemp() + "/trained.pt"
+        >>> torch.save(trained.state_dict(), file)
+        >>> torch.equal(with_weights(layers(9), file)[0].weight, trained[0].weight)
+        True
+
+    """
+    if path is None or not Path(path).is_file():
+        raise ValueError(f"path: expected a file with weights, got {path}. Pass backbone_path.")
+    head = find_head(network, head_layer)
+    own = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
+    weights, first = read_weights(path, name="path"), next(iter(own))
+    prefixes = ["", *(name.removesuffix(first) for name in weights if name.endswith(f".{first}"))]
+    prefix = min(prefixes, key=lambda prefix: sum(f"{prefix}{name}" not in weights for name in own))
+    found = {name: _fitted(weights.get(f"{prefix}{name}"), value, axes) for name, value in own.items()}
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"path: expected all weights of {type(network).__name__} but its head {head} in {path}, got none of the "
+            f"shape of {missing[0]} ({len(missing)} of {len(own)}). Pass the network that they were trained with."
+        )
+    network.load_state_dict(found, strict=False)
+    network.origin = {"files": {Path(path).name: file_digest(path)}}  # type: ignore[assignment]  # a plain attribute
+    return network
+
+
+def _fitted(value: torch.Tensor | None, own: torch.Tensor, axes: Sequence[int] | None) -> torch.Tensor | None:
+    """Return a weight for another order of axes or for one channel, None if its shape still differs."""
+    if value is None:
+        return None
+    if axes is not None and value.ndim == 2 + len(axes):
+        value = value.permute(0, 1, *(2 + axis for axis in axes))
+    if value.ndim >= 4 and value.shape[1] == 3 and own.shape[1] == 1:
+        value = value.sum(1, keepdim=True)
+    return value if value.shape == own.shape else None
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Args:
+        path: the file, of any size.
+
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _kind(path: Path, error: Exception) -> str:

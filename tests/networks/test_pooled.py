@@ -122,3 +122,12 @@ def test_it_refuses_what_does_not_fit(changes, message):
 def test_it_refuses_a_network_without_a_head():
     with pytest.raises(ValueError, match="head_layer: expected a"):
         PooledClassifier(torch.nn.Conv2d(1, 3, 3), 2, input_shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_it_refuses_layers_whose_outputs_are_no_maps(layer):
+    tokens = torch.nn.Sequential(torch.nn.Flatten(2), torch.nn.GRU(16, 3, batch_first=True), torch.nn.Linear(3, 2))
+    with pytest.raises(
+        ValueError, match=r"layers: expected outputs \(B, channels, spatial dimensions\), got others from"
+    ):
+        PooledClassifier(tokens, 2, input_shape=(1, 4, 4), layers=[layer])

@@ -11,15 +11,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import ResNet
 from safetensors.torch import save_file
 
-from monai_weckd.networks import TakeOutput, fingerprint, load_weights, weights
+from monai_weckd.networks import TakeOutput, fingerprint, load_weights, weights, with_weights
+from monai_weckd.networks.features import origin_of
 
 
 def make_network(seed=0):
@@ -141,3 +144,44 @@ def test_another_networks_weights_are_refused(tmp_path):
     torch.save(prefixed("module."), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=r"^student: expected the state_dict of Linear in .*Look again\.$"):
         load_weights(torch.nn.Linear(2, 2), tmp_path / "weights.pt", name="student", advice="Look again.")
+
+
+def small_resnet(channels=1, classes=2, **sizes):
+    options = {"conv1_t_size": [7, 5, 3], "conv1_t_stride": [2, 2, 1], "bias_downsample": False, **sizes}
+    blocks = {"block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [4, 4, 8, 8]}
+    return ResNet(spatial_dims=3, n_input_channels=channels, num_classes=classes, **blocks, **options).eval()
+
+
+def test_a_network_takes_all_of_a_file_but_its_head(tmp_path):
+    # for three colors and with the third axis first
+    sizes = {"conv1_t_size": [3, 7, 5], "conv1_t_stride": [1, 2, 2]}
+    trained = small_resnet(channels=3, classes=5, **sizes)
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.normal_(std=0.5)
+    state = {f"encoder.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": {**state, "text.weight": torch.ones(2)}}, tmp_path / "encoder.pt")
+    fresh = small_resnet()
+    head = fresh.fc.weight.clone()
+    network = with_weights(fresh, tmp_path / "encoder.pt", axes=[1, 2, 0])
+    assert network is fresh
+    assert torch.equal(network.fc.weight, head)
+    network.fc, trained.fc = torch.nn.Identity(), torch.nn.Identity()
+    volume = torch.rand(2, 1, 16, 20, 12)
+    expected = trained(volume.permute(0, 1, 4, 2, 3).expand(-1, 3, -1, -1, -1))
+    torch.testing.assert_close(network(volume), expected, atol=1e-4, rtol=1e-4)
+    known = hashlib.sha256((tmp_path / "encoder.pt").read_bytes()).hexdigest()
+    assert origin_of(torch.nn.Sequential(network)) == {"files": {"encoder.pt": known}}
+
+
+def test_a_file_without_a_weight_of_the_network_is_refused(tmp_path):
+    state = small_resnet().state_dict()
+    del state["layer2.0.conv1.weight"]
+    torch.save({**state, "bn1.weight": torch.ones(3)}, tmp_path / "encoder.pt")
+    for options, count in (({}, 2), ({"axes": [1, 2, 0]}, 3)):
+        message = rf"path: expected all weights of ResNet but its head fc in .* got none of the .* \({count} of"
+        with pytest.raises(ValueError, match=message):
+            with_weights(small_resnet(), tmp_path / "encoder.pt", **options)
+    for path in (None, tmp_path / "none.pt"):
+        with pytest.raises(ValueError, match="path: expected a file with weights, got"):
+            with_weights(small_resnet(), path)

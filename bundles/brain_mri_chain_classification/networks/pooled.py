@@ -174,6 +174,11 @@ class PooledClassifier(nn.Module):
             pooled: list[torch.Tensor] = []
 
             def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+                if not isinstance(output, torch.Tensor) or output.ndim != image.ndim:
+                    raise ValueError(
+                        f"layers: expected outputs (B, channels, spatial dimensions), got others from "
+                        f"{type(module).__name__}. Name other layers; tokens have no channels first."
+                    )
                 pooled.append(output.flatten(2).mean(2))  # noqa: B023  # the hook is gone before the next flip
 
             # removed at once, because a copy of the network would share hooks that stay
