@@ -75,7 +75,7 @@ def read_datalist(
 
     """
     datalist = load_datalist(dataset_dir, split_file=split_file, spatial_dims=spatial_dims)
-    if text := datalist.passed_over.text():
+    for text in filter(None, (datalist.layout, datalist.passed_over.text())):
         logger.info(text)
     return verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)
 
