@@ -37,7 +37,7 @@ from monai_weckd.data.picture import picture_array
 from monai_weckd.utils.budget import BudgetError, CountedFile, borrowed, budgeted, claim
 from monai_weckd.utils.errors import plain_reason
 
-__all__ = ["decoding", "read_image"]
+__all__ = ["check_bits", "decoding", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
@@ -73,6 +73,29 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     _check_finite(array, path)
     meta.setdefault("is_color", len(array) == 3)
     return array, meta
+
+
+def check_bits(array: np.ndarray, bits: int, path: PathLike) -> None:
+    """Refuse values beyond some bits, and fractions up to 1: transforms would clip them, or make them all dark.
+
+    Args:
+        array: finite values.
+        bits: how many bits the transforms expect.
+        path: the image.
+
+    Raises:
+        ValueError: When a value is negative or needs more bits, or all are at most 1 and some are fractions.
+
+    """
+    if array.dtype.kind in "bu" and 8 * array.dtype.itemsize <= bits:
+        return
+    low, high = float(array.min()), float(array.max())
+    is_fraction = array.dtype.kind == "f" and 0 < high <= 1 and bool((array % 1 > 0).any())
+    if low < 0 or high >= 2**bits or is_fraction:
+        raise ValueError(
+            f"{path}: expected values of {bits} bits, 0 to {2**bits - 1}, got {low:g} to {high:g}. "
+            "Scale them and save the image again, or leave it out."
+        )
 
 
 def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:

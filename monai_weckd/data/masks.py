@@ -35,14 +35,12 @@ MASK_FOLDERS = frozenset(
 )
 # these are never a class, unlike "label", or "seg" for segmented neutrophils
 _CLEAR_MASK_FOLDER = re.compile(r"(.*(?:mask|segmentation|annotation|groundtruth)s?|segmentation(?:class|object))")
-_MADE = (
-    r"(?:masks?|segs?|segmentations?|labels?|gt|ground[ _-]?truth|annotations?|overlays?|heat[ _-]?maps?|contours?"
-    r"|bbox(?:es)?|thumbnails?)"
-)
+_MASK = r"masks?|segs?|segmentations?|labels?|gt|ground[ _-]?truth|annotations?"
+_MADE = rf"(?:{_MASK}|overlays?|heat[ _-]?maps?|contours?|bbox(?:es)?|thumbnails?)"
 _SUFFIXED = re.compile(rf"(.+?)[ _.-]*{_MADE}(?:[ _-]?\d+)?", re.IGNORECASE)  # 1_mask, 1-seg-2, 1mask
 _LAST_WORD = re.compile(rf"(.+)[ _.-]{_MADE}", re.IGNORECASE)  # p1_seg beside p1_t1
 _PREFIXED = re.compile(rf"{_MADE}[ _.-]+(.+)", re.IGNORECASE)  # mask_1
-_ALONE = re.compile(_MADE, re.IGNORECASE)  # mask
+_ALONE = re.compile(_MASK, re.IGNORECASE)  # mask
 
 
 def is_mask_folder(name: str) -> bool:
