@@ -66,8 +66,8 @@ class Preparation:
             meta: its metadata.
 
         Raises:
-            ValueError: When they raise an error, or give another number of dimensions, or its values need more bits than
-                :py:class:`~monai_weckd.transforms.LoadMedicalImaged` takes.
+            ValueError: When they raise an error, or give another number of dimensions, or its values need more bits
+                than :py:class:`~monai_weckd.transforms.LoadMedicalImaged` takes.
 
         """
         if self._bits is not None:
