@@ -24,6 +24,7 @@ from dicom_files import write_series
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+from monai_weckd.data import image_reader
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.data.verify import read_datalist, verify_images
 
