@@ -43,7 +43,9 @@ LOAD_NIFTI = {
 LOAD_GRAY = {
     "_target_": "LoadImaged",
     "keys": "image",
-    "reader": "$monai.data.PILReader(converter=lambda image: ImageOps.exif_transpose(image).convert('L'))",
+    # 16-bit and float gray keep their values: Pillow would clip them
+    "reader": "$monai.data.PILReader(converter=lambda image: "
+    "ImageOps.exif_transpose(image).convert(image.mode if image.mode[0] in 'IF' else 'L'))",
     "ensure_channel_first": True,
 }
 # MONAI's readers give columns first; the pretrained filters know pictures with rows first

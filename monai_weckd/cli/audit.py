@@ -62,7 +62,7 @@ def _audit(args: argparse.Namespace) -> None:
     columns = manifest_columns(args.dataset_dir, ATTRIBUTES, datalist.passed_over)
     run = None if args.run_dir is None else read_run(args.run_dir, datalist)
     folder = prepare_folder(args.output_dir, overwrite=args.overwrite)
-    if text := datalist.passed_over.text():
+    for text in filter(None, (datalist.layout, datalist.passed_over.text())):
         print(text)
     print(f"reading {len(datalist.items)} images; each goes through the network once", flush=True)
     audit = audit_data(config, datalist, columns=columns, run=run)

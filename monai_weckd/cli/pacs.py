@@ -87,6 +87,7 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
     server = _server(url)
     counts: Counter[str] = Counter()
     faults: list[str] = []
+    joined = 0
     try:
         with series_folder(server, output_dir) as folder:
             for series in _counted(server.series(filters)):
@@ -97,11 +98,14 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
                     continue
                 counts["instances"] += fetched
                 counts["fetched" if fetched else "whole"] += 1
+            joined = folder.index.join_patients()
     except KeyboardInterrupt:
         raise InterruptedError(f"stopped after {counts['fetched']} series; run it again to go on") from None
     print_faults(faults)
     print(f"series  {counts['fetched']} fetched, {counts['whole']} there already, {len(faults)} bad")
     print(f"files   {counts['instances']} fetched into {output_dir}")
+    if joined:
+        print(f"groups  {joined} series joined the group of their patient, whom others of the study or number tell")
     if faults:
         raise ValueError(f"{url}: expected all series, got {len(faults)} that cannot be fetched.")
     if not counts:

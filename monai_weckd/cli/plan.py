@@ -158,9 +158,8 @@ def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
 
 
 def _oddities(plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
-    """Yield what was not used, and a note for each contradiction between byte-identical images."""
-    if text := datalist.passed_over.text():
-        yield text
+    """Yield what was and was not used, and a note for each contradiction between byte-identical images."""
+    yield from filter(None, (datalist.layout, datalist.passed_over.text()))
     splits = {key: split for split in SPLITS for key in getattr(plan, split)}
     for note in duplicate_notes(datalist.items, datalist.classes, splits):
         yield f"note: {note}"

@@ -75,19 +75,27 @@ _OTHER_THINGS = frozenset(
 )
 # what several images may show, by itself or with a number: "person", "donor no", "caseid"
 _SHOWN = (
-    *("person", "individual", "donor", "sub", "subj", "pat", "proband", "volunteer", "animal", "mouse", "rat", "dog"),
-    *("horse", "pig", "owner", "family", "twin", "pseudonym", "accession", "specimen", "biopsy", "slide", "video"),
-    *("clip", "case"),
+    *("person", "individual", "donor", "sub", "subj", "pat", "pt", "proband", "volunteer", "client", "animal", "mouse"),
+    *("rat", "dog", "cat", "cow", "sheep", "horse", "pig", "owner", "family", "household", "twin", "pseudonym"),
+    *("accession", "specimen", "biopsy", "slide", "video", "clip", "case", "nhs", "ssn", "empi", "uhid", "mrn"),
 )
-_NUMBERED = (*_SHOWN, "record", "hospital", "study", "exam", "lesion")
+_NUMBERED = (
+    *(*_SHOWN, "record", "medicalrecord", "mr", "chart", "hospital", "hosp", "study", "exam", "encounter", "lesion"),
+    "nodule",
+)
 # numbers of these may count them for each patient
 _COUNTED = ("sample", "visit", "scan", "series", "eye")
 _SHOWN_KEY = re.compile(
-    rf"(?:{'|'.join(_SHOWN)})s?|(?:{'|'.join(_NUMBERED)})(?:{'|'.join(filter(None, _NUMBERS))})"
+    rf"(?:{'|'.join(_SHOWN)})(?:s|name)?|(?:{'|'.join(_NUMBERED)})(?:{'|'.join(filter(None, _NUMBERS))})"
     rf"|(?:{'|'.join(_COUNTED)})u?id"
     # and in other languages
-    r"|(?:patient|pa[cz]iente?|proband|probant|subje[ck]t)(?:e?n|in|innen)?(?:id|nr|nummer|num|numero|no|code|name)?"
+    r"|(?:patient|pa[cz]iente?|proband|probant|subje[ck]t|sujet)(?:e?n|in|innen)?"
+    r"(?:id|nr|nummer|num|numero|no|code|name)?"
+    r"|(?:患者|病人|환자|пациент)(?:id|番号|编号|编码|번호|код)?"
 )
+# words of a column that numbers patients, beside one for a patient: "patient_id_hash", "id_paciente"
+_NUMBERING = frozenset((*_NUMBERS, "hashed", "anon", "anonymized", "anonymised", "pseudonymized", "unique", "global"))
+_PATIENTS = frozenset((*_PERSONS[1:], "paciente", "paziente", "pat", "pt", "subj", "person"))
 
 
 class Line(NamedTuple):
@@ -231,7 +239,7 @@ def _may_tell_patients_apart(title: str, values: Sequence[str], label: int | Non
         return True
     words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", title)]
     is_number = bool(words) and words[-1] in _ID_WORDS and words[0] not in _OTHER_THINGS
-    is_person = bool(words) and words[-1] in _PERSONS[1:]
+    is_person = bool(words) and (words[-1] in _PERSONS[1:] or _PATIENTS & set(words) >= set(words) - _NUMBERING)
     if not (is_number or is_person or _SHOWN_KEY.fullmatch(key)):
         return False
     return (1 if label is None else len(set(column_values(label, lines)))) < len(set(values)) < len(values)

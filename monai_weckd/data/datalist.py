@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from monai_weckd.data.class_folders import inner_folders, read_folders
 from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder, Row, find_manifest, read_manifest
+from monai_weckd.data.masks import find_masks
 from monai_weckd.data.medmnist import download_hint, medmnist_items
 from monai_weckd.data.names import clean_text, fold_text, join_spellings, spelled_as
 from monai_weckd.data.passed_over import PassedOver
@@ -31,7 +34,7 @@ from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.enums import UNLABELED
-from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.messages import nearest, printable
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["Datalist", "known_group", "known_groups", "load_datalist", "plan_datalist"]
@@ -46,6 +49,7 @@ class Datalist(NamedTuple):
         classes: class names in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify_images` left out.
         passed_over: columns and files that were not used.
+        layout: the class folders and their numbers of images, in one line; empty without class folders.
 
     """
 
@@ -53,6 +57,7 @@ class Datalist(NamedTuple):
     classes: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     passed_over: PassedOver = PassedOver()
+    layout: str = ""
 
 
 def plan_datalist(
@@ -106,7 +111,8 @@ def load_datalist(
     group in the manifest form a group for each patient, as their headers say, else for each study, else for each
     series; the name of such a group reveals nothing about the patient. **Any other image without a group is its own
     group.** If a patient may have several of them, write a manifest, or the patient will leak between the splits. A
-    MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`. Labels and groups that
+    MedMNIST archive has its own splits, see :py:func:`monai_weckd.data.medmnist.medmnist_items`. A class folder, or a
+    label, "unlabeled" means no label. Labels and groups that
     differ only by case, white space, Unicode form or invisible characters are one, in the most frequent spelling. No
     image is decoded. Of files that may be DICOM, the start of the header is read.
 
@@ -145,12 +151,15 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *,
     if not os.path.isdir(root):
         hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
         raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
-    manifest = find_manifest(root)
+    manifest, layout = find_manifest(root), ""
     passed_over = PassedOver()
     if manifest:
         rows = read_manifest(manifest, passed_over, classes=classes)
+        _refuse_masks(rows)
     else:
         rows = read_folders(root, passed_over, by_series=by_series)
+        counts = Counter(row.label or "without a label" for row in rows)
+        layout = "class folders: " + ", ".join(f"{printable(name)} {count}" for name, count in sorted(counts.items()))
     if not rows:
         raise ValueError(
             f"dataset_dir: expected images, got none in {root!r}. "
@@ -162,7 +171,7 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *,
     items = _with_patients([_item(row, names, finder) for row in rows], rows, root)
     _check_ids(items, rows)
     _check_groups(items, rows)
-    return Datalist(items, names, passed_over=passed_over)
+    return Datalist(items, names, passed_over=passed_over, layout=layout)
 
 
 def known_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> dict[str, str]:
@@ -207,6 +216,16 @@ def _fetched_groups(folder: str | os.PathLike[str]) -> dict[str, str]:
     return {row["series"]: row["group"] for row in read_table(text)}
 
 
+def _refuse_masks(rows: list[Row]) -> None:
+    """Refuse a manifest that lists the masks of its images as further images."""
+    for mask, image in find_masks(row.file for row in rows).items():
+        place = next(row.place for row in rows if row.file == mask)
+        raise ValueError(
+            f"{place}: expected images, got {mask!a} beside {image!a}, which looks like its mask. "
+            "Remove the row, or rename the file if it is an image."
+        )
+
+
 def _with_usual_labels(rows: list[Row], classes: Sequence[str] | None, passed_over: PassedOver) -> list[Row]:
     """Return rows in which each label has one spelling: that of the class, else the most frequent one."""
     usual = join_spellings(clean_text(row.label) for row in rows if row.label)
@@ -219,6 +238,7 @@ def _with_usual_labels(rows: list[Row], classes: Sequence[str] | None, passed_ov
 def _class_names(rows: list[Row], classes: Sequence[str] | None, root: str) -> list[str]:
     found = sorted({row.label for row in rows if row.label})
     names = found if classes is None else list(map(clean_text, classes))
+    _refuse_joined(rows, names)
     if len(names) < 2:
         where = f"labels in {root!r}" if classes is None else "classes"
         inner = inner_folders(root) if classes is None else ""
@@ -232,6 +252,18 @@ def _class_names(rows: list[Row], classes: Sequence[str] | None, root: str) -> l
                 f"{row.place}: expected one of the {len(names)} classes, got {row.label!r}. {nearest(row.label, names)}"
             )
     return names
+
+
+def _refuse_joined(rows: list[Row], names: Collection[str]) -> None:
+    """Refuse a cell that holds several labels, which would be a class of its own."""
+    for label in names:
+        parts = [clean_text(part) for part in re.split(r"[|;,]", label)]
+        if len(parts) > 1 and set(parts) <= set(names) - {label}:
+            place = next((row.place for row in rows if row.label == label), "classes")
+            raise ValueError(
+                f"{place}: expected one label, got {label!r}, which joins {' and '.join(map(repr, parts))}. "
+                "Keep one of them, or give both together another name."
+            )
 
 
 def _item(row: Row, names: tuple[str, ...], finder: FileFinder) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from monai_weckd.data.file_names import SUFFIXES, is_litter, is_picture, kind_of
+from monai_weckd.data.masks import find_masks
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.series_items import volumes
 
@@ -66,10 +67,12 @@ def _is_image(path: str) -> bool:
 def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None = None) -> list[str]:
     """Return the images at a path, sorted; for volumes, see ``data.series_items.volumes``.
 
+    Masks beside images, as :py:func:`~monai_weckd.data.masks.find_masks` finds them, are passed over.
+
     Args:
         path: an image, or a folder that is searched with its subfolders.
         spatial_dims: 2 for pictures, 3 for volumes.
-        passed_over: counts the other files, default None.
+        passed_over: counts the other files and the masks, default None.
 
     Raises:
         FileNotFoundError: When there is nothing at the path.
@@ -81,8 +84,12 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
     if not path.is_dir():
         return [str(path)]
     passed_over = PassedOver() if passed_over is None else passed_over
-    found = image_files(path, passed_over)
-    images = volumes(found, passed_over) if spatial_dims == 3 else list(found)
+    found = list(image_files(path, passed_over))
+    masks = find_masks(os.path.relpath(file, path) for file in found)
+    if masks:
+        passed_over.files["masks"] += len(masks)
+        found = [file for file in found if os.path.relpath(file, path) not in masks]
+    images = volumes(found, passed_over) if spatial_dims == 3 else found
     if not images:
         told = f" ({passed_over.text()})" if passed_over.files else ""
         raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none{told}.")

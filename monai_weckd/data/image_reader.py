@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from monai.config import PathLike
@@ -37,10 +38,11 @@ from monai_weckd.data.picture import picture_array
 from monai_weckd.utils.budget import BudgetError, CountedFile, borrowed, budgeted, claim
 from monai_weckd.utils.errors import plain_reason
 
-__all__ = ["decoding", "read_image"]
+__all__ = ["check_bits", "decoding", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
+_SMALL, _OF_PARTS = 2**16, 375  # bytes of a picture; what parsers keep for each: 1500 for a part of 4
 _MOST_EXTENSIONS = 2**24  # bytes of a NIfTI file before its voxels
 _AS_OBJECTS = 150  # bytes that one of them may become
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
@@ -65,8 +67,10 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     array = read_medmnist(str(path))
     if array is not None:
         meta = _meta(np.eye(4), has_geometry=False)
-    elif path.exists() or parse_series(path):
-        array, meta = _read(path, dicom_reader or DicomReader())
+    elif path.is_file():
+        array, meta = _read_file(path, dicom_reader)
+    elif path.exists() or parse_series(path):  # a folder, or one of its series
+        array, meta = _read_dicom(path, dicom_reader)
     else:
         got = "a link that leads nowhere. Correct it" if path.is_symlink() else "nothing there. Correct the path"
         raise FileNotFoundError(f"{path}: expected a file or folder, got {got}.")
@@ -75,21 +79,57 @@ def read_image(path: PathLike, *, dicom_reader: ImageReader | None = None) -> tu
     return array, meta
 
 
-def _read(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:
+def check_bits(array: np.ndarray, bits: int, path: PathLike) -> None:
+    """Refuse values beyond some bits, and fractions up to 1: transforms would clip them, or make them all dark.
+
+    Args:
+        array: finite values.
+        bits: how many bits the transforms expect.
+        path: the image.
+
+    Raises:
+        ValueError: When a value is negative or needs more bits, or all are at most 1 and some are fractions.
+
+    """
+    if array.dtype.kind in "bu" and 8 * array.dtype.itemsize <= bits:
+        return
+    low, high = float(array.min()), float(array.max())
+    is_fraction = array.dtype.kind == "f" and 0 < high <= 1 and bool((array % 1 > 0).any())
+    if low < 0 or high >= 2**bits or is_fraction:
+        raise ValueError(
+            f"{path}: expected values of {bits} bits, 0 to {2**bits - 1}, got {low:g} to {high:g}. "
+            "Scale them and save the image again, or leave it out."
+        )
+
+
+def _read_file(path: Path, dicom_reader: ImageReader | None) -> tuple[np.ndarray, dict[str, Any]]:
     """Return a channel-first array and its geometry, by the format of the file."""
-    head = _head(path) if path.is_file() else b""  # a folder, or one of its series
-    if not path.is_file() or head[128:] == b"DICM":
+    with CountedFile(path) as file:
+        head = file.read(132)  # tells the format
+        is_dicom, is_nifti = head[128:] == b"DICM", path.name.lower().endswith(NIFTI_SUFFIXES)
+        if head.startswith(PICTURE_HEADS) and not (is_dicom or is_nifti):
+            file.seek(0)
+            with decoding(path):
+                content = _small_picture(file, head)
+            return _read_picture(path, content or file)
+    if is_dicom:
         return _read_dicom(path, dicom_reader)
     if not head:
         raise ValueError(f"{path}: expected an image, got an empty file. Copy it again or leave it out.")
-    if path.name.lower().endswith(NIFTI_SUFFIXES):
+    if is_nifti:
         return _read_nifti(path)
-    if head.startswith(PICTURE_HEADS):
-        return _read_picture(path)
     if path.suffix.lower() in DICOM_SUFFIXES:
         return _read_dicom(path, dicom_reader)  # says what is wrong with it
     got = "a file of a .hdr and .img pair. Save it as .nii.gz" if _is_of_pair(path) else "another format. Convert it"
     raise ValueError(f"{path}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM, got {got}.")
+
+
+def _small_picture(file: CountedFile, head: bytes) -> BinaryIO | None:
+    """Return a small picture in memory, where reads cost less; None for TIFF, which may name one place many times."""
+    if file.size > _SMALL or head.startswith((b"II", b"MM")):
+        return None
+    claim(_OF_PARTS * file.size)
+    return io.BytesIO(file.read())
 
 
 def _is_of_pair(path: Path) -> bool:
@@ -97,22 +137,17 @@ def _is_of_pair(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
 
 
-def _read_dicom(path: Path, dicom_reader: ImageReader) -> tuple[np.ndarray, dict[str, Any]]:
-    array, meta = dicom_reader.get_data(dicom_reader.read(str(path)))
+def _read_dicom(path: Path, dicom_reader: ImageReader | None) -> tuple[np.ndarray, dict[str, Any]]:
+    reader = dicom_reader or DicomReader()
+    array, meta = reader.get_data(reader.read(str(path)))
     return _channel_first(array, meta[MetaKeys.ORIGINAL_CHANNEL_DIM]), meta
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a file, which tell its format."""
-    with path.open("rb") as file:
-        return file.read(132)
-
-
-def _read_picture(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read a picture with Pillow, upright, as gray or RGB."""
+def _read_picture(path: Path, file: BinaryIO) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a picture from an open file with Pillow, upright, as gray or RGB."""
     limit = Image.MAX_IMAGE_PIXELS or math.inf
     # an open file, not a path: given a path, Pillow 13 maps uncompressed TIFF and scrambles orientations 5 to 8
-    with CountedFile(path) as file, decoding(path), Image.open(file, formats=_FORMATS) as image:
+    with decoding(path), Image.open(file, formats=_FORMATS) as image:
         # Pillow itself only warns up to twice this limit
         if math.prod(image.size) > limit:
             raise Image.DecompressionBombError
@@ -131,7 +166,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read a NIfTI file with MONAI's reader; RGB24 voxels become channels, one slice becomes 2-D."""
     reader = NibabelReader(squeeze_non_spatial_dims=True)
     with decoding(path):
-        shape, voxel = _nifti_header(path)
+        raw = _nifti_header(path)
+        shape, voxel = raw.get_data_shape(), _voxel_bytes(raw)
     if math.prod(shape) > _MAX_VOXELS:
         raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {shape}. Crop or resample it.")
     with decoding(path):
@@ -150,15 +186,15 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         raise ValueError(f"{path}: expected a real 2-D or 3-D image, got {array.shape} {array.dtype}. Convert it.")
     if array.ndim == 4:
         with decoding(path):
-            fault = volume_fault(path, image, array.shape[1:], header[MetaKeys.AFFINE])
+            fault = volume_fault(raw, array.shape[1:], header[MetaKeys.AFFINE])
         if fault:
             raise ValueError(f"{path}: {fault}")
     has_geometry = bool(header["sform_code"] or header["qform_code"])
     return array, {**_meta(header[MetaKeys.AFFINE], has_geometry=has_geometry), "is_color": bool(names)}
 
 
-def _nifti_header(path: Path) -> tuple[tuple[int, ...], int]:
-    """Return the shape that a NIfTI file claims, and how many bytes a voxel takes until it is given.
+def _nifti_header(path: Path) -> Nifti1Header:
+    """Return the header of a NIfTI file as it is stored: nibabel mends what it checks.
 
     Nothing beyond the header is parsed before its size is checked.
     """
@@ -172,10 +208,14 @@ def _nifti_header(path: Path) -> tuple[tuple[int, ...], int]:
         if block[size : size + 1] > b"\0":  # there are extensions
             content = block + file.read(max(0, int(start) - len(block)))
             _check_extensions(content[size + 4 : int(start)], header.endianness)
+    return header
+
+
+def _voxel_bytes(header: Nifti1Header) -> int:
+    """Return how many bytes a voxel takes until it is given."""
     kind, (slope, shift) = header.get_data_dtype(), header.get_slope_inter()
     # as read and as copied, red, green and blue apart; scaled and shifted in float64
-    voxel = (3 if kind.names else 2) * kind.itemsize + (0 if (slope or 1, shift or 0) == (1, 0) else 16)
-    return header.get_data_shape(), voxel
+    return (3 if kind.names else 2) * int(kind.itemsize) + (0 if (slope or 1, shift or 0) == (1, 0) else 16)
 
 
 def _check_extensions(content: bytes, order: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -22,7 +23,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from monai_weckd.data.columns import REQUIRED, Line, column_values, find_columns, further_column
-from monai_weckd.data.names import clean_text, fold_text, is_missing, join_spellings
+from monai_weckd.data.names import clean_text, fold_text, is_missing, is_unlabeled, join_spellings
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.split_file import split_name
 from monai_weckd.plan.splits import SPLITS
@@ -33,6 +34,10 @@ __all__ = ["FileFinder", "Row", "find_manifest", "manifest_columns", "read_manif
 _NAME = "manifest.csv"
 # how programs save a table under the name that was meant
 _OTHER_FORMATS = (".tsv", ".txt", ".xls", ".xlsx", ".ods", ".numbers", ".csv.csv", ".csv.txt", ".csv.gz")
+
+
+# a long number as spreadsheets show it
+_ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d\d", re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -164,18 +169,22 @@ def _read_lines(manifest: str) -> tuple[list[str], list[Line]]:
 
 
 def _row(cells: dict[str, str], place: str, passed_over: PassedOver, classes: Collection[str]) -> Row:
-    label, group, split = (_value(name, cells, passed_over, classes) for name in ("label", "group", "split"))
+    label, group, split = (_value(name, cells, place, passed_over, classes) for name in ("label", "group", "split"))
     known = split_name(split)
     if split and known is None:
         raise ValueError(f"{place}: expected a split of {SPLITS}, got {split!r}. {nearest(split, SPLITS)}")
     return Row(place, cells.get("file", "").strip(), label, group, known or "")
 
 
-def _value(name: str, cells: dict[str, str], passed_over: PassedOver, classes: Collection[str]) -> str:
+def _value(name: str, cells: dict[str, str], place: str, passed_over: PassedOver, classes: Collection[str]) -> str:
     """Return a clean value, empty if it is missing."""
     cell = cells.get(name, "")
     value = clean_text(cell)
-    if is_missing(value) and not (name == "label" and value in classes):
+    if name == "group" and _ROUNDED.fullmatch(value):
+        raise ValueError(
+            f"{place}: expected a group, got {value!r}, which a spreadsheet has rounded. Write the whole number."
+        )
+    if (is_missing(value) or (name == "label" and is_unlabeled(value))) and not (name == "label" and value in classes):
         if value:
             passed_over.missing[f"{name} {value!r}"] += 1
         return ""

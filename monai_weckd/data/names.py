@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["clean_text", "fold_text", "is_missing", "join_spellings", "plain_key", "spelled_as"]
+__all__ = ["clean_text", "fold_text", "is_missing", "is_unlabeled", "join_spellings", "plain_key", "spelled_as"]
 
 # how programs write a cell without a value; "none" may be a class
 _MISSING = frozenset(
@@ -28,10 +28,12 @@ _MISSING = frozenset(
         *("#N/A", "#NA", "#N/A N/A", "#VALUE!", "#REF!", "#NAME?", "#NULL!", "#DIV/0!", "#NUM!"),
     )
 )
+# how folders and cells say that there is no label, as `plain_key` gives it
+_UNLABELED = re.compile(r"(un|not?|without|missing)(label|annotat)(s|l?ed|ion|ions)?")
 # letters that show nothing; other such characters are in the categories Cc and Cf
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _VARIATIONS = range(0xFE00, 0xFE10)  # of how a letter is drawn
-_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")  # as programs write it that keep numbers as floats
+_WHOLE_NUMBER = re.compile(r"\+?(-?\d+)(?:\.0*)?")  # also as programs write it that keep numbers as floats
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032`\u00b4]")
 
 
@@ -65,10 +67,25 @@ def is_missing(text: str) -> bool:
     return text in _MISSING
 
 
+def is_unlabeled(text: str) -> bool:
+    """Return whether the name of a class says that there is none, such as "unlabeled" or "not annotated".
+
+    Args:
+        text: a label, or the name of a class folder.
+
+    Example::
+
+        >>> is_unlabeled("Un-labelled"), is_unlabeled("unknown")
+        (True, False)
+
+    """
+    return bool(_UNLABELED.fullmatch(plain_key(text)))
+
+
 def fold_text(text: str) -> str:
     """Return what remains of a text without case, Unicode form, invisible characters, and runs of white space.
 
-    Dashes and apostrophes are of one kind, and 1.0 is 1.
+    Dashes and apostrophes are of one kind, an underscore is a space, digits are those of any script, and 1.0 is 1.
 
     Args:
         text: any text.
@@ -76,8 +93,10 @@ def fold_text(text: str) -> str:
     """
     text = _APOSTROPHES.sub("'", text)  # one of them would be a space and an accent
     folded = unicodedata.normalize("NFKC", _without_invisible(text)).casefold()
-    folded = " ".join(unicodedata.normalize("NFKC", folded).split())
-    folded = "".join("-" if unicodedata.category(letter) == "Pd" else letter for letter in folded)
+    # of a Turkish capital letter, a dot remains
+    folded = unicodedata.normalize("NFKC", folded).replace("i\u0307", "i").replace("_", " ")
+    folded = " ".join(folded.split())
+    folded = "".join(map(_plain_letter, folded))
     found = _WHOLE_NUMBER.fullmatch(folded)
     return found[1] if found else folded
 
@@ -135,6 +154,11 @@ def join_spellings(names: Iterable[str]) -> dict[str, str]:
     for name, _ in counts.most_common():
         usual.setdefault(fold_text(name), name)
     return {name: usual[fold_text(name)] for name in counts}
+
+
+def _plain_letter(letter: str) -> str:
+    kind = unicodedata.category(letter)
+    return "-" if kind == "Pd" else str(unicodedata.decimal(letter)) if kind == "Nd" else letter
 
 
 def _without_invisible(text: Iterable[str]) -> str:

@@ -13,26 +13,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.openers import ImageOpener
 from nibabel.orientations import aff2axcodes
 
 __all__ = ["volume_fault"]
 
 _SMALLEST, _LARGEST = 1e-4, 1e3  # mm, of a voxel
 _FLATTEST = 1e-3  # volume of the body that three directions of length 1 span
-_DIFFERENT = 0.01  # of the largest voxel size
+_DIFFERENT, _EQUAL = 0.01, 1e-5  # of the largest number in the affine
 
 
-def volume_fault(path: Path, image: Any, sizes: tuple[int, ...], affine: np.ndarray) -> str:
+def volume_fault(header: Any, sizes: tuple[int, ...], affine: np.ndarray) -> str:
     """Return what about the geometry of a volume is wrong, with the remedy; empty if nothing.
 
     Args:
-        path: the file.
-        image: the image as nibabel has opened it.
+        header: the header as it is stored, not as nibabel mends it.
         sizes: numbers of voxels.
         affine: maps indices to mm.
 
@@ -43,28 +40,30 @@ def volume_fault(path: Path, image: Any, sizes: tuple[int, ...], affine: np.ndar
     if 1 in sizes:
         flat = " x ".join(str(size) for size in sizes if size > 1)
         return f"expected a picture or a volume, got one slice ({shape}). Save it as {flat}."
-    unit = image.header.get_xyzt_units()[0]
+    unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         return f"expected millimeters, got {unit}. Convert the header."
-    with ImageOpener(str(path)) as stream:
-        header = type(image.header).from_fileobj(stream, check=False)  # a check would mend it
     claimed = header["pixdim"][1:4]
     if not header["sform_code"] and not ((claimed > 0) & np.isfinite(claimed)).all():
         return f"expected three voxel sizes above 0, got {_text(claimed)}. Correct the header."
-    return _affine_fault(header.get_best_affine()[:3, :3]) or _disagreement(header, affine)
+    best = header.get_best_affine()
+    return _affine_fault(best[:3, :3]) or _disagreement(header, affine, best)
 
 
-def _disagreement(header: Any, affine: np.ndarray) -> str:
+def _disagreement(header: Any, taken: np.ndarray, best: np.ndarray) -> str:
     """Return that the header has two geometries; MONAI takes the one, other programs the other."""
-    taken, best = affine[:3, :3], header.get_best_affine()[:3, :3]
-    differs = np.abs(taken - best).max() > _DIFFERENT * np.linalg.norm(best, axis=0).max()
+    largest = np.abs(best[:3, :3]).max()
+    differs = np.abs(taken - best)[:3, :3].max() > _DIFFERENT * largest
     if header["sform_code"] and header["qform_code"]:
-        differs |= aff2axcodes(header.get_sform()) != aff2axcodes(header.get_qform())
+        sform, qform = best, header.get_qform()  # the best is the sform then
+        # those that are nearly equal have the same main directions, unless these are two at once
+        if np.abs(sform - qform)[:3, :3].max() > _EQUAL * largest:
+            differs |= aff2axcodes(sform) != aff2axcodes(qform)
     return "expected one geometry, got an sform unlike qform or pixdim. Correct the header." if differs else ""
 
 
 def _affine_fault(matrix: np.ndarray) -> str:
-    lengths = np.linalg.norm(matrix, axis=0)
+    lengths = np.sqrt((matrix * matrix).sum(axis=0))
     sound = bool(np.isfinite(matrix).all()) and bool(((lengths >= _SMALLEST) & (lengths <= _LARGEST)).all())
     if sound and abs(np.linalg.det(matrix / lengths)) >= _FLATTEST:
         return ""

@@ -33,6 +33,7 @@ class PassedOver:
         files: number of files that are not images, by their suffix.
         missing: number of cells that were read as missing, by what they hold, such as "label 'nan'".
         spellings: number of labels and groups that were read in another spelling, by both spellings.
+        notes: what else may be meant otherwise.
 
     """
 
@@ -40,6 +41,7 @@ class PassedOver:
     files: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     spellings: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """Return all that was not used in one line; empty if everything was.
@@ -62,7 +64,7 @@ class PassedOver:
             if counts:
                 each = _shown(f"{printable(name)} {count}" for name, count in counts.most_common())
                 parts.append(f"{kind}: {counts.total()} ({each})")
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.notes])
 
     def joined(self, kind: str, name: str, other: str) -> str:
         """Count a name that is read as another spelling, and return the other one.

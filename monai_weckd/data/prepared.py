@@ -24,7 +24,7 @@ from monai.utils import CommonKeys, MetaKeys
 
 from monai_weckd.data.content import UndescribedError, describe
 from monai_weckd.data.dicom.references import folder_of
-from monai_weckd.data.image_reader import read_image
+from monai_weckd.data.image_reader import check_bits, read_image
 from monai_weckd.utils.errors import explaining_error, plain_reason
 
 __all__ = ["Preparation", "image_error", "load_image"]
@@ -35,7 +35,8 @@ class Preparation:
 
     The transforms run on images of a kind until one passes. Images are of one kind if they have the same number
     of dimensions and channels, the same orientation, and sizes and voxels that agree to a factor of two. So most
-    images are prepared only once, in training, and each odd one is checked.
+    images are prepared only once, in training, and each odd one is checked. The bits of the values are checked of each
+    image.
 
     Args:
         transform: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
@@ -49,6 +50,8 @@ class Preparation:
     def __init__(self, transform: Callable, spatial_dims: int | None = None) -> None:
         self.transform, self.spatial_dims = transform, spatial_dims
         self._passed: set[tuple[Any, ...]] = set()
+        loaders = (getattr(part, "loader", None) for part in getattr(transform, "transforms", [transform]))
+        self._bits = next((bits for loader in loaders if (bits := getattr(loader, "bits", None)) is not None), None)
         try:
             self.recipe = json.dumps([describe(transform), spatial_dims])
         except UndescribedError:  # its code may change, so checks count for this object only
@@ -63,9 +66,12 @@ class Preparation:
             meta: its metadata.
 
         Raises:
-            ValueError: When they raise an error, or give another number of dimensions.
+            ValueError: When they raise an error, or give another number of dimensions, or its values need more bits
+                than :py:class:`~monai_weckd.transforms.LoadMedicalImaged` takes.
 
         """
+        if self._bits is not None:
+            check_bits(array, self._bits, path)
         kind = _kind(array, np.asarray(meta[MetaKeys.AFFINE], dtype=np.float64))
         if kind in self._passed:
             return

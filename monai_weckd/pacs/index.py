@@ -18,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_weckd.data.dicom.patients import DicomKeys, pseudonyms, read_keys
+from monai_weckd.data.dicom.patients import DicomKeys, completed_keys, pseudonyms, read_keys
 from monai_weckd.pacs.journal import Journal
 from monai_weckd.pacs.server import is_uid
 
@@ -104,6 +104,25 @@ class SeriesIndex:
         """
         self.rows.pop(series, None)
         self._journal.replace(row._asdict() for row in self.rows.values())
+
+    def join_patients(self) -> int:
+        """Give series one group where all headers together tell that they are of one patient; return how many changed.
+
+        These are series without the number of the patient, or without its issuer, beside others of the same study or
+        number. They get the group of the first of them.
+        """
+        keys = {name: _keys(instance_files(self.root / name)[0]) for name in self.rows}
+        groups: dict[tuple[str, ...], str] = {}
+        changed = {}
+        for name, found in completed_keys(keys).items():
+            row = self.rows[name]
+            group = groups.setdefault(found.unit or (name,), row.group)
+            if row.group != group:
+                changed[name] = row._replace(group=group)
+        if changed:
+            self.rows.update(changed)
+            self._journal.replace(row._asdict() for row in self.rows.values())
+        return len(changed)
 
     def is_whole(self, series: str, instances: Collection[str]) -> bool:
         """Return whether a series is complete and undamaged.

@@ -199,11 +199,21 @@ def probability_fault(path: str, probabilities: np.ndarray) -> str:
 def _read_as_in_training(config: BundleConfig) -> None:
     preprocessing = config["preprocessing"]
     transforms = preprocessing.get("transforms", []) if isinstance(preprocessing, dict) else []
+    # stock MONAI clips what has more bits, training refuses it
+    bits = 8 if any(map(_is_of_8_bits, transforms)) else None
     for number, transform in enumerate(transforms):
         if isinstance(transform, dict) and transform.get("_target_", "").rpartition(".")[2] == "LoadImaged":
             loader = {
                 "_target_": "monai_weckd.transforms.LoadMedicalImaged",
                 "keys": transform["keys"],
                 "channels": "@channels" if "channels" in config else None,
+                "bits": bits,
             }
             config.set(f"preprocessing#transforms#{number}", loader)
+
+
+def _is_of_8_bits(transform: Any) -> bool:
+    """Return whether a transform clips the values of pictures to those of 8 bits."""
+    return isinstance(transform, dict) and (
+        [transform.get(key) for key in ("a_min", "a_max", "clip")] == [0, 255, True]
+    )

@@ -26,7 +26,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import ImageMetaKey, MetaKeys
 
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.image_reader import decoding, read_image
+from monai_weckd.data.image_reader import check_bits, decoding, read_image
 from monai_weckd.utils.budget import budgeted, claim
 
 __all__ = ["LoadMedicalImage", "LoadMedicalImageD", "LoadMedicalImageDict", "LoadMedicalImaged"]
@@ -59,9 +59,11 @@ class LoadMedicalImage(Transform):
         channels: 1 turns RGB into luminance (ITU-R BT.601, unrounded), 3 repeats gray. ``None`` (default) keeps
             the channels of the file.
         dicom_reader: reads DICOM files and folders. Defaults to ``None``: ``DicomReader()``.
+        bits: refuse values that need more bits, negative ones, and fractions up to 1, for transforms that scale a
+            fixed range, such as 0..255 for 8 bits. Defaults to ``None``: take any values.
 
     Raises:
-        ValueError: When ``channels`` is not 1, 3 or ``None``.
+        ValueError: When ``channels`` is not 1, 3 or ``None``, or ``bits`` is below 1.
 
     Example::
 
@@ -74,10 +76,14 @@ class LoadMedicalImage(Transform):
         torch.Size([3, 6, 4])
     """
 
-    def __init__(self, channels: int | None = None, dicom_reader: ImageReader | None = None) -> None:
+    def __init__(
+        self, channels: int | None = None, dicom_reader: ImageReader | None = None, *, bits: int | None = None
+    ) -> None:
         if channels not in (None, 1, 3):
             raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}. Pass one of these.")
-        self.channels = channels
+        if bits is not None and bits < 1:
+            raise ValueError(f"bits: expected at least 1 or None, got {bits!r}. Pass 8 for pictures in 0..255.")
+        self.channels, self.bits = channels, bits
         self.dicom_reader = DicomReader() if dicom_reader is None else dicom_reader
 
     @budgeted
@@ -89,11 +95,13 @@ class LoadMedicalImage(Transform):
 
         Raises:
             FileNotFoundError: When there is nothing at ``path``.
-            ValueError: When :py:func:`~monai_weckd.data.image_reader.read_image` refuses it, or its channels do not
-                fit.
+            ValueError: When :py:func:`~monai_weckd.data.image_reader.read_image` refuses it, or its channels or values
+                do not fit.
         """
         path = Path(path).expanduser()
         array, meta = read_image(path, dicom_reader=self.dicom_reader)
+        if self.bits is not None:
+            check_bits(array, self.bits, path)
         with decoding(path):
             claim(_converted_bytes(array, self.channels))
         array = _with_channels(array, self.channels, path, is_color=meta.pop("is_color"))
@@ -110,6 +118,7 @@ class LoadMedicalImaged(MapTransform):
         keys: keys of the paths to load.
         channels: see :py:class:`LoadMedicalImage`. Defaults to ``None``.
         dicom_reader: see :py:class:`LoadMedicalImage`. Defaults to ``None``.
+        bits: see :py:class:`LoadMedicalImage`. Defaults to ``None``.
         allow_missing_keys: do not raise an exception if a key is missing. Defaults to ``False``.
     """
 
@@ -119,10 +128,11 @@ class LoadMedicalImaged(MapTransform):
         channels: int | None = None,
         *,
         dicom_reader: ImageReader | None = None,
+        bits: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.loader = LoadMedicalImage(channels, dicom_reader)
+        self.loader = LoadMedicalImage(channels, dicom_reader, bits=bits)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load the image under each key.

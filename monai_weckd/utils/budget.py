@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -33,6 +34,8 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
 # what a parser keeps of a read beside its bytes: an element, or the item of a sequence, with their dictionaries
 _OBJECT = 1500
 _LUMP = 2**20
+
+_read = io.BufferedReader.read
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,18 +68,22 @@ class _Shared:
 
     def keep(self, wanted: int) -> None:
         """Wait until there is room, in the order of coming."""
+        if not wanted and not self._door.locked():
+            return
         with self._door, self._change:
             self._change.wait_for(lambda: not self._used or self._used + wanted <= memory_budget())
             self._used += wanted
 
-    def grow(self, more: int) -> bool:
+    def grow(self, more: int, budget: int) -> bool:
         """Return whether there was room at once."""
         with self._change:
-            fits = self._used + more <= memory_budget()
+            fits = self._used + more <= budget
             self._used += more if fits else 0
             return fits
 
     def give_back(self, kept: int) -> None:
+        if not kept:
+            return
         with self._change:
             self._used -= kept
             self._change.notify_all()
@@ -105,9 +112,8 @@ def memory_budget() -> int:
         ValueError: When the variable is no number of bytes.
 
     """
-    from torch.utils.data import get_worker_info
-
-    worker = get_worker_info()
+    data = sys.modules.get("torch.utils.data")  # without it, there are no worker processes
+    worker = data.get_worker_info() if data is not None else None
     text = os.environ.get(VARIABLE, "")
     return (_bytes_of(text) if text else _default()) // (1 if worker is None else worker.num_workers)
 
@@ -179,7 +185,7 @@ def claim(count: int, *, name: str = "") -> None:
     if _room.kept is None:
         return
     if total > _room.kept:
-        if not _shared.grow(total - _room.kept):
+        if not _shared.grow(total - _room.kept, budget):
             raise _NotNowError(total)
         _room.kept = total
     _room.claimed = total
@@ -221,11 +227,14 @@ class CountedFile(_Counted, io.BufferedReader):
     Args:
         path: the file.
 
+    Attributes:
+        size: its number of bytes.
+
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(io.FileIO(path))
-        self._size = os.fstat(self.fileno()).st_size
+        self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return the next bytes; no more are allocated than there are, whatever a header claims.
@@ -235,12 +244,12 @@ class CountedFile(_Counted, io.BufferedReader):
 
         """
         if size is None or size < 0 or size > _LUMP:
-            left = max(0, self._size - self.tell())
+            left = max(0, self.size - self.tell())
             size = left if size is None or size < 0 else min(size, left)
         self._owed += size + _OBJECT  # here, since headers are read in hundreds of pieces
         if self._owed > _LUMP:
             self._settle()
-        return super().read(size)
+        return _read(self, size)
 
 
 class CountedBytes(_Counted, io.BytesIO):

@@ -161,14 +161,14 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     root = folder_with(tmp_path, "a.png", picture)
     (root / "a.png").chmod(0)
     if os.access(root / "a.png", os.R_OK):  # as root
-        genuine = image_reader._head
+        genuine = image_reader.CountedFile
 
-        def head(path):
+        def counted(path):
             if path.name == "a.png":
                 raise PermissionError(13, "Permission denied", str(path))
             return genuine(path)
 
-        monkeypatch.setattr(image_reader, "_head", head)
+        monkeypatch.setattr(image_reader, "CountedFile", counted)
     refused_and_skipped(
         root, "a.png", r"cannot be read \(Permission denied\)\. Check that it exists and is readable, or leave it out\."
     )

@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from dataset_folders import touch
 
 from monai_weckd.data.datalist import load_datalist
+from monai_weckd.utils.enums import UNLABELED
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,8 @@ def test_splits_below_class_folders(tmp_path, names, splits):
         ("imgs/a.png annotations/a.xml", r"expected a folder for each class in .*, got 'imgs' beside 'annotations'"),
         ("images/a.png other/b.png", r"expected a folder for each class in .*, got 'images' beside 'other'"),
         ("train/images/a.png train/labels/a.png", r"expected a folder for each class in .*train', got 'images' beside"),
-        ("ill/images/a.png ill/masks/a.png well/a.png", r"expected a folder for each class in .*ill', got 'images'"),
+        ("ill/images/a.png ill/masks/a.png well/a.png", r"expected images in class folders, got 'ill/masks/a.png' be"),
+        ("ill/p/a.png ill/p/masks/a.png well/a.png", r"expected images in class folders, got 'ill/p/masks/a.png' be"),
         (
             "ill/a.png well/b.gif well/c.gif",
             r"expected images in every class folder.*well' \(files passed over: 2 \(\.gif 2\)\)\. Add images",
@@ -112,7 +116,11 @@ def test_classes_in_a_further_folder_are_pointed_at(tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    "mask", ["a_mask.png", "a_MASK.tif", "a_mask_1.png", "a-seg.png", "a_segmentation.bmp", "a_gt.png", "a label.png"]
+    "mask",
+    [
+        *("a_mask.png", "a_MASK.tif", "a_mask_1.png", "a-seg.png", "a_segmentation.bmp", "a_gt.png", "a label.png"),
+        *("mask_a.png", "Seg-a.tif", "a_overlay.png", "a.heatmap.png", "a_contours.png", "a_thumbnail.png", "mask.png"),
+    ],
 )
 def test_a_mask_beside_its_image_is_no_image(tmp_path, mask):
     touch(tmp_path, "ill/p1/a.png", f"ill/p1/{mask}", "well/b.png")
@@ -129,6 +137,65 @@ def test_parts_that_each_hold_the_classes_are_not_the_classes(tmp_path, names):
     with pytest.raises(ValueError, match=rf"got '{folders[0]}' and '{folders[1]}', which both have 'ill' and 'well'"):
         load_datalist(tmp_path)
     assert load_datalist(touch(tmp_path / "own", "set_a/p1/a.png", "set_b/p2/a.png")).classes == ("set_a", "set_b")
+
+
+@pytest.mark.parametrize("names", ["train dev", "trn tst", "01_train 02_test", "train_images test_images", "dev eval"])
+def test_what_looks_like_splits_is_not_the_classes(tmp_path, names):
+    touch(tmp_path, *(f"{folder}/{label}/a.png" for folder in names.split() for label in ("ill", "well")))
+    with pytest.raises(ValueError, match="Name splits train, val and test"):
+        load_datalist(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["left right", "40X 100X", "T1 T2", "north south west"])
+def test_folders_that_each_hold_the_same_folders_are_noted(tmp_path, names):
+    touch(tmp_path, *(f"{folder}/{label}/a.png" for folder in names.split() for label in ("ill", "well")))
+    found = load_datalist(tmp_path)
+    assert set(found.classes) == set(names.split())
+    assert found.passed_over.text().endswith("although each of them holds 'ill' and 'well'")
+    touch(tmp_path, f"{names.split()[0]}/other/a.png")
+    assert load_datalist(tmp_path).passed_over.text() == ""
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        *(
+            (name, "is no class by its name")
+            for name in ("backup", "Backup_2024", "_archive", "old", "tmp", "New folder")
+        ),
+        *((name, "is no class by its name") for name in ("New Folder (2)", "Neuer Ordner", "thumbnails", "trash")),
+        *((name, "is a copy of 'ill' by its name") for name in ("ill - Copy", "Copy of ill", "ill (1)", "ILL_old")),
+        *((name, "holds masks by its name") for name in ("masks", "GroundTruth", "ill_mask", "Segmentations")),
+    ],
+)
+def test_what_lies_beside_class_folders_and_is_no_class_is_refused(tmp_path, folder, reason):
+    touch(tmp_path, "ill/a.png", "well/b.png", f"{folder}/c.png")
+    with pytest.raises(ValueError, match=rf"got '{re.escape(folder)}', which {reason}\. Move it elsewhere") as error:
+        load_datalist(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / folder).rename(tmp_path / "better")
+    assert load_datalist(tmp_path).classes == ("better", "ill", "well")
+
+
+@pytest.mark.parametrize("inner", ["all/ill all/well", "more/deep/ill more/Ill", "well/ill", "copies of all/well"])
+def test_a_folder_that_holds_class_folders_again_is_refused(tmp_path, inner):
+    touch(tmp_path, "ill/a.png", "well/b.png", *(f"{folder}/c.png" for folder in inner.split(" ") if "/" in folder))
+    with pytest.raises(ValueError, match=r"which holds a folder '(ill|Ill|well)', as there is beside it"):
+        load_datalist(tmp_path)
+
+
+def test_numbered_patients_below_numbered_classes_are_no_class_folders(tmp_path):
+    touch(tmp_path, *(f"{label}/{patient}/a.png" for label in "012" for patient in "0123"))
+    assert load_datalist(tmp_path).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("folder", ["unlabeled", "Unlabelled", "not_labeled", "No label", "without labels"])
+def test_images_in_a_folder_of_unlabeled_ones_have_no_label(tmp_path, folder):
+    found = load_datalist(touch(tmp_path, "ill/a.png", "well/b.png", f"{folder}/c.png", f"{folder}/d.png"))
+    assert found.classes == ("ill", "well")
+    assert [item["label"] for item in found.items if item["id"].startswith(folder)] == [UNLABELED] * 2
+    assert found.passed_over.text() == f"read as missing: 2 (label '{folder}' 2)"
+    assert found.layout == "class folders: ill 1, well 1, without a label 2"
 
 
 def test_litter_is_neither_a_class_nor_counted(tmp_path):

@@ -112,12 +112,13 @@ def test_of_a_cameras_mpo_the_main_picture_is_taken(tmp_path):
     np.testing.assert_allclose(LoadMedicalImage()(tmp_path / "a.jpg"), np.full((3, 56, 40), 200), atol=2)
 
 
-def deep_png(path, kind, samples):
+def deep_png(path, kind, samples, *chunks):
     """Write 16-bit PNG, which Pillow does only for gray; kind 4 is gray with alpha, 2 color, 6 color with alpha."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     parts = [b"\x89PNG\r\n\x1a\n"]
     for name, data in (
         (b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, kind, 0, 0, 0)),
+        *chunks,
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     ):
@@ -133,11 +134,26 @@ def test_16_bit_color_is_read_as_8_bit(tmp_path, kind, count):
     np.testing.assert_array_equal(array, deep[..., :3].transpose(2, 1, 0) >> 8)
 
 
-@pytest.mark.parametrize("channels", [None, 1])
-def test_16_bit_gray_keeps_its_values_beside_alpha(tmp_path, channels):
-    deep = RNG.integers(0, 65536, (5, 7, 2), dtype=np.uint16)
-    array = LoadMedicalImage(channels)(deep_png(tmp_path / "a.png", 4, deep))
-    np.testing.assert_array_equal(array, deep[..., 0].T[None])
+DEEP_GRAY = {
+    "opaque": (4, lambda gray: np.stack([gray, np.full_like(gray, 65535)], -1), ()),
+    "transparent": (4, lambda gray: np.stack([gray, np.zeros_like(gray)], -1), ()),
+    "half": (4, lambda gray: np.stack([gray, gray[::-1]], -1), ()),
+    "12 bits": (4, lambda gray: np.stack([gray >> 4, gray], -1), ()),
+    "transparent color": (0, lambda gray: gray[..., None], ((b"tRNS", b"\0\5"),)),
+    "gamma and physical size": (
+        4,
+        lambda gray: np.stack([gray, gray], -1),
+        ((b"gAMA", struct.pack(">I", 45455)), (b"pHYs", struct.pack(">IIB", 2, 1, 1))),
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "samples", "chunks"), DEEP_GRAY.values(), ids=DEEP_GRAY)
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_16_bit_gray_keeps_its_values_beside_alpha(tmp_path, channels, kind, samples, chunks):
+    deep = samples(RNG.integers(0, 65536, (5, 7), dtype=np.uint16))
+    array = LoadMedicalImage(channels)(deep_png(tmp_path / "a.png", kind, deep, *chunks))
+    np.testing.assert_array_equal(array, np.repeat(deep[..., 0].T[None], channels or 1, axis=0))
 
 
 def tiff(path, planes, *, bits, samples=1, order="<", more=()):

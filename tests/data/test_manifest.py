@@ -64,6 +64,8 @@ def test_near_names_of_splits_are_taken(tmp_path, title, value):
         *("ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet", "caseid", "sub", "MRN"),
         *("person", "Donor No", "AccessionNumber", "hospital number", "bids_subject", "Patientennummer", "paciente"),
         *("patient_pid", "PatientenID", "Mouse", "video", "record_id", "visitid", "seriesuid", "study number"),
+        *("Pt No", "nhs_number", "SSN", "chart no", "medical record number", "hosp_no", "patient_id_hash", "sujet"),
+        *("id_paciente", "anon_patient_id", "client", "household", "video_name", "encounter_id", "UHID", "EMPI"),
     ],
 )
 def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
@@ -152,6 +154,42 @@ def test_missing_labels_and_groups(tmp_path, missing):
     assert found.passed_over.text() == told
 
 
+@pytest.mark.parametrize("label", ["unlabeled", "Unlabelled", "not annotated", "no_label"])
+def test_a_label_that_says_there_is_none_is_missing(tmp_path, label):
+    found = listed(tmp_path, "file,label", "a.png,x", "b.png,y", f"c.png,{label}")
+    assert [item["label"] for item in found.items] == [0, 1, UNLABELED]
+    assert found.passed_over.text() == f"read as missing: 1 (label {label!r} 1)"
+
+
+@pytest.mark.parametrize("label", ["x|y", "y;x", "x | y", '"x, y"'])
+def test_several_labels_in_a_cell_are_refused(tmp_path, label):
+    with pytest.raises(ValueError, match=r"row 4: expected one label, got '.*', which joins '[xy]' and '[xy]'\."):
+        listed(tmp_path, "file,label", "a.png,x", "b.png,y", f"c.png,{label}")
+    assert len(listed(tmp_path, "file,label", "a.png,x", "b.png,y", "c.png,x|z").classes) == 3
+
+
+@pytest.mark.parametrize("group", ["1.23E+11", "4E+10", "1,23E+12", "1.23457e+11"])
+def test_a_number_that_a_spreadsheet_has_rounded_is_no_group(tmp_path, group):
+    with pytest.raises(ValueError, match=r"row 2: expected a group, got '.*', which a spreadsheet has rounded\."):
+        listed(tmp_path, "file,label,group", f'a.png,x,"{group}"', "b.png,y,p")
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"),
+    [
+        *(("masks/a.png", "images/a.png"), ("p/labelsTr/a.png", "p/imagesTr/b.png"), ("masks/a.png", "a.png")),
+        *(("a_mask.png", "a.png"), ("p/mask_1.png", "p/1.png"), ("p/seg.png", "p/t1.png"), ("p1_seg.png", "p1_t1.png")),
+    ],
+)
+def test_masks_that_a_manifest_lists_beside_their_images_are_refused(tmp_path, mask, image):
+    lines = [f"{image},x", f"{mask},y"]
+    with pytest.raises(ValueError, match=rf"row 3: expected images, got '{mask}' beside '{image}', which looks like"):
+        listed(tmp_path, "file,label", *lines, files=f"{image} {mask}")
+    alone = mask.replace("masks", "scans")
+    found = listed(tmp_path, "file,label", f"{alone},x", "d/c.png,y", files=f"{alone} d/c.png")
+    assert len(found.items) == 2
+
+
 def test_a_class_that_is_given_is_not_missing(tmp_path):
     root = manifest(tmp_path, rows("a.png,None,,", "b.png,NA,,", "c.png,none,,"))
     found = load_datalist(root, classes=["None", "ill"])
@@ -169,6 +207,11 @@ SPELLINGS = {
     "large_number": ("-12", "-12.00", "'-12.00' as '-12'"),
     "hyphen": ("non-ill", "non\u2011ill", r"'non\u2011ill' as 'non-ill'"),
     "dash": ("non-ill", "non\u2013ill", r"'non\u2013ill' as 'non-ill'"),
+    "underscore": ("no tumor", "no_tumor", "'no_tumor' as 'no tumor'"),
+    "plus": ("1", "+1", "'+1' as '1'"),
+    "point": ("1", "1.", "'1.' as '1'"),
+    "digit": ("1", "\u0661", r"'\u0661' as '1'"),
+    "turkish": ("ill", "\u0130ll", r"'\u0130ll' as 'ill'"),
     "apostrophe": ("l'oeil", "l\u2019oeil", "'l\\u2019oeil' as \"l'oeil\""),
     "direction": ("ill", "\u202eill\u202c", r"'\u202eill\u202c' as 'ill'"),
     "variation": ("ill", "ill\ufe0f", r"'ill\ufe0f' as 'ill'"),

@@ -113,7 +113,7 @@ def test_class_names_must_fit_the_labels(tmp_path):
 @pytest.mark.usefixtures("no_medmnist")
 def test_items(tmp_path, save, column):
     path = archive(tmp_path, save, **arrays(column=column))
-    items, classes, skipped, _ = load_datalist(path)
+    items, classes, skipped, *_ = load_datalist(path)
     assert (classes, skipped) == (("0", "1", "2"), ())
     assert Counter(item["split"] for item in items) == COUNTS
     assert items[11] == {

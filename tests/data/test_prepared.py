@@ -102,6 +102,35 @@ def test_what_is_no_volume_is_left_out_of_a_solid_bundle(folder, bad):
     check(folder, bad, VOLUMES, 3)
 
 
+SHADES = np.arange(81, dtype=np.uint16).reshape(9, 9)
+DEEP = {
+    "16.png": lambda path: Image.fromarray(SHADES * 800).save(path),
+    "12.tif": lambda path: Image.fromarray(SHADES * 50).save(path),
+    "256.png": lambda path: Image.fromarray(SHADES + 176).save(path),
+    "negative.tif": lambda path: Image.fromarray(SHADES.astype(np.int32) - 1).save(path),
+    "fraction.tif": lambda path: Image.fromarray((SHADES / 80).astype(np.float32)).save(path),
+    "slice.dcm": lambda path: write_dicom(path, SHADES * 50, BitsStored=12, HighBit=11),
+    "hounsfield.dcm": lambda path: write_dicom(path, SHADES, RescaleIntercept=-1024, RescaleSlope=1),
+    "slice.nii": lambda path: nib.save(nib.Nifti1Image(SHADES * 50, np.eye(4)), path),
+}
+
+
+@pytest.mark.parametrize("bad", DEEP)
+def test_what_has_more_bits_than_the_transforms_scale_is_left_out(folder, bad):
+    sound = {
+        "rgb.png": picture,
+        "8 in 16.png": lambda path: Image.fromarray(SHADES + 175).save(path),
+        "float.tif": lambda path: Image.fromarray(SHADES.astype(np.float32)).save(path),
+        "8.dcm": lambda path: write_dicom(path, SHADES.astype(np.uint8)),
+        "black.dcm": lambda path: write_dicom(path, np.zeros((9, 9), np.uint8)),
+    }
+    for name, write in sound.items():
+        for label in "ab":
+            write(folder / label / name)
+    DEEP[bad](folder / "a" / bad)
+    check(folder, bad, Compose([LoadMedicalImaged("image", channels=3, bits=8), *PICTURES.transforms[1:]]), 2)
+
+
 def test_one_image_of_each_kind_is_prepared(folder):
     seen = []
 

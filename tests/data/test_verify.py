@@ -24,6 +24,7 @@ from dicom_files import write_series
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+from monai_weckd.data import image_reader
 from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.data.verify import read_datalist, verify_images
 
@@ -148,8 +149,8 @@ def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
     paths = [picture(tmp_path / f"{n}.png") for n in range(3)]
     datalist = Datalist([{"image": str(path), "id": path.name, "label": 0} for path in paths], ("a", "b"))
     opened = []
-    genuine = PIL.Image.open
-    monkeypatch.setattr(PIL.Image, "open", lambda file, **_: opened.append(Path(file.name).name) or genuine(file))
+    genuine = image_reader.CountedFile
+    monkeypatch.setattr(image_reader, "CountedFile", lambda path: opened.append(Path(path).name) or genuine(path))
     assert verify_images(datalist) == datalist
     assert sorted(opened) == ["0.png", "1.png", "2.png"]
     opened.clear()

@@ -70,9 +70,9 @@ class FakeDicomweb:
         self.server.shutdown()
         self.server.server_close()
 
-    def fill(self, series=2, instances=3, **elements):
-        """Add series of one study, and return its UID."""
-        study = str(generate_uid())
+    def fill(self, series=2, instances=3, study=None, **elements):
+        """Add series of one study, by default a new one, and return its UID."""
+        study = study or str(generate_uid())
         for _ in range(series):
             uid = str(generate_uid())
             for _ in range(instances):

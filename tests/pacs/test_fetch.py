@@ -212,6 +212,44 @@ def test_the_group_is_the_patient(fake, waits, tmp_path):
     assert unnamed != one
 
 
+HALVES = {
+    "number": [{"PatientID": ""}, {"PatientID": "1"}],
+    "number later": [{"PatientID": "1"}, {"PatientID": ""}],
+    "issuer": [{"PatientID": "1"}, {"PatientID": "1", "IssuerOfPatientID": "here"}],
+    "issuer later": [{"PatientID": "1", "IssuerOfPatientID": "here"}, {"PatientID": "1"}],
+    "both": [{"PatientID": ""}, {"PatientID": "1"}, {"PatientID": "1", "IssuerOfPatientID": "here"}],
+}
+
+
+@pytest.mark.parametrize("runs", ["one run", "a run each"])
+@pytest.mark.parametrize("headers", HALVES.values(), ids=HALVES)
+def test_series_of_which_some_tell_half_of_the_patient_are_one_group(capsys, fake, waits, tmp_path, headers, runs):
+    out = tmp_path / "out"
+    study = fake.fill(series=1, instances=1, PatientID="another")
+    fetch(fake, out)
+    for number, elements in enumerate(headers):
+        # series of one study, in which each has its own header
+        fake.fill(series=1, instances=1, study="1.2.3", **elements)
+        if runs != "one run" or number + 1 == len(headers):
+            fetch(fake, out)
+    groups = {series: row["group"] for series, row in index(out).items()}
+    (other,) = (groups[key[1]] for key in fake.objects if key[0] == study)
+    assert sorted(map(list(groups.values()).count, {*groups.values()})) == [1, len(headers)]
+    assert list(groups.values()).count(other) == 1
+    assert f"{len(headers) - 1} series joined" in capsys.readouterr().out or runs != "one run"
+    before = (out / "index.csv").read_bytes()
+    fetch(fake, out)
+    assert (out / "index.csv").read_bytes() == before
+    assert "joined" not in capsys.readouterr().out.rpartition("series ")[2]
+
+
+def test_series_that_may_be_of_two_patients_stay_apart(fake, waits, tmp_path):
+    for elements in ({"PatientID": "1"}, {"PatientID": "2"}, {"PatientID": ""}):
+        fake.fill(series=1, instances=1, study="1.2.3", **elements)
+    fetch(fake, tmp_path / "out")
+    assert len({row["group"] for row in index(tmp_path / "out").values()}) == 3
+
+
 def test_no_patient_is_in_what_is_written_besides_the_images(capsys, fake, waits, tmp_path):
     fake.fill(series=2, instances=2)
     fake.faults = {"instances/": [404]}

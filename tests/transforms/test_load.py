@@ -290,6 +290,11 @@ def test_the_same_color_picture_is_the_same_tensor(tmp_path, form, channels):
     assert image.dtype == torch.float32
 
 
+def test_a_number_of_bits_is_a_number():
+    with pytest.raises(ValueError, match=r"bits: expected at least 1 or None, got 0\."):
+        LoadMedicalImage(bits=0)
+
+
 # in MONAI
 
 

@@ -37,12 +37,12 @@ from pydicom.uid import (
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.utils.budget import CountedBytes, CountedFile, claim
 
-__all__ = ["check_codestreams", "open_dicom"]
+__all__ = ["check_codestreams", "check_frames", "open_dicom"]
 
 _PREFIX_END, _MOST_META = 132, 1000  # bytes of preamble and prefix; elements of a meta header
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")  # PS3.5 7.1.2
 _DEFLATED, _PLAIN = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
-_PIECE = 2**20
+_PIECE, _HEAD = 2**20, 2**10
 _MAX_INFLATED = 2**30  # bytes; what is deflated in practice are small secondary captures
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # the last is JPEG-LS
 _JPEG_2000_SIZE = b"\xff\x4f\xff\x51"  # start of codestream and its first segment, SIZ
@@ -68,10 +68,10 @@ def check_codestreams(dataset: Dataset) -> str | None:
             found in it, or its marks of a color model contradict each other or those of another frame.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return None
     count = int(dataset.get("NumberOfFrames") or 1)
-    found_frames = _frames_in(dataset, count)
-    if found_frames > count:
-        raise DicomReadError(f"NumberOfFrames: expected {found_frames} by the pixels, got {count}. Repair the header.")
+    check_frames(_frames_in(dataset, count), count)
     if syntax in JPEG2000TransferSyntaxes:
         size_of = _jpeg_2000_size
     elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
@@ -101,15 +101,26 @@ def check_codestreams(dataset: Dataset) -> str | None:
     return models.pop() if models else None
 
 
+def check_frames(found: int, claimed: int) -> None:
+    """Refuse more frames than the header claims.
+
+    Args:
+        found: how many the pixels have.
+        claimed: how many the header claims.
+
+    Raises:
+        DicomReadError: When there are more.
+
+    """
+    if found > claimed:
+        raise DicomReadError(f"NumberOfFrames: expected {found} by the pixels, got {claimed}. Repair the header.")
+
+
 def _frames_in(dataset: Dataset, claimed: int) -> int:
-    """Return how many frames the pixel data have at least, as far as that is easily told."""
+    """Return how many frames compressed pixel data have at least, as far as that is easily told."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if "PixelData" not in dataset:
         return 0
-    if not syntax.is_encapsulated:
-        kept = 2 if "422" in str(dataset.get("PhotometricInterpretation")) else int(dataset.get("SamplesPerPixel") or 1)
-        size = dataset.get("Rows", 0) * dataset.get("Columns", 0) * kept * (dataset.get("BitsAllocated", 0) // 8)
-        return len(dataset.PixelData) // size if size else 0
     if _has_offsets(dataset):
         return len(dataset.ExtendedOffsetTable) // 8
     offsets = parse_basic_offsets(dataset.PixelData)
@@ -250,22 +261,32 @@ def _deflated(file: BinaryIO) -> tuple[list[tuple[int, int]], int]:
     This goes through the header as pydicom does. The length that it claims for itself (PS3.10 7.1) is not trusted.
     """
     values: list[tuple[int, int]] = []
-    if file.read(_PREFIX_END)[-4:] != b"DICM":
+    known = file.read(_HEAD)  # parsed here, since every call of a file takes as long as all else of an element
+    if known[_PREFIX_END - 4 : _PREFIX_END] != b"DICM":
         return values, 0  # pydicom will refuse it
+
+    def at(start: int, count: int) -> bytes:
+        if start + count <= len(known):
+            return known[start : start + count]
+        file.seek(start)
+        return file.read(count)
+
+    place = _PREFIX_END
     for _ in range(_MOST_META):
-        start, head = file.tell(), file.read(8)
+        start, head = place, at(place, 8)
         if head[:2] != b"\x02\x00" or len(head) < 8:
             return values, start
         kind = head[4:6]
         if not (kind.isalpha() and kind.isupper()):
             raise DicomReadError("expected a meta header with explicit VR, got another. Repair the file.")
-        length = int.from_bytes(file.read(4), "little") if kind in _LONG else int.from_bytes(head[6:8], "little")
-        place = file.tell()
+        is_long = kind in _LONG
+        length = int.from_bytes(at(start + 8, 4) if is_long else head[6:8], "little")
+        place = start + (12 if is_long else 8)
         if head[2:4] == b"\x10\x00":
-            syntax = file.read(length)
+            syntax = at(place, length)
             if _DEFLATED in syntax:
                 if syntax.rstrip(b"\0 ") != _DEFLATED:
                     raise DicomReadError("expected one transfer syntax, got deflate and others. Repair the file.")
                 values.append((place, place + len(syntax)))
-        file.seek(place + length)
+        place += length
     raise DicomReadError(f"expected a meta header of at most {_MOST_META} elements, got more. Repair the file.")

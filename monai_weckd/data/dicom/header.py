@@ -21,6 +21,7 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, RTDoseStorage, SegmentationStorage, VLWholeSlideMicroscopyImageStorage
 
 from monai_weckd.data.dicom.codestream import open_dicom
@@ -82,7 +83,7 @@ _KEYWORDS = (
     "FloatPixelData",
     "DoubleFloatPixelData",
 )
-_TAGS = [tag for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
+_TAGS = [Tag(tag) for tag in map(tag_for_keyword, _KEYWORDS) if tag is not None]
 
 _AS_OBJECTS = 150  # bytes in memory for each byte of a sequence that pydicom makes objects of
 
@@ -139,13 +140,16 @@ def standard_name(uid: UID) -> str:
     return uid.name if uid.name != uid else _NEW_NAMES.get(uid, "unknown")
 
 
-def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> None:
+def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> int:
     """Refuse what is not a picture, and sizes beyond ``max_pixels``, before anything is decoded.
 
     Args:
         dataset: what :py:func:`read_dicom` gave, pixels included.
         max_pixels: maximum number of samples (rows x columns x frames x channels) by the header.
         slices: how many such files make up the image. Defaults to 1.
+
+    Returns:
+        How many samples the frames of the file have by the header: rows x columns x channels x frames.
 
     Raises:
         DicomReadError: When the object is not a picture (no pixels, a mask, a dose, slide tiles), or is too large.
@@ -160,9 +164,11 @@ def check_is_picture(dataset: Dataset, *, max_pixels: int, slices: int = 1) -> N
         raise DicomReadError(f"expected an image, got a mask of 1 bit per pixel ({kind}). Leave it out.")
     rows, columns, samples = _sizes(dataset)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if frame_size(dataset) * frames * slices > max_pixels:
+    count = rows * columns * samples * frames
+    if count * slices > max_pixels:
         size = f"{columns} x {rows} pixels x {frames * slices} frames x {samples} samples"
         raise DicomReadError(f"the header claims {size}, more than max_pixels={max_pixels}. Raise it if that is right.")
+    return count
 
 
 def frame_size(dataset: Dataset) -> int:

@@ -27,7 +27,7 @@ from monai_weckd.data.dicom.references import parse_series, series_reference
 from monai_weckd.data.names import fold_text
 from monai_weckd.utils.messages import printable
 
-__all__ = ["DicomKeys", "header_file", "image_id", "patient_groups", "pseudonyms", "read_keys"]
+__all__ = ["DicomKeys", "completed_keys", "header_file", "image_id", "patient_groups", "pseudonyms", "read_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,15 +134,20 @@ def patient_groups(images: Mapping[str, str], *, where: str) -> dict[str, str]:
 
     """
     known = {name: keys for name, path in images.items() if (keys := read_keys(path)) is not None}
-    found = {name: pseudonyms(keys) for name, keys in _completed(known).items()}
+    found = {name: pseudonyms(keys) for name, keys in completed_keys(known).items()}
     names = {name: levels for name, levels in found.items() if levels}
     if names:
         _say(where, names.values())
     return {name: next(iter(levels.values())) for name, levels in names.items()}
 
 
-def _completed(found: Mapping[str, DicomKeys]) -> dict[str, DicomKeys]:
-    """Return keys with the issuer, patient and study that are missing, where the other keys leave one possibility."""
+def completed_keys(found: Mapping[str, DicomKeys]) -> dict[str, DicomKeys]:
+    """Return keys with the issuer, patient and study that are missing, where the other keys leave one possibility.
+
+    Args:
+        found: keys of images by any name.
+
+    """
     done = dict(found)
     for part, of, value in (
         ("patient", lambda keys: keys.patient[0], lambda keys: keys.patient if keys.patient[1] else None),

@@ -21,7 +21,7 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.uid import UID, RLELossless
 
-from monai_weckd.data.dicom.codestream import check_codestreams
+from monai_weckd.data.dicom.codestream import check_codestreams, check_frames
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.header import frame_module, frame_size, numbers, standard_name
 from monai_weckd.data.dicom.padding import check_sharp, is_padding
@@ -118,6 +118,11 @@ def _decode(dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
         frames, info["bits_stored"] = frames >> below, dataset.BitsStored
     if syntax.is_encapsulated:
         _check_range(frames, int(info["bits_stored"]))
+    elif data := dataset.get("PixelData"):
+        # of two samples that are stored for each pixel, three become
+        is_half = info["samples_per_pixel"] == 3 and "422" in str(dataset.get("PhotometricInterpretation"))
+        stored, count = frames.nbytes * 2 // 3 if is_half else frames.nbytes, int(info["number_of_frames"])
+        check_frames(len(data) * count // max(stored, 1), count)
     return (frames[None] if info["number_of_frames"] == 1 else frames), info
 
 
@@ -143,10 +148,10 @@ def _other_syntax(syntax: UID) -> str:
 
 def _bits_below(dataset: Dataset, *, is_packed: bool) -> int:
     """Return how many bits of a pixel lie below the stored ones (PS3.5 8.1.1); 0 in nearly every file."""
-    allocated, stored, high = (dataset.get(keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
+    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
     if stored is None or high is None or high == stored - 1 or "PixelData" not in dataset:
         return 0
-    if is_packed or not stored <= high < allocated:
+    if is_packed or not stored <= high < dataset.BitsAllocated:
         raise DicomReadError(f"HighBit: expected {stored - 1} for {stored} stored bits, got {high}. Repair the header.")
     return int(high + 1 - stored)
 

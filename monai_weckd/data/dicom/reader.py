@@ -144,8 +144,7 @@ class DicomReader(ImageReader):
 
     def _single(self, dataset: Dataset) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the one frame of a file as a picture, or its frames as a volume."""
-        check_is_picture(dataset, max_pixels=self.max_pixels)
-        claim(_FLOAT * frame_size(dataset) * int(dataset.get("NumberOfFrames") or 1))
+        claim(_FLOAT * check_is_picture(dataset, max_pixels=self.max_pixels))
         frames = picture_frames(dataset, self.window)
         if len(frames) == 1:
             array = np.ascontiguousarray(np.swapaxes(np.ma.getdata(frames[0]), 0, 1), dtype=np.float32)
