@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from monai_weckd.fl.bundle import SiteBundle
 from monai_weckd.fl.exact import ExactHead, ExactSite, Sums, add_sums, solve_exact
 
-__all__ = ["ExactHead", "ExactSite", "Sums", "add_sums", "solve_exact"]
+__all__ = ["ExactHead", "ExactSite", "SiteBundle", "Sums", "add_sums", "solve_exact"]

@@ -22,8 +22,6 @@ from monai_weckd.fl import ExactSite, add_sums, solve_exact
 from monai_weckd.fl.exact import PENALTIES, TEMPERATURES
 from monai_weckd.networks import StandardizedLinear
 
-pytestmark = pytest.mark.portable
-
 
 def draw(items=90, features=12, classes=4, *, seed=0, patients=30):
     """Return features of unequal scale, labels of unequal classes with some unknown, and groups."""
