@@ -11,10 +11,10 @@
 
 """Solve a linear head for the labels of several sites, exactly, from sums that each site computes on its own images.
 
-With a frozen backbone, a least squares head is a function of sums over images (AFL, arXiv 2405.16240). Three rounds give the head that pooled images give, however they are divided among the sites: the
-sums of the features standardize them, the sums of their products determine the heads, and the sums of the held out
-errors choose the penalty and the temperature. Sums of sites add up, and what a site gets is the sums of all, so any
-transport that adds can carry them.
+With a frozen backbone, a least squares head is a function of sums over images (AFL, arXiv 2405.16240). Three rounds
+give the head of pooled images, however they are divided among the sites: the sums of the features standardize them,
+the sums of their products determine the heads, and the sums of the held out errors choose the penalty and the
+temperature. Sums of sites add up, and what a site gets is the sums of all, so any transport that adds can carry them.
 
 Example::
 
@@ -287,7 +287,11 @@ def _heads(products: Sums, penalties: Sequence[float]) -> Iterator[tuple[torch.T
 
 
 def _errors(
-    rows: torch.Tensor, target: torch.Tensor, parts: Sequence[torch.Tensor], factor: torch.Tensor, solution: torch.Tensor
+    rows: torch.Tensor,
+    target: torch.Tensor,
+    parts: Sequence[torch.Tensor],
+    factor: torch.Tensor,
+    solution: torch.Tensor,
 ) -> torch.Tensor:
     """Return the errors of heads that saw no label of a group, (N, C), times the roots of the weights."""
     errors = target - rows @ solution
@@ -331,7 +335,7 @@ def _check(features: torch.Tensor, labels: torch.Tensor, groups: Sequence[str], 
     if not features.isfinite().all():
         bad = int((~features.isfinite()).any(dim=1).nonzero()[0, 0])
         raise ValueError(f"features: expected finite numbers, got others in row {bad}. Look for a broken image.")
-    if len(labels) and not (-1 <= int(labels.min()) and int(labels.max()) < num_classes):
+    if len(labels) and not (int(labels.min()) >= -1 and int(labels.max()) < num_classes):
         raise ValueError(
             f"labels: expected classes from 0 to {num_classes - 1}, or -1, got {int(labels.min())} to "
             f"{int(labels.max())}. Pass num_classes of all sites."
