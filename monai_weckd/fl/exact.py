@@ -43,7 +43,7 @@ import torch
 
 from monai_weckd.networks.pooled import StandardizedLinear
 
-__all__ = ["ExactHead", "ExactSite", "Sums", "add_sums", "solve_exact"]
+__all__ = ["ExactHead", "ExactSite", "Sums", "add_sums", "label_counts", "solve_exact"]
 
 Sums = dict[str, torch.Tensor]
 
@@ -198,7 +198,7 @@ class ExactSite:
     def _weighted(self, moments: Sums) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return inputs, (N, D + 1), and classes, (N, C), of the labels, times the roots of their weights, (N,)."""
         known = self._labels >= 0
-        labels, counts = self._labels[known], _label_counts(moments)
+        labels, counts = self._labels[known], label_counts(moments)
         weight = (counts.sum() / (counts.count_nonzero() * counts.clamp(min=1)))[labels]
         layer = StandardizedLinear(self._features.shape[1], 1).double()
         layer.fit(*_standardization(moments))
@@ -253,7 +253,7 @@ def solve_exact(moments: Sums, products: Sums, held_out: Sums) -> ExactHead:
         ValueError: When fewer than two classes have a label.
 
     """
-    counts = _label_counts(moments)
+    counts = label_counts(moments)
     matrix, judged = held_out["confusion"], int(held_out["confusion"][0].sum())
     chosen = int(held_out["errors"].argmin()) if judged else DEFAULT_PENALTY
     heat = TEMPERATURES[int(held_out["surprise"][chosen].argmin()) if judged else DEFAULT_TEMPERATURE]
@@ -302,7 +302,16 @@ def _errors(
     return errors
 
 
-def _label_counts(moments: Sums) -> torch.Tensor:
+def label_counts(moments: Sums) -> torch.Tensor:
+    """Return the number of labels of each class, (C,).
+
+    Args:
+        moments: sums of the first round over all sites.
+
+    Raises:
+        ValueError: When fewer than two classes have a label.
+
+    """
     counts = moments["labels"]
     if counts.count_nonzero() < 2:
         raise ValueError(

@@ -1,0 +1,69 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from bundle_runs import OTOSCOPY
+from test_bundle import SMALL
+
+from monai_weckd.__main__ import main
+from monai_weckd.data import load_datalist
+from monai_weckd.fl import SiteBundle
+from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
+
+pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
+pytestmark = pytest.mark.slow
+
+
+def federate(root, sites, *options):
+    """Run a federation in the simulator, and return the exit code."""
+    changes = [f"--set={key}={value}" for key, value in SMALL.items()]
+    where = {"dataset_dir": root / "{site}", "output_dir": root / "out" / "{site}", "job_dir": root / "job"}
+    folders = [f"--{name}={path}" for name, path in where.items()]
+    command = ["federate", f"--bundle={OTOSCOPY}", f"--sites={sites}", "--simulate", "--hours=0.1"]
+    return main([*command, *folders, *changes, *options])
+
+
+@pytest.fixture
+def root(copy_ears, tmp_path):
+    """A folder with the images of three sites."""
+    for site, items in {"north": 24, "south": 40, "west": 30}.items():
+        (tmp_path / site).mkdir()
+        copy_ears(tmp_path / site, items)
+    return tmp_path
+
+
+def test_sites_get_the_head_that_their_sums_give(root):
+    assert federate(root, "north,south,west") == 0
+    states = [torch.load(path, weights_only=True) for path in sorted(root.glob("out/*/model.pt"))]
+    assert len(states) == 3
+    bundle = SiteBundle(OTOSCOPY, changes=SMALL)
+    sites = {site: bundle.site(root / site) for site in ("north", "south", "west")}
+    head, _ = solve_over_sites(
+        lambda task, totals, names: {one: SiteAnswer(getattr(sites[one], task)(*totals.values())) for one in names},
+        list(sites),
+    )
+    for state in states:
+        np.testing.assert_allclose(state["classifier.weight"], head.weight.float(), rtol=1e-5, atol=1e-8)
+
+
+def test_a_site_that_fails_is_named_or_left_out(root, capsys):
+    broken = load_datalist(root / "south").items[0]["image"]
+    with open(broken, "wb") as file:
+        file.write(b"not an image")
+    assert federate(root, "north,south,west") == 1
+    assert "got none of south: ValueError, see its log" in capsys.readouterr().err
+    assert not list(root.glob("out/*/model.pt"))
+    assert federate(root, "north,south,west", "--on_missing=skip") == 0
+    assert sorted(path.parent.name for path in root.glob("out/*/model.pt")) == ["north", "west"]
