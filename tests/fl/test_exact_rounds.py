@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 import math
 
-import numpy as np
 import pytest
-from test_exact import assert_same, divide, draw, pooled
+from test_exact import assert_same, divide, draw, pooled, rounds
 
-from monai_weckd.fl import ExactSite
+from monai_weckd.fl import ExactSite, solve_exact
 from monai_weckd.fl.exact_rounds import ExactParty, SiteAnswer, check_settings, solve_over_sites
 from monai_weckd.fl.exact_site import to_arrays, to_tensors
 
@@ -96,9 +95,7 @@ def test_without_a_missing_site_the_head_is_that_of_the_others(fault, when, capl
     assert left == ("site 0", "site 2")
     assert f"{when}: left out site 1: {FAULTS[fault]}" in caplog.text
     assert sites.asked[-3:] == [(task, left) for task in ("moments", "products", "held_out")]
-    assert_same(
-        head, pooled(tuple(np.concatenate(both) for both in zip(parts["site 0"], parts["site 2"], strict=True)))
-    )
+    assert_same(head, solve_exact(*rounds({site: parts[site] for site in left})))
 
 
 def test_without_any_site_there_is_no_head():
@@ -106,6 +103,14 @@ def test_without_any_site_there_is_no_head():
     sites = Sites(parts, {(site, "products"): late for site in parts})
     with pytest.raises(ValueError, match=r"sites: expected sums of one site or more, got none\. Look at the logs"):
         solve_over_sites(sites, list(parts), on_missing="skip")
+
+
+def test_labels_of_one_class_stop_the_rounds_before_a_site_computes_more():
+    parts = {site: (part[0], part[1].clamp(max=0), part[2]) for site, part in divide(draw(), 2).items()}
+    sites = Sites(parts)
+    with pytest.raises(ValueError, match=r"labels: expected labels of two classes or more over all sites, got \["):
+        solve_over_sites(sites, list(parts), on_missing="skip")
+    assert len(sites.asked) == 1
 
 
 def test_what_is_wrong_at_a_site_stays_in_its_log(tmp_path, caplog):
