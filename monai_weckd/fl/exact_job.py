@@ -87,7 +87,7 @@ def simulate(job: Any, sites: Sequence[str], job_dir: Path) -> None:
         with _script(job_dir):
             SimEnv(clients=list(sites), num_threads=len(sites), workspace_root=str(folder)).deploy(job)
     except RuntimeError as error:
-        log = folder / NAME / "server" / "simulate_job" / "log.txt"
+        log = folder / NAME / "server" / "log.txt"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         reasons = re.findall(r"^ValueError: (.*)$", text, re.MULTILINE)
         raise ValueError(reasons[-1] if reasons else f"federate: {error}") from error

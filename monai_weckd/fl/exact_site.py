@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             break
         task, sums, meta = message.meta["round"], {}, {}
         if task == WRITE:
-            tensors = {name: torch.as_tensor(value) for name, value in message.params.items()}
+            tensors: dict[str, Any] = {name: torch.as_tensor(value) for name, value in message.params.items()}
             party.write(ExactHead(**tensors, **message.meta["figures"]), message.meta["sites"])
         else:
             answer = party.answer(task, to_tensors(message.params))
