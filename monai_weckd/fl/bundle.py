@@ -24,14 +24,13 @@ import torch
 from monai_weckd.audit.embedding import check_frozen, embedded_images
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
-from monai_weckd.bundle.output import check_output_dir
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.fl.exact import ExactHead, ExactSite
 from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import json_digest, sealed_json
 
-__all__ = ["SiteBundle"]
+__all__ = ["SiteBundle", "shared_config", "without_images", "write_model"]
 
 
 class SiteBundle:
@@ -61,16 +60,13 @@ class SiteBundle:
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = BundleConfig(bundle, overlays=overlays, changes=changes)
-        self.classes = self.config.class_names if classes is None else tuple(classes)
-        self.config.set("datalist#classes", [literal(name) for name in self.classes])
-        self.config.value("imports")
+        self.config, self.classes = shared_config(bundle, classes=classes, overlays=overlays, changes=changes)
         check_frozen(self.config)
 
     @property
     def identity(self) -> str:
         """A digest of all that must be the same at all sites: network, preprocessing and classes."""
-        config = self._without_images()
+        config = without_images(self.config, self.classes)
         transforms = describe_transforms("train#deterministic_transforms", config.parser)
         about = {"network": config.value("backbone").fingerprint(), "transforms": transforms}
         return json_digest({**about, "classes": list(self.classes)})
@@ -97,38 +93,100 @@ class SiteBundle:
 
         Args:
             head: the head for the labels of all sites.
-            output_dir: an empty folder; created if absent.
+            output_dir: the folder; created if absent.
 
         Returns:
             The path of the model.
 
         Raises:
-            FileExistsError: When the folder is not empty.
+            FileExistsError: When there is a model already.
 
         """
-        folder = Path(output_dir)
-        check_output_dir(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = self._without_images()
-        network = config.value("network_def")
-        head.write(network.classifier)
-        content = state_bytes(network.state_dict())
-        write_atomically(folder / "model.pt", content)
-        about = {
-            "format": 1,
-            "classes": list(self.classes),
-            "preprocessing": describe_transforms("train#deterministic_transforms", config.parser),
-            "settings": {"spatial_size": config["spatial_size"]},
-            "stages": [_stage(head)],
-            "final": {"stage": 1, "sha256": hashlib.sha256(content).hexdigest()},
-        }
-        write_atomically(folder / "chain.json", sealed_json(about, indent=4))
-        return folder / "model.pt"
+        return write_model(self.config, self.classes, output_dir, [_stage(head)], head=head)
 
-    def _without_images(self) -> BundleConfig:
-        config = self.config.copy(datalist=Datalist([], self.classes))
-        config.value("imports")
-        return config
+
+def shared_config(
+    bundle: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    overlays: Sequence[str | os.PathLike[str]] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[BundleConfig, tuple[str, ...]]:
+    """Return the training configuration of a bundle for given classes, whichever of them a site has, and these.
+
+    Args:
+        bundle: the bundle's folder.
+        classes: class names in the order of their indices, default None: those of its metadata.
+        overlays: configuration files to merge into ``train.json``.
+        changes: values to set in the configuration, by key.
+
+    """
+    config = BundleConfig(bundle, overlays=overlays, changes=changes)
+    names = config.class_names if classes is None else tuple(classes)
+    config.set("datalist#classes", [literal(name) for name in names])
+    config.value("imports")
+    return config, names
+
+
+def without_images(config: BundleConfig, classes: Sequence[str]) -> BundleConfig:
+    """Return a copy of a configuration that reads no image.
+
+    Args:
+        config: the configuration.
+        classes: class names.
+
+    """
+    config = config.copy(datalist=Datalist([], tuple(classes)))
+    config.value("imports")
+    return config
+
+
+def write_model(
+    config: BundleConfig,
+    classes: Sequence[str],
+    output_dir: str | os.PathLike[str],
+    stages: Sequence[Mapping[str, Any]],
+    *,
+    head: ExactHead | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write ``model.pt`` and ``chain.json``, and return the path of the model.
+
+    Args:
+        config: the training configuration.
+        classes: class names.
+        output_dir: the folder; created if absent.
+        stages: records of the stages, of which the last one is the model.
+        head: head of the network, default None: that of the weights.
+        weights: the network's weights, default None: those that it has without training.
+
+    Raises:
+        FileExistsError: When there is a model already.
+
+    """
+    folder = Path(output_dir)
+    path = folder / "model.pt"
+    if path.exists():
+        raise FileExistsError(f"output_dir: expected no model.pt in {folder}, got one. Pass another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = without_images(config, classes)
+    network = config.value("network_def")
+    if weights is not None:
+        network.load_state_dict(weights)
+    if head is not None:
+        head.write(network.classifier)
+    content = state_bytes(network.state_dict())
+    write_atomically(path, content)
+    about = {
+        "format": 1,
+        "classes": list(classes),
+        "preprocessing": describe_transforms("train#deterministic_transforms", config.parser),
+        "settings": {"spatial_size": config["spatial_size"]},
+        "stages": list(stages),
+        "final": {"stage": stages[-1]["stage"], "sha256": hashlib.sha256(content).hexdigest()},
+    }
+    write_atomically(folder / "chain.json", sealed_json(about, indent=4))
+    return path
 
 
 def _stage(head: ExactHead) -> dict[str, Any]:

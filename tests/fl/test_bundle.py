@@ -109,8 +109,8 @@ def test_the_model_is_one_that_predict_runs(heads, bundle, folders, tmp_path):
 
 
 def test_a_model_is_not_overwritten(heads, bundle, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="output_dir: expected an empty folder"):
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(FileExistsError, match=r"output_dir: expected no model.pt in .*, got one\. Pass another"):
         bundle.write(heads[0], tmp_path)
 
 
