@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""``python -m monai_weckd federate``: one head for several sites, whose images stay there."""
+"""``python -m monai_weckd federate``: one model for several sites, whose images stay there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.cli.options import add_changes, parse_changes
+from monai_weckd.utils.messages import nearest
 
 __all__ = ["add_federate"]
+
+MODES = ("exact", "chain")
 
 
 def add_federate(commands: Any) -> None:
@@ -31,29 +34,33 @@ def add_federate(commands: Any) -> None:
 
     """
     parser = commands.add_parser(
-        "federate", help="solve one head for several sites, whose images stay there", allow_abbrev=False
+        "federate", help="solve one model for several sites, whose images stay there", allow_abbrev=False
     )
     parser.set_defaults(run=_federate)
     add = parser.add_argument
     add("--bundle", required=True, help="the bundle's folder, the same at each site")
-    add("--sites", required=True, metavar="A,B,...", help="names of the sites")
+    add("--sites", required=True, metavar="A,B,...", help="names of the sites, in the order of a chain")
+    add("--mode", default="exact", help="exact (one head from sums) or chain (a stage at each site; default: exact)")
     add("--dataset_dir", required=True, help="a site's images; {site} stands for its name")
     add("--output_dir", required=True, help="a site's folder for the joint model; {site} stands for its name")
     add("--job_dir", type=Path, required=True, help="folder for the job of NVIDIA FLARE")
     add("--simulate", action="store_true", help="run the job here, with all sites on this machine")
     add("--classes", metavar="A,B,...", help="class names in the order of their indices (default: the bundle's)")
-    add("--hours", type=float, default=24, help="how long to wait for a site in a round (default: %(default)s)")
-    add("--on_missing", default="stop", help="a site without usable sums: stop or skip (default: %(default)s)")
+    add("--hours", type=float, default=24, help="how long to wait for a site's answer (default: %(default)s)")
+    add("--on_missing", default="stop", help="a site without a usable answer: stop or skip (default: %(default)s)")
     add_changes(parser)
 
 
 def _federate(args: argparse.Namespace) -> None:
-    from monai_weckd.fl.exact_job import simulate, write_job
     from monai_weckd.fl.exact_rounds import check_settings
+    from monai_weckd.fl.job import simulate, write_job
 
     sites = args.sites.split(",")
     check_settings(sites, args.on_missing, args.hours)
+    if args.mode not in MODES:
+        raise ValueError(f"mode: expected one of {MODES}, got {args.mode!r}. {nearest(args.mode, MODES)}")
     settings = {
+        "mode": args.mode,
         **{
             name: _absolute(name, getattr(args, name), args.simulate)
             for name in ("bundle", "dataset_dir", "output_dir")

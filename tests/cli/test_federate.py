@@ -14,7 +14,7 @@ from __future__ import annotations
 import pytest
 
 from monai_weckd.__main__ import main
-from monai_weckd.fl import exact_job
+from monai_weckd.fl import job
 
 OPTIONS = {
     "bundle": "/bundle",
@@ -30,6 +30,7 @@ OPTIONS = {
         ({"sites": "north,north"}, "sites: expected two different names or more, got ['north', 'north']."),
         ({"hours": "0"}, "hours: expected a number above 0, got 0.0."),
         ({"on_missing": "wait"}, "on_missing: expected one of ('stop', 'skip'), got 'wait'."),
+        ({"mode": "chains"}, "mode: expected one of ('exact', 'chain'), got 'chains'. Did you mean"),
         ({"dataset_dir": "data"}, "dataset_dir: expected an absolute path at the sites, got 'data'."),
         ({"output_dir": "/output", "simulate": None}, "output_dir: expected {site} in it with --simulate, got"),
     ],
@@ -42,6 +43,6 @@ def test_what_cannot_work_is_refused(changes, message, tmp_path, capsys):
 
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(exact_job, "has_nvflare", False)
+    monkeypatch.setattr(job, "has_nvflare", False)
     assert main(["federate", *(f"--{key}={value}" for key, value in OPTIONS.items()), f"--job_dir={tmp_path}"]) == 1
     assert "federate: expected the package nvflare, got none. Install it: pip" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from test_exact import assert_same, divide, draw, pooled, rounds
 
 from monai_weckd.fl import ExactSite, solve_exact
 from monai_weckd.fl.exact_rounds import ExactParty, SiteAnswer, check_settings, solve_over_sites
-from monai_weckd.fl.exact_site import to_arrays, to_tensors
+from monai_weckd.fl.site import to_arrays, to_tensors
 
 
 class Sites:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The exact head as a job of NVIDIA FLARE."""
+"""The exact head, or a chain, of several sites as a job of NVIDIA FLARE."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai.utils import optional_import
-
-from monai_weckd.fl.exact_site import pack
+from monai_weckd.fl.site import pack
 
 __all__ = ["simulate", "write_job"]
 
-_, has_nvflare = optional_import("nvflare")
+has_nvflare = find_spec("nvflare") is not None
 
-NAME = "exact_head"
-SCRIPT = "exact_head.py"  # what a job carries to the sites, where the package is installed
-_LINES = "from monai_weckd.fl.exact_site import main\n\nmain()\n"
+NAME = "federation"
+SCRIPT = "site.py"  # what a job carries to the sites, where the package is installed
+_LINES = "from monai_weckd.fl.site import main\n\nmain()\n"
 
 
 def write_job(
@@ -39,11 +38,12 @@ def write_job(
     """Write a job that a server of NVIDIA FLARE takes, and return it, a ``nvflare.job_config.api.FedJob``.
 
     Args:
-        settings: see :py:func:`monai_weckd.fl.exact_site.pack`.
+        settings: see :py:func:`monai_weckd.fl.site.pack`.
         sites: names of the sites.
         job_dir: gets the folder of the job.
-        hours: how long to wait for the sites in a round.
-        on_missing: see :py:func:`monai_weckd.fl.exact_rounds.solve_over_sites`.
+        hours: how long to wait for a site's answer.
+        on_missing: see :py:func:`monai_weckd.fl.exact_rounds.solve_over_sites` and
+            :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`.
 
     Raises:
         ImportError: When NVIDIA FLARE is not installed.
@@ -57,11 +57,12 @@ def write_job(
     from nvflare.job_config.api import FedJob
     from nvflare.job_config.script_runner import ScriptRunner
 
-    from monai_weckd.fl.exact_flare import ExactController
+    from monai_weckd.fl.flare import ChainController, ExactController
 
     job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
-    job.to_server(ExactController(list(sites), hours, on_missing))
+    controller = {"exact": ExactController, "chain": ChainController}[settings["mode"]]
+    job.to_server(controller(list(sites), hours, on_missing))
     with _script(job_dir):
         job.to_clients(ScriptRunner(script=SCRIPT, script_args=pack(settings), framework=FrameworkType.NUMPY))
         job.export_job(os.curdir)

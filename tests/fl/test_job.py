@@ -11,11 +11,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from bundle_runs import OTOSCOPY
 from test_bundle import SMALL
+from test_chain_rounds import SMALL as SMALL_CHAIN
 
 from monai_weckd.__main__ import main
 from monai_weckd.data import load_datalist
@@ -26,9 +29,9 @@ pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
 pytestmark = pytest.mark.slow
 
 
-def federate(root, sites, *options):
+def federate(root, sites, *options, changes=SMALL):
     """Run a federation in the simulator, and return the exit code."""
-    changes = [f"--set={key}={value}" for key, value in SMALL.items()]
+    changes = [f"--set={key}={value}" for key, value in changes.items()]
     where = {"dataset_dir": root / "{site}", "output_dir": root / "out" / "{site}", "job_dir": root / "job"}
     folders = [f"--{name}={path}" for name, path in where.items()]
     command = ["federate", f"--bundle={OTOSCOPY}", f"--sites={sites}", "--simulate", "--hours=0.1"]
@@ -67,3 +70,12 @@ def test_a_site_that_fails_is_named_or_left_out(root, capsys):
     assert not list(root.glob("out/*/model.pt"))
     assert federate(root, "north,south,west", "--on_missing=skip") == 0
     assert sorted(path.parent.name for path in root.glob("out/*/model.pt")) == ["north", "west"]
+
+
+def test_a_chain_goes_from_site_to_site(root):
+    assert federate(root, "west,north,south", "--mode=chain", "--config_file=scratch.json", changes=SMALL_CHAIN) == 0
+    models = sorted(root.glob("out/*/model.pt"))
+    assert [path.parent.name for path in models] == ["north", "south", "west"]
+    assert len({path.read_bytes() for path in models}) == 1
+    chain = json.loads(models[0].with_name("chain.json").read_text())
+    assert [stage["site"] for stage in chain["stages"]] == ["west", "north", "south"]

@@ -9,25 +9,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What runs at a site when NVIDIA FLARE solves the exact head: a script of its Client API."""
+"""What runs at a site of NVIDIA FLARE, a script of its Client API: rounds of the exact head, or a stage of a chain."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 import torch
 
+from monai_weckd.fl.chain_rounds import ChainParty
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
 
-__all__ = ["WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
+__all__ = ["STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
 
-WRITE = "write"
+STAGE, WRITE = "stage", "write"
+Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
 _EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
 
 
@@ -42,27 +44,51 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     (packed,) = sys.argv[1:] if argv is None else argv
     flare.init()
-    party = ExactParty(unpack(packed, flare.get_site_name()))
+    settings = unpack(packed, flare.get_site_name())
+    respond = {"exact": _exact, "chain": _chain}[settings.pop("mode")](settings)
     while flare.is_running():
         message = flare.receive()
         if message is None:
             break
-        task, sums, meta = message.meta["round"], {}, {}
-        if task == WRITE:
-            tensors: dict[str, Any] = {name: torch.as_tensor(value) for name, value in message.params.items()}
-            party.write(ExactHead(**tensors, **message.meta["figures"]), message.meta["sites"])
-        else:
-            answer = party.answer(task, to_tensors(message.params))
-            sums, meta = {task: answer.sums}, {"identity": answer.identity, "fault": answer.fault}
-        flare.send(flare.FLModel(params=to_arrays(sums), meta=meta))
+        arrays, meta = respond(message.params, message.meta)
+        flare.send(flare.FLModel(params=arrays, meta=meta))
+
+
+def _exact(settings: Mapping[str, Any]) -> Respond:
+    party = ExactParty(settings)
+
+    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        if meta["round"] == WRITE:
+            tensors: dict[str, Any] = to_tensors(arrays)[WRITE]
+            party.write(ExactHead(**tensors, **meta["figures"]), meta["sites"])
+            return to_arrays({}), {}
+        answer = party.answer(meta["round"], to_tensors(arrays))
+        return to_arrays({meta["round"]: answer.sums}), {"identity": answer.identity, "fault": answer.fault}
+
+    return respond
+
+
+def _chain(settings: Mapping[str, Any]) -> Respond:
+    party = ChainParty(settings)
+
+    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        weights = to_tensors(arrays).get(meta["round"], {})
+        if meta["round"] == WRITE:
+            party.write(weights, meta["stages"])
+            return to_arrays({}), {}
+        answer = party.answer(weights)
+        return to_arrays({STAGE: answer.weights}), {"record": answer.record, "fault": answer.fault}
+
+    return respond
 
 
 def pack(settings: Mapping[str, Any]) -> str:
     """Return settings as one word, because NVIDIA FLARE splits the arguments of a script at spaces.
 
     Args:
-        settings: those of :py:class:`~monai_weckd.fl.exact_rounds.ExactParty`; in a text, ``{site}`` stands for the
-            name of the site.
+        settings: ``mode``, "exact" or "chain", and the settings of
+            :py:class:`~monai_weckd.fl.exact_rounds.ExactParty` or :py:class:`~monai_weckd.fl.chain_rounds.ChainParty`;
+            in a text, ``{site}`` stands for the name of the site.
 
     """
     return quote(json.dumps(settings), safe="/{}:,")
@@ -86,10 +112,10 @@ def unpack(packed: str, site: str) -> dict[str, Any]:
 
 
 def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
-    """Return sums of rounds as arrays, each named ``round/sum``.
+    """Return what travels as arrays, each named ``round/name``.
 
     Args:
-        totals: sums by round.
+        totals: sums, or weights, by round.
 
     """
     found = {f"{task}/{name}": value.numpy() for task, sums in totals.items() for name, value in sums.items()}
@@ -97,7 +123,7 @@ def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
 
 
 def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
-    """Return the sums by round in the order of the rounds.
+    """Return what travelled by round, in the order of the rounds.
 
     Args:
         arrays: result of :py:func:`to_arrays`.
@@ -108,7 +134,7 @@ def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
         task, _, name = key.partition("/")
         if key != _EMPTY:
             found.setdefault(task, {})[name] = torch.as_tensor(value)
-    return {task: found[task] for task in ROUNDS if task in found}
+    return {task: found[task] for task in (*ROUNDS, STAGE, WRITE) if task in found}
 
 
 if __name__ == "__main__":
