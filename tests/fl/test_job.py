@@ -41,7 +41,7 @@ def federate(root, sites, *options, changes=SMALL):
 @pytest.fixture
 def root(copy_ears, tmp_path):
     """A folder with the images of three sites."""
-    for site, items in {"north": 24, "south": 40, "west": 30}.items():
+    for site, items in {"north": 24, "south": 40, "west": 48}.items():
         (tmp_path / site).mkdir()
         copy_ears(tmp_path / site, items)
     return tmp_path
