@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class SiteBundle:
         self.config, self.classes = shared_config(bundle, classes=classes, overlays=overlays, changes=changes)
         check_frozen(self.config)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A digest of all that must be the same at all sites: network, preprocessing and classes."""
         config = without_images(self.config, self.classes)
