@@ -14,6 +14,6 @@
 from __future__ import annotations
 
 from monai_weckd.fl.bundle import SiteBundle
-from monai_weckd.fl.exact import ExactHead, ExactSite, Sums, add_sums, solve_exact
+from monai_weckd.fl.exact import ExactHead, ExactSite, add_sums, solve_exact
 
-__all__ = ["ExactHead", "ExactSite", "SiteBundle", "Sums", "add_sums", "solve_exact"]
+__all__ = ["ExactHead", "ExactSite", "SiteBundle", "add_sums", "solve_exact"]

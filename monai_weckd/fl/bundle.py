@@ -66,7 +66,7 @@ class SiteBundle:
 
     @cached_property
     def identity(self) -> str:
-        """A digest of all that must be the same at all sites: network, preprocessing and classes."""
+        """A digest of the network, the preprocessing and the classes, which must be the same at all sites."""
         config = without_images(self.config, self.classes)
         transforms = describe_transforms("train#deterministic_transforms", config.parser)
         about = {"network": config.value("backbone").fingerprint(), "transforms": transforms}

@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -27,7 +27,7 @@ from monai_weckd.fl.bundle import shared_config, write_model
 from monai_weckd.networks.freezing import freeze
 from monai_weckd.utils.literals import literal
 
-__all__ = ["ChainParty", "StageAnswer", "run_over_sites"]
+__all__ = ["AskSite", "ChainParty", "StageAnswer", "run_over_sites"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,16 @@ class StageAnswer:
 
     """
 
-    weights: Weights = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
+    weights: Weights
+    record: dict[str, Any]
     fault: str = ""
 
 
-# weights that arrive, name of the site; its answer, None if it is late
-Ask = Callable[[Weights, str], StageAnswer | None]
+class AskSite(Protocol):
+    """Interface of what sends weights to a site and waits for its student."""
+
+    def __call__(self, weights: Weights, site: str) -> StageAnswer | None:
+        """Return the answer, None if the site is late."""
 
 
 class ChainParty:
@@ -77,7 +80,7 @@ class ChainParty:
             return self._train(weights)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("the stage failed")
-            return StageAnswer(fault=f"{type(error).__name__}, see its log")
+            return StageAnswer({}, {}, fault=f"{type(error).__name__}, see its log")
 
     def write(self, weights: Weights, stages: Sequence[Mapping[str, Any]]) -> None:
         """Write the model into ``output_dir``.
@@ -125,7 +128,9 @@ class ChainParty:
         return StageAnswer(state, record)
 
 
-def run_over_sites(ask: Ask, sites: Sequence[str], *, on_missing: str = "stop") -> tuple[Weights, list[dict[str, Any]]]:
+def run_over_sites(
+    ask: AskSite, sites: Sequence[str], *, on_missing: str = "stop"
+) -> tuple[Weights, list[dict[str, Any]]]:
     """Run a stage at each site in turn, and return the weights of the last student and the records of the stages.
 
     A site is missing if it does not answer, reports a fault, or sends weights that are not finite or have other names

@@ -172,7 +172,7 @@ class ExactSite:
             products: sums of the second round over all sites.
 
         Returns:
-            For each penalty: ``errors``, the weighted sum of squared errors, (P,); ``surprise``, the sum of
+            ``errors``, the weighted sum of squared errors with each penalty, (P,); ``surprise``, the sum of
             ``-log p(label)`` at each temperature, (P, T); ``confusion``, labels of a class (rows) that were predicted
             as another (columns), (P, C, C).
 

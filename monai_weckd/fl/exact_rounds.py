@@ -14,15 +14,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from monai_weckd.bundle.output import check_output_dir
 from monai_weckd.fl.bundle import SiteBundle
 from monai_weckd.fl.exact import ExactHead, ExactSite, Sums, add_sums, label_counts, solve_exact
 
-__all__ = ["ON_MISSING", "ROUNDS", "ExactParty", "SiteAnswer", "check_settings", "solve_over_sites"]
+__all__ = ["ON_MISSING", "ROUNDS", "AskSites", "ExactParty", "SiteAnswer", "check_settings", "solve_over_sites"]
 
 ON_MISSING = ("stop", "skip")
 ROUNDS = ("moments", "products", "held_out")
@@ -41,13 +41,16 @@ class SiteAnswer:
 
     """
 
-    sums: Sums = field(default_factory=dict)
+    sums: Sums
     identity: str = ""
     fault: str = ""
 
 
-# name of the round, sums of earlier rounds over all sites, names of the sites; answers by site
-Ask = Callable[[str, Mapping[str, Sums], Sequence[str]], Mapping[str, SiteAnswer]]
+class AskSites(Protocol):
+    """Interface of what sends a question to sites and waits for their answers."""
+
+    def __call__(self, task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> Mapping[str, SiteAnswer]:
+        """Return the answers by site; a site that is late has none."""
 
 
 class ExactParty:
@@ -79,7 +82,7 @@ class ExactParty:
             return SiteAnswer(getattr(self._site, task)(*totals.values()), self.bundle.identity)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("%s failed", task)
-            return SiteAnswer(fault=f"{type(error).__name__}, see its log")
+            return SiteAnswer({}, fault=f"{type(error).__name__}, see its log")
 
     def write(self, head: ExactHead, sites: Sequence[str]) -> None:
         """Write the model of all sites into ``output_dir``.
@@ -101,7 +104,9 @@ class ExactParty:
         return self._bundle
 
 
-def solve_over_sites(ask: Ask, sites: Sequence[str], *, on_missing: str = "stop") -> tuple[ExactHead, tuple[str, ...]]:
+def solve_over_sites(
+    ask: AskSites, sites: Sequence[str], *, on_missing: str = "stop"
+) -> tuple[ExactHead, tuple[str, ...]]:
     """Ask the sites round by round, and return the head for the labels of those that answered every time, with these.
 
     A site is missing if it does not answer, reports a fault, has another network or other classes than the first, or
@@ -109,7 +114,7 @@ def solve_over_sites(ask: Ask, sites: Sequence[str], *, on_missing: str = "stop"
     pooled images of the sites that are returned.
 
     Args:
-        ask: sends a question to sites and waits for their answers, ``(round, totals, sites) -> answers``.
+        ask: sends the name of a round and the sums of the earlier rounds to sites, and returns their answers.
         sites: names of the sites.
         on_missing: "stop" or "skip".
 

@@ -56,7 +56,7 @@ def test_the_weights_of_a_site_arrive_at_the_next():
 
 FAULTS = {
     "no answer in time": None,
-    "ValueError, see its log": StageAnswer(fault="ValueError, see its log"),
+    "ValueError, see its log": StageAnswer({}, {}, fault="ValueError, see its log"),
     "weights of another network or class list": answer(5, ("weight", "bias")),
     "weights that are not finite": answer(math.nan),
 }

@@ -46,7 +46,7 @@ def late(answer):
 
 
 def failed(answer):
-    return SiteAnswer(fault="ValueError, see its log")
+    return SiteAnswer({}, fault="ValueError, see its log")
 
 
 def other(answer):
