@@ -32,6 +32,8 @@ __all__ = ["AskSite", "ChainParty", "StageAnswer", "run_over_sites"]
 logger = logging.getLogger(__name__)
 
 Weights = dict[str, torch.Tensor]
+# unless the settings say otherwise, a stage has all labels of its site, which may lack a class
+ALL_LABELS = {"label_fraction": 1.0, "selection": "random", "missing_classes": "allow"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +97,8 @@ class ChainParty:
         logger.info("written %s, after stages at %s", path, ", ".join(stage["site"] for stage in stages))
 
     def _config(self) -> tuple[BundleConfig, tuple[str, ...]]:
-        names = ("classes", "overlays", "changes")
-        return shared_config(self._settings["bundle"], **{name: self._settings[name] for name in names})
+        given = {name: self._settings[name] for name in ("classes", "overlays")}
+        return shared_config(self._settings["bundle"], **given, changes={**ALL_LABELS, **self._settings["changes"]})
 
     def _train(self, weights: Weights) -> StageAnswer:
         check_output_dir(self._settings["output_dir"])
@@ -112,8 +114,10 @@ class ChainParty:
         config.set("num_stages", 1)
         config.leave_out("train#monitors")
         config.value("initialize")
-        objects: dict[str, Any] = {"datalist": config.value("datalist")}
+        objects: dict[str, Any] = {name: config.value(name) for name in ("datalist", "plan")}
         changes: dict[str, Any] = {}
+        if len(objects["plan"].stages[0].labeled) == len(objects["plan"].train):
+            changes["chain#pool_ratio"] = 0  # there is no pool
         if weights:
             objects["network"] = config.value("network")
             objects["network"].load_state_dict(weights)

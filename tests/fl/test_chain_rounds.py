@@ -27,8 +27,6 @@ SMALL = {
     "max_epochs": 1,
     "iterations_per_epoch": 2,
     "batch_size": 8,
-    "label_fraction": 0.5,
-    "missing_classes": "allow",
     "network_def#block_inplanes": [4, 4, 8, 8],
 }
 
@@ -89,6 +87,13 @@ def chain(copy_ears, tmp_path_factory):
     for site, items in {"north": 24, "south": 36}.items():
         (root / site).mkdir()
         copy_ears(root / site, items)
+        if site == "south":  # every second image has no label
+            lines = (root / site / "manifest.csv").read_text().splitlines()
+            rows = [line.split(",") for line in lines]
+            rows[1::2] = [[row[0], "", *row[2:]] for row in rows[1::2]]
+            (root / site / "manifest.csv").write_text(
+                "".join(",".join([*row[:3], "train" if n else row[3]]) + "\n" for n, row in enumerate(rows))
+            )
         settings = {"bundle": str(OTOSCOPY), "dataset_dir": str(root / site), "output_dir": str(root / "out" / site)}
         settings |= {"classes": None, "overlays": ["scratch.json"], "changes": SMALL}
         parties[site] = ChainParty(settings)
@@ -115,6 +120,7 @@ def test_nothing_of_an_item_leaves(chain):
     for record in records:
         assert set(record) == {"stage", "site", "labeled", "classes", "value"}
         assert record["labeled"] == sum(record["classes"].values()) > 0
+    assert records[1]["labeled"] == 18  # all of the south
     assert set(answers["north"].weights) == set(answers["south"].weights)
 
 
