@@ -28,6 +28,7 @@ _SUBPACKAGES = (
     "costs",
     "data",
     "engines",
+    "fl",
     "handlers",
     "inferers",
     "losses",

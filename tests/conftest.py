@@ -27,7 +27,7 @@ settings.load_profile("default")
 
 # what computes: the tests there compare numbers, which another processor rounds otherwise
 TESTS = Path(__file__).resolve().parent
-PORTABLE = {"compare", "data", "engines", "handlers", "losses", "networks", "predict", "selection", "transforms"}
+PORTABLE = {"compare", "data", "engines", "fl", "handlers", "losses", "networks", "predict", "selection", "transforms"}
 PORTABLE |= {"costs", "metrics", "test_inferers.py", "test_pretrained.py"}
 PORTABLE |= {"test_all_bundles.py", "test_bundle_files.py", "test_federated.py", "test_multi_gpu.py", "test_solved.py"}
 

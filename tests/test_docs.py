@@ -46,6 +46,7 @@ def test_all_pages_are_built_without_a_warning(pages):
         ".annotation",
         ".data",
         ".engines",
+        ".fl",
         ".handlers",
         ".losses",
         ".metrics",

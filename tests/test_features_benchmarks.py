@@ -20,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import sites
 from benchmarks.conformal import COVERAGES, set_figures
 from benchmarks.few_labels import Fold, measure, table
 
@@ -84,3 +85,28 @@ def test_the_error_of_a_test_figure_is_that_of_its_groups():
     copies = np.repeat(np.arange(50), 8).astype(str)
     ears = Fold(torch.zeros(400, 1), np.repeat(labels[:50], 8), copies, items, items)
     assert ears.error(np.repeat(probabilities[:50], 8, axis=0)) > 2 * alone.error(probabilities)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_a_group_is_at_one_site(skewed):
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 60, 300)
+    labels = group % 4
+    site = sites.divide(labels, group.astype(str), 0, skewed=skewed)
+    assert len(set(zip(group.tolist(), site.tolist(), strict=True))) == len(set(group.tolist()))
+    own = (site == labels % sites.SITES).mean()
+    assert own > 0.7 if skewed else own < 0.6
+
+
+def test_sites_are_measured_together_and_alone():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 60)
+    features = torch.from_numpy(rng.standard_normal((180, 8)) + 3 * np.eye(3, 8)[labels]).float()
+    groups = np.array([f"g{number}" for number in range(180)])
+    folds = sites.measure((features, labels, groups), ["20 %"])
+    figures = folds[0]["20 %"]
+    assert figures["exact"]["balanced_accuracy"] > 0.8
+    assert sum(one["labels"] for one in figures["skewed"]) == sum(one["labels"] for one in figures["even"]) > 0
+    assert sites.score(figures, "even: best site") >= sites.score(figures, "even: mean site")
+    header, _, row = sites.table(folds)
+    assert header.count("|") == row.count("|")

@@ -35,12 +35,12 @@ def names(package):
 
 
 def modules():
-    """Yield all modules but those that need MONAI Label, where it is not installed."""
+    """Yield all modules but those that need MONAI Label or NVIDIA FLARE, where it is not installed."""
     for module in pkgutil.walk_packages(monai_weckd.__path__, "monai_weckd."):
         try:
             yield importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("monailabel"):
+            if not (error.name or "").startswith(("monailabel", "nvflare")):
                 raise
 
 

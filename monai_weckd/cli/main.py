@@ -22,6 +22,7 @@ from monai_weckd.cli.audit import add_audit
 from monai_weckd.cli.bundle import add_bundle
 from monai_weckd.cli.compare import add_compare
 from monai_weckd.cli.export import add_export
+from monai_weckd.cli.federate import add_federate
 from monai_weckd.cli.label import add_label
 from monai_weckd.cli.pacs import add_pacs
 from monai_weckd.cli.phantom import add_phantom
@@ -81,5 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     add_predict(commands)
     add_export(commands)
     add_label(commands)
+    add_federate(commands)
     add_pacs(commands)
     return parser

@@ -57,6 +57,7 @@ _MODES = ("error", "skip")
 def read_datalist(
     dataset_dir: str | os.PathLike[str],
     *,
+    classes: Sequence[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
     on_bad_item: str = "error",
     transform: Callable | None = None,
@@ -66,6 +67,7 @@ def read_datalist(
 
     Args:
         dataset_dir: see :py:func:`load_datalist`.
+        classes: see :py:func:`load_datalist`; the data set may lack some.
         split_file: see :py:func:`load_datalist`.
         on_bad_item: see :py:func:`verify_images`.
         transform: see :py:func:`verify_images`.
@@ -75,7 +77,7 @@ def read_datalist(
         ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
 
     """
-    datalist = load_datalist(dataset_dir, split_file=split_file, spatial_dims=spatial_dims)
+    datalist = load_datalist(dataset_dir, classes=classes, split_file=split_file, spatial_dims=spatial_dims)
     for text in filter(None, (datalist.layout, datalist.passed_over.text())):
         logger.info(text)
     return verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)

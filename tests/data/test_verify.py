@@ -180,3 +180,13 @@ def test_a_data_set_is_listed_and_verified_in_one_call(tmp_path):
     left = read_datalist(tmp_path / "images", **options, on_bad_item="skip")
     assert [item["id"] for item in left.items] == ["ill/a.png", "well/c.png"]
     assert left.skipped == ("well/b.png",)
+
+
+def test_a_data_set_may_lack_classes_that_are_named(tmp_path):
+    for name in ("ill", "well"):
+        picture(tmp_path / name / "a.png")
+    found = read_datalist(tmp_path, classes=["odd", "well", "ill"])
+    assert found.classes == ("odd", "well", "ill")
+    assert sorted(item["label"] for item in found.items) == [1, 2]
+    with pytest.raises(ValueError, match="expected one of the 2 classes, got 'ill'"):
+        read_datalist(tmp_path, classes=["odd", "well"])

@@ -1,0 +1,96 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The server of several sites as controllers of NVIDIA FLARE. This module needs ``nvflare``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.workflows.model_controller import ModelController
+
+from monai_weckd.fl.chain_rounds import StageAnswer, run_over_sites
+from monai_weckd.fl.exact import Sums
+from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
+from monai_weckd.fl.site import STAGE, WRITE, to_arrays, to_tensors
+
+__all__ = ["ChainController", "ExactController"]
+
+
+class _SitesController(ModelController):
+    """Ask sites, and wait for their answers; :py:mod:`monai_weckd.fl.site` answers.
+
+    Args:
+        sites: names of the sites, in the order of a chain.
+        hours: how long to wait for an answer.
+        on_missing: "stop" or "skip".
+
+    """
+
+    def __init__(self, sites: Sequence[str], hours: float, on_missing: str) -> None:
+        # a site's error must not stop the job before it is known which site it was
+        super().__init__(persistor_id="", ignore_result_error=True)
+        self.sites = list(sites)
+        self.hours = hours
+        self.on_missing = on_missing
+
+    def ask(self, task: str, totals: Mapping[str, Sums], targets: Sequence[str], **meta: Any) -> dict[str, FLModel]:
+        """Return the answers by site; a site that is late has none.
+
+        Args:
+            task: name of the round.
+            totals: sums or weights by round.
+            targets: names of the sites.
+            meta: remarks for the sites.
+
+        """
+        data = FLModel(params=to_arrays(totals), params_type=ParamsType.FULL, meta={"round": task, **meta})
+        timeout = max(1, round(3600 * self.hours))
+        found = self.send_model_and_wait(data=data, targets=list(targets), timeout=timeout)
+        return {one.meta["client_name"]: one for one in found}
+
+
+class ExactController(_SitesController):
+    """Solve the head for the labels of all sites, and send it to each."""
+
+    def run(self) -> None:
+        """Run the job; an error of it ends the job and is its message."""
+        head, sites = solve_over_sites(self._answers, self.sites, on_missing=self.on_missing)
+        self.info(f"head for {head.labels} labels of {', '.join(sites)}: {head.balanced_accuracy} balanced accuracy")
+        values: dict[str, Any] = asdict(head)
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        figures = {name: value for name, value in values.items() if name not in tensors}
+        self.ask(WRITE, {WRITE: tensors}, sites, figures=figures, sites=list(sites))
+
+    def _answers(self, task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> dict[str, SiteAnswer]:
+        return {
+            site: SiteAnswer(to_tensors(one.params).get(task, {}), one.meta["identity"], one.meta["fault"])
+            for site, one in self.ask(task, totals, sites).items()
+        }
+
+
+class ChainController(_SitesController):
+    """Run a stage at each site in turn, and send the last student to all that took part."""
+
+    def run(self) -> None:
+        """Run the job; an error of it ends the job and is its message."""
+        weights, stages = run_over_sites(self._answer, self.sites, on_missing=self.on_missing)
+        for stage in stages:
+            self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
+        self.ask(WRITE, {WRITE: weights}, [stage["site"] for stage in stages], stages=stages)
+
+    def _answer(self, weights: dict[str, torch.Tensor], site: str) -> StageAnswer | None:
+        one = self.ask(STAGE, {STAGE: weights}, [site]).get(site)
+        return one and StageAnswer(to_tensors(one.params).get(STAGE, {}), one.meta["record"], one.meta["fault"])

@@ -1,0 +1,141 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What runs at a site of NVIDIA FLARE, a script of its Client API: rounds of the exact head, or a stage of a chain."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import torch
+
+from monai_weckd.fl.chain_rounds import ChainParty
+from monai_weckd.fl.exact import ExactHead, Sums
+from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
+
+__all__ = ["STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
+
+STAGE, WRITE = "stage", "write"
+Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
+_EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answer the server until the job ends.
+
+    Args:
+        argv: one argument, the settings as :py:func:`pack` writes them; default None: those of the process.
+
+    """
+    import nvflare.client as flare
+
+    (packed,) = sys.argv[1:] if argv is None else argv
+    flare.init()
+    settings = unpack(packed, flare.get_site_name())
+    respond = {"exact": _exact, "chain": _chain}[settings.pop("mode")](settings)
+    while flare.is_running():
+        message = flare.receive()
+        if message is None:
+            break
+        arrays, meta = respond(message.params, message.meta)
+        flare.send(flare.FLModel(params=arrays, meta=meta))
+
+
+def _exact(settings: Mapping[str, Any]) -> Respond:
+    party = ExactParty(settings)
+
+    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        if meta["round"] == WRITE:
+            tensors: dict[str, Any] = to_tensors(arrays)[WRITE]
+            party.write(ExactHead(**tensors, **meta["figures"]), meta["sites"])
+            return to_arrays({}), {}
+        answer = party.answer(meta["round"], to_tensors(arrays))
+        return to_arrays({meta["round"]: answer.sums}), {"identity": answer.identity, "fault": answer.fault}
+
+    return respond
+
+
+def _chain(settings: Mapping[str, Any]) -> Respond:
+    party = ChainParty(settings)
+
+    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        weights = to_tensors(arrays).get(meta["round"], {})
+        if meta["round"] == WRITE:
+            party.write(weights, meta["stages"])
+            return to_arrays({}), {}
+        answer = party.answer(weights)
+        return to_arrays({STAGE: answer.weights}), {"record": answer.record, "fault": answer.fault}
+
+    return respond
+
+
+def pack(settings: Mapping[str, Any]) -> str:
+    """Return settings as one word, because NVIDIA FLARE splits the arguments of a script at spaces.
+
+    Args:
+        settings: ``mode``, "exact" or "chain", and the settings of
+            :py:class:`~monai_weckd.fl.exact_rounds.ExactParty` or :py:class:`~monai_weckd.fl.chain_rounds.ChainParty`;
+            in a text, ``{site}`` stands for the name of the site.
+
+    """
+    return quote(json.dumps(settings), safe="/{}:,")
+
+
+def unpack(packed: str, site: str) -> dict[str, Any]:
+    """Return the settings at a site.
+
+    Args:
+        packed: result of :py:func:`pack`.
+        site: name of the site.
+
+    Example::
+
+        >>> unpack(pack({"dataset_dir": "my data/{site}"}), "north")
+        {'dataset_dir': 'my data/north'}
+
+    """
+    settings: dict[str, Any] = json.loads(unquote(packed).replace("{site}", site))
+    return settings
+
+
+def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
+    """Return what travels as arrays, each named ``round/name``.
+
+    Args:
+        totals: sums, or weights, by round.
+
+    """
+    found = {f"{task}/{name}": value.numpy() for task, sums in totals.items() for name, value in sums.items()}
+    return found or {_EMPTY: np.zeros(1)}
+
+
+def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
+    """Return what travelled by round, in the order of the rounds.
+
+    Args:
+        arrays: result of :py:func:`to_arrays`.
+
+    """
+    found: dict[str, Sums] = {}
+    for key, value in arrays.items():
+        task, _, name = key.partition("/")
+        if key != _EMPTY:
+            found.setdefault(task, {})[name] = torch.as_tensor(value)
+    return {task: found[task] for task in (*ROUNDS, STAGE, WRITE) if task in found}
+
+
+if __name__ == "__main__":
+    main()
