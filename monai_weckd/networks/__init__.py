@@ -19,6 +19,7 @@ from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
 from .outputs import TakeOutput
 from .pooled import PooledClassifier, StandardizedLinear
+from .solved_findings import solve_findings
 from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
@@ -45,6 +46,7 @@ __all__ = [
     "load_teacher",
     "load_weights",
     "predict_logits",
+    "solve_findings",
     "solve_head",
     "unwrap",
 ]
