@@ -50,7 +50,8 @@ def distillation_loss(
     al., "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531. The factor ``T^2`` keeps the
     gradients comparable when the temperature changes. For ``multilabel`` every class is a separate Bernoulli variable,
     ``sigmoid(logit / T)``, and the loss is the mean of their divergences, as binary cross entropy is a mean over the
-    classes. If the logits have spatial dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
+    classes. If the logits have spatial dimensions, an item's loss is the mean over its positions. The teacher is a
+    constant: no gradient flows into it.
 
     With ``hard_labels`` the loss is the cross entropy of the student, at temperature 1, with the teacher's most
     probable class. With a ``threshold`` as well, it is the loss on unlabeled images of Sohn et al., "FixMatch",

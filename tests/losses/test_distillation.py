@@ -117,7 +117,7 @@ def test_is_exact_for_huge_logits(dtype, multilabel, temperature, expected):
     student = torch.tensor([[1e4, -1e4]], dtype=dtype, requires_grad=True)
     loss = distillation_loss(student, -student.detach(), temperature=temperature, multilabel=multilabel)
     loss.backward()
-    # T^2 * 2e4 / T as one softmax between logits 2e4 apart, T^2 * 1e4 / T as the mean of two sigmoids of logits 1e4 from 0
+    # T^2 * 2e4 / T as one softmax between logits 2e4 apart, half of it as the mean of two sigmoids of logits 1e4 from 0
     size = 2 if multilabel else 1
     assert loss.item() == pytest.approx(expected / size)
     np.testing.assert_allclose(student.grad.double().numpy(), [[temperature / size, -temperature / size]])
@@ -360,7 +360,9 @@ def test_a_task_loss_for_unknown_classes_gives_one_for_each_class():
     student, target = logits(2, 3), torch.tensor([[1.0, 0.0, -1.0], [-1.0, -1.0, -1.0]])
     each = DistillationLoss(multilabel=True, task_loss=torch.nn.BCEWithLogitsLoss(reduction="none"))
     torch.testing.assert_close(each(student, target), DistillationLoss(multilabel=True)(student, target))
-    with pytest.raises(ValueError, match=r"^task_loss: expected a loss for each class, \(1, 3\), where some are unknown"):
+    with pytest.raises(
+        ValueError, match=r"^task_loss: expected a loss for each class, \(1, 3\), where some are unknown"
+    ):
         DistillationLoss(multilabel=True, task_loss=torch.nn.BCEWithLogitsLoss())(student, target)
 
 
