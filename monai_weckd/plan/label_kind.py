@@ -22,7 +22,7 @@ import numpy as np
 
 from monai_weckd.utils.enums import UNLABELED
 
-__all__ = ["Label", "LabelKind", "finding_values", "is_known", "label_text", "plain_label"]
+__all__ = ["Label", "LabelKind", "finding_values", "has_unknown", "is_known", "label_text", "plain_label"]
 
 # a class index; or, for each finding, 1 where it is present, 0 where it is absent and -1 where nobody knows
 Label: TypeAlias = int | tuple[int, ...]
@@ -151,6 +151,17 @@ def label_text(label: Any, names: Sequence[str]) -> str:
     if values is None:
         return names[label]
     return ", ".join(f"{name}={int(value)}" for name, value in zip(names, values, strict=True) if value >= 0)
+
+
+def has_unknown(label: Any) -> bool:
+    """Return whether some finding of a label is unknown.
+
+    Args:
+        label: the label of an item.
+
+    """
+    values = finding_values(label)
+    return values is not None and not bool((values >= 0).all())
 
 
 def plain_label(label: Any) -> Any:
