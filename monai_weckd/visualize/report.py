@@ -96,7 +96,9 @@ def _findings_page(folder: Path, chain: Mapping[str, Any]) -> tuple[str, str]:
     rows = [row for row in read_findings(folder / "predictions.csv", chain["classes"]) if row["split"] == "test"]
     test = tested_findings(rows, chain)
     for finding in test["findings"] if test else ():
-        picture = reliability_svg(finding["bins"], share="present", probability="probability") if finding["bins"] else b""
+        picture = (
+            reliability_svg(finding["bins"], share="present", probability="probability") if finding["bins"] else b""
+        )
         finding["picture"] = data_uri(picture, "svg+xml")
     stage = chain["final"]["stage"]
     page = page_template("findings.html.jinja").render(
