@@ -25,6 +25,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.few_labels import BUNDLES, embed
 from benchmarks.harness import machine
+from monai_weckd.cli.options import parse_changes
 from monai_weckd.engines.solver import fit_layer, layer_inputs, solve_finding_layer
 from monai_weckd.metrics import finding_metrics, finding_thresholds
 from monai_weckd.networks import StandardizedLinear
@@ -152,13 +153,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset_dir", help="blood smears in class folders")
     parser.add_argument("--cache_dir", type=Path, required=True, help="folder for embeddings")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE in the bundle's train.json")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bundle = BUNDLES / "blood_smear_chain_classification"
-    features, labels, groups = embed(bundle, options.dataset_dir, options.cache_dir)
+    changes = parse_changes(options.set)
+    features, labels, groups = embed(bundle, options.dataset_dir, options.cache_dir, **changes)
     folds = measure(features, findings_of(sorted(ATTRIBUTES), labels), labels, groups)
-    content = {"machine": machine(), "findings": NAMES, "attributes": ATTRIBUTES, "folds": folds}
+    content = {"machine": machine(), "findings": NAMES, "attributes": ATTRIBUTES, "changes": changes, "folds": folds}
     options.output.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     print("\n" + "\n".join(table(folds)))
 

@@ -23,18 +23,18 @@ from chain_runs import make_network
 from held_out import held_out
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler, from_engine
 from monai.transforms import Activationsd, Compose, RandGaussianNoised
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from monai_weckd import plan_chain
+from monai_weckd import plan_chain, plan_training
 from monai_weckd.data import ByteCacheDataset
 from monai_weckd.data.blind import listed_copies
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
 from monai_weckd.engines.calibration import HIGHEST, LOWEST, fit_scalings
-from monai_weckd.handlers import ChainCheckpoint, ChainRecorder, FrozenBackbone, MacroAUC
+from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, FrozenBackbone, MacroAUC
 from monai_weckd.losses import DistillationLoss
 from monai_weckd.networks import extract, solve_findings
 
@@ -341,3 +341,23 @@ def test_macro_auc_of_findings_leaves_out_what_is_unknown(batch):
         for f in (0, 1)
     ]
     assert metric.compute() == pytest.approx(np.mean(areas))
+
+
+def test_the_handler_makes_a_chain_of_a_stock_trainer():
+    items = make_items(groups=30)
+    plan = plan_training(items, classes=NAMES, findings=True, num_stages=2, shard_size=15, selection="herding")
+    network = make_network()
+    trainer = SupervisedTrainer(
+        "cpu",
+        2,
+        DataLoader(Dataset(items), batch_size=8),
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.05),
+        torch.nn.BCEWithLogitsLoss(reduction="none"),
+        epoch_length=3,
+        train_handlers=[ChainHandler(plan, weight=0.5, pool_ratio=1, multilabel=True)],
+    )
+    trainer.run()
+    chain = trainer.state.chain
+    assert [record.labeled for record in chain.records] == [15, 15]
+    assert [line["known"] for line in chain.oracle.to_dicts() if line["purpose"] == "shard"]
