@@ -25,6 +25,8 @@ from PIL import Image
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from monai_weckd.annotation import AnnotatedBundle
+from monai_weckd.bundle import trained_network
 from monai_weckd.cli.main import main
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.data.phantoms.chest import CHEST_FINDINGS
@@ -51,7 +53,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def tested(output):
+def rows_of_test(output):
     return [row for row in rows_of(output / "predictions.csv") if row["split"] == "test"]
 
 
@@ -84,7 +86,7 @@ def test_monai_alone_infers_and_evaluates(images, output, tmp_path):
     done = run_bundle(BUNDLE, "evaluate", blocked=True, output_dir=str(tmp_path), **places)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = dict(line.split(",") for line in (tmp_path / "metrics.csv").read_text().split() if "," in line)
-    whole = [row for row in tested(output) if all(row[f"label_{name}"] for name in CHEST_FINDINGS)]
+    whole = [row for row in rows_of_test(output) if all(row[f"label_{name}"] for name in CHEST_FINDINGS)]
     for name, metric in (("macro_auc", roc_auc_score), ("macro_average_precision", average_precision_score)):
         expected = [
             metric(
@@ -212,3 +214,13 @@ def test_a_chestmnist_archive_is_a_data_set(tmp_path):
     chain = train(BUNDLE, tmp_path / "chestmnist.npz", tmp_path / "out", base=SOLVED, label_fraction=0.3, **SMALL)
     assert chain["label_budget"] == {"train": 54, "val": 16}
     assert chain["final"]["test"]["findings"][0]["auc"] > 0.8
+
+
+def test_the_labeling_program_says_that_it_does_not_offer_findings(images, tmp_path):
+    with pytest.raises(ValueError, match="`label` does not offer several findings yet"):
+        AnnotatedBundle(BUNDLE, images, cache_dir=tmp_path)
+
+
+def test_a_run_of_findings_teaches_no_run_of_classes(output):
+    with pytest.raises(ValueError, match="expected a run with one class an image, got one with several findings"):
+        trained_network(BUNDLE, output, CHEST_FINDINGS)
