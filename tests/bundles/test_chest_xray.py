@@ -223,4 +223,4 @@ def test_the_labeling_program_says_that_it_does_not_offer_findings(images, tmp_p
 
 def test_a_run_of_findings_teaches_no_run_of_classes(output):
     with pytest.raises(ValueError, match="expected a run with one class an image, got one with several findings"):
-        trained_network(BUNDLE, output, CHEST_FINDINGS)
+        trained_network(output, bundle=BUNDLE, classes=CHEST_FINDINGS)
