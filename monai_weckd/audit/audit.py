@@ -94,6 +94,7 @@ def audit_data(
             the first after preprocessing.
 
     """
+    config.refuse_findings("audit")
     check_frozen(config)
     for key in ("imports", "initialize"):
         config.value(key)

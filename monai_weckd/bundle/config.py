@@ -97,6 +97,27 @@ class BundleConfig:
         return tuple(map(str, self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()))
 
     @property
+    def has_findings(self) -> bool:
+        """Whether an image may show several findings, in place of one class."""
+        return "datalist#findings" in self and bool(self.value("datalist#findings"))
+
+    def refuse_findings(self, command: str) -> None:
+        """Refuse a bundle of findings where a command is for one class an image.
+
+        Args:
+            command: name of the command.
+
+        Raises:
+            ValueError: When it is such a bundle.
+
+        """
+        if self.has_findings:
+            raise ValueError(
+                f"bundle: expected one class an image, got {self.root.name}, whose images may show several findings. "
+                f"`{command}` does not offer several findings yet; train, plan, report, predict and export do."
+            )
+
+    @property
     def solves_heads(self) -> bool:
         """Whether stages solve a head at once instead of training step by step."""
         key = "train#trainer#iteration_update"

@@ -28,6 +28,7 @@ from monai_weckd.bundle.checks import calling_parser
 from monai_weckd.data.content import content_key
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.phantoms import is_phantom
+from monai_weckd.plan.label_kind import plain_label
 
 __all__ = [
     "PLACES",
@@ -89,7 +90,7 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     config = without_places(calling_parser("run_settings").get(), _NOT_A_SETTING)
     archives: dict[str, str] = {}
     rows = [
-        [item["id"], item["group"], item.get("split"), item["label"], content_key(item["image"], archives)]
+        [item["id"], item["group"], item.get("split"), plain_label(item["label"]), content_key(item["image"], archives)]
         for item in items
     ]
     # labels are used for the digest only

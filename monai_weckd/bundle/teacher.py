@@ -127,6 +127,11 @@ def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) ->
             f"teacher_dir: expected the output folder of a finished run, got {run_dir!r}. "
             "Train a teacher first, and pass --teacher_dir path/to/its/output."
         )
+    if chain.get("findings"):
+        raise ValueError(
+            f"teacher_dir: expected a run with one class an image, got one with several findings, {run_dir!r}. "
+            "Two views and compression do not offer several findings yet."
+        )
     if tuple(chain["classes"]) != tuple(classes):
         raise ValueError(
             f"teacher_dir: expected a teacher of the classes {list(classes)}, got one of {chain['classes']}. "

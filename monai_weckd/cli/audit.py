@@ -58,6 +58,7 @@ def _audit(args: argparse.Namespace) -> None:
     check_page()
     limit_threads()
     config = BundleConfig(args.bundle, overlays=args.config_file, changes=parse_changes(args.set))
+    config.refuse_findings("audit")
     datalist = load_datalist(args.dataset_dir, spatial_dims=config.spatial_dims)
     columns = manifest_columns(args.dataset_dir, ATTRIBUTES, datalist.passed_over)
     run = None if args.run_dir is None else read_run(args.run_dir, datalist)

@@ -67,7 +67,8 @@ def _export_model(args: argparse.Namespace) -> None:
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=changes)
     path = args.to or bundle.checkpoint.with_suffix(suffix)
     paths = _images(args.dataset_dir, bundle)
-    print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes", flush=True)
+    what = "classes" if bundle.thresholds is None else "findings"
+    print(f"model   {bundle.checkpoint}: {len(bundle.classes)} {what}", flush=True)
     images = sample_images(bundle, paths) if paths else None
     check = export_model(bundle, path, kind=args.format, output=args.output, images=images)
     kind = "images" if check.real else "random images (pass --dataset_dir for real ones)"

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,10 +43,11 @@ class _Sources:
     split_file: str | None = option(None, "JSON file with the split of every item by its id")
     plan: str | None = option(None, "earlier plan.json of some of these images; their groups stay in their splits")
     shards: str | None = option(None, "plan.json of another run, to use its shards")
+    findings: bool = option(False, "whether an image may show several findings, or none, in place of one class")
 
 
 # keys of these options in a bundle's configuration
-_KEYS = {"split_file": "split_file", "plan": "plan#earlier", "shards": "plan#shards"}
+_KEYS = {"split_file": "split_file", "plan": "plan#earlier", "shards": "plan#shards", "findings": "datalist#findings"}
 
 
 def add_plan(commands: Any) -> None:
@@ -74,7 +74,10 @@ def _plan(args: argparse.Namespace) -> None:
     config = _bundle(args)
     settings, sources = _settings(args, config), _sources(args, config)
     datalist = load_datalist(
-        args.dataset_dir, split_file=sources.split_file, spatial_dims=None if config is None else config.spatial_dims
+        args.dataset_dir,
+        split_file=sources.split_file,
+        spatial_dims=None if config is None else config.spatial_dims,
+        findings=sources.findings,
     )
     plan = plan_datalist(datalist, settings, shards=sources.shards, earlier=sources.plan)
     splits = list(_split_rows(plan, datalist))
@@ -119,7 +122,7 @@ def _forecast(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iter
 
 
 def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
-    oracle = LabelOracle(datalist.items)
+    oracle = LabelOracle(datalist.items, findings=plan.findings)
     for split in SPLITS:
         items = plan.select(datalist.items, split)
         # the classes of the training items are known only where the plan has read them
@@ -130,7 +133,7 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
 
 
 def _stage_rows(plan: ChainPlan, datalist: Datalist) -> list[list[Any]]:
-    oracle = LabelOracle(datalist.items)
+    oracle = LabelOracle(datalist.items, findings=plan.findings)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
     for stage in plan.stages:
@@ -145,8 +148,7 @@ def _stage_rows(plan: ChainPlan, datalist: Datalist) -> list[list[Any]]:
 
 
 def _class_counts(oracle: LabelOracle, plan: ChainPlan, ids: Iterable[str]) -> list[int]:
-    counts = Counter(oracle.reveal(ids, purpose="test").values())
-    return [counts[index] for index in range(len(plan.classes))]
+    return list(plan.kind.counts(oracle.reveal(ids, purpose="test").values()).values())
 
 
 def _scarce(plan: ChainPlan, splits: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -178,7 +180,7 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     if not plan.val:
         lines.append("validation: none held out, so all labels are for training; --val_fraction 0.15 holds labels out")
     if plan.split_by_label:
-        lines.append("split: reads the labels of all items, to have every class in each part")
+        lines.append(f"split: reads the labels of all items, to have every {plan.kind.word} in each part")
     if plan.settings.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --stratify false reads none"

@@ -80,9 +80,11 @@ def _predict(args: argparse.Namespace) -> None:
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=parse_changes(args.set))
+    _refuse_with_findings(args, bundle)
     passed_over = PassedOver()
     paths = list_images(args.input, spatial_dims=bundle.spatial_dims, passed_over=passed_over)
-    print(f"model   {bundle.checkpoint}: {len(bundle.classes)} classes, {calibration_text(bundle.checkpoint)}")
+    what = "classes" if bundle.thresholds is None else "findings"
+    print(f"model   {bundle.checkpoint}: {len(bundle.classes)} {what}, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
         print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
     sets = _sets(args, bundle)
@@ -124,6 +126,16 @@ def _check(args: argparse.Namespace) -> None:
     if args.on_bad_item not in _ON_BAD_ITEM:
         hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
+
+
+def _refuse_with_findings(args: argparse.Namespace, bundle: PredictionBundle) -> None:
+    """Refuse options that are for one class an image, where the model is of several findings."""
+    for name in ("min_confidence", "coverage", "aggregate", "write_sr") if bundle.thresholds is not None else ():
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"{name}: expected no such option for a model of findings, got {getattr(args, name)}. "
+                "It is not offered for several findings yet; leave it out."
+            )
 
 
 def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
@@ -185,7 +197,9 @@ def _write(
     faults: list[str] = []
     further = [*([] if sets is None else ["set"]), *([] if kind is None else kind.columns(None))]
     made_by = _made_by(args, bundle)
-    table = PredictionTable(args.output, bundle.classes, further, made_by=made_by, resume=args.resume)
+    table = PredictionTable(
+        args.output, bundle.classes, further, thresholds=bundle.thresholds, made_by=made_by, resume=args.resume
+    )
     try:
         with table:
             done = _take_over(args, table, bundle, paths, keys, counts, faults, aggregate)
@@ -194,7 +208,8 @@ def _write(
                 for item in batch:
                     fault = item.fault
                     found = keys.find(item.path)
-                    row = prediction_row(item, found, bundle.classes, min_confidence=args.min_confidence or 0)
+                    options: Any = {"min_confidence": args.min_confidence or 0, "thresholds": bundle.thresholds}
+                    row = prediction_row(item, found, bundle.classes, **options)
                     if sets is not None:
                         row["set"] = sets.names(item.probabilities)
                     if kind is not None:
@@ -218,7 +233,7 @@ def _count(
     item: Prediction, row: Mapping[str, Any], found: ImageKeys, counts: Counter[str], aggregate: Aggregate | None
 ) -> None:
     counts["bad" if item.probabilities is None else "read"] += 1
-    counts["uncertain"] += item.probabilities is not None and not row["predicted"]
+    counts["uncertain"] += item.probabilities is not None and row.get("predicted") == ""
     counts["odd"] += bool(row.get("not_of_this_kind"))
     if aggregate is not None:
         aggregate.add(found, item)
@@ -263,6 +278,7 @@ def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
     files = [bundle.checkpoint, configs / "inference.json", *overlays, *beside]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
     options = [args.set, args.min_confidence, args.coverage, args.batch_size, bundle.classes]
+    options += [] if bundle.thresholds is None else [bundle.thresholds]
     return json_digest({"files": digests, "options": options})
 
 

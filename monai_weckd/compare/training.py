@@ -135,6 +135,7 @@ class ComparedBundle:
         self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
         self._changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = self._read(overlays)
+        self.config.refuse_findings("compare")
         self.solved = self.config.solves_heads
         for key, value in self._changes.items():
             if not self.config.takes(key) and not self._other.takes(key):

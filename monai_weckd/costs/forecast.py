@@ -79,6 +79,7 @@ def _trained(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Itera
         loss_function=config.value("loss_function"),
         image_shape=shape,
         num_classes=len(plan.classes),
+        findings=plan.findings,
         batch_size=steps["batch_size"],
         pool_ratio=chain.pool_ratio,
         prepare_batch=config.value("train#prepare_batch"),

@@ -43,6 +43,7 @@ def probe_costs(
     loss_function: DistillationLoss,
     image_shape: Sequence[int],
     num_classes: int,
+    findings: bool = False,
     batch_size: int,
     pool_ratio: int = 0,
     prepare_batch: Callable = default_prepare_batch,
@@ -59,6 +60,7 @@ def probe_costs(
         loss_function: task and distillation loss; its attention part is left out.
         image_shape: (C, spatial dimensions) of an image.
         num_classes: number of classes.
+        findings: whether a label has a value for each of them, default False.
         batch_size: labeled items in a batch.
         pool_ratio: pool items for each labeled one, default 0.
         prepare_batch: the trainer's function, default MONAI's.
@@ -80,7 +82,7 @@ def probe_costs(
         other = _like(optimizer, student)
         call = inferer or (lambda images, net: net(images))
         device = next(student.parameters()).device
-        batches = [_batch(batch_size * (1 + ratio), image_shape, num_classes) for ratio in (0, pool_ratio)]
+        batches = [_batch(batch_size * (1 + ratio), image_shape, num_classes, findings) for ratio in (0, pool_ratio)]
 
         def step(batch: dict[str, torch.Tensor]) -> None:
             images, labels = prepare_batch(dict(batch), device, False)[:2]
@@ -147,9 +149,11 @@ def _like(optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> torch.o
     )
 
 
-def _batch(size: int, shape: Sequence[int], classes: int) -> dict[str, torch.Tensor]:
+def _batch(size: int, shape: Sequence[int], classes: int, findings: bool) -> dict[str, torch.Tensor]:
     places = torch.arange(size)
-    return {"image": torch.rand(size, *shape), "label": places % classes, INDEX: places, VIEW: places}
+    labels = places % classes
+    labels = torch.nn.functional.one_hot(labels, classes).float() if findings else labels
+    return {"image": torch.rand(size, *shape), "label": labels, INDEX: places, VIEW: places}
 
 
 def _activation_bytes(step: Callable[[], None]) -> int:

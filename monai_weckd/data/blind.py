@@ -26,6 +26,7 @@ from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import Randomizable
 from monai.utils import CommonKeys
 
+from monai_weckd.plan.label_kind import Label, finding_values
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.errors import first_cause
 
@@ -70,7 +71,7 @@ class _BlindCache:
     """
 
     def __init__(
-        self, cache: Any, labels: Mapping[int, int], stale: frozenset[int], *, label_key: str, stand_in: int
+        self, cache: Any, labels: Mapping[int, Label], stale: frozenset[int], *, label_key: str, stand_in: int
     ) -> None:
         self.cache = cache
         self.labels = labels
@@ -118,7 +119,7 @@ def hidden(label: Any, stand_in: int = UNLABELED) -> Any:
 
 
 def withhold(
-    dataset: Any, labels: Mapping[int, int], *, label_key: str = CommonKeys.LABEL, stand_in: int = UNLABELED
+    dataset: Any, labels: Mapping[int, Label], *, label_key: str = CommonKeys.LABEL, stand_in: int = UNLABELED
 ) -> Any:
     """Return a copy of a dataset whose transforms see the revealed labels and no others; it shares all else.
 
@@ -140,17 +141,17 @@ def withhold(
         raw = item.get(label_key)
         if index not in labels:
             data.append({**item, label_key: hidden(raw, stand_in)})
-        elif hasattr(raw, "__index__") and int(raw) == labels[index]:
+        elif _is_same(raw, labels[index]):
             data.append(item)
         else:
-            data.append({**item, label_key: labels[index]})
+            data.append({**item, label_key: _as_raw(labels[index])})
             stale.add(index)
     other = _with_data(dataset, data)
     if isinstance(other, CacheDataset) and not other.hash_as_key:
         cache: Any = _BlindCache(other._cache, labels, frozenset(stale), label_key=label_key, stand_in=stand_in)
         other._cache = cache
     if isinstance(other, PersistentDataset) and other.cache_dir is not None:
-        first, second = ({**data[0], label_key: value} for value in (0, 1))
+        first, second = ({**data[0], label_key: value} for value in _made_up(data[0].get(label_key), 2)[:2])
         if other.hash_func(first) == other.hash_func(second):
             other.cache_dir = None
     return other
@@ -170,10 +171,11 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
     if getattr(dataset, "whole_batches", False):
         return LabelTrace()  # its items have no label
 
-    def run(label: int) -> dict[str, Any]:
+    def run(label: Any) -> dict[str, Any]:
         return dict(_leaves(_first_part(_transformed(dataset, {**dataset.data[0], label_key: label}))))
 
-    first, again, *others = (run(label) for label in (0, 0, *range(1, min(num_classes, _TRIED))))
+    label, *labels = _made_up(dataset.data[0].get(label_key), num_classes)
+    first, again, *others = (run(one) for one in (label, label, *labels))
     noise = _differing(first, again)
     found = {path for other in others for path in _differing(first, other)} - noise
     own = {path for path in first if _top(path) == label_key}
@@ -185,11 +187,33 @@ def trace_label(dataset: Any, num_classes: int, *, label_key: str = CommonKeys.L
     )
 
 
-def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int], num_classes: int) -> tuple[str, ...]:
+def _made_up(label: Any, num_classes: int) -> list[Any]:
+    """Return some labels of the kind of a label: class indices, or rows with no finding and with one."""
+    if finding_values(label) is None:
+        return list(range(min(num_classes, _TRIED)))
+    rows = np.concatenate([np.zeros((1, num_classes)), np.eye(num_classes)]).astype(np.float32)
+    return list(rows[:_TRIED])
+
+
+def _is_same(raw: Any, label: Label) -> bool:
+    """Return whether the label of an item is the one that was revealed."""
+    values = finding_values(raw)
+    if values is None or isinstance(label, int):
+        return hasattr(raw, "__index__") and int(raw) == label
+    return tuple(values.tolist()) == label
+
+
+def _as_raw(label: Label) -> Any:
+    """Return a revealed label as an item holds it."""
+    return label if isinstance(label, int) else np.array(label, dtype=np.float32)
+
+
+def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, Label], num_classes: int) -> tuple[str, ...]:
     """Return the keys of a data list, besides the label, that carry the same information as the revealed labels.
 
-    Only items with a revealed label are compared. A key is a copy if its values and the labels determine each other, or
-    if they are vectors whose largest number is at the place of the label.
+    A key that says the same as one of several findings counts, too. Only items with a revealed label are compared. A
+    key is a copy if its values and the labels determine each other, or if they are vectors whose largest number is at
+    the place of the label.
 
     Args:
         items: the items of the dataset.
@@ -201,7 +225,7 @@ def listed_copies(items: Sequence[Mapping[str, Any]], labels: Mapping[int, int],
 
 
 def shown_copies(
-    dataset: Any, labels: Mapping[int, int], num_classes: int, *, label_key: str = CommonKeys.LABEL
+    dataset: Any, labels: Mapping[int, Label], num_classes: int, *, label_key: str = CommonKeys.LABEL
 ) -> tuple[str, ...]:
     """Return the keys of transformed items, besides the label, that say the same as the revealed labels.
 
@@ -215,7 +239,7 @@ def shown_copies(
         label_key: key of the label in an item, default "label".
 
     """
-    some: dict[int, list[int]] = {}
+    some: dict[Label, list[int]] = {}
     for index, label in labels.items():
         some.setdefault(label, []).append(index)
     places = [index for group in list(some.values())[:_TRIED] for index in group[:_LOOKED_AT]]
@@ -225,7 +249,16 @@ def shown_copies(
     return _copies(items, [labels[index] for index in places], num_classes)
 
 
-def _copies(items: Sequence[Any], labels: Sequence[int], num_classes: int) -> tuple[str, ...]:
+def _copies(items: Sequence[Any], labels: Sequence[Label], num_classes: int) -> tuple[str, ...]:
+    """Return the keys that say the same as the labels, or as one of their findings where it is known."""
+    found = set(_telling(items, labels, num_classes))
+    for values in zip(*(label for label in labels if isinstance(label, tuple)), strict=True):
+        known = [place for place, value in enumerate(values) if value != UNLABELED]
+        found |= set(_telling([items[place] for place in known], [values[place] for place in known], 2))
+    return tuple(sorted(found))
+
+
+def _telling(items: Sequence[Any], labels: Sequence[Label], num_classes: int) -> tuple[str, ...]:
     if len(set(labels)) < 2 or len(labels) < len(set(labels)) + 2:
         return ()
     rows = [
@@ -243,7 +276,7 @@ def _first_part(item: Any) -> Any:
 _NO_COPIES = frozenset({"id", "group", str(CommonKeys.IMAGE.value), str(CommonKeys.LABEL.value)})
 
 
-def _says(values: Sequence[Any], labels: Sequence[int], num_classes: int) -> bool:
+def _says(values: Sequence[Any], labels: Sequence[Label], num_classes: int) -> bool:
     plain = [_plain(value) for value in values]
     if any(value is None for value in plain):
         return False
@@ -266,8 +299,10 @@ def _plain(value: Any) -> Any:
 
 def _stand_in(dataset: Any, first: Mapping[str, Any], label_key: str) -> int:
     """Return -1 if the transforms accept it and turn it into a label of the same kind, else 0."""
+    raw = dataset.data[0].get(label_key)
+    unknown = UNLABELED if finding_values(raw) is None else hidden(raw)
     try:
-        found = dict(_leaves(_first_part(_transformed(dataset, {**dataset.data[0], label_key: UNLABELED}))))
+        found = dict(_leaves(_first_part(_transformed(dataset, {**dataset.data[0], label_key: unknown}))))
     except Exception as error:  # the user's transforms may raise anything
         reason = " ".join(str(first_cause(error)).split())[:150]
         logger.info("the transforms refuse the label -1 (%s); withheld labels pass through them as class 0", reason)

@@ -21,10 +21,11 @@ from typing import NamedTuple
 from monai_weckd.data.names import clean_text, is_missing, plain_key
 from monai_weckd.data.split_file import split_name
 
-__all__ = ["REQUIRED", "Line", "column_values", "find_columns", "further_column"]
+__all__ = ["FINDING", "REQUIRED", "Line", "column_values", "find_columns", "finding_titles", "further_column"]
 
 REQUIRED = ("file", "label")
 _COLUMNS = (*REQUIRED, "group", "split")
+FINDING = "finding:"  # begins the title of a column that says whether an image shows a finding
 
 # spellings that are taken, as `plain_key` gives them
 _PERSONS = ("group", "patient", "subject", "participant")
@@ -43,6 +44,8 @@ _TAKEN = {
     ),
     "split": frozenset(("split", "splits", "splitname", "datasplit", "datasetsplit", "traintestsplit", "splitset")),
 }
+# a column with the names of all findings of an image
+_FINDINGS = frozenset(("findings", "findinglabels"))
 # what a comparison or an audit reads; a training does not
 _FURTHER = {
     "fold": frozenset(("fold", "folds", "kfold", "cvfold", "foldid")),
@@ -138,6 +141,11 @@ def find_columns(
             )
         if found:
             places[name] = found[0]
+        elif name == "label" and name in required and finding_titles(header):
+            raise ValueError(
+                f"{manifest}, row 1: expected a column 'label' with one class an image, got findings. Pass "
+                "findings=True, or use the bundle chest_xray_chain_classification."
+            )
         elif name in required:
             others = [title for place, title in enumerate(header) if place not in places.values()]
             near = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
@@ -147,6 +155,22 @@ def find_columns(
             )
     _refuse_near(header, lines, places, manifest)
     return places
+
+
+def finding_titles(header: Sequence[str]) -> list[str]:
+    """Return the titles of the columns that hold findings; empty if there are none.
+
+    Args:
+        header: the titles of a manifest.
+
+    Example::
+
+        >>> finding_titles(["file", "finding:mass", "finding: edema"]), finding_titles(["file", "Finding Labels"])
+        (['finding:mass', 'finding: edema'], ['Finding Labels'])
+
+    """
+    found = [title for title in header if title.casefold().startswith(FINDING)]
+    return found or [title for title in header if plain_key(title) in _FINDINGS]
 
 
 def further_column(name: str, header: Sequence[str], manifest: str) -> int | None:

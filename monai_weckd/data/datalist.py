@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from monai_weckd.data.class_folders import inner_folders, read_folders
 from monai_weckd.data.dicom.patients import patient_groups
 from monai_weckd.data.dicom.references import folder_of
+from monai_weckd.data.findings import read_findings
 from monai_weckd.data.manifest import FileFinder, Row, find_manifest, read_manifest
 from monai_weckd.data.masks import find_masks
 from monai_weckd.data.medmnist import download_hint, medmnist_items
@@ -45,11 +46,13 @@ class Datalist(NamedTuple):
 
     Args:
         items: one dictionary for each item with ``image`` (absolute path, or reference into an archive), ``label``
-            (index into ``classes``, or ``UNLABELED``), ``group``, ``id`` and, if the manifest has one, ``split``.
-        classes: class names in the order of their indices.
+            (index into ``classes``, or ``UNLABELED``; for findings an array, (F,), of 1, 0 and -1, which is unknown),
+            ``group``, ``id`` and, if the manifest has one, ``split``.
+        classes: names of the classes, or of the findings, in the order of their indices.
         skipped: ids that :py:func:`monai_weckd.data.verify_images` left out.
         passed_over: columns and files that were not used.
         layout: the class folders and their numbers of images, in one line; empty without class folders.
+        findings: whether ``classes`` are findings, of which an image may show several or none.
 
     """
 
@@ -58,6 +61,7 @@ class Datalist(NamedTuple):
     skipped: tuple[str, ...] = ()
     passed_over: PassedOver = PassedOver()
     layout: str = ""
+    findings: bool = False
 
 
 def plan_datalist(
@@ -87,6 +91,7 @@ def plan_datalist(
         datalist.items,
         settings,
         classes=datalist.classes,
+        findings=datalist.findings,
         skipped=datalist.skipped,
         shards=shards,
         earlier=earlier,
@@ -100,6 +105,7 @@ def load_datalist(
     classes: Sequence[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
     spatial_dims: int | None = None,
+    findings: bool = False,
 ) -> Datalist:
     """List the items of a folder with a ``manifest.csv``, a folder of class folders, or a MedMNIST archive (.npz).
 
@@ -116,14 +122,20 @@ def load_datalist(
     differ only by case, white space, Unicode form or invisible characters are one, in the most frequent spelling. No
     image is decoded. Of files that may be DICOM, the start of the header is read.
 
+    With ``findings`` an image may show several findings, or none: the manifest has columns ``finding:<name>`` or a
+    column ``findings`` (see :py:func:`monai_weckd.data.findings.read_findings`) in place of ``label``, or the archive
+    has several labels for each image, as ChestMNIST does. Folders have one class an image.
+
     Args:
         dataset_dir: the folder, or a MedMNIST archive.
         classes: class names in the order of their indices, default None: all labels found, sorted by name.
         split_file: JSON file with the split of every item by its id; it overrides a ``split`` column. Default None.
         spatial_dims: 3 makes one item of each DICOM series in class folders, default None: each file is an item.
+        findings: whether to read findings, default False: each image has one class.
 
     Raises:
         ValueError: When the folder or the manifest is not as described; the message names the manifest's row.
+        ValueError: When the images have findings and these are not asked for, or the other way round.
         ValueError: When the split file names an item or a split that does not exist, or leaves an item out.
 
     Example::
@@ -139,20 +151,24 @@ def load_datalist(
         (('ill', 'well'), [('ill/a.png', 0), ('well/b.png', 1)])
 
     """
-    found = _load(dataset_dir, classes, by_series=spatial_dims == 3)
+    found = _load(dataset_dir, classes, by_series=spatial_dims == 3, findings=findings)
     return found if split_file is None else found._replace(items=with_splits(found.items, split_file))
 
 
-def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *, by_series: bool) -> Datalist:
+def _load(
+    dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *, by_series: bool, findings: bool
+) -> Datalist:
     root = os.path.abspath(dataset_dir)
     if os.path.isfile(root) and root.lower().endswith(".npz"):
-        items, names = medmnist_items(root, classes=classes)
-        return Datalist(items, names)
+        items, names = medmnist_items(root, classes=classes, findings=findings)
+        return Datalist(items, names, findings=findings)
     if not os.path.isdir(root):
         hint = download_hint(dataset_dir) or "Pass the folder that holds manifest.csv or the class folders."
         raise ValueError(f"dataset_dir: expected an existing folder, got {os.fspath(dataset_dir)!r}. {hint}")
     manifest, layout = find_manifest(root), ""
     passed_over = PassedOver()
+    if findings:
+        return _load_findings(root, manifest, classes, passed_over)
     if manifest:
         rows = read_manifest(manifest, passed_over, classes=classes)
         _refuse_masks(rows)
@@ -172,6 +188,32 @@ def _load(dataset_dir: str | os.PathLike[str], classes: Sequence[str] | None, *,
     _check_ids(items, rows)
     _check_groups(items, rows)
     return Datalist(items, names, passed_over=passed_over, layout=layout)
+
+
+def _load_findings(root: str, manifest: str, classes: Sequence[str] | None, passed_over: PassedOver) -> Datalist:
+    if not manifest:
+        raise ValueError(
+            f"dataset_dir: expected a manifest.csv in {root!r}, got none. "
+            "Findings come from its columns 'finding:<name>' or 'findings'; folders have one class an image."
+        )
+    rows = read_manifest(manifest, passed_over, labels=False)
+    _refuse_masks(rows)
+    names, values = read_findings(manifest, passed_over)
+    if not rows:
+        raise ValueError(f"dataset_dir: expected images, got none in {root!r}. Add rows to manifest.csv.")
+    if classes is not None and tuple(classes) != names:
+        raise ValueError(
+            f"classes: expected the findings of the manifest, {names}, got {tuple(classes)}. Leave it out."
+        )
+    if any(row.label for row in rows):
+        passed_over.columns.append("label")
+    finder = FileFinder(root)
+    bare = [_item(row._replace(label=""), names, finder) for row in rows]
+    items = [{**item, "label": value} for item, value in zip(bare, values, strict=True)]
+    items = _with_patients(items, rows, root)
+    _check_ids(items, rows)
+    _check_groups(items, rows)
+    return Datalist(items, names, passed_over=passed_over, findings=True)
 
 
 def known_groups(folder: str | os.PathLike[str], passed_over: PassedOver | None = None) -> dict[str, str]:

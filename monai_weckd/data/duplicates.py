@@ -21,6 +21,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from monai_weckd.data.image_files import image_files
+from monai_weckd.plan.label_kind import label_text
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.splits import group_of
 from monai_weckd.utils.messages import printable
@@ -58,7 +59,7 @@ def duplicate_notes(
     sets = [[item for image in images for item in by_image[image]] for images in same]
 
     def label_of(item: Mapping[str, Any]) -> str | None:
-        return classes[item["label"]] if is_labeled(item) else None
+        return label_text(item["label"], classes) if is_labeled(item) else None
 
     def split_of(item: Mapping[str, Any]) -> str | None:
         return item.get("split") if splits is None else splits.get(item["id"])

@@ -29,7 +29,7 @@ from monai_weckd.data.split_file import split_name
 from monai_weckd.plan.splits import SPLITS
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["FileFinder", "Row", "find_manifest", "manifest_columns", "read_manifest"]
+__all__ = ["FileFinder", "Row", "find_manifest", "manifest_columns", "read_lines", "read_manifest"]
 
 _NAME = "manifest.csv"
 # how programs save a table under the name that was meant
@@ -95,7 +95,7 @@ def read_manifest(
 
     """
     name = os.fspath(manifest)
-    header, lines = _read_lines(name)
+    header, lines = read_lines(name)
     places = find_columns(header, lines, name, required=REQUIRED if labels else REQUIRED[:1])
     passed_over.columns += dict.fromkeys(
         title
@@ -133,7 +133,7 @@ def manifest_columns(
     name, finder = find_manifest(folder), FileFinder(os.fspath(folder))
     if not name:
         return {}
-    header, lines = _read_lines(name)
+    header, lines = read_lines(name)
     places = {column: place for column in names if (place := further_column(column, header, name)) is not None}
     if passed_over is not None:
         used = {header[place] for place in places.values()}
@@ -148,7 +148,16 @@ def manifest_columns(
     return found
 
 
-def _read_lines(manifest: str) -> tuple[list[str], list[Line]]:
+def read_lines(manifest: str) -> tuple[list[str], list[Line]]:
+    """Return the titles of a manifest, and its other lines that are not empty.
+
+    Args:
+        manifest: the CSV file.
+
+    Raises:
+        ValueError: When it is no CSV in UTF-8.
+
+    """
     try:
         # utf-8-sig drops the byte order mark that spreadsheets write
         with open(manifest, newline="", encoding="utf-8-sig") as stream:

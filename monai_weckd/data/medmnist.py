@@ -51,34 +51,39 @@ class Reference(NamedTuple):
 
 @budgeted
 def medmnist_items(
-    path: str | os.PathLike[str], *, classes: Sequence[str] | None = None
+    path: str | os.PathLike[str], *, classes: Sequence[str] | None = None, findings: bool = False
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """List the items of a MedMNIST archive, with the official splits.
 
     Such an archive (``bloodmnist.npz``, ``organmnist3d_64.npz``) has the arrays ``<split>_images`` and
     ``<split>_labels`` for train, val and test: gray images ``(N, Y, X)``, RGB ``(N, Y, X, 3)`` or volumes
-    ``(N, Z, Y, X)``, and one label for each. The archive does not say which images show one patient, so each image is
-    its own group. No image is read; an item's ``image`` is a reference, ``<path>::train/12``, which
+    ``(N, Z, Y, X)``, and one label for each, or as in ChestMNIST 0 or 1 for each of several findings,
+    ``(N, F)``. The archive does not say which images show one patient, so each image is its own group. No image is
+    read; an item's ``image`` is a reference, ``<path>::train/12``, which
     :py:class:`~monai_weckd.transforms.load.LoadMedicalImage` loads.
 
     Args:
         path: the archive.
         classes: names of the labels 0, 1, ..., in this order. Default None: the names from the package ``medmnist``, if
             it is installed and knows the archive by its file name, else "0", "1", ...
+        findings: whether the archive has findings, default False: one label for each image.
 
     Returns:
         The items and the class names.
 
     Raises:
-        ValueError: When the file is not such an archive, or has several labels for an image.
+        ValueError: When the file is not such an archive, or has findings and ``findings`` is False, or the reverse.
         ValueError: When ``classes`` does not name every label.
 
     J. Yang et al., MedMNIST v2, Scientific Data 10:41, 2023.
 
     """
     path = os.path.abspath(path)
-    labels = {split: _labels(path, split) for split in SPLITS}
-    names = _class_names(path, 1 + max(max(values, default=0) for values in labels.values()), classes)
+    labels: dict[str, Any] = {split: (_findings if findings else _labels)(path, split) for split in SPLITS}
+    if findings:
+        names = _finding_names(path, {values.shape[1] for values in labels.values()}, classes)
+    else:
+        names = _class_names(path, 1 + max(max(values, default=0) for values in labels.values()), classes)
     items = []
     for split, values in labels.items():
         width = max(5, len(str(len(values))))  # so that sorting the ids keeps the order of the archive
@@ -181,6 +186,33 @@ def parse_reference(path: str) -> Reference | None:
 
 def _labels(path: str, split: str) -> list[int]:
     """Return the labels of one split, one for each of its images."""
+    labels, count = _read_labels(path, split)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise ValueError(
+            f"{path}: expected one label for each image, got {labels.shape[1]}. Pass findings=True, or use the bundle "
+            "chest_xray_chain_classification."
+        )
+    if labels.size != count or labels.dtype.kind not in "ui" or (labels < 0).any():
+        raise ValueError(
+            f"{path}: expected {count} labels from 0 up in {split}_labels, got {labels.shape} {labels.dtype}. "
+            "Pass an archive of MedMNIST."
+        )
+    return labels.ravel().tolist()
+
+
+def _findings(path: str, split: str) -> np.ndarray:
+    """Return the findings of one split, (N, F), float32, 1 where one is present and 0 where it is absent."""
+    labels, count = _read_labels(path, split)
+    if labels.ndim != 2 or len(labels) != count or labels.dtype.kind not in "uib" or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"{path}: expected 0 or 1 for each finding of {count} images in {split}_labels, got {labels.shape} "
+            f"{labels.dtype}. Pass an archive with findings, such as chestmnist, or leave findings=True out."
+        )
+    return labels.astype(np.float32)
+
+
+def _read_labels(path: str, split: str) -> tuple[np.ndarray, int]:
+    """Return the labels of one split as they are, and the number of its images."""
     images, kind = array_header(path, f"{split}_images")
     labels = read_array(path, f"{split}_labels")
     if len(images) not in (3, 4) or kind.kind not in "uif":
@@ -188,18 +220,19 @@ def _labels(path: str, split: str) -> list[int]:
             f"{path}: expected {split}_images (N, Y, X), (N, Y, X, 3) or (N, Z, Y, X), got {images} {kind}. "
             "Pass an archive of MedMNIST."
         )
-    if labels.ndim == 2 and labels.shape[1] > 1:
+    claim(_ITEM * len(labels), name=path)
+    return labels, images[0]
+
+
+def _finding_names(path: str, counts: set[int], classes: Sequence[str] | None) -> tuple[str, ...]:
+    count = max(counts)
+    names = tuple(_known_names(path) if classes is None else classes)
+    names = names or tuple(f"{finding:0{len(str(count - 1))}d}" for finding in range(count))
+    if counts != {len(names)} or len(set(names)) < len(names):
         raise ValueError(
-            f"{path}: expected one label for each image, got {labels.shape[1]}. "
-            "Sets with several findings in an image, such as chestmnist, cannot be used."
+            f"classes: expected a distinct name for each of {sorted(counts)} findings, got {names}. Name each finding."
         )
-    if labels.size != images[0] or labels.dtype.kind not in "ui" or (labels < 0).any():
-        raise ValueError(
-            f"{path}: expected {images[0]} labels from 0 up in {split}_labels, got {labels.shape} {labels.dtype}. "
-            "Pass an archive of MedMNIST."
-        )
-    claim(_ITEM * labels.size, name=path)
-    return labels.ravel().tolist()
+    return names
 
 
 def _class_names(path: str, count: int, classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
 from monai_weckd.data.blind import hidden, withhold
+from monai_weckd.plan.label_kind import Label
 from monai_weckd.utils.draws import derive
 from monai_weckd.utils.enums import INDEX, UNLABELED, VIEW
 from monai_weckd.utils.messages import check_item
@@ -186,7 +187,7 @@ class StageDataset(Dataset):
     def __init__(
         self,
         dataset: Any,
-        labels: Mapping[int, int],
+        labels: Mapping[int, Label],
         *,
         label_key: str = CommonKeys.LABEL,
         num_classes: int | None = None,
@@ -195,6 +196,8 @@ class StageDataset(Dataset):
         self.labels = dict(labels)
         self.label_key = str(label_key)
         self.num_classes = num_classes
+        # in the form of the labels
+        self._withheld = hidden(next(iter(self.labels.values()), UNLABELED))
         self.dataset = dataset
         if not getattr(dataset, "whole_batches", False):
             self.dataset = withhold(dataset, self.labels, label_key=self.label_key, stand_in=stand_in)
@@ -227,8 +230,8 @@ class StageDataset(Dataset):
         check_item("train_data_loader", index, item)
         return {**item, self.label_key: self._transformed_label(index, item), INDEX: index, VIEW: view}
 
-    def _label(self, index: int) -> int:
-        return self.labels.get(index, UNLABELED)
+    def _label(self, index: int) -> Label:
+        return self.labels.get(index, self._withheld)
 
     def _transformed_label(self, index: int, item: Mapping[str, Any]) -> Any:
         """Return what the transforms have made of a revealed label, and -1 in its type for any other."""

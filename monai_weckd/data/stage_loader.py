@@ -26,6 +26,7 @@ from monai.data.utils import worker_init_fn as monai_worker_init_fn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from monai_weckd.data.stage import StageBatchSampler, StageDataset
+from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.splits import identify
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import check_item
@@ -127,7 +128,7 @@ def _weights(sampler: Any) -> Any:
 def stage_loader(
     template: Any,
     *,
-    labels: Mapping[int, int],
+    labels: Mapping[int, Label],
     pool: Sequence[int],
     pool_ratio: int,
     num_batches: int,

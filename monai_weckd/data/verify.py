@@ -62,6 +62,7 @@ def read_datalist(
     on_bad_item: str = "error",
     transform: Callable | None = None,
     spatial_dims: int | None = None,
+    findings: bool = False,
 ) -> Datalist:
     """List the items of a data set, and verify that every image can be read and prepared for training.
 
@@ -72,12 +73,15 @@ def read_datalist(
         on_bad_item: see :py:func:`verify_images`.
         transform: see :py:func:`verify_images`.
         spatial_dims: see :py:func:`load_datalist` and :py:func:`verify_images`.
+        findings: see :py:func:`load_datalist`.
 
     Raises:
         ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
 
     """
-    datalist = load_datalist(dataset_dir, classes=classes, split_file=split_file, spatial_dims=spatial_dims)
+    datalist = load_datalist(
+        dataset_dir, classes=classes, split_file=split_file, spatial_dims=spatial_dims, findings=findings
+    )
     for text in filter(None, (datalist.layout, datalist.passed_over.text())):
         logger.info(text)
     return verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)

@@ -17,7 +17,7 @@ import torch
 
 from monai_weckd.networks.features import find_head, find_module, unwrap
 
-__all__ = ["divide_logits", "fit_temperature", "fit_temperatures", "head_parameters"]
+__all__ = ["divide_logits", "fit_scalings", "fit_temperature", "fit_temperatures", "head_parameters"]
 
 # limits of a temperature: a network without errors on a few validation items would yield 0
 LOWEST, HIGHEST = 0.5, 10.0
@@ -67,6 +67,57 @@ def fit_temperatures(logits: torch.Tensor, labels: torch.Tensor, weights: torch.
         above = right > (weights * expected).sum(dim=1)
         low, high = middle.where(above, low), high.where(above, middle)
     return 1 / (low * high).sqrt()
+
+
+def fit_scalings(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a scale and an offset for the logit of each finding, with which they fit the labels best, (F,) each.
+
+    It is Platt's scaling ("Probabilistic outputs for support vector machines", 1999): the targets are (n1 + 1) / (n1 +
+    2) where a finding is present, and 1 / (n0 + 2) where it is absent, so that a few labels without an error do not
+    give certainty. Unlike a temperature, the offset can undo the balance of a rare finding. The scale is from 0.1 to 2,
+    as the temperature of :py:func:`fit_temperature` is from 0.5 to 10.
+
+    Args:
+        logits: (N, F); NaN is left out.
+        labels: (N, F), 1, 0, and -1 or NaN where a finding is unknown.
+
+    Returns:
+        Scale and offset in double precision; 1 and 0 for a finding without labels of both outcomes.
+
+    Example::
+
+        >>> logits = torch.tensor([[4.0], [4.0], [4.0], [-4.0], [-4.0], [-4.0]])
+        >>> scale, offset = fit_scalings(logits, torch.tensor([[1], [1], [0], [0], [0], [1]]))
+        >>> torch.sigmoid(logits[:1] * scale + offset)  # four of six are right, and Platt's targets are less certain
+        tensor([[0.6000]], dtype=torch.float64)
+
+    """
+    values, truth = logits.detach().cpu().double(), labels.detach().cpu().double()
+    known = (truth >= 0) & ~values.isnan()
+    present = known & (truth > 0)
+    positive, negative = present.sum(dim=0), (known & ~present).sum(dim=0)
+    values, weight = values.where(known, torch.zeros_like(values)), known.double()
+    target = torch.where(present, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    low, high = (torch.full((values.shape[1],), 1 / limit, dtype=torch.float64) for limit in (HIGHEST, LOWEST))
+    for _ in range(30):  # the least loss of each scale is a convex function of it
+        scale = (low * high).sqrt()
+        error = (torch.sigmoid(values * scale + _best_offset(values * scale, target, weight)) - target) * weight
+        above = (error * values).sum(dim=0) < 0
+        low, high = scale.where(above, low), high.where(above, scale)
+    scale = (low * high).sqrt()
+    offset = _best_offset(values * scale, target, weight)
+    both = (positive > 0) & (negative > 0)
+    return scale.where(both, torch.ones_like(scale)), offset.where(both, torch.zeros_like(offset))
+
+
+def _best_offset(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the offset at which the mean probability is the mean target, (F,)."""
+    low, high = (torch.full((logits.shape[1],), limit, dtype=torch.float64) for limit in (-50.0, 50.0))
+    for _ in range(40):
+        middle = (low + high) / 2
+        above = ((torch.sigmoid(logits + middle) - target) * weight).sum(dim=0) < 0
+        low, high = middle.where(above, low), high.where(above, middle)
+    return (low + high) / 2
 
 
 @torch.no_grad()

@@ -22,8 +22,9 @@ import torch
 from ignite.engine import Events, RemovableEventHandle
 from monai.inferers import SimpleInferer
 
-from monai_weckd.engines.calibration import divide_logits, fit_temperature, head_parameters
+from monai_weckd.engines.calibration import head_parameters
 from monai_weckd.engines.distributed import from_rank_zero
+from monai_weckd.engines.label_task import Calibration, label_task
 from monai_weckd.engines.utils import attach_first, check_metric
 from monai_weckd.networks.features import unwrap
 from monai_weckd.networks.freezing import predict_logits
@@ -150,15 +151,15 @@ class StageGate:
         inferer = taking(getattr(self.evaluator, "inferer", SimpleInferer()), engine.state.distiller.output_index)
         loader: Any = self.evaluator.data_loader
         logits, labels = predict_logits(engine.network, loader, engine.state.device, inferer=inferer)
-        temperature = from_rank_zero(fit_temperature(logits, labels))
+        calibration: Calibration = from_rank_zero(label_task(self.state.plan).calibration(logits, labels))
         tensors = head_parameters(engine.network, self.options.head_layer)
         before = [tensor.detach().clone() for tensor in tensors]
-        divide_logits(engine.network, temperature, head_layer=self.options.head_layer)
+        calibration.of_head(engine.network, self.options.head_layer)
         # checked, because the layer may not be the last operation, or may not use its own weight
         first = next(iter(loader))
-        divided, _ = predict_logits(engine.network, [first], engine.state.device, inferer=inferer)
-        if _are_divided(divided, logits[: len(divided)], temperature):
-            return temperature
+        changed, _ = predict_logits(engine.network, [first], engine.state.device, inferer=inferer)
+        if _are_close(changed, calibration.of_logits(logits[: len(changed)])):
+            return calibration.temperature
         with torch.no_grad():
             for tensor, old in zip(tensors, before, strict=True):
                 tensor.copy_(old)
@@ -170,9 +171,8 @@ class StageGate:
         return 1.0
 
 
-def _are_divided(divided: torch.Tensor, logits: torch.Tensor, temperature: float) -> bool:
-    scale = float(logits.abs().max())
-    return torch.allclose(divided * temperature, logits, rtol=1e-2, atol=1e-2 * scale)
+def _are_close(changed: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.allclose(changed, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
 
 
 def _check_network(evaluator: Evaluator, trained: torch.nn.Module) -> None:

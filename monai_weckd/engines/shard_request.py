@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.stage import StageDataset
 from monai_weckd.data.stage_loader import collate_batch
 from monai_weckd.engines.distributed import from_rank_zero
+from monai_weckd.engines.label_task import label_task
 from monai_weckd.networks.features import extract
 from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import is_labeled
@@ -86,12 +86,13 @@ def ask_for_shard(
         known = {key for part in plan.stages for key in part.new}
         context = SelectionContext(
             features=features.numpy(),
-            probabilities=torch.softmax(logits, dim=1).numpy() if guided else None,
+            probabilities=label_task(plan).probabilities(logits).numpy() if guided else None,
             groups=[item["group"] for item in items],
             labeled=np.array([item["id"] in known for item in items]),
             askable=np.array([is_labeled(item) for item in items]),
             seed=plan.settings.seed,
             stage=stage,
+            findings=plan.findings,
         )
         places = select_items(strategy, context, count=plan.size_of(stage))
         chosen = [items[place]["id"] for place in places]

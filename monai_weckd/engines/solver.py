@@ -23,18 +23,20 @@ from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
 from monai_weckd.data.embedding import EmbeddingDataset
-from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.calibration import fit_scalings, fit_temperature
 from monai_weckd.engines.estimate import estimate_accuracy, represented
-from monai_weckd.metrics import classification_metrics
+from monai_weckd.engines.label_task import Scalings, label_task
+from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
 from monai_weckd.networks.features import find_head, find_module, unwrap
 from monai_weckd.networks.pooled import StandardizedLinear
+from monai_weckd.networks.solved_findings import solve_findings
 from monai_weckd.networks.solved_head import SolvedHead, solve_head
-from monai_weckd.utils.enums import INDEX, DistillationKeys
+from monai_weckd.utils.enums import INDEX, UNLABELED, DistillationKeys
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["HeadSolver", "fit_layer", "layer_inputs", "solve_layer"]
+__all__ = ["HeadSolver", "fit_layer", "layer_inputs", "solve_finding_layer", "solve_layer"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +61,20 @@ class HeadSolver:
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
     there is no distillation loss.
 
+    Where an image may show several findings, :py:func:`monai_weckd.networks.solve_findings` solves a logistic
+    regression for each, cross-validation calibrates each by a scale and an offset, and chooses from which probability
+    on it counts as present (:py:func:`monai_weckd.metrics.finding_thresholds`). There is no ``estimate``.
+
     Args:
         head_layer: module path of the head, default None: the last ``torch.nn.Linear``.
+        sensitivity: share of the images with a finding that its threshold is to find, default None: the threshold with
+            the largest sensitivity plus specificity.
 
     """
 
-    def __init__(self, head_layer: str | None = None) -> None:
+    def __init__(self, head_layer: str | None = None, *, sensitivity: float | None = None) -> None:
         self.head_layer = head_layer
+        self.sensitivity = sensitivity
         self._solved: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Any) -> Any:
@@ -89,11 +98,16 @@ class HeadSolver:
         # the loss check names these images if something is not finite
         places = [place for place, item in enumerate(chain.state.items) if item["id"] in labels]
         items = [chain.state.items[place] for place in places]
-        features, target = dataset.gather(places), torch.tensor([labels[item["id"]] for item in items])
+        features, target = dataset.gather(places), label_task(chain.plan).target([labels[item["id"]] for item in items])
         engine.state.batch = {INDEX: torch.tensor(places)}
         layer, groups = self._layer(engine), [item["group"] for item in items]
         scaling = fit_layer(layer, *dataset.moments())
         inputs = layer_inputs(layer, features)
+        if chain.plan.findings:
+            found, given = self._solve_findings(layer, inputs, target, groups, scaling)
+            chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
+            self._solved = features, target
+            return self._output(engine, features, target)
         head, temperature = solve_layer(layer, inputs, target, groups, scaling)
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out, told = _finite(head.out_of_fold[known]), target[known]
@@ -112,6 +126,32 @@ class HeadSolver:
         chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
         self._solved = features, target
         return self._output(engine, features, target)
+
+    def _solve_findings(
+        self,
+        layer: torch.nn.Linear,
+        inputs: torch.Tensor,
+        target: torch.Tensor,
+        groups: Sequence[str],
+        scaling: Scaling,
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """Set the layer, and return its metrics on held out labels and their probabilities, None where unknown."""
+        head, calibration = solve_finding_layer(layer, inputs, target, groups, scaling)
+        judged = ~head.out_of_fold.isnan()
+        probabilities = torch.sigmoid(calibration.of_logits(head.out_of_fold)).nan_to_num().numpy()
+        told = target.where(judged, torch.full_like(target, UNLABELED)).numpy()
+        thresholds = finding_thresholds(probabilities, told, sensitivity=self.sensitivity)
+        found = {
+            "labels": int(judged.any(dim=1).sum()),
+            "penalty": head.penalty,
+            **finding_metrics(probabilities, told, thresholds),
+            "estimate": None,
+        }
+        rows: list[Any] = [
+            [value if seen else None for value, seen in zip(*row, strict=True)]
+            for row in zip(probabilities.tolist(), judged.tolist(), strict=True)
+        ]
+        return found, rows
 
     def _dataset(self, engine: SupervisedTrainer) -> EmbeddingDataset:
         dataset = getattr(engine.data_loader, "dataset", None)
@@ -141,7 +181,7 @@ class HeadSolver:
         with torch.no_grad():
             output[CommonKeys.PRED] = engine.inferer(features, engine.network)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        loss = torch.nn.functional.cross_entropy(output[CommonKeys.PRED], target)
+        loss = label_task(engine.state.chain.plan).loss(output[CommonKeys.PRED], target)
         output[CommonKeys.LOSS] = output[DistillationKeys.TASK_LOSS] = loss
         output[DistillationKeys.DISTILLATION_LOSS] = output[DistillationKeys.ATTENTION_LOSS] = zero
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -214,6 +254,38 @@ def solve_layer(
         layer.weight.copy_(head.weight / temperature)
         layer.bias.copy_(head.bias / temperature)
     return head, temperature
+
+
+def solve_finding_layer(
+    layer: torch.nn.Linear, inputs: torch.Tensor, target: torch.Tensor, groups: Sequence[str], scaling: Scaling
+) -> tuple[SolvedHead, Scalings]:
+    """Solve a layer for findings, and calibrate each by the labels that cross-validation holds out.
+
+    The head weighs present and absent alike; where a finding cannot be held out with both outcomes, its offset is the
+    logarithm of how often it is present by how often it is absent, with one of each added.
+
+    Args:
+        layer: its weights are set.
+        inputs: results of :py:func:`layer_inputs` for the labeled images, (N, D).
+        target: (N, F), 1, 0, and -1 where a finding is unknown.
+        groups: group of each image, N names.
+        scaling: result of :py:func:`fit_layer`.
+
+    Returns:
+        The head before calibration, and the calibration.
+
+    """
+    head = solve_findings(inputs, target, groups, mean=scaling[0], scale=scaling[1])
+    scale, offset = fit_scalings(head.out_of_fold, target)
+    judged = target.where(~head.out_of_fold.isnan(), torch.full_like(target, UNLABELED))
+    held_out = (judged == 1).any(dim=0) & (judged == 0).any(dim=0)
+    present, absent = (target == 1).sum(dim=0), (target == 0).sum(dim=0)
+    balanced = (present > 0) & (absent > 0) & ~held_out
+    offset = ((present + 1) / (absent + 1)).log().to(offset).where(balanced, offset)
+    with torch.no_grad():
+        layer.weight.copy_(head.weight * scale[:, None])
+        layer.bias.copy_(head.bias * scale + offset)
+    return head, Scalings(scale, offset)
 
 
 def _finite(logs: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,8 @@ class StageRecord:
         Args:
             stages: number of stages of the chain.
             classes: number of labels of each class, default None: not shown. More than ten classes are only counted.
-            out_of_fold: metrics by cross-validation, with ``labels`` and ``balanced_accuracy``, default None: none.
+            out_of_fold: metrics by cross-validation, with ``labels`` and ``balanced_accuracy``, or ``findings`` and
+                ``macro_auc``, default None: none.
 
         """
         decision = "accepted" if self.accepted else "rejected"
@@ -80,6 +81,8 @@ class StageRecord:
         if out_of_fold and out_of_fold.get("balanced_accuracy") is not None:
             part = "" if out_of_fold["labels"] == self.labeled else f" of {out_of_fold['labels']} labels"
             measured += f"balanced accuracy {out_of_fold['balanced_accuracy']:.3f} by cross-validation{part}, "
+        elif out_of_fold and out_of_fold.get("findings") and out_of_fold.get("macro_auc") is not None:
+            measured += f"macro AUC {out_of_fold['macro_auc']:.3f} by cross-validation, "
         of = ""
         if classes is not None:
             present = {name: count for name, count in classes.items() if count}

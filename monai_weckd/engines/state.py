@@ -91,7 +91,7 @@ class ChainState:
         # metrics of a solved stage, see HeadSolver
         self.out_of_fold: dict[str, Any] | None = None
         # by item id, probabilities of each labeled item from cross-validation; None for an item that was never held out
-        self.held_out: dict[str, list[float] | None] = {}
+        self.held_out: dict[str, Any] = {}
         self.average: WeightAverage | None = None
         self.mirror: WeightAverage | None = None
         # the start of every stage: states of the optimizer and the like, and the weights before the first stage
@@ -113,7 +113,7 @@ class ChainState:
     def begin(self) -> None:
         """Reset to the state before the first stage; shards that the plan has drawn are kept."""
         self._clear()
-        self.oracle = LabelOracle(self.items)
+        self.oracle = LabelOracle(self.items, findings=self.plan.findings)
         known = [item["id"] for item in self.items if is_labeled(item)]
         for purpose in self.plan.purposes:
             # planning has read these labels, so the ledger must list them
@@ -140,7 +140,7 @@ class ChainState:
         """
         self.plan = self.plan.draw(stage, ids)
 
-    def reveal(self, stage: int) -> dict[str, int]:
+    def reveal(self, stage: int) -> dict[str, Any]:
         """Reveal the labels of a stage, and return them by item id; the ledger counts them once.
 
         Args:
@@ -214,13 +214,13 @@ class ChainState:
         weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
         self.best = BestWeights(value, epoch, weights)
 
-    def keep_out_of_fold(self, metrics: Mapping[str, Any], held_out: Mapping[str, list[float] | None]) -> None:
+    def keep_out_of_fold(self, metrics: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
         """Keep the metrics of a solved stage on held out labels, and the probabilities themselves.
 
         Args:
             metrics: the metrics by name, values as for JSON.
             held_out: probabilities of each labeled item when its group was held out, None where its class then had no
-                label, by item id.
+                label, by item id; with None in place of those of single findings.
 
         """
         self.out_of_fold, self.held_out = dict(metrics), dict(held_out)
@@ -359,7 +359,7 @@ class ChainState:
         self.students = [freeze(network) for _ in state_dict["students"]]
         for student, kept in zip(self.students, state_dict["students"], strict=True):
             student.load_state_dict(read_student(kept) if read_student else kept)
-        self.oracle = LabelOracle(self.items)
+        self.oracle = LabelOracle(self.items, findings=self.plan.findings)
         self.oracle.load_state_dict(state_dict["oracle"])
         self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
         self.out_of_fold, self.over = state_dict["out_of_fold"], state_dict["over"]

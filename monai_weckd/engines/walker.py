@@ -213,6 +213,7 @@ class StageWalker:
         self._check_epochs(engine)
         self.take_schedulers(engine)
         self.gate.check(engine)
+        self._check_findings(engine)
         if self._load is not None:
             self._load(network=unwrap(engine.network))
             self._load, self._goes_on = None, True
@@ -226,6 +227,19 @@ class StageWalker:
         else:
             # between two stages: other code may have changed the last student's weights
             self.state.replace_student(engine.network)
+
+    def _check_findings(self, engine: SupervisedTrainer) -> None:
+        """Refuse losses and options that are for one class an image, where an image may show several findings."""
+        if not self.plan.findings:
+            return
+        if not engine.state.distiller.criterion.multilabel:
+            raise ValueError(
+                "multilabel: expected True for a plan of findings, got False. Pass DistillationLoss(multilabel=True)."
+            )
+        if self.options.alignment:
+            raise ValueError(
+                "alignment: expected False for a plan of findings, got True. Their shares are not those of classes."
+            )
 
     def _begin_chain(self, engine: SupervisedTrainer) -> None:
         check_same_on_all_ranks(self.plan)
@@ -367,7 +381,7 @@ class StageWalker:
             self._trace = trace_label(loader.dataset, len(self.plan.classes))
         return self._trace
 
-    def _has_label_copies(self, engine: SupervisedTrainer, labels: Mapping[int, int]) -> bool:
+    def _has_label_copies(self, engine: SupervisedTrainer, labels: Mapping[int, Any]) -> bool:
         """Return whether an item holds its label in another place too, and log that the stage leaves pool images out.
 
         A loss that reads the copy would train on labels that nobody has revealed, or on what stands in their place.
@@ -421,8 +435,7 @@ class StageWalker:
             self.state.add_student(engine.network)
 
     def _tell_stage(self, record: StageRecord) -> None:
-        labels = list(self.state.reveal(record.stage).values())
-        classes = {name: labels.count(number) for number, name in enumerate(self.plan.classes)}
+        classes = self.plan.kind.counts(self.state.reveal(record.stage).values())
         stages = self.plan.settings.num_stages
         logger.info("%s", record.summary(stages, classes=classes, out_of_fold=self.state.out_of_fold))
 

@@ -101,6 +101,7 @@ class CostReporter:
             loss_function=engine.state.distiller.criterion,
             image_shape=tuple(loader.dataset[0][CommonKeys.IMAGE].shape),
             num_classes=len(engine.state.chain.plan.classes),
+            findings=engine.state.chain.plan.findings,
             prepare_batch=engine.prepare_batch,
             inferer=engine.inferer,
             batch_size=loader.batch_size,

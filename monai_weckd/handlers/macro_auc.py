@@ -25,7 +25,7 @@ __all__ = ["MacroAUC"]
 
 
 class MacroAUC(ROCAUC):
-    """Macro-averaged area under the ROC curve, over the classes for which it is defined.
+    """Macro-averaged area under the ROC curve, over the classes or findings for which it is defined.
 
     It differs from :py:class:`monai.handlers.ROCAUC` in two ways. Labels are class indices. The mean leaves out a class
     without items and a class of all items, for which MONAI's value would be NaN. A validation set that grows with the
@@ -33,7 +33,7 @@ class MacroAUC(ROCAUC):
 
     Args:
         output_transform: turns the engine's output into a pair: probabilities, (B, C), and class indices, (B,), or
-            lists of these by item.
+            values of findings, (B, C), of which -1 and NaN are left out; or lists of these by item.
 
     """
 
@@ -46,10 +46,21 @@ class _PresentClasses(ROCAUCMetric):
     """Compute the area for each class that has some of the items, but not all."""
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: Any = None, **kwargs: Any) -> Any:
+        if y.shape == y_pred.shape:
+            return y_pred, torch.where(y >= 0, y, -1)  # findings; a single class cannot be ranked
         classes = torch.arange(y_pred.shape[1], device=y.device)
         return super()._compute_tensor(y_pred, (y.reshape(-1, 1) == classes).long())
 
     def aggregate(self, average: Average | str | None = None) -> Any:
         y_pred, y = self.get_buffer()
+        if (y < 0).any():
+            found = [_area(y_pred[known, place], y[known, place]) for place, known in enumerate((y >= 0).T)]
+            areas = [area for area in found if area is not None]
+            return sum(areas) / len(areas) if areas else float("nan")
         present = y.any(dim=0) & ~y.all(dim=0)
         return compute_roc_auc(y_pred[:, present], y[:, present], average or self.average)
+
+
+def _area(y_pred: torch.Tensor, y: torch.Tensor) -> Any:
+    """Return the area for a finding, None unless it is both present and absent."""
+    return compute_roc_auc(y_pred, y) if y.any() and not y.all() else None

@@ -33,16 +33,17 @@ from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import EmbeddingDataset, wrapped_images
 from monai_weckd.engines.events import ChainEvents
+from monai_weckd.engines.label_task import label_task
 from monai_weckd.handlers.kind import kind_reference
 from monai_weckd.handlers.losses import LOSS_KEYS, losses_from_output
-from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks.features import origin_of, unwrap
 from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.networks.outputs import taking
+from monai_weckd.plan.label_kind import has_unknown, plain_label
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.utils.enums import DistillationKeys
 from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
-from monai_weckd.utils.records import KIND, OUT_OF_FOLD, probability_columns, sealed_json
+from monai_weckd.utils.records import KIND, OUT_OF_FOLD, sealed_json
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize import save_error_gallery
 from monai_weckd.visualize.gallery import layer_fault
@@ -58,7 +59,7 @@ logger = logging.getLogger(__name__)
 def predict_probabilities(
     network: torch.nn.Module, loader: DataLoader, device: torch.device, *, inferer: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return class probabilities, (N, C), and labels, (N,), of all items of a loader, in order.
+    """Return class probabilities, (N, C), and labels, (N,), of all items of a loader, in order; one class an item.
 
     Args:
         network: the classifier; its train or eval mode is restored. It is called without its wrappers, because
@@ -82,6 +83,10 @@ class ChainRecorder:
     group, and ``out_of_fold.csv`` those of the last accepted stage. With a frozen backbone, ``kind.npz`` has features
     of training images, by which ``predict`` tells whether an image is of their kind. List it last among the trainer's
     handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
+
+    Where an image may show several findings, the tables have the columns ``label_<name>`` (1, 0 or nothing) and
+    ``probability_<name>`` for each, and ``chain.json`` has from which probability on each counts as present. There are
+    no pictures of errors, and ``datalist.json`` leaves out images of which a finding is unknown.
 
     Args:
         output_dir: an existing folder.
@@ -116,6 +121,7 @@ class ChainRecorder:
         self.target_layer = target_layer
         self.settings = dict(settings or {})
         self.preprocessing = preprocessing
+        self.thresholds: list[float | None] | None = None
         self.stages: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
 
@@ -158,7 +164,11 @@ class ChainRecorder:
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
         # in the format of monai.data.load_decathlon_datalist, for an evaluation without this package
         lists = {
-            key: [{"image": item["id"], "label": item["label"]} for item in loader.dataset.data]
+            key: [
+                {"image": item["id"], "label": plain_label(item["label"])}
+                for item in loader.dataset.data
+                if not has_unknown(item["label"])  # MONAI's metrics know no unknown findings
+            ]
             for key, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"]))
             if loader is not None
         }
@@ -225,6 +235,7 @@ class ChainRecorder:
         checkpoint = Path(f"stage_{record.stage}") / "model.pt"
         (self.output_dir / checkpoint).parent.mkdir(exist_ok=True)
         digest = self._save(engine, self.output_dir / checkpoint)
+        self.thresholds = self._choose_thresholds(engine)
         if engine.state.chain.state.held_out:
             write_atomically(self.output_dir / _out_of_fold(record.stage), self._held_out(engine, record.stage))
         self.stages.append(
@@ -239,6 +250,7 @@ class ChainRecorder:
                 "seconds": round(record.seconds, 3),
                 **{split: self._measure(engine, split) for split in self.loaders},
                 "out_of_fold": engine.state.chain.state.out_of_fold,
+                **({"thresholds": self.thresholds} if self.thresholds is not None else {}),
                 "accepted": record.accepted,
                 "selection": record.selection,
                 "calibration": record.calibration,
@@ -264,7 +276,7 @@ class ChainRecorder:
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
-        if self.target_layer is not None and test is not None:
+        if self.target_layer is not None and test is not None and not engine.state.chain.plan.findings:
             options: Any = {"target_layer": self.target_layer, "output_dir": self.output_dir}
             try:
                 save_error_gallery(engine.network, wrapped_images(test.dataset), rows["test"], **options)
@@ -278,6 +290,7 @@ class ChainRecorder:
         content = {
             "format": 1,
             "classes": list(plan.classes),
+            **({"findings": True} if plan.findings else {}),
             "seed": plan.settings.seed,
             "label_budget": {"train": budget["train"], "val": budget["val"]},
             "ledger": self._ledger(engine),
@@ -286,7 +299,10 @@ class ChainRecorder:
             "backbone": origin_of(engine.network),
             "cost": getattr(engine.state, "cost", None),
             "stages": self.stages,
-            "final": {"stage": final["stage"], "test": final["test"], "sha256": digest or final["sha256"]},
+            "final": {
+                **{"stage": final["stage"], "test": final["test"], "sha256": digest or final["sha256"]},
+                **({"thresholds": final["thresholds"]} if plan.findings else {}),
+            },
         }
         write_atomically(self.output_dir / "chain.json", sealed_json(content, indent=4))
         write_atomically(self.output_dir / "history.json", sealed_json({"epochs": self.epochs}, indent=1))
@@ -309,7 +325,7 @@ class ChainRecorder:
         lines = engine.state.chain.oracle.to_dicts() if engine.state.chain.oracle else []
         for purpose, loader in (("validation", self.loaders["val"]), ("test", self.loaders["test"])):
             if loader is not None:
-                oracle = LabelOracle(loader.dataset.data)
+                oracle = LabelOracle(loader.dataset.data, findings=engine.state.chain.plan.findings)
                 oracle.reveal([item["id"] for item in loader.dataset.data], purpose=purpose)
                 lines += oracle.to_dicts()
         return lines
@@ -323,41 +339,55 @@ class ChainRecorder:
         loader = self.loaders[split]
         if loader is None:
             return None
-        return classification_metrics(*self._predict(engine, loader))
+        return label_task(engine.state.chain.plan).measure(*self._predict(engine, loader), self.thresholds)
+
+    def _choose_thresholds(self, engine: SupervisedTrainer) -> list[float | None] | None:
+        """Return from which probability on each finding counts as present, None where an image has one class.
+
+        They come from cross-validation if the head was solved, else from validation; without it they are 0.5.
+        """
+        plan, measured = engine.state.chain.plan, engine.state.chain.state.out_of_fold
+        if not plan.findings:
+            return None
+        if measured is not None:
+            return [finding["threshold"] for finding in measured["findings"]]
+        if self.loaders["val"] is None:
+            return [0.5] * len(plan.classes)
+        return label_task(plan).thresholds(*self._logits(engine, self.loaders["val"]))
 
     def _predict(self, engine: SupervisedTrainer, loader: DataLoader) -> tuple[np.ndarray, np.ndarray]:
+        logits, labels = self._logits(engine, loader)
+        return label_task(engine.state.chain.plan).probabilities(logits).numpy(), labels.numpy()
+
+    def _logits(self, engine: SupervisedTrainer, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
         inferer = taking(getattr(self.evaluator, "inferer", engine.inferer), engine.state.distiller.output_index)
-        return predict_probabilities(engine.network, loader, engine.state.device, inferer=inferer)
+        return predict_logits(engine.network, loader, engine.state.device, inferer=inferer)
 
     def _held_out(self, engine: SupervisedTrainer, stage: int) -> str:
         """Return the table of the labels of a solved stage, each predicted by a head that saw none of its group."""
         state = engine.state.chain.state
-        names, labels = state.plan.classes, state.reveal(stage)
-        columns = probability_columns(names)
+        task, labels = label_task(state.plan), state.reveal(stage)
+        columns = ["id", "group", *(column for column in task.columns if column != "predicted")]
         rows = []
         for item in state.items:
             if item["id"] in labels:
-                known = {key: item[key] for key in ("id", "group")}
-                values = state.held_out[item["id"]] or [""] * len(names)
-                rows.append({**known, "label": names[labels[item["id"]]], **dict(zip(columns, values, strict=True))})
-        return table_text(["id", "group", "label", *columns], rows)
+                cells = task.cells(labels[item["id"]], state.held_out[item["id"]])
+                row = {**{key: item[key] for key in ("id", "group")}, **cells}
+                rows.append({column: row[column] for column in columns})
+        return table_text(columns, rows)
 
     def _columns(self, engine: SupervisedTrainer) -> list[str]:
-        names = engine.state.chain.plan.classes
-        return ["id", "group", "split", "label", "predicted", *probability_columns(names)]
+        return ["id", "group", "split", *label_task(engine.state.chain.plan).columns]
 
     def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
-        names = engine.state.chain.plan.classes
-        columns = probability_columns(names)
+        task = label_task(engine.state.chain.plan)
         probabilities, labels = self._predict(engine, self.loaders[split])
         return [
             {
                 "id": item["id"],
                 "group": item["group"],
                 "split": split,
-                "label": names[int(label)],
-                "predicted": names[int(row.argmax())],
-                **dict(zip(columns, map(float, row), strict=True)),
+                **task.cells(label, row),
             }
             for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)
         ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_confidence", "check_logits", "check_rows", "check_target"]
+__all__ = ["check_confidence", "check_logits", "check_target"]
 
 
 def check_confidence(threshold: float, *, multilabel: bool) -> None:
@@ -86,21 +86,4 @@ def check_target(logits: torch.Tensor, target: torch.Tensor, *, multilabel: bool
         raise ValueError(
             f"target: expected the shape {' or '.join(map(str, expected))} with multilabel={multilabel}, "
             f"got {tuple(target.shape)}. Pass class numbers, or a column per class."
-        )
-
-
-def check_rows(target: torch.Tensor) -> None:
-    """Refuse a target with a row of which only part is labeled.
-
-    Args:
-        target: the labeled rows, (B, C).
-
-    Raises:
-        ValueError: When there is one.
-
-    """
-    if target.lt(0).any():
-        raise ValueError(
-            f"target: expected 0 to 1 for every class of a labeled row, got {target.min().item()}. "
-            "Put -1 in the whole row to mark it unlabeled."
         )

@@ -23,7 +23,7 @@ from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
 from monai_weckd.losses.attention import as_float, attention_transfer_loss, check_reduction
-from monai_weckd.losses.checks import check_confidence, check_logits, check_rows, check_target
+from monai_weckd.losses.checks import check_confidence, check_logits, check_target
 from monai_weckd.losses.temperature import check_temperature
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.tensors import map_tensors
@@ -49,8 +49,9 @@ def distillation_loss(
     The loss is ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, summed over the classes, after Hinton et
     al., "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531. The factor ``T^2`` keeps the
     gradients comparable when the temperature changes. For ``multilabel`` every class is a separate Bernoulli variable,
-    ``sigmoid(logit / T)``, and the divergences are summed over the classes as well. If the logits have spatial
-    dimensions, an item's loss is the mean over its positions. The teacher is a constant: no gradient flows into it.
+    ``sigmoid(logit / T)``, and the loss is the mean of their divergences, as binary cross entropy is a mean over the
+    classes. If the logits have spatial dimensions, an item's loss is the mean over its positions. The teacher is a
+    constant: no gradient flows into it.
 
     With ``hard_labels`` the loss is the cross entropy of the student, at temperature 1, with the teacher's most
     probable class. With a ``threshold`` as well, it is the loss on unlabeled images of Sohn et al., "FixMatch",
@@ -109,7 +110,8 @@ def distillation_loss(
         divergence = divergence + _divergence(F.logsigmoid(-student), F.logsigmoid(-teacher), how)
     else:
         divergence = _divergence(F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), how)
-    positions = math.prod(student.shape[2:])
+    # a mean over the classes, as in binary cross entropy, where each is a question of its own
+    positions = math.prod(student.shape[1 if multilabel else 2 :])
     if how == "none":
         divergence = divergence.flatten(1).sum(dim=1)
     elif reduction == LossReduction.MEAN:
@@ -122,20 +124,23 @@ class DistillationLoss(_Loss):
 
     The loss is ``(1 - weight) * task + weight * distillation + attention_weight * attention``. Without a teacher it is
     the task loss alone, without the factor. The task loss covers the labeled items only, and the other two cover all
-    items. An item is unlabeled if its target, or for ``multilabel`` its whole row of targets, is -1.
+    items. An item is unlabeled if its target, or for ``multilabel`` its whole row of targets, is -1. A single class
+    of a row may be unknown, too, as -1 or NaN: the task loss of ``multilabel`` is a mean over all known classes of
+    all items, and the distillation loss a mean over the classes, so ``weight`` means the same for any number of them.
 
     ``weight``, ``attention_weight`` and ``temperature`` are plain attributes, which a handler may set between epochs.
 
     Args:
         task_loss: callable ``(logits, target) -> loss`` for the labeled items; it gets their targets as the data loader
-            gives them. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with logits. The latter
-            is a mean over the classes, as in PyTorch, whereas the distillation loss is a sum.
+            gives them. Defaults to cross entropy, or for ``multilabel`` to binary cross entropy with logits. Where
+            some classes of an item are unknown, it must return a loss for each class, (B, C); it gets 0 for them.
         weight: share of the distillation loss, 0.0 to 1.0. Defaults to 0.5.
         temperature: positive number that divides the logits, see :py:func:`distillation_loss`. Defaults to 4.0.
         attention_weight: factor of the attention loss, 0.0 or more, see :py:func:`attention_transfer_loss`.
             Defaults to 0.0.
         class_weights: C positive factors for the default task loss: with cross entropy PyTorch's weighted mean over
-            the items, for ``multilabel`` the factor of each class's term. Defaults to None, all classes alike.
+            the items, for ``multilabel`` the factor of the term of items that are of the class (PyTorch's
+            ``pos_weight``), such as items without it divided by items with it. Defaults to None, all classes alike.
         multilabel: whether an item may be of several classes at once. Defaults to False.
         threshold: see :py:func:`distillation_loss`. Defaults to 0.0.
         hard_labels: see :py:func:`distillation_loss`. Defaults to False.
@@ -236,7 +241,7 @@ class DistillationLoss(_Loss):
         Args:
             student_logits: logits of the student, (B, C).
             target: class numbers, (B,) or (B, 1), of any type, or class probabilities, (B, C); for ``multilabel`` 0 or
-                1 per class, (B, C). -1 marks items without a label, in the whole row.
+                1 per class, (B, C), and -1 or NaN where it is unknown. -1 marks items without a label.
             teacher_logits: logits of the teacher, (B, C). Defaults to None, no teacher.
             student_features: features of the student, (B, C, spatial dimensions). Defaults to None, no attention loss.
             teacher_features: features of the teacher, given when ``student_features`` are.
@@ -249,8 +254,8 @@ class DistillationLoss(_Loss):
 
         Raises:
             ValueError: When a shape is not as above, or only one of the two features is given.
-            ValueError: When a labeled row of a multi-label target holds -1, or a row of class probabilities does not
-                sum to 1.
+            ValueError: When a row of class probabilities does not sum to 1, or a task loss for ``multilabel`` gives no
+                loss for each class where some are unknown.
 
         """
         if (student_features is None) != (teacher_features is None):
@@ -290,28 +295,47 @@ class DistillationLoss(_Loss):
         if type(target) is not torch.Tensor:
             target = target.as_subclass(torch.Tensor)
         check_target(logits, target, multilabel=self.multilabel)
+        if self.multilabel:
+            return self._task_of_classes(logits, target, output)
         if not len(target) or target.max().item() == UNLABELED:
             # the mean of nothing would be NaN; the sum of nothing is 0 and still has a (zero) gradient
             return logits[:0].sum()
-        soft = not self.multilabel and tuple(target.shape) == tuple(logits.shape)
+        soft = tuple(target.shape) == tuple(logits.shape)
         weights = None if self.class_weights is None else self.class_weights.to(logits)
-        if self.task_loss is None and not self.multilabel and not soft:
+        if self.task_loss is None and not soft:
             return F.cross_entropy(logits, target.flatten().long(), weight=weights, ignore_index=UNLABELED)
-        if output is None or isinstance(output, torch.Tensor):
-            output = logits
         labeled = target.ne(UNLABELED).flatten(1).any(dim=1) if target.ndim > 1 else target.ne(UNLABELED)
-        if not labeled.all():
-            items = len(target)
-            logits, target = logits[labeled], target[labeled]
-            output = map_tensors(lambda part: part[labeled] if part.shape[:1] == (items,) else part, output)
+        logits, target, output = _rows(labeled, logits, target, output)
         if soft:
             self._check_probabilities(target)
         if self.task_loss is not None:
             return self.task_loss(output, target).mean()
-        if soft:
-            return F.cross_entropy(logits, target.to(logits.dtype), weight=weights)
-        check_rows(target)
-        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight=weights)
+        return F.cross_entropy(logits, target.to(logits.dtype), weight=weights)
+
+    def _task_of_classes(self, logits: torch.Tensor, target: torch.Tensor, output: Any) -> torch.Tensor:
+        """Return the task loss over the known classes of all items, or 0 if there are none."""
+        known = target.ge(0)  # neither -1 nor NaN
+        if not known.any():
+            return logits[:0].sum()
+        labeled = known.any(dim=1)
+        logits, target, output = _rows(labeled, logits, target, output)
+        known = known[labeled]
+        # a NaN would stay in the gradient even with a factor of 0
+        target = target if known.all() else target.where(known, torch.zeros_like(target))
+        if self.task_loss is None:
+            weights = None if self.class_weights is None else self.class_weights.to(logits)
+            values = target.to(logits.dtype)
+            losses = F.binary_cross_entropy_with_logits(logits, values, pos_weight=weights, reduction="none")
+        else:
+            losses = self.task_loss(output, target)
+        if known.all():
+            return losses.mean()
+        if losses.shape != known.shape:
+            raise ValueError(
+                f"task_loss: expected a loss for each class, {tuple(known.shape)}, where some are unknown, got the "
+                f"shape {tuple(losses.shape)}. Pass reduction='none' to it."
+            )
+        return losses[known].mean()
 
     def _check_probabilities(self, target: torch.Tensor) -> None:
         """Raise a ValueError when labeled rows are not probability distributions over exclusive classes."""
@@ -328,6 +352,19 @@ class DistillationLoss(_Loss):
                 f"{sums[off.argmax()].item():.3g} or has a negative value. Normalize them; if an image may be of "
                 "several classes at once, see the multilabel option."
             )
+
+
+def _rows(
+    labeled: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, output: Any
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Return the labeled rows of logits, target and output; where the output is a tensor, the logits stand for it."""
+    if output is None or isinstance(output, torch.Tensor):
+        output = logits
+    if labeled.all():
+        return logits, target, output
+    items = len(target)
+    output = map_tensors(lambda part: part[labeled] if part.shape[:1] == (items,) else part, output)
+    return logits[labeled], target[labeled], output
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, how: str) -> torch.Tensor:

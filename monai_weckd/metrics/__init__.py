@@ -21,6 +21,7 @@ from monai_weckd.metrics.classification import (
     reliability_bins,
 )
 from monai_weckd.metrics.conformal import conformal_limit, groups_needed, prediction_sets
+from monai_weckd.metrics.findings import finding_bins, finding_intervals, finding_metrics, finding_thresholds
 from monai_weckd.metrics.tally import Tally, mean_defined, tally_predictions
 
 __all__ = [
@@ -30,6 +31,10 @@ __all__ = [
     "classification_metrics",
     "conformal_limit",
     "confusion_counts",
+    "finding_bins",
+    "finding_intervals",
+    "finding_metrics",
+    "finding_thresholds",
     "groups_needed",
     "mean_defined",
     "prediction_sets",

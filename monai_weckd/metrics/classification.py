@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,10 @@ __all__ = [
     "bootstrap_intervals",
     "classification_metrics",
     "confusion_counts",
+    "percentile_interval",
+    "reliability",
     "reliability_bins",
+    "resampled_weights",
 ]
 
 # number of item weights in memory at once during resampling
@@ -173,33 +176,59 @@ def bootstrap_intervals(
         (0.25, 1.0)
     """
     array, truth = _checked(probabilities, labels)
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a fraction between 0 and 1, got {level}. The usual choice is 0.95.")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples: expected an integer of at least 1, got {num_resamples}. Use 1000 or more.")
-    names = list(range(len(truth))) if groups is None else list(groups)
-    if len(names) != len(truth):
-        raise ValueError(
-            f"groups: expected one group for each of the {len(truth)} items, got {len(names)}. Pass equal lengths."
-        )
-    _, membership = np.unique(names, return_inverse=True)
-    count = membership.max() + 1
-    if count < 2:
+    draws = resampled_weights(len(truth), groups, level=level, num_resamples=num_resamples, seed=seed)
+    resampled = [tally_predictions(array, truth, weights).metrics() for weights in draws]
+    if not resampled:
         return dict.fromkeys(_hits_and_ranks(array, truth))
-    rng = np.random.default_rng(seed)
-    step = max(1, _WEIGHTS_AT_ONCE // len(truth))
-    resampled = []
-    for start in range(0, num_resamples, step):
-        draws = [rng.integers(count, size=count) for _ in range(min(step, num_resamples - start))]
-        times = np.stack([np.bincount(draw, minlength=count) for draw in draws])
-        resampled.append(tally_predictions(array, truth, times[:, membership]).metrics())
     return {
-        name: _percentiles(np.concatenate([metrics[name] for metrics in resampled]), level=level)
+        name: percentile_interval(np.concatenate([metrics[name] for metrics in resampled]), level=level)
         for name in resampled[0]
     }
 
 
-def _percentiles(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
+def resampled_weights(
+    count: int, groups: Sequence[str] | None, *, level: float, num_resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield how often each item is in each of some bootstrap resamples of groups, (R, N); nothing with one group.
+
+    Args:
+        count: number of items N.
+        groups: the group of each item, length N; None: each item alone.
+        level: requested coverage, which is checked.
+        num_resamples: number of bootstrap resamples, over all parts.
+        seed: seed of the draw.
+
+    Raises:
+        ValueError: When an argument is out of range.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a fraction between 0 and 1, got {level}. The usual choice is 0.95.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples: expected an integer of at least 1, got {num_resamples}. Use 1000 or more.")
+    names = list(range(count)) if groups is None else list(groups)
+    if len(names) != count:
+        raise ValueError(
+            f"groups: expected one group for each of the {count} items, got {len(names)}. Pass equal lengths."
+        )
+    _, membership = np.unique(names, return_inverse=True)
+    number = membership.max() + 1
+    if number < 2:
+        return
+    rng = np.random.default_rng(seed)
+    step = max(1, _WEIGHTS_AT_ONCE // count)
+    for start in range(0, num_resamples, step):
+        draws = [rng.integers(number, size=number) for _ in range(min(step, num_resamples - start))]
+        times = np.stack([np.bincount(draw, minlength=number) for draw in draws])
+        yield times[:, membership]
+
+
+def percentile_interval(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
+    """Return the limits between which most of the finite values lie; None if there are none.
+
+    Args:
+        values: values of resamples.
+        level: share of them between the limits.
+    """
     defined = values[np.isfinite(values)]
     if not len(defined):
         return None
@@ -213,8 +242,17 @@ def _hits_and_ranks(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def _reliability(probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int) -> list[ReliabilityBin]:
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
+    return reliability(probabilities.max(1), probabilities.argmax(1) == labels, num_bins=num_bins)
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, *, num_bins: int) -> list[ReliabilityBin]:
+    """Compare probabilities with how often what they are of is so, in bins of equal width that hold items.
+
+    Args:
+        confidence: probability of each item, (N,).
+        correct: whether it is so, (N,).
+        num_bins: number of bins over 0..1.
+    """
     edges = np.linspace(0, 1, num_bins + 1)
     # Clipped because a float32 softmax may exceed 1 by a rounding error.
     positions = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, num_bins - 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Tally", "confusion", "mean_defined", "tally_predictions"]
+__all__ = ["Tally", "confusion", "mean_defined", "tally_predictions", "weighted_wins"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def tally_predictions(probabilities: np.ndarray, labels: np.ndarray, weights: np
     """
     classes = probabilities.shape[1]
     counts = confusion(labels, probabilities.argmax(1), weights, num_classes=classes)
-    wins = np.stack([_wins(probabilities[:, c], labels == c, weights) for c in range(classes)], axis=1)
+    wins = np.stack([weighted_wins(probabilities[:, c], labels == c, weights) for c in range(classes)], axis=1)
     truth = counts.sum(2)
     return Tally(counts, wins, truth * (truth.sum(1, keepdims=True) - truth))
 
@@ -93,8 +93,15 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, *,
     return np.reshape(sums, (len(weights), num_classes, num_classes))
 
 
-def _wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the Mann-Whitney statistic for each row of weights: a tie is half a win."""
+def weighted_wins(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the Mann-Whitney statistic for each row of weights, (R,): a tie is half a win.
+
+    Args:
+        scores: score of each item, (N,).
+        positive: whether it should rank above the others, (N,).
+        weights: weight of each item, (R, N).
+
+    """
     order = np.argsort(scores)
     above, negative = order[positive[order]], order[~positive[order]]
     # for each k, the weight of the k negatives with the lowest scores

@@ -20,6 +20,7 @@ from .freezing import fingerprint, freeze, predict_logits
 from .local_backbone import LocalBackbone
 from .outputs import TakeOutput
 from .pooled import PooledClassifier, StandardizedLinear
+from .solved_findings import solve_findings
 from .solved_head import SolvedHead, solve_head
 from .stored import StoredLogits
 from .teacher import ExportedNetwork, OnnxNetwork, load_teacher
@@ -47,6 +48,7 @@ __all__ = [
     "load_teacher",
     "load_weights",
     "predict_logits",
+    "solve_findings",
     "solve_head",
     "unwrap",
     "with_weights",

@@ -80,7 +80,7 @@ def page_out(network: torch.nn.Module, path: str | os.PathLike[str]) -> None:
 def predict_logits(
     network: torch.nn.Module, loader: Iterable, device: torch.device, *, inferer: Callable | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits, (N, C), and labels, (N,), of all items of a loader, in order, on the CPU.
+    """Return logits, (N, C), and labels, (N,) or for findings (N, F), of all items of a loader, in order, on the CPU.
 
     Args:
         network: the classifier; its train or eval mode is restored. It is called without its wrappers, because
@@ -98,7 +98,8 @@ def predict_logits(
     with torch.inference_mode():
         for batch in loader:
             logits.append(call(torch.as_tensor(batch[CommonKeys.IMAGE]).to(device), network).float().cpu())
-            labels.append(torch.as_tensor(np.asarray(batch[CommonKeys.LABEL])).reshape(-1))
+            label = torch.as_tensor(np.asarray(batch[CommonKeys.LABEL]))
+            labels.append(label if label.ndim == 2 and label.shape[1] > 1 else label.reshape(-1))
     network.train(training)
     return torch.cat(logits), torch.cat(labels)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-__all__ = ["SolvedHead", "group_folds", "solve_head"]
+__all__ = ["SolvedHead", "check_features", "group_folds", "outcome_folds", "principal_axes", "solve_head"]
 
 # penalties, from strong to weak; scikit-learn's C is one over the penalty
 PENALTIES = (10_000.0, 1_000.0, 100.0, 10.0, 1.0)
@@ -115,14 +115,14 @@ def solve_head(
 
     """
     features, labels = features.double(), labels.long()
-    _check(features, labels)
+    check_features(features, labels)
     present, index = torch.unique(labels, return_inverse=True)
     mean = features.mean(dim=0) if mean is None else mean.double()
     scale = features.std(dim=0, correction=0) if scale is None else scale.double()
     # a constant feature carries no information
     scale = torch.where(scale > 0, scale, torch.inf)
     standard = (features - mean) / scale
-    points, axes = _principal(standard)
+    points, axes = principal_axes(standard)
     problem = _Problem(points, index, len(present))
     names = list(map(str, range(len(labels)))) if groups is None else list(groups)
     folds = torch.from_numpy(group_folds(labels.numpy(), names))
@@ -160,12 +160,27 @@ def group_folds(labels: np.ndarray, groups: Sequence[str], count: int = FOLDS) -
         Fold of each item, (N,), from 0.
 
     """
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
     classes, label = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(names), len(classes)))
-    np.add.at(counts, (group, label), 1)
-    shares = counts / counts.sum(axis=0)
-    held = np.zeros((count, len(classes)))
+    return outcome_folds(np.eye(len(classes))[label], groups, count)
+
+
+def outcome_folds(outcomes: np.ndarray, groups: Sequence[str], count: int = FOLDS) -> np.ndarray:
+    """Divide items into folds as :py:func:`group_folds` does, where an item may have several outcomes, or none.
+
+    Args:
+        outcomes: 1 for each outcome that an item has, else 0, (N, K).
+        groups: group of each item, N names.
+        count: number of folds.
+
+    Returns:
+        Fold of each item, (N,), from 0.
+
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    counts = np.zeros((len(names), outcomes.shape[1]))
+    np.add.at(counts, group, outcomes)
+    shares = counts / counts.sum(axis=0).clip(min=1)
+    held = np.zeros((count, outcomes.shape[1]))
     sizes = np.zeros(count)
     fold_of = np.zeros(len(names), dtype=np.int64)
     for place in np.lexsort((np.arange(len(names)), -shares.max(axis=1))):
@@ -250,10 +265,13 @@ class _Problem:
         return solution * units
 
 
-def _principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def principal_axes(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return points, (N, D), in the coordinates of R <= N axes, and these axes as sums of points, (N, R).
 
     Where there are more points than features, the coordinates stay, and None stands for the axes.
+
+    Args:
+        points: (N, D).
 
     """
     if len(points) > points.shape[1]:
@@ -293,7 +311,17 @@ def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torc
     return chosen, held_out, solutions
 
 
-def _check(features: torch.Tensor, labels: torch.Tensor) -> None:
+def check_features(features: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse features that are not finite, and a set without a label.
+
+    Args:
+        features: (N, D).
+        labels: one for each, (N,).
+
+    Raises:
+        ValueError: When they are such.
+
+    """
     if not len(labels):
         raise ValueError("labels: expected at least one, got none. Label an image.")
     if not features.isfinite().all():

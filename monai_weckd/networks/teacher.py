@@ -332,6 +332,8 @@ def _exported_teacher(path: Path, classes: Sequence[str] | None) -> torch.nn.Mod
         return network
     if classes is not None:
         _check_classes(classes, record["classes"], path)
+    if record.get("findings") and record["output"] != "logits":
+        raise ValueError(f"{path}: expected the logits of findings, got probabilities. Export it by --output logits.")
     return network if record["output"] == "logits" else _LogProbabilities(network)
 
 

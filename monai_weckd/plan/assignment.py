@@ -32,6 +32,7 @@ def assign_groups(
     *,
     seed: int,
     fixed: Mapping[str, str] | None = None,
+    word: str = "class",
 ) -> dict[str, str]:
     """Assign each group to a part, so that every part has every class, if any such assignment exists.
 
@@ -45,6 +46,7 @@ def assign_groups(
         fractions: fraction of the labels for each part; a part of fraction 0 gets no more than the groups it needs.
         seed: seed of the plan.
         fixed: part of groups that are assigned already, default None.
+        word: what messages call a class, default "class". An item may have several, such as outcomes of findings.
 
     Returns:
         The part of each group.
@@ -61,12 +63,12 @@ def assign_groups(
 
     """
     search = _Search(counts, len(classes), fractions, seed=seed, fixed=fixed or {})
-    refuse(_scarce_classes(search, classes))
+    refuse(_scarce_classes(search, classes, word))
     if not search.run():
         raise PlanError(
             [
-                f"classes: expected an assignment of groups that gives {_listed(fractions)} every class, got none, "
-                f"though each class alone has groups enough. Label another patient, or pass {_less(fractions)}."
+                f"classes: expected an assignment of groups that gives {_listed(fractions)} every {word}, got none, "
+                f"though each {word} alone has groups enough. Label another patient, or pass {_less(fractions)}."
             ]
         )
     search.fill()
@@ -181,7 +183,7 @@ class _Search:
             self.labels_in[label, part] += sign * number
 
 
-def _scarce_classes(search: _Search, classes: Sequence[str]) -> Iterator[str]:
+def _scarce_classes(search: _Search, classes: Sequence[str], word: str) -> Iterator[str]:
     """Yield the problem of each class with fewer groups than parts that lack it."""
     for label, parts in sorted(search.missing().items()):
         groups = search.free[label]
@@ -189,9 +191,9 @@ def _scarce_classes(search: _Search, classes: Sequence[str]) -> Iterator[str]:
             continue
         new = "new groups" if search.home else "groups"
         held_out = [part for part in parts if part != "train"][: len(parts) - groups]
-        less = " and ".join(f"{part}_fraction=0" for part in held_out) if groups else "leave the class out"
+        less = " and ".join(f"{part}_fraction=0" for part in held_out) if groups else f"leave the {word} out"
         yield (
-            f"class {classes[label]!r}: expected labeled images in {len(parts)} {new} or more, for {_listed(parts)}, "
+            f"{word} {classes[label]!r}: expected labeled images in {len(parts)} {new} or more, for {_listed(parts)}, "
             f"got {groups}. Label another patient, or {'pass ' if groups else ''}{less}."
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.oracle import index_items
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS
@@ -51,7 +52,7 @@ class ChainPlan:
     """The plan of a chain: the splits, and the labels of each stage. Use :py:func:`plan_chain` to create one.
 
     Args:
-        classes: class names in the order of their indices.
+        classes: names of the classes, or of the findings, in the order of their indices.
         settings: settings of the plan.
         shard_sizes: number of labels that each stage brings in; with ``policy="shared"``, the first one alone.
         train: ids of the training items, labeled and unlabeled, sorted.
@@ -62,6 +63,7 @@ class ChainPlan:
         unused: ids of unlabeled items in validation and test, which are not used; only explicit splits and
             those of an earlier plan have any.
         split_by_label: whether the labels of all items were read to split them.
+        findings: whether ``classes`` are findings, of which an image may show several or none.
 
     """
 
@@ -75,6 +77,12 @@ class ChainPlan:
     skipped: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     split_by_label: bool = False
+    findings: bool = False
+
+    @property
+    def kind(self) -> LabelKind:
+        """The kind of the labels."""
+        return LabelKind(self.classes, self.findings)
 
     @property
     def digest(self) -> str:
@@ -198,7 +206,7 @@ class ChainPlan:
             ValueError: When it is not the JSON of a plan, or was changed after it was written.
 
         """
-        content = _read_fields(text, [field.name for field in fields(cls)])
+        content = _read_fields(text, [field.name for field in fields(cls) if field.name != "findings"])
         try:
             stages = tuple(
                 StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labeled"])) for stage in content["stages"]
@@ -212,6 +220,8 @@ class ChainPlan:
     def _fields(self) -> dict[str, Any]:
         shallow = {field.name: getattr(self, field.name) for field in fields(self)}
         stages = [vars(stage) for stage in self.stages]
+        if not self.findings:
+            del shallow["findings"]  # a plan of classes is as it was before there were findings
         return {"format": _FORMAT, **shallow, "settings": asdict(self.settings), "stages": stages}
 
 
@@ -253,6 +263,8 @@ def _read_fields(text: str, names: Sequence[str]) -> dict[str, Any]:
     if version != _FORMAT:
         raise ValueError(f"plan: expected format {_FORMAT}, got {version!r}. {_ANEW}")
     expected = [*names, "digest"]
+    if content.get("findings") is True:
+        expected.append("findings")
     for name in expected:
         if name not in content:
             raise ValueError(f"plan: expected a field {name!r}, got none. {_ANEW}")

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.plan.splits import SPLITS, group_of
 
@@ -65,11 +66,13 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
     index = index_items(items)
     ids = {key for part in (plan.val, plan.test, *(stage.labeled for stage in plan.stages)) for key in part}
     usable = [key for key in ids if key in index and is_labeled(index[key])]
-    labels = LabelOracle(list(index.values())).reveal(usable, purpose="test")
+    labels = LabelOracle(list(index.values()), findings=plan.findings).reveal(usable, purpose="test")
     return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
 
 
-def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
+def split_problems(
+    plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Label]
+) -> Iterator[str]:
     """Yield the problems of a plan's splits.
 
     Args:
@@ -91,11 +94,13 @@ def split_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
         if split == "train" and not ids:
             yield "train: expected at least one item, got none. Give some items another split."
         elif split != "train" and ids:
-            remedy = "Put a group with each class there, or give no item this split."
+            remedy = f"Put a group with each {plan.kind.word} there, or give no item this split."
             yield from class_problems(plan, split, {key: labels.get(key) for key in ids}, remedy)
 
 
-def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, int]) -> Iterator[str]:
+def stage_problems(
+    plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Label]
+) -> Iterator[str]:
     """Yield the problems of a plan's stages.
 
     Args:
@@ -116,8 +121,8 @@ def stage_problems(plan: ChainPlan, index: Mapping[str, Mapping[str, Any]], labe
         yield from class_problems(plan, f"stage {stage.stage}", {key: labels.get(key) for key in stage.labeled}, remedy)
 
 
-def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None], remedy: str) -> Iterator[str]:
-    """Yield the problems with the labels of one split or stage: a label that is not a class index, or a missing class.
+def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, Label | None], remedy: str) -> Iterator[str]:
+    """Yield the problems with the labels of one split or stage: a label of another kind, or a missing outcome.
 
     Args:
         plan: a plan.
@@ -129,13 +134,14 @@ def class_problems(plan: ChainPlan, place: str, labels: Mapping[str, int | None]
     if problem := label_problem(plan, place, labels):
         yield problem
         return
-    found = set(labels.values())
-    if missing := [name for i, name in enumerate(plan.classes) if i not in found]:
-        yield f"{place}: expected labels of every class, got none of {missing} among {len(labels)}. {remedy}"
+    kind = plan.kind
+    found = {outcome for label in labels.values() if label is not None for outcome in kind.outcomes_of(label)}
+    if missing := [name for i, name in enumerate(kind.outcomes) if i not in found]:
+        yield f"{place}: expected labels of every {kind.word}, got none of {missing} among {len(labels)}. {remedy}"
 
 
-def label_problem(plan: ChainPlan, place: str, labels: Mapping[str, int | None]) -> str | None:
-    """Return the problem with the first label that is not a class index, None if all are.
+def label_problem(plan: ChainPlan, place: str, labels: Mapping[str, Label | None]) -> str | None:
+    """Return the problem with the first label that is not of the plan's kind, None if all are.
 
     Args:
         plan: a plan.
@@ -143,10 +149,10 @@ def label_problem(plan: ChainPlan, place: str, labels: Mapping[str, int | None])
         labels: its labels by id, None for items without a label.
 
     """
-    count = len(plan.classes)
+    kind = plan.kind
     for key, label in labels.items():
-        if label is None or not 0 <= label < count:
-            return f"{place}: expected class indices below {count}, got {label} for {key!r}. Pass all classes."
+        if fault := kind.fault(label):
+            return f"{place}: {fault} for {key!r}. Pass all {'findings' if kind.findings else 'classes'}."
     return None
 
 

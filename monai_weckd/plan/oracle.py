@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from monai_weckd.plan.label_kind import Label, finding_values, is_known
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import check_item
 
@@ -34,8 +35,9 @@ class LedgerEntry:
     Args:
         purpose: purpose of the labels, such as "shard", "validation", "test", "split" or "stratification".
         stage: stage number, from 1, or None.
-        labels: number of labels.
+        labels: number of labels; an image is one, however many findings are known in it.
         digest: SHA-256 of the sorted ids, one per line, in hexadecimal.
+        known: number of images in which each finding is known; None where an image has one class.
 
     """
 
@@ -43,6 +45,7 @@ class LedgerEntry:
     stage: int | None
     labels: int
     digest: str
+    known: tuple[int, ...] | None = None
 
 
 class LabelOracle:
@@ -54,6 +57,7 @@ class LabelOracle:
 
     Args:
         items: dictionaries with ``id`` and ``label``; ``UNLABELED``, None or no label means unlabeled.
+        findings: whether a label has a value for each finding, (F,), in place of a class index, default False.
 
     Raises:
         ValueError: When an item has no ``id``, or two items have the same.
@@ -68,8 +72,9 @@ class LabelOracle:
 
     """
 
-    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, items: Sequence[Mapping[str, Any]], *, findings: bool = False) -> None:
         self._items = index_items(items)
+        self._findings = findings
         self._revealed: set[str] = set()
         self._counted: set[str] = set()
         # a dictionary keeps the order, and one line for a repeated request
@@ -90,8 +95,8 @@ class LabelOracle:
         """Ids of all items whose label was revealed, for any purpose."""
         return frozenset(self._revealed)
 
-    def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, int]:
-        """Return the labels of some items, by id.
+    def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, Any]:
+        """Return the labels of some items, by id: class indices, or for each finding 0, 1 or -1 (unknown).
 
         Args:
             ids: ids of the items.
@@ -99,20 +104,22 @@ class LabelOracle:
             stage: stage number, from 1, default None.
 
         Raises:
-            ValueError: When an id is unknown, or the label of its item is not a class index.
+            ValueError: When an id is unknown, or the label of its item is of another kind.
 
         """
         labels = {key: self._label(key) for key in ids}
         digest = hashlib.sha256("\n".join(sorted(labels)).encode(errors="surrogateescape")).hexdigest()
-        self._ledger[LedgerEntry(purpose, stage, len(labels), digest)] = None
+        known = _known_findings(labels.values()) if self._findings else None
+        self._ledger[LedgerEntry(purpose, stage, len(labels), digest, known)] = None
         self._revealed.update(labels)
         if purpose not in UNCOUNTED:
             self._counted.update(labels)
         return labels
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return the ledger as dictionaries, ready for JSON."""
-        return [asdict(entry) for entry in self._ledger]
+        """Return the ledger as dictionaries, ready for JSON; ``known`` only where labels are findings."""
+        lines = map(asdict, self._ledger)
+        return [{key: value for key, value in line.items() if key != "known" or value is not None} for line in lines]
 
     def state_dict(self) -> dict[str, Any]:
         """Return ledger and revealed labels."""
@@ -138,10 +145,10 @@ class LabelOracle:
                     f"labels: expected class {label} for {key!r}, as it was revealed, got {self._label(key)}. "
                     "Put the label back, or begin anew."
                 )
-        self._ledger = dict.fromkeys(LedgerEntry(**entry) for entry in state_dict["ledger"])
+        self._ledger = dict.fromkeys(map(_entry, state_dict["ledger"]))
         self._revealed, self._counted = set(state_dict["labels"]), set(state_dict["counted"])
 
-    def _label(self, key: str) -> int:
+    def _label(self, key: str) -> Label:
         item = self._items.get(key)
         if item is None:
             raise ValueError(
@@ -150,7 +157,15 @@ class LabelOracle:
         if not is_labeled(item):
             raise ValueError(f"ids: expected labeled items, got {key!r} without a label. Label it, or plan without it.")
         label = item["label"]
-        if not hasattr(label, "__index__"):
+        values = finding_values(label)
+        if self._findings:
+            if values is None or not all(value != value or value in (UNLABELED, 0, 1) for value in values):
+                raise ValueError(
+                    f"label: expected 0, 1 or {UNLABELED} (unknown) for each finding, got {label!r} for {key!r}. "
+                    "Pass such an array."
+                )
+            return tuple(int(value) if value >= 0 else UNLABELED for value in values)
+        if values is not None or not hasattr(label, "__index__"):
             raise ValueError(f"label: expected a class index, got {label!r} for {key!r}. Index the class names.")
         return int(label)
 
@@ -191,5 +206,14 @@ def is_labeled(item: Mapping[str, Any]) -> bool:
         (True, False)
 
     """
-    label = item.get("label")
-    return label is not None and label != UNLABELED
+    return is_known(item.get("label"))
+
+
+def _known_findings(labels: Iterable[Label]) -> tuple[int, ...]:
+    rows = [label for label in labels if isinstance(label, tuple)]
+    return tuple(sum(value != UNLABELED for value in column) for column in zip(*rows, strict=True))
+
+
+def _entry(line: Mapping[str, Any]) -> LedgerEntry:
+    known = line.get("known")
+    return LedgerEntry(**{**line, "known": None if known is None else tuple(known)})

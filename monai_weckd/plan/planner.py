@@ -23,6 +23,7 @@ from typing import Any
 from monai_weckd.plan.assignment import assign_groups
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.checks import label_problem, refuse, split_problems
+from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.oracle import LabelOracle, index_items, is_labeled
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import SPLITS, group_of, identify
@@ -37,6 +38,7 @@ def plan_chain(
     settings: PlanSettings | None = None,
     *,
     classes: Sequence[str] | None = None,
+    findings: bool = False,
     shards: Sequence[Collection[str]] | str | os.PathLike[str] | None = None,
     earlier: ChainPlan | str | os.PathLike[str] | None = None,
     oracle: LabelOracle | None = None,
@@ -63,6 +65,9 @@ def plan_chain(
         settings: settings of the plan, default None: :py:class:`PlanSettings` with its defaults.
         classes: class names in the order of their indices, default None: the indices in validation and test, or those
             of all labels if nothing is held out or the labels are read anyway.
+        findings: whether ``classes`` names findings, of which an image may show several or none. A label is then an
+            array with 0, 1 or -1 (unknown) for each, and every part of a split has images with and without each
+            finding. Default False: an image has one class.
         shards: given shards, such as those of another run: the path of its ``plan.json``, or one collection of ids for
             each stage. For a single stage or ``policy="shared"``, any number of collections is merged into one.
             Default None.
@@ -91,15 +96,16 @@ def plan_chain(
         shards = read_shards(shards)
     if shards is not None:
         settings = replace(settings, selection="given")
-    plan = ChainPlan(() if classes is None else tuple(classes), _without_use(settings), skipped=tuple(skipped))
+    names = () if classes is None else tuple(classes)
+    plan = ChainPlan(names, _without_use(settings), skipped=tuple(skipped), findings=findings)
     index = index_items(items)
     if not index:
         raise ValueError("items: expected at least one, got none. Pass the items of load_datalist.")
-    oracle = LabelOracle(list(index.values())) if oracle is None else oracle
+    oracle = LabelOracle(list(index.values()), findings=findings) if oracle is None else oracle
     if isinstance(earlier, (str, os.PathLike)):
         earlier = _read_plan(earlier)
     plan = _plan_splits(plan, index, oracle, earlier)
-    labels: dict[str, int] = {}
+    labels: dict[str, Label] = {}
     for purpose, ids in (("validation", plan.val), ("test", plan.test)):
         labels |= oracle.reveal(ids, purpose=purpose) if ids else {}
     if not plan.classes:
@@ -108,13 +114,16 @@ def plan_chain(
     return plan_stages(plan, index, oracle, shards=shards)
 
 
-def plan_training(items: Iterable[Mapping[str, Any]], *, classes: Sequence[str], **settings: Any) -> ChainPlan:
+def plan_training(
+    items: Iterable[Mapping[str, Any]], *, classes: Sequence[str], findings: bool = False, **settings: Any
+) -> ChainPlan:
     """Plan a chain for a pipeline with its own validation: :py:func:`monai_weckd.plan_chain` without splitting.
 
     Args:
         items: the training items, in any MONAI data list. An item without ``id`` is identified by its ``image``; an
             item without ``group`` is a group of its own.
         classes: class names in the order of their indices.
+        findings: see :py:func:`monai_weckd.plan_chain`, default False.
         settings: fields of :py:class:`PlanSettings`, such as ``label_fraction=0.2``.
 
     Raises:
@@ -130,7 +139,8 @@ def plan_training(items: Iterable[Mapping[str, Any]], *, classes: Sequence[str],
         ([10, 10, 10], 100, 0)
 
     """
-    return replan(ChainPlan(tuple(classes), _without_use(PlanSettings(**settings))), identify(items))
+    plan = ChainPlan(tuple(classes), _without_use(PlanSettings(**settings)), findings=findings)
+    return replan(plan, identify(items))
 
 
 def replan(
@@ -162,7 +172,8 @@ def replan(
     # the split read the labels of the earlier items only, not of the new ones
     read = plan.split_by_label and index.keys() <= set(plan.train)
     plan = replace(plan, train=tuple(sorted(index)), split_by_label=read)
-    return plan_stages(plan, index, LabelOracle(list(index.values())) if oracle is None else oracle)
+    oracle = LabelOracle(list(index.values()), findings=plan.findings) if oracle is None else oracle
+    return plan_stages(plan, index, oracle)
 
 
 def read_shards(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
@@ -227,8 +238,9 @@ def _assign(
     refuse(filter(None, [label_problem(plan, "items", labels)]))
     counts: dict[str, Counter[int]] = {}
     for key, label in labels.items():
-        counts.setdefault(group_of(index[key]), Counter())[label] += 1
-    assigned = assign_groups(counts, plan.classes, shares, seed=plan.settings.seed, fixed=fixed)
+        counts.setdefault(group_of(index[key]), Counter()).update(plan.kind.outcomes_of(label))
+    options: Any = {"seed": plan.settings.seed, "fixed": fixed, "word": plan.kind.word}
+    assigned = assign_groups(counts, plan.kind.outcomes, shares, **options)
     return plan, {**fixed, **assigned}
 
 
@@ -254,9 +266,10 @@ def _labeled(index: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [key for key in sorted(index) if is_labeled(index[key])]
 
 
-def _with_classes(plan: ChainPlan, labels: Mapping[str, int]) -> ChainPlan:
-    """Return a plan with the classes of some labels, unless it has classes."""
-    return replace(plan, classes=plan.classes or tuple(map(str, range(max(labels.values(), default=-1) + 1))))
+def _with_classes(plan: ChainPlan, labels: Mapping[str, Label]) -> ChainPlan:
+    """Return a plan with the classes or findings of some labels, unless it has classes."""
+    counts = (len(label) if isinstance(label, tuple) else label + 1 for label in labels.values())
+    return replace(plan, classes=plan.classes or tuple(map(str, range(max(counts, default=0)))))
 
 
 def _explicit_split(item: Mapping[str, Any]) -> str:

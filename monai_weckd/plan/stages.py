@@ -20,6 +20,7 @@ from typing import Any
 
 from monai_weckd.plan.chain_plan import ChainPlan, divide_shards
 from monai_weckd.plan.checks import class_problems, refuse, stage_problems
+from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import draw_shards, group_of
@@ -55,7 +56,14 @@ def plan_stages(
     if shards is not None:
         drawn = _given(plan, shards, set(labeled), number)
     else:
-        sizes = divide_labels(plan.settings, len(plan.classes), items=len(plan.train), labeled=len(labeled))
+        sizes = divide_labels(
+            plan.settings,
+            len(plan.classes),
+            items=len(plan.train),
+            labeled=len(labeled),
+            # one image may show all findings
+            least=1 if plan.findings else len(plan.classes),
+        )
         drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
     # shards of whole groups may be smaller than planned
     plan = replace(plan, shard_sizes=tuple(map(len, drawn)) or tuple(sizes), stages=divide_shards(drawn, plan))
@@ -64,7 +72,9 @@ def plan_stages(
     return plan
 
 
-def divide_labels(settings: PlanSettings, num_classes: int, *, items: int, labeled: int) -> tuple[int, ...]:
+def divide_labels(
+    settings: PlanSettings, num_classes: int, *, items: int, labeled: int, least: int | None = None
+) -> tuple[int, ...]:
     """Return how many labels each shard gets.
 
     That is what the settings ask for. Where fewer labels exist, the shards share them evenly: their sizes differ by one
@@ -75,6 +85,7 @@ def divide_labels(settings: PlanSettings, num_classes: int, *, items: int, label
         num_classes: number of classes.
         items: number of training items, labeled or not.
         labeled: number of labeled training items.
+        least: smallest random shard that can have every class, default None: ``num_classes``.
 
     Raises:
         ValueError: When there are fewer labels than shards, or a random shard has no room for every class.
@@ -93,8 +104,8 @@ def divide_labels(settings: PlanSettings, num_classes: int, *, items: int, label
         sizes = [(labeled + shard) // number for shard in range(number)]
         name, how = "num_stages", f"{labeled} labels for {number} stages"
         logger.info("%d labels instead of %d x %d: the shards share them, %s", labeled, number, size, sizes)
-    least = num_classes if settings.missing_classes == "error" and settings.selection == "random" else 1
-    if sizes[0] < max(least, 1):
+    needs_all = settings.missing_classes == "error" and settings.selection == "random"
+    if sizes[0] < max((num_classes if least is None else least) if needs_all else 1, 1):
         raise ValueError(
             f"{name}: expected a label of each of {num_classes} classes in a shard, got {sizes[0]} labels ({how}). "
             "Pass larger shards or fewer stages, or label more images."
@@ -121,6 +132,7 @@ def _random(
     labels = oracle.reveal(labeled, purpose="stratification") if plan.settings.stratify else None
     if labels is not None:
         refuse(class_problems(plan, "train", labels, "Label images of them, or leave them out of classes."))
+        labels = _strata(labels)
     units: dict[str, list[str]] = {}
     if plan.settings.shard_by == "group":
         for key in labeled:
@@ -134,6 +146,13 @@ def _random(
             "Pass shard_by='item', or fewer stages."
         )
     return shards
+
+
+def _strata(labels: Mapping[str, Label]) -> dict[str, int]:
+    """Return the strata of a stratified draw: the class of an item, or its combination of findings."""
+    ordered: list[Any] = sorted(set(labels.values()))
+    numbers = {label: number for number, label in enumerate(ordered)}
+    return {key: numbers[label] for key, label in labels.items()}
 
 
 def _given(

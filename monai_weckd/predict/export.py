@@ -44,7 +44,7 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torchscript": (".ts", ()),
 }
 INTERPOLATION = {"Resized": "area", "Spacingd": "bilinear"}  # MONAI's, where a transform names none
-# where the bundle's postprocessing is not a softmax, its logits are what can be exported
+# where the bundle's postprocessing is no softmax, or for findings no sigmoid, its logits are what can be exported
 _ADVICE = {"probabilities": "--output logits", "logits": "an inferer that only calls the network"}
 _TOLERANCE = 1e-4
 _SAMPLES = 8
@@ -70,12 +70,14 @@ class ExportCheck(NamedTuple):
 
 
 class _Probabilities(torch.nn.Module):
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: torch.nn.Module, *, findings: bool) -> None:
         super().__init__()
         self.network = network
+        self.findings = findings
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.network(image), dim=1)
+        logits = self.network(image)
+        return torch.sigmoid(logits) if self.findings else torch.softmax(logits, dim=1)
 
 
 def check_format(name: str) -> None:
@@ -143,7 +145,9 @@ def export_model(
     if len(batch) == 1:
         batch = batch.repeat(2, *[1] * (batch.ndim - 1))  # torch.export takes a batch of one for a fixed size
     expected = _expected(bundle, batch, output)
-    network = bundle.network if output == "logits" else _Probabilities(bundle.network)
+    network = (
+        bundle.network if output == "logits" else _Probabilities(bundle.network, findings=bundle.thresholds is not None)
+    )
     record = _record(bundle, tuple(batch.shape[1:]), output)
     # MONAI's name for what its own exports keep in TorchScript
     texts = {EXPORT: json.dumps(record), "metadata.json": json.dumps(_metadata(bundle, record))}
@@ -230,6 +234,7 @@ def _record(bundle: PredictionBundle, shape: Sequence[int], output: str) -> dict
         "preprocessing": {**_geometry(transforms), "transforms": transforms},
         "output": output,
         "classes": bundle.classes,
+        **({} if bundle.thresholds is None else {"findings": True, "thresholds": bundle.thresholds}),
     }
 
 

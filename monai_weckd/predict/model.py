@@ -52,7 +52,8 @@ class PredictionBundle:
         config: the configuration.
         root: the bundle's folder.
         checkpoint: path of the model.
-        classes: class names in the order of their indices.
+        classes: names of the classes, or of the findings, in the order of their indices.
+        thresholds: from which probability on each finding counts as present; None where an image has one class.
         metadata: content of ``configs/metadata.json``.
         spatial_dims: 2 for pictures, 3 for volumes.
 
@@ -82,6 +83,9 @@ class PredictionBundle:
             raise FileNotFoundError(
                 f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
             )
+        self.thresholds: list[float | None] | None = None
+        if "thresholds" in config:
+            self.thresholds = list(config.value("thresholds"))
         self._check_chain(config)
         self.classes = [str(name) for name in config.value("class_names")]
         self.device = torch.device(config.value("device"))
@@ -142,6 +146,13 @@ class PredictionBundle:
         chain = model_chain(self.checkpoint)
         if chain is None:
             return
+        if bool(chain.get("findings")) != (self.thresholds is not None):
+            kinds = ("one class an image", "several findings an image")
+            got, own = kinds if self.thresholds is not None else kinds[::-1]
+            raise ValueError(
+                f"ckpt: expected a model of {own}, as {self.root.name} has, got one of {got}. Pass the bundle of its "
+                "training."
+            )
         trained = chain["settings"].get("spatial_size")
         own = config.value("spatial_size") if "spatial_size" in config else trained
         if trained is not None and list(own) != list(trained):

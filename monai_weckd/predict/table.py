@@ -35,17 +35,29 @@ BELOW_CONFIDENCE = "below min_confidence"
 
 
 def prediction_row(
-    prediction: Prediction, keys: ImageKeys, classes: Sequence[str], *, min_confidence: float = 0.0
+    prediction: Prediction,
+    keys: ImageKeys,
+    classes: Sequence[str],
+    *,
+    min_confidence: float = 0.0,
+    thresholds: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
     """Return a row of the table; ``predicted`` is empty for an unreadable image or a confidence below the threshold.
+
+    For findings there are, in place of ``predicted`` and ``confidence``, the names of those that are present under
+    ``findings``, with ``|`` between them, and a ``threshold`` for each.
 
     Args:
         prediction: prediction for an image.
         keys: its keys.
         classes: class names in the order of their indices.
         min_confidence: smallest probability of the most probable class, default 0: any.
+        thresholds: from which probability on each finding counts as present, None for one that never does; default
+            None: an image has one class.
 
     """
+    if thresholds is not None:
+        return {**keys._asdict(), **_findings(prediction, classes, thresholds)}
     told = verdict(prediction.probabilities, classes, fault=prediction.fault, min_confidence=min_confidence)
     return {**keys._asdict(), **told}
 
@@ -75,6 +87,24 @@ def verdict(
     }
 
 
+def _findings(prediction: Prediction, names: Sequence[str], thresholds: Sequence[float | None]) -> dict[str, Any]:
+    """Return the columns of a table for findings, or the reason for their absence."""
+    limits = {
+        f"threshold_{name}": "" if limit is None else limit for name, limit in zip(names, thresholds, strict=True)
+    }
+    if prediction.probabilities is None:
+        empty = dict.fromkeys(["findings", *probability_columns(names)], "")
+        return {**empty, **dict.fromkeys(limits, ""), "reason": prediction.fault}
+    values = [float(value) for value in prediction.probabilities]
+    told = zip(names, values, thresholds, strict=True)
+    return {
+        "findings": "|".join(name for name, value, limit in told if limit is not None and value >= limit),
+        **dict(zip(probability_columns(names), values, strict=True)),
+        **limits,
+        "reason": "",
+    }
+
+
 class PredictionTable:
     """Write a CSV of predictions batch by batch; the file gets its final name when it is complete.
 
@@ -85,6 +115,7 @@ class PredictionTable:
         path: the CSV; its folder is created.
         classes: class names in the order of their indices.
         further: names of further columns, default none.
+        thresholds: see :py:func:`prediction_row`, default None.
         made_by: digest of the model and of all that decides what a row says, default "".
         resume: keep the rows that are there, default False.
 
@@ -102,13 +133,14 @@ class PredictionTable:
         classes: Sequence[str],
         further: Iterable[str] = (),
         *,
+        thresholds: Sequence[float | None] | None = None,
         made_by: str = "",
         resume: bool = False,
     ) -> None:
         if path.is_dir():
             raise ValueError(f"output: expected a CSV to write, got the folder {path}. Name a file in it.")
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.columns = [*prediction_row(Prediction("", None), ImageKeys(""), classes), *further]
+        self.columns = [*prediction_row(Prediction("", None), ImageKeys(""), classes, thresholds=thresholds), *further]
         self.header = table_text(self.columns, [])
         self.made_by, self.resume = made_by, resume
         self.kept: list[dict[str, str]] = []

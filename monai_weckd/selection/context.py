@@ -38,6 +38,7 @@ class SelectionContext:
         askable: items whose labels can be requested, (N,), bool; labeled items are excluded in any case.
         seed: non-negative seed of the plan.
         stage: number of the stage, from 1.
+        findings: whether the probabilities are those of findings, of which an item may have several, default False.
 
     """
 
@@ -48,6 +49,7 @@ class SelectionContext:
     askable: np.ndarray
     seed: int
     stage: int
+    findings: bool = False
 
     @property
     def candidates(self) -> np.ndarray:

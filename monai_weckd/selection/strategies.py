@@ -50,6 +50,10 @@ def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.
     the paper adapts the radius to the labeled features and fits a temperature to labels, this reads no label and has no
     parameter, so the objective is the same at every stage.
 
+    Where an item may have several findings, each has a margin, ``|2 p - 1|``, and the margin of the item is their mean:
+    one minus it is twice the share of its findings that are expected to be told wrongly. All findings of a chosen item
+    are requested. For "badge", the most probable label has each finding that is more probable than not.
+
     The choice depends on the arguments alone, and none of them is a label. "herding" takes 64 N D operations for the
     components, and 64 R (R + Q) for the gains of Q <= 2 R candidates at R references, several times where gains are
     close: up to 4,096 items, R and Q are all items; above, random ones, R = max(4,096, 2 n). It never holds an N x N
@@ -91,7 +95,7 @@ def select_items(strategy: str, context: SelectionContext, *, count: int) -> np.
 
 
 def gradient_distances(
-    features: np.ndarray, probabilities: np.ndarray
+    features: np.ndarray, probabilities: np.ndarray, *, findings: bool = False
 ) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
     """Return the squared length of each item's gradient, and a function to the squared distances to one of them.
 
@@ -102,13 +106,17 @@ def gradient_distances(
     Args:
         features: input of the last layer, (N, D).
         probabilities: its class probabilities, (N, C).
+        findings: whether they are those of findings, of which an item may have several, default False.
 
     Returns:
         Squared lengths, (N,), and a function from an index to squared distances, (N,).
 
     """
     errors = probabilities.copy()
-    errors[np.arange(len(errors)), probabilities.argmax(axis=1)] -= 1
+    if findings:
+        errors -= probabilities > 0.5
+    else:
+        errors[np.arange(len(errors)), probabilities.argmax(axis=1)] -= 1
     norms = np.einsum("ij,ij->i", errors, errors) * np.einsum("ij,ij->i", features, features)
 
     def distances(index: int) -> np.ndarray:
@@ -193,7 +201,9 @@ def _diverse(context: SelectionContext, count: int, rng: np.random.Generator) ->
 def _badge(context: SelectionContext, count: int, rng: np.random.Generator) -> np.ndarray:
     candidates = context.candidates
     groups, used = _groups(context)
-    norms, distances = gradient_distances(context.features[candidates], _probabilities(context)[candidates])
+    norms, distances = gradient_distances(
+        context.features[candidates], _probabilities(context)[candidates], findings=context.findings
+    )
     new = ~np.isin(groups[candidates], used)
     chosen = draw_apart(
         distances,
@@ -220,7 +230,9 @@ def _probabilities(context: SelectionContext) -> np.ndarray:
 
 
 def _margins(context: SelectionContext) -> np.ndarray:
-    """Return the difference between the two largest probabilities of each item, (N,)."""
+    """Return the difference between the two largest probabilities of each item, or the mean of its findings', (N,)."""
+    if context.findings:
+        return np.abs(2 * _probabilities(context) - 1).mean(axis=1)
     ordered = np.sort(_probabilities(context), axis=1)
     return ordered[:, -1] - (ordered[:, -2] if ordered.shape[1] > 1 else 0)
 

@@ -28,6 +28,7 @@ __all__ = [
     "check_keys",
     "check_plain",
     "json_digest",
+    "label_columns",
     "model_chain",
     "parse_json",
     "probability_classes",
@@ -47,6 +48,7 @@ KIND = "kind.npz"
 # what a model is, inside the file to which it was exported
 EXPORT = "export.json"
 _PROBABILITY = "probability_"
+_LABEL = "label_"
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
@@ -116,6 +118,16 @@ def probability_columns(classes: Iterable[str]) -> list[str]:
 
     """
     return [f"{_PROBABILITY}{name}" for name in classes]
+
+
+def label_columns(findings: Iterable[str]) -> list[str]:
+    """Return the columns that say whether findings are present, in a table of predictions.
+
+    Args:
+        findings: names of the findings.
+
+    """
+    return [f"{_LABEL}{name}" for name in findings]
 
 
 def probability_classes(row: Iterable[str]) -> list[str]:

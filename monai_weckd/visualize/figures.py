@@ -77,11 +77,15 @@ def learning_curves_svg(epochs: Sequence[Mapping[str, Any]], *, stages: Sequence
         return svg_bytes(figure)
 
 
-def reliability_svg(bins: Sequence[ReliabilityBin]) -> bytes:
+def reliability_svg(
+    bins: Sequence[ReliabilityBin], *, share: str = "accuracy", probability: str = "top probability"
+) -> bytes:
     """Draw accuracy against the top probability, with 95% Wilson intervals, over the number of items by bin.
 
     Args:
         bins: the bins that hold items, as :func:`monai_weckd.metrics.reliability_bins` returns them.
+        share: name of what is drawn upwards.
+        probability: name of what is drawn to the right.
 
     Returns:
         An SVG document.
@@ -93,10 +97,10 @@ def reliability_svg(bins: Sequence[ReliabilityBin]) -> bytes:
         confidence, accuracy = [item.confidence for item in bins], [item.accuracy for item in bins]
         diagram.vlines(confidence, *zip(*limits, strict=True), color=_BLUE, linewidth=1)
         diagram.plot(confidence, accuracy, color=_BLUE, marker="o", markersize=5, linestyle="none")
-        diagram.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
+        diagram.set(ylabel=share, xlim=(0, 1), ylim=(-0.02, 1.02))
         for item in bins:
             histogram.bar(item.lower, item.count, width=item.upper - item.lower, align="edge", color=_BLUE, alpha=0.6)
-        histogram.set(ylabel="items", xlabel="top probability")
+        histogram.set(ylabel="items", xlabel=probability)
         return svg_bytes(figure)
 
 

@@ -32,6 +32,7 @@ from monai_weckd.utils.records import (
 )
 from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
+from monai_weckd.visualize.findings import read_findings, tested_findings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -74,7 +75,7 @@ def write_report(output_dir: str | Path) -> Path:
         ValueError: When a file is missing or corrupt, or the files are from different runs.
         ImportError: When ``jinja2`` or ``matplotlib`` is not installed.
     """
-    template = page_template("report.html.jinja")
+    page_template("report.html.jinja")  # before anything is read
     folder = Path(output_dir)
     plan = read_sealed(folder / "plan.json", _PLAN_KEYS)
     chain = read_sealed(folder / "chain.json", _CHAIN_KEYS)
@@ -82,9 +83,47 @@ def write_report(output_dir: str | Path) -> Path:
     epochs = read_sealed(folder / "history.json", ("epochs",))["epochs"]
     for epoch in epochs:
         check_keys(epoch, _EPOCH_KEYS, where="history.json: epochs")
+    shown = _findings_page(folder, chain) if chain.get("findings") else _classes_page(folder, chain, plan, epochs)
+    path = folder / "report.html"
+    # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.
+    path.write_text(shown[0], encoding="utf-8", errors="backslashreplace")
+    logger.info("%s. Report: %s", shown[1], path)
+    return path
+
+
+def _findings_page(folder: Path, chain: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the page of a run with several findings an image, and its result in words."""
+    rows = [row for row in read_findings(folder / "predictions.csv", chain["classes"]) if row["split"] == "test"]
+    test = tested_findings(rows, chain)
+    for finding in test["findings"] if test else ():
+        picture = (
+            reliability_svg(finding["bins"], share="present", probability="probability") if finding["bins"] else b""
+        )
+        finding["picture"] = data_uri(picture, "svg+xml")
+    stage = chain["final"]["stage"]
+    page = page_template("findings.html.jinja").render(
+        chain=chain,
+        final=next(one for one in chain["stages"] if one["stage"] == stage),
+        measured=_measured(chain),
+        test=test,
+    )
+    text = f"the model of stage {stage} was not tested, because no test images were held out"
+    if test:
+        text = f"the model of stage {stage} has a macro AUC of {_number_text(test['metrics']['macro_auc'])} on test"
+    return page, text
+
+
+def _measured(chain: Mapping[str, Any]) -> dict[str, str]:
+    return {name: key for key, name in _MEASURED.items() if any(stage.get(key) for stage in chain["stages"])}
+
+
+def _classes_page(
+    folder: Path, chain: Mapping[str, Any], plan: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Return the page of a run with one class an image, and its result in words."""
     rows = [row for row in read_predictions(folder / "predictions.csv", chain["classes"]) if row["split"] == "test"]
     gallery = _gallery_view(folder / "errors", rows)
-    page = template.render(
+    page = page_template("report.html.jinja").render(
         chain=chain,
         plan=plan,
         plan_settings={**plan["settings"], "shard_sizes": plan["shard_sizes"]},
@@ -92,16 +131,12 @@ def write_report(output_dir: str | Path) -> Path:
         # a run that was stopped has a prediction but no actual costs to compare
         cost=chain["cost"] if "actual" in (chain.get("cost") or {}) else None,
         metric_names=METRIC_NAMES,
-        measured={name: key for key, name in _MEASURED.items() if any(stage.get(key) for stage in chain["stages"])},
+        measured=_measured(chain),
         test=_test_view(rows, chain),
         curves=_curves_view(epochs, chain["stages"]),
         gallery=gallery,
     )
-    path = folder / "report.html"
-    # A file name that is not UTF-8 reaches this page with lone surrogates, which cannot be encoded.
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
-    logger.info("%s. Report: %s", _result_text(chain, rows), path)
-    return path
+    return page, _result_text(chain, rows)
 
 
 def _result_text(chain: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:

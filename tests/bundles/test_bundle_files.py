@@ -28,6 +28,8 @@ from PIL import Image
 
 from monai_weckd.bundle import BundleConfig
 
+# of findings, whose runs test_chest_xray.py looks at
+FILED = [*KINDS, "chest_xray"]
 REAL = {"otoscopy": "otoscopy", "brain_mri": "brain_mri", "brain_mri_3d": "hippocampus_mri_3d"}
 
 
@@ -53,7 +55,7 @@ for config in {configs!r}:
     assert done.stdout.splitlines()[-4:] == ["(4, 6) RGB"] * 2 + ["(4, 6) L"] * 2
 
 
-@pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri"])
+@pytest.mark.parametrize("kind", ["otoscopy", "blood_smear", "brain_mri", "chest_xray"])
 @pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
 def test_a_network_sees_pictures_with_rows_first(kind, name, tmp_path):
     pixels = np.full((40, 80, 3), 20, dtype=np.uint8)
@@ -62,7 +64,7 @@ def test_a_network_sees_pictures_with_rows_first(kind, name, tmp_path):
     place = "train#preprocessing" if name == "train" else "preprocessing"
     config = BundleConfig(bundle_of(kind), name, changes={"spatial_size": [32, 48]})
     image = config.value(place)({"image": str(tmp_path / "a.png")})["image"]
-    assert image.shape == (1 if kind == "brain_mri" else 3, 32, 48)
+    assert image.shape == (1 if kind in ("brain_mri", "chest_xray") else 3, 32, 48)
     assert image[:, 0].min() > image[:, 31].max()
 
 
@@ -78,7 +80,7 @@ def test_a_medmnist_archive_is_a_data_set(tmp_path):
     assert chain["label_budget"] == {"train": 72, "val": 16}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILED)
 def test_metadata_follows_the_schema(kind, shared_data, tmp_path):
     schema = shutil.copy(shared_data("monai_bundle_meta_schema_20240725.json"), tmp_path / "schema.json")
     meta_file = bundle_of(kind) / "configs" / "metadata.json"
@@ -88,7 +90,7 @@ def test_metadata_follows_the_schema(kind, shared_data, tmp_path):
     assert "monai-weckd" not in meta["required_packages_version"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILED)
 def test_network_agrees_with_the_metadata(kind):
     configs = bundle_of(kind) / "configs"
     verify_net_in_out(
@@ -100,7 +102,7 @@ def test_network_agrees_with_the_metadata(kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILED)
 def test_bundle_load_gives_the_network(kind, tmp_path):
     bundle = tmp_path / bundle_of(kind).name
     shutil.copytree(bundle_of(kind), bundle)

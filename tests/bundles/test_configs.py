@@ -50,8 +50,8 @@ def test_a_training_can_be_read_through(path):
     assert sum(isinstance(leaf, str) and leaf.startswith("$") for leaf in leaves(config)) <= 30
 
 
-def test_there_are_four_bundles():
-    assert len(TRAIN) == 4
+def test_there_are_five_bundles():
+    assert len(TRAIN) == 5
 
 
 @pytest.mark.parametrize("path", sorted(BUNDLES.glob("*/configs/*.json")), ids=name)

@@ -302,3 +302,20 @@ def test_errors_about_a_bundle_are_one_line(capsys, phantom, options, message):
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+def test_findings_are_planned_and_counted(tmp_path, capsys):
+    lines = [f"{n}.png,{int(n % 2 == 0)},{'' if n == 5 else int(n % 3 == 0)},p{n}" for n in range(24)]
+    for n in range(24):
+        (tmp_path / f"{n}.png").touch()
+    (tmp_path / "manifest.csv").write_text("\n".join(["file,finding:effusion,finding:mass,group", *lines]))
+    options = ["--num_stages", "1", "--shard_size", "6", "--val_fraction", "0", "--test_fraction", "0.25"]
+    main(["plan", "--dataset_dir", str(tmp_path), "--findings", "true", *options])
+    told = capsys.readouterr().out
+    header, *rows = (line.split() for line in told.splitlines()[:4])
+    assert header == ["split", "items", "groups", "labels", "effusion", "mass"]
+    assert sum(int(row[4]) for row in rows if row[4] != "-") == 12
+    assert sum(int(row[5]) for row in rows if row[5] != "-") == 8
+    assert "to have every finding in each part" in told
+    assert main(["plan", "--dataset_dir", str(tmp_path), *options]) == 1
+    assert "one class an image, got findings. Pass findings=True" in capsys.readouterr().err

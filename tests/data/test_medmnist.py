@@ -76,7 +76,7 @@ def test_without_the_package_the_hint_names_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"val_labels": np.eye(5, 14, dtype=np.uint8)}, r"one label for each image, got 14\. Sets with several find"),
+        ({"val_labels": np.eye(5, 14, dtype=np.uint8)}, r"one label for each image, got 14\. Pass findings=True"),
         ({"val_labels": np.zeros(4, np.uint8)}, r"expected 5 labels from 0 up in val_labels, got \(4,\) uint8\. Pass"),
         ({"val_labels": np.full(5, -1)}, r"expected 5 labels from 0 up in val_labels, got \(5,\) int64\. Pass"),
         ({"val_labels": np.zeros(5)}, r"expected 5 labels from 0 up in val_labels, got \(5,\) float64\. Pass"),
@@ -233,3 +233,36 @@ def test_mednist_folders(shared_data, tmp_path):
     assert Counter(item["label"] for item in datalist.items) == dict.fromkeys(range(6), 3)
     assert LoadMedicalImage()(datalist.items[0]["image"]).shape == (1, 64, 64)
     assert len(load_datalist(source).items) == 1200
+
+
+def findings_archive(folder, count=3, **changes):
+    rng = np.random.default_rng(1)
+    labels = {f"{split}_labels": rng.integers(0, 2, (size, count), dtype=np.uint8) for split, size in COUNTS.items()}
+    return archive(folder, name="chestmnist.npz", **{**labels, **changes}), labels
+
+
+@pytest.mark.usefixtures("no_medmnist")
+def test_an_archive_with_findings(tmp_path):
+    path, labels = findings_archive(tmp_path)
+    found = load_datalist(path, findings=True)
+    assert (found.classes, found.findings) == (("0", "1", "2"), True)
+    for split, count in COUNTS.items():
+        own = [item["label"] for item in found.items if item["split"] == split]
+        assert len(own) == count
+        np.testing.assert_array_equal(own, labels[f"{split}_labels"])
+    assert load_datalist(path, findings=True, classes=["a", "b", "c"]).classes == ("a", "b", "c")
+
+
+@pytest.mark.usefixtures("no_medmnist")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_labels": np.zeros((5, 2), np.uint8)}, r"expected a distinct name for each of \[2, 3\] findings"),
+        ({"val_labels": np.full((5, 3), 2, np.uint8)}, r"expected 0 or 1 for each finding of 5 images in val_labels"),
+        ({"val_labels": np.zeros(5, np.uint8)}, r"expected 0 or 1 for each finding of 5 images in val_labels"),
+    ],
+)
+def test_refuses_an_archive_whose_findings_do_not_fit(changes, message, tmp_path):
+    path, _ = findings_archive(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_datalist(path, findings=True)

@@ -43,6 +43,7 @@ def oracle(student, teacher, temperature, multilabel=False):
     student, teacher = (data.double().numpy() / temperature for data in (student, teacher))
     if multilabel:
         divergence = rel_entr(expit(teacher), expit(student)) + rel_entr(expit(-teacher), expit(-student))
+        divergence = divergence / student.shape[1]  # a mean over the classes
     else:
         divergence = rel_entr(*(np.exp(log_softmax(data, axis=1)) for data in (teacher, student)))
     positions = divergence.sum(axis=1).reshape(len(student), -1)
@@ -116,9 +117,10 @@ def test_is_exact_for_huge_logits(dtype, multilabel, temperature, expected):
     student = torch.tensor([[1e4, -1e4]], dtype=dtype, requires_grad=True)
     loss = distillation_loss(student, -student.detach(), temperature=temperature, multilabel=multilabel)
     loss.backward()
-    # T^2 * 2e4 / T, either as one softmax between logits 2e4 apart or as two sigmoids of logits 1e4 from 0
-    assert loss.item() == pytest.approx(expected)
-    np.testing.assert_allclose(student.grad.double().numpy(), [[temperature, -temperature]])
+    # T^2 * 2e4 / T as one softmax between logits 2e4 apart, half of it as the mean of two sigmoids of logits 1e4 from 0
+    size = 2 if multilabel else 1
+    assert loss.item() == pytest.approx(expected / size)
+    np.testing.assert_allclose(student.grad.double().numpy(), [[temperature / size, -temperature / size]])
     assert distillation_loss(student, student, temperature=temperature, multilabel=multilabel).item() == 0
 
 
@@ -135,7 +137,7 @@ def test_gradient(multilabel, shape, temperature):
     assert gradcheck(loss, student)
 
 
-@pytest.mark.parametrize(("multilabel", "slope"), [(False, 1 / 5), (True, 1 / 4)])
+@pytest.mark.parametrize(("multilabel", "slope"), [(False, 1 / 5), (True, 1 / 4 / 5)])
 def test_gradient_keeps_its_size_when_hot(multilabel, slope):
     # Hinton et al.: for a high temperature the gradient is that of matching the (centered) logits, whatever T is;
     # the variance of a sigmoid at 0 is 1/4
@@ -340,9 +342,38 @@ def test_refuses_the_features_of_one_network(missing):
         DistillationLoss()(logits(2, 3), torch.zeros(2), logits(2, 3), **features)
 
 
-def test_refuses_a_row_labeled_in_part():
-    with pytest.raises(ValueError, match=r"^target: expected 0 to 1 for every class of a labeled row, got -1"):
-        DistillationLoss(multilabel=True)(logits(2, 3), torch.tensor([[1, 0, -1], [-1, -1, -1]]))
+@pytest.mark.parametrize("unknown", [-1.0, math.nan])
+def test_unknown_classes_train_nothing(unknown):
+    student = logits(4, 3).requires_grad_()
+    target = torch.tensor([[1, 0, unknown], [unknown] * 3, [unknown, unknown, 1], [0, 1, 1]])
+    loss = DistillationLoss(multilabel=True)(student, target)
+    known = (target >= 0).numpy()
+    truth = np.where(known, target.numpy(), 0).ravel()
+    expected = log_loss(truth, expit(student.detach().numpy()).ravel(), sample_weight=known.ravel().astype(float))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert (student.grad[torch.from_numpy(~known)] == 0).all()
+    assert (student.grad[torch.from_numpy(known)] != 0).all()
+
+
+def test_a_task_loss_for_unknown_classes_gives_one_for_each_class():
+    student, target = logits(2, 3), torch.tensor([[1.0, 0.0, -1.0], [-1.0, -1.0, -1.0]])
+    each = DistillationLoss(multilabel=True, task_loss=torch.nn.BCEWithLogitsLoss(reduction="none"))
+    torch.testing.assert_close(each(student, target), DistillationLoss(multilabel=True)(student, target))
+    with pytest.raises(
+        ValueError, match=r"^task_loss: expected a loss for each class, \(1, 3\), where some are unknown"
+    ):
+        DistillationLoss(multilabel=True, task_loss=torch.nn.BCEWithLogitsLoss())(student, target)
+
+
+def test_both_losses_of_several_classes_are_of_one_scale():
+    # a class that is there twice changes neither loss
+    student, teacher, target = logits(5, 3), logits(5, 3, seed=1), (logits(5, 3, seed=2) > 0).float()
+    loss_function = DistillationLoss(multilabel=True)
+    once = loss_function.components(student, target, teacher)
+    twice = loss_function.components(*(torch.cat([part, part], dim=1) for part in (student, target, teacher)))
+    for name, value in once.items():
+        torch.testing.assert_close(value, twice[name])
 
 
 @pytest.mark.parametrize("wrong", [-2, -100, 3])
@@ -414,7 +445,8 @@ def test_multilabel_task_loss(dtype):
     assert DistillationLoss(multilabel=True)(student, target).item() == pytest.approx(terms.mean(), rel=1e-5)
     weights = [1.0, 2.0, 3.0, 0.5]
     weighted = DistillationLoss(multilabel=True, class_weights=weights)(student, target)
-    assert weighted.item() == pytest.approx((terms * weights).mean(), rel=1e-5)
+    positive = log_loss(y.ravel(), p.ravel(), sample_weight=np.where(y, weights, 1).ravel(), normalize=False) / y.size
+    assert weighted.item() == pytest.approx(positive, rel=1e-5)
 
 
 def test_class_weights_are_configuration_and_not_state():

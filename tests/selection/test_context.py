@@ -117,6 +117,7 @@ def test_candidates():
 
 def test_there_is_no_door_for_labels():
     fields = {field.name for field in dataclasses.fields(SelectionContext)}
-    assert fields == {"features", "probabilities", "groups", "labeled", "askable", "seed", "stage"}
+    assert fields == {"features", "probabilities", "groups", "labeled", "askable", "seed", "stage", "findings"}
+    assert context().findings is False  # whether the probabilities are of findings, and not which there are
     assert context().labeled.dtype == bool  # whether, not what: any other type is refused above
     assert list(inspect.signature(select_items).parameters) == ["strategy", "context", "count"]

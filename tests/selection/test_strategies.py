@@ -278,3 +278,23 @@ def test_badge_continues_by_distance_between_gradients():
     assert counts[first] == 2000
     others = np.arange(6) != first
     assert chisquare(counts[others], 2000 * chance[others] / chance[others].sum()).pvalue > 1e-3
+
+
+def test_the_margin_of_several_findings_is_the_mean_of_theirs():
+    features = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    # the first is unsure of one finding of three, the second of two; the third is sure of all, the fourth of none
+    probabilities = np.array([[0.5, 0.0, 1.0], [0.5, 0.5, 1.0], [0.0, 0.0, 1.0], [0.5, 0.4, 0.6]])
+    nobody, everybody = np.zeros(4, dtype=bool), np.ones(4, dtype=bool)
+    context = SelectionContext(features, probabilities, list("abcd"), nobody, everybody, seed=0, stage=1, findings=True)
+    for count, expected in ((1, [3]), (2, [1, 3]), (3, [0, 1, 3])):
+        assert select_items("margin", context, count=count).tolist() == expected
+
+
+def test_the_gradients_of_several_findings_are_those_of_their_most_probable_values():
+    rng = np.random.default_rng(0)
+    features, probabilities = rng.standard_normal((6, 4)), rng.uniform(size=(6, 3))
+    norms, distances = gradient_distances(features, probabilities, findings=True)
+    errors = probabilities - (probabilities > 0.5)
+    gradients = np.einsum("nc,nd->ncd", errors, features).reshape(6, -1)
+    np.testing.assert_allclose(norms, (gradients**2).sum(axis=1))
+    np.testing.assert_allclose(distances(2), ((gradients - gradients[2]) ** 2).sum(axis=1), atol=1e-12)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from monai_weckd.data.phantoms.blood_smear import LEUKOCYTES, draw_cell
 from monai_weckd.data.phantoms.brain import BRAIN_FINDINGS, scan_slice, scan_volume
+from monai_weckd.data.phantoms.chest import CHEST_FINDINGS, CHEST_PATTERNS, draw_chest
 from monai_weckd.data.phantoms.items import PhantomItem, phantom_items
 from monai_weckd.data.phantoms.otoscopy import EAR_FINDINGS, draw_ear
 from monai_weckd.data.phantoms.writers import write_picture, write_slice, write_volume
@@ -33,13 +34,17 @@ _SPLITS = ("train", "test", "val", "train", "train")
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The definition of a kind of phantom: its classes, its groups and the writer of its files."""
+    """The definition of a kind of phantom: its classes, its groups and the writer of its files.
+
+    With ``findings``, the classes are the combinations of them that patients show.
+    """
 
     classes: tuple[str, ...]
     group: str
     sizes: tuple[int, int]
     file: str
     write: Callable[[Path, PhantomItem], None]
+    findings: tuple[str, ...] = ()
 
 
 def _write_ear(path: Path, item: PhantomItem) -> None:
@@ -58,11 +63,16 @@ def _write_brain_volume(path: Path, item: PhantomItem) -> None:
     write_volume(path, *scan_volume(item.label, item.of_group(), item.of_item()))
 
 
+def _write_chest(path: Path, item: PhantomItem) -> None:
+    write_picture(path, draw_chest(item.label, item.of_group(), item.of_item()))
+
+
 _RECIPES = {
     "otoscopy": _Recipe(EAR_FINDINGS, "ear", (2, 4), "{group}_{place}.png", _write_ear),
     "blood_smear": _Recipe(LEUKOCYTES, "smear", (2, 4), "{group}_{place}.png", _write_cell),
     "brain_mri": _Recipe(BRAIN_FINDINGS, "patient", (2, 4), "{group}/{place:03d}.dcm", _write_brain_slice),
     "brain_mri_3d": _Recipe(BRAIN_FINDINGS, "patient", (1, 2), "{group}_{place}.nii.gz", _write_brain_volume),
+    "chest_xray": _Recipe(CHEST_PATTERNS, "patient", (2, 4), "{group}_{place}.png", _write_chest, CHEST_FINDINGS),
 }
 
 _TITLE = "# A synthetic phantom, not data of patients"
@@ -74,8 +84,8 @@ It proves nothing about patients: no accuracy reached here says anything about a
 
 - Made by: monai_weckd, `make_phantom({kind!r}, ..., items={items}, seed={seed})`
 - Kind: {kind}, seed {seed}, {items} items in {groups} groups
-- Classes: {classes}
-- `manifest.csv` has file, label, group and split. Images of a group share more than their class: never split a group.
+- {what}: {classes}
+- `manifest.csv` has {columns}. Images of a group share more than their class: never split a group.
 """
 
 
@@ -90,9 +100,12 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
     Args:
         kind: ``otoscopy`` (RGB PNG, 128 x 128: normal, earwax_plug, myringosclerosis, chronic_otitis_media),
             ``blood_smear`` (RGB PNG, 96 x 96: lymphocyte, monocyte, neutrophil, eosinophil),
-            ``brain_mri`` (DICOM slices, 128 x 128: no_tumor, glioma, meningioma) or
-            ``brain_mri_3d`` (NIfTI volumes, 40 x 48 x 40, the same classes).
-        out: an empty or new folder; gets ``<class>/...``, ``manifest.csv`` (file,label,group,split) and ``SOURCE.md``.
+            ``brain_mri`` (DICOM slices, 128 x 128: no_tumor, glioma, meningioma),
+            ``brain_mri_3d`` (NIfTI volumes, 40 x 48 x 40, the same classes) or
+            ``chest_xray`` (gray PNG, 128 x 128, with several of the findings cardiomegaly, effusion and nodule, of
+            which the first two are correlated; some are said to be unknown).
+        out: an empty or new folder; gets ``<class>/...`` (``images/...`` for findings), ``manifest.csv``
+            (file,label,group,split, or columns ``finding:<name>`` in place of label) and ``SOURCE.md``.
         items: number of images, spread evenly over the classes, default 240.
         seed: seed of everything drawn, default 0.
 
@@ -120,19 +133,39 @@ def make_phantom(kind: str, out: str | Path, *, items: int = 240, seed: int = 0)
     recipe = _RECIPES[kind]
     rows = []
     for item in phantom_items(kind, items, seed, classes=recipe.classes, group=recipe.group, sizes=recipe.sizes):
-        file = f"{item.label}/{recipe.file.format(group=item.group, place=item.index + 1)}"
+        folder = "images" if recipe.findings else item.label
+        file = f"{folder}/{recipe.file.format(group=item.group, place=item.index + 1)}"
         path = out / file
         path.parent.mkdir(parents=True, exist_ok=True)
         recipe.write(path, item)
-        rows.append((file, item.label, item.group, _SPLITS[(item.number - 1) // len(recipe.classes) % len(_SPLITS)]))
+        split = _SPLITS[(item.number - 1) // len(recipe.classes) % len(_SPLITS)]
+        rows.append((file, *_label_cells(recipe, item), item.group, split))
+    titles = [f"finding:{name}" for name in recipe.findings] or ["label"]
+    header = ["file", *titles, "group", "split"]
     with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([("file", "label", "group", "split"), *rows])
-    groups = len({row[2] for row in rows})
+        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
     source = _SOURCE.format(
-        title=_TITLE, kind=kind, items=items, seed=seed, groups=groups, classes=", ".join(recipe.classes)
+        title=_TITLE,
+        kind=kind,
+        items=items,
+        seed=seed,
+        groups=len({row[-2] for row in rows}),
+        what="Findings, several of which an image may show" if recipe.findings else "Classes",
+        classes=", ".join(recipe.findings or recipe.classes),
+        columns=f"{', '.join(header[:-1])} and {header[-1]}",
     )
     (out / "SOURCE.md").write_text(source, encoding="utf-8")
     return out
+
+
+def _label_cells(recipe: _Recipe, item: PhantomItem) -> list[str]:
+    """Return what the manifest says about an image: its class, or 1, 0 or nothing for each finding."""
+    if not recipe.findings:
+        return [item.label]
+    shown = item.label.split("|")
+    # every fifth patient's last finding is unknown, as some are in every real set
+    known = len(recipe.findings) - (item.number % 5 == 0)
+    return [str(int(name in shown)) if place < known else "" for place, name in enumerate(recipe.findings)]
 
 
 def is_phantom(dataset_dir: str | Path) -> bool:

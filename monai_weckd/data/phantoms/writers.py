@@ -34,11 +34,11 @@ _DATE, _TIME = "20000101", "120000"
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """Write an RGB picture as PNG.
+    """Write a picture as PNG.
 
     Args:
         path: file to write.
-        pixels: uint8 array of shape (H, W, 3).
+        pixels: uint8 array of shape (H, W, 3), or (H, W) for gray.
     """
     Image.fromarray(pixels).save(path, format="PNG")
 
