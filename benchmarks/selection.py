@@ -33,7 +33,7 @@ from monai_weckd.selection.projection import main_components
 __all__ = ["RULES", "Fold", "compare_rules", "embed_depths", "load_features", "row_space_head"]
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-BLOCKS = (4, 10, 15)
+DEPTHS = (2, 4, 6)
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 STAGES = 3
 BUDGETS = ("1 a class", "2 a class", "2 %", "5 %", "10 %")
@@ -44,7 +44,7 @@ Rule = Callable[[SelectionContext, int], np.ndarray]
 
 
 def embed_depths(network: EfficientNetLite, images: torch.Tensor) -> torch.Tensor:
-    """Return averages after blocks 4, 10 and 15 and of the head's input, mean of four flips, (B, D).
+    """Return averages after stages 2, 4 and 6 and of the head's input, mean of four flips, (B, D).
 
     Args:
         network: in evaluation mode.
@@ -53,14 +53,14 @@ def embed_depths(network: EfficientNetLite, images: torch.Tensor) -> torch.Tenso
     """
     pooled: list[torch.Tensor] = []
     hooks = [
-        network.blocks[block].register_forward_hook(lambda module, args, out: pooled.append(out.mean(dim=(2, 3))))
-        for block in BLOCKS
+        network.stages[stage].register_forward_hook(lambda module, args, out: pooled.append(out.mean(dim=(2, 3))))
+        for stage in DEPTHS
     ]
     views = []
     with torch.inference_mode():
         for flip in FLIPS:
             pooled.clear()
-            last = network.head(network.blocks(network.stem(torch.flip(images, flip)))).mean(dim=(2, 3))
+            last = network.head(network.stages(network.stem(torch.flip(images, flip)))).mean(dim=(2, 3))
             views.append(torch.cat([*pooled, last], dim=1))
     for hook in hooks:
         hook.remove()

@@ -63,7 +63,7 @@ def test_a_network_sees_pictures_with_rows_first(kind, name, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     place = "train#preprocessing" if name == "train" else "preprocessing"
     config = BundleConfig(bundle_of(kind), name, changes={"spatial_size": [32, 48]})
-    image = config.value(place)({"image": str(tmp_path / "a.png")})["image"]
+    image = config.value(place)({"image": str(tmp_path / "a.png"), "label": np.zeros(2)})["image"]
     assert image.shape == (1 if kind in ("brain_mri", "chest_xray") else 3, 32, 48)
     assert image[:, 0].min() > image[:, 31].max()
 
