@@ -83,10 +83,10 @@ class PredictionBundle:
             raise FileNotFoundError(
                 f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
             )
+        self._check_chain(config)
         self.thresholds: list[float | None] | None = None
         if "thresholds" in config:
             self.thresholds = list(config.value("thresholds"))
-        self._check_chain(config)
         self.classes = [str(name) for name in config.value("class_names")]
         self.device = torch.device(config.value("device"))
         self.preprocessing = config.value("preprocessing")
@@ -146,9 +146,10 @@ class PredictionBundle:
         chain = model_chain(self.checkpoint)
         if chain is None:
             return
-        if bool(chain.get("findings")) != (self.thresholds is not None):
+        findings = "thresholds" in config
+        if bool(chain.get("findings")) != findings:
             kinds = ("one class an image", "several findings an image")
-            got, own = kinds if self.thresholds is not None else kinds[::-1]
+            got, own = kinds if findings else kinds[::-1]
             raise ValueError(
                 f"ckpt: expected a model of {own}, as {self.root.name} has, got one of {got}. Pass the bundle of its "
                 "training."

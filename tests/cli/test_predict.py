@@ -537,7 +537,17 @@ def test_the_overlay_of_another_network(capsys, model, tmp_path):
     assert "ckpt: expected the state_dict of EfficientNetLite in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bundle", sorted(BUNDLES.glob("*_classification")), ids=lambda path: path.name)
+def test_a_bundle_of_findings_refuses_a_model_of_classes(tmp_path):
+    bundle = BUNDLES / "chest_xray_chain_classification"
+    with pytest.raises(ValueError, match="ckpt: expected a model of several findings an image, as chest_xray_chain_cl"):
+        PredictionBundle(bundle, untrained_model(tmp_path, bundle))
+
+
+@pytest.mark.parametrize(
+    "bundle",
+    [path for path in sorted(BUNDLES.glob("*_classification")) if not path.name.startswith("chest_xray")],
+    ids=lambda path: path.name,
+)
 def test_each_bundle_gives_probabilities(tmp_path, bundle):
     found = PredictionBundle(bundle, untrained_model(tmp_path, bundle))
     channels = found.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
