@@ -141,8 +141,12 @@ def test_a_solved_head_changes_its_labels_alone():
     assert overrides("solved", each)["plan#settings#labels_per_class"] is None
 
 
+# findings are not compared
+ONE_CLASS = [path for path in sorted(OTOSCOPY.parent.glob("*_chain_classification")) if "chest" not in path.name]
+
+
 @pytest.mark.parametrize("overlays", [[], ["scratch.json"]])
-@pytest.mark.parametrize("folder", sorted(OTOSCOPY.parent.glob("*_chain_classification")), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", ONE_CLASS, ids=lambda path: path.name)
 def test_every_arm_is_one_of_every_bundle(folder, overlays, tmp_path):
     bundle = ComparedBundle(folder, tmp_path, overlays=overlays)
     items = [{"id": f"{n}", "image": "-", "label": n % 2, "group": f"{n}"} for n in range(60)]
