@@ -67,7 +67,7 @@ def _is_image(path: str) -> bool:
 def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None = None) -> list[str]:
     """Return the images at a path, sorted; for volumes, see ``data.series_items.volumes``.
 
-    Masks beside images, as :py:func:`~monai_weckd.data.masks.find_masks` finds them, are passed over.
+    Masks beside images, as ``data.masks.find_masks`` finds them, are passed over.
 
     Args:
         path: an image, or a folder that is searched with its subfolders.
