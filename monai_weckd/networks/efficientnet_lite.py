@@ -158,14 +158,8 @@ class EfficientNetLite(nn.Module):
 def _scaled_stages(width: float, depth: float) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield the stages of a variant. Channels are multiples of eight; the first and last stage keep one block."""
     for repeats, kernel_size, stride, expansion, channels in _STAGES:
-        ends = repeats == 1
-        yield repeats if ends else ceil(depth * repeats), kernel_size, stride, expansion, _round(width * channels)
-
-
-def _round(channels: float) -> int:
-    """Return the nearest multiple of eight, or the next one where it is less than nine tenths."""
-    nearest = int(channels + 4) // 8 * 8
-    return nearest + 8 if nearest < 0.9 * channels else nearest
+        scaled = repeats if repeats == 1 else ceil(depth * repeats)
+        yield scaled, kernel_size, stride, expansion, 8 * round(width * channels / 8)
 
 
 def _check_arguments(
