@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,24 @@ def _report(args: argparse.Namespace) -> None:
     if passed_over := chain["settings"].get("passed_over"):
         print(passed_over)
     if final["test"]:
-        first, last = (figures["balanced_accuracy"] for figures in (chain["stages"][0]["test"], final["test"]))
-        print(f"test    balanced accuracy {last:.3f} (stage 1: {first:.3f}; chance: {1 / len(chain['classes']):.3f})")
-        print("        that is the mean over the classes of the share recognized, on groups that no stage has seen;")
-        print("        stage 1 had fewer labels, so the difference is not what the chain itself is worth")
+        _tell_test(chain)
     else:
         print("test    none held out, so no figure says how good the model is on new data")
     if chain["settings"].get("synthetic"):
         print("These images are synthetic: the numbers show that the software runs and prove nothing about patients.")
+
+
+def _tell_test(chain: Mapping[str, Any]) -> None:
+    """Print the figure on test of the first and of the final stage."""
+    if chain.get("findings"):
+        key, name, chance = "macro_auc", "macro AUC", 0.5
+        meaning = "the mean over the findings of how often an image with one ranks above an image without it"
+    else:
+        key, name, chance = "balanced_accuracy", "balanced accuracy", 1 / len(chain["classes"])
+        meaning = "the mean over the classes of the share recognized"
+    measured = (stage["test"][key] for stage in (chain["stages"][0], chain["final"]))
+    # no finding may be both present and absent
+    first, last = ("not defined" if value is None else f"{value:.3f}" for value in measured)
+    print(f"test    {name} {last} (stage 1: {first}; chance: {chance:.3f})")
+    print(f"        that is {meaning}, on groups that no stage has seen;")
+    print("        stage 1 had fewer labels, so the difference is not what the chain itself is worth")

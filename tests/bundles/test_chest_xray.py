@@ -203,6 +203,13 @@ def test_scratch_trains_step_by_step(images, tmp_path):
     assert all(limit is None or 0 <= limit <= 1 for limit in chain["final"]["thresholds"])
 
 
+def test_the_command_that_writes_the_report_again_names_its_figure(output, capsys):
+    assert main(["report", "--output_dir", str(output)]) == 0
+    chain = json.loads((output / "chain.json").read_text())
+    first, last = (stage["test"]["macro_auc"] for stage in (chain["stages"][0], chain["final"]))
+    assert f"macro AUC {last:.3f} (stage 1: {first:.3f}; chance: 0.500)\n" in capsys.readouterr().out
+
+
 def test_a_chestmnist_archive_is_a_data_set(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
