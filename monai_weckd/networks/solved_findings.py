@@ -25,6 +25,7 @@ from monai_weckd.networks.solved_head import (
     PENALTIES,
     SolvedHead,
     check_features,
+    minimize,
     outcome_folds,
     principal_axes,
 )
@@ -155,36 +156,14 @@ class _Regressions:
 
         """
         weight = self.balance(kept) / penalty
-        # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
-        unit = 1 / torch.sqrt(1 + 0.25 * self.points.square().sum(dim=0) / penalty)
-        units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
-        shape = (len(units), *weight.shape[:2])
-        solution = torch.zeros(shape, dtype=torch.float64) if start is None else start / units
-        points, present = self.points * unit, self.present.T
-        shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
+        present = self.present.T
 
-        @torch.no_grad()
-        def closure() -> torch.Tensor:
-            logits = torch.addmm(solution[-1].flatten()[:, None], solution[:-1].flatten(1).T, points.T)
-            logits = logits.view(weight.shape)
-            error = (torch.sigmoid(logits) - present) * weight
-            pull = shrink * solution
-            solution.grad = pull.clone()
-            solution.grad[:-1] += (points.T @ error.flatten(0, 1).T).view_as(pull[:-1])
-            solution.grad[-1] = error.sum(dim=2)
-            losses = torch.nn.functional.softplus(logits) - present * logits
-            return 0.5 * (pull * solution).sum() + (losses * weight).sum()
+        def losses(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            each = torch.nn.functional.softplus(logits) - present * logits
+            return (each * weight).sum(), (torch.sigmoid(logits) - present) * weight
 
-        optimizer = torch.optim.LBFGS(
-            [solution],
-            max_iter=500,
-            tolerance_grad=tolerance / penalty,
-            tolerance_change=1e-15,
-            history_size=10,
-            line_search_fn="strong_wolfe",
-        )
-        optimizer.step(closure)
-        return solution * units
+        heads = (len(kept), len(present))
+        return minimize(losses, self.points, heads, penalty, curvature=0.25, tolerance=tolerance, start=start)
 
 
 def _cross_validate(problem: _Regressions, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:

@@ -13,13 +13,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-__all__ = ["SolvedHead", "check_features", "group_folds", "outcome_folds", "principal_axes", "solve_head"]
+__all__ = [
+    "SolvedHead",
+    "check_features",
+    "group_folds",
+    "minimize",
+    "outcome_folds",
+    "principal_axes",
+    "solve_head",
+]
 
 # penalties, from strong to weak; scikit-learn's C is one over the penalty
 PENALTIES = (10_000.0, 1_000.0, 100.0, 10.0, 1.0)
@@ -232,37 +240,69 @@ class _Problem:
         counts = kept.double() @ self.target
         weight = kept / (counts[:, self.labels] * (counts > 0).sum(dim=1, keepdim=True)).clamp(min=1)
         weight = (weight * kept.sum(dim=1, keepdim=True))[:, None] / penalty
-        # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
-        unit = 1 / torch.sqrt(1 + 0.5 * self.points.square().sum(dim=0) / penalty)
-        units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
-        shape = (len(units), *counts.shape)
-        solution = torch.zeros(shape, dtype=torch.float64) if start is None else start / units
-        points = self.points * unit
-        shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
         missing, target, own = (counts == 0)[:, :, None], self.target.T, self.labels.expand(len(kept), 1, -1)
 
-        @torch.no_grad()
-        def closure() -> torch.Tensor:
-            # (F, C, N): the sums over classes are fast where the items lie side by side
-            logits = torch.addmm(solution[-1].flatten()[:, None], solution[:-1].flatten(1).T, points.T)
-            logs = torch.log_softmax(logits.view(*counts.shape, -1).masked_fill(missing, -torch.inf), dim=1)
-            error = (logs.exp() - target) * weight
-            pull = shrink * solution
-            solution.grad = pull.clone()
-            solution.grad[:-1] += (points.T @ error.flatten(0, 1).T).view_as(pull[:-1])
-            solution.grad[-1] = error.sum(dim=2)
-            return 0.5 * (pull * solution).sum() - (logs.gather(1, own).nan_to_num(neginf=0) * weight).sum()
+        def losses(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            # the sums over classes are fast where the items lie side by side
+            logs = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=1)
+            return -(logs.gather(1, own).nan_to_num(neginf=0) * weight).sum(), (logs.exp() - target) * weight
 
-        optimizer = torch.optim.LBFGS(
-            [solution],
-            max_iter=500,
-            tolerance_grad=tolerance / penalty,
-            tolerance_change=1e-15,
-            history_size=10,
-            line_search_fn="strong_wolfe",
-        )
-        optimizer.step(closure)
-        return solution * units
+        heads = (len(kept), len(self.target.T))
+        return minimize(losses, self.points, heads, penalty, curvature=0.5, tolerance=tolerance, start=start)
+
+
+def minimize(
+    losses: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    points: torch.Tensor,
+    heads: tuple[int, int],
+    penalty: float,
+    *,
+    curvature: float,
+    tolerance: float,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the weights and, last, the biases of K heads with C logits, (R + 1, K, C), with the least penalized loss.
+
+    All heads are solved together by L-BFGS.
+
+    Args:
+        losses: takes logits, (K, C, N), and returns the sum of the losses and its derivative by them, both divided by
+            the penalty.
+        points: coordinates, (N, R), float64.
+        heads: K and C.
+        penalty: strength of the L2 penalty.
+        curvature: an upper bound of the second derivative of an item's loss, without its weight.
+        tolerance: largest entry of the gradient times the penalty.
+        start: where to begin, (R + 1, K, C), default None: zeros.
+
+    """
+    # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
+    unit = 1 / torch.sqrt(1 + curvature * points.square().sum(dim=0) / penalty)
+    units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
+    solution = torch.zeros((len(units), *heads), dtype=torch.float64) if start is None else start / units
+    points = points * unit
+    shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
+
+    @torch.no_grad()
+    def closure() -> torch.Tensor:
+        logits = torch.addmm(solution[-1].flatten()[:, None], solution[:-1].flatten(1).T, points.T)
+        loss, error = losses(logits.view(*heads, -1))
+        pull = shrink * solution
+        solution.grad = pull.clone()
+        solution.grad[:-1] += (points.T @ error.flatten(0, 1).T).view_as(pull[:-1])
+        solution.grad[-1] = error.sum(dim=2)
+        return 0.5 * (pull * solution).sum() + loss
+
+    optimizer = torch.optim.LBFGS(
+        [solution],
+        max_iter=500,
+        tolerance_grad=tolerance / penalty,
+        tolerance_change=1e-15,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+    optimizer.step(closure)
+    return solution * units
 
 
 def principal_axes(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
