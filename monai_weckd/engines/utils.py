@@ -17,17 +17,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from ignite.engine import Engine, RemovableEventHandle
 from monai.utils import CommonKeys
 from torch.optim import Optimizer
 
-from monai_weckd.utils.enums import INDEX, UNLABELED
+from monai_weckd.utils.enums import INDEX
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["attach_first", "check_groups", "check_loss", "check_metric", "check_target"]
+__all__ = ["attach_first", "check_groups", "check_loss", "check_metric"]
 
 
 def attach_first(engine: Engine, event: Any, handler: Callable) -> RemovableEventHandle:
@@ -86,31 +85,6 @@ def check_loss(engine: SupervisedTrainer, items: Sequence[Mapping[str, Any]], *,
             f"loss: expected a finite number, got {loss} in stage {state.stage}, epoch {state.stage_epoch}, "
             f"iteration {state.iteration}, of {_batch_names(engine, items)}. "
             f"Lower the learning rate, or leave out what is broken; last good checkpoint: {last_good}."
-        )
-
-
-def check_target(target: Any, pool_ratio: int) -> None:
-    """Stop a chain whose loss would get labels that the plan withholds.
-
-    A table from file names to labels, in a ``collate_fn`` or in ``prepare_batch``, is in no item, so nothing else shows
-    it.
-
-    Args:
-        target: the labels that the loss gets, (B, ...).
-        pool_ratio: number of items without a label for each labeled item of the batch.
-
-    Raises:
-        ValueError: When more items have a label than the sampler has drawn with one.
-
-    """
-    if not isinstance(target, torch.Tensor) or target.ndim == 0:
-        return
-    known = int(target.as_subclass(torch.Tensor).reshape(len(target), -1).ne(UNLABELED).any(dim=1).sum())
-    if known * (1 + pool_ratio) > len(target):
-        raise ValueError(
-            f"label: expected {UNLABELED} for images whose labels are withheld, got labels of {known} images in a "
-            f"batch of {len(target)} in which {len(target) // (1 + pool_ratio)} have one. Let collate_fn and "
-            "prepare_batch take 'label' from the item, or pass pool_ratio=0."
         )
 
 

@@ -25,8 +25,7 @@ from ignite.engine import Events
 from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
-from monai_weckd.data.blind import LabelTrace, listed_copies, same_draws, shown_copies, trace_label
-from monai_weckd.data.stage_loader import check_loader, stage_loader, training_items
+from monai_weckd.data.stage_loader import check_loader, training_items
 from monai_weckd.engines.alignment import DistributionAlignment
 from monai_weckd.engines.distributed import check_same_on_all_ranks, share_weights
 from monai_weckd.engines.early_end import EarlyEnd
@@ -35,12 +34,12 @@ from monai_weckd.engines.gate import StageGate
 from monai_weckd.engines.options import ChainOptions
 from monai_weckd.engines.schedulers import find_schedulers
 from monai_weckd.engines.shard_request import ask_for_shard
+from monai_weckd.engines.stage_data import StageData
 from monai_weckd.engines.stage_record import StageRecord
 from monai_weckd.engines.state import ChainState, Stateful
-from monai_weckd.engines.utils import attach_first, check_loss, check_target
+from monai_weckd.engines.utils import attach_first, check_loss
 from monai_weckd.networks.features import unwrap
 from monai_weckd.plan.splits import divide_epochs
-from monai_weckd.utils.enums import UNLABELED
 
 if TYPE_CHECKING:
     from monai.engines import Evaluator, SupervisedTrainer
@@ -99,10 +98,7 @@ class StageWalker:
         self.parts: dict[str, Stateful] = {}
         self._load: Callable[..., None] | None = None
         self._goes_on = False
-        self._trace: LabelTrace | None = None
-        self._warned_copies: set[str] = set()
-        # pool items for each labeled item in the batches of the present stage
-        self._pool_ratio = 0
+        self.data = StageData(self.state)
 
     @property
     def plan(self) -> ChainPlan:
@@ -296,12 +292,12 @@ class StageWalker:
         self._early_end.begin_stage()
         self._set_stage(engine, stage)
         if stage == 1:
-            self._try_pool(engine)
+            self.data.try_pool(engine)
         self._set_teacher(engine)
         engine.fire_event(ChainEvents.STAGE_STARTED)
         engine.last_event_name = Events.EPOCH_STARTED  # whose handlers go on
         # last, because it starts the loader's workers, which must see the changes that the event's handlers made
-        engine.set_data(self._loader(engine, stage))
+        self._set_data(engine, stage)
 
     def _go_on_with_stage(self, engine: SupervisedTrainer, stage: int, stage_epoch: int) -> None:
         average = self.state.average
@@ -309,7 +305,10 @@ class StageWalker:
             average.swap()
         if self._goes_on or self._early_end.epoch_was_cut:
             # not before the run's other handlers, because it starts the loader's workers
-            engine.set_data(self._loader(engine, stage, start=stage_epoch - 1))
+            self._set_data(engine, stage, start=stage_epoch - 1)
+
+    def _set_data(self, engine: SupervisedTrainer, stage: int, *, start: int = 0) -> None:
+        engine.set_data(self.data.loader(engine, stage, epochs=self.epochs[stage - 1], start=start))
 
     def _draw_shard(self, engine: SupervisedTrainer, stage: int) -> None:
         settings = self.plan.settings
@@ -321,7 +320,7 @@ class StageWalker:
             stage=stage,
             guided=bool(self.students),
             head_layer=self.options.head_layer,
-            stand_in=self._label_trace(engine).stand_in,
+            stand_in=self.data.trace(engine).stand_in,
         )
         self.state.draw_shard(stage, ids)
 
@@ -338,72 +337,6 @@ class StageWalker:
         if self.options.alignment:
             distiller.alignment = DistributionAlignment([labels.count(c) for c in range(len(self.plan.classes))])
 
-    def _try_pool(self, engine: SupervisedTrainer) -> None:
-        """Refuse a pipeline whose loss would get withheld labels, before hours have passed in stages without a pool."""
-        loader = self._loader(engine, 1, pool_ratio=self.options.pool_ratio)
-        if self._pool_ratio == 0:
-            return
-        with same_draws():
-            items = loader.dataset.__getitems__(next(iter(loader.batch_sampler)))
-            batch = engine.prepare_batch(
-                loader.collate_fn(items), engine.state.device, engine.non_blocking, **engine.to_kwargs
-            )
-        check_target(batch[1], self._pool_ratio)
-
-    def _loader(self, engine: SupervisedTrainer, stage: int, *, start: int = 0, pool_ratio: int | None = None) -> Any:
-        """Return the loader of a stage without its first ``start`` epochs."""
-        index = {item["id"]: place for place, item in enumerate(self.state.items)}
-        labels = {index[key]: label for key, label in self.state.reveal(stage).items()}
-        if pool_ratio is None:
-            # without a teacher, pool items have no target
-            pool_ratio = self.options.pool_ratio if engine.state.distiller.teacher is not None else 0
-        if pool_ratio and self._has_label_copies(engine, labels):
-            pool_ratio = 0
-        self._pool_ratio = pool_ratio
-        return stage_loader(
-            engine.data_loader,
-            labels=labels,
-            pool=[index[key] for key in self.plan.pool(stage)],
-            pool_ratio=pool_ratio,
-            num_batches=self.epochs[stage - 1] * engine.state.epoch_length,
-            seed=self.plan.settings.seed,
-            stage=stage,
-            views=self.options.views,
-            start=start * engine.state.epoch_length,
-            num_classes=len(self.plan.classes),
-            stand_in=self._label_trace(engine).stand_in if pool_ratio else UNLABELED,
-        )
-
-    def _label_trace(self, engine: SupervisedTrainer) -> LabelTrace:
-        """Return where the transforms take the label; found once, when images without labels first come."""
-        if self._trace is None:
-            loader: Any = engine.data_loader
-            self._trace = trace_label(loader.dataset, len(self.plan.classes))
-        return self._trace
-
-    def _has_label_copies(self, engine: SupervisedTrainer, labels: Mapping[int, Any]) -> bool:
-        """Return whether an item holds its label in another place too, and log that the stage leaves pool images out.
-
-        A loss that reads the copy would train on labels that nobody has revealed, or on what stands in their place.
-        """
-        loader: Any = engine.data_loader
-        if getattr(loader.dataset, "whole_batches", False):
-            return False
-        trace = self._label_trace(engine)
-        classes = len(self.plan.classes)
-        copies = {*trace.copies, *listed_copies(self.state.items, labels, classes)}
-        copies |= {*shown_copies(loader.dataset, labels, classes)}
-        if trace.elsewhere:
-            copies.add("the dataset's own labels beside `data`")
-        if copies - self._warned_copies:
-            self._warned_copies |= copies
-            logger.warning(
-                "pool_ratio: expected the label under 'label' alone, got it in %s too. Images without labels are left "
-                "out, so that no withheld label reaches the loss; let the loss read 'label', and remove the copies.",
-                ", ".join(sorted(copies)),
-            )
-        return bool(copies)
-
     def _average(self, engine: SupervisedTrainer) -> None:
         if self.state.mirror is not None:
             self.state.mirror.update()
@@ -418,8 +351,7 @@ class StageWalker:
             self.state.average.swap()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
-        if self._pool_ratio:
-            check_target(engine.state.output[CommonKeys.LABEL], self._pool_ratio)
+        self.data.check_target(engine.state.output[CommonKeys.LABEL])
         accepted = self.state.accepted
         check_loss(engine, self.state.items, last_good=f"stage {accepted.stage}" if accepted else "none")
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import pytest
-from chain_runs import make_chain, make_items, make_network
+from chain_runs import make_chain, make_network
 from ignite.engine import Events
 
 from monai_weckd.engines import ChainEvents
@@ -39,33 +39,6 @@ def test_stages_walk_in_order_inside_one_run():
     ]
     assert trainer.state.epoch == 7
     assert trainer.state.iteration == 7 * 4
-
-
-def test_each_stage_trains_on_the_labels_of_its_plan_and_no_others():
-    items = make_items()
-    for index, item in enumerate(items):
-        item["image"][0, 0, 0] = index  # a tag, to know the item by in a batch
-    seen = {1: set(), 2: set(), 3: set()}
-
-    def look(engine):
-        assert (engine.state.batch["label"] >= 0).all()
-        seen[engine.state.stage] |= {items[round(float(tag))]["id"] for tag in engine.state.batch["image"][:, 0, 0, 0]}
-
-    trainer = make_chain(items=items, policy="disjoint", epoch_length=20, noise=0.0, learning_rate=1e-6)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, look)
-    trainer.run()
-    assert [seen[stage.stage] for stage in trainer.plan.stages] == [set(stage.labeled) for stage in trainer.plan.stages]
-
-
-def test_pool_images_come_without_labels_and_only_under_a_teacher():
-    counts = {1: set(), 2: set(), 3: set()}
-    trainer = make_chain(pool_ratio=2)
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda e: counts[e.state.stage].add((len(e.state.batch["label"]), int((e.state.batch["label"] == -1).sum()))),
-    )
-    trainer.run()
-    assert counts == {1: {(8, 0)}, 2: {(24, 16)}, 3: {(24, 16)}}
 
 
 def test_optimizer_and_scheduler_begin_afresh():
