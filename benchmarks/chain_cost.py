@@ -44,7 +44,7 @@ BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
 RECIPE = {
     "selection": "random",
     "distillation_weight": 0.5,
-    "train#handlers#0#end": None,
+    "distillation_weight_end": 0.5,
     "loss_function#temperature": 2.0,
     "chain#averaging": 0.0,
     "chain#calibrate": False,

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import benchmarks.__main__ as main  # noqa: E402
 from benchmarks.__main__ import BEGIN, END, PAGE, PARTS, RESULTS, load, on_page  # noqa: E402
+from benchmarks.chain_cost import RECIPE, run_bundle  # noqa: E402
 from benchmarks.harness import Result, interleave, machine, markdown, processor, ratio, slope  # noqa: E402
 from benchmarks.interval_coverage import false_alarms  # noqa: E402
 from benchmarks.rivals import FOLDER  # noqa: E402
@@ -136,6 +137,13 @@ def test_every_part_runs(part, monkeypatch):
         # what is no matter of speed holds on any machine and for any size
         if result.what.startswith(("losses of all arms on", "keys of the final", "exported: largest")):
             assert result.verdict == "met"
+
+
+def test_the_bundle_takes_the_recipe(copy_ears, tmp_path, monkeypatch):
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    for key, value in {"iterations_per_epoch": 1, "label_fraction": 0.2}.items():
+        monkeypatch.setitem(RECIPE, key, value)
+    assert run_bundle(copy_ears(tmp_path / "ears", 96)).keys() == {"seconds", "cpu_seconds"}
 
 
 def test_an_unknown_part_is_refused():
