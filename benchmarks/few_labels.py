@@ -171,6 +171,24 @@ class Fold:
             probabilities = everywhere[self.train]
             yield self.train[labeled], figures, everywhere
 
+    def balanced(self, count: int, seed: int) -> Iterator[dict[str, Any]]:
+        """Yield the figures of random labels of which each class has as many, which no rule can draw without labels.
+
+        Args:
+            count: labels of a stage.
+            seed: of the draw.
+
+        """
+        labels = self.labels[self.train]
+        order = np.random.default_rng(seed).permutation(len(labels))
+        place = np.empty(len(labels), dtype=int)
+        for label in np.unique(labels):
+            of_class = order[labels[order] == label]
+            place[of_class] = np.arange(len(of_class))
+        in_turns = order[np.argsort(place[order], kind="stable")]
+        for stage in range(1, STAGES + 1):
+            yield self.evaluate(np.sort(self.train[in_turns[: stage * count]]))[0]
+
     def some_of_each_class(self, seed: int) -> np.ndarray:
         """Return indices of five random training items of every class.
 
@@ -206,7 +224,12 @@ def embed(
 
 
 def measure(
-    data: tuple[torch.Tensor, np.ndarray, np.ndarray], draws: int, budgets: Sequence[str], *, unbounded: bool = False
+    data: tuple[torch.Tensor, np.ndarray, np.ndarray],
+    draws: int,
+    budgets: Sequence[str],
+    *,
+    unbounded: bool = False,
+    balanced: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the figures of every fold, with ``test``, the places of its test items.
 
@@ -215,6 +238,7 @@ def measure(
         draws: number of divisions into five grouped and stratified folds.
         budgets: labels of a stage, as :py:func:`benchmarks.selection.stage_size` reads them.
         unbounded: whether to evaluate the labels without the bound on features, too; it takes twice as long.
+        balanced: whether to evaluate :py:meth:`Fold.balanced` labels, too.
 
     """
     features, labels, groups = data
@@ -228,6 +252,8 @@ def measure(
                 count = stage_size(budget, len(train), int(labels.max()) + 1)
                 stages = {rule: list(fold.chain(rule, count, draw)) for rule in RULES}
                 figures[budget] = {rule: [one for _, one, _ in chain] for rule, chain in stages.items()}
+                if balanced:
+                    figures[budget]["balanced"] = list(fold.balanced(count, draw))
                 if unbounded:
                     for labeled, one, _ in (stage for chain in stages.values() for stage in chain):
                         one["unbounded"] = fold.without_bound(labeled)
@@ -316,11 +342,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4, help="divisions into five folds (default: %(default)s)")
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, help="labels of a stage")
     parser.add_argument("--unbounded", action="store_true", help="evaluate without the bound on features, too")
+    parser.add_argument("--balanced", action="store_true", help="evaluate random labels of equal classes, too")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir)
-    folds = measure(data, options.draws, options.budgets, unbounded=options.unbounded)
+    folds = measure(data, options.draws, options.budgets, unbounded=options.unbounded, balanced=options.balanced)
     options.output.write_text(
         json.dumps({"machine": machine(), "folds": folds}, separators=(",", ":")) + "\n", encoding="utf-8"
     )

@@ -34,6 +34,10 @@ _UNLABELED = re.compile(r"(un|not?|without|missing)(label|annotat)(s|l?ed|ion|io
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _VARIATIONS = range(0xFE00, 0xFE10)  # of how a letter is drawn
 _WHOLE_NUMBER = re.compile(r"\+?(-?\d+)(?:\.0*)?")  # also as programs write it that keep numbers as floats
+# Cyrillic letters that look like Latin ones, small or capital: a, v, e, k, m, n, o, r, s, t, u, kh, i, je, dze
+_LOOK_ALIKES = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455", "abekmhopctyxijs"
+)
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u2032`\u00b4]")
 
 
@@ -86,6 +90,7 @@ def fold_text(text: str) -> str:
     """Return what remains of a text without case, Unicode form, invisible characters, and runs of white space.
 
     Dashes and apostrophes are of one kind, an underscore is a space, digits are those of any script, and 1.0 is 1.
+    Cyrillic letters become the Latin ones that they look like.
 
     Args:
         text: any text.
@@ -94,7 +99,7 @@ def fold_text(text: str) -> str:
     text = _APOSTROPHES.sub("'", text)  # one of them would be a space and an accent
     folded = unicodedata.normalize("NFKC", _without_invisible(text)).casefold()
     # of a Turkish capital letter, a dot remains
-    folded = unicodedata.normalize("NFKC", folded).replace("i\u0307", "i").replace("_", " ")
+    folded = unicodedata.normalize("NFKC", folded).replace("i\u0307", "i").replace("_", " ").translate(_LOOK_ALIKES)
     folded = " ".join(folded.split())
     folded = "".join(map(_plain_letter, folded))
     found = _WHOLE_NUMBER.fullmatch(folded)

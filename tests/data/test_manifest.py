@@ -216,6 +216,9 @@ SPELLINGS = {
     "direction": ("ill", "\u202eill\u202c", r"'\u202eill\u202c' as 'ill'"),
     "variation": ("ill", "ill\ufe0f", r"'ill\ufe0f' as 'ill'"),
     "full_width": ("ill", "\uff49\uff4c\uff4c", r"'\uff49\uff4c\uff4c' as 'ill'"),
+    "look_alike": ("normal", "n\u043erm\u0430l", r"'n\u043erm\u0430l' as 'normal'"),
+    "look_alike_capital": ("C1", "\u04211", r"'\u04211' as 'C1'"),
+    "cyrillic_case": ("\u043d\u043e\u0441", "\u041d\u041e\u0421", r"'\u041d\u041e\u0421' as '\u043d\u043e\u0441'"),
     "compatible": ("grade 2", "grade \uff12", r"'grade \uff12' as 'grade 2'"),
 }
 
@@ -230,7 +233,7 @@ def test_spellings_of_a_label_or_group_are_joined_and_told(tmp_path, usual, othe
     assert found.passed_over.text() == f"spellings joined: 1 (group {told} 1)"
 
 
-@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("v1.0", "v1"), ("a-b", "ab"), ("7", "007")])
+@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("v1.0", "v1"), ("a-b", "ab"), ("7", "007"), ("\u0431", "b")])
 def test_other_names_stay_apart(tmp_path, one, other):
     assert set(listed(tmp_path, "file,label", f"a.png,{one}", f"b.png,{other}").classes) == {one, other}
 
