@@ -45,6 +45,7 @@ _PIXEL = 14  # bytes of a pixel on its way: decoded, turned, converted, copied
 _SMALL, _OF_PARTS = 2**16, 375  # bytes of a picture; what parsers keep for each: 1500 for a part of 4
 _MOST_EXTENSIONS = 2**24  # bytes of a NIfTI file before its voxels
 _AS_OBJECTS = 150  # bytes that one of them may become
+_LABELS = (1002, 1005)  # NIfTI intents: indices of labels, names of structures
 _MAX_VOXELS = 2**29  # as DicomReader has it: 2 GiB in float32
 
 
@@ -170,6 +171,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         shape, voxel = raw.get_data_shape(), _voxel_bytes(raw)
     if math.prod(shape) > _MAX_VOXELS:
         raise ValueError(f"{path}: expected at most {_MAX_VOXELS:,} voxels, got {shape}. Crop or resample it.")
+    if (intent := int(raw["intent_code"])) in _LABELS:
+        raise ValueError(f"{path}: expected an image, got a map of labels (NIfTI intent {intent}). Leave it out.")
     with decoding(path):
         claim(math.prod(shape) * voxel)
         image = reader.read(str(path))

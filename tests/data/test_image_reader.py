@@ -333,6 +333,9 @@ REFUSED_VOLUMES = {
         [],
         r"expected a picture or a volume, got one slice \(6 x 1 x 8\)\. Save it as 6 x 8",
     ),
+    "labels": ((6, 7, 8), [(68, "<i2", [1002])], r"expected an image, got a map of labels \(NIfTI intent 1002\)"),
+    "names of structures": ((6, 7, 8), [(68, "<i2", [1005])], "expected an image, got a map of labels"),
+    "labels of one slice": ((6, 7), [(68, "<i2", [1002])], "expected an image, got a map of labels"),
     "no voxels": ((6, 7, 8), [(42, "<i2", [0])], r"expected voxels, got none \(0 x 7 x 8\)\. Repair"),
 }
 
@@ -351,6 +354,7 @@ def test_a_volume_without_a_geometry_is_refused(tmp_path, shape, changes, reason
         ((6, 7, 1), [NO_FORM, (SIZES, "<f4", [1, 1, 0])]),
         ((6, 7, 8), [(123, "u1", [0])]),
         ((6, 7, 8), [(123, "u1", [10])]),
+        ((6, 7, 8), [(68, "<i2", [1001])]),  # an estimate
     ],
 )
 def test_a_geometry_that_does_not_count_may_be_odd(tmp_path, shape, changes):
