@@ -187,10 +187,12 @@ def _bright_values(
 
 def _modality_values(stored: np.ndarray, dataset: Dataset, frame: int) -> np.ndarray:
     """Apply the modality table, or rescale slope and intercept, of one frame (PS3.3 C.11.1)."""
-    if dataset.get("ModalityLUTSequence"):
+    if tables := dataset.get("ModalityLUTSequence"):
+        if len(tables) > 1:
+            raise DicomReadError(f"modality table: expected one, got {len(tables)}. Repair the header.")
         if any(dataset.get(keyword) not in (None, same) for keyword, same in _NO_RESCALE.items()):
             raise DicomReadError("rescale: expected it or a modality table, got both. Repair the header.")
-        entries, first, _ = _table(dataset.ModalityLUTSequence[0], dataset)
+        entries, first, _ = _table(tables[0], dataset)
         return _look_up(stored, entries, first)
     module = frame_module(dataset, frame, "PixelValueTransformationSequence")
     slope, intercept = (numbers(module, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept"))

@@ -364,6 +364,12 @@ def test_a_modality_table_beside_a_rescale_is_refused(tmp_path):
     np.testing.assert_array_equal(read(path)[0], np.array(table[0].LUTData)[GRAY].T)
 
 
+def test_a_second_modality_table_is_refused(tmp_path):
+    tables = [*lut(RNG.integers(0, 4096, 4096), 0, 12), *lut(RNG.integers(0, 4096, 4096), 0, 12)]
+    path = write_dicom(tmp_path / "a.dcm", GRAY, ModalityLUTSequence=tables)
+    assert "modality table: expected one, got 2. Repair the header." in refused(path)
+
+
 @pytest.mark.parametrize(("allocated", "stored"), [(16, 16), (16, 12), (16, 8), (8, 8)])
 def test_colors_are_given_in_8_bits(tmp_path, allocated, stored):
     deep = COLOR.astype(f"u{allocated // 8}") << (stored - 8)
