@@ -30,7 +30,7 @@ from benchmarks.selection import stage_size
 from monai_weckd import PlanSettings
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle import BundleConfig
-from monai_weckd.engines.calibration import fit_temperature
+from monai_weckd.engines.calibration import fit_temperature, fit_temperatures
 from monai_weckd.engines.estimate import estimate_accuracy, represented
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.networks import SolvedHead, StandardizedLinear, solve_head
@@ -81,8 +81,9 @@ class Fold:
             labeled: indices of the labeled items.
 
         Returns:
-            Balanced accuracy and calibration error on the test items, the balanced accuracy that cross-validation
-            tells, and ``predicted``, a digit for the class of each test item; the probabilities of all items, (N, C).
+            Balanced accuracy and calibration error on the test items, the latter also with labels that count in the
+            calibration as often as they are the nearest to an image, the balanced accuracy that cross-validation tells,
+            and ``predicted``, a digit for the class of each test item; the probabilities of all items, (N, C).
 
         """
         head, target = self.solve(labeled), torch.from_numpy(self.labels[labeled])
@@ -99,6 +100,11 @@ class Fold:
             names = self.groups[others].tolist()
             unseen = head.unseen_logits(self.inputs[others], names)
             weights = 1 + represented(self.inputs[labeled], self.inputs[others])
+            weighted = float(fit_temperatures(held_out, target, weights[None]))
+            tested = classification_metrics(
+                torch.softmax(logits[self.test] * temperature / weighted, dim=1).numpy(), self.labels[self.test]
+            )
+            figures["weighted_ece"] = float(tested["ece"])
             found = estimate_accuracy(held_out, target, self.groups[labeled].tolist(), unseen, names, weights=weights)
             figures["estimate"] = found["balanced_accuracy"]["value"]
             figures["low"], figures["high"] = found["balanced_accuracy"]["interval"]
@@ -281,8 +287,8 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
     """
     lines = [
         "| labels of a stage | after | chosen | bounded minus not | random | bounded minus not | chosen minus random "
-        "| chosen minus all | ECE | cross-validation minus test | estimate minus test | its interval holds test "
-        "| with the error of test |",
+        "| chosen minus all | ECE, labels weighted | cross-validation minus test | estimate minus test "
+        "| its interval holds test | with the error of test |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     whole = [fold for fold in folds if "all" in fold]
@@ -295,6 +301,7 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
                 [one[key] - one["balanced_accuracy"] for one in chosen if key in one]
                 for key in ("cross_validated", "estimate")
             )
+            errors = [[one[key] for one in chosen if key in one] for key in ("ece", "weighted_ece")]
             told_by = [one for one in chosen if "low" in one]
             covered = [one["low"] <= one["balanced_accuracy"] <= one["high"] for one in told_by]
             cells = [
@@ -307,7 +314,7 @@ def table(folds: Sequence[dict[str, Any]]) -> list[str]:
                     np.subtract([fold[budget]["herding"][stage]["balanced_accuracy"] for fold in whole], everything),
                     "+",
                 ),
-                _mean(figures["ece"] for figures in chosen),
+                ", ".join(_mean(values) for values in errors if len(values) > 1),
                 _mean(told, "+") if len(told) > 1 else "",
                 _mean(guessed, "+") if len(guessed) > 1 else "",
                 f"{sum(covered)} of {len(covered)}",
