@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import sites
 from benchmarks.conformal import COVERAGES, set_figures
-from benchmarks.few_labels import Fold, measure, table
+from benchmarks.few_labels import Fold, least_error, measure, table
 
 
 def test_sets_hold_the_true_class_as_often_as_asked_for():
@@ -70,6 +70,22 @@ def test_every_figure_has_its_counterpart_without_the_bound():
         assert fold["all"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     lines = table(found)
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_balanced_labels_are_equally_many_of_each_class(monkeypatch):
+    labels = np.repeat([0, 1, 2], [70, 20, 10])
+    fold = Fold(torch.zeros(100, 2), labels, np.arange(100).astype(str), np.arange(0, 100), np.arange(0))
+    monkeypatch.setattr(Fold, "evaluate", lambda self, labeled: (labeled, None))
+    stages = list(fold.balanced(9, 0))
+    assert [np.bincount(labels[labeled]).tolist() for labeled in stages] == [[3, 3, 3], [6, 6, 6], [9, 9, 9]]
+    assert set(stages[0]) < set(stages[1]) < set(stages[2])
+
+
+@pytest.mark.parametrize("count", [200, 800])
+def test_the_least_calibration_error_is_that_of_chance(count):
+    assert least_error(np.ones(count)) == 0
+    # the mean distance of a share from 1/2, of a normal distribution
+    assert least_error(np.full(count, 0.5)) == pytest.approx((0.5 / np.pi / count) ** 0.5, rel=0.3)
 
 
 def test_the_error_of_a_test_figure_is_that_of_its_groups():
