@@ -71,3 +71,9 @@ def write(folder: Path, kind: str = "dinov2", *, preprocessing: dict[str, Any] |
     build(kind).save_pretrained(folder, **options)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing or PREPROCESSING))
     return folder
+
+
+def changed(folder, name, **changes):
+    content = json.loads((folder / name).read_text())
+    content = {key: value for key, value in {**content, **changes}.items() if value is not None}
+    (folder / name).write_text(json.dumps(content))

@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from monai_weckd.data.datalist import load_datalist
+
+FILES = "a.png b.png c.png d.png e.png f.png"
+
 
 def touch(root: Path, *names: str) -> Path:
     for name in names:
@@ -30,3 +34,12 @@ def manifest(root: Path, text: str, *, files: str = "a.png b.png c.png") -> Path
 
 def rows(*lines: str, header: str = "file,label,group,split") -> str:
     return "\n".join((header, *lines))
+
+
+def listed(root, header, *lines, files=FILES):
+    return load_datalist(manifest(root, rows(*lines, header=header), files=files))
+
+
+def six(column, labels="xyxyxy"):
+    """Return lines of six files with a label and one more column."""
+    return [f"{name}.png,{label},{value}" for name, label, value in zip("abcdef", labels, column, strict=True)]

@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import sys
+from pathlib import Path
 
 import monai.apps
 import monai.bundle
@@ -22,6 +24,9 @@ import monai.fl.client
 import monai.handlers  # noqa: F401
 
 import monai_weckd
+
+# modules that only name things: none of their lines can go wrong by itself
+WITHOUT_TESTS = {"engines/events.py": "events", "utils/enums.py": "keys of batches and outputs"}
 
 
 def names(package):
@@ -55,3 +60,16 @@ def test_no_name_collides_with_a_name_of_monai():
 def test_public_names_exist():
     for module in modules():
         assert all(hasattr(module, name) for name in getattr(module, "__all__", ())), module.__name__
+
+
+def defines(path):
+    """Return whether a module has a function or a class of its own."""
+    return any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(path.read_text("utf-8")).body)
+
+
+def test_each_module_has_tests_of_its_name():
+    package, tests = Path(monai_weckd.__file__).parent, Path(__file__).parent
+    modules = [path.relative_to(package) for path in package.rglob("[!_]*.py") if defines(path)]
+    assert len(modules) > 100
+    missing = [path.as_posix() for path in modules if not (tests / path.with_name(f"test_{path.name}")).is_file()]
+    assert sorted(missing) == sorted(WITHOUT_TESTS), "write tests/<package>/test_<module>.py"

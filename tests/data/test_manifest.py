@@ -14,130 +14,11 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from dataset_folders import manifest, rows, touch
+from dataset_folders import FILES, listed, manifest, rows, six, touch
 
 from monai_weckd.data.datalist import known_groups, load_datalist
 from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.utils.enums import UNLABELED
-
-FILES = "a.png b.png c.png d.png e.png f.png"
-
-
-def listed(root, header, *lines, files=FILES):
-    return load_datalist(manifest(root, rows(*lines, header=header), files=files))
-
-
-def six(column, labels="xyxyxy"):
-    """Return lines of six files with a label and one more column."""
-    return [f"{name}.png,{label},{value}" for name, label, value in zip("abcdef", labels, column, strict=True)]
-
-
-@pytest.mark.parametrize(
-    "title",
-    [
-        *("group", "Group", "GROUPS", "patient", "patient_id", "PatientID", "Patient ID", "patient-id", "Patients"),
-        *("subject", "subject_id", "SubjectNo", "participant_id", "group id", "patient\u200b", "Patient_Number"),
-        *("PATIENT", "Patient No.", "patient#", "patient_identifier", "subject_uuid", "ID_patient"),
-    ],
-)
-def test_near_names_of_the_group_are_taken(tmp_path, title):
-    found = listed(tmp_path, f"File,Labels,{title}", *six("PPQQRR"))
-    assert [item["group"] for item in found.items] == list("PPQQRR")
-    assert found.passed_over.text() == ""
-
-
-@pytest.mark.parametrize(
-    ("title", "value"),
-    [
-        *(("Split", "Training"), ("splits", "TRAIN"), ("subset", "train_set"), ("Dataset", "Train")),
-        *(("fold", "train"), ("train/test", "training"), ("partition", "Training set"), ("Usage", "train")),
-    ],
-)
-def test_near_names_of_splits_are_taken(tmp_path, title, value):
-    found = listed(tmp_path, f"file,label,{title}", *six([value, "valid", "Validation", "testing", "TEST", "val"]))
-    assert [item["split"] for item in found.items] == ["train", "val", "val", "test", "test", "val"]
-
-
-@pytest.mark.parametrize(
-    "title",
-    [
-        *("ID", "id", "case_id", "StudyUID", "lesion_id", "Patient Name", "grup", "patinet", "caseid", "sub", "MRN"),
-        *("person", "Donor No", "AccessionNumber", "hospital number", "bids_subject", "Patientennummer", "paciente"),
-        *("patient_pid", "PatientenID", "Mouse", "video", "record_id", "visitid", "seriesuid", "study number"),
-        *("Pt No", "nhs_number", "SSN", "chart no", "medical record number", "hosp_no", "patient_id_hash", "sujet"),
-        *("id_paciente", "anon_patient_id", "client", "household", "video_name", "encounter_id", "UHID", "EMPI"),
-    ],
-)
-def test_a_column_that_may_tell_patients_apart_is_refused(tmp_path, title):
-    with pytest.raises(
-        ValueError, match=rf"row 1: expected a column 'group' or nothing like it, got '{title}'. Rename"
-    ) as error:
-        listed(tmp_path, f"file,label,{title}", *six("PPQQRR"))
-    assert "\n" not in str(error.value)
-    # the column that is named decides, even an empty one
-    (tmp_path / "manifest.csv").write_text(
-        rows(*[f"{line}," for line in six("PPQQRR")], header=f"file,label,{title},group")
-    )
-    found = load_datalist(tmp_path)
-    assert [item["group"] for item in found.items] == [item["id"] for item in found.items]
-    assert found.passed_over.text() == f"columns not used: {title}"
-
-
-@pytest.mark.parametrize("title", ["splt", "spilt", "Split1", "is_train", "test", "purpose", "group_split"])
-def test_a_column_that_may_be_the_split_is_refused(tmp_path, title):
-    with pytest.raises(ValueError, match=rf"expected a column 'split' or nothing like it, got '{title}'"):
-        listed(tmp_path, f"file,label,{title}", *six(["train", "test"] * 3))
-
-
-@pytest.mark.parametrize("title", ["subset", "set", "fold"])
-def test_a_column_of_splits_with_an_unknown_one_is_not_passed_over(tmp_path, title):
-    with pytest.raises(ValueError, match=r"row 3: expected a split of .*, got 'dev'"):
-        listed(tmp_path, f"file,label,{title}", *six(["train", "dev", "test"] * 2))
-
-
-@pytest.mark.parametrize("title", ["filename", "FileName", "file_path", "File Path"])
-def test_near_names_of_the_file_are_taken(tmp_path, title):
-    assert len(listed(tmp_path, f"{title},label", "a.png,x", "b.png,y").items) == 2
-
-
-@pytest.mark.parametrize(("header", "near"), [("file,class", "class"), ("file,dx", "dx"), ("image,label", "label")])
-def test_a_column_that_is_absent_is_named_with_the_nearest_other_one(tmp_path, header, near):
-    with pytest.raises(ValueError, match=rf"row 1: expected a column '.*', got 2 others, the nearest \['{near}'\]"):
-        listed(tmp_path, header, "a.png,x", "b.png,y")
-
-
-@pytest.mark.parametrize(
-    ("title", "column"),
-    [
-        ("id", "123456"),  # a number of the row
-        ("site_id", "123123"),
-        ("class_id", "101010"),
-        ("patient_age", "556677"),
-        ("age_group", "112233"),
-        ("original_split", "112233"),
-        ("original_split", ["train", "test"] * 3),
-        ("fold", "112233"),
-        ("carotid", "112233"),
-        ("slice_number", "112233"),
-        ("visit_number", "112233"),
-        ("series no", "112233"),
-        ("num_patients", "112233"),
-        ("control group", "112233"),
-        ("set", "112233"),
-        ("covid", "112233"),
-    ],
-)
-def test_other_columns_are_listed_and_not_used(tmp_path, title, column):
-    found = listed(tmp_path, f"file,label,{title}", *six(column))
-    assert [item["group"] for item in found.items] == [item["id"] for item in found.items]
-    assert found.passed_over.text() == f"columns not used: {title}"
-
-
-@pytest.mark.parametrize("titles", ["patient,subject_id", "Group,patient", "Patient,PATIENT"])
-def test_two_columns_for_one_thing_are_refused(tmp_path, titles):
-    first, second = titles.split(",")
-    with pytest.raises(ValueError, match=rf"expected one column 'group', got '{first}' and '{second}'. Rename one"):
-        listed(tmp_path, f"file,label,{titles}", *[f"{line},Z" for line in six("PPQQRR")])
 
 
 @pytest.mark.parametrize(
@@ -194,48 +75,6 @@ def test_a_class_that_is_given_is_not_missing(tmp_path):
     root = manifest(tmp_path, rows("a.png,None,,", "b.png,NA,,", "c.png,none,,"))
     found = load_datalist(root, classes=["None", "ill"])
     assert [item["label"] for item in found.items] == [0, UNLABELED, 0]
-
-
-SPELLINGS = {
-    "case": ("Normal", "normal", "'normal' as 'Normal'"),
-    "white_space": ("no tumor", "no  tumor", "'no  tumor' as 'no tumor'"),
-    "no_break_space": ("no tumor", "no\u00a0tumor", r"'no\xa0tumor' as 'no tumor'"),
-    "zero_width": ("ill", "ill\u200b", r"'ill\u200b' as 'ill'"),
-    "byte_order_mark": ("ill", "\ufeffill", r"'\ufeffill' as 'ill'"),
-    "inside": ("dry ear", "dry\u2060 ear", r"'dry\u2060 ear' as 'dry ear'"),
-    "number": ("1", "1.0", "'1.0' as '1'"),
-    "large_number": ("-12", "-12.00", "'-12.00' as '-12'"),
-    "hyphen": ("non-ill", "non\u2011ill", r"'non\u2011ill' as 'non-ill'"),
-    "dash": ("non-ill", "non\u2013ill", r"'non\u2013ill' as 'non-ill'"),
-    "underscore": ("no tumor", "no_tumor", "'no_tumor' as 'no tumor'"),
-    "plus": ("1", "+1", "'+1' as '1'"),
-    "point": ("1", "1.", "'1.' as '1'"),
-    "digit": ("1", "\u0661", r"'\u0661' as '1'"),
-    "turkish": ("ill", "\u0130ll", r"'\u0130ll' as 'ill'"),
-    "apostrophe": ("l'oeil", "l\u2019oeil", "'l\\u2019oeil' as \"l'oeil\""),
-    "direction": ("ill", "\u202eill\u202c", r"'\u202eill\u202c' as 'ill'"),
-    "variation": ("ill", "ill\ufe0f", r"'ill\ufe0f' as 'ill'"),
-    "full_width": ("ill", "\uff49\uff4c\uff4c", r"'\uff49\uff4c\uff4c' as 'ill'"),
-    "look_alike": ("normal", "n\u043erm\u0430l", r"'n\u043erm\u0430l' as 'normal'"),
-    "look_alike_capital": ("C1", "\u04211", r"'\u04211' as 'C1'"),
-    "cyrillic_case": ("\u043d\u043e\u0441", "\u041d\u041e\u0421", r"'\u041d\u041e\u0421' as '\u043d\u043e\u0441'"),
-    "compatible": ("grade 2", "grade \uff12", r"'grade \uff12' as 'grade 2'"),
-}
-
-
-@pytest.mark.parametrize(("usual", "other", "told"), SPELLINGS.values(), ids=SPELLINGS)
-def test_spellings_of_a_label_or_group_are_joined_and_told(tmp_path, usual, other, told):
-    found = listed(tmp_path, "file,label", *[f"{name}.png,{usual}" for name in "ab"], f"c.png,{other}", "d.png,well")
-    assert set(found.classes) == {usual, "well"}
-    assert found.passed_over.text() == f"spellings joined: 1 (label {told} 1)"
-    found = listed(tmp_path, "file,label,group", f"a.png,x,{usual}", f"b.png,y,{usual}", f"c.png,x,{other}")
-    assert {item["group"] for item in found.items} == {usual}
-    assert found.passed_over.text() == f"spellings joined: 1 (group {told} 1)"
-
-
-@pytest.mark.parametrize(("one", "other"), [("1", "1.5"), ("v1.0", "v1"), ("a-b", "ab"), ("7", "007"), ("\u0431", "b")])
-def test_other_names_stay_apart(tmp_path, one, other):
-    assert set(listed(tmp_path, "file,label", f"a.png,{one}", f"b.png,{other}").classes) == {one, other}
 
 
 def test_a_label_takes_the_spelling_of_the_class(tmp_path):

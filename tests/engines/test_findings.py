@@ -31,7 +31,6 @@ from sklearn.metrics import roc_auc_score
 
 from monai_weckd import plan_chain, plan_training
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.data.blind import listed_copies
 from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
 from monai_weckd.engines.calibration import HIGHEST, LOWEST, fit_scalings
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, FrozenBackbone, MacroAUC
@@ -299,12 +298,6 @@ def test_refuses_what_is_for_one_class_an_image():
         make_trained(make_items(), loss_function=DistillationLoss()).run()
     with pytest.raises(ValueError, match="alignment: expected False for a plan of findings, got True"):
         make_trained(make_items(), alignment=True, pool_ratio=1).run()
-
-
-def test_a_key_that_says_the_same_as_one_finding_is_a_copy():
-    labels = {n: (n % 2, (n // 2) % 2) for n in range(8)}
-    items = [{"image": n, "mass": f"is {labels[n][1]}", "age": 30 + n % 3} for n in range(8)]
-    assert listed_copies(items, labels, 2) == ("mass",)
 
 
 def test_scalings_have_the_least_loss_of_platt():

@@ -127,9 +127,3 @@ def test_stored_logits_need_the_places_of_the_items():
     )
     with pytest.raises(ValueError, match=r"^index: expected the place of each item"):
         trainer.run()
-
-
-@pytest.mark.parametrize("logits", [torch.zeros(3), torch.tensor([[0.0, torch.nan]])])
-def test_logits_that_are_no_finite_matrix_are_refused(logits):
-    with pytest.raises(ValueError, match=r"^logits: expected finite numbers"):
-        StoredLogits(logits)

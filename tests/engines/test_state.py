@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -49,46 +48,6 @@ def test_a_state_comes_back_into_another_process(trainer):
     assert fingerprint(after.average.module) == fingerprint(before.average.module)
     assert (after.best.value, after.best.epoch) == (before.best.value, before.best.epoch)
     assert all(torch.equal(tensor, before.best.weights[key]) for key, tensor in after.best.weights.items())
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({}, "stage 2 of 3 accepted: val_macro_auc 0.710 -> 0.780, 40 labels, 12 s"),
-        ({"previous": None}, "stage 2 of 3 accepted: val_macro_auc 0.780, 40 labels, 12 s"),
-        ({"value": None, "previous": None}, "stage 2 of 3 accepted: 40 labels, 12 s"),
-        ({"accepted": False, "value": 0.7}, "stage 2 of 3 rejected: val_macro_auc 0.710 -> 0.700, 40 labels, 12 s"),
-    ],
-)
-def test_a_stage_is_told_in_one_line(trainer, changes, line):
-    known = {"stage": 2, "labeled": 40, "seconds": 12.3, "metric": "val_macro_auc", "value": 0.78, "previous": 0.71}
-    record = replace(trainer.records[0], **{**known, "accepted": True, **changes})
-    assert record.summary(3) == line
-
-
-@pytest.mark.parametrize(
-    ("classes", "out_of_fold", "line"),
-    [
-        ({"dark": 15, "bright": 25, "gray": 0}, None, "40 labels (15 dark, 25 bright), 12 s"),
-        ({str(number): 3 for number in range(12)}, None, "40 labels of 12 classes, 12 s"),
-        (
-            {"dark": 40},
-            {"balanced_accuracy": 0.8125, "labels": 40},
-            "balanced accuracy 0.812 by cross-validation, 40 labels (40 dark), 12 s",
-        ),
-        (
-            {"dark": 40},
-            {"balanced_accuracy": 1.0, "labels": 2},
-            "balanced accuracy 1.000 by cross-validation of 2 labels, 40 labels (40 dark), 12 s",
-        ),
-        (None, {"balanced_accuracy": None}, "40 labels, 12 s"),
-        (None, {"labels": 0, "penalty": 100.0}, "40 labels, 12 s"),  # none could be held out
-    ],
-)
-def test_a_stage_tells_its_labels_and_what_cross_validation_found(trainer, classes, out_of_fold, line):
-    known = {"stage": 2, "labeled": 40, "seconds": 12.3, "value": None, "previous": None, "accepted": True}
-    record = replace(trainer.records[0], **known)
-    assert record.summary(3, classes=classes, out_of_fold=out_of_fold) == f"stage 2 of 3 accepted: {line}"
 
 
 def test_students_can_be_kept_elsewhere(trainer):

@@ -68,19 +68,3 @@ def test_the_combined_loss_hands_both_on():
     loss_function = DistillationLoss(threshold=0.7, hard_labels=True)
     found = loss_function.components(student, target, teacher)["distillation_loss"]
     assert found == distillation_loss(student, teacher, temperature=4.0, threshold=0.7, hard_labels=True)
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.0])
-def test_a_threshold_that_is_no_probability_is_refused(threshold):
-    with pytest.raises(ValueError, match=r"threshold: expected a probability from 0 to below 1, got"):
-        DistillationLoss(threshold=threshold)
-    with pytest.raises(ValueError, match=r"threshold: expected a probability from 0 to below 1, got"):
-        distillation_loss(logits(2, 3), logits(2, 3), threshold=threshold)
-
-
-@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"hard_labels": True}])
-def test_confidence_is_for_exactly_one_class(options):
-    with pytest.raises(ValueError, match=r"threshold: expected 0, and hard_labels=False, for multilabel or spatial"):
-        DistillationLoss(multilabel=True, **options)
-    with pytest.raises(ValueError, match=r"threshold: expected 0, and hard_labels=False, for multilabel or spatial"):
-        distillation_loss(logits(2, 3, 4), logits(2, 3, 4), **options)

@@ -11,34 +11,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
-from typing import ClassVar
+from collections import OrderedDict
 
 import pytest
 import torch
+from network_outputs import LOGITS, OTHER, Fields, ModelOutput, Outputs
 
 from monai_weckd.networks import TakeOutput
 from monai_weckd.networks.outputs import take_output, taking
-from monai_weckd.utils.tensors import map_tensors
-
-LOGITS, OTHER = torch.zeros(2, 3), torch.ones(2, 5)
-Outputs = namedtuple("Outputs", ["logits", "aux"])
-
-
-@dataclass
-class Fields:
-    aux: torch.Tensor
-    logits: torch.Tensor
-    count: ClassVar[int] = 2
-
-
-class ModelOutput(OrderedDict):
-    """A dictionary whose values are attributes as well, as language models return it."""
-
-    @property
-    def logits(self):
-        return self["logits"]
 
 
 @pytest.mark.parametrize(
@@ -90,20 +70,6 @@ def test_the_logits_are_taken(output, index):
 def test_several_outputs_are_refused(output, index, message):
     with pytest.raises(ValueError, match=message):
         take_output(output, index, of="teacher")
-
-
-def test_the_structure_stays():
-    output = Outputs({"a": LOGITS, "b": [OTHER, None]}, (LOGITS,))
-    found = map_tensors(lambda one, two: one + two + 1, output, output)
-    assert type(found) is Outputs
-    assert found.logits["b"][1] is None
-    torch.testing.assert_close(found.logits["a"], LOGITS + 1)
-    torch.testing.assert_close(found.logits["b"][0], 2 * OTHER + 1)
-    assert isinstance(found.aux, tuple)
-    found = map_tensors(lambda one: one + 1, [Fields(OTHER, LOGITS), ModelOutput(logits=LOGITS)])
-    torch.testing.assert_close(found[0].logits, LOGITS + 1)
-    torch.testing.assert_close(found[1].logits, LOGITS + 1)
-    assert not LOGITS.any()
 
 
 def test_an_inferer_gives_the_logits():

@@ -94,3 +94,6 @@ class LabelServer:
         """Return how much memory the server's process holds."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")) / 1024
+
+
+LONG = [f"{'n' * length}.png" for length in (246, 247, 250, 251)] + [f"{'ä' * 125}.png"]

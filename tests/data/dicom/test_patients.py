@@ -15,11 +15,10 @@ import hashlib
 import hmac
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import PATIENT, refused, write_dicom, write_series
+from dicom_files import PATIENT, refused, write_dicom
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
@@ -28,8 +27,6 @@ from monai_weckd.annotation import find_items
 from monai_weckd.annotation.export import export_labels
 from monai_weckd.data import load_datalist, plan_datalist
 from monai_weckd.data.dicom.patients import DicomKeys, image_id, pseudonyms, read_keys
-from monai_weckd.data.image_files import list_images
-from monai_weckd.data.image_reader import read_image
 
 PIXELS = np.zeros((8, 8), np.uint16)
 
@@ -226,49 +223,3 @@ def test_a_cut_file_among_files_without_suffix_is_refused(tmp_path, name, size):
     write_dicom(tmp_path / name, PIXELS, SeriesInstanceUID="1.2")
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
     assert f"{name}: expected a DICOM file" in refused(tmp_path)
-
-
-def volume_of_frames(folder, name, **elements):
-    return write_dicom(folder / name, np.zeros((2, 8, 8), np.uint16), **elements)
-
-
-def series(folder, uid, *, prefix=""):
-    """Write three slices of a series, which lie with others in one folder."""
-    for path in map(Path, write_series(folder / uid, np.zeros((4, 4, 3), np.uint16), np.eye(4), SeriesInstanceUID=uid)):
-        path.rename(folder / f"{prefix}{path.name}")
-    (folder / uid).rmdir()
-
-
-# what lies in one folder, and the images that it makes
-TOGETHER = {
-    "volumes": (lambda at: [volume_of_frames(at, f"{name}.dcm") for name in "abc"], "a.dcm b.dcm c.dcm"),
-    "volumes without suffix": (lambda at: [volume_of_frames(at, name) for name in "ab"], "a b"),
-    "volumes of one series": (
-        lambda at: [volume_of_frames(at, f"{name}.IMA", SeriesInstanceUID="1.5") for name in "ab"],
-        "a.IMA b.IMA",
-    ),
-    "series and scout": (lambda at: [series(at, "1.2"), write_dicom(at / "scout.dcm", PIXELS)], "::1.2 scout.dcm"),
-    "two series": (lambda at: [series(at, "1.2"), series(at, "1.3", prefix="b")], "::1.2 ::1.3"),
-    "series and volume": (lambda at: [series(at, "1.2"), volume_of_frames(at, "v.dcm")], "::1.2 v.dcm"),
-    "series and picture": (
-        lambda at: [series(at, "1.2"), Image.new("L", (9, 9)).save(at / "z.png")],
-        " z.png",
-    ),
-    "series and dead link": (lambda at: [series(at, "1.2"), (at / "dead").symlink_to(at / "absent")], " dead"),
-}
-
-
-@pytest.mark.parametrize(("write", "images"), TOGETHER.values(), ids=TOGETHER)
-def test_each_volume_of_a_folder_is_listed_by_itself(tmp_path, write, images):
-    folder = tmp_path / "s"
-    folder.mkdir()
-    write(folder)
-    expected = [
-        f"{folder}{name}" if name.startswith("::") or not name else f"{folder}/{name}" for name in images.split(" ")
-    ]
-    found = list_images(folder, spatial_dims=3)
-    assert sorted(found) == sorted(expected)
-    for path in found:
-        if path.endswith(("dead", ".png")) or "scout" in path:
-            continue
-        assert len(read_image(path)[0].shape) == 4

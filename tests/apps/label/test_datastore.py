@@ -14,47 +14,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 
 import pytest
-from label_browser import ForkedServer
-from label_server import SMALL, needs_monai_label
-from PIL import Image
+from label_server import LONG, needs_monai_label
 
 pytestmark = needs_monai_label
-
-LONG = [f"{'n' * length}.png" for length in (246, 247, 250, 251)] + [f"{'ä' * 125}.png"]
-
-
-@pytest.fixture(scope="module")
-def studies(copy_ears, tmp_path_factory):
-    folder = copy_ears(tmp_path_factory.mktemp("ears") / "images", 40)
-    for number, name in enumerate(LONG):
-        Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / "normal" / name)
-    os.utime(folder / "normal" / LONG[0], (0, 0))
-    os.utime(folder / "normal" / LONG[1], (-(10**9), -(10**9)))
-    os.utime(folder / "normal" / LONG[2], (2**33, 2**33))
-    with (folder / "manifest.csv").open("a", encoding="utf-8") as manifest:
-        manifest.writelines(f"normal/{name},normal,{name[0]}{number}\n" for number, name in enumerate(LONG))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(forks, studies, tmp_path_factory):
-    """Return a server with one stage."""
-    with ForkedServer(forks, studies, tmp_path_factory.mktemp("hostile") / "output", settings=SMALL) as server:
-        for key in sorted(path.relative_to(studies).as_posix() for path in studies.rglob("ear_*.png"))[::3]:
-            assert server.ask("PUT", f"/weckd/label/{key}", json={"label": key.split("/")[0]}).status_code == 200
-        assert server.ask("POST", "/weckd/train").status_code == 202
-        assert server.wait_for_stage()["training"]["error"] is None
-        yield server
-
-
-@pytest.fixture
-def image(server):
-    """Return the id of an image without a label."""
-    return server.ask("GET", "/weckd/next").json()["id"]
 
 
 def is_whole(server):
@@ -127,32 +92,12 @@ def test_a_client_of_no_number_is_not_kept(server):
     is_whole(server)
 
 
-@pytest.mark.parametrize("tag", ["final", 5, 1.5, ["original"], None, True, "..", "a/b", "", "x" * 250, {"a": 1}])
-def test_no_prediction_becomes_a_label(server, image, tag):
-    before = server.state()["labels"]
-    params = {"label_tag": tag, "save_label": True}
-    one = server.ask("POST", f"/infer/chain?image={image}", data={"params": json.dumps(params)})
-    many = server.ask("POST", "/batch/infer/chain?run_sync=true&images=unlabeled", json=params)
-    assert one.status_code == 400
-    assert one.json()["detail"].startswith("label_tag: expected a word for predictions such as 'original', got")
-    assert many.status_code == 200
-    assert {answer["error"] for answer in many.json().values()} == {one.json()["detail"]}
-    assert server.ask("POST", "/batch/infer/chain?images=unlabeled", json=params).status_code == 400
-    assert server.state()["labels"] == before
-
-
 def test_a_prediction_is_kept_under_its_tag(server, image):
     params = {"label_tag": "second", "save_label": True}
     answer = server.ask("POST", f"/infer/chain?image={image}", data={"params": json.dumps(params)})
     assert answer.status_code == 200
     kept = server.ask("GET", f"/datastore/label?label={image}&tag=second").json()
     assert [one["label"] for one in kept["prediction"]] == server.state()["classes"]
-
-
-def test_nobody_reserves_a_stage_for_somebody_else(server):
-    answer = server.ask("POST", "/train/chain?run_sync=true", json={"reserved": True})
-    assert answer.status_code == 400  # as without it: no label is new
-    assert answer.json()["detail"].startswith("labels: expected")
 
 
 @pytest.mark.parametrize("content", [b"<script>", b"{}", b'{"label": 5}', b"[" * 100_000, b'{"idx": NaN}', b"\x00"])
@@ -226,27 +171,3 @@ def test_the_data_set_holds_files_of_any_time(server):
         assert {json.loads(archive.read("labels.json"))[key] for key in keys} == {"normal"}
         assert {archive.getinfo(key).date_time[0] for key in keys} == {1980, 2107}
     assert [path.name for path in server.log.with_suffix("").glob("dataset.zip*")] == ["dataset.zip"]
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "name"),
-    [
-        ("PUT", "/datastore/label?image=none.png", "label"),
-        ("PUT", "/datastore/label?image=none.png&tag=original", "label"),
-        ("PUT", "/datastore/label?image={image}&tag=..", "label"),
-        ("PUT", "/datastore/label?image={image}", "label"),
-        ("PUT", "/datastore/image?image=none", "file"),
-        ("PUT", "/datastore/", "file"),
-        ("POST", "/infer/chain", "file"),
-        ("POST", "/infer/other", "file"),
-        ("POST", "/infer/chain?image={image}&session_id=1", "file"),
-        ("POST", "/infer/chain?image=none.png", "label"),
-        ("POST", "/infer/chain?output=dicom_seg&image={image}", "label"),
-    ],
-)
-@pytest.mark.parametrize("params", ["{}", '{"note": NaN}', '{"label_tag": "final"}'])
-def test_a_refused_upload_goes_at_once(server, image, method, path, name, params):
-    files = {name: ("a.json", bytes(10**6)), "params": (None, params)}
-    answer = server.ask(method, path.format(image=image), files=files)
-    assert answer.status_code in (400, 404), answer.text
-    assert list((server.log.with_suffix("") / ".uploads").iterdir()) == []

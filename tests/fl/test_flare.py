@@ -1,0 +1,105 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_exact import assert_same, divide, draw, pooled
+from test_exact_rounds import Sites
+
+from monai_weckd.fl.exact import ExactHead
+from monai_weckd.fl.site import STAGE, WRITE, to_arrays, to_tensors
+
+pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """Return a function that gives a controller answers of sites in memory, and returns what it asks and says."""
+    from nvflare.app_common.abstract.fl_model import FLModel
+
+    def connect(controller, answer):
+        asked, said = [], []
+
+        def send(*, data, targets, timeout):
+            totals, meta = to_tensors(data.params), dict(data.meta)
+            asked.append((meta, totals, targets, timeout))
+            found = {site: answer(meta["round"], totals, site) for site in targets}
+            return [
+                FLModel(params=to_arrays(sums), meta={"client_name": site, **more})
+                for site, (sums, more) in found.items()
+                if site != "late"
+            ]
+
+        monkeypatch.setattr(controller, "send_model_and_wait", send)
+        monkeypatch.setattr(controller, "info", said.append)
+        return asked, said
+
+    return connect
+
+
+def test_the_head_of_all_sites_is_solved_and_sent_to_each(connected):
+    from monai_weckd.fl.flare import ExactController
+
+    data = draw()
+    sites = Sites(divide(data, 2))
+    controller = ExactController([*sites.sites, "late"], 0.5, "skip")
+
+    def answer(task, totals, site):
+        if task == WRITE or site == "late":
+            return {}, {}
+        found = sites(task, totals, [site])[site]
+        return {task: found.sums}, {"identity": found.identity, "fault": found.fault}
+
+    asked, said = connected(controller, answer)
+    controller.run()
+    meta, totals, targets, timeout = asked[-1]
+    assert (meta["round"], meta["sites"], timeout) == (WRITE, list(sites.sites), 1800)
+    assert targets == list(sites.sites)
+    assert_same(ExactHead(**totals[WRITE], **meta["figures"]), pooled(data))
+    assert said[0].startswith("head for ")
+    assert "site 0, site 1" in said[0]
+
+
+def test_an_error_of_the_rounds_ends_the_job(connected):
+    from monai_weckd.fl.flare import ExactController
+
+    controller = ExactController(["north", "late"], 0.0, "stop")
+    asked, _ = connected(controller, lambda task, totals, site: ({}, {"identity": "same", "fault": "no disk"}))
+    with pytest.raises(ValueError, match=r"moments: expected sums .* none of north: no disk; late: no answer"):
+        controller.run()
+    assert [timeout for *_, timeout in asked] == [1]  # a second at least
+
+
+def test_a_stage_runs_at_each_site_in_turn(connected):
+    from monai_weckd.fl.flare import ChainController
+
+    controller = ChainController(["north", "late", "south"], 1.0, "skip")
+
+    def answer(task, totals, site):
+        if task == WRITE:
+            return {}, {}
+        weight = totals.get(STAGE, {}).get("w", torch.tensor([0.0])) + 1
+        return {STAGE: {"w": weight}}, {"record": {"labeled": int(weight), "value": None}, "fault": ""}
+
+    asked, said = connected(controller, answer)
+    controller.run()
+    assert [(meta["round"], targets) for meta, _, targets, _ in asked] == [
+        (STAGE, ["north"]),
+        (STAGE, ["late"]),
+        (STAGE, ["south"]),
+        (WRITE, ["north", "south"]),
+    ]
+    meta, totals, *_ = asked[-1]
+    assert totals[WRITE]["w"].tolist() == [2.0]
+    assert [stage["site"] for stage in meta["stages"]] == ["north", "south"]
+    assert said == ["stage 1 at north: 1 labels, None", "stage 2 at south: 2 labels, None"]

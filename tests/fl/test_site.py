@@ -1,0 +1,133 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from monai_weckd.fl import site
+from monai_weckd.fl.chain_rounds import StageAnswer
+from monai_weckd.fl.exact_rounds import ROUNDS, SiteAnswer
+from monai_weckd.fl.site import STAGE, WRITE, pack, to_arrays, to_tensors, unpack
+
+
+def test_settings_are_one_word_and_name_their_site():
+    settings = {"mode": "exact", "dataset_dir": 'data of "all"/{site}', "changes": {"{site}": [1, None, "ä\n"]}}
+    packed = pack(settings)
+    assert packed.split() == [packed]
+    assert unpack(packed, "north") == {
+        "mode": "exact",
+        "dataset_dir": 'data of "all"/north',
+        "changes": {"north": [1, None, "ä\n"]},
+    }
+
+
+def test_sums_arrive_as_they_were_in_the_order_of_the_rounds():
+    first, second, *_ = ROUNDS
+    totals = {second: {"a": torch.eye(2)}, first: {"a/b": torch.arange(3), "c": torch.tensor(0.5)}}
+    arrays = to_arrays(totals)
+    assert all(isinstance(value, np.ndarray) for value in arrays.values())
+    found = to_tensors(arrays)
+    assert list(found) == [first, second]
+    for task, sums in totals.items():
+        assert found[task].keys() == sums.keys()
+        assert all(torch.equal(found[task][name], value) for name, value in sums.items())
+
+
+def test_nothing_travels_as_an_array_that_is_none():
+    assert len(to_arrays({})) == 1
+    assert to_tensors(to_arrays({})) == {}
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Return a function that runs a site on messages, each with its arrays and remarks, and returns its answers."""
+
+    def serve(settings, *messages):
+        waiting, sent = [SimpleNamespace(params=to_arrays(totals), meta=meta) for totals, meta in messages], []
+        client = ModuleType("nvflare.client")
+        client.init = lambda: None
+        client.get_site_name = lambda: "north"
+        client.is_running = lambda: True
+        client.receive = lambda: waiting.pop(0) if waiting else None  # the job has ended
+        client.FLModel = SimpleNamespace
+        client.send = sent.append
+        package = ModuleType("nvflare")
+        package.client = client
+        monkeypatch.setitem(sys.modules, "nvflare", package)
+        monkeypatch.setitem(sys.modules, "nvflare.client", client)
+        site.main([pack(settings)])
+        return [(to_tensors(answer.params), answer.meta) for answer in sent]
+
+    return serve
+
+
+def test_a_site_answers_the_rounds_of_the_exact_head_and_writes_it(served, monkeypatch):
+    written = []
+
+    class Party:
+        def __init__(self, settings):
+            assert settings == {"dataset_dir": "data/north"}
+
+        def answer(self, task, totals):
+            return SiteAnswer({"sum": totals["moments"]["sum"] + 1}, identity="network", fault=task)
+
+        def write(self, head, sites):
+            written.append((head, sites))
+
+    monkeypatch.setattr(site, "ExactParty", Party)
+    tensors = {name: torch.ones(2) for name in ("mean", "deviation", "weight", "bias")}
+    figures = {"penalty": 0.5, "temperature": 1.0, "labels": 3, "held_out": 2, "balanced_accuracy": None}
+    answers = served(
+        {"mode": "exact", "dataset_dir": "data/{site}"},
+        ({"moments": {"sum": torch.tensor(1)}}, {"round": "products"}),
+        ({WRITE: tensors}, {"round": WRITE, "figures": figures, "sites": ["north", "south"]}),
+    )
+    assert answers == [
+        ({"products": {"sum": torch.tensor(2)}}, {"identity": "network", "fault": "products"}),
+        ({}, {}),
+    ]
+    ((head, sites),) = written
+    assert torch.equal(head.weight, tensors["weight"])
+    assert (head.penalty, head.labels, sites) == (0.5, 3, ["north", "south"])
+
+
+def test_a_site_trains_a_stage_and_writes_the_last_student(served, monkeypatch):
+    written = []
+
+    class Party:
+        def __init__(self, settings):
+            """Take the settings."""
+
+        def answer(self, weights):
+            return StageAnswer({"w": weights.get("w", torch.tensor(0)) + 1}, {"labeled": len(weights)}, "slow")
+
+        def write(self, weights, stages):
+            written.append((weights, stages))
+
+    monkeypatch.setattr(site, "ChainParty", Party)
+    answers = served(
+        {"mode": "chain"},
+        ({}, {"round": STAGE}),
+        ({STAGE: {"w": torch.tensor(4)}}, {"round": STAGE}),
+        ({WRITE: {"w": torch.tensor(9)}}, {"round": WRITE, "stages": [{"site": "north"}]}),
+    )
+    assert answers == [
+        ({STAGE: {"w": torch.tensor(1)}}, {"record": {"labeled": 0}, "fault": "slow"}),
+        ({STAGE: {"w": torch.tensor(5)}}, {"record": {"labeled": 1}, "fault": "slow"}),
+        ({}, {}),
+    ]
+    assert written == [({"w": torch.tensor(9)}, [{"site": "north"}])]
