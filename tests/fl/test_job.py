@@ -26,7 +26,8 @@ from monai_weckd.fl import SiteBundle
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
-pytestmark = pytest.mark.slow
+
+# the simulator starts a process for each site, which imports MONAI: seconds each on an idle machine
 
 
 def federate(root, sites, *options, changes=SMALL):
@@ -48,11 +49,11 @@ def root(copy_ears, tmp_path):
 
 
 def test_sites_get_the_head_that_their_sums_give(root):
-    assert federate(root, "north,south,west") == 0
+    assert federate(root, "north,south") == 0
     states = [torch.load(path, weights_only=True) for path in sorted(root.glob("out/*/model.pt"))]
-    assert len(states) == 3
+    assert len(states) == 2
     bundle = SiteBundle(OTOSCOPY, changes=SMALL)
-    sites = {site: bundle.site(root / site) for site in ("north", "south", "west")}
+    sites = {site: bundle.site(root / site) for site in ("north", "south")}
     head, _ = solve_over_sites(
         lambda task, totals, names: {one: SiteAnswer(getattr(sites[one], task)(*totals.values())) for one in names},
         list(sites),
@@ -61,6 +62,7 @@ def test_sites_get_the_head_that_their_sums_give(root):
         np.testing.assert_allclose(state["classifier.weight"], head.weight.float(), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_site_that_fails_is_named_or_left_out(root, capsys):
     broken = load_datalist(root / "south").items[0]["image"]
     with open(broken, "wb") as file:
