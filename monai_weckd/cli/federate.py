@@ -48,10 +48,14 @@ def add_federate(commands: Any) -> None:
     add("--classes", metavar="A,B,...", help="class names in the order of their indices (default: the bundle's)")
     add("--hours", type=float, default=24, help="how long to wait for a site's answer (default: %(default)s)")
     add("--on_missing", default="stop", help="a site without a usable answer: stop or skip (default: %(default)s)")
+    add("--teachers", default="last", help="who teaches in a chain: last, or all earlier sites (default: %(default)s)")
+    add("--there_and_back", action="store_true", help="let a chain return to the first site by the same way")
+    add("--server_dir", help="the server's folder for finished stages (default with --simulate: in --job_dir)")
     add_changes(parser)
 
 
 def _federate(args: argparse.Namespace) -> None:
+    from monai_weckd.fl.chain_rounds import TEACHERS
     from monai_weckd.fl.exact_rounds import check_settings
     from monai_weckd.fl.job import simulate, write_job
 
@@ -59,6 +63,16 @@ def _federate(args: argparse.Namespace) -> None:
     check_settings(sites, args.on_missing, args.hours)
     if args.mode not in MODES:
         raise ValueError(f"mode: expected one of {MODES}, got {args.mode!r}. {nearest(args.mode, MODES)}")
+    if args.teachers not in TEACHERS:
+        raise ValueError(f"teachers: expected one of {TEACHERS}, got {args.teachers!r}. Pass one of them.")
+    chain = {"teachers": args.teachers, "there_and_back": args.there_and_back}
+    if args.mode != "chain" and (args.teachers != "last" or args.there_and_back or args.server_dir):
+        raise ValueError(
+            f"mode: expected chain with --teachers, --there_and_back or --server_dir, got {args.mode}. Leave them out."
+        )
+    server_dir = (
+        Path(args.server_dir) if args.server_dir else args.job_dir.absolute() / "server" if args.simulate else None
+    )
     settings = {
         "mode": args.mode,
         **{
@@ -69,7 +83,9 @@ def _federate(args: argparse.Namespace) -> None:
         "overlays": args.config_file,
         "changes": parse_changes(args.set),
     }
-    job = write_job(settings, sites, args.job_dir, hours=args.hours, on_missing=args.on_missing)
+    job = write_job(
+        settings, sites, args.job_dir, hours=args.hours, on_missing=args.on_missing, chain=chain, server_dir=server_dir
+    )
     print(f"written {args.job_dir / job.name}, a job for {len(sites)} sites", flush=True)
     if args.simulate:
         simulate(job, sites, args.job_dir)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from monai_weckd.fl.chain_rounds import StageAnswer, run_over_sites
+from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
 from monai_weckd.fl.site import STAGE, WRITE, to_arrays, to_tensors
@@ -82,15 +83,45 @@ class ExactController(_SitesController):
 
 
 class ChainController(_SitesController):
-    """Run a stage at each site in turn, and send the last student to all that took part."""
+    """Run a stage at each site in turn, and send the last student to all that took part.
+
+    Args:
+        sites: names of the sites, in order.
+        hours: how long to wait for an answer.
+        on_missing: "stop" or "skip".
+        teachers: see :py:func:`~monai_weckd.fl.chain_rounds.run_over_sites`.
+        there_and_back: see :py:func:`~monai_weckd.fl.chain_rounds.route`.
+        kept: file that keeps the stages until the end, default None: nowhere.
+
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[str],
+        hours: float,
+        on_missing: str,
+        teachers: str = "last",
+        there_and_back: bool = False,
+        kept: str | None = None,
+    ) -> None:
+        super().__init__(sites, hours, on_missing)
+        self.teachers = teachers
+        self.there_and_back = there_and_back
+        self.kept = kept
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
-        weights, stages = run_over_sites(self._answer, self.sites, on_missing=self.on_missing)
+        progress = ChainProgress(self.kept and Path(self.kept))
+        options = {"on_missing": self.on_missing, "teachers": self.teachers, "there_and_back": self.there_and_back}
+        weights, stages = run_over_sites(self._answer, self.sites, **options, progress=progress)
         for stage in stages:
             self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
-        self.ask(WRITE, {WRITE: weights}, [stage["site"] for stage in stages], stages=stages)
+        sites = sorted({stage["site"] for stage in stages})
+        self.ask(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
+        progress.remove()
 
-    def _answer(self, weights: dict[str, torch.Tensor], site: str) -> StageAnswer | None:
-        one = self.ask(STAGE, {STAGE: weights}, [site]).get(site)
+    def _answer(self, students: Sequence[Student], site: str, visit: int, again: bool) -> StageAnswer | None:
+        weights = {str(place): student.weights for place, student in enumerate(students)}
+        labels = [student.labels for student in students]
+        one = self.ask(STAGE, weights, [site], labels=labels, visit=visit, again=again).get(site)
         return one and StageAnswer(to_tensors(one.params).get(STAGE, {}), one.meta["record"], one.meta["fault"])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.fl.site import pack
+from monai_weckd.utils.records import json_digest
 
 __all__ = ["simulate", "write_job"]
 
@@ -33,7 +34,14 @@ _LINES = "from monai_weckd.fl.site import main\n\nmain()\n"
 
 
 def write_job(
-    settings: Mapping[str, Any], sites: Sequence[str], job_dir: Path, *, hours: float, on_missing: str
+    settings: Mapping[str, Any],
+    sites: Sequence[str],
+    job_dir: Path,
+    *,
+    hours: float,
+    on_missing: str,
+    chain: Mapping[str, Any] | None = None,
+    server_dir: Path | None = None,
 ) -> Any:
     """Write a job that a server of NVIDIA FLARE takes, and return it, a ``nvflare.job_config.api.FedJob``.
 
@@ -44,6 +52,9 @@ def write_job(
         hours: how long to wait for a site's answer.
         on_missing: see :py:func:`monai_weckd.fl.exact_rounds.solve_over_sites` and
             :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`.
+        chain: options of a chain, see :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`; default None: none.
+        server_dir: the server's folder for the stages of a chain, so that the same job goes on after the server or a
+            site has failed; default None: nothing is kept.
 
     Raises:
         ImportError: When NVIDIA FLARE is not installed.
@@ -61,8 +72,13 @@ def write_job(
 
     job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
-    controller = {"exact": ExactController, "chain": ChainController}[settings["mode"]]
-    job.to_server(controller(list(sites), hours, on_missing))
+    if settings["mode"] == "exact":
+        job.to_server(ExactController(list(sites), hours, on_missing))
+    else:
+        chain = dict(chain or {})
+        name = json_digest({**settings, **chain, "sites": list(sites)})[:16]
+        kept = server_dir and str(server_dir / f"{name}.pt")
+        job.to_server(ChainController(list(sites), hours, on_missing, **chain, kept=kept))
     with _script(job_dir):
         job.to_clients(ScriptRunner(script=SCRIPT, script_args=pack(settings), framework=FrameworkType.NUMPY))
         job.export_job(os.curdir)

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import torch
 
-from monai_weckd.fl.chain_rounds import ChainParty
+from monai_weckd.fl.chain_rounds import ChainParty, Student
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
 
@@ -72,11 +72,12 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
     party = ChainParty(settings)
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        weights = to_tensors(arrays).get(meta["round"], {})
+        tensors = to_tensors(arrays)
         if meta["round"] == WRITE:
-            party.write(weights, meta["stages"])
+            party.write(tensors[WRITE], meta["stages"], again=meta["again"])
             return to_arrays({}), {}
-        answer = party.answer(weights)
+        students = [Student(tensors[str(place)], labels) for place, labels in enumerate(meta["labels"])]
+        answer = party.answer(students, visit=meta["visit"], again=meta["again"])
         return to_arrays({STAGE: answer.weights}), {"record": answer.record, "fault": answer.fault}
 
     return respond
@@ -123,7 +124,7 @@ def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
 
 
 def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
-    """Return what travelled by round, in the order of the rounds.
+    """Return what travelled by round, those of the exact head in their order.
 
     Args:
         arrays: result of :py:func:`to_arrays`.
@@ -134,7 +135,7 @@ def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
         task, _, name = key.partition("/")
         if key != _EMPTY:
             found.setdefault(task, {})[name] = torch.as_tensor(value)
-    return {task: found[task] for task in (*ROUNDS, STAGE, WRITE) if task in found}
+    return {task: found[task] for task in (*ROUNDS, *found) if task in found}
 
 
 if __name__ == "__main__":
