@@ -48,7 +48,7 @@ class SeenCrossEntropy(torch.nn.Module):
     def __init__(self, seen: Sequence[bool]) -> None:
         super().__init__()
         if not any(seen):
-            raise ValueError(f"seen: expected a class that occurs, got {list(seen)}. Pass True for classes with labels.")
+            raise ValueError(f"seen: expected a class that occurs, got {list(seen)}. Pass True for those with labels.")
         self.register_buffer("unseen", ~torch.tensor(list(seen)), persistent=False)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
