@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The exact head, or a chain, of several sites as a job of NVIDIA FLARE."""
+"""The exact head, a chain, or an average of several sites as a job of NVIDIA FLARE."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def write_job(
     *,
     hours: float,
     on_missing: str,
-    chain: Mapping[str, Any] | None = None,
     server_dir: Path | None = None,
 ) -> Any:
     """Write a job that a server of NVIDIA FLARE takes, and return it, a ``nvflare.job_config.api.FedJob``.
@@ -52,7 +51,6 @@ def write_job(
         hours: how long to wait for a site's answer.
         on_missing: see :py:func:`monai_weckd.fl.exact_rounds.solve_over_sites` and
             :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`.
-        chain: options of a chain, see :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`; default None: none.
         server_dir: the server's folder for the stages of a chain, so that the same job goes on after the server or a
             site has failed; default None: nothing is kept.
 
@@ -68,17 +66,18 @@ def write_job(
     from nvflare.job_config.api import FedJob
     from nvflare.job_config.script_runner import ScriptRunner
 
-    from monai_weckd.fl.flare import ChainController, ExactController
+    from monai_weckd.fl.flare import AverageController, ChainController, ExactController
 
     job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
-    if settings["mode"] == "exact":
-        job.to_server(ExactController(list(sites), hours, on_missing))
+    given = (list(sites), hours, on_missing)
+    if settings["mode"] == "chain":
+        kept = server_dir and str(server_dir / f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt")
+        job.to_server(ChainController(*given, settings["teachers"], settings["there_and_back"], kept))
+    elif settings["mode"] == "average":
+        job.to_server(AverageController(*given, settings["rounds"]))
     else:
-        chain = dict(chain or {})
-        name = json_digest({**settings, **chain, "sites": list(sites)})[:16]
-        kept = server_dir and str(server_dir / f"{name}.pt")
-        job.to_server(ChainController(list(sites), hours, on_missing, **chain, kept=kept))
+        job.to_server(ExactController(*given))
     with _script(job_dir):
         job.to_clients(ScriptRunner(script=SCRIPT, script_args=pack(settings), framework=FrameworkType.NUMPY))
         job.export_job(os.curdir)
