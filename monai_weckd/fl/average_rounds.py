@@ -26,7 +26,7 @@ from monai.fl.utils.constants import FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_weckd.bundle.config import BundleConfig
-from monai_weckd.fl.bundle import shared_config, write_model
+from monai_weckd.fl.bundle import check_trained, shared_config, write_model
 from monai_weckd.fl.chain_rounds import ALL_LABELS
 from monai_weckd.utils.literals import literal
 
@@ -111,11 +111,7 @@ class AverageParty:
     def _make_client(self) -> MonaiAlgo:
         """Return MONAI's client, with the settings of this site."""
         config, classes = self._config()
-        if config.solves_heads:
-            raise ValueError(
-                "bundle: expected a network that is trained, got one whose head is solved. Pass --config_file "
-                "scratch.json, or --mode exact."
-            )
+        check_trained(config)
         epochs, rounds = config["max_epochs"], self._settings["rounds"]
         if epochs % rounds:
             raise ValueError(

@@ -24,7 +24,7 @@ import torch
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.output import check_output_dir, prepare_output_dir
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.fl.bundle import shared_config, write_model
+from monai_weckd.fl.bundle import check_trained, shared_config, write_model
 from monai_weckd.losses import SeenCrossEntropy
 from monai_weckd.networks import ClassExperts, freeze
 from monai_weckd.plan import ChainPlan
@@ -100,7 +100,6 @@ class ChainParty:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._teachers = settings.get("teachers", "last")
 
     def answer(self, students: Sequence[Student], *, visit: int = 1, again: bool = False) -> StageAnswer:
         """Train a stage. An error stays in the site's log, because it may name an image.
@@ -140,17 +139,24 @@ class ChainParty:
         if visit == 1 and not again:
             check_output_dir(self._settings["output_dir"])
         config, classes = self._config()
-        if config.solves_heads:
-            raise ValueError(
-                "bundle: expected a network that is trained, got one whose head is solved. Pass --config_file "
-                "scratch.json, or --mode exact."
-            )
+        check_trained(config)
         output = Path(self._settings["output_dir"], f"stage_{visit}")
         check_output_dir(output, overwrite=again)
         for name, path in (("dataset_dir", self._settings["dataset_dir"]), ("output_dir", output)):
             config.set(name, literal(str(path)))
         config.set("num_stages", 1)
         config.leave_out("train#monitors")
+        trainer = self._trainer(config, students)
+        prepare_output_dir(output, overwrite=again)
+        trainer.run()
+        labels = trainer.state.chain.state.reveal(1).values()
+        counts = {name: sum(label == place for label in labels) for place, name in enumerate(classes)}
+        state = {name: value.detach().cpu() for name, value in trainer.network.state_dict().items()}
+        record = {"labeled": len(labels), "classes": counts, "value": trainer.records[-1].value}
+        return StageAnswer(state, record)
+
+    def _trainer(self, config: BundleConfig, students: Sequence[Student]) -> Any:
+        """Return the trainer of a stage."""
         config.value("initialize")
         objects: dict[str, Any] = {name: config.value(name) for name in ("datalist", "plan")}
         changes: dict[str, Any] = {}
@@ -159,19 +165,14 @@ class ChainParty:
         if students:
             objects["network"] = config.value("network")
             changes["train#trainer#first_teacher"] = _teacher(objects["network"], students)
-        if self._teachers == "all" and "distillation_weight_end" not in self._settings["changes"]:
+        keeps = self._settings.get("teachers") == "all" and bool(students)
+        if keeps and "distillation_weight_end" not in self._settings["changes"]:
             changes["distillation_weight_end"] = config["distillation_weight"]
         config = config.copy(changes, **objects)
         trainer = config.trainer()
-        if self._teachers == "all" and students:
-            config.value("loss_function").task_loss = SeenCrossEntropy(_labeled_classes(len(classes), **objects))
-        prepare_output_dir(output, overwrite=again)
-        trainer.run()
-        labels = trainer.state.chain.state.reveal(1).values()
-        counts = {name: sum(label == place for label in labels) for place, name in enumerate(classes)}
-        state = {name: value.detach().cpu() for name, value in trainer.network.state_dict().items()}
-        record = {"labeled": len(labels), "classes": counts, "value": trainer.records[-1].value}
-        return StageAnswer(state, record)
+        if keeps:
+            config.value("loss_function").task_loss = SeenCrossEntropy(_seen(objects["datalist"], objects["plan"]))
+        return trainer
 
 
 def _teacher(network: torch.nn.Module, students: Sequence[Student]) -> torch.nn.Module:
@@ -185,11 +186,11 @@ def _teacher(network: torch.nn.Module, students: Sequence[Student]) -> torch.nn.
     return ClassExperts(teachers, torch.tensor([student.labels for student in students]))
 
 
-def _labeled_classes(count: int, *, datalist: Datalist, plan: ChainPlan, **_: Any) -> list[bool]:
+def _seen(datalist: Datalist, plan: ChainPlan) -> list[bool]:
     """Return whether the stage has a label of each class."""
     ids = set(plan.stages[0].labeled)
     labels = {item["label"] for item in datalist.items if item["id"] in ids}
-    return [place in labels for place in range(count)]
+    return [place in labels for place in range(len(datalist.classes))]
 
 
 @dataclass
