@@ -70,7 +70,9 @@ def _federate(args: argparse.Namespace) -> None:
     if args.mode not in MODES:
         raise ValueError(f"mode: expected one of {MODES}, got {args.mode!r}. {nearest(args.mode, MODES)}")
     options = _options(args)
-    server_dir = options.pop("server_dir", None) or (args.job_dir.absolute() / "server" if args.simulate else None)
+    server_dir = options.pop("server_dir", None)
+    if server_dir is None and args.simulate:
+        server_dir = args.job_dir / "server"
     settings = {
         "mode": args.mode,
         **{
@@ -82,7 +84,7 @@ def _federate(args: argparse.Namespace) -> None:
         "changes": parse_changes(args.set),
         **options,
     }
-    where = server_dir and Path(server_dir)
+    where = None if server_dir is None else Path(_absolute("server_dir", str(server_dir), args.simulate))
     job = write_job(settings, sites, args.job_dir, hours=args.hours, on_missing=args.on_missing, server_dir=where)
     print(f"written {args.job_dir / job.name}, a job for {len(sites)} sites", flush=True)
     if args.simulate:
@@ -114,7 +116,7 @@ def _absolute(name: str, path: str, here: bool) -> str:
     if here:
         path = os.path.abspath(path)
     if not os.path.isabs(path):
-        raise ValueError(f"{name}: expected an absolute path at the sites, got {path!r}. Or pass --simulate.")
+        raise ValueError(f"{name}: expected an absolute path where the job runs, got {path!r}. Or pass --simulate.")
     if name == "output_dir" and here and "{site}" not in path:
         raise ValueError(f"output_dir: expected {{site}} in it with --simulate, got {path!r}. Add it.")
     return path

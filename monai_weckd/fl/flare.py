@@ -123,9 +123,15 @@ class ChainController(_SitesController):
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
-        progress = ChainProgress(self.kept and Path(self.kept))
-        options = {"on_missing": self.on_missing, "teachers": self.teachers, "there_and_back": self.there_and_back}
-        weights, stages = run_over_sites(self._answer, self.sites, **options, progress=progress)
+        progress = ChainProgress(None if self.kept is None else Path(self.kept))
+        weights, stages = run_over_sites(
+            self._answer,
+            self.sites,
+            on_missing=self.on_missing,
+            teachers=self.teachers,
+            there_and_back=self.there_and_back,
+            progress=progress,
+        )
         for stage in stages:
             self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
         sites = sorted({stage["site"] for stage in stages})

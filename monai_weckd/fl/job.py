@@ -72,7 +72,8 @@ def write_job(
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
     given = (list(sites), hours, on_missing)
     if settings["mode"] == "chain":
-        kept = server_dir and str(server_dir / f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt")
+        name = f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt"
+        kept = None if server_dir is None else str(server_dir / name)
         job.to_server(ChainController(*given, settings["teachers"], settings["there_and_back"], kept))
     elif settings["mode"] == "average":
         job.to_server(AverageController(*given, settings["rounds"]))

@@ -36,7 +36,11 @@ OPTIONS = {
         ({"mode": "chain", "rounds": "3"}, "rounds: expected it with --mode average alone, got chain. Leave it out."),
         ({"mode": "chain", "teachers": "both"}, "teachers: expected one of ('last', 'all'), got 'both'."),
         ({"mode": "average", "rounds": "0"}, "rounds: expected 1 or more, got 0."),
-        ({"dataset_dir": "data"}, "dataset_dir: expected an absolute path at the sites, got 'data'."),
+        ({"dataset_dir": "data"}, "dataset_dir: expected an absolute path where the job runs, got 'data'."),
+        (
+            {"mode": "chain", "server_dir": "kept"},
+            "server_dir: expected an absolute path where the job runs, got 'kept'",
+        ),
         ({"output_dir": "/output", "simulate": None}, "output_dir: expected {site} in it with --simulate, got"),
     ],
 )
