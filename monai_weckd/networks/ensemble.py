@@ -59,8 +59,8 @@ class ClassExperts(torch.nn.Module):
 
     With n[k, c] labels of class c behind network k, the probability of class c is in proportion to the sum over k of
     n[k, c] / (n[1, c] + n[2, c] + ...) times what network k gives it. So a network that has seen no image of a class
-    has no say about it. A class that none has seen is the plain mean. The idea that teachers of a federated sequence are
-    weighed by their classes is that of SFedKD, arXiv 2507.08508; the formula is simpler.
+    has no say about it. A class that none has seen is the plain mean. The idea that teachers of a federated sequence
+    are weighed by their classes is that of SFedKD, arXiv 2507.08508; the formula is simpler.
 
     Args:
         networks: K networks that give logits, (B, C).
