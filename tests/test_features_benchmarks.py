@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import sites
+from benchmarks import site_chains, sites
 from benchmarks.conformal import COVERAGES, set_figures
 from benchmarks.few_labels import Fold, least_error, measure, table
 
@@ -125,4 +126,28 @@ def test_sites_are_measured_together_and_alone():
     assert sum(one["labels"] for one in figures["skewed"]) == sum(one["labels"] for one in figures["even"]) > 0
     assert sites.score(figures, "even: best site") >= sites.score(figures, "even: mean site")
     header, _, row = sites.table(folds)
+    assert header.count("|") == row.count("|")
+
+
+def test_devices_show_an_image_differently():
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    pixels[8:24, 8:24] = 100
+    image = Image.fromarray(pixels)
+    same, dark, blurred = (np.asarray(site_chains.device(image, number)).astype(int) for number in range(3))
+    assert (same == pixels).all()
+    assert dark[16, 16].tolist() == pytest.approx([84, 70, 56], abs=1)
+    assert 0 < blurred[16, 7].max() < 100 < blurred[16, 16].min() <= 130
+
+
+def test_a_division_is_a_row_of_means_over_its_runs():
+    def run(division, value):
+        arms = {arm: {"balanced_accuracy": value} for arm in site_chains.ARMS if not arm.endswith(" site")}
+        alone = {f"site_{place}": {"balanced_accuracy": value - 0.1 * place} for place in range(sites.SITES)}
+        return {"division": division, **arms, **alone}
+
+    results = [run("even", 0.5), run("even", 0.7), run("skewed", 0.6)]
+    assert site_chains.score(results[0], "best site") == 0.5
+    assert site_chains.score(results[0], "mean site") == pytest.approx(0.4)
+    header, _, row = site_chains.table(results)
+    assert row.split(" | ")[:3] == ["| even", "2", "60.0 ± 10.0"]
     assert header.count("|") == row.count("|")

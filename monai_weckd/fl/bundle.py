@@ -31,7 +31,7 @@ from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import json_digest, sealed_json
 
-__all__ = ["SiteBundle", "shared_config", "without_images", "write_model"]
+__all__ = ["SiteBundle", "check_trained", "shared_config", "without_images", "write_model"]
 
 
 class SiteBundle:
@@ -121,12 +121,33 @@ def shared_config(
         overlays: configuration files to merge into ``train.json``.
         changes: values to set in the configuration, by key.
 
+    Raises:
+        ValueError: When it is a bundle of findings.
+
     """
     config = BundleConfig(bundle, overlays=overlays, changes=changes)
+    config.refuse_findings("federate")
     names = config.class_names if classes is None else tuple(classes)
     config.set("datalist#classes", [literal(name) for name in names])
     config.value("imports")
     return config, names
+
+
+def check_trained(config: BundleConfig) -> None:
+    """Refuse a configuration that trains nothing step by step.
+
+    Args:
+        config: the configuration.
+
+    Raises:
+        ValueError: When it solves heads.
+
+    """
+    if config.solves_heads:
+        raise ValueError(
+            "bundle: expected a network that is trained, got one whose head is solved. Pass --config_file "
+            "scratch.json, or --mode exact."
+        )
 
 
 def without_images(config: BundleConfig, classes: Sequence[str]) -> BundleConfig:

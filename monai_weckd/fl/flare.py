@@ -15,22 +15,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from monai_weckd.fl.chain_rounds import StageAnswer, run_over_sites
+from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
-from monai_weckd.fl.site import STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.site import AVERAGE, STAGE, WRITE, to_arrays, to_tensors
 
-__all__ = ["ChainController", "ExactController"]
+__all__ = ["AverageController", "ChainController", "ExactController"]
 
 
-class _SitesController(ModelController):
-    """Ask sites, and wait for their answers; :py:mod:`monai_weckd.fl.site` answers.
+class _Asks(ModelController):
+    """Ask sites, and wait for their answers; :py:mod:`monai_weckd.fl.site` answers."""
+
+    hours: float
+
+    @property
+    def seconds(self) -> int:
+        """How long to wait for an answer."""
+        return max(1, round(3600 * self.hours))
+
+    def ask(self, task: str, totals: Mapping[str, Sums], targets: Sequence[str], **meta: Any) -> dict[str, FLModel]:
+        """Return the answers by site; a site that is late has none.
+
+        Args:
+            task: name of the round.
+            totals: sums or weights by round.
+            targets: names of the sites.
+            meta: remarks for the sites.
+
+        """
+        data = FLModel(params=to_arrays(totals), params_type=ParamsType.FULL, meta={"round": task, **meta})
+        found = self.send_model_and_wait(data=data, targets=list(targets), timeout=self.seconds)
+        return {one.meta["client_name"]: one for one in found}
+
+
+class _SitesController(_Asks):
+    """A controller that decides itself what to ask.
 
     Args:
         sites: names of the sites, in the order of a chain.
@@ -45,21 +73,6 @@ class _SitesController(ModelController):
         self.sites = list(sites)
         self.hours = hours
         self.on_missing = on_missing
-
-    def ask(self, task: str, totals: Mapping[str, Sums], targets: Sequence[str], **meta: Any) -> dict[str, FLModel]:
-        """Return the answers by site; a site that is late has none.
-
-        Args:
-            task: name of the round.
-            totals: sums or weights by round.
-            targets: names of the sites.
-            meta: remarks for the sites.
-
-        """
-        data = FLModel(params=to_arrays(totals), params_type=ParamsType.FULL, meta={"round": task, **meta})
-        timeout = max(1, round(3600 * self.hours))
-        found = self.send_model_and_wait(data=data, targets=list(targets), timeout=timeout)
-        return {one.meta["client_name"]: one for one in found}
 
 
 class ExactController(_SitesController):
@@ -82,15 +95,130 @@ class ExactController(_SitesController):
 
 
 class ChainController(_SitesController):
-    """Run a stage at each site in turn, and send the last student to all that took part."""
+    """Run a stage at each site in turn, and send the last student to all that took part.
+
+    Args:
+        sites: names of the sites, in order.
+        hours: how long to wait for an answer.
+        on_missing: "stop" or "skip".
+        teachers: see :py:func:`~monai_weckd.fl.chain_rounds.run_over_sites`.
+        there_and_back: see :py:func:`~monai_weckd.fl.chain_rounds.route`.
+        kept: file that keeps the stages until the end, default None: nowhere.
+
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[str],
+        hours: float,
+        on_missing: str,
+        teachers: str = "last",
+        there_and_back: bool = False,
+        kept: str | None = None,
+    ) -> None:
+        super().__init__(sites, hours, on_missing)
+        self.teachers = teachers
+        self.there_and_back = there_and_back
+        self.kept = kept
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
-        weights, stages = run_over_sites(self._answer, self.sites, on_missing=self.on_missing)
+        progress = ChainProgress(None if self.kept is None else Path(self.kept))
+        weights, stages = run_over_sites(
+            self._answer,
+            self.sites,
+            on_missing=self.on_missing,
+            teachers=self.teachers,
+            there_and_back=self.there_and_back,
+            progress=progress,
+        )
         for stage in stages:
             self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
-        self.ask(WRITE, {WRITE: weights}, [stage["site"] for stage in stages], stages=stages)
+        sites = sorted({stage["site"] for stage in stages})
+        self.ask(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
+        progress.remove()
 
-    def _answer(self, weights: dict[str, torch.Tensor], site: str) -> StageAnswer | None:
-        one = self.ask(STAGE, {STAGE: weights}, [site]).get(site)
+    def _answer(self, students: Sequence[Student], site: str, visit: int, again: bool) -> StageAnswer | None:
+        weights = {str(place): student.weights for place, student in enumerate(students)}
+        labels = [student.labels for student in students]
+        one = self.ask(STAGE, weights, [site], labels=labels, visit=visit, again=again).get(site)
         return one and StageAnswer(to_tensors(one.params).get(STAGE, {}), one.meta["record"], one.meta["fault"])
+
+
+class AverageController(_Asks, FedAvg):
+    """NVIDIA FLARE's federated averaging, which names a site that is missing.
+
+    Args:
+        sites: names of the sites.
+        hours: how long to wait for an answer.
+        on_missing: "stop", or "skip" for the average of the others.
+        rounds: number of rounds.
+
+    """
+
+    def __init__(self, sites: Sequence[str], hours: float, on_missing: str, rounds: int) -> None:
+        super().__init__(
+            num_clients=len(sites), num_rounds=rounds, persistor_id="", save_filename=None, ignore_result_error=True
+        )
+        self.sites = list(sites)
+        self.hours = hours
+        self.on_missing = on_missing
+        self.rounds = rounds
+        self._faults: dict[str, str] = {}
+        self._average: FLModel | None = None
+
+    def run(self) -> None:
+        """Run the job; an error of it ends the job and is its message."""
+        super().run()
+        if self._average is not None:
+            totals = to_tensors(self._average.params)
+            self.ask(
+                WRITE,
+                {WRITE: totals[AVERAGE]},
+                list(self._site_metric_weights),
+                sites=sorted(self._site_metric_weights),
+            )
+
+    def load_model(self) -> FLModel:
+        """Return a model without weights: the sites start from the bundle's seed."""
+        return FLModel(params=to_arrays({}), params_type=ParamsType.FULL)
+
+    def save_model(self, model: FLModel) -> None:
+        """Keep the average for the sites.
+
+        Args:
+            model: the average.
+
+        """
+        self._average = model
+
+    def send_model(self, **options: Any) -> None:
+        """Send the average to the sites, and do not wait forever.
+
+        Args:
+            options: see NVIDIA FLARE.
+
+        """
+        self._faults = dict.fromkeys(self.sites, "no answer in time")
+        options["data"].meta["round"] = AVERAGE
+        super().send_model(**{**options, "targets": self.sites, "timeout": self.seconds})
+
+    def _aggregate_one_result(self, result: FLModel) -> bool:
+        fault = result.meta["fault"]
+        if not fault and not all(np.isfinite(value).all() for value in result.params.values()):
+            fault = "weights that are not finite"
+        self._faults[result.meta["client_name"]] = fault
+        return not fault and super()._aggregate_one_result(result)
+
+    def _get_aggregated_result(self) -> FLModel:
+        faults = {site: fault for site, fault in self._faults.items() if fault}
+        for site, fault in faults.items():
+            if self.on_missing == "stop":
+                raise ValueError(
+                    f"sites: expected weights of all sites, got none of {site}: {fault}. "
+                    "Mend it, or pass --on_missing skip."
+                )
+            self.warning(f"left out {site}: {fault}")
+        if len(faults) == len(self.sites):
+            raise ValueError("sites: expected weights of one site or more, got none. Look at the logs of the sites.")
+        return super()._get_aggregated_result()

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The exact head, or a chain, of several sites as a job of NVIDIA FLARE."""
+"""The exact head, a chain, or an average of several sites as a job of NVIDIA FLARE."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.fl.site import pack
+from monai_weckd.utils.records import json_digest
 
 __all__ = ["simulate", "write_job"]
 
@@ -33,7 +34,13 @@ _LINES = "from monai_weckd.fl.site import main\n\nmain()\n"
 
 
 def write_job(
-    settings: Mapping[str, Any], sites: Sequence[str], job_dir: Path, *, hours: float, on_missing: str
+    settings: Mapping[str, Any],
+    sites: Sequence[str],
+    job_dir: Path,
+    *,
+    hours: float,
+    on_missing: str,
+    server_dir: Path | None = None,
 ) -> Any:
     """Write a job that a server of NVIDIA FLARE takes, and return it, a ``nvflare.job_config.api.FedJob``.
 
@@ -44,6 +51,8 @@ def write_job(
         hours: how long to wait for a site's answer.
         on_missing: see :py:func:`monai_weckd.fl.exact_rounds.solve_over_sites` and
             :py:func:`monai_weckd.fl.chain_rounds.run_over_sites`.
+        server_dir: the server's folder for the stages of a chain, so that the same job goes on after the server or a
+            site has failed; default None: nothing is kept.
 
     Raises:
         ImportError: When NVIDIA FLARE is not installed.
@@ -57,12 +66,19 @@ def write_job(
     from nvflare.job_config.api import FedJob
     from nvflare.job_config.script_runner import ScriptRunner
 
-    from monai_weckd.fl.flare import ChainController, ExactController
+    from monai_weckd.fl.flare import AverageController, ChainController, ExactController
 
     job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
-    controller = {"exact": ExactController, "chain": ChainController}[settings["mode"]]
-    job.to_server(controller(list(sites), hours, on_missing))
+    given = (list(sites), hours, on_missing)
+    if settings["mode"] == "chain":
+        name = f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt"
+        kept = None if server_dir is None else str(server_dir / name)
+        job.to_server(ChainController(*given, settings["teachers"], settings["there_and_back"], kept))
+    elif settings["mode"] == "average":
+        job.to_server(AverageController(*given, settings["rounds"]))
+    else:
+        job.to_server(ExactController(*given))
     with _script(job_dir):
         job.to_clients(ScriptRunner(script=SCRIPT, script_args=pack(settings), framework=FrameworkType.NUMPY))
         job.export_job(os.curdir)

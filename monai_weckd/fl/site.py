@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What runs at a site of NVIDIA FLARE, a script of its Client API: rounds of the exact head, or a stage of a chain."""
+"""What runs at a site of NVIDIA FLARE, a script of its Client API: rounds of the exact head or of averaging, stages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from urllib.parse import quote, unquote
 import numpy as np
 import torch
 
-from monai_weckd.fl.chain_rounds import ChainParty
+from monai_weckd.fl.chain_rounds import ChainParty, Student
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
 
-__all__ = ["STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
+__all__ = ["AVERAGE", "STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
 
-STAGE, WRITE = "stage", "write"
+AVERAGE, STAGE, WRITE = "average", "stage", "write"
 Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
 _EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (packed,) = sys.argv[1:] if argv is None else argv
     flare.init()
     settings = unpack(packed, flare.get_site_name())
-    respond = {"exact": _exact, "chain": _chain}[settings.pop("mode")](settings)
+    respond = {"exact": _exact, "chain": _chain, "average": _average}[settings.pop("mode")](settings)
     while flare.is_running():
         message = flare.receive()
         if message is None:
@@ -72,12 +72,29 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
     party = ChainParty(settings)
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        weights = to_tensors(arrays).get(meta["round"], {})
+        tensors = to_tensors(arrays)
         if meta["round"] == WRITE:
-            party.write(weights, meta["stages"])
+            party.write(tensors[WRITE], meta["stages"], again=meta["again"])
             return to_arrays({}), {}
-        answer = party.answer(weights)
+        students = [Student(tensors[str(place)], labels) for place, labels in enumerate(meta["labels"])]
+        answer = party.answer(students, visit=meta["visit"], again=meta["again"])
         return to_arrays({STAGE: answer.weights}), {"record": answer.record, "fault": answer.fault}
+
+    return respond
+
+
+def _average(settings: Mapping[str, Any]) -> Respond:
+    from monai_weckd.fl.average_rounds import AverageParty  # here, since MONAI's client is needed for nothing else
+
+    party = AverageParty(settings)
+
+    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        tensors = to_tensors(arrays)
+        if meta["round"] == WRITE:
+            party.write(tensors[WRITE], meta["sites"])
+            return to_arrays({}), {}
+        answer = party.answer(tensors.get(AVERAGE, {}))
+        return to_arrays({AVERAGE: answer.weights}), {"fault": answer.fault, "NUM_STEPS_CURRENT_ROUND": answer.steps}
 
     return respond
 
@@ -86,9 +103,9 @@ def pack(settings: Mapping[str, Any]) -> str:
     """Return settings as one word, because NVIDIA FLARE splits the arguments of a script at spaces.
 
     Args:
-        settings: ``mode``, "exact" or "chain", and the settings of
-            :py:class:`~monai_weckd.fl.exact_rounds.ExactParty` or :py:class:`~monai_weckd.fl.chain_rounds.ChainParty`;
-            in a text, ``{site}`` stands for the name of the site.
+        settings: ``mode``, "exact", "chain" or "average", and the settings of
+            :py:class:`~monai_weckd.fl.exact_rounds.ExactParty`, :py:class:`~monai_weckd.fl.chain_rounds.ChainParty` or
+            :py:class:`~monai_weckd.fl.average_rounds.AverageParty`; in a text, ``{site}`` stands for the site's name.
 
     """
     return quote(json.dumps(settings), safe="/{}:,")
@@ -123,7 +140,7 @@ def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
 
 
 def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
-    """Return what travelled by round, in the order of the rounds.
+    """Return what travelled by round, those of the exact head in their order.
 
     Args:
         arrays: result of :py:func:`to_arrays`.
@@ -134,7 +151,7 @@ def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
         task, _, name = key.partition("/")
         if key != _EMPTY:
             found.setdefault(task, {})[name] = torch.as_tensor(value)
-    return {task: found[task] for task in (*ROUNDS, STAGE, WRITE) if task in found}
+    return {task: found[task] for task in (*ROUNDS, *found) if task in found}
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from .attention import attention_map, attention_transfer_loss
 from .distillation import DistillationLoss, distillation_loss
+from .seen_classes import SeenCrossEntropy
 from .temperature import TemperatureSchedule
 
 __all__ = [
     "DistillationLoss",
+    "SeenCrossEntropy",
     "TemperatureSchedule",
     "attention_map",
     "attention_transfer_loss",

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from .efficientnet_lite import EfficientNetLite
-from .ensemble import MeanLogits
+from .ensemble import ClassExperts, MeanLogits
 from .features import FeatureHook, HeadHook, extract, find_head, unwrap
 from .freezing import fingerprint, freeze, predict_logits
 from .local_backbone import LocalBackbone
@@ -28,6 +28,7 @@ from .two_views import TwoViews
 from .weights import load_weights, with_weights
 
 __all__ = [
+    "ClassExperts",
     "EfficientNetLite",
     "ExportedNetwork",
     "FeatureHook",

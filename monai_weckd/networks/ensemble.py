@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A network that averages the logits of several networks."""
+"""Networks that combine the answers of several networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 
 from monai_weckd.utils.tensors import map_tensors
 
-__all__ = ["MeanLogits"]
+__all__ = ["ClassExperts", "MeanLogits"]
 
 
 class MeanLogits(torch.nn.Module):
@@ -52,6 +52,57 @@ class MeanLogits(torch.nn.Module):
 
         """
         return map_tensors(_mean, *(network(*args, **kwargs) for network in self.networks))
+
+
+class ClassExperts(torch.nn.Module):
+    """Mix the probabilities of several networks, each class by how many labels of it a network has learned from.
+
+    With n[k, c] labels of class c behind network k, the probability of class c is in proportion to the sum over k of
+    n[k, c] / (n[1, c] + n[2, c] + ...) times what network k gives it. So a network that has seen no image of a class
+    has no say about it. A class that none has seen is the plain mean. The idea that teachers of a federated sequence
+    are weighed by their classes is that of SFedKD, arXiv 2507.08508; the formula is simpler.
+
+    Args:
+        networks: K networks that give logits, (B, C).
+        labels: labels of each class, (K, C), 0 or more.
+
+    Raises:
+        ValueError: When there is no network, or not a row of labels for each.
+
+    Example::
+
+        >>> experts = ClassExperts([torch.nn.Identity(), torch.nn.Identity()], torch.tensor([[3, 0], [1, 5]]))
+        >>> experts.weights
+        tensor([[0.7500, 0.0000],
+                [0.2500, 1.0000]])
+
+    """
+
+    weights: torch.Tensor
+
+    def __init__(self, networks: Sequence[torch.nn.Module], labels: torch.Tensor) -> None:
+        super().__init__()
+        if labels.ndim != 2 or len(labels) != len(networks) or not networks:
+            raise ValueError(
+                f"labels: expected a row for each of the networks, one or more, got {len(networks)} networks and the "
+                f"shape {tuple(labels.shape)}. Pass the labels of each class that a network has learned from."
+            )
+        self.networks = torch.nn.ModuleList(networks)
+        counts = labels.float()
+        counts = torch.where(counts.sum(dim=0) > 0, counts, torch.ones_like(counts))
+        self.register_buffer("weights", counts / counts.sum(dim=0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logarithms of the probabilities, (B, C).
+
+        Args:
+            images: a batch that the networks take.
+
+        """
+        logits = torch.stack([network(images) for network in self.networks], dim=1)  # (B, K, C)
+        # log of weights may be -inf, which logsumexp takes: some network has seen each class
+        mixed = torch.logsumexp(torch.log_softmax(logits, dim=2) + self.weights.log(), dim=1)
+        return torch.log_softmax(mixed, dim=1)
 
 
 def _mean(*tensors: torch.Tensor) -> torch.Tensor:

@@ -126,6 +126,11 @@ def test_a_label_that_is_not_a_class_is_refused(folders):
         bundle.site(folders["south"])
 
 
+def test_findings_are_refused():
+    with pytest.raises(ValueError, match=r"bundle: expected one class an image, got chest_xray_chain_classification"):
+        SiteBundle(OTOSCOPY.parent / "chest_xray_chain_classification")
+
+
 def test_a_network_that_is_trained_is_refused():
     with pytest.raises(ValueError, match=r"bundle: expected a frozen network in .*, got one that is trained"):
         SiteBundle(OTOSCOPY, overlays=["scratch.json"])

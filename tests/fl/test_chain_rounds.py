@@ -19,7 +19,10 @@ import pytest
 import torch
 from bundle_runs import OTOSCOPY
 
-from monai_weckd.fl.chain_rounds import ChainParty, StageAnswer, run_over_sites
+from monai_weckd.data import load_datalist
+from monai_weckd.fl.chain_rounds import ChainParty, ChainProgress, StageAnswer, Student, run_over_sites
+from monai_weckd.losses import SeenCrossEntropy
+from monai_weckd.networks import ClassExperts
 from monai_weckd.predict.model import PredictionBundle
 
 SMALL = {
@@ -31,19 +34,28 @@ SMALL = {
 }
 
 
-def answer(value, names=("weight",)):
-    return StageAnswer({name: torch.full((2,), float(value)) for name in names}, {"labeled": value})
+def answer(value, names=("weight",), classes=("a", "b")):
+    record = {"labeled": value, "classes": dict(zip(classes, (value, 0), strict=True))}
+    return StageAnswer({name: torch.full((2,), float(value)) for name in names}, record)
+
+
+class Sites:
+    """Sites whose students are numbered in the order of the stages."""
+
+    def __init__(self, fails_after=None):
+        self.arrived, self.fails_after = [], fails_after
+
+    def __call__(self, students, site, visit, again):
+        if len(self.arrived) == self.fails_after:
+            raise KeyboardInterrupt
+        self.arrived.append((site, visit, [int(student.weights["weight"][0]) for student in students]))
+        return answer(len(self.arrived))
 
 
 def test_the_weights_of_a_site_arrive_at_the_next():
-    arrived = []
-
-    def ask(weights, site):
-        arrived.append((site, weights.get("weight", torch.zeros(1))[0].item()))
-        return answer(len(arrived))
-
-    weights, records = run_over_sites(ask, ["north", "south", "west"])
-    assert arrived == [("north", 0), ("south", 1), ("west", 2)]
+    sites = Sites()
+    weights, records = run_over_sites(sites, ["north", "south", "west"])
+    assert sites.arrived == [("north", 1, []), ("south", 1, [1]), ("west", 1, [2])]
     assert weights["weight"].tolist() == [3, 3]
     assert [(one["stage"], one["site"], one["labeled"]) for one in records] == [
         (1, "north", 1),
@@ -60,24 +72,82 @@ FAULTS = {
 }
 
 
+def test_students_of_all_sites_arrive_the_latest_of_each():
+    sites = Sites()
+    weights, records = run_over_sites(sites, ["north", "south", "west"], teachers="all", there_and_back=True)
+    assert sites.arrived == [
+        ("north", 1, []),
+        ("south", 1, [1]),
+        ("west", 1, [1, 2]),
+        ("south", 2, [1, 2, 3]),
+        ("north", 2, [1, 3, 4]),  # the one that learned last is the last one, from which the next starts
+    ]
+    assert weights["weight"].tolist() == [5, 5]
+    assert [one["site"] for one in records] == ["north", "south", "west", "south", "north"]
+
+
+def test_a_list_of_other_classes_is_a_fault():
+    given = iter([answer(1), answer(2, classes=("a", "c"))])
+    with pytest.raises(ValueError, match=r"got weights of another network or class list\. Mend it"):
+        run_over_sites(lambda *_: next(given), ["north", "south"])
+
+
+@pytest.mark.parametrize("fails_after", [0, 1, 2, 3])
+def test_another_server_goes_on_where_one_has_stopped(fails_after, tmp_path):
+    path = tmp_path / "server" / "chain.pt"
+    options = {"teachers": "all", "there_and_back": True}
+    whole = Sites()
+    expected = run_over_sites(whole, ["north", "south", "west"], **options)
+    first, second = Sites(fails_after), Sites()
+    with pytest.raises(KeyboardInterrupt):
+        run_over_sites(first, ["north", "south", "west"], **options, progress=ChainProgress(path))
+    progress = ChainProgress(path)
+    assert progress.again
+    second.arrived = list(first.arrived)
+    found = run_over_sites(second, ["north", "south", "west"], **options, progress=progress)
+    assert second.arrived == whole.arrived
+    assert found[0]["weight"].equal(expected[0]["weight"])
+    assert found[1] == expected[1]
+    progress.remove()
+    assert not path.exists()
+    assert not ChainProgress(path).again
+
+
+def test_a_site_that_was_left_out_is_not_asked_again(tmp_path):
+    path, given = tmp_path / "chain.pt", {"north": answer(1), "south": None}
+
+    def ask(students, site, visit, again):
+        return given[site]
+
+    with pytest.raises(KeyError):
+        run_over_sites(ask, ["north", "south", "west"], on_missing="skip", progress=ChainProgress(path))
+    given = {"west": answer(3)}
+    _, records = run_over_sites(ask, ["north", "south", "west"], on_missing="skip", progress=ChainProgress(path))
+    assert [one["site"] for one in records] == ["north", "west"]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_missing_site_stops_the_chain_or_is_left_out(fault, caplog):
     given = {"north": answer(1), "south": FAULTS[fault], "west": answer(3)}
     with pytest.raises(ValueError, match=f"sites: expected a student of south, got {fault}. Mend it"):
-        run_over_sites(lambda weights, site: given[site], list(given))
+        run_over_sites(lambda students, site, *_: given[site], list(given))
     arrived = {}
     with caplog.at_level(logging.WARNING):
         _, records = run_over_sites(
-            lambda weights, site: (arrived.update({site: weights}), given[site])[1], list(given), on_missing="skip"
+            lambda students, site, *_: (arrived.update({site: students}), given[site])[1],
+            list(given),
+            on_missing="skip",
         )
     assert f"left out south: {fault}" in caplog.text
     assert [one["site"] for one in records] == ["north", "west"]
-    assert arrived["west"]["weight"].tolist() == [1, 1]  # those of the north: no stage is lost
+    assert [student.weights["weight"].tolist() for student in arrived["west"]] == [
+        [1, 1]
+    ]  # those of the north: no stage is lost
 
 
 def test_without_any_site_there_is_no_model():
     with pytest.raises(ValueError, match=r"sites: expected the student of one site or more, got none\. Look at"):
-        run_over_sites(lambda weights, site: None, ["north", "south"], on_missing="skip")
+        run_over_sites(lambda *_: None, ["north", "south"], on_missing="skip")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +168,8 @@ def chain(copy_ears, tmp_path_factory):
         settings |= {"classes": None, "overlays": ["scratch.json"], "changes": SMALL}
         parties[site] = ChainParty(settings)
 
-    def ask(weights, site):
-        answers[site] = parties[site].answer(weights)
+    def ask(students, site, visit, again):
+        answers[site] = parties[site].answer(students, visit=visit, again=again)
         return answers[site]
 
     return parties, answers, root, *run_over_sites(ask, list(parties))
@@ -109,8 +179,8 @@ def test_a_stage_follows_the_weights_that_arrive(chain):
     _, answers, root, weights, _ = chain
     assert all(torch.equal(value, answers["south"].weights[name]) for name, value in weights.items())
     assert any(not torch.equal(value, answers["north"].weights[name]) for name, value in weights.items())
-    history = json.loads((root / "out" / "south" / "stage" / "history.json").read_text())
-    first = json.loads((root / "out" / "north" / "stage" / "history.json").read_text())
+    history = json.loads((root / "out" / "south" / "stage_1" / "history.json").read_text())
+    first = json.loads((root / "out" / "north" / "stage_1" / "history.json").read_text())
     assert [epoch["distillation_loss"] for epoch in first["epochs"]] == [None]
     assert all(epoch["distillation_loss"] > 0 for epoch in history["epochs"])
 
@@ -138,5 +208,80 @@ def test_each_site_writes_the_last_student(chain):
 def test_a_solved_head_is_refused(tmp_path, caplog):
     settings = {"bundle": str(OTOSCOPY), "dataset_dir": "x", "output_dir": str(tmp_path / "out")}
     party = ChainParty({**settings, "classes": None, "overlays": [], "changes": {}})
-    assert party.answer({}).fault == "ValueError, see its log"
+    assert party.answer([]).fault == "ValueError, see its log"
     assert "bundle: expected a network that is trained, got one whose head is solved." in caplog.text
+
+
+def test_an_interrupted_stage_is_removed_only_when_it_is_asked_again(chain):
+    parties, _, root, _, _ = chain
+    old = (root / "out" / "south" / "stage_1" / "plan.json").stat().st_mtime_ns
+    assert parties["south"].answer([]).fault == "FileExistsError, see its log"
+    assert (root / "out" / "south" / "stage_1" / "plan.json").stat().st_mtime_ns == old
+    assert not parties["south"].answer([], again=True).fault
+    assert (root / "out" / "south" / "stage_1" / "plan.json").stat().st_mtime_ns != old
+
+
+LEARNS = {**SMALL, "max_epochs": 20, "iterations_per_epoch": 10, "batch_size": 16, "learning_rate": 0.003}
+LEARNS |= {"network_def#block_inplanes": [8, 8, 16, 16], "val_fraction": 0}
+
+
+def probability(weights, images, number, path):
+    """Return the mean probability of a class on images."""
+    torch.save(weights, path)
+    changes = {name: LEARNS[name] for name in ("spatial_size", "network_def#block_inplanes")}
+    model = PredictionBundle(OTOSCOPY, path, overlays=["inference_scratch.json"], changes=changes)
+    return model.predict(torch.stack([model.load(image) for image in images]))[:, number].mean().item()
+
+
+def test_a_site_without_a_class_does_not_unlearn_it_from_all_teachers(copy_ears, tmp_path):
+    names = load_datalist(copy_ears(tmp_path / "all", 96)).classes
+    for site, lines in {"north": slice(0, 48), "south": slice(48, 96)}.items():
+        copy_ears(tmp_path / site, 96)
+        header, *rows = (tmp_path / site / "manifest.csv").read_text().splitlines()
+        rows = [row for row in rows[lines] if site == "north" or f",{names[0]}," not in row]
+        rows = [row.rpartition(",")[0] + ",train" for row in rows]
+        (tmp_path / site / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    settings = {"bundle": str(OTOSCOPY), "classes": names, "overlays": ["scratch.json"], "changes": LEARNS}
+
+    def stage(site, students, teachers):
+        folders = {"dataset_dir": str(tmp_path / site), "output_dir": str(tmp_path / "out" / teachers / site)}
+        found = ChainParty({**settings, **folders, "teachers": teachers}).answer(students)
+        assert not found.fault
+        return found
+
+    first = stage("north", [], "last")
+    assert first.record["classes"][names[0]] > 0
+    student = Student(first.weights, list(first.record["classes"].values()))
+    images = [item["image"] for item in load_datalist(tmp_path / "north").items if item["label"] == 0]
+    found = {}
+    for teachers in ("last", "all"):
+        second = stage("south", [student], teachers)
+        assert second.record["classes"][names[0]] == 0
+        found[teachers] = probability(second.weights, images, 0, tmp_path / "model.pt")
+    knew = probability(first.weights, images, 0, tmp_path / "model.pt")
+    assert found["last"] < knew / 3
+    assert found["all"] > 2 * knew / 3
+
+
+def test_teachers_and_loss_are_those_of_the_key(chain, monkeypatch):
+    from monai_weckd.bundle.config import BundleConfig
+
+    parties, answers, root, _, _ = chain
+    students = [Student(one.weights, list(one.record["classes"].values())) for one in answers.values()]
+    seen, make = {}, BundleConfig.trainer
+
+    def keep(config):
+        trainer = make(config)
+        seen.update(trainer=trainer, end=config["distillation_weight_end"])
+        return trainer
+
+    monkeypatch.setattr(BundleConfig, "trainer", keep)
+    for teachers, changes, end in (("all", {}, 0.5), ("all", {"distillation_weight_end": 0.1}, 0.1), ("last", {}, 0.0)):
+        settings = {**parties["north"]._settings, "output_dir": str(root / "more" / f"{teachers}{end}")}
+        party = ChainParty({**settings, "teachers": teachers, "changes": {**SMALL, **changes}})
+        assert not party.answer(students if teachers == "all" else students[-1:]).fault
+        assert seen["end"] == end
+        criterion = seen["trainer"].state.distiller.criterion
+        assert isinstance(criterion.task_loss, SeenCrossEntropy) == (teachers == "all")
+        teacher = seen["trainer"].walker.first_teacher
+        assert isinstance(teacher, ClassExperts) == (teachers == "all")
