@@ -88,8 +88,9 @@ def test_a_stage_runs_at_each_site_in_turn(connected):
     def answer(task, totals, site):
         if task == WRITE:
             return {}, {}
-        weight = totals.get(STAGE, {}).get("w", torch.tensor([0.0])) + 1
-        return {STAGE: {"w": weight}}, {"record": {"labeled": int(weight), "value": None}, "fault": ""}
+        weight = totals.get("0", {}).get("w", torch.tensor([0.0])) + 1
+        record = {"labeled": int(weight), "classes": {"ill": int(weight)}, "value": None}
+        return {STAGE: {"w": weight}}, {"record": record, "fault": ""}
 
     asked, said = connected(controller, answer)
     controller.run()

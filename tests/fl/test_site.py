@@ -112,22 +112,24 @@ def test_a_site_trains_a_stage_and_writes_the_last_student(served, monkeypatch):
         def __init__(self, settings):
             """Take the settings."""
 
-        def answer(self, weights):
-            return StageAnswer({"w": weights.get("w", torch.tensor(0)) + 1}, {"labeled": len(weights)}, "slow")
+        def answer(self, students, *, visit, again):
+            total = sum((student.weights["w"] for student in students), torch.tensor(visit))
+            return StageAnswer({"w": total}, {"labeled": [student.labels for student in students]}, f"again {again}")
 
-        def write(self, weights, stages):
-            written.append((weights, stages))
+        def write(self, weights, stages, *, again):
+            written.append((weights, stages, again))
 
     monkeypatch.setattr(site, "ChainParty", Party)
+    students = {"0": {"w": torch.tensor(4)}, "1": {"w": torch.tensor(5)}}
     answers = served(
         {"mode": "chain"},
-        ({}, {"round": STAGE}),
-        ({STAGE: {"w": torch.tensor(4)}}, {"round": STAGE}),
-        ({WRITE: {"w": torch.tensor(9)}}, {"round": WRITE, "stages": [{"site": "north"}]}),
+        ({}, {"round": STAGE, "labels": [], "visit": 1, "again": False}),
+        (students, {"round": STAGE, "labels": [[1, 0], [0, 2]], "visit": 2, "again": True}),
+        ({WRITE: {"w": torch.tensor(9)}}, {"round": WRITE, "stages": [{"site": "north"}], "again": True}),
     )
     assert answers == [
-        ({STAGE: {"w": torch.tensor(1)}}, {"record": {"labeled": 0}, "fault": "slow"}),
-        ({STAGE: {"w": torch.tensor(5)}}, {"record": {"labeled": 1}, "fault": "slow"}),
+        ({STAGE: {"w": torch.tensor(1)}}, {"record": {"labeled": []}, "fault": "again False"}),
+        ({STAGE: {"w": torch.tensor(11)}}, {"record": {"labeled": [[1, 0], [0, 2]]}, "fault": "again True"}),
         ({}, {}),
     ]
-    assert written == [({"w": torch.tensor(9)}, [{"site": "north"}])]
+    assert written == [({"w": torch.tensor(9)}, [{"site": "north"}], True)]
