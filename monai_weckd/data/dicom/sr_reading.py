@@ -37,11 +37,12 @@ class ClassificationReport(NamedTuple):
         predicted: the class; empty where an image has findings.
         present: whether each finding with a threshold is present, by its name; empty where an image has one class.
         probabilities: probability of each class or finding, by its name, in the order of their indices.
-        model: name of the model.
+        model: name of the model; empty, as version and bundle, where a person gave the class.
         version: its version.
         bundle: name of its bundle.
         images: SOP instance UIDs of the image, one or those of a series.
         verified: whether a person has verified the report.
+        person: who gave the class, empty for a model and where nobody is named.
 
     """
 
@@ -53,11 +54,12 @@ class ClassificationReport(NamedTuple):
     bundle: str
     images: tuple[str, ...]
     verified: bool
+    person: str = ""
 
 
 @budgeted
 def read_classification_sr(path: PathLike) -> list[ClassificationReport]:
-    """Read a report of :py:class:`ClassificationSRWriter`: what it says about each of its images. Needs ``highdicom``.
+    """Read a report of ``predict`` or ``label_sr``: what it says about each of its images. Needs ``highdicom``.
 
     Args:
         path: the file.
@@ -78,17 +80,19 @@ def read_classification_sr(path: PathLike) -> list[ClassificationReport]:
         found = [group for group in report.content.get_image_measurement_groups() if _is_ours(group)]
         if not found:
             raise DicomReadError("expected the classification of an image, got none. Read it with highdicom.")
-        return [_read(group, verified=verified) for group in found]
+        people = report.content.get_observer_contexts(observer_type=codes.DCM.Person)
+        person = str(people[0].observer_identifying_attributes.name) if people else ""
+        return [_read(group, verified=verified, person=person) for group in found]
 
 
-def _read(group: Any, *, verified: bool) -> ClassificationReport:
+def _read(group: Any, *, verified: bool, person: str) -> ClassificationReport:
     texts: dict[str, list[str]] = {}
     for item in group[0].ContentSequence:
         if item.ValueType == "TEXT":
             texts.setdefault(item.name.value, []).append(item.value)
-    parameters = dict(text.split(": ", 1) for text in texts[codes.DCM.AlgorithmParameters.value])
+    parameters = dict(text.split(": ", 1) for text in texts.get(codes.DCM.AlgorithmParameters.value, ()))
     values = {item.name.meaning.removeprefix(PROBABILITY): item.value for item in group.get_measurements()}
-    names = json.loads(parameters["classes"])
+    names = json.loads(parameters.get("classes", "[]"))
     verdict = {item.name.meaning: item.value for item in group.get_qualitative_evaluations()}
     return ClassificationReport(
         predicted="" if group.finding_type is None else group.finding_type.meaning,
@@ -96,13 +100,15 @@ def _read(group: Any, *, verified: bool) -> ClassificationReport:
         if group.finding_type is None
         else {},
         probabilities={name: float(values[name]) for name in names},
-        model=texts[codes.DCM.AlgorithmName.value][0],
-        version=texts[codes.DCM.AlgorithmVersion.value][0],
-        bundle=parameters["bundle"],
+        model="".join(texts.get(codes.DCM.AlgorithmName.value, ())),
+        version="".join(texts.get(codes.DCM.AlgorithmVersion.value, ())),
+        bundle=parameters.get("bundle", ""),
         images=tuple(str(image.referenced_sop_instance_uid) for image in group.source_images),
         verified=verified,
+        person=person,
     )
 
 
 def _is_ours(group: Any) -> bool:
-    return any(item.name.scheme_designator == SCHEME for item in group.get_measurements())
+    items = [*group.get_measurements(), *group.get_qualitative_evaluations()]
+    return any(item.name.scheme_designator == SCHEME for item in items)
