@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import defaultdict
@@ -194,6 +195,28 @@ def test_a_run_is_one_new_series_of_a_study(pacs, tmp_path, per, count):
         assert set(images) <= stored.keys()
         (evidence,) = dataset.CurrentRequestedProcedureEvidenceSequence
         assert evidence.StudyInstanceUID == dataset.StudyInstanceUID
+
+
+def test_labels_of_a_person_come_back_as_labels(pacs, tmp_path):
+    originals = pictures(4, per_series=2, SeriesNumber=9001)
+    for content in originals.values():
+        pacs.put(content)
+    before, images = series_of(pacs), tmp_path / "images"
+    assert fetch(pacs, images) == 0
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.dcm"))
+    given = dict(zip(names, ("ill", "well", "ill"), strict=False))
+    entries = {name: {"label": label, "ts": 1} for name, label in given.items()}
+    (tmp_path / "labels.json").write_text(json.dumps({"format": 1, "labels": entries}))
+    options = ["--dataset_dir", images, "--labels", tmp_path / "labels.json", "--write_sr", tmp_path / "reports"]
+    reader = ["--verified_by", "Doe^Jane", "--organization", "Clinic"]
+    assert run("label_sr", *options, "--sr_per", "study", *reader) == 0
+    assert run("send", "--url", pacs.url, "--input", tmp_path / "reports") == 0
+    new = {study: [row for row in rows if row not in before[study]] for study, rows in series_of(pacs).items()}
+    assert list(new.values()) == [[("SR", 9002, "Labels by people", 1)]] * 2
+    assert fetch(pacs, tmp_path / "back", "SR") == 0
+    assert run("manifest", "--dataset_dir", images, "--reports", tmp_path / "back") == 0
+    rows = read_table((images / "manifest.csv").read_text())
+    assert {row["file"]: row["label"] for row in rows if row["label"]} == given
 
 
 def killing(monkeypatch, pacs, name, number, *, after=False, then=lambda: None):

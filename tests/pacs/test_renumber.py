@@ -90,15 +90,15 @@ def test_a_number_that_is_free_there_stays(capsys, fake, tmp_path, waits):
     assert [file.read_bytes() for file in files] == contents
 
 
-def test_two_runs_in_one_folder(fake, study, tmp_path, waits):
+@pytest.mark.parametrize("begun", [True, False])
+def test_two_runs_in_one_folder(begun, fake, study, tmp_path, waits):
     files = [*write_reports(tmp_path / "a", study), *write_reports(tmp_path / "b", study)]
-    for number, file in enumerate(files):
-        (tmp_path / f"all{number}.dcm").write_bytes(file.read_bytes())
-    assert main(["send", "--url", fake.url, "--input", str(tmp_path / "all0.dcm")]) == 0
+    if begun:  # the server has one report of the first run
+        assert main(["send", "--url", fake.url, "--input", str(files[0])]) == 0
     folder = tmp_path / "both"
     folder.mkdir()
-    for number in range(1, 6):
-        (tmp_path / f"all{number}.dcm").rename(folder / f"{number}.dcm")
+    for number, file in enumerate(files):
+        file.rename(folder / f"{number}.dcm")
     assert send(fake, sorted(folder.iterdir())) == 0
     assert sorted(number for _, number in sent(fake)) == [9002, 9003]
 

@@ -119,7 +119,7 @@ class ClassificationSRWriter:
 
     def build(
         self, images: Sequence[tuple[Sequence[float], Source]], *, run: ReportRun | None = None, number: int = 1
-    ) -> highdicom.sr.ComprehensiveSR:
+    ) -> Dataset:
         """Return the report of images of one study.
 
         Args:

@@ -119,7 +119,7 @@ def build_report(
     """
     hd = highdicom_package()
     first = headers[0]
-    series = run.series(str(first.StudyInstanceUID), str(first.PatientID))
+    series = run.series(str(first.StudyInstanceUID), str(first.PatientID).strip())
     content = hd.sr.MeasurementReport(
         observation_context=origin.observation,
         procedure_reported=codes.SCT.ImagingProcedure,

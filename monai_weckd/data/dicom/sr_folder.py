@@ -27,7 +27,7 @@ from monai_weckd.data.dicom.sr_series import ReportRun
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["PER", "DocumentFolder", "check_per"]
+__all__ = ["PER", "DocumentFolder", "ReportWriter", "check_per"]
 
 PER = ("image", "study")
 
@@ -36,7 +36,14 @@ class ReportWriter(Protocol):
     """Build the report of images of one study, from what is to be said about each."""
 
     def build(self, images: Sequence[tuple[Any, Source]], *, run: ReportRun | None = None, number: int = 1) -> Dataset:
-        """Return the report."""
+        """Return the report.
+
+        Args:
+            images: what is to be said about each, and the image.
+            run: the series of the run that the report is part of.
+            number: its InstanceNumber.
+
+        """
 
 
 class DocumentFolder:

@@ -69,9 +69,7 @@ class LabelSRWriter:
             check_verified(*verified)
         self.person, self.verified = person, verified
 
-    def build(
-        self, images: Sequence[tuple[str, Source]], *, run: ReportRun | None = None, number: int = 1
-    ) -> highdicom.sr.ComprehensiveSR:
+    def build(self, images: Sequence[tuple[str, Source]], *, run: ReportRun | None = None, number: int = 1) -> Dataset:
         """Return the report of images of one study.
 
         Args:
@@ -84,7 +82,9 @@ class LabelSRWriter:
             DicomReadError: When an image is not DICOM, or its header does not say to what study it belongs.
 
         """
-        rows = [(*checked_classes([label]), image_headers(source)) for label, source in images]
+        for label, _ in images:
+            checked_classes([label])
+        rows = [(label, image_headers(source)) for label, source in images]
         headers = [header for _, own in rows for header in own]
         check_study(headers)
         first = images[0][1]
