@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCapture
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.reader import DicomReader
 
-__all__ = ["PATIENT", "dicom_dataset", "read", "refused", "write_dicom", "write_series"]
+__all__ = ["PATIENT", "dicom_dataset", "errors_of_dciodvfy", "read", "refused", "write_dicom", "write_series"]
 
 PATIENT = {
     "PatientName": "Doe^Jane",
@@ -111,3 +113,14 @@ def refused(path: Any, **options: Any) -> str:
         read(path, **options)
     assert str(caught.value).isprintable()  # so it is one line
     return str(caught.value)
+
+
+def errors_of_dciodvfy(path: Path) -> list[str]:
+    """Return the errors that an independent validator finds."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed (Debian's dicom3tools)")
+    done = subprocess.run([program, str(path)], capture_output=True, text=True, errors="replace")
+    lines = (done.stdout + done.stderr).splitlines()
+    assert "ComprehensiveSR" in lines
+    return [line for line in lines if line.startswith("Error")]

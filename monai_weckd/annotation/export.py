@@ -17,6 +17,7 @@ import csv
 import io
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.store import read_labels
@@ -24,7 +25,7 @@ from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
 
-__all__ = ["export_labels"]
+__all__ = ["export_labels", "labeled_items"]
 
 
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
@@ -45,14 +46,8 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         ValueError: When there are no labels, or no images.
 
     """
-    if not labels.is_file():
-        raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
-    given = {key: entry["label"] for key, entry in read_labels(labels).items()}
-    # a Mac may have written the names in another Unicode form
-    finder = FileFinder(str(dataset_dir))
-    given = {finder.find(key): label for key, label in given.items()}
-    series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
-    items = find_items(dataset_dir, spatial_dims=3 if series else 2)
+    items, entries = labeled_items(dataset_dir, labels)
+    given = {key: entry["label"] for key, entry in entries.items()}
     rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
@@ -60,3 +55,25 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     write_atomically(output, text.getvalue())
     known = sum(bool(label) for _, label, _ in rows)
     return Counter({"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)})
+
+
+def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return the images of a folder, and the entries of ``labels.json`` by the ids of their images.
+
+    If any label belongs to a folder, each folder with DICOM files counts as one series.
+
+    Args:
+        dataset_dir: folder of the images.
+        labels: ``labels.json`` of :py:class:`~monai_weckd.annotation.AnnotationSession`.
+
+    Raises:
+        ValueError: When there are no labels, or no images.
+
+    """
+    if not labels.is_file():
+        raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
+    # a Mac may have written the names in another Unicode form
+    finder = FileFinder(str(dataset_dir))
+    given = {finder.find(key): entry for key, entry in read_labels(labels).items()}
+    series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
+    return find_items(dataset_dir, spatial_dims=3 if series else 2), given

@@ -18,9 +18,12 @@ import gc
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import add_changes, parse_changes
+
+if TYPE_CHECKING:
+    from monai_weckd.annotation import AnnotatedChain, AnnotationSession
 
 __all__ = ["add_label"]
 
@@ -47,6 +50,7 @@ def add_label(commands: Any) -> None:
     add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the bundle's metadata)")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
+    add("--worklist", type=Path, metavar="CSV", help="ask for images only to which `predict` gave no class, in its CSV")
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
@@ -57,11 +61,13 @@ def _label(args: argparse.Namespace) -> None:
     password = _password(args)
     studies = _studies(args)
     changes = parse_changes(args.set)
-    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
+    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
+    from monai_weckd.annotation.worklist import read_worklist
     from monai_weckd.apps.label.server import serve
     from monai_weckd.utils.system import limit_threads
 
     limit_threads()
+    worklist = None if args.worklist is None else read_worklist(args.worklist)
     # one line for each stage, and no warning by MONAI's workflows that there is no logging file
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("monai_weckd.engines").setLevel(logging.INFO)
@@ -78,7 +84,7 @@ def _label(args: argparse.Namespace) -> None:
     chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
     # one server at a time: a second one would overwrite labels, because each reads them once and writes all of them
     with _alone(output_dir):
-        session = AnnotationSession(chain, studies, label_budget=args.label_budget)
+        session = _session(args, chain, studies, worklist)
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)
@@ -87,6 +93,20 @@ def _label(args: argparse.Namespace) -> None:
         # objects created so far live until the end, so garbage collection after each stage can skip them
         gc.freeze()
         serve(session, host=args.host, port=args.port, password=password)
+
+
+def _session(
+    args: argparse.Namespace, chain: AnnotatedChain, studies: Path, worklist: list[str] | None
+) -> AnnotationSession:
+    from monai_weckd.annotation import AnnotationSession
+    from monai_weckd.annotation.worklist import WorklistSession
+
+    if worklist is None:
+        return AnnotationSession(chain, studies, label_budget=args.label_budget)
+    session = WorklistSession(chain, studies, worklist, label_budget=args.label_budget)
+    missing = f", {session.missing} of which are not in {studies}" if session.missing else ""
+    print(f"list    {len(worklist)} images of {args.worklist}{missing}")
+    return session
 
 
 def _alone(output_dir: Path) -> Any:

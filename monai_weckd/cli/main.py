@@ -24,6 +24,7 @@ from monai_weckd.cli.compare import add_compare
 from monai_weckd.cli.export import add_export
 from monai_weckd.cli.federate import add_federate
 from monai_weckd.cli.label import add_label
+from monai_weckd.cli.label_sr import add_label_sr
 from monai_weckd.cli.pacs import add_pacs
 from monai_weckd.cli.phantom import add_phantom
 from monai_weckd.cli.plan import add_plan
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add_predict(commands)
     add_export(commands)
     add_label(commands)
+    add_label_sr(commands)
     add_federate(commands)
     add_pacs(commands)
     return parser

@@ -113,14 +113,17 @@ def fetch_into(output_dir: Path, url: str, filters: Mapping[str, str]) -> None:
 
 
 def _send(args: argparse.Namespace) -> None:
+    from monai_weckd.pacs.renumber import renumber_series
     from monai_weckd.pacs.send import list_reports, send_reports
 
-    reports = list_reports(args.input)
+    reports, server = list_reports(args.input), _server(args.url)
     ledger = (args.input if args.input.is_dir() else args.input.parent) / "sent.csv"
     counts: Counter[str] = Counter()
     faults: list[str] = []
     try:
-        outcomes = send_reports(_server(args.url), reports, ledger)
+        if renumbered := renumber_series(server, reports.values()):
+            print(f"numbers {renumbered} series got another, since theirs is taken there")
+        outcomes = send_reports(server, reports, ledger)
         for sent in progress(outcomes, "sending", total=len(reports), unit="reports"):
             counts[sent.outcome] += 1
             faults += [f"{sent.file}: {sent.reason}"] if sent.reason else []

@@ -66,7 +66,8 @@ def add_predict(commands: Any) -> None:
     )
     add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--resume", action="store_true", help="go on from the .part of a run that was killed, with the same options")
-    add("--write_sr", type=Path, metavar="DIR", help="write a DICOM structured report for each DICOM image")
+    add("--write_sr", type=Path, metavar="DIR", help="write DICOM structured reports for DICOM images")
+    add("--sr_per", default="image", help="a report for each: image or study (default: %(default)s)")
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -94,11 +95,7 @@ def _predict(args: argparse.Namespace) -> None:
     if keys.fault:
         print(f"groups  not from the manifest: {keys.fault}")
     aggregate = _aggregate(args, bundle, paths, keys)
-    reports = None
-    if args.write_sr is not None:
-        from monai_weckd.predict.reports import ReportFolder
-
-        reports = ReportFolder(args.write_sr, bundle, resume=args.resume)
+    reports = _reports(args, bundle)
     counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
     print_faults(faults, more=", with their reasons in the CSV")
     for line in _summary(args, counts):
@@ -123,6 +120,14 @@ def _check(args: argparse.Namespace) -> None:
     if args.aggregate is not None and args.aggregate not in _LEVELS:
         hint = nearest(args.aggregate, _LEVELS)
         raise ValueError(f"aggregate: expected one of {_LEVELS}, got {args.aggregate!r}. {hint}")
+    if args.write_sr is not None:
+        from monai_weckd.data.dicom.sr_folder import check_per
+
+        check_per(args.sr_per)
+    elif args.sr_per != "image":
+        raise ValueError(
+            f"sr_per: expected --write_sr beside it, got {args.sr_per!r} alone. Pass a folder for reports."
+        )
     if args.on_bad_item not in _ON_BAD_ITEM:
         hint = nearest(args.on_bad_item, _ON_BAD_ITEM)
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
@@ -130,12 +135,24 @@ def _check(args: argparse.Namespace) -> None:
 
 def _refuse_with_findings(args: argparse.Namespace, bundle: PredictionBundle) -> None:
     """Refuse options that are for one class an image, where the model is of several findings."""
-    for name in ("min_confidence", "coverage", "aggregate", "write_sr") if bundle.thresholds is not None else ():
+    for name in ("min_confidence", "coverage", "aggregate") if bundle.thresholds is not None else ():
         if getattr(args, name) is not None:
             raise ValueError(
                 f"{name}: expected no such option for a model of findings, got {getattr(args, name)}. "
                 "It is not offered for several findings yet; leave it out."
             )
+
+
+def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder | None:
+    """Return the folder of reports, None without --write_sr."""
+    if args.write_sr is None:
+        return None
+    from monai_weckd.data.dicom.sr_series import series_numbers
+    from monai_weckd.data.image_files import image_files
+    from monai_weckd.predict.reports import ReportFolder
+
+    taken = series_numbers(image_files(args.input) if args.input.is_dir() else [str(args.input)])
+    return ReportFolder(args.write_sr, bundle, per=args.sr_per, taken=taken, resume=args.resume)
 
 
 def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
@@ -202,7 +219,7 @@ def _write(
     )
     try:
         with table:
-            done = _take_over(args, table, bundle, paths, keys, counts, faults, aggregate)
+            done = _take_over(args, table, bundle, paths, keys, counts, faults, aggregate, reports)
             for batch in _batches(args, bundle, paths[done:], kind):
                 rows = []
                 for item in batch:
@@ -215,7 +232,7 @@ def _write(
                     if kind is not None:
                         row.update(kind.columns(item.distance))
                     _count(item, row, found, counts, aggregate)
-                    if reports is not None and row["predicted"]:
+                    if reports is not None and row.get("predicted") != "":
                         row["reason"] = fault = reports.write(item, counts["bad"] + counts["read"])
                     if fault and args.on_bad_item == "error":
                         raise ValueError(f"{fault} Or pass --on_bad_item skip.")
@@ -223,6 +240,7 @@ def _write(
                     row["reason"] = keys.relative(row["reason"])
                     rows.append(row)
                 table.write(rows)
+            faults += [] if reports is None else reports.finish()
     except KeyboardInterrupt:
         done = counts["read"] + counts["bad"]
         raise InterruptedError(f"stopped after {done} of {len(paths)} images; their rows are in {table.part}") from None
@@ -248,6 +266,7 @@ def _take_over(
     counts: Counter[str],
     faults: list[str],
     aggregate: Aggregate | None,
+    reports: ReportFolder | None,
 ) -> int:
     """Count the rows of the run that was killed, and return how many images they are: whole batches, as before."""
     from monai_weckd.predict.table import BELOW_CONFIDENCE, kept_prediction
@@ -261,7 +280,10 @@ def _take_over(
                 f"resume: expected rows of the images of {args.input} in {table.part}, got {row['file']!r} "
                 f"in the place of {found.file!r}. Leave --resume out."
             )
-        _count(kept_prediction(row, path, bundle.classes), row, found, counts, aggregate)
+        kept = kept_prediction(row, path, bundle.classes)
+        _count(kept, row, found, counts, aggregate)
+        if reports is not None and reports.per == "study" and row.get("predicted") != "":
+            reports.write(kept, counts["bad"] + counts["read"])
         faults += [row["reason"]] if row["reason"] not in ("", BELOW_CONFIDENCE) else []
     if args.resume:
         print(f"resume  {done} of {len(paths)} images are in {table.part}", flush=True)
@@ -277,7 +299,7 @@ def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
     beside = [bundle.checkpoint.with_name(name) for name in (KIND, OUT_OF_FOLD)]
     files = [bundle.checkpoint, configs / "inference.json", *overlays, *beside]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
-    options = [args.set, args.min_confidence, args.coverage, args.batch_size, bundle.classes]
+    options = [args.set, args.min_confidence, args.coverage, args.batch_size, args.sr_per, bundle.classes]
     options += [] if bundle.thresholds is None else [bundle.thresholds]
     return json_digest({"files": digests, "options": options})
 

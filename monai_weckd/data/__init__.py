@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .byte_cache import ByteCacheDataset
     from .dicom.errors import DicomReadError
     from .dicom.reader import DicomReader
-    from .dicom.sr import ClassificationReport, ClassificationSRWriter, read_classification_sr
+    from .dicom.sr import ClassificationSRWriter
+    from .dicom.sr_reading import ClassificationReport, read_classification_sr
     from .embedding import EmbeddingDataset
     from .stage import StageBatchSampler, StageDataset
 
@@ -46,14 +47,14 @@ __all__ = [
 
 _HOMES = {
     "ByteCacheDataset": "byte_cache",
-    "ClassificationReport": "dicom.sr",
+    "ClassificationReport": "dicom.sr_reading",
     "ClassificationSRWriter": "dicom.sr",
     "DicomReadError": "dicom.errors",
     "DicomReader": "dicom.reader",
     "EmbeddingDataset": "embedding",
     "StageBatchSampler": "stage",
     "StageDataset": "stage",
-    "read_classification_sr": "dicom.sr",
+    "read_classification_sr": "dicom.sr_reading",
 }
 
 

@@ -72,18 +72,21 @@ def _labels(reports: Path, instances: dict[str, list[str]], *, unverified: bool)
     counts: Counter[str] = Counter()
     for path in image_files(reports):
         try:
-            report = read_classification_sr(path)
+            found = read_classification_sr(path)
         except DicomReadError:
             counts["of another kind"] += 1
             continue
-        series = series_of.get(report.images[0]) if report.images else None
-        if series is None:
-            counts["of other images"] += 1
-        elif not (report.verified or unverified):
-            counts["unverified"] += 1
-        else:
-            item = series if len(report.images) > 1 else f"{series}/{report.images[0]}.dcm"
-            _set(verified if report.verified else others, item, report.predicted)
+        for report in found:
+            series = series_of.get(report.images[0]) if report.images else None
+            if series is None:
+                counts["of other images"] += 1
+            elif not report.predicted:
+                counts["of findings"] += 1
+            elif not (report.verified or unverified):
+                counts["unverified"] += 1
+            else:
+                item = series if len(report.images) > 1 else f"{series}/{report.images[0]}.dcm"
+                _set(verified if report.verified else others, item, report.predicted)
     return {**others, **verified}, counts
 
 

@@ -26,6 +26,7 @@ from pydicom.dataset import Dataset
 
 from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.quiet import quiet_loggers
+from monai_weckd.data.dicom.sr_series import series_number
 from monai_weckd.pacs.answers import ENCODINGS, BoundedBody
 from monai_weckd.pacs.errors import (
     PASSWORD,
@@ -43,6 +44,7 @@ from monai_weckd.utils.files import write_error
 __all__ = ["DicomwebServer", "Series", "is_uid"]
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_NUMBER = "00200011"  # of a series
 _PIECE = 2**18
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 _PAGE = 500  # results per page of a query
@@ -166,6 +168,18 @@ class DicomwebServer:
             got = "other text" if found else "none"
             raise DicomwebObjectError(f"{self.url}/{place}: expected UIDs of instances, got {got}.")
         return found
+
+    def series_numbers(self, study: str) -> dict[str, int]:
+        """Return the SeriesNumber of each series of a study that has one, by its UID.
+
+        Args:
+            study: its study's instance UID; one that the server does not have has no series.
+
+        """
+        search = partial(self._client.search_for_series, study, fields=["SeriesNumber"])
+        found = self._pages(f"studies/{study}/series", search, _SERIES, _NUMBER)
+        numbers = {uid: series_number(text) for uid, text in found}
+        return {uid: number for uid, number in numbers.items() if number is not None}
 
     def has(self, study: str, instance: str) -> bool:
         """Return whether the server has an instance.

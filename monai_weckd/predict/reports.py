@@ -14,23 +14,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from monai.data.image_reader import is_dicom_path
 
-from monai_weckd.data import ClassificationSRWriter, DicomReadError
+from monai_weckd.data import ClassificationSRWriter
+from monai_weckd.data.dicom.references import folder_of
+from monai_weckd.data.dicom.sr_folder import DocumentFolder
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.model import PredictionBundle
 
 __all__ = ["ReportFolder"]
 
 
-class ReportFolder:
-    """Write a DICOM structured report for each classified DICOM image; the table's row number is the file name.
+class ReportFolder(DocumentFolder):
+    """Write DICOM structured reports for classified DICOM images; the table's row number is the file name.
 
     Args:
         folder: an empty folder, or one to create.
         bundle: the model; the reports contain its name.
+        per: "image" for a report of each, "study" for one of all images of a study.
+        taken: numbers of the series that each study is known to have, by its UID; default none.
         resume: take the reports that are there for those of the rows that are kept, default False.
 
     Raises:
@@ -39,9 +44,16 @@ class ReportFolder:
 
     """
 
-    def __init__(self, folder: Path, bundle: PredictionBundle, *, resume: bool = False) -> None:
-        if not resume and folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"write_sr: expected an empty folder, got {folder} with files. Pass another one.")
+    def __init__(
+        self,
+        folder: Path,
+        bundle: PredictionBundle,
+        *,
+        per: str = "image",
+        taken: Mapping[str, Iterable[int]] | None = None,
+        resume: bool = False,
+    ) -> None:
+        super().__init__(folder, per=per, taken=taken, resume=resume)
         weights = hashlib.sha256(bundle.checkpoint.read_bytes()).hexdigest()
         name = bundle.root.resolve().name
         self.writer = ClassificationSRWriter(
@@ -49,28 +61,17 @@ class ReportFolder:
             model=bundle.metadata.get("name", name),
             version=f"{bundle.metadata['version']}, weights {weights[:12]}",
             bundle=name,
+            thresholds=bundle.thresholds,
         )
-        self.folder = folder
-
-    @property
-    def count(self) -> int:
-        """Number of reports in the folder."""
-        return len(list(self.folder.glob("*.dcm")))
 
     def write(self, prediction: Prediction, row: int) -> str:
-        """Write the report of a DICOM image; return why that failed, or an empty text.
+        """Write the report of a DICOM image, or keep it for that of its study; return why that failed, or no text.
 
         Args:
             prediction: prediction for an image; images other than DICOM are ignored.
             row: its row in the table, from 1.
 
         """
-        if prediction.probabilities is None or not is_dicom_path(prediction.path):
+        if prediction.probabilities is None or not is_dicom_path(folder_of(prediction.path)):
             return ""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{row:06}.dcm"
-        try:
-            self.writer.write(path, prediction.probabilities.tolist(), source=prediction.path)
-        except DicomReadError as error:
-            return f"no report: {error}"
-        return ""
+        return self.add(self.writer, prediction.probabilities.tolist(), source=prediction.path, number=row)

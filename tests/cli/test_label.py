@@ -43,6 +43,8 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
         (["--studies", "none"], "studies: expected a folder of images, got 'none'. Correct the path."),
         (["--bundle", "none"], "bundle: expected configs/train.json in 'none', got none. Pass a bundle."),
         (["--val_fraction", "1"], "val_fraction: expected a fraction in [0, 1), got 1.0. Pass e.g. 0.25."),
+        (["--worklist", "none.csv"], "worklist: expected a CSV of `predict`, got no none.csv. Correct the path."),
+        (["--worklist", "list.csv"], "worklist: expected images of images, got none of 1. Pass the folder that was"),
         (["--set", "sed=1"], "set: expected a key of"),
         ([], "monailabel: expected to be installed, got No module named 'monailabel"),
     ],
@@ -50,6 +52,7 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
 def test_errors_are_one_line_without_traceback(copy_ears, capsys, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "list.csv").write_text("file,predicted,reason\r\nother.png,,below min_confidence\r\n")
     copy_ears(tmp_path / "images", 12)
     monkeypatch.setitem(sys.modules, "monailabel", None)
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]

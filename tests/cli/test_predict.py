@@ -378,7 +378,7 @@ def test_dicom_images_get_reports(capsys, model, tmp_path):
     rows = table(tmp_path / "out.csv")
     (path,) = (tmp_path / "reports").iterdir()
     assert rows[int(path.stem) - 1]["file"].endswith("g.dcm")
-    report, row = read_classification_sr(path), rows[int(path.stem) - 1]
+    (report,), row = read_classification_sr(path), rows[int(path.stem) - 1]
     assert report.predicted == row["predicted"]
     assert report.probabilities == {name: float(row[f"probability_{name}"]) for name in CLASSES}
     assert (report.model, report.bundle) == ("Otoscopy chain classification", OTOSCOPY.name)

@@ -84,16 +84,25 @@ class FakeDicomweb:
         found = re.fullmatch(rf"{ROOT}(?:/studies/([^/]+))?(?:/series/([^/]+))?/(series|instances)", path)
         study, series, level = found.groups()
         rows = {}
-        for one, two, three in self.objects:
+        for (one, two, three), content in self.objects.items():
             if study in (None, one) and series in (None, two) and query.get("SOPInstanceUID", three) == three:
                 row = {"0020000D": one, "0020000E": two, **({"00080018": three} if level == "instances" else {})}
                 # as servers do, with what is nobody's business
                 rows[tuple(row.values())] = {tag: {"vr": "UI", "Value": [value]} for tag, value in row.items()} | {
-                    "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}
+                    "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]},
+                    **self._number(level, content),
                 }
         offset = int(query.get("offset", 0)) if self.knows_offset else 0
         limit = min(int(query.get("limit", 10**9)), self.most or 10**9)
         return list(rows.values())[offset : offset + limit]
+
+    @staticmethod
+    def _number(level, content):
+        number = None
+        if level == "series":
+            number = dcmread(io.BytesIO(content), specific_tags=["SeriesNumber"], stop_before_pixels=True)
+            number = number.get("SeriesNumber")
+        return {} if number is None else {"00200011": {"vr": "IS", "Value": [int(number)]}}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,22 +13,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import PATIENT, dicom_dataset
+from dicom_files import PATIENT, dicom_dataset, errors_of_dciodvfy
 from fake_dicomweb import dicom_bytes
 from prediction_models import CLASSES, OTOSCOPY, untrained_model
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from small_bundles import small_bundle
 
 pytest.importorskip("dicomweb_client", reason="DICOMweb wants the extra 'pacs'")
 pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
 
+import highdicom
 import orthanc_server
 
 from monai_weckd.cli.main import main
@@ -60,14 +64,15 @@ def pacs(server, monkeypatch):
     assert list(server.folder.glob("core*")) == []
 
 
-def pictures(count, *, per_series=1, patients=3):
+def pictures(count, *, per_series=1, patients=3, **elements):
     """Return pictures in color by their UIDs: a study and a patient for each series."""
     found, rng = {}, np.random.default_rng(0)
     for number in range(count):
         if number % per_series == 0:
             series = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
         pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        dataset = dicom_dataset(pixels, **series, PatientID=f"{PATIENT['PatientID']}-{number % patients}")
+        keys = {"PatientID": f"{PATIENT['PatientID']}-{number // per_series % patients}", **series, **elements}
+        dataset = dicom_dataset(pixels, **keys)
         found[str(dataset.SOPInstanceUID)] = dicom_bytes(dataset)
     return found
 
@@ -126,7 +131,7 @@ def test_there_and_back(capsys, pacs, monkeypatch, tmp_path):
     }
     found = {}
     for file in (tmp_path / "back").rglob("*.dcm"):
-        report = read_classification_sr(file)
+        (report,) = read_classification_sr(file)
         found[report.images[0]] = (report.predicted, report.probabilities)
     assert found == {
         Path(row["file"]).stem: (row["predicted"], {name: float(row[f"probability_{name}"]) for name in CLASSES})
@@ -144,6 +149,74 @@ def test_there_and_back(capsys, pacs, monkeypatch, tmp_path):
     assert re.findall("reports (.*) refused", text) == ["8 stored, 0 there already, 0", "0 stored, 8 there already, 0"]
     text += "".join(path.read_text() for path in tmp_path.rglob("*.csv"))
     assert [word for word in (*PATIENT.values(), *orthanc_server.LOGIN[1:], "Lestrade") if word in text] == []
+
+
+def series_of(pacs):
+    """Return modality, number, description and the count of instances of each series, by study."""
+    found = defaultdict(list)
+    for key in pacs.get("series"):
+        series, study = pacs.get(f"series/{key}"), pacs.get(f"series/{key}/study")
+        tags = series["MainDicomTags"]
+        row = tags["Modality"], int(tags["SeriesNumber"]), tags.get("SeriesDescription"), len(series["Instances"])
+        found[study["MainDicomTags"]["StudyInstanceUID"]].append(row)
+    return {study: sorted(rows) for study, rows in found.items()}
+
+
+@pytest.mark.parametrize(("per", "count"), [("image", 3), ("study", 1)])
+def test_a_run_is_one_new_series_of_a_study(pacs, tmp_path, per, count):
+    for content in pictures(6, per_series=3, SeriesNumber=2).values():
+        pacs.put(content)
+    first, second = series_of(pacs)
+    # a series that is not fetched has the first number that is free among the others
+    for content in pictures(1, StudyInstanceUID=first, Modality="CT", SeriesNumber=9001).values():
+        pacs.put(content)
+    before = series_of(pacs)
+    assert fetch(pacs, tmp_path / "images") == 0
+    bundle = small_bundle(tmp_path / "bundle")
+    options = ["--bundle", bundle, "--ckpt", bundle / "models" / "model.pt", "--input", tmp_path / "images"]
+    for run_number in range(2):
+        folder = tmp_path / f"reports{run_number}"
+        output = ["--output", tmp_path / "out.csv", "--write_sr", folder, "--sr_per", per]
+        assert run("predict", *options, *output) == 0
+        assert run("send", "--url", pacs.url, "--input", folder) == 0
+    new = {study: [row for row in rows if row not in before[study]] for study, rows in series_of(pacs).items()}
+    expected = [("SR", number, "Classes by Small", count) for number in (9001, 9002, 9003)]
+    assert new == {first: expected[1:], second: expected[:2]}
+    # as strangers read it
+    files = [path for folder in ("reports0", "reports1") for path in sorted((tmp_path / folder).glob("*.dcm"))]
+    stored = pacs.contents()
+    for file in files:
+        assert errors_of_dciodvfy(file) == []
+        dataset = dcmread(file)
+        assert stored[dataset.SOPInstanceUID] == file.read_bytes()
+        groups = highdicom.sr.srread(file).content.get_image_measurement_groups()
+        images = [image.referenced_sop_instance_uid for group in groups for image in group.source_images]
+        assert len(images) == 3 // count
+        assert set(images) <= stored.keys()
+        (evidence,) = dataset.CurrentRequestedProcedureEvidenceSequence
+        assert evidence.StudyInstanceUID == dataset.StudyInstanceUID
+
+
+def test_labels_of_a_person_come_back_as_labels(pacs, tmp_path):
+    originals = pictures(4, per_series=2, SeriesNumber=9001)
+    for content in originals.values():
+        pacs.put(content)
+    before, images = series_of(pacs), tmp_path / "images"
+    assert fetch(pacs, images) == 0
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.dcm"))
+    given = dict(zip(names, ("ill", "well", "ill"), strict=False))
+    entries = {name: {"label": label, "ts": 1} for name, label in given.items()}
+    (tmp_path / "labels.json").write_text(json.dumps({"format": 1, "labels": entries}))
+    options = ["--dataset_dir", images, "--labels", tmp_path / "labels.json", "--write_sr", tmp_path / "reports"]
+    reader = ["--verified_by", "Doe^Jane", "--organization", "Clinic"]
+    assert run("label_sr", *options, "--sr_per", "study", *reader) == 0
+    assert run("send", "--url", pacs.url, "--input", tmp_path / "reports") == 0
+    new = {study: [row for row in rows if row not in before[study]] for study, rows in series_of(pacs).items()}
+    assert list(new.values()) == [[("SR", 9002, "Labels by people", 1)]] * 2
+    assert fetch(pacs, tmp_path / "back", "SR") == 0
+    assert run("manifest", "--dataset_dir", images, "--reports", tmp_path / "back") == 0
+    rows = read_table((images / "manifest.csv").read_text())
+    assert {row["file"]: row["label"] for row in rows if row["label"]} == given
 
 
 def killing(monkeypatch, pacs, name, number, *, after=False, then=lambda: None):

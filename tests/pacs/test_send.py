@@ -28,6 +28,7 @@ pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'"
 
 from monai_weckd.cli.main import main
 from monai_weckd.data import ClassificationSRWriter
+from monai_weckd.data.dicom.sr_folder import DocumentFolder
 from monai_weckd.pacs.server import DicomwebServer
 
 
@@ -35,13 +36,13 @@ from monai_weckd.pacs.server import DicomwebServer
 def reports(tmp_path):
     """A folder of three reports, the study of which is one."""
     folder, images = tmp_path / "reports", tmp_path / "images"
-    folder.mkdir()
     images.mkdir()
     writer, study = ClassificationSRWriter(["ill", "well"], model="m", version="1", bundle="b"), generate_uid()
+    documents = DocumentFolder(folder)
     for number in range(3):
         picture = np.full((8, 8), number, dtype=np.uint8)
         source = write_dicom(images / f"{number}.dcm", picture, StudyInstanceUID=study)
-        writer.write(folder / f"{number:06}.dcm", [0.25, 0.75], source=source)
+        assert documents.add(writer, [0.25, 0.75], source=source, number=number + 1) == ""
     return folder
 
 
@@ -80,7 +81,7 @@ def test_what_is_not_to_be_sent_stops_before_anything_is(capsys, fake, waits, re
     (reports.parent / "twice").mkdir()
     (reports.parent / "text.dcm").write_text("text")
     for name in ("a.dcm", "b.dcm"):
-        (reports.parent / "twice" / name).write_bytes((reports / "000000.dcm").read_bytes())
+        (reports.parent / "twice" / name).write_bytes((reports / "000001.dcm").read_bytes())
     assert send(fake, make(reports)) == 1
     assert message in capsys.readouterr().err
     assert fake.requests == []
@@ -119,11 +120,11 @@ def test_a_server_that_has_lost_a_report_gets_it_again(fake, waits, reports):
 
 
 def test_a_refused_report_stops_no_other(capsys, fake, waits, reports):
-    uid = uid_of(reports / "000001.dcm")
+    uid = uid_of(reports / "000002.dcm")
     fake.refuses = {uid: 0xA900}
     assert send(fake, reports) == 1
     out, err = capsys.readouterr()
-    assert "bad     000001.dcm: " in out
+    assert "bad     000002.dcm: " in out
     assert "expected an answer, got 409, failure reason A900." in out
     assert "reports 2 stored, 0 there already, 1 refused\n" in out
     assert err == f"error: {fake.url}: expected to store all reports, got 1 refused. See {reports / 'sent.csv'}.\n"
@@ -154,7 +155,7 @@ def test_no_access_is_told_without_the_password(capsys, fake, waits, reports, mo
 
 
 def test_no_patient_is_in_the_ledger(capsys, fake, waits, reports):
-    fake.refuses = {uid_of(reports / "000001.dcm"): 0x0110}
+    fake.refuses = {uid_of(reports / "000002.dcm"): 0x0110}
     send(fake, reports)
     text = "".join(capsys.readouterr()) + (reports / "sent.csv").read_text()
     assert [value for value in PATIENT.values() if value in text] == []
@@ -163,7 +164,7 @@ def test_no_patient_is_in_the_ledger(capsys, fake, waits, reports):
 def test_a_header_is_not_quoted(fake, waits, reports):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        path = reports / "000001.dcm"
+        path = reports / "000002.dcm"
         dataset = dcmread(path)
         dataset.SpecificCharacterSet = "Doe^Jane"
         dataset.save_as(path)

@@ -9,92 +9,61 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Write and read classification results as DICOM structured reports."""
+"""Write what a model says about images as DICOM structured reports."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from monai.config import PathLike
-from monai.utils import ensure_tuple
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 
-from monai_weckd.data.dicom.codestream import open_dicom
-from monai_weckd.data.dicom.errors import DicomReadError, named_errors
-from monai_weckd.data.dicom.header import claim_sequences
-from monai_weckd.data.dicom.quiet import quiet_warnings
-from monai_weckd.data.dicom.series import read_series
-from monai_weckd.utils.budget import budgeted
+from monai_weckd.data.dicom.errors import named_errors
+from monai_weckd.data.dicom.sr_document import (
+    PROBABILITY,
+    Origin,
+    Source,
+    build_report,
+    check_study,
+    checked_classes,
+    first_name,
+    highdicom_package,
+    image_headers,
+    own_run,
+    private_code,
+    source_images,
+    tracking,
+)
+from monai_weckd.data.dicom.sr_series import ReportRun
 
 if TYPE_CHECKING:
     import highdicom
 
-__all__ = ["ClassificationReport", "ClassificationSRWriter", "read_classification_sr"]
-
-# a private coding scheme's name begins with 99; the digest of a meaning is its code
-_SCHEME = "99WECKD"
-_PROBABILITY = "Probability of "
-_LONGEST = 64 - len(_PROBABILITY)  # a code's meaning has at most 64 characters
-_UTF8 = "ISO_IR 192"
-# elements of an image's header that a report repeats, empty if absent; other elements may be damaged and are ignored
-_PATIENT_AND_STUDY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-
-
-class ClassificationReport(NamedTuple):
-    """The content of a structured report about an image.
-
-    Args:
-        predicted: the class.
-        probabilities: probability of each class, by its name, in the order of their indices.
-        model: name of the model.
-        version: its version.
-        bundle: name of its bundle.
-        images: SOP instance UIDs of the images that were classified.
-        verified: whether a person has verified the report.
-
-    """
-
-    predicted: str
-    probabilities: dict[str, float]
-    model: str
-    version: str
-    bundle: str
-    images: tuple[str, ...]
-    verified: bool
+__all__ = ["ClassificationSRWriter"]
 
 
 class ClassificationSRWriter:
-    """Write the class of an image as a DICOM structured report: Comprehensive SR after TID 1500. Needs ``highdicom``.
+    """Write classes or findings of images as a DICOM structured report: Comprehensive SR after TID 1500.
 
-    The report belongs to the patient and study of the image and refers to it. It is preliminary and unverified: no
-    person has looked at it. Its one measurement group has the class as finding and as qualitative evaluation, the
-    probability of each class as a measurement, and name, version, bundle and classes of the model as its algorithm.
+    The report belongs to the patient and study of its images and refers to them. It is preliminary and unverified: no
+    person has looked at it. It has a measurement group for each image, with the probability of each class as a
+    measurement, and name, version, bundle and classes of the model as its algorithm. Where an image has one class, that
+    is the finding and a qualitative evaluation; where it has findings, each with a threshold has a qualitative
+    evaluation, present or absent. Needs ``highdicom``.
 
     Args:
-        classes: class names in the order of their indices.
+        classes: names of the classes, or of the findings, in the order of their indices.
         model: name of the model.
         version: version of the model.
         bundle: name of the bundle that it is from.
+        thresholds: from which probability on each finding counts as present, None for one that never does; default
+            None: an image has one class.
 
     Raises:
         ImportError: When highdicom is not installed.
@@ -108,18 +77,29 @@ class ClassificationSRWriter:
 
     """
 
-    def __init__(self, classes: Sequence[str], *, model: str, version: str, bundle: str) -> None:
-        _highdicom()
-        self.classes = [_checked_class(name) for name in classes]
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        model: str,
+        version: str,
+        bundle: str,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> None:
+        highdicom_package()
+        self.classes = checked_classes(classes)
         self.model, self.version, self.bundle = model, version, bundle
-        for name, value in (("classes", classes), ("model", model), ("version", version), ("bundle", bundle)):
+        self.thresholds = None if thresholds is None else list(thresholds)
+        for name, value in (("model", model), ("version", version), ("bundle", bundle)):
             if not value:
-                raise ValueError(f"{name}: expected at least one character or class, got none. Name it.")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes: expected different names, got {self.classes}. Rename one.")
+                raise ValueError(f"{name}: expected at least one character, got none. Name it.")
+        if self.thresholds is not None and len(self.thresholds) != len(self.classes):
+            raise ValueError(
+                f"thresholds: expected {len(self.classes)}, got {len(self.thresholds)}. Pass one for each."
+            )
 
-    def write(self, path: PathLike, probabilities: Sequence[float], *, source: Sequence[PathLike] | PathLike) -> None:
-        """Write the report of one image.
+    def write(self, path: PathLike, probabilities: Sequence[float], *, source: Source) -> None:
+        """Write the report of one image, as a series of its own.
 
         Args:
             path: the file to write.
@@ -131,164 +111,91 @@ class ClassificationSRWriter:
             DicomReadError: When the image is not DICOM, or its header does not say to what study it belongs.
 
         """
+        content = io.BytesIO()
+        report = self.build([(probabilities, source)])
+        with named_errors(first_name(source)):  # an error here is in the header of the image, not in ``path``
+            report.save_as(content, enforce_file_format=True)
+        Path(path).write_bytes(content.getvalue())
+
+    def build(
+        self, images: Sequence[tuple[Sequence[float], Source]], *, run: ReportRun | None = None, number: int = 1
+    ) -> Dataset:
+        """Return the report of images of one study.
+
+        Args:
+            images: the probabilities of each, and the image itself, as for :py:meth:`write`.
+            run: the series of the run that the report is part of, default None: it gets a series of its own.
+            number: its InstanceNumber, default 1.
+
+        Raises:
+            ValueError: When these are not as many finite probabilities as classes, or images are of several studies.
+            DicomReadError: When an image is not DICOM, or its header does not say to what study it belongs.
+
+        """
+        rows = [(self._checked(values), image_headers(source)) for values, source in images]
+        headers = [header for _, own in rows for header in own]
+        check_study(headers)
+        first = images[0][1]
+        run = own_run(first) if run is None else run
+        with named_errors(first_name(first)):
+            groups = [self._group(values, own) for values, own in rows]
+            return build_report(groups, headers, origin=self._origin(), run=run, number=number)
+
+    def _checked(self, probabilities: Sequence[float]) -> list[float]:
         values = [float(value) for value in probabilities]
         if len(values) != len(self.classes) or not all(0 <= value <= 1 for value in values):
             raise ValueError(f"probabilities: expected {len(self.classes)} from 0 to 1, got {values}. Apply a softmax.")
-        headers = _headers(source)
-        with named_errors(os.fspath(ensure_tuple(source)[0])):
-            content = io.BytesIO()  # an error here is in the header of the image, not in ``path``
-            self._report(values, headers).save_as(content, enforce_file_format=True)
-        Path(path).write_bytes(content.getvalue())
+        return values
 
-    def _report(self, values: Sequence[float], headers: Sequence[Dataset]) -> highdicom.sr.ComprehensiveSR:
-        return _highdicom().sr.ComprehensiveSR(
-            evidence=headers,
-            content=self._content(values, headers),
-            series_instance_uid=generate_uid(prefix=None),
-            series_number=1,
-            sop_instance_uid=generate_uid(prefix=None),
-            instance_number=1,
-            manufacturer="monai_weckd",
-            is_complete=True,
-            is_verified=False,
-            specific_character_set=_UTF8,
-        )
-
-    def _content(self, values: Sequence[float], headers: Sequence[Dataset]) -> highdicom.sr.MeasurementReport:
-        """Return the tree of the report."""
-        hd = _highdicom()
+    def _origin(self) -> Origin:
+        hd = highdicom_package()
         device = hd.sr.DeviceObserverIdentifyingAttributes(
             uid=generate_uid(entropy_srcs=[self.model, self.version, self.bundle]), name=self.model
         )
-        return hd.sr.MeasurementReport(
-            observation_context=hd.sr.ObservationContext(
-                observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device)
-            ),
-            procedure_reported=codes.SCT.ImagingProcedure,
-            title=codes.DCM.ImagingMeasurementReport,
-            imaging_measurements=[self._group(values, headers)],
+        observer = hd.sr.ObserverContext(codes.DCM.Device, device)
+        what = "Classes" if self.thresholds is None else "Findings"
+        return Origin(
+            hd.sr.ObservationContext(observer_device_context=observer),
+            description=f"{what} by {self.model}",
+            model=self.model,
+            versions=(self.version,),
         )
 
     def _group(
         self, values: Sequence[float], headers: Sequence[Dataset]
     ) -> highdicom.sr.MeasurementsAndQualitativeEvaluations:
-        """Return the measurement group about the image."""
-        hd = _highdicom()
-        predicted = _code(self.classes[values.index(max(values))])
+        """Return the measurement group about an image."""
+        hd = highdicom_package()
         return hd.sr.MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=hd.sr.TrackingIdentifier(generate_uid(prefix=None), "Image classification"),
-            # not an evaluation named "Finding", which highdicom would not return on reading
-            finding_type=predicted,
-            algorithm_id=hd.sr.AlgorithmIdentification(
-                self.model,
-                self.version,
-                parameters=[
-                    f"bundle: {self.bundle}",
-                    f"classes: {json.dumps(self.classes, ensure_ascii=False)}",
-                ],
-            ),
+            tracking_identifier=tracking(),
+            algorithm_id=hd.sr.AlgorithmIdentification(self.model, self.version, parameters=self._parameters()),
             measurements=[
-                hd.sr.Measurement(_code(_PROBABILITY + name), value, codes.UCUM.NoUnits)
+                hd.sr.Measurement(private_code(PROBABILITY + name), value, codes.UCUM.NoUnits)
                 for name, value in zip(self.classes, values, strict=True)
             ],
-            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_code("Predicted class"), predicted)],
-            source_images=[
-                hd.sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers
-            ],
+            **self._verdict(values),
+            source_images=source_images(headers),
         )
 
+    def _parameters(self) -> list[str]:
+        found = [f"bundle: {self.bundle}", f"classes: {json.dumps(self.classes, ensure_ascii=False)}"]
+        return found if self.thresholds is None else [*found, f"thresholds: {json.dumps(self.thresholds)}"]
 
-@budgeted
-def read_classification_sr(path: PathLike) -> ClassificationReport:
-    """Read a report of :py:class:`ClassificationSRWriter`. Needs ``highdicom``.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ImportError: When highdicom is not installed.
-        DicomReadError: When it is not such a report.
-
-    """
-    hd = _highdicom()
-    with named_errors(os.fspath(path)), open_dicom(path) as file:
-        dataset = dcmread(file)
-        claim_sequences(dataset)
-        if dataset.get("Modality") != "SR":
-            raise DicomReadError("expected a structured report, got another object. Leave it out.")
-        report = hd.sr.ComprehensiveSR.from_dataset(dataset, copy=False)
-        found = [group for group in report.content.get_image_measurement_groups() if _is_ours(group)]
-        if len(found) != 1:
-            raise DicomReadError(f"expected the classification of one image, got {len(found)}. Read it with highdicom.")
-        return _read(found[0], verified=report.VerificationFlag == "VERIFIED")
-
-
-def _read(group: Any, *, verified: bool) -> ClassificationReport:
-    texts: dict[str, list[str]] = {}
-    for item in group[0].ContentSequence:
-        if item.ValueType == "TEXT":
-            texts.setdefault(item.name.value, []).append(item.value)
-    parameters = dict(text.split(": ", 1) for text in texts[codes.DCM.AlgorithmParameters.value])
-    values = {item.name.meaning.removeprefix(_PROBABILITY): item.value for item in group.get_measurements()}
-    return ClassificationReport(
-        predicted=group.finding_type.meaning,
-        probabilities={name: float(values[name]) for name in json.loads(parameters["classes"])},
-        model=texts[codes.DCM.AlgorithmName.value][0],
-        version=texts[codes.DCM.AlgorithmVersion.value][0],
-        bundle=parameters["bundle"],
-        images=tuple(str(image.referenced_sop_instance_uid) for image in group.source_images),
-        verified=verified,
-    )
-
-
-def _is_ours(group: Any) -> bool:
-    return group.finding_type is not None and group.finding_type.scheme_designator == _SCHEME
-
-
-def _headers(source: Sequence[PathLike] | PathLike) -> list[Dataset]:
-    """Return the header elements that a report repeats, for each file of an image."""
-    names = [os.fspath(name) for name in ensure_tuple(source)]
-    if len(names) == 1 and Path(names[0]).is_dir():
-        names = [name for name, _ in read_series(names)]
-    return list(map(_header, names))
-
-
-@budgeted
-def _header(name: str) -> Dataset:
-    with named_errors(name), open_dicom(name) as file:
-        found, header = dcmread(file, stop_before_pixels=True), Dataset()
-        for keyword in _UIDS:
-            uid = UID(found.get(keyword) or "")
-            if not uid.is_valid:
-                raise DicomReadError(f"expected a valid {keyword}, to refer to the image, got none. Repair the header.")
-            setattr(header, keyword, uid)
-        for keyword in _PATIENT_AND_STUDY:
-            setattr(header, keyword, found.get(keyword) or "")
-    return header
-
-
-def _code(meaning: str) -> highdicom.sr.CodedConcept:
-    value = hashlib.sha256(meaning.encode()).hexdigest()[:16].upper()
-    return _highdicom().sr.CodedConcept(value, _SCHEME, meaning)
-
-
-def _checked_class(name: str) -> str:
-    if not 0 < len(name) <= _LONGEST or "\\" in name or not name.isprintable() or name != name.strip():
-        raise ValueError(
-            f"classes: expected names of 1 to {_LONGEST} characters without backslash, line break or space around, "
-            f"got {name!r}. Rename it."
-        )
-    return name
-
-
-def _highdicom() -> Any:
-    try:
-        import highdicom
-        import highdicom.sr
-        import highdicom.valuerep
-    except ImportError as error:
-        raise ImportError(
-            "highdicom: expected to be installed, got none. Run pip install 'monai-weckd[sr]' or pip install highdicom."
-        ) from error
-    quiet_warnings(highdicom.valuerep)  # which quotes names of patients
-    return highdicom
+    def _verdict(self, values: Sequence[float]) -> dict[str, Any]:
+        """Return the class of an image, or which findings it has."""
+        evaluation = highdicom_package().sr.QualitativeEvaluation
+        if self.thresholds is None:
+            predicted = private_code(self.classes[values.index(max(values))])
+            # not an evaluation named "Finding", which highdicom would not return on reading
+            return {
+                "finding_type": predicted,
+                "qualitative_evaluations": [evaluation(private_code("Predicted class"), predicted)],
+            }
+        told = zip(self.classes, values, self.thresholds, strict=True)
+        return {
+            "qualitative_evaluations": [
+                evaluation(private_code(name), codes.cid240.Present if value >= limit else codes.cid240.Absent)
+                for name, value, limit in told
+                if limit is not None
+            ]
+        }

@@ -32,7 +32,8 @@ from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.patients import read_keys
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.dicom.sr import ClassificationSRWriter, read_classification_sr
+from monai_weckd.data.dicom.sr import ClassificationSRWriter
+from monai_weckd.data.dicom.sr_reading import read_classification_sr
 
 MARKER = "Marker"
 VRS = sorted(vr.value for vr in VR if len(vr.value) == 2)

@@ -34,7 +34,7 @@ from monai_weckd.data.dicom import pixels as dicom_pixels
 from monai_weckd.data.dicom.elements import read_header
 from monai_weckd.data.dicom.errors import DicomReadError
 from monai_weckd.data.dicom.reader import DicomReader
-from monai_weckd.data.dicom.sr import read_classification_sr
+from monai_weckd.data.dicom.sr_reading import read_classification_sr
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (5, 7), dtype=np.uint16)

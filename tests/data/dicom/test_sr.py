@@ -12,19 +12,19 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import warnings
 
 import numpy as np
 import pytest
-from dicom_files import write_dicom, write_series
+from dicom_files import errors_of_dciodvfy, write_dicom, write_series
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage
 
+from monai_weckd import __version__
 from monai_weckd.data import ClassificationSRWriter, DicomReadError, read_classification_sr
 
-pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
+highdicom = pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
 
 CLASSES = ["tumor", "=no tumor", 'Größe, "ß"']
 PROBABILITIES = [0.12345678, 0.87654321, 1e-17]
@@ -40,22 +40,11 @@ def writer(classes=CLASSES, **changes):
     return ClassificationSRWriter(classes, **{**NAMES, **changes})
 
 
-def errors_of_dciodvfy(path):
-    """Return the errors that an independent validator finds."""
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed (Debian's dicom3tools)")
-    done = subprocess.run([program, str(path)], capture_output=True, text=True, errors="replace")
-    lines = (done.stdout + done.stderr).splitlines()
-    assert "ComprehensiveSR" in lines
-    return [line for line in lines if line.startswith("Error")]
-
-
 @pytest.mark.parametrize(
     ("classes", "changes", "message"),
     [
-        ([], {}, "classes: expected at least one character or class, got none. Name it."),
-        (["a"], {"model": ""}, "model: expected at least one character or class, got none. Name it."),
+        ([], {}, "classes: expected at least one class, got none. Name it."),
+        (["a"], {"model": ""}, "model: expected at least one character, got none. Name it."),
         (["a", "a"], {}, r"classes: expected different names, got \['a', 'a'\]. Rename one."),
         (["a" * 50], {}, "classes: expected names of 1 to 49 characters without backslash, line break or space around"),
         (["a\\b"], {}, r"got 'a\\\\b'. Rename it."),
@@ -66,6 +55,11 @@ def errors_of_dciodvfy(path):
 def test_names_that_no_report_can_hold(classes, changes, message):
     with pytest.raises(ValueError, match=message):
         writer(classes, **changes)
+
+
+def test_a_threshold_for_each_finding():
+    with pytest.raises(ValueError, match=r"thresholds: expected 3, got 2\. Pass one for each\."):
+        writer(thresholds=[0.5, 0.5])
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5], [0.5, 0.6, -0.1], [float("nan"), 0, 0]])
@@ -92,7 +86,7 @@ def test_an_image_that_cannot_be_referred_to(tmp_path):
 def test_a_report_keeps_classes_probabilities_and_where_they_are_from(tmp_path):
     path = write_image(tmp_path, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100")
     writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
-    report, image = read_classification_sr(tmp_path / "sr.dcm"), dcmread(path)
+    (report,), image = read_classification_sr(tmp_path / "sr.dcm"), dcmread(path)
     assert report.predicted == "=no tumor"
     assert list(report.probabilities) == CLASSES
     assert list(report.probabilities.values()) == PROBABILITIES
@@ -113,6 +107,79 @@ def test_a_report_keeps_classes_probabilities_and_where_they_are_from(tmp_path):
     other = dcmread(tmp_path / "other.dcm")
     assert code_of_finding(other) == code_of_finding(dataset)
     assert other.SOPInstanceUID != dataset.SOPInstanceUID
+
+
+def test_an_archive_can_list_the_report(tmp_path):
+    path = write_image(tmp_path, SeriesNumber=9001)
+    writer(model="Name with \\ and \n" + 70 * "x").write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
+    dataset = dcmread(tmp_path / "sr.dcm")
+    assert dataset.SeriesDescription == ("Classes by Name with   and  " + 70 * "x")[:64]
+    assert dataset.ManufacturerModelName == ("Name with   and  " + 70 * "x")[:64]
+    assert list(dataset.SoftwareVersions) == [NAMES["version"], f"monai_weckd {__version__}"]
+    assert (dataset.SeriesNumber, dataset.InstanceNumber) == (9002, 1)  # the image has the first free one
+    assert errors_of_dciodvfy(tmp_path / "sr.dcm") == []
+
+
+def save(dataset, path):
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Images of one study, in two series."""
+    folder, study = tmp_path / "study", {"StudyInstanceUID": "1.2.3", "SOPClassUID": CTImageStorage}
+    folder.mkdir()
+    pixels = np.zeros((8, 9), dtype=np.uint16)
+    return [
+        write_dicom(folder / f"{number}.dcm", pixels, **study, SeriesInstanceUID=f"1.2.3.{number % 2 + 1}")
+        for number in range(4)
+    ]
+
+
+def test_one_report_of_a_study(study, tmp_path):
+    values = [[0.1 * number, 1 - 0.1 * number, 0] for number in range(4)]
+    path = save(writer().build(list(zip(values, study, strict=True))), tmp_path / "sr.dcm")
+    reports = read_classification_sr(path)
+    assert [list(report.probabilities.values()) for report in reports] == values
+    assert [report.images for report in reports] == [(dcmread(image).SOPInstanceUID,) for image in study]
+    assert {report.predicted for report in reports} == {"=no tumor"}
+    assert errors_of_dciodvfy(path) == []
+    (evidence,) = dcmread(path).CurrentRequestedProcedureEvidenceSequence
+    assert sorted(len(series.ReferencedSOPSequence) for series in evidence.ReferencedSeriesSequence) == [2, 2]
+
+
+def test_a_report_of_several_studies_is_refused(study, tmp_path):
+    images = [(PROBABILITIES, study[0]), (PROBABILITIES, write_image(tmp_path))]
+    with pytest.raises(
+        ValueError, match=r"images: expected those of one study, got 2 studies. Write a report for each."
+    ):
+        writer().build(images)
+    with pytest.raises(ValueError, match=r"images: expected those of one study, got 0 studies"):
+        writer().build([])
+
+
+def test_findings_are_present_or_absent(study, tmp_path):
+    findings = writer(thresholds=[0.1, 0.9, None])
+    values = [[0.1, 0.2, 0.9], [0.09, 0.95, 0]]
+    path = save(findings.build(list(zip(values, study[:2], strict=True))), tmp_path / "sr.dcm")
+    first, second = read_classification_sr(path)
+    assert (first.predicted, second.predicted) == ("", "")
+    assert first.present == {"tumor": True, "=no tumor": False}
+    assert second.present == {"tumor": False, "=no tumor": True}
+    assert [list(report.probabilities.values()) for report in (first, second)] == values
+    assert dcmread(path).SeriesDescription == "Findings by Brain chain, no. 1"
+    assert errors_of_dciodvfy(path) == []
+    # as a stranger reads it, with public codes
+    content = highdicom.sr.srread(path).content
+    evaluations = [group.get_qualitative_evaluations() for group in content.get_image_measurement_groups()]
+    told = [
+        [(item.name.meaning, item.value.value, item.value.scheme_designator) for item in row] for row in evaluations
+    ]
+    assert told == [
+        [("tumor", "52101004", "SCT"), ("=no tumor", "272519000", "SCT")],
+        [("tumor", "272519000", "SCT"), ("=no tumor", "52101004", "SCT")],
+    ]
 
 
 def code_of_finding(dataset):
@@ -141,8 +208,8 @@ def test_a_series_is_referred_to_slice_by_slice(tmp_path):
     (tmp_path / "series" / "notes.txt").touch()
     for source in (tmp_path / "series", files):
         writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=source)
-        found = read_classification_sr(tmp_path / "sr.dcm").images
-        assert sorted(found) == sorted(dcmread(name).SOPInstanceUID for name in files)
+        (found,) = read_classification_sr(tmp_path / "sr.dcm")
+        assert sorted(found.images) == sorted(dcmread(name).SOPInstanceUID for name in files)
     assert errors_of_dciodvfy(tmp_path / "sr.dcm") == []
 
 
@@ -155,7 +222,7 @@ def test_what_is_no_report_of_ours_is_refused(tmp_path):
         if element.keyword == "CodingSchemeDesignator" and element.value == "99WECKD":
             element.value = "99OTHER"
     dataset.save_as(tmp_path / "other.dcm")
-    with pytest.raises(DicomReadError, match=r"other\.dcm: expected the classification of one image, got 0."):
+    with pytest.raises(DicomReadError, match=r"other\.dcm: expected the classification of an image, got none."):
         read_classification_sr(tmp_path / "other.dcm")
 
 
@@ -180,7 +247,7 @@ def test_reports_of_real_images(shared_data, tmp_path):
         except DicomReadError:
             refused.append(path.name)
             continue
-        report = read_classification_sr(tmp_path / path.name)
+        (report,) = read_classification_sr(tmp_path / path.name)
         assert list(report.probabilities.values()) == PROBABILITIES
         assert report.images == (dcmread(path, stop_before_pixels=True).SOPInstanceUID,)
         assert errors_of_dciodvfy(tmp_path / path.name) == [], path.name

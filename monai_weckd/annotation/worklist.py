@@ -1,0 +1,93 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Label the images to which a model gave no class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from monai_weckd.annotation.chain import AnnotatedChain
+from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.predict.table import BELOW_CONFIDENCE
+from monai_weckd.utils.tables import read_table
+
+__all__ = ["WorklistSession", "read_worklist"]
+
+
+def read_worklist(predictions: Path) -> list[str]:
+    """Return the ids of the images below ``--min_confidence`` in the table of ``predict``.
+
+    Args:
+        predictions: the CSV.
+
+    Raises:
+        ValueError: When it is no such table, or has no such image.
+
+    """
+    if not predictions.is_file():
+        raise ValueError(f"worklist: expected a CSV of `predict`, got no {predictions}. Correct the path.")
+    try:
+        # a spreadsheet may have added a byte order mark
+        rows = read_table(predictions.read_text(encoding="utf-8-sig"), ["file", "predicted", "reason"])
+    except ValueError as error:
+        raise ValueError(f"worklist: expected a CSV of `predict` in {predictions}: {error}") from error
+    found = [row["file"] for row in rows if row["reason"] == BELOW_CONFIDENCE]
+    if not found:
+        raise ValueError(
+            f"worklist: expected images {BELOW_CONFIDENCE} in {predictions}, got none in {len(rows)} rows. "
+            "Run predict with --min_confidence, or leave --worklist out."
+        )
+    return found
+
+
+class WorklistSession(AnnotationSession):
+    """A session that asks for the labels of some images of a folder only; those with a label stay in it.
+
+    Args:
+        chain: the chain.
+        studies: the folder of the images.
+        worklist: ids of the images.
+        label_budget: planned number of labels, default None: unknown.
+
+    Attributes:
+        missing: number of images of the worklist that are not in the folder.
+
+    Raises:
+        ValueError: When none of the images is in the folder.
+
+    """
+
+    def __init__(
+        self,
+        chain: AnnotatedChain,
+        studies: str | os.PathLike[str],
+        worklist: Collection[str],
+        *,
+        label_budget: int | None = None,
+    ) -> None:
+        self._worklist = frozenset(worklist)
+        super().__init__(chain, studies, label_budget=label_budget)
+        self.missing = len(self._worklist - self.items.keys())
+        if self.missing == len(self._worklist):
+            raise ValueError(
+                f"worklist: expected images of {studies}, got none of {self.missing}. "
+                "Pass the folder that was the --input of predict."
+            )
+
+    def refresh(self) -> None:
+        """List the images of the folder again."""
+        super().refresh()
+        time, items = self._listed
+        wanted = self._worklist | self.store.labels.keys()
+        self._listed = time, {key: item for key, item in items.items() if key in wanted}
