@@ -13,31 +13,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-import warnings
 
-import numpy as np
 import pytest
-from dicom_files import errors_of_dciodvfy, write_dicom, write_series
+from dicom_files import errors_of_dciodvfy
 from pydicom import dcmread
-from pydicom.uid import CTImageStorage
+from sr_reports import CLASSES, NAMES, PROBABILITIES, save, write_image, write_study, writer
 
-from monai_weckd import __version__
-from monai_weckd.data import ClassificationSRWriter, DicomReadError, read_classification_sr
+from monai_weckd.data import DicomReadError, read_classification_sr
 
 highdicom = pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
-
-CLASSES = ["tumor", "=no tumor", 'Größe, "ß"']
-PROBABILITIES = [0.12345678, 0.87654321, 1e-17]
-NAMES = {"model": "Brain chain, no. 1", "version": "0.1.0, weights 0123", "bundle": "brain_mri_chain_classification"}
-STUDY = {"StudyInstanceUID": "1.2.826.0.1.3680043.8.498.7", "AccessionNumber": "A1", "SOPClassUID": CTImageStorage}
-
-
-def write_image(folder, **elements):
-    return write_dicom(folder / "image.dcm", np.zeros((8, 9), dtype=np.uint16), **{**STUDY, **elements})
-
-
-def writer(classes=CLASSES, **changes):
-    return ClassificationSRWriter(classes, **{**NAMES, **changes})
 
 
 @pytest.mark.parametrize(
@@ -109,57 +93,8 @@ def test_a_report_keeps_classes_probabilities_and_where_they_are_from(tmp_path):
     assert other.SOPInstanceUID != dataset.SOPInstanceUID
 
 
-def test_an_archive_can_list_the_report(tmp_path):
-    path = write_image(tmp_path, SeriesNumber=9001)
-    writer(model="Name with \\ and \n" + 70 * "x").write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
-    dataset = dcmread(tmp_path / "sr.dcm")
-    assert dataset.SeriesDescription == ("Classes by Name with   and  " + 70 * "x")[:64]
-    assert dataset.ManufacturerModelName == ("Name with   and  " + 70 * "x")[:64]
-    assert list(dataset.SoftwareVersions) == [NAMES["version"], f"monai_weckd {__version__}"]
-    assert (dataset.SeriesNumber, dataset.InstanceNumber) == (9002, 1)  # the image has the first free one
-    assert errors_of_dciodvfy(tmp_path / "sr.dcm") == []
-
-
-def save(dataset, path):
-    dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
-@pytest.fixture
-def study(tmp_path):
-    """Images of one study, in two series."""
-    folder, study = tmp_path / "study", {"StudyInstanceUID": "1.2.3", "SOPClassUID": CTImageStorage}
-    folder.mkdir()
-    pixels = np.zeros((8, 9), dtype=np.uint16)
-    return [
-        write_dicom(folder / f"{number}.dcm", pixels, **study, SeriesInstanceUID=f"1.2.3.{number % 2 + 1}")
-        for number in range(4)
-    ]
-
-
-def test_one_report_of_a_study(study, tmp_path):
-    values = [[0.1 * number, 1 - 0.1 * number, 0] for number in range(4)]
-    path = save(writer().build(list(zip(values, study, strict=True))), tmp_path / "sr.dcm")
-    reports = read_classification_sr(path)
-    assert [list(report.probabilities.values()) for report in reports] == values
-    assert [report.images for report in reports] == [(dcmread(image).SOPInstanceUID,) for image in study]
-    assert {report.predicted for report in reports} == {"=no tumor"}
-    assert errors_of_dciodvfy(path) == []
-    (evidence,) = dcmread(path).CurrentRequestedProcedureEvidenceSequence
-    assert sorted(len(series.ReferencedSOPSequence) for series in evidence.ReferencedSeriesSequence) == [2, 2]
-
-
-def test_a_report_of_several_studies_is_refused(study, tmp_path):
-    images = [(PROBABILITIES, study[0]), (PROBABILITIES, write_image(tmp_path))]
-    with pytest.raises(
-        ValueError, match=r"images: expected those of one study, got 2 studies. Write a report for each."
-    ):
-        writer().build(images)
-    with pytest.raises(ValueError, match=r"images: expected those of one study, got 0 studies"):
-        writer().build([])
-
-
-def test_findings_are_present_or_absent(study, tmp_path):
+def test_findings_are_present_or_absent(tmp_path):
+    study = write_study(tmp_path / "study")
     findings = writer(thresholds=[0.1, 0.9, None])
     values = [[0.1, 0.2, 0.9], [0.09, 0.95, 0]]
     path = save(findings.build(list(zip(values, study[:2], strict=True))), tmp_path / "sr.dcm")
@@ -192,38 +127,6 @@ def code_of_finding(dataset):
 def test_a_report_is_valid_to_dciodvfy(tmp_path):
     writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=write_image(tmp_path))
     assert errors_of_dciodvfy(tmp_path / "sr.dcm") == []
-
-
-def test_no_warning_quotes_the_patient(tmp_path):
-    path = write_image(tmp_path, PatientName="Doe")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
-    assert dcmread(tmp_path / "sr.dcm").PatientName == "Doe"
-
-
-def test_a_series_is_referred_to_slice_by_slice(tmp_path):
-    study = {key: value for key, value in STUDY.items() if key != "SOPClassUID"}
-    files = write_series(tmp_path / "series", np.zeros((4, 5, 3), dtype=np.int16), np.eye(4), **study)
-    (tmp_path / "series" / "notes.txt").touch()
-    for source in (tmp_path / "series", files):
-        writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=source)
-        (found,) = read_classification_sr(tmp_path / "sr.dcm")
-        assert sorted(found.images) == sorted(dcmread(name).SOPInstanceUID for name in files)
-    assert errors_of_dciodvfy(tmp_path / "sr.dcm") == []
-
-
-def test_what_is_no_report_of_ours_is_refused(tmp_path):
-    with pytest.raises(DicomReadError, match=r"image.dcm: expected a structured report, got another object\."):
-        read_classification_sr(write_image(tmp_path))
-    writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=write_image(tmp_path))
-    dataset = dcmread(tmp_path / "sr.dcm")
-    for element in dataset.iterall():
-        if element.keyword == "CodingSchemeDesignator" and element.value == "99WECKD":
-            element.value = "99OTHER"
-    dataset.save_as(tmp_path / "other.dcm")
-    with pytest.raises(DicomReadError, match=r"other\.dcm: expected the classification of an image, got none."):
-        read_classification_sr(tmp_path / "other.dcm")
 
 
 def test_without_highdicom_the_error_is_one_line(monkeypatch, tmp_path):
