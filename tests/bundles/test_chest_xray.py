@@ -143,7 +143,34 @@ def test_predict_gives_probabilities_and_thresholds_whatever_the_polarity(images
     assert bad["reason"]
 
 
-@pytest.mark.parametrize("option", [["--min_confidence", "0.8"], ["--coverage", "0.9"], ["--aggregate", "patient"]])
+def test_predict_leaves_open_what_is_not_probable_enough_and_tells_other_kinds(images, output, tmp_path, capsys):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for number, picture in enumerate(sorted((images / "images").iterdir())[:6]):
+        Image.open(picture).save(folder / f"{number}.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(folder / "noise.png")
+    assert predict(output, folder, tmp_path / "out.csv", "--min_confidence", "0.8", "--coverage", "0.6") == 0
+    told = capsys.readouterr().out
+    assert "findings undecided" in told
+    assert "coverage 0.6 for images with each finding, and for those without it" in told
+    rows = rows_of(tmp_path / "out.csv")
+    limits = json.loads((output / "chain.json").read_text())["final"]["thresholds"]
+    open_answers = 0
+    for row in rows:
+        for name, limit in zip(CHEST_FINDINGS, limits, strict=True):
+            value = float(row[f"probability_{name}"])
+            present = value >= limit
+            sure = (value if present else 1 - value) >= 0.8
+            assert (name in row["undecided"].split("|")) == (not sure)
+            assert (name in row["findings"].split("|")) == (present and sure)
+            assert row[f"set_{name}"].split("|")[0] == ("present" if value > 0.5 else "absent")
+            open_answers += not sure
+    assert 0 < open_answers < 3 * len(rows)
+    assert f"{sum(bool(row['undecided']) for row in rows)} below min_confidence" in told
+    assert [row["file"] for row in rows if row["not_of_this_kind"]] == ["noise.png"]
+
+
+@pytest.mark.parametrize("option", [["--aggregate", "patient"], ["--write_sr", "reports"]])
 def test_predict_refuses_options_for_one_class(option, images, output, tmp_path, capsys):
     assert predict(output, images / "images", tmp_path / "out.csv", *option) == 1
     assert "expected no such option for a model of findings" in capsys.readouterr().err
