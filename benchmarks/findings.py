@@ -48,7 +48,7 @@ CHANGES = {
     "network_def#shrink": [1],
     "label_fraction": 0.067,
 }
-ARMS = "chain,single_long+labels,solved,single_long,solved_everything,everything"
+ARMS = "chain,solved+labels,solved,solved_everything"
 
 
 def write_findings(dataset_dir: Path, folder: Path, *, every: int = 1) -> None:
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="folder for the set and the runs; they are kept")
     parser.add_argument("--arms", default=ARMS, help="see `compare` (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image (default: all)")
+    parser.add_argument("--report_only", action="store_true", help="tell of finished runs, and run nothing")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
     data, runs = options.work_dir / f"every_{options.every}", options.work_dir / "runs"
@@ -99,7 +100,7 @@ def main() -> None:
         write_findings(options.dataset_dir, data, every=options.every)
     places = ["--bundle", str(BUNDLES / "chest_xray_chain_classification"), "--dataset_dir", str(data)]
     changes = [word for key, value in CHANGES.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    arms = ["--arms", options.arms, "--val_labels", "0"]
+    arms = ["--arms", options.arms, "--val_labels", "0", *(["--report_only"] if options.report_only else [])]
     if code := command(["compare", *places, "--output_dir", str(runs), *arms, *changes]):
         raise SystemExit(code)
     found = kept_figures(json.loads((runs / "compare.json").read_text(encoding="utf-8")))

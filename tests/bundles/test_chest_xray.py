@@ -69,6 +69,8 @@ def test_it_trains_on_its_phantom_and_the_report_shows_each_finding(output):
     for name in CHEST_FINDINGS:
         assert f"Reliability diagram of {name}." in page
     assert "no test item" not in page
+    estimate = next(s for s in chain["stages"] if s["stage"] == chain["final"]["stage"])["out_of_fold"]["estimate"]
+    assert f"the macro AUC of the final model is estimated at {estimate['macro_auc']['value']:.3f}<small>" in page
 
 
 def test_monai_alone_infers_and_evaluates(images, output, tmp_path):
