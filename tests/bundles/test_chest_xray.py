@@ -280,6 +280,16 @@ def test_compare_is_blind_to_the_findings_of_images_that_nobody_asked_for(images
     assert chain("after") == (before, asked)
 
 
+@pytest.mark.parametrize("overlay", ["two_views.json", "compact.json", "paper.json", "pretrained.json"])
+def test_overlays_for_one_class_are_not_there(overlay, images, tmp_path, capsys):
+    places = ["--dataset_dir", str(images), "--output_dir", str(tmp_path / "out")]
+    assert main(["compare", "--bundle", str(BUNDLE), *places, "--config_file", overlay]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: config_file: expected a file, or the name of one in")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bundle_of_one_class_refuses_findings(images, tmp_path):
     with pytest.raises(RuntimeError, match="expected a column 'label' with one class an image, got findings"):
         train(bundle_of("brain_mri"), images, tmp_path / "out", base=SOLVED, **SMALL)
