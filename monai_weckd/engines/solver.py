@@ -105,9 +105,9 @@ class HeadSolver:
         scaling = fit_layer(layer, *dataset.moments())
         inputs = layer_inputs(layer, features)
         if chain.plan.findings:
-            others = set(range(len(chain.state.items))).difference(places)
-            unseen = (layer_inputs(layer, dataset.gather(part)) for part in _parts(sorted(others)))
-            found, given = self._solve_findings(layer, inputs, target, groups, scaling, unseen)
+            rest = sorted(set(range(len(chain.state.items))).difference(places))
+            pool = (layer_inputs(layer, dataset.gather(part)) for part in _parts(rest))
+            found, given = self._solve_findings(layer, inputs, target, groups, scaling, pool)
             chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
             self._solved = features, target
             return self._output(engine, features, target)
