@@ -30,7 +30,9 @@ from torch.utils.data import DataLoader
 from monai_weckd import plan_chain
 from monai_weckd.cli.main import main
 from monai_weckd.compare.store import RunStore
+from monai_weckd.engines.label_task import task_of
 from monai_weckd.handlers import ChainRecorder
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.visualize import report
 
 CELL = (0, 1, 0)
@@ -139,7 +141,7 @@ def test_results_of_a_comparison(tmp_path, suffix):
 
     def content():
         found = store.read("chain", CELL, digest="d")
-        return found, store.predictions("chain", CELL, ["a", "b"]).probabilities.tolist()
+        return found, store.predictions("chain", CELL, task_of(LabelKind(("a", "b")))).probabilities.tolist()
 
     sound, original = content(), path.read_bytes()
 

@@ -24,6 +24,8 @@ from typing import Any
 from benchmarks.harness import ROOT, digits, machine
 from benchmarks.label_efficiency.page import RESULTS, write_page
 from monai_weckd.compare.store import RunStore
+from monai_weckd.engines.label_task import task_of
+from monai_weckd.plan.label_kind import LabelKind
 
 SETS = {
     "otoscopy": "otoscopy",
@@ -96,9 +98,10 @@ def keep_predictions(content: dict[str, Any], store: RunStore) -> None:
 
     """
     content["tests"] = {}
+    task = task_of(LabelKind(tuple(content["classes"])))
     for result in content["results"]:
         cell = result["repeat"], result["fold"], result["seed"]
-        found = store.predictions(result["arm"], cell, content["classes"])
+        found = store.predictions(result["arm"], cell, task)
         place = f"{result['repeat']} {result['fold']}"
         content["tests"][place] = {"ids": list(found.ids), "labels": digits(found.labels)}
         result["predicted"] = digits(found.probabilities.argmax(axis=1))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from monai_weckd.cli.options import add_changes, parse_changes
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
+    from monai_weckd.engines.label_task import LabelTask
 
 __all__ = ["add_compare"]
 
@@ -79,7 +81,8 @@ def _compare(args: argparse.Namespace) -> None:
     refuse_overwritten(changes)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=changes)
     names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
-    arms = choose_arms(names, active=bundle.size.plan.selection != "random", solved=bundle.solved)
+    active = bundle.size.plan.selection != "random"
+    arms = choose_arms(names, active=active, solved=bundle.solved, fault=bundle.fault)
     if args.reference not in [arm.name for arm in arms]:
         raise ValueError(
             f"reference: expected one of the arms {', '.join(arm.name for arm in arms)}, got {args.reference!r}. "
@@ -92,9 +95,10 @@ def _compare(args: argparse.Namespace) -> None:
     print(protocol.sentence, flush=True)
     runs = plan_runs(bundle, arms, splits, args.seeds)
     store = RunStore(args.output_dir / "runs")
+    tell = partial(_print_result, bundle.task)
     if not args.report_only:
         print(f"{len(runs)} runs: {len(arms)} arms, {len(splits)} splits, {len(args.seeds)} seeds", flush=True)
-        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=_print_result, spread=spread)
+        run_schedule(runs, bundle, store, cache_dir=args.output_dir / "cache", tell=tell, spread=spread)
     content = summarize_comparison(runs, bundle, store, reference=args.reference)
     content["splits"] = protocol.sentence
     _write(args, content, synthetic=is_phantom(args.dataset_dir))
@@ -111,16 +115,17 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     return changes if args.label_fraction is None else {**changes, "label_fraction": args.label_fraction}
 
 
-def _print_result(run: ArmRun, result: Mapping[str, Any]) -> None:
+def _print_result(task: LabelTask, run: ArmRun, result: Mapping[str, Any]) -> None:
     repeat, fold, seed = run.cell
     what = f"{run.arm.name}, repeat {repeat}, fold {fold}, seed {seed}"
     if "error" in result:
         print(f"{what}: failed: {result['error']}", flush=True)
     else:
-        figure = result["test"]["balanced_accuracy"]
+        metric, word = next(iter(task.figures.items()))
+        figure = "unknown" if result["test"][metric] is None else f"{result['test'][metric]:.3f}"
         share = result.get("pool_share")
         passed = "" if share is None else f", {100 * share:.3g} % of the pool passed the threshold"
-        print(f"{what}: balanced accuracy {figure:.3f}, {result['seconds']:.1f} s{passed}", flush=True)
+        print(f"{what}: {word} {figure}, {result['seconds']:.1f} s{passed}", flush=True)
 
 
 def _write(args: argparse.Namespace, content: Mapping[str, Any], *, synthetic: bool) -> None:

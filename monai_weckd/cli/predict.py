@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from monai_weckd.predict.kind import KindReference
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
-    from monai_weckd.predict.sets import ConformalSets
+    from monai_weckd.predict.sets import ConformalFindings, ConformalSets
     from monai_weckd.predict.table import PredictionTable
 
 __all__ = ["add_predict"]
@@ -55,14 +55,14 @@ def add_predict(commands: Any) -> None:
     add = parser.add_argument
     add("--input", type=Path, required=True, help="an image, a DICOM series' folder, or a folder to search")
     add("--output", type=Path, required=True, help="CSV to write")
-    add("--min_confidence", type=float, metavar="P", help="give no class if the largest probability is below P")
+    add("--min_confidence", type=float, metavar="P", help="give no answer that is less probable than P")
     add("--batch_size", type=int, default=16, help="images in a batch (default: %(default)s)")
     add("--on_bad_item", default="skip", help="a file that cannot be read: skip or error (default: %(default)s)")
     add(
         "--coverage",
         type=float,
         metavar="P",
-        help="add a column `set`: classes that contain the true one with probability P",
+        help="add a column `set`: classes that contain the true one with probability P; one column for each finding",
     )
     add("--aggregate", metavar="LEVEL", help="write a second CSV with a row for each series, study or patient")
     add("--resume", action="store_true", help="go on from the .part of a run that was killed, with the same options")
@@ -87,7 +87,9 @@ def _predict(args: argparse.Namespace) -> None:
     what = "classes" if bundle.thresholds is None else "findings"
     print(f"model   {bundle.checkpoint}: {len(bundle.classes)} {what}, {calibration_text(bundle.checkpoint)}")
     if args.min_confidence is not None:
-        print(f"at {args.min_confidence:g}  {validation_text(bundle.checkpoint, args.min_confidence)}", flush=True)
+        limits = None if bundle.thresholds is None else dict(zip(bundle.classes, bundle.thresholds, strict=True))
+        told = validation_text(bundle.checkpoint, args.min_confidence, limits)
+        print(f"at {args.min_confidence:g}  {told}", flush=True)
     sets = _sets(args, bundle)
     kind = read_kind(bundle.checkpoint)
     print(f"kind    {_kind_text(kind)}")
@@ -135,12 +137,11 @@ def _check(args: argparse.Namespace) -> None:
 
 def _refuse_with_findings(args: argparse.Namespace, bundle: PredictionBundle) -> None:
     """Refuse options that are for one class an image, where the model is of several findings."""
-    for name in ("min_confidence", "coverage", "aggregate") if bundle.thresholds is not None else ():
-        if getattr(args, name) is not None:
-            raise ValueError(
-                f"{name}: expected no such option for a model of findings, got {getattr(args, name)}. "
-                "It is not offered for several findings yet; leave it out."
-            )
+    if args.aggregate is not None and bundle.thresholds is not None:
+        raise ValueError(
+            f"aggregate: expected no such option for a model of findings, got {args.aggregate}. The mean over the "
+            "images of a patient does not say whether one of them shows a finding; leave it out."
+        )
 
 
 def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder | None:
@@ -155,13 +156,14 @@ def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder
     return ReportFolder(args.write_sr, bundle, per=args.sr_per, taken=taken, resume=args.resume)
 
 
-def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | None:
+def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | ConformalFindings | None:
     """Return the prediction sets, None without --coverage; print how they are calibrated."""
     if args.coverage is None:
         return None
-    from monai_weckd.predict.sets import ConformalSets
+    from monai_weckd.predict.sets import ConformalFindings, ConformalSets
 
-    sets = ConformalSets(bundle.checkpoint, bundle.classes, args.coverage)
+    kind = ConformalSets if bundle.thresholds is None else ConformalFindings
+    sets = kind(bundle.checkpoint, bundle.classes, args.coverage)
     print(f"sets    {sets.text()}", flush=True)
     return sets
 
@@ -202,7 +204,7 @@ def _write(
     bundle: PredictionBundle,
     paths: Sequence[str],
     keys: KeyFinder,
-    sets: ConformalSets | None,
+    sets: ConformalSets | ConformalFindings | None,
     kind: KindReference | None,
     aggregate: Aggregate | None,
     reports: ReportFolder | None,
@@ -212,7 +214,7 @@ def _write(
 
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    further = [*([] if sets is None else ["set"]), *([] if kind is None else kind.columns(None))]
+    further = [*([] if sets is None else sets.columns), *([] if kind is None else kind.columns(None))]
     made_by = _made_by(args, bundle)
     table = PredictionTable(
         args.output, bundle.classes, further, thresholds=bundle.thresholds, made_by=made_by, resume=args.resume
@@ -228,7 +230,7 @@ def _write(
                     options: Any = {"min_confidence": args.min_confidence or 0, "thresholds": bundle.thresholds}
                     row = prediction_row(item, found, bundle.classes, **options)
                     if sets is not None:
-                        row["set"] = sets.names(item.probabilities)
+                        row.update(sets.cells(item.probabilities))
                     if kind is not None:
                         row.update(kind.columns(item.distance))
                     _count(item, row, found, counts, aggregate)
@@ -251,7 +253,7 @@ def _count(
     item: Prediction, row: Mapping[str, Any], found: ImageKeys, counts: Counter[str], aggregate: Aggregate | None
 ) -> None:
     counts["bad" if item.probabilities is None else "read"] += 1
-    counts["uncertain"] += item.probabilities is not None and row.get("predicted") == ""
+    counts["uncertain"] += item.probabilities is not None and (row.get("predicted") == "" or bool(row.get("undecided")))
     counts["odd"] += bool(row.get("not_of_this_kind"))
     if aggregate is not None:
         aggregate.add(found, item)

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -114,6 +114,7 @@ class Arm:
             ``needs``.
         without_pool: name of the arm that is the same without the pool, default None.
         active: whether the arm makes sense only if the chain chooses its labels, default False.
+        one_class: why the arm is for one class an image alone, default "": it is for findings as well.
 
     """
 
@@ -131,10 +132,12 @@ class Arm:
     members: int = 1
     without_pool: str | None = None
     active: bool = False
+    one_class: str = ""
 
 
 _SINGLE = {"num_stages": 1}
 _CHOSEN = "on the labels that the chain chose"
+_BY_THRESHOLD = "a threshold of the largest probability says nothing about several findings"
 _LONG = "one model trained for as many steps as a trained chain"
 
 _TABLE = (
@@ -154,7 +157,14 @@ _TABLE = (
         "three born-again generations on as many random labels",
         {"num_stages": 3, "plan#settings#policy": "shared"},
     ),
-    Arm("fixmatch", "FixMatch on as many random labels", _FIXMATCH, uses_pool=True, without_pool="single_long"),
+    Arm(
+        "fixmatch",
+        "FixMatch on as many random labels",
+        _FIXMATCH,
+        uses_pool=True,
+        without_pool="single_long",
+        one_class=_BY_THRESHOLD,
+    ),
     Arm(
         "mean_teacher",
         "Mean Teacher on as many random labels",
@@ -180,6 +190,7 @@ _TABLE = (
         needs=("chain",),
         without_pool="single_long+labels",
         active=True,
+        one_class=_BY_THRESHOLD,
     ),
     Arm(
         "mean_teacher+labels",
@@ -233,25 +244,37 @@ _TABLE = (
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _TABLE})
 
 
-def choose_arms(names: Sequence[str] | None, *, active: bool, solved: bool) -> list[Arm]:
+def choose_arms(
+    names: Sequence[str] | None, *, active: bool, solved: bool, fault: Callable[[Arm], str] = lambda _: ""
+) -> list[Arm]:
     """Return the chosen arms, and the arms that they need, in an order in which they can be run.
 
     Args:
         names: the wanted arms, default None: all that make sense.
         active: whether the chain chooses its labels.
         solved: whether the chain's heads are solved; its last stage then is the arm "solved+labels".
+        fault: says why the bundle cannot run an arm, default: it can run all.
 
     Raises:
-        ValueError: When a name is unknown.
+        ValueError: When a name is unknown, or the bundle cannot run an arm.
 
     """
     if names is None:
-        return [arm for arm in ARMS.values() if not arm.active or (active and not (solved and arm.kind == "solved"))]
+        sensible = (a for a in ARMS.values() if not a.active or (active and not (solved and a.kind == "solved")))
+        return [arm for arm in sensible if not any(map(fault, _with_needs(arm)))]
     for name in names:
         if name not in ARMS:
             raise ValueError(f"arms: expected some of {', '.join(ARMS)}, got {name!r}. {nearest(name, list(ARMS))}")
     wanted = {*names, *(needed for name in names for needed in ARMS[name].needs)}
-    return [arm for arm in ARMS.values() if arm.name in wanted]
+    found = [arm for arm in ARMS.values() if arm.name in wanted]
+    for arm in found:
+        if reason := fault(arm):
+            raise ValueError(f"arms: expected arms that this bundle can run, got {arm.name!r}: {reason}. Leave it out.")
+    return found
+
+
+def _with_needs(arm: Arm) -> list[Arm]:
+    return [arm, *(ARMS[name] for name in arm.needs)]
 
 
 def arm_overrides(

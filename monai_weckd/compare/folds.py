@@ -14,20 +14,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_weckd.plan.oracle import is_labeled
+from monai_weckd.plan.label_kind import LabelKind
+from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.splits import SPLITS, group_of
 from monai_weckd.utils.draws import apportion, hash_fraction
 
 __all__ = ["FoldSplit", "cross_validation_splits", "fold_names", "given_fold_splits", "given_test_splits"]
 
 _ATTEMPTS = 100
+_CLASSES = LabelKind(())
+
+
+class _Labeled(NamedTuple):
+    """Group and outcomes of a labeled item; an item counts once for each outcome."""
+
+    group: str
+    outcomes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -53,14 +62,14 @@ def cross_validation_splits(
     repeats: int = 1,
     label_fraction: float = 0.1,
     val_labels: int | None = None,
-    classes: Sequence[str] | None = None,
+    kind: LabelKind = _CLASSES,
 ) -> list[FoldSplit]:
     """Split items for a repeated, stratified cross-validation by groups; a pure function of its arguments.
 
     Within a repeat, every labeled item is tested once. The validation set consists of whole groups from the other
     folds, with the classes in proportion. It has at most ``val_labels`` items, as many as groups allow, and more only
     if a class would have none; with 0 there is no validation. Unlabeled items follow their group, or go to training if
-    their group has no label.
+    their group has no label. Of several findings an image, each is present and absent in every part, and in proportion.
 
     Args:
         items: dictionaries with ``id``, ``label`` and, where known, ``group``.
@@ -69,7 +78,7 @@ def cross_validation_splits(
         label_fraction: size of a shard as a fraction of the labeled training items, default 0.1.
         val_labels: number of validation items, default None: as many as a shard has, since users with few labels also
             have few for validation. 0: none.
-        classes: class names for messages, default None: the indices.
+        kind: kind of the labels, whose names are for messages, default: classes by their indices.
 
     Raises:
         ValueError: When a number is out of range, or a class has too few groups.
@@ -81,8 +90,8 @@ def cross_validation_splits(
         raise ValueError(
             f"folds, repeats: expected at least 2 folds and 1 repeat, got {folds} and {repeats}. Raise them."
         )
-    labeled = _labeled(items)
-    _check_groups(labeled, folds, classes, validates=val_labels != 0)
+    labeled = _labeled(items, kind)
+    _check_groups(labeled, folds, kind, validates=val_labels != 0)
     found = []
     for repeat in range(repeats):
         parts = next(
@@ -115,7 +124,7 @@ def given_fold_splits(
     *,
     label_fraction: float = 0.1,
     val_labels: int | None = None,
-    classes: Sequence[str] | None = None,
+    kind: LabelKind = _CLASSES,
 ) -> list[FoldSplit]:
     """Split items by given folds; each fold is the test set once, and validation is drawn from the others.
 
@@ -124,7 +133,7 @@ def given_fold_splits(
         folds: the fold of each item by its id; "-1" marks items that are never tested. Unlabeled items need none.
         label_fraction: see :py:func:`cross_validation_splits`.
         val_labels: see :py:func:`cross_validation_splits`.
-        classes: class names for messages, default None: the indices.
+        kind: kind of the labels, whose names are for messages, default: classes by their indices.
 
     Raises:
         ValueError: When a labeled item has no fold, there are fewer than two, a group is in several, or a part of a
@@ -132,7 +141,7 @@ def given_fold_splits(
 
     """
     _check_val_labels(val_labels)
-    names, labeled = fold_names(folds), _labeled(items)
+    names, labeled = fold_names(folds), _labeled(items, kind)
     if len(names) < 2:
         raise ValueError(f"fold: expected two folds or more, got {names}. Name more, or none.")
     if absent := [key for key in labeled if not folds.get(key)]:
@@ -147,7 +156,7 @@ def given_fold_splits(
         test = {group for group, fold in fold_of.items() if fold == name}
         parts = _with_validation(labeled, test, label_fraction, val_labels, purpose=f"fold {name}")
         split_of = {item["id"]: parts.get(group_of(item), "train") for item in items}
-        _check_classes(labeled, split_of, classes, place=f"fold {name}")
+        _check_outcomes(labeled, split_of, kind, place=f"fold {name}")
         found.append(FoldSplit(0, number, split_of))
     return found
 
@@ -159,7 +168,7 @@ def given_test_splits(
     repeats: int = 1,
     label_fraction: float = 0.1,
     val_labels: int | None = None,
-    classes: Sequence[str] | None = None,
+    kind: LabelKind = _CLASSES,
 ) -> list[FoldSplit]:
     """Return the split that the items themselves have, once for each fold and repeat: all have the same test set.
 
@@ -172,7 +181,7 @@ def given_test_splits(
         label_fraction: see :py:func:`cross_validation_splits`.
         val_labels: see :py:func:`cross_validation_splits`. This many are drawn from a given validation split, and the
             others are left out; default None: all are used.
-        classes: class names for messages, default None: the indices.
+        kind: kind of the labels, whose names are for messages, default: classes by their indices.
 
     Raises:
         ValueError: When an item has no split, none is for testing, a group is in several, or a part lacks a class.
@@ -184,14 +193,14 @@ def given_test_splits(
         raise ValueError(
             f"split: expected one for every item or for none, got none for {len(absent)}, first {absent[0]!r}. Add it."
         )
-    names, labeled = {item["split"] for item in items}, _labeled(items)
+    names, labeled = {item["split"] for item in items}, _labeled(items, kind)
     if "test" not in names:
         raise ValueError(
             f"split: expected a test split, got {sorted(names)} alone. Add one, or pass --new_splits for others."
         )
     home = _home({item["id"]: (group_of(item), item["split"]) for item in items}, "split")
     source, own = ("val", "left out") if "val" in names else ("train", "train")
-    candidates = {key: of for key, of in labeled.items() if home[of[0]] == source}
+    candidates = {key: of for key, of in labeled.items() if home[of.group] == source}
     found = []
     for repeat, fold in product(range(repeats), range(folds)):
         parts = home
@@ -200,14 +209,22 @@ def given_test_splits(
             val = _with_validation(candidates, set(), label_fraction, val_labels, purpose=purpose)
             parts = {group: val.get(group, own) if split == source else split for group, split in home.items()}
         placed = {item["id"]: parts[group_of(item)] for item in items}
-        _check_classes(labeled, placed, classes, place="split")
+        _check_outcomes(labeled, placed, kind, place="split")
         found.append(FoldSplit(repeat, fold, {key: part for key, part in placed.items() if part in SPLITS}))
     return found
 
 
-def _labeled(items: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
-    """Return group and label of each labeled item by its id."""
-    return {item["id"]: (group_of(item), int(item["label"])) for item in items if is_labeled(item)}
+def _labeled(items: Sequence[Mapping[str, Any]], kind: LabelKind) -> dict[str, _Labeled]:
+    """Return group and outcomes of each labeled item by its id."""
+    groups = {item["id"]: group_of(item) for item in items if is_labeled(item)}
+    labels = LabelOracle(items, findings=kind.findings).reveal(groups, purpose="split")
+    return {key: _Labeled(group, kind.outcomes_of(labels[key])) for key, group in groups.items()}
+
+
+def _pairs(labeled: Iterable[_Labeled]) -> tuple[np.ndarray, np.ndarray]:
+    """Return group and outcome of each item once for each of its outcomes, (M,) each."""
+    pairs = [(item.group, outcome) for item in labeled for outcome in item.outcomes]
+    return np.array([group for group, _ in pairs]), np.array([outcome for _, outcome in pairs])
 
 
 def _check_val_labels(val_labels: int | None) -> None:
@@ -227,26 +244,34 @@ def _home(places: Mapping[str, tuple[str, str]], what: str) -> dict[str, str]:
     return found
 
 
-def _check_classes(
-    labeled: Mapping[str, tuple[str, int]], split_of: Mapping[str, str], classes: Sequence[str] | None, *, place: str
+def _check_outcomes(
+    labeled: Mapping[str, _Labeled], split_of: Mapping[str, str], kind: LabelKind, *, place: str
 ) -> None:
-    """Refuse a part of a split without some class; a comparison could not plan or measure it."""
-    wanted = {label for _, label in labeled.values()}
-    if len(wanted) < 2:
-        raise ValueError(f"items: expected labels of two classes or more, got {len(wanted)}. Label more items.")
+    """Refuse a part of a split without some outcome; a comparison could not plan or measure it."""
+    wanted = {outcome for item in labeled.values() for outcome in item.outcomes}
+    _check_several(len(wanted))
     parts = set(split_of.values())
     for part in (name for name in SPLITS if name in parts or name == "train"):
-        missing = wanted - {label for key, (_, label) in labeled.items() if split_of[key] == part}
+        missing = wanted.difference(*(item.outcomes for key, item in labeled.items() if split_of[key] == part))
         if missing:
-            names = [label if classes is None else classes[label] for label in sorted(missing)]
+            names = [_name(kind, outcome) for outcome in sorted(missing)]
             raise ValueError(
-                f"{place}: expected labels of every class in {part}, got none of {names}. "
-                "Move a group with each class there, or pass --new_splits."
+                f"{place}: expected labels of every {kind.word} in {part}, got none of {names}. "
+                f"Move a group with each {kind.word} there, or pass --new_splits."
             )
 
 
+def _check_several(outcomes: int) -> None:
+    if outcomes < 2:
+        raise ValueError(f"items: expected labels of two classes or more, got {outcomes}. Label more items.")
+
+
+def _name(kind: LabelKind, outcome: int) -> Any:
+    return kind.outcomes[outcome] if kind.names else outcome
+
+
 def _with_validation(
-    labeled: Mapping[str, tuple[str, int]],
+    labeled: Mapping[str, _Labeled],
     test: Set[str],
     label_fraction: float,
     val_labels: int | None,
@@ -254,11 +279,10 @@ def _with_validation(
     purpose: str,
 ) -> dict[str, str]:
     """Return the test groups, and the validation groups drawn from the other ones."""
-    rest = [(group, label) for group, label in labeled.values() if group not in test]
+    rest = [item for item in labeled.values() if item.group not in test]
     count = round(label_fraction * len(rest) / (1 + label_fraction)) if val_labels is None else val_labels
     count = min(count, len(rest))
-    groups, labels = np.array([group for group, _ in rest]), np.array([label for _, label in rest])
-    val = set() if val_labels == 0 or not rest else _validation_groups(groups, labels, count, purpose=purpose)
+    val = set() if val_labels == 0 or not rest else _validation_groups(rest, count, purpose=purpose)
     return {**dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")}
 
 
@@ -270,47 +294,43 @@ def _attempts() -> Iterator[int]:
     )
 
 
-def _check_groups(
-    labeled: Mapping[str, tuple[str, int]], folds: int, classes: Sequence[str] | None, *, validates: bool
-) -> None:
-    counts = Counter(label for _, label in set(labeled.values()))
+def _check_groups(labeled: Mapping[str, _Labeled], folds: int, kind: LabelKind, *, validates: bool) -> None:
+    pairs = {(item.group, outcome) for item in labeled.values() for outcome in item.outcomes}
+    counts = Counter(outcome for _, outcome in pairs)
     # with two folds, the fold that is not tested must supply a group for training and one for validation
     least = max(folds, 4 if folds == 2 else 3) if validates else folds
     parts = "training, validation and test" if validates else "training and test"
-    for label, count in sorted(counts.items()):
+    for outcome, count in sorted(counts.items()):
         if count < least:
-            name = label if classes is None else classes[label]
             raise ValueError(
-                f"folds: expected at least {least} groups of every class, got {count} of {name!r}. "
-                f"Pass fewer folds, or label more groups: {parts} need one each."
+                f"folds: expected at least {least} groups of every {kind.word}, got {count} of "
+                f"{_name(kind, outcome)!r}. Pass fewer folds, or label more groups: {parts} need one each."
             )
-    if len(counts) < 2:
-        raise ValueError(f"items: expected labels of two classes or more, got {len(counts)}. Label more items.")
+    _check_several(len(counts))
 
 
 def _repeat(
-    labeled: Mapping[str, tuple[str, int]],
+    labeled: Mapping[str, _Labeled],
     folds: int,
     repeat: int,
     attempt: int,
     label_fraction: float,
     val_labels: int | None,
 ) -> list[dict[str, str]] | None:
-    """Return the split of each group, fold by fold; None if a split lacks a class."""
+    """Return the split of each group, fold by fold; None if a split lacks an outcome."""
     purpose = f"folds {repeat} {attempt}"
-    groups = np.array([group for group, _ in labeled.values()])
-    labels = np.array([label for _, label in labeled.values()])
+    groups, outcomes = _pairs(labeled.values())
     found = []
-    for test in _test_indices(groups, labels, folds, seed=int(hash_fraction(0, purpose, "") * 2**32)):
+    for test in _test_indices(groups, outcomes, folds, seed=int(hash_fraction(0, purpose, "") * 2**32)):
         split_of = _with_validation(labeled, set(groups[test]), label_fraction, val_labels, purpose=purpose)
         parts = np.array([split_of.get(group, "train") for group in groups])
-        if any(len(set(labels[parts == part])) < len(set(labels)) for part in {*parts, "train"}):
+        if any(len(set(outcomes[parts == part])) < len(set(outcomes)) for part in {*parts, "train"}):
             return None
         found.append(split_of)
     return found
 
 
-def _test_indices(groups: np.ndarray, labels: np.ndarray, folds: int, *, seed: int) -> Iterator[np.ndarray]:
+def _test_indices(groups: np.ndarray, outcomes: np.ndarray, folds: int, *, seed: int) -> Iterator[np.ndarray]:
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
@@ -318,14 +338,17 @@ def _test_indices(groups: np.ndarray, labels: np.ndarray, folds: int, *, seed: i
             "scikit-learn: expected for compare, got no such package. Install monai-weckd[compare]."
         ) from error
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for _, test in splitter.split(labels, labels, groups):
+    for _, test in splitter.split(outcomes, outcomes, groups):
         yield test
 
 
-def _validation_groups(groups: np.ndarray, labels: np.ndarray, count: int, *, purpose: str) -> set[str]:
-    """Draw whole groups with at most ``count`` items in total; exceed it only if a class would have none."""
-    classes, sizes = np.unique(labels, return_counts=True)
-    wanted = dict(zip(classes.tolist(), apportion(count, sizes.tolist()), strict=True))
+def _validation_groups(items: Sequence[_Labeled], count: int, *, purpose: str) -> set[str]:
+    """Draw whole groups with at most ``count`` items in total; exceed it only if an outcome would have none."""
+    groups, labels = _pairs(items)
+    outcomes, sizes = np.unique(labels, return_counts=True)
+    # as many outcomes as so many items have on average
+    quotas = apportion(count * len(labels) // len(items), sizes.tolist())
+    wanted = dict(zip(outcomes.tolist(), quotas, strict=True))
     members: dict[str, Counter[int]] = {}
     for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
         members.setdefault(group, Counter())[label] += 1
@@ -337,9 +360,9 @@ def _validation_groups(groups: np.ndarray, labels: np.ndarray, count: int, *, pu
         if all(have[label] + number <= wanted[label] for label, number in counts.items()):
             taken[group] = counts
             have += counts
-    for label in classes.tolist():
+    for label in outcomes.tolist():
         if not have[label]:
-            # the smallest group with this class; of equal ones, the first drawn
+            # the smallest group with this outcome; of equal ones, the first drawn
             group = min((g for g in order if members[g][label]), key=lambda g: members[g].total())
             taken[group] = members[group]
             have += members[group]

@@ -97,11 +97,11 @@ def choose_splits(
         ValueError: When the data have both folds and splits, or an option contradicts what they have.
 
     """
-    items, classes = bundle.datalist.items, bundle.datalist.classes
+    items, kind = bundle.datalist.items, bundle.datalist.kind
     labeled = sum(map(is_labeled, items))
-    shards = divide_labels(bundle.size.plan, len(classes), items=len(items), labeled=labeled)
+    shards = divide_labels(bundle.size.plan, len(kind.names), items=len(items), labeled=labeled, least=kind.fewest)
     given = {} if new_splits else bundle.folds
-    options: Any = {"label_fraction": shards[0] / labeled, "val_labels": val_labels, "classes": classes}
+    options: Any = {"label_fraction": shards[0] / labeled, "val_labels": val_labels, "kind": kind}
     if not new_splits and {item.get("split") for item in items} - {None, "train"}:
         if given:
             raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,7 @@ from monai_weckd.compare.arms import ARMS, Arm
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.pool_share import read_pool_share
 from monai_weckd.compare.store import RunStore, read_rows
-from monai_weckd.metrics import classification_metrics
 from monai_weckd.utils.errors import first_cause
-from monai_weckd.utils.records import probability_columns, read_probabilities
 
 if TYPE_CHECKING:
     from monai_weckd.compare.training import ComparedBundle
@@ -164,7 +162,7 @@ def _train(
         ],
         "final_stage": chain["final"]["stage"],
         "pool_share": share,
-        "test": chain["final"]["test"],
+        **{key: chain["final"][key] for key in ("test", "thresholds") if key in chain["final"]},
     }
     return result, [{key: value for key, value in row.items() if key != "split"} for row in rows], plan
 
@@ -183,24 +181,29 @@ def _ensemble(
     """Average the probabilities of the needed runs and of further runs on the same labels with other seeds."""
     results = [store.read(needed.arm.name, needed.cell, digest=needed.digest) or {} for needed in run.needs]
     tables: list[list[dict[str, Any]]] = [list(store.rows(needed.arm.name, needed.cell)) for needed in run.needs]
+    members = list(results)
     for member in range(len(tables), run.arm.members):
         seed = (run.run_seed + member * _STRIDE) % 2**31
-        tables.append(_train(run, bundle, {**overrides, "seed": seed}, cache_dir)[1])
-    classes = bundle.datalist.classes
-    scores = np.mean([[read_probabilities(row, classes) for row in table] for table in tables], axis=0)
-    rows = [
-        {
-            **row,
-            "predicted": classes[int(score.argmax())],
-            **dict(zip(probability_columns(classes), map(float, score), strict=True)),
-        }
-        for row, score in zip(tables[0], scores, strict=True)
-    ]
-    labels = [classes.index(row["label"]) for row in rows]
+        result, rows, _ = _train(run, bundle, {**overrides, "seed": seed}, cache_dir)
+        members.append(result)
+        tables.append(rows)
+    read = [[bundle.task.read(row) for row in table] for table in tables]
+    labels = [label for label, _ in read[0]]
+    scores = np.mean([[probabilities for _, probabilities in table] for table in read], axis=0)
+    parts = zip(tables[0], labels, scores, strict=True)
+    rows = [{**row, **bundle.task.cells(label, score)} for row, label, score in parts]
     result = {key: results[0][key] for key in ("labels", "val_labels", "plan_digest")}
     result |= {key: sum(found[key] for found in results) for key in ("seconds", "cpu_seconds")}
     result |= {"stages": [], "final_stage": None}
-    return {**result, "test": classification_metrics(scores, labels)}, rows, None
+    if "thresholds" in members[0]:
+        result["thresholds"] = [_mean(column) for column in zip(*(one["thresholds"] for one in members), strict=True)]
+    measured = bundle.task.measure(scores, np.array(labels), result.get("thresholds"))
+    return {**result, "test": measured}, rows, None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _check_needs(run: ArmRun, store: RunStore) -> None:

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
-from monai_weckd.metrics import Tally, classification_metrics, mean_defined, tally_predictions
+from monai_weckd.engines.label_task import LabelTask, task_of
+from monai_weckd.metrics import FindingTally, Tally, mean_defined
+from monai_weckd.plan.label_kind import LabelKind
 
 __all__ = ["ArmDifference", "RunPredictions", "arm_difference", "arm_summary", "verdict"]
 
-METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "macro_auc", "ece")
-# resampling inflates the binned calibration error, so its difference has no interval
-_RESAMPLED = METRICS[:-1]
+_CLASSES = task_of(LabelKind(()))
 # normal quantiles for a two-sided test at 5 %, and for a power of 80 %
 _QUANTILE, _POWER = 1.96, 0.84
 
@@ -39,8 +40,9 @@ class RunPredictions:
         fold: number of the fold, from 0.
         seed: number of the seed.
         ids: ids of the N test items.
-        labels: class indices, shape (N,).
-        probabilities: class probabilities, shape (N, C).
+        labels: class indices, shape (N,), or values of findings, (N, F).
+        probabilities: class probabilities, shape (N, C), or those of findings, (N, F).
+        thresholds: from which probability on each finding counts as present, default None: there are classes.
 
     """
 
@@ -50,6 +52,7 @@ class RunPredictions:
     ids: Sequence[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    thresholds: Sequence[float | None] | None = None
 
     @property
     def cell(self) -> tuple[int, int, int]:
@@ -85,7 +88,7 @@ class _Training:
     freedom: int
 
 
-def arm_summary(runs: Sequence[RunPredictions]) -> dict[str, dict[str, float | None]]:
+def arm_summary(runs: Sequence[RunPredictions], task: LabelTask = _CLASSES) -> dict[str, dict[str, float | None]]:
     """Summarize the runs of one arm.
 
     ``mean`` and ``sd`` are computed over the runs, each on the test items of one fold. ``pooled`` is computed over all
@@ -94,16 +97,17 @@ def arm_summary(runs: Sequence[RunPredictions]) -> dict[str, dict[str, float | N
 
     Args:
         runs: the runs, at least one.
+        task: what depends on the kind of the labels, default: one class an image.
 
     Returns:
         ``mean``, ``sd`` (with divisor n - 1, None for a single run) and ``pooled`` by metric; None if undefined.
 
     """
-    figures = [classification_metrics(run.probabilities, run.labels) for run in runs]
-    pooled = {name: float(values[0]) for name, values in _pooled(_tallies(runs)).items()}
-    pooled["ece"] = _pooled_ece(runs)
+    figures = [task.measure(run.probabilities, run.labels, run.thresholds) for run in runs]
+    pooled = {name: float(values[0]) for name, values in _pooled(_tallies(runs, task)).items()}
+    pooled[_error_name(task)] = _pooled_error(runs, task)
     summary = {}
-    for name in METRICS:
+    for name in task.figures:
         values = [value for figure in figures if (value := figure[name]) is not None]
         summary[name] = {
             "mean": float(np.mean(values)) if values else None,
@@ -116,6 +120,7 @@ def arm_summary(runs: Sequence[RunPredictions]) -> dict[str, dict[str, float | N
 def arm_difference(
     first: Sequence[RunPredictions],
     second: Sequence[RunPredictions],
+    task: LabelTask = _CLASSES,
     *,
     groups: Mapping[str, str],
     num_resamples: int = 1000,
@@ -133,12 +138,13 @@ def arm_difference(
     Args:
         first: runs of the first arm; a positive difference means that it is better.
         second: runs of the second arm, which is subtracted.
+        task: what depends on the kind of the labels, default: one class an image.
         groups: group of each test item, by its id.
         num_resamples: number of bootstrap resamples, default 1000.
         seed: seed of the draw, default 0.
 
     Returns:
-        The difference by metric; ``ece`` has no interval, and an undefined metric is left out.
+        The difference by metric; the calibration error has no interval, and an undefined metric is left out.
 
     Raises:
         ValueError: When the arms have no common runs, or common runs were tested on different items.
@@ -151,17 +157,17 @@ def arm_difference(
     weights = _group_weights(len(names), num_resamples, seed)
     place = {name: index for index, name in enumerate(names)}
     columns = {key: place[groups[key]] for cell in cells for key in ours[cell].ids}
-    tallies = [_tallies([runs[cell] for cell in cells], weights, columns) for runs in (ours, theirs)]
+    tallies = [_tallies([runs[cell] for cell in cells], task, weights, columns) for runs in (ours, theirs)]
     above, below = map(_pooled, tallies)
     same_items = len({tuple(ours[cell].ids) for cell in cells}) == 1
     training = _training(*tallies, same_items=same_items)
     found = {
         name: _difference(above[name] - below[name], training[name], runs=len(cells), groups=len(names))
-        for name in _RESAMPLED
+        for name in _resampled(task)
         if np.isfinite(above[name][0] - below[name][0])
     }
-    errors = [_pooled_ece([runs[cell] for cell in cells]) for runs in (ours, theirs)]
-    return {**found, "ece": ArmDifference(errors[0] - errors[1], None, None, None, len(cells))}
+    errors = [_pooled_error([runs[cell] for cell in cells], task) for runs in (ours, theirs)]
+    return {**found, _error_name(task): ArmDifference(errors[0] - errors[1], None, None, None, len(cells))}
 
 
 def verdict(difference: ArmDifference, *, arm: str, control: str, metric: str = "balanced accuracy") -> str:
@@ -194,6 +200,15 @@ def verdict(difference: ArmDifference, *, arm: str, control: str, metric: str = 
     return f"{name} is {abs(points):.1f} points {side} that of {control} ({interval}): it {effect}."
 
 
+def _resampled(task: LabelTask) -> tuple[str, ...]:
+    """Return the metrics without the binned calibration error, which resampling inflates."""
+    return tuple(task.figures)[:-1]
+
+
+def _error_name(task: LabelTask) -> str:
+    return tuple(task.figures)[-1]
+
+
 def _check_pairs(
     ours: Mapping[tuple[int, int, int], RunPredictions],
     theirs: Mapping[tuple[int, int, int], RunPredictions],
@@ -216,8 +231,11 @@ def _group_weights(count: int, num_resamples: int, seed: int) -> np.ndarray:
 
 
 def _tallies(
-    runs: Iterable[RunPredictions], weights: np.ndarray | None = None, columns: Mapping[str, int] | None = None
-) -> dict[tuple[int, int, int], Tally]:
+    runs: Iterable[RunPredictions],
+    task: LabelTask,
+    weights: np.ndarray | None = None,
+    columns: Mapping[str, int] | None = None,
+) -> dict[tuple[int, int, int], Tally | FindingTally]:
     """Return the tally of each run by its cell; without weights, each item counts once."""
     found = {}
     for run in runs:
@@ -225,42 +243,47 @@ def _tallies(
             rows = np.ones((1, len(run.labels)))
         else:
             rows = weights[:, [columns[key] for key in run.ids]]
-        found[run.cell] = tally_predictions(np.asarray(run.probabilities, dtype=float), np.asarray(run.labels), rows)
+        scores = np.asarray(run.probabilities, dtype=float)
+        found[run.cell] = task.tally(scores, np.asarray(run.labels), run.thresholds, rows)
     return found
 
 
-def _pooled(tallies: Mapping[tuple[int, int, int], Tally]) -> dict[str, np.ndarray]:
+def _pooled(tallies: Mapping[tuple[int, int, int], Any]) -> dict[str, np.ndarray]:
     """Return each metric over all folds of a repeat, averaged over repeats and seeds, shape (R,)."""
-    sheets: dict[tuple[int, int], list[Tally]] = {}
+    sheets: dict[tuple[int, int], list[Any]] = {}
     for (repeat, _, seed), tally in tallies.items():
         sheets.setdefault((repeat, seed), []).append(tally)
-    figures = [Tally.total(sheet).metrics() for sheet in sheets.values()]
-    return {name: mean_defined(np.stack([figure[name] for figure in figures]), axis=0) for name in _RESAMPLED}
+    figures = [type(sheet[0]).total(sheet).metrics() for sheet in sheets.values()]
+    return {name: mean_defined(np.stack([figure[name] for figure in figures]), axis=0) for name in figures[0]}
 
 
-def _pooled_ece(runs: Iterable[RunPredictions]) -> float:
+def _pooled_error(runs: Iterable[RunPredictions], task: LabelTask) -> float:
     sheets: dict[tuple[int, int], list[RunPredictions]] = {}
     for run in runs:
         sheets.setdefault((run.repeat, run.seed), []).append(run)
     values = [
-        classification_metrics(
-            np.concatenate([run.probabilities for run in sheet]), np.concatenate([run.labels for run in sheet])
-        )["ece"]
+        task.measure(
+            np.concatenate([run.probabilities for run in sheet]), np.concatenate([run.labels for run in sheet]), None
+        )[_error_name(task)]
         for sheet in sheets.values()
     ]
-    return float(np.mean([value for value in values if value is not None]))
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else np.nan
 
 
 def _training(
-    ours: Mapping[tuple[int, int, int], Tally], theirs: Mapping[tuple[int, int, int], Tally], *, same_items: bool
+    ours: Mapping[tuple[int, int, int], Tally | FindingTally],
+    theirs: Mapping[tuple[int, int, int], Tally | FindingTally],
+    *,
+    same_items: bool,
 ) -> dict[str, _Training]:
     """Return the variance that retraining adds: the part between splits that resampled groups do not explain."""
     by_split: dict[tuple[int, int], list[dict[str, np.ndarray]]] = {}
     for cell, tally in ours.items():
         pair = tally.metrics(), theirs[cell].metrics()
-        by_split.setdefault(cell[:2], []).append({name: pair[0][name] - pair[1][name] for name in _RESAMPLED})
+        by_split.setdefault(cell[:2], []).append({name: pair[0][name] - pair[1][name] for name in pair[0]})
     found = {}
-    for name in _RESAMPLED:
+    for name in next(iter(by_split.values()))[0]:
         rows = {
             split: mean_defined(np.stack([cell[name] for cell in cells]), axis=0) for split, cells in by_split.items()
         }

@@ -17,14 +17,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from monai_weckd.compare.statistics import RunPredictions
 from monai_weckd.utils.files import replace_text
-from monai_weckd.utils.records import json_digest, read_probabilities
+from monai_weckd.utils.records import json_digest
 from monai_weckd.utils.tables import read_table, table_text
+
+if TYPE_CHECKING:
+    from monai_weckd.engines.label_task import LabelTask
 
 __all__ = ["RunStore", "read_rows"]
 
@@ -129,21 +132,23 @@ class RunStore:
             if suffix in files:
                 replace_text(self.path(arm, cell, suffix), files[suffix])
 
-    def predictions(self, arm: str, cell: tuple[int, int, int], classes: Sequence[str]) -> RunPredictions:
+    def predictions(self, arm: str, cell: tuple[int, int, int], task: LabelTask) -> RunPredictions:
         """Return the predictions of a run.
 
         Args:
             arm: name of the arm.
             cell: repeat, fold and seed.
-            classes: class names in the order of their indices.
+            task: what depends on the kind of the labels.
 
         """
         rows = self.rows(arm, cell)
+        labels, probabilities = zip(*map(task.read, rows), strict=True)
         return RunPredictions(
             *cell,
             ids=[row["id"] for row in rows],
-            labels=np.array([classes.index(row["label"]) for row in rows]),
-            probabilities=np.array([read_probabilities(row, classes) for row in rows]),
+            labels=np.array(labels),
+            probabilities=np.array(probabilities),
+            thresholds=self._content(arm, cell).get("thresholds"),
         )
 
     def rows(self, arm: str, cell: tuple[int, int, int]) -> list[dict[str, str]]:

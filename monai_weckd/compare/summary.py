@@ -23,11 +23,13 @@ import numpy as np
 
 from monai_weckd.compare.arms import ARMS
 from monai_weckd.compare.running import ArmRun
-from monai_weckd.compare.statistics import METRICS, ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
+from monai_weckd.compare.statistics import ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
 from monai_weckd.compare.store import RunStore
+from monai_weckd.engines.label_task import figure_words
 
 if TYPE_CHECKING:
     from monai_weckd.compare.training import ComparedBundle
+    from monai_weckd.engines.label_task import LabelTask
 
 __all__ = ["comparison_csv", "summarize_comparison"]
 
@@ -67,7 +69,7 @@ def summarize_comparison(
     names = list(dict.fromkeys(run.arm.name for run in runs))
     predictions = {
         name: [
-            store.predictions(name, cell, bundle.datalist.classes)
+            store.predictions(name, cell, bundle.task)
             for (arm, cell), result in results.items()
             if arm == name and result is not None and "error" not in result
         ]
@@ -75,10 +77,11 @@ def summarize_comparison(
     }
     inert = {name: _inertness(name, done, predictions) for name in names}
     competing = {name: runs for name, runs in predictions.items() if inert[name] is None}
-    differences = {name: _difference(competing, reference, name, bundle.groups) for name in names}
+    differences = {name: _difference(competing, reference, name, bundle) for name in names}
     return {
         "format": 1,
         "classes": list(bundle.datalist.classes),
+        **bundle.task.about,
         "items": len(bundle.datalist.items),
         "groups": len(set(bundle.groups.values())),
         "runs": len(results),
@@ -88,7 +91,7 @@ def summarize_comparison(
         "verdicts": [*_verdicts(competing, reference, bundle), *_inert_sentences(inert)],
         "arms": [
             {
-                **_arm(name, [result for result in done if result["arm"] == name], predictions[name]),
+                **_arm(name, [result for result in done if result["arm"] == name], predictions[name], bundle.task),
                 "inert": inert[name],
                 "difference": {key: asdict(part) for key, part in (differences[name] or {}).items()} or None,
             }
@@ -106,6 +109,7 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
         content: result of :py:func:`summarize_comparison`.
 
     """
+    metrics = figure_words(content)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
@@ -117,7 +121,7 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
             "stage",
             "labels",
             "accepted",
-            *METRICS,
+            *metrics,
             "seconds",
             "cpu_seconds",
             "pool_share",
@@ -126,7 +130,7 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
     for result in content["results"]:
         place = [result[key] for key in ("arm", "repeat", "fold", "seed")]
         for stage in result["stages"]:
-            figures = [stage["test"][name] for name in METRICS]
+            figures = [stage["test"][name] for name in metrics]
             writer.writerow(
                 [
                     *place,
@@ -139,13 +143,15 @@ def comparison_csv(content: Mapping[str, Any]) -> str:
                     "",
                 ]
             )
-        figures = [result["test"][name] for name in METRICS]
+        figures = [result["test"][name] for name in metrics]
         cost = [round(result[key], 3) for key in ("seconds", "cpu_seconds")]
         writer.writerow([*place, "final", result["labels"], "", *figures, *cost, result.get("pool_share")])
     return text.getvalue()
 
 
-def _arm(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPredictions]) -> dict[str, Any]:
+def _arm(
+    name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPredictions], task: LabelTask
+) -> dict[str, Any]:
     finished = [result for result in results if "error" not in result]
     about = {"name": name, "title": ARMS[name].title, "uses_pool": ARMS[name].uses_pool}
     counts = {"runs": len(finished), "failed": len(results) - len(finished)}
@@ -157,8 +163,8 @@ def _arm(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[RunPred
         **counts,
         **means,
         "pool_share": float(np.mean(shares)) if shares else None,
-        "metrics": arm_summary(runs) if runs else None,
-        "stages": _stages(finished),
+        "metrics": arm_summary(runs, task) if runs else None,
+        "stages": _stages(finished, task),
     }
 
 
@@ -183,14 +189,14 @@ def _inert_sentences(inert: Mapping[str, str | None]) -> Iterator[str]:
             yield f"{name} was inert ({reason}), so the verdict leaves it out."
 
 
-def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _stages(results: Sequence[Mapping[str, Any]], task: LabelTask) -> list[dict[str, Any]]:
     numbers = sorted({stage["stage"] for result in results for stage in result["stages"]})
     found = []
     for number in numbers:
         stages = [stage for result in results for stage in result["stages"] if stage["stage"] == number]
         means = {
             name: float(np.mean(values))
-            for name in METRICS
+            for name in task.figures
             if (values := [stage["test"][name] for stage in stages if stage["test"][name] is not None])
         }
         labeled = float(np.mean([stage["labeled"] for stage in stages]))
@@ -200,13 +206,13 @@ def _stages(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _difference(
-    predictions: Mapping[str, Sequence[RunPredictions]], first: str, second: str, groups: Mapping[str, str]
+    predictions: Mapping[str, Sequence[RunPredictions]], first: str, second: str, bundle: ComparedBundle
 ) -> dict[str, ArmDifference] | None:
     """Return the first arm minus the second by metric; None if they have no common runs."""
     ours, theirs = predictions.get(first, ()), predictions.get(second, ())
     if first == second or not {run.cell for run in ours} & {run.cell for run in theirs}:
         return None
-    return arm_difference(ours, theirs, groups=groups)
+    return arm_difference(ours, theirs, bundle.task, groups=bundle.groups)
 
 
 def _verdicts(
@@ -216,9 +222,11 @@ def _verdicts(
     controls = [name for name in _CONTROLS[bundle.solved] if name != reference]
     pairs = [(reference, next((name for name in controls if predictions.get(name)), controls[0]))]
     pairs += [pair for pair in _QUESTIONS if all(predictions.get(name) for name in pair)]
+    metric, word = next(iter(bundle.task.figures.items()))
     for first, second in dict.fromkeys(pairs):
-        difference = _difference(predictions, first, second, bundle.groups)
-        if difference is not None:
-            yield verdict(difference["balanced_accuracy"], arm=ARMS[first].title, control=ARMS[second].title)
+        difference = _difference(predictions, first, second, bundle)
+        if difference is not None and metric in difference:
+            titles = {"arm": ARMS[first].title, "control": ARMS[second].title}
+            yield verdict(difference[metric], **titles, metric=word)
         elif first == reference:
             yield f"No verdict: it needs finished runs of {first!r} and {second!r} on the same splits."

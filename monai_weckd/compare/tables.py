@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_weckd.compare.statistics import METRICS
+from monai_weckd.engines.label_task import figure_words
 from monai_weckd.utils.tables import table_text
 
 __all__ = ["arm_tables"]
 
-_SHOWN = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC", "ece": "ECE"}
 _ESCAPED = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -42,9 +41,12 @@ def arm_tables(content: Mapping[str, Any]) -> dict[str, str]:
 
     """
     finished = [arm for arm in content["arms"] if arm["metrics"]]
-    head = ["arm", "what it is", "runs", "labels", *_SHOWN.values(), f"{content['reference']} minus arm", "s per run"]
-    rows = [_words(arm) for arm in finished]
-    numbers = [_numbers(arm) for arm in finished]
+    metrics = figure_words(content)
+    # accuracy says little beside balanced accuracy
+    shown = {name: word for name, word in metrics.items() if name != "accuracy"}
+    head = ["arm", "what it is", "runs", "labels", *shown.values(), f"{content['reference']} minus arm", "s per run"]
+    rows = [_words(arm, list(shown)) for arm in finished]
+    numbers = [_numbers(arm, list(metrics)) for arm in finished]
     return {
         "arms.md": _markdown(head, rows),
         "arms.tex": _latex(head, rows),
@@ -52,10 +54,10 @@ def arm_tables(content: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _words(arm: Mapping[str, Any]) -> list[str]:
-    figures = [arm["metrics"][name] for name in _SHOWN]
+def _words(arm: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    figures = [arm["metrics"][name] for name in metrics]
     about = [arm["name"], arm["title"], str(arm["runs"]), f"{arm['labels']:.0f}"]
-    return [*about, *map(_spread, figures), _difference(arm), f"{arm['seconds']:.1f}"]
+    return [*about, *map(_spread, figures), _difference(arm, metrics[0]), f"{arm['seconds']:.1f}"]
 
 
 def _spread(figure: Mapping[str, float | None]) -> str:
@@ -64,10 +66,10 @@ def _spread(figure: Mapping[str, float | None]) -> str:
     return f"{figure['mean']:.3f}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.3f}")
 
 
-def _difference(arm: Mapping[str, Any]) -> str:
+def _difference(arm: Mapping[str, Any], metric: str) -> str:
     if arm.get("inert"):
         return "inert"
-    found = (arm["difference"] or {}).get("balanced_accuracy")
+    found = (arm["difference"] or {}).get(metric)
     if found is None:
         return "-"
     value = f"{100 * found['value']:+.1f}"
@@ -77,10 +79,10 @@ def _difference(arm: Mapping[str, Any]) -> str:
     return f"{value} ({low:+.1f} to {high:+.1f})"
 
 
-def _numbers(arm: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(arm: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
     found = {key: arm[key] for key in ("name", "title", "runs", "failed", "labels", "val_labels")}
-    found |= {f"{name} {key}": arm["metrics"][name][key] for name in METRICS for key in ("mean", "sd", "pooled")}
-    for name in METRICS:
+    found |= {f"{name} {key}": arm["metrics"][name][key] for name in metrics for key in ("mean", "sd", "pooled")}
+    for name in metrics:
         part = (arm["difference"] or {}).get(name) or {}
         low, high = part.get("interval") or (None, None)
         found |= {f"{name} difference": part.get("value"), f"{name} low": low, f"{name} high": high}

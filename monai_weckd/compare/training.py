@@ -29,13 +29,14 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.compare.arms import Arm, ChainSize, arm_overrides
 from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.pool_share import PoolShare
-from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.datalist import Datalist, plan_datalist
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.data.split_file import holds_folds, read_folds
+from monai_weckd.engines.label_task import LabelTask, task_of
 from monai_weckd.plan.checks import PlanError
+from monai_weckd.plan.label_kind import plain_label
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import divide_labels
 from monai_weckd.utils.draws import hash_fraction
@@ -135,7 +136,6 @@ class ComparedBundle:
         self._prepared: dict[tuple[bool, str | None], set[tuple[str, str]]] = {}
         self._changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = self._read(overlays)
-        self.config.refuse_findings("compare")
         self.solved = self.config.solves_heads
         for key, value in self._changes.items():
             if not self.config.takes(key) and not self._other.takes(key):
@@ -171,13 +171,18 @@ class ComparedBundle:
         return found
 
     @property
-    def _item_keys(self) -> list[tuple[str, int, str]]:
-        return [(item["id"], item["label"], group_of(item)) for item in self.datalist.items]
+    def _item_keys(self) -> list[tuple[str, Any, str]]:
+        return [(item["id"], plain_label(item["label"]), group_of(item)) for item in self.datalist.items]
 
     @staticmethod
     def _plain(config: BundleConfig) -> dict[str, Any]:
         # the splits themselves count, and not the file that names them
         return {key: value for key, value in config.plain().items() if key != "split_file"}
+
+    @cached_property
+    def task(self) -> LabelTask:
+        """What depends on the kind of the labels."""
+        return task_of(self.datalist.kind)
 
     @property
     def size(self) -> ChainSize:
@@ -218,7 +223,7 @@ class ComparedBundle:
             number = int(hash_fraction(seed, f"run {split.repeat} {split.fold} {attempt}", "") * 2**31)
             try:
                 for wanted in (settings, replace(settings, num_stages=1, selection="random")):
-                    plan_chain(items, replace(wanted, seed=number), classes=self.datalist.classes)
+                    plan_datalist(self.datalist._replace(items=items), replace(wanted, seed=number))
             except PlanError as error:
                 problem = str(error)
             else:
@@ -236,6 +241,17 @@ class ComparedBundle:
 
         """
         return self.config if arm.kind in ("configured", _KINDS[self.solved]) else self._other
+
+    def fault(self, arm: Arm) -> str:
+        """Return why this bundle cannot run an arm; empty if it can.
+
+        Args:
+            arm: the arm.
+
+        """
+        if arm.file is not None and not (self.config.root / "configs" / f"{arm.file}.json").is_file():
+            return f"{self.config.root.name} has no configs/{arm.file}.json"
+        return arm.one_class if self.datalist.kind.findings else ""
 
     def copy_of(self, arm: Arm, changes: Mapping[str, Any], **objects: Any) -> BundleConfig:
         """Return a changed copy of the configuration of an arm.
@@ -267,7 +283,9 @@ class ComparedBundle:
             overlay = self.config.overlay(f"{arm.file}.json")
         training = [item for item in self.datalist.items if split.split_of.get(item["id"]) == "train"]
         labeled = sum(map(is_labeled, training))
-        shards = divide_labels(self.size.plan, len(self.datalist.classes), items=len(training), labeled=labeled)
+        kind = self.datalist.kind
+        sizes = {"items": len(training), "labeled": labeled, "least": kind.fewest}
+        shards = divide_labels(self.size.plan, len(kind.names), **sizes)
         return arm_overrides(arm, _size(self.config_of(arm)), shards=shards, labeled=labeled, overlay=overlay)
 
     def digest(self, arm: Arm, split: FoldSplit, *, seed: int, needs: Sequence[str] = ()) -> str:

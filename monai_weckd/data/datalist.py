@@ -31,6 +31,7 @@ from monai_weckd.data.names import clean_text, fold_text, join_spellings, spelle
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.data.split_file import with_splits
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.plan.settings import PlanSettings
@@ -62,6 +63,11 @@ class Datalist(NamedTuple):
     passed_over: PassedOver = PassedOver()
     layout: str = ""
     findings: bool = False
+
+    @property
+    def kind(self) -> LabelKind:
+        """The kind of the labels."""
+        return LabelKind(self.classes, self.findings)
 
 
 def plan_datalist(

@@ -20,8 +20,10 @@ import numpy as np
 import torch
 
 from monai_weckd.engines.calibration import fit_temperatures
+from monai_weckd.metrics import tally_findings
+from monai_weckd.metrics.classification import percentile_interval, resampled_weights
 
-__all__ = ["estimate_accuracy", "represented"]
+__all__ = ["estimate_accuracy", "estimate_findings", "represented"]
 
 DRAWS = 100
 _NUMBERS = 4_000_000  # logits that are calibrated at a time
@@ -92,6 +94,53 @@ def estimate_accuracy(
         low, high = np.quantile(drawn, [0.025, 0.975])
         figures[name] = {"value": value, "interval": [float(low), float(high)]}
     return figures
+
+
+def estimate_findings(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    thresholds: Sequence[float | None],
+    groups: Sequence[str],
+    *,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Estimate the metrics of findings on images of new groups by cross-validation, each label weighted.
+
+    Chosen labels are not a random sample of all images. So each counts as often as there are images that it stands for.
+    The interval is a percentile bootstrap over groups.
+
+    Args:
+        probabilities: of labeled images by heads that saw no label of their group, (N, F).
+        labels: (N, F), 1, 0, and -1 where a finding is unknown or was not held out.
+        thresholds: from which probability on each finding counts as present, F numbers or None. F1 is too high where
+            they were chosen on the same labels.
+        groups: group of each image, N names.
+        weights: how many images each stands for, (N,), see :py:func:`represented`, default None: equally many.
+        seed: of the bootstrap.
+
+    Returns:
+        ``macro_auc``, ``macro_average_precision`` and ``macro_f1``, each with ``value`` and the 95 % ``interval``; None
+        where it is not defined.
+
+    Example::
+
+        >>> labels = np.array([[1], [0], [1], [0]])
+        >>> found = estimate_findings(np.array([[0.9], [0.6], [0.4], [0.1]]), labels, [0.5], "abcd")
+        >>> found["macro_auc"]["value"]
+        0.75
+
+    """
+    own = np.ones((1, len(labels))) if weights is None else np.asarray(weights, dtype=float)[None]
+    value = tally_findings(probabilities, labels, thresholds, own).metrics()
+    draws = resampled_weights(len(labels), groups, level=0.95, num_resamples=DRAWS, seed=seed)
+    drawn = [tally_findings(probabilities, labels, thresholds, own * times).metrics() for times in draws]
+    found: dict[str, Any] = {}
+    for name, (figure,) in value.items():
+        interval = percentile_interval(np.concatenate([one[name] for one in drawn] or [np.empty(0)]), level=0.95)
+        told = float(figure) if np.isfinite(figure) else None
+        found[name] = {"value": told, "interval": None if interval is None else list(interval)}
+    return found
 
 
 def represented(labeled: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,14 +22,23 @@ import torch
 import torch.nn.functional as F
 
 from monai_weckd.engines.calibration import divide_logits, fit_scalings, fit_temperature, head_parameters
-from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
-from monai_weckd.plan.label_kind import Label
-from monai_weckd.utils.records import label_columns, probability_columns
+from monai_weckd.metrics import (
+    FindingTally,
+    Tally,
+    classification_metrics,
+    finding_metrics,
+    finding_thresholds,
+    tally_findings,
+    tally_predictions,
+)
+from monai_weckd.plan.label_kind import Label, LabelKind
+from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.records import label_columns, probability_columns, read_probabilities
 
 if TYPE_CHECKING:
     from monai_weckd.plan.chain_plan import ChainPlan
 
-__all__ = ["Calibration", "LabelTask", "Scalings", "label_task"]
+__all__ = ["Calibration", "LabelTask", "Scalings", "figure_words", "label_task", "task_of"]
 
 
 class Calibration(Protocol):
@@ -85,10 +95,20 @@ class Scalings:
 
 
 class LabelTask(Protocol):
-    """What depends on the kind of the labels; :py:func:`label_task` returns the one for a plan."""
+    """What depends on the kind of the labels; :py:func:`label_task` returns the one for a plan.
+
+    Attributes:
+        names: names of the classes, or of the findings.
+        columns: columns of a table of predictions.
+        figures: names and words of the metrics: first the one that is reported first, last the calibration error.
+        about: what a record says about the kind of its labels; nothing if an image has one class.
+
+    """
 
     names: tuple[str, ...]
     columns: list[str]
+    figures: Mapping[str, str]
+    about: Mapping[str, Any]
 
     def target(self, labels: Sequence[Label]) -> torch.Tensor:
         """Return labels as a tensor: class indices, (N,), or values of findings, (N, F)."""
@@ -110,12 +130,35 @@ class LabelTask(Protocol):
     ) -> dict[str, Any]:
         """Return the metrics of probabilities, values as for JSON."""
 
+    def tally(
+        self,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        thresholds: Sequence[float | None] | None,
+        weights: np.ndarray,
+    ) -> Tally | FindingTally:
+        """Return weighted sums, of which those of several folds add up; ``weights`` are (R, N)."""
+
+    def read(self, row: Mapping[str, str]) -> tuple[Any, list[float]]:
+        """Return label and probabilities of a row of a table of predictions."""
+
     def cells(self, label: Label, probabilities: Sequence[float] | None) -> dict[str, Any]:
         """Return the ``columns`` of a table of predictions."""
 
 
 class _OneClass:
     """An image has one class."""
+
+    figures: Mapping[str, str] = MappingProxyType(
+        {
+            "balanced_accuracy": "balanced accuracy",
+            "accuracy": "accuracy",
+            "macro_f1": "macro F1",
+            "macro_auc": "macro AUC",
+            "ece": "ECE",
+        }
+    )
+    about: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
@@ -141,6 +184,18 @@ class _OneClass:
     ) -> dict[str, Any]:
         return classification_metrics(probabilities, labels)
 
+    def tally(
+        self,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        thresholds: Sequence[float | None] | None,
+        weights: np.ndarray,
+    ) -> Tally:
+        return tally_predictions(probabilities, labels, weights)
+
+    def read(self, row: Mapping[str, str]) -> tuple[int, list[float]]:
+        return self.names.index(row["label"]), read_probabilities(row, self.names)
+
     def cells(self, label: Label, probabilities: Sequence[float] | None) -> dict[str, Any]:
         values = [""] * len(self.names) if probabilities is None else list(map(float, probabilities))
         predicted = "" if probabilities is None else self.names[int(np.argmax(probabilities))]
@@ -149,6 +204,16 @@ class _OneClass:
 
 class _Findings:
     """An image may show several findings, or none."""
+
+    figures: Mapping[str, str] = MappingProxyType(
+        {
+            "macro_auc": "macro AUC",
+            "macro_average_precision": "average precision",
+            "macro_f1": "F1",
+            "macro_ece": "ECE",
+        }
+    )
+    about: Mapping[str, Any] = MappingProxyType({"findings": True})
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
@@ -175,6 +240,19 @@ class _Findings:
     ) -> dict[str, Any]:
         return finding_metrics(probabilities, labels.reshape(probabilities.shape), thresholds)
 
+    def tally(
+        self,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        thresholds: Sequence[float | None] | None,
+        weights: np.ndarray,
+    ) -> FindingTally:
+        return tally_findings(probabilities, labels, thresholds, weights)
+
+    def read(self, row: Mapping[str, str]) -> tuple[list[int], list[float]]:
+        label = [int(row[column] or UNLABELED) for column in label_columns(self.names)]
+        return label, read_probabilities(row, self.names)
+
     def cells(self, label: Label, probabilities: Sequence[float | None] | None) -> dict[str, Any]:
         known = [int(value) if value >= 0 else "" for value in np.reshape(label, -1)]
         told = [None] * len(self.names) if probabilities is None else probabilities
@@ -189,4 +267,24 @@ def label_task(plan: ChainPlan) -> LabelTask:
         plan: a plan.
 
     """
-    return (_Findings if plan.findings else _OneClass)(plan.classes)
+    return task_of(plan.kind)
+
+
+def task_of(kind: LabelKind) -> LabelTask:
+    """Return what is done with labels and logits where there is no plan.
+
+    Args:
+        kind: the kind of the labels.
+
+    """
+    return (_Findings if kind.findings else _OneClass)(kind.names)
+
+
+def figure_words(record: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return names and words of the metrics that a record has, such as ``chain.json``.
+
+    Args:
+        record: with the ``about`` of its :py:class:`LabelTask`.
+
+    """
+    return task_of(LabelKind((), bool(record.get("findings")))).figures

@@ -24,7 +24,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd.data.embedding import EmbeddingDataset
 from monai_weckd.engines.calibration import fit_scalings, fit_temperature
-from monai_weckd.engines.estimate import estimate_accuracy, represented
+from monai_weckd.engines.estimate import estimate_accuracy, estimate_findings, represented
 from monai_weckd.engines.label_task import Scalings, label_task
 from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
 from monai_weckd.networks.features import find_head, find_module, unwrap
@@ -63,7 +63,8 @@ class HeadSolver:
 
     Where an image may show several findings, :py:func:`monai_weckd.networks.solve_findings` solves a logistic
     regression for each, cross-validation calibrates each by a scale and an offset, and chooses from which probability
-    on it counts as present (:py:func:`monai_weckd.metrics.finding_thresholds`). There is no ``estimate``.
+    on it counts as present (:py:func:`monai_weckd.metrics.finding_thresholds`). ``estimate`` then is the result of
+    :py:func:`monai_weckd.engines.estimate.estimate_findings`.
 
     Args:
         head_layer: module path of the head, default None: the last ``torch.nn.Linear``.
@@ -104,7 +105,9 @@ class HeadSolver:
         scaling = fit_layer(layer, *dataset.moments())
         inputs = layer_inputs(layer, features)
         if chain.plan.findings:
-            found, given = self._solve_findings(layer, inputs, target, groups, scaling)
+            rest = sorted(set(range(len(chain.state.items))).difference(places))
+            pool = (layer_inputs(layer, dataset.gather(part)) for part in _parts(rest))
+            found, given = self._solve_findings(layer, inputs, target, groups, scaling, pool)
             chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
             self._solved = features, target
             return self._output(engine, features, target)
@@ -116,7 +119,7 @@ class HeadSolver:
         others = sorted(set(range(len(chain.state.items))).difference(places))
         found["estimate"] = None
         if whole and len(others) >= len(places):
-            parts = [others[start : start + _CHUNK] for start in range(0, len(others), _CHUNK)]
+            parts = _parts(others)
             unseen = (layer_inputs(layer, dataset.gather(part)) for part in parts)
             names = ([chain.state.items[place]["group"] for place in part] for part in parts)
             labeled = inputs, target, groups
@@ -134,6 +137,7 @@ class HeadSolver:
         target: torch.Tensor,
         groups: Sequence[str],
         scaling: Scaling,
+        others: Iterable[torch.Tensor],
     ) -> tuple[dict[str, Any], list[Any]]:
         """Set the layer, and return its metrics on held out labels and their probabilities, None where unknown."""
         head, calibration = solve_finding_layer(layer, inputs, target, groups, scaling)
@@ -145,7 +149,9 @@ class HeadSolver:
             "labels": int(judged.any(dim=1).sum()),
             "penalty": head.penalty,
             **finding_metrics(probabilities, told, thresholds),
-            "estimate": None,
+            "estimate": estimate_findings(
+                probabilities, told, thresholds, groups, weights=_represented(inputs, others, scaling).numpy()
+            ),
         }
         rows: list[Any] = [
             [value if seen else None for value, seen in zip(*row, strict=True)]
@@ -324,6 +330,16 @@ def _estimate(
         logits.append(head.unseen_logits(part, its_names))
         names += its_names
     return estimate_accuracy(_finite(head.out_of_fold), target, groups, torch.cat(logits), names, weights=weights)
+
+
+def _represented(inputs: torch.Tensor, others: Iterable[torch.Tensor], scaling: Scaling) -> torch.Tensor:
+    """Return how many images each labeled one stands for, (N,), itself among them."""
+    points = _standard(inputs, scaling)
+    return sum((represented(points, _standard(part, scaling)) for part in others), torch.ones(len(inputs)))
+
+
+def _parts(places: Sequence[int]) -> list[Sequence[int]]:
+    return [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
 
 
 def _standard(inputs: torch.Tensor, scaling: Scaling) -> torch.Tensor:

@@ -21,10 +21,18 @@ from monai_weckd.metrics.classification import (
     reliability_bins,
 )
 from monai_weckd.metrics.conformal import conformal_limit, groups_needed, prediction_sets
-from monai_weckd.metrics.findings import finding_bins, finding_intervals, finding_metrics, finding_thresholds
+from monai_weckd.metrics.findings import (
+    FindingTally,
+    finding_bins,
+    finding_intervals,
+    finding_metrics,
+    finding_thresholds,
+    tally_findings,
+)
 from monai_weckd.metrics.tally import Tally, mean_defined, tally_predictions
 
 __all__ = [
+    "FindingTally",
     "ReliabilityBin",
     "Tally",
     "bootstrap_intervals",
@@ -39,5 +47,6 @@ __all__ = [
     "mean_defined",
     "prediction_sets",
     "reliability_bins",
+    "tally_findings",
     "tally_predictions",
 ]

@@ -65,7 +65,7 @@ def groups_needed(coverage: float) -> int:
     return math.ceil(coverage / (1 - coverage) - _ROUNDING)
 
 
-def prediction_sets(probabilities: np.ndarray, limit: float) -> np.ndarray:
+def prediction_sets(probabilities: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
     """Return which classes are in the set of each item, (N, C), bool; the most probable one always is.
 
     The score of a class is one minus its probability, which gives the smallest sets on average: M. Sadinle, J. Lei,
@@ -73,7 +73,7 @@ def prediction_sets(probabilities: np.ndarray, limit: float) -> np.ndarray:
 
     Args:
         probabilities: of the classes, (N, C).
-        limit: result of :py:func:`conformal_limit` for these scores of the true classes.
+        limit: result of :py:func:`conformal_limit` for these scores of the true classes; or one for each, (N, C).
 
     """
     highest = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])

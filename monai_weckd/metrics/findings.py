@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,81 @@ from numpy.typing import ArrayLike
 from monai_weckd.metrics.classification import ReliabilityBin, percentile_interval, reliability, resampled_weights
 from monai_weckd.metrics.tally import mean_defined, weighted_wins
 
-__all__ = ["finding_bins", "finding_intervals", "finding_metrics", "finding_thresholds"]
+__all__ = [
+    "FindingTally",
+    "finding_bins",
+    "finding_intervals",
+    "finding_metrics",
+    "finding_thresholds",
+    "tally_findings",
+]
 
 _RANKED = ("auc", "average_precision", "f1")
+
+
+@dataclass(frozen=True)
+class FindingTally:
+    """Sums over test items, for each of R ways to weight the items and F findings; those of different folds add up.
+
+    Args:
+        wins: weight of the correctly ranked pairs of an item with the finding and one without, (R, F).
+        pairs: weight of all such pairs, (R, F).
+        precision: sum over the items with the finding of the precision at their rank, (R, F); 0 without pairs.
+        ranked: weight of these items, (R, F).
+        hits: weight of the items with the finding that are called so, (R, F).
+        called: weight of all items that are called so, (R, F); NaN without a threshold.
+        present: weight of all items with the finding, (R, F).
+
+    """
+
+    wins: np.ndarray
+    pairs: np.ndarray
+    precision: np.ndarray
+    ranked: np.ndarray
+    hits: np.ndarray
+    called: np.ndarray
+    present: np.ndarray
+
+    def each(self) -> dict[str, np.ndarray]:
+        """Return each metric of each finding, (R, F); NaN where it is not defined."""
+        both = self.pairs > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "auc": np.where(both, self.wins / self.pairs, np.nan),
+                "average_precision": np.where(both, self.precision / self.ranked, np.nan),
+                "f1": np.where(both, 2 * self.hits / (self.called + self.present), np.nan),
+            }
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Return the mean of each metric over the findings with both outcomes, (R,); NaN without one."""
+        return {f"macro_{name}": mean_defined(values, axis=1) for name, values in self.each().items()}
+
+    @classmethod
+    def total(cls, tallies: Sequence[FindingTally]) -> FindingTally:
+        """Return the sum of tallies over different items; items are ranked within a tally only.
+
+        Args:
+            tallies: at least one, weighted in the same ways.
+
+        """
+        return cls(*(np.sum(part, axis=0) for part in zip(*map(astuple, tallies), strict=True)))
+
+
+def tally_findings(
+    probabilities: ArrayLike, labels: ArrayLike, thresholds: Sequence[float | None] | None, weights: np.ndarray
+) -> FindingTally:
+    """Add up weighted items.
+
+    Args:
+        probabilities: probability of each finding, (N, F).
+        labels: (N, F), 1, 0, and -1 or NaN where it is unknown.
+        thresholds: see :func:`finding_metrics`.
+        weights: weight of each item, (R, N).
+
+    Raises:
+        ValueError: When a shape, a probability or a label is out of range.
+    """
+    return _tally(*_checked(probabilities, labels, thresholds), weights)
 
 
 def finding_metrics(
@@ -57,7 +130,7 @@ def finding_metrics(
         (1.0, [3, 2], 1.0)
     """
     array, truth, limits = _checked(probabilities, labels, thresholds)
-    figures = _figures(array, truth, limits, np.ones((1, len(array))))
+    figures = _tally(array, truth, limits, np.ones((1, len(array)))).each()
     known = truth >= 0
     each: list[dict[str, Any]] = []
     for place, limit in enumerate(limits):
@@ -67,7 +140,7 @@ def finding_metrics(
             {
                 "known": int(mine.sum()),
                 "present": int((truth[:, place] == 1).sum()),
-                **{name: _plain(figures[name][place, 0]) for name in _RANKED},
+                **{name: _plain(figures[name][0, place]) for name in _RANKED},
                 "threshold": _plain(limit),
                 "ece": sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, int(mine.sum())),
             }
@@ -109,20 +182,17 @@ def finding_intervals(
         ValueError: When an argument is out of range.
     """
     array, truth, limits = _checked(probabilities, labels, thresholds)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in _RANKED}
-    for weights in resampled_weights(len(array), groups, level=level, num_resamples=num_resamples, seed=seed):
-        for name, values in _figures(array, truth, limits, weights).items():
-            drawn[name].append(values)
-    if not drawn["auc"]:
+    draws = resampled_weights(len(array), groups, level=level, num_resamples=num_resamples, seed=seed)
+    drawn = [_tally(array, truth, limits, weights) for weights in draws]
+    if not drawn:
         nothing = dict.fromkeys(_RANKED)
         return {**{f"macro_{name}": None for name in _RANKED}, "findings": [nothing for _ in limits]}
-    whole = {name: np.concatenate(parts, axis=1) for name, parts in drawn.items()}
-    defined = np.isfinite(whole["auc"])
-    means = {name: mean_defined(np.where(defined, values, np.nan), axis=0) for name, values in whole.items()}
+    whole = FindingTally(*(np.concatenate(parts) for parts in zip(*map(astuple, drawn), strict=True)))
+    each = whole.each()
     return {
-        **{f"macro_{name}": percentile_interval(values, level=level) for name, values in means.items()},
+        **{name: percentile_interval(values, level=level) for name, values in whole.metrics().items()},
         "findings": [
-            {name: percentile_interval(whole[name][place], level=level) for name in _RANKED}
+            {name: percentile_interval(each[name][:, place], level=level) for name in _RANKED}
             for place in range(len(limits))
         ],
     }
@@ -190,34 +260,38 @@ def _threshold(scores: np.ndarray, truth: np.ndarray, sensitivity: float | None)
     return float(np.clip(limits[found >= sensitivity - 1e-12][-1], 0, 1))
 
 
-def _figures(array: np.ndarray, truth: np.ndarray, limits: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each metric of each finding for R ways to weight the items, (F, R); NaN where it is not defined."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in _RANKED}
+def _tally(array: np.ndarray, truth: np.ndarray, limits: np.ndarray, weights: np.ndarray) -> FindingTally:
+    found = []
     for scores, values, limit in zip(array.T, truth.T, limits, strict=True):
         known = values >= 0
         mine, shown, parts = scores[known], values[known] == 1, weights[:, known]
         total, present = parts.sum(axis=1), parts[:, shown].sum(axis=1)
         pairs = present * (total - present)
         predicted = mine >= limit  # never, for NaN
-        hits, called = parts[:, shown & predicted].sum(axis=1), parts[:, predicted].sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found["auc"].append(np.where(pairs > 0, weighted_wins(mine, shown, parts) / pairs, np.nan))
-            found["average_precision"].append(np.where(pairs > 0, _average_precision(mine, shown, parts), np.nan))
-            f1 = 2 * hits / (called + present)
-        found["f1"].append(np.where((pairs > 0) & np.isfinite(limit), f1, np.nan))
-    return {name: np.stack(values) for name, values in found.items()}
+        called = parts[:, predicted].sum(axis=1) if np.isfinite(limit) else np.full(len(parts), np.nan)
+        found.append(
+            (
+                weighted_wins(mine, shown, parts),
+                pairs,
+                np.where(pairs > 0, _precision(mine, shown, parts), 0),
+                np.where(pairs > 0, present, 0),
+                parts[:, shown & predicted].sum(axis=1),
+                called,
+                present,
+            )
+        )
+    return FindingTally(*(np.stack(part, axis=1) for part in zip(*found, strict=True)))
 
 
-def _average_precision(scores: np.ndarray, shown: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean of the precision over the steps of the recall, (R,); items of equal score come together."""
+def _precision(scores: np.ndarray, shown: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the sum over shown items of the precision at their rank, (R,); items of equal score come together."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
     hits = np.cumsum(weights[:, order] * shown[order], axis=1)[:, last]
     called = np.cumsum(weights[:, order], axis=1)[:, last]
     steps = np.diff(hits, axis=1, prepend=0)
-    return np.where(called > 0, steps * hits / np.maximum(called, 1e-300), 0).sum(axis=1) / weights[:, shown].sum(
-        axis=1
-    )
+    found: np.ndarray = np.where(called > 0, steps * hits / np.maximum(called, 1e-300), 0).sum(axis=1)
+    return found
 
 
 def _checked(

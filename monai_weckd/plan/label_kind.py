@@ -58,6 +58,11 @@ class LabelKind:
         return "finding" if self.findings else "class"
 
     @property
+    def fewest(self) -> int:
+        """Fewest images that can have all names: one may show all findings."""
+        return 1 if self.findings else len(self.names)
+
+    @property
     def outcomes(self) -> tuple[str, ...]:
         """Names of the outcomes, in the order of their indices."""
         if not self.findings:

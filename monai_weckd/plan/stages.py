@@ -61,8 +61,7 @@ def plan_stages(
             len(plan.classes),
             items=len(plan.train),
             labeled=len(labeled),
-            # one image may show all findings
-            least=1 if plan.findings else len(plan.classes),
+            least=plan.kind.fewest,
         )
         drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
     # shards of whole groups may be smaller than planned

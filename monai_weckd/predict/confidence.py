@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from monai_weckd.utils.records import model_chain, probability_classes, read_probabilities, read_text
+from monai_weckd.predict.table import finding_answers
+from monai_weckd.utils.records import label_columns, model_chain, probability_classes, read_probabilities, read_text
 from monai_weckd.utils.tables import read_table
 
 __all__ = ["calibration_text", "validation_text"]
@@ -40,12 +42,15 @@ def calibration_text(checkpoint: Path) -> str:
     return "not calibrated: a confidence is not the probability of being right"
 
 
-def validation_text(checkpoint: Path, min_confidence: float) -> str:
+def validation_text(
+    checkpoint: Path, min_confidence: float, thresholds: Mapping[str, float | None] | None = None
+) -> str:
     """Describe the effect of a confidence threshold on validation, from ``predictions.csv`` beside the model.
 
     Args:
         checkpoint: the model.
         min_confidence: the threshold.
+        thresholds: by finding, from which probability on it counts as present, default None: an image has one class.
 
     Raises:
         ValueError: When the table lacks a column.
@@ -57,18 +62,37 @@ def validation_text(checkpoint: Path, min_confidence: float) -> str:
     # a file name may contain bytes that are not UTF-8
     text = read_text(path, errors="surrogateescape")
     try:
-        rows = read_table(text, ["split", "label", "predicted"])
+        columns = ["label", "predicted"] if thresholds is None else label_columns(thresholds)
+        rows = read_table(text, ["split", *columns])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     rows = [row for row in rows if row["split"] == "val"]
     if not rows:
         return f"unknown on validation: no row of it in {path}"
-    kept = [row for row in rows if _confidence(row) >= min_confidence]
-    text = f"on validation {len(rows) - len(kept)} of {len(rows)} without a class ({1 - len(kept) / len(rows):.0%})"
-    if kept:
-        right = sum(row["label"] == row["predicted"] for row in kept)
-        text += f", accuracy of the others {right / len(kept):.3f}"
+    if thresholds is None:
+        what, total = "without a class", len(rows)
+        right = [row["label"] == row["predicted"] for row in rows if _confidence(row) >= min_confidence]
+    else:
+        what = "findings undecided"
+        right, total = _right_answers(rows, min_confidence, thresholds)
+    text = f"on validation {total - len(right)} of {total} {what} ({1 - len(right) / max(1, total):.0%})"
+    if right:
+        text += f", accuracy of the others {sum(right) / len(right):.3f}"
     return f"{text}; the chain has seen these labels"
+
+
+def _right_answers(
+    rows: Sequence[Mapping[str, str]], min_confidence: float, thresholds: Mapping[str, float | None]
+) -> tuple[list[bool], int]:
+    """Return whether each answer that is given is right, and the number of findings that are known."""
+    right, total = [], 0
+    for row in rows:
+        answers = finding_answers(read_probabilities(row, thresholds), list(thresholds.values()), min_confidence)
+        truth = [row[column] for column in label_columns(thresholds)]
+        total += sum(map(bool, truth))
+        given = [(answer, told) for answer, told in zip(answers, truth, strict=True) if told and answer is not None]
+        right += [answer == (told == "1") for answer, told in given]
+    return right, total
 
 
 def _confidence(row: dict[str, str]) -> float:

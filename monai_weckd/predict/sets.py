@@ -9,21 +9,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Compute sets of classes that contain the true class of an image with a given probability."""
+"""Compute sets of classes, or of answers, that contain the true one with a given probability."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from monai_weckd.metrics import conformal_limit, groups_needed, prediction_sets
-from monai_weckd.utils.records import OUT_OF_FOLD, model_chain, probability_columns, read_text
+from monai_weckd.utils.records import OUT_OF_FOLD, label_columns, model_chain, probability_columns, read_text
 from monai_weckd.utils.tables import read_table
 
-__all__ = ["ConformalSets"]
+__all__ = ["ConformalFindings", "ConformalSets"]
+
+_ANSWERS = ("absent", "present")
 
 
 class ConformalSets:
@@ -39,6 +43,7 @@ class ConformalSets:
         coverage: probability.
 
     Attributes:
+        columns: the column of the table.
         limit: largest score of a class in a set.
 
     Raises:
@@ -46,20 +51,13 @@ class ConformalSets:
 
     """
 
+    columns = ("set",)
+
     def __init__(self, checkpoint: Path, classes: Sequence[str], coverage: float) -> None:
         self.classes, self.coverage = classes, coverage
-        path = checkpoint.with_name(OUT_OF_FOLD)
-        if not path.is_file():
-            raise ValueError(
-                f"coverage: expected {OUT_OF_FOLD} beside {checkpoint}, got none. "
-                "Train with solved heads, as train.json does, and keep the files of a run together."
-            )
-        columns = probability_columns(classes)
-        try:
-            rows = read_table(read_text(path, errors="surrogateescape"), ["group", "label", *columns])
+        rows = _held_out(checkpoint, ["label", *probability_columns(classes)])
+        with _naming(checkpoint):
             scores = np.array([_score(row, classes) for row in rows])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
         _check_count(checkpoint, len(rows))
         groups = [row["group"] for row in rows]
         self.labels, self.groups = len(rows), len(set(groups))
@@ -75,7 +73,7 @@ class ConformalSets:
             )
         return f"coverage {self.coverage:g}: each class of probability {1 - self.limit:.3g} or more, by {known}"
 
-    def names(self, probabilities: np.ndarray | None) -> str:
+    def cells(self, probabilities: np.ndarray | None) -> dict[str, str]:
         """Return the names of the classes in the set of an image, the most probable first, joined by ``|``.
 
         Args:
@@ -83,10 +81,86 @@ class ConformalSets:
 
         """
         if probabilities is None:
-            return ""
+            return {"set": ""}
         (inside,) = prediction_sets(probabilities[None].astype(np.float64), self.limit)
         order = np.argsort(-probabilities, kind="stable")
-        return "|".join(self.classes[place] for place in order if inside[place])
+        return {"set": "|".join(self.classes[place] for place in order if inside[place])}
+
+
+class ConformalFindings:
+    """Conformal sets of answers for each finding: present, absent, or both, which leaves it open.
+
+    They are calibrated as in :py:class:`ConformalSets`, for each finding and each answer by the labels with that answer
+    (label-conditional): of the images with a finding, at least the share ``coverage`` have "present" in its set, and of
+    those without it "absent".
+
+    Args:
+        checkpoint: the model; ``out_of_fold.csv`` lies beside it.
+        names: names of the findings in the order of their indices.
+        coverage: probability.
+
+    Attributes:
+        columns: the columns of the table, one for each finding.
+        limits: largest score of an answer in a set, (F, 2): absent and present.
+
+    Raises:
+        ValueError: When there is no such table, or it belongs to another model.
+
+    """
+
+    def __init__(self, checkpoint: Path, names: Sequence[str], coverage: float) -> None:
+        self.names, self.coverage = names, coverage
+        self.columns = tuple(f"set_{name}" for name in names)
+        rows = _held_out(checkpoint, [*label_columns(names), *probability_columns(names)])
+        self.limits = np.full((len(names), 2), math.inf)
+        with _naming(checkpoint):
+            for place, answer in product(range(len(names)), range(2)):
+                self.limits[place, answer] = _finding_limit(rows, names[place], answer, coverage)
+        _check_count(checkpoint, len(rows))
+
+    def text(self) -> str:
+        """Return a line that says for which findings the labels suffice."""
+        open_ones = [name for name, row in zip(self.names, self.limits, strict=True) if np.isinf(row).any()]
+        text = f"coverage {self.coverage:g} for images with each finding, and for those without it"
+        if open_ones:
+            least = groups_needed(self.coverage)
+            text += f"; fewer than {least} patients with and without it, so partly open: {', '.join(open_ones)}"
+        return text
+
+    def cells(self, probabilities: np.ndarray | None) -> dict[str, str]:
+        """Return the answers in the set of each finding, the more probable first, joined by ``|``.
+
+        Args:
+            probabilities: of the findings, (F,); None gives empty texts.
+
+        """
+        if probabilities is None:
+            return dict.fromkeys(self.columns, "")
+        both = np.stack([1 - probabilities, probabilities], axis=1).astype(np.float64)
+        inside, order = prediction_sets(both, self.limits), np.argsort(-both, axis=1, kind="stable")
+        parts = zip(self.columns, inside, order, strict=True)
+        return {column: "|".join(_ANSWERS[k] for k in places if mine[k]) for column, mine, places in parts}
+
+
+def _held_out(checkpoint: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the labels of a model, each predicted when its group was held out."""
+    path = checkpoint.with_name(OUT_OF_FOLD)
+    if not path.is_file():
+        raise ValueError(
+            f"coverage: expected {OUT_OF_FOLD} beside {checkpoint}, got none. "
+            "Train with solved heads, as train.json does, and keep the files of a run together."
+        )
+    with _naming(checkpoint):
+        return read_table(read_text(path, errors="surrogateescape"), ["group", *columns])
+
+
+@contextmanager
+def _naming(checkpoint: Path) -> Iterator[None]:
+    """Put the name of the table before a fault that is found in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.with_name(OUT_OF_FOLD)}: {error}") from error
 
 
 def _check_count(checkpoint: Path, found: int) -> None:
@@ -99,6 +173,19 @@ def _check_count(checkpoint: Path, found: int) -> None:
                 f"{OUT_OF_FOLD}: expected the {stage['labeled']} labels of the chain.json beside it, got {found}. "
                 "Keep the files of a run together."
             )
+
+
+def _finding_limit(rows: Sequence[dict[str, str]], name: str, answer: int, coverage: float) -> float:
+    """Return the largest score of an answer in the set of a finding; infinity without labels."""
+    (label,), (column,) = label_columns([name]), probability_columns([name])
+    mine = [row for row in rows if row[label] == str(answer)]
+    if not mine:
+        return math.inf
+    # one that could not be held out has the highest score
+    told = np.array([float(row[column] or 1 - answer) for row in mine])
+    if not ((told >= 0) & (told <= 1)).all():
+        raise ValueError(f"expected probabilities of {name}, got others. Keep the files of a run together.")
+    return conformal_limit(np.abs(answer - told), [row["group"] for row in mine], coverage)
 
 
 def _score(row: dict[str, str], classes: Sequence[str]) -> float:

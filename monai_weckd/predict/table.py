@@ -29,7 +29,7 @@ from monai_weckd.utils.records import parse_json, probability_columns
 from monai_weckd.utils.system import can_lock, try_lock
 from monai_weckd.utils.tables import read_table, table_text
 
-__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "kept_prediction", "prediction_row", "verdict"]
+__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "finding_answers", "kept_prediction", "prediction_row", "verdict"]
 
 BELOW_CONFIDENCE = "below min_confidence"
 
@@ -45,19 +45,20 @@ def prediction_row(
     """Return a row of the table; ``predicted`` is empty for an unreadable image or a confidence below the threshold.
 
     For findings there are, in place of ``predicted`` and ``confidence``, the names of those that are present under
-    ``findings``, with ``|`` between them, and a ``threshold`` for each.
+    ``findings``, with ``|`` between them, and a ``threshold`` for each. Whether a finding is present is left open, and
+    its name stands under ``undecided``, if the answer would be less probable than ``min_confidence``.
 
     Args:
         prediction: prediction for an image.
         keys: its keys.
         classes: class names in the order of their indices.
-        min_confidence: smallest probability of the most probable class, default 0: any.
+        min_confidence: smallest probability of the most probable class, or of the answer for a finding, default 0: any.
         thresholds: from which probability on each finding counts as present, None for one that never does; default
             None: an image has one class.
 
     """
     if thresholds is not None:
-        return {**keys._asdict(), **_findings(prediction, classes, thresholds)}
+        return {**keys._asdict(), **_findings(prediction, classes, thresholds, min_confidence)}
     told = verdict(prediction.probabilities, classes, fault=prediction.fault, min_confidence=min_confidence)
     return {**keys._asdict(), **told}
 
@@ -87,18 +88,44 @@ def verdict(
     }
 
 
-def _findings(prediction: Prediction, names: Sequence[str], thresholds: Sequence[float | None]) -> dict[str, Any]:
+def finding_answers(
+    probabilities: Sequence[float], thresholds: Sequence[float | None], min_confidence: float
+) -> list[bool | None]:
+    """Return for each finding whether it is present; None where the answer is less probable than asked for.
+
+    Args:
+        probabilities: of the findings, (F,).
+        thresholds: from which probability on each counts as present, None for one that never does.
+        min_confidence: smallest probability of an answer.
+
+    Example::
+
+        >>> finding_answers([0.9, 0.6, 0.1], [0.5, 0.5, None], 0.8)
+        [True, None, False]
+
+    """
+    present = [limit is not None and value >= limit for value, limit in zip(probabilities, thresholds, strict=True)]
+    sure = [
+        (value if shown else 1 - value) >= min_confidence for value, shown in zip(probabilities, present, strict=True)
+    ]
+    return [shown if certain else None for shown, certain in zip(present, sure, strict=True)]
+
+
+def _findings(
+    prediction: Prediction, names: Sequence[str], thresholds: Sequence[float | None], min_confidence: float
+) -> dict[str, Any]:
     """Return the columns of a table for findings, or the reason for their absence."""
     limits = {
         f"threshold_{name}": "" if limit is None else limit for name, limit in zip(names, thresholds, strict=True)
     }
     if prediction.probabilities is None:
-        empty = dict.fromkeys(["findings", *probability_columns(names)], "")
+        empty = dict.fromkeys(["findings", "undecided", *probability_columns(names)], "")
         return {**empty, **dict.fromkeys(limits, ""), "reason": prediction.fault}
     values = [float(value) for value in prediction.probabilities]
-    told = zip(names, values, thresholds, strict=True)
+    answers = dict(zip(names, finding_answers(values, thresholds, min_confidence), strict=True))
     return {
-        "findings": "|".join(name for name, value, limit in told if limit is not None and value >= limit),
+        "findings": "|".join(name for name, answer in answers.items() if answer),
+        "undecided": "|".join(name for name, answer in answers.items() if answer is None),
         **dict(zip(probability_columns(names), values, strict=True)),
         **limits,
         "reason": "",

@@ -28,6 +28,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from monai_weckd.annotation import AnnotatedBundle
 from monai_weckd.bundle import trained_network
 from monai_weckd.cli.main import main
+from monai_weckd.compare.arms import ARMS, choose_arms
+from monai_weckd.compare.training import ComparedBundle
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.data.phantoms.chest import CHEST_FINDINGS
 
@@ -67,6 +69,8 @@ def test_it_trains_on_its_phantom_and_the_report_shows_each_finding(output):
     for name in CHEST_FINDINGS:
         assert f"Reliability diagram of {name}." in page
     assert "no test item" not in page
+    estimate = next(s for s in chain["stages"] if s["stage"] == chain["final"]["stage"])["out_of_fold"]["estimate"]
+    assert f"the macro AUC of the final model is estimated at {estimate['macro_auc']['value']:.3f}<small>" in page
 
 
 def test_monai_alone_infers_and_evaluates(images, output, tmp_path):
@@ -141,7 +145,34 @@ def test_predict_gives_probabilities_and_thresholds_whatever_the_polarity(images
     assert bad["reason"]
 
 
-@pytest.mark.parametrize("option", [["--min_confidence", "0.8"], ["--coverage", "0.9"], ["--aggregate", "patient"]])
+def test_predict_leaves_open_what_is_not_probable_enough_and_tells_other_kinds(images, output, tmp_path, capsys):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for number, picture in enumerate(sorted((images / "images").iterdir())[:6]):
+        Image.open(picture).save(folder / f"{number}.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(folder / "noise.png")
+    assert predict(output, folder, tmp_path / "out.csv", "--min_confidence", "0.8", "--coverage", "0.6") == 0
+    told = capsys.readouterr().out
+    assert "findings undecided" in told
+    assert "coverage 0.6 for images with each finding, and for those without it" in told
+    rows = rows_of(tmp_path / "out.csv")
+    limits = json.loads((output / "chain.json").read_text())["final"]["thresholds"]
+    open_answers = 0
+    for row in rows:
+        for name, limit in zip(CHEST_FINDINGS, limits, strict=True):
+            value = float(row[f"probability_{name}"])
+            present = value >= limit
+            sure = (value if present else 1 - value) >= 0.8
+            assert (name in row["undecided"].split("|")) == (not sure)
+            assert (name in row["findings"].split("|")) == (present and sure)
+            assert row[f"set_{name}"].split("|")[0] == ("present" if value > 0.5 else "absent")
+            open_answers += not sure
+    assert 0 < open_answers < 3 * len(rows)
+    assert f"{sum(bool(row['undecided']) for row in rows)} below min_confidence" in told
+    assert [row["file"] for row in rows if row["not_of_this_kind"]] == ["noise.png"]
+
+
+@pytest.mark.parametrize("option", [["--aggregate", "patient"], ["--write_sr", "reports"]])
 def test_predict_refuses_options_for_one_class(option, images, output, tmp_path, capsys):
     assert predict(output, images / "images", tmp_path / "out.csv", *option) == 1
     assert "expected no such option for a model of findings" in capsys.readouterr().err
@@ -164,7 +195,6 @@ def test_export_gives_the_probabilities_of_findings(output, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("compare", ["--output_dir", "out"]),
         ("tune", ["--output_dir", "out", "--config_file", "scratch.json"]),
         ("audit", ["--output_dir", "out"]),
     ],
@@ -174,6 +204,90 @@ def test_other_commands_say_that_they_do_not_offer_findings(command, options, im
     assert main([command, "--bundle", str(BUNDLE), "--dataset_dir", str(images), *options]) == 1
     assert f"`{command}` does not offer several findings yet" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*"))
+
+
+def compare(images, output, *options, arms="chain,solved,single"):
+    arguments = ["--bundle", str(BUNDLE), "--dataset_dir", str(images), "--output_dir", str(output), "--arms", arms]
+    small = {"spatial_size": [32, 32], "label_fraction": 0.2, "max_epochs": 3, "iterations_per_epoch": 2}
+    changes = [word for key, value in small.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return main(["compare", *arguments, *changes, *options])
+
+
+def test_compare_tells_whether_choosing_helped(images, tmp_path, capsys):
+    assert compare(images, tmp_path, "--folds", "2", "--new_splits") == 0
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert [(arm["name"], arm["runs"]) for arm in content["arms"]] == [("chain", 2), ("single", 2), ("solved", 2)]
+    chain, single, solved = content["arms"]
+    assert chain["labels"] == single["labels"] == solved["labels"]
+    assert content["verdicts"][0].startswith("The macro AUC of the chain ")
+    assert len(solved["difference"]["macro_auc"]["interval"]) == 2
+    rows = [row for path in (tmp_path / "runs" / "chain").glob("*.csv") for row in rows_of(path)]
+    assert sorted(row["id"] for row in rows) == sorted(row["file"] for row in rows_of(images / "manifest.csv"))
+    # the pooled figure, by scikit-learn within folds
+    result = json.loads((tmp_path / "runs" / "solved" / "0-1-0.json").read_text())
+    rows = rows_of(tmp_path / "runs" / "solved" / "0-1-0.csv")
+    for name, found in zip(CHEST_FINDINGS, result["test"]["findings"], strict=True):
+        weight = [row[f"label_{name}"] != "" for row in rows]
+        truth = [row[f"label_{name}"] == "1" for row in rows]
+        scores = [float(row[f"probability_{name}"]) for row in rows]
+        assert found["auc"] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight))
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert content["verdicts"][0] in page
+    assert "macro_auc" in (tmp_path / "tables" / "arms.csv").read_text()
+    assert "solved, repeat 0, fold 1, seed 0: macro AUC" in capsys.readouterr().out
+
+
+def test_compare_leaves_out_arms_for_one_class_or_says_why(images, tmp_path, capsys):
+    bundle = ComparedBundle(BUNDLE, images)
+    names = {arm.name for arm in choose_arms(None, active=True, solved=True, fault=bundle.fault)}
+    left_out = {"paper", "fixmatch", "fixmatch+labels", "compact", "tuned+labels", "two_views"}
+    assert set(ARMS) - names == left_out | {"solved+labels"}  # a solved chain ends with the last one
+    assert compare(images, tmp_path, arms="chain,fixmatch") == 1
+    told = capsys.readouterr().err
+    assert "got 'fixmatch': a threshold of the largest probability says nothing about several findings" in told
+    assert compare(images, tmp_path, arms="two_views") == 1
+    assert "chest_xray_chain_classification has no configs/pretrained.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_is_blind_to_the_findings_of_images_that_nobody_asked_for(images, tmp_path):
+    """Other findings of the test images and of those that were not chosen change no bit of a prediction."""
+    data, rows = tmp_path / "data", rows_of(images / "manifest.csv")
+    data.mkdir()
+    (data / "images").symlink_to(images / "images")
+    groups = sorted({row["group"] for row in rows})
+    for row in rows:
+        row["split"] = "test" if groups.index(row["group"]) % 3 == 0 else "train"
+
+    def chain(place):
+        with (data / "manifest.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        assert compare(data, tmp_path / place, "--val_labels", "0", arms="chain") == 0
+        folder = tmp_path / place / "runs" / "chain"
+        plan = json.loads((folder / "0-0-0.plan.json").read_text())
+        told = [{key: row[key] for key in ("id", *PROBABILITIES)} for row in rows_of(folder / "0-0-0.csv")]
+        return told, {key for stage in plan["stages"] for key in stage["labeled"]}
+
+    before, asked = chain("before")
+    withheld = [row for row in rows if row["file"] not in asked]
+    assert 0 < len(asked) < len(rows) - len(before)
+    titles = [f"finding:{name}" for name in CHEST_FINDINGS]
+    told = [[row[title] for title in titles] for row in withheld]
+    for row, values in zip(withheld, np.random.default_rng(0).permutation(told).tolist(), strict=True):
+        row.update(zip(titles, values, strict=True))
+    assert chain("after") == (before, asked)
+
+
+@pytest.mark.parametrize("overlay", ["two_views.json", "compact.json", "paper.json", "pretrained.json"])
+def test_overlays_for_one_class_are_not_there(overlay, images, tmp_path, capsys):
+    places = ["--dataset_dir", str(images), "--output_dir", str(tmp_path / "out")]
+    assert main(["compare", "--bundle", str(BUNDLE), *places, "--config_file", overlay]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: config_file: expected a file, or the name of one in")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_of_one_class_refuses_findings(images, tmp_path):

@@ -137,7 +137,7 @@ def test_predictions_are_those_of_the_figures_and_cover_each_item_once(finished,
     rows = [row for path in (finished / "runs" / "chain").glob("*.csv") for row in csv.DictReader(path.open())]
     assert len(rows) == len({row["id"] for row in rows}) == 96
     result = json.loads((finished / "runs" / "chain" / "0-1-0.json").read_text())
-    found = RunStore(finished / "runs").predictions("chain", (0, 1, 0), ComparedBundle(BUNDLE, data).datalist.classes)
+    found = RunStore(finished / "runs").predictions("chain", (0, 1, 0), ComparedBundle(BUNDLE, data).task)
     figures = classification_metrics(found.probabilities, found.labels)
     assert result["test"] == pytest.approx(figures, abs=1e-6)
 
@@ -238,8 +238,8 @@ def test_the_default_is_a_solved_head_beside_networks_trained_step_by_step(copy_
     }
     assert plans["solved"].stages[0].labeled == plans["single"].stages[0].labeled
     # the labels of a solved chain make its last stage
-    store = RunStore(output / "runs")
-    chain, alone = (store.predictions(name, (0, 0, 0), content["classes"]) for name in ("chain", "solved+labels"))
+    store, task = RunStore(output / "runs"), ComparedBundle(BUNDLE, data).task
+    chain, alone = (store.predictions(name, (0, 0, 0), task) for name in ("chain", "solved+labels"))
     assert alone.probabilities == pytest.approx(chain.probabilities, abs=1e-4)
 
 

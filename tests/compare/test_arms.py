@@ -187,3 +187,14 @@ def test_the_paper_s_file_goes_before_what_is_plain():
     assert found["chain#accept"] == "improves"
     assert found["selection"] == "random"
     assert not [key for key in found if "shard_size" in key]
+
+
+def test_an_arm_that_a_bundle_cannot_run_is_left_out_or_refused():
+    def fault(arm):
+        return "it lacks a file" if arm.name == "tuned+labels" else ""
+
+    found = {arm.name for arm in choose_arms(None, active=True, solved=True, fault=fault)}
+    everything = {arm.name for arm in choose_arms(None, active=True, solved=True)}
+    assert everything - found == {"tuned+labels", "two_views"}  # the second needs the first
+    with pytest.raises(ValueError, match=r"expected arms that this bundle can run, got 'tuned\+labels': it lacks"):
+        choose_arms(["chain", "two_views"], active=True, solved=True, fault=fault)

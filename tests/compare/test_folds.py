@@ -14,11 +14,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_weckd.compare.folds import cross_validation_splits
+from monai_weckd.compare.folds import cross_validation_splits, given_fold_splits
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def make_items(sizes, *, classes=2, unlabeled=0):
@@ -48,7 +50,7 @@ def test_bad_options(options, message):
 
 def test_too_few_groups_of_a_class():
     with pytest.raises(ValueError, match="expected at least 4 groups of every class, got 3 of 'ill'"):
-        cross_validation_splits(make_items([4] * 7), folds=2, classes=["well", "ill"])
+        cross_validation_splits(make_items([4] * 7), folds=2, kind=LabelKind(("well", "ill")))
     with pytest.raises(ValueError, match="items: expected labels of two classes or more, got 1"):
         cross_validation_splits(make_items([4] * 9, classes=1), folds=2)
 
@@ -149,3 +151,52 @@ def test_repeats_differ():
         if split.fold == 0
     )
     assert first != second
+
+
+def make_found(groups=40, *, findings=3, seed=0, unknown=0.2):
+    """Return items of groups of one to three with findings, some of them unknown."""
+    rng = np.random.default_rng(seed)
+    items = []
+    for group in range(groups):
+        for number in range(rng.integers(1, 4)):
+            label = (rng.uniform(size=findings) < 0.35).astype(np.float32)
+            label[rng.uniform(size=findings) < unknown] = -1
+            items.append({"id": f"g{group}-{number}", "group": f"g{group}", "label": label})
+    return items
+
+
+FOUND = LabelKind(("effusion", "mass", "nodule"), findings=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_part_has_every_finding_present_and_absent_and_in_proportion(seed):
+    items = make_found(60, seed=seed)
+    splits = cross_validation_splits(items, folds=5, label_fraction=0.15, kind=FOUND)
+    shares = {part: [] for part in ("train", "test")}
+    for split in splits:
+        home = {}
+        for item in items:
+            part = split.split_of[item["id"]]
+            assert home.setdefault(item["group"], part) == part
+        for part in ("train", "val", "test"):
+            rows = np.stack([item["label"] for item in items if split.split_of[item["id"]] == part])
+            assert ((rows == 1).any(axis=0) & (rows == 0).any(axis=0)).all()
+            if part in shares:
+                shares[part].append((rows == 1).sum(axis=0) / (rows >= 0).sum(axis=0))
+        counts = Counter(split.split_of.values())
+        assert counts["val"] <= 0.25 * counts["train"]
+    tested = Counter(key for split in splits for key, part in split.split_of.items() if part == "test")
+    assert set(tested.values()) == {1}
+    assert np.std(shares["test"], axis=0).max() < 0.12
+    assert cross_validation_splits(items, folds=5, label_fraction=0.15, kind=FOUND) == splits
+
+
+def test_a_finding_that_cannot_be_in_every_part_is_named():
+    items = make_found()
+    for number, item in enumerate(items):
+        item["label"][1] = number < 2
+    with pytest.raises(ValueError, match=r"folds: expected at least 5 groups of every finding, got [12] of 'mass=1'"):
+        cross_validation_splits(items, folds=5, kind=FOUND)
+    folds = {item["id"]: str(int(item["group"][1:]) % 3) for item in items}
+    with pytest.raises(ValueError, match=r"fold 0: expected labels of every finding in .*, got none of \['mass=1'"):
+        given_fold_splits(items, folds, kind=FOUND)

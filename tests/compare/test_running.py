@@ -81,7 +81,7 @@ def test_an_ensemble_averages_models_on_the_same_labels(data, tmp_path):
     assert len(set(seeds)) == 3
     assert len(set(labels)) == 1
     assert not np.allclose(scores[0], scores[1], atol=1e-3)
-    found = store.predictions("ensemble", (0, 0, 0), bundle.datalist.classes)
+    found = store.predictions("ensemble", (0, 0, 0), bundle.task)
     assert found.probabilities == pytest.approx(np.mean(scores, axis=0))
 
 
@@ -98,8 +98,8 @@ def test_two_views_are_averaged_without_a_training_of_their_own(data, tmp_path):
     result = execute(both, bundle, store, cache_dir=tmp_path / "cache")
     assert result["labels"] == results[0]["labels"]
     assert result["cpu_seconds"] >= sum(found["cpu_seconds"] for found in results)
-    tables = [store.predictions(name, (0, 0, 0), bundle.datalist.classes).probabilities for name in runs]
-    found = store.predictions("two_views", (0, 0, 0), bundle.datalist.classes).probabilities
+    tables = [store.predictions(name, (0, 0, 0), bundle.task).probabilities for name in runs]
+    found = store.predictions("two_views", (0, 0, 0), bundle.task).probabilities
     assert not np.allclose(*tables, atol=1e-3)
     assert found == pytest.approx((tables[0] + tables[1]) / 2)
 

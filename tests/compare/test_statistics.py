@@ -16,10 +16,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from monai_weckd.compare.statistics import ArmDifference, RunPredictions, arm_difference, arm_summary, verdict
-from monai_weckd.metrics import classification_metrics
+from monai_weckd.engines.label_task import task_of
+from monai_weckd.metrics import classification_metrics, finding_metrics
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def run(rng, ids, labels, *, repeat=0, fold=0, seed=0, skill=1.0):
@@ -263,3 +265,50 @@ def test_equal_methods_are_rarely_told_apart():
 )
 def test_verdict(difference, sentence):
     assert verdict(difference, arm="the chain", control="one model", metric="accuracy") == sentence
+
+
+FINDINGS = task_of(LabelKind(("a", "b"), findings=True))
+
+
+def found_runs(rng, *, items=90, folds=3, skill=1.0):
+    """Return runs with findings, of which some are unknown; labels and folds are the same for any rng."""
+    drawn = np.random.default_rng(7)
+    labels = drawn.integers(0, 2, (items, 2)).astype(float)
+    labels[drawn.uniform(size=labels.shape) < 0.2] = -1
+    scores = (1 / (1 + np.exp(-rng.normal(size=labels.shape) - skill * (labels > 0)))).round(3)
+    return [
+        RunPredictions(0, fold, 0, [f"i{i}" for i in part], labels[part], scores[part], [0.5, 0.6])
+        for fold, part in enumerate(np.array_split(np.arange(items), folds))
+    ]
+
+
+def test_findings_against_scikit_learn():
+    runs = found_runs(np.random.default_rng(0))
+    found = arm_summary(runs, FINDINGS)
+    aucs = [
+        roc_auc_score(run.labels[:, f] > 0, run.probabilities[:, f], sample_weight=run.labels[:, f] >= 0)
+        for run in runs
+        for f in (0, 1)
+    ]
+    assert found["macro_auc"]["mean"] == pytest.approx(np.mean(aucs))
+    labels, scores = (np.concatenate([getattr(run, name) for run in runs]) for name in ("labels", "probabilities"))
+    f1 = [
+        f1_score(labels[:, f] > 0, scores[:, f] >= limit, sample_weight=labels[:, f] >= 0)
+        for f, limit in ((0, 0.5), (1, 0.6))
+    ]
+    assert found["macro_f1"]["pooled"] == pytest.approx(np.mean(f1))
+    assert found["macro_ece"]["pooled"] == pytest.approx(finding_metrics(scores, labels)["macro_ece"])
+
+
+def test_the_difference_of_findings_has_an_interval_over_groups():
+    ours, theirs = (found_runs(np.random.default_rng(n), skill=skill) for n, skill in ((0, 2.0), (1, 0.5)))
+    found = arm_difference(ours, theirs, FINDINGS, groups=OWN_GROUPS)
+    assert list(found) == ["macro_auc", "macro_average_precision", "macro_f1", "macro_ece"]
+    gap = arm_summary(ours, FINDINGS)["macro_auc"]["pooled"] - arm_summary(theirs, FINDINGS)["macro_auc"]["pooled"]
+    assert found["macro_auc"].value == pytest.approx(gap)
+    low, high = found["macro_auc"].interval
+    assert low < gap < high
+    assert found["macro_ece"].interval is None
+    wide = arm_difference(ours, theirs, FINDINGS, groups={key: f"g{int(key[1:]) % 6}" for key in OWN_GROUPS})
+    assert wide["macro_auc"].value == pytest.approx(gap)
+    assert arm_difference(ours, ours, FINDINGS, groups=OWN_GROUPS)["macro_auc"].interval == (0, 0)

@@ -16,6 +16,8 @@ import json
 import pytest
 
 from monai_weckd.compare.store import RunStore
+from monai_weckd.engines.label_task import task_of
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def test_a_damaged_result_is_told(tmp_path):
@@ -42,7 +44,7 @@ def test_results_come_back_as_they_were_written(tmp_path):
     assert store.read("chain", (1, 2, 3), digest="d") == {"digest": "d"}
     assert store.read("chain", (1, 2, 3), digest="e") is None
     assert store.read("chain", (1, 2, 4), digest="d") is None
-    found = store.predictions("chain", (1, 2, 3), ["a", "b"])
+    found = store.predictions("chain", (1, 2, 3), task_of(LabelKind(("a", "b"))))
     assert found.cell == (1, 2, 3)
     assert found.ids == ["ä\udcff.png"]
     assert found.labels.tolist() == [1]
@@ -53,3 +55,12 @@ def test_results_come_back_as_they_were_written(tmp_path):
         "1-2-3.plan.json",
     ]
     assert json.loads(store.path("chain", (1, 2, 3)).read_text()).keys() == {"digest", "predictions", "seal"}
+
+
+def test_findings_come_back_with_what_is_unknown_and_with_their_thresholds(tmp_path):
+    store = RunStore(tmp_path)
+    row = {"id": "a", "group": "g", "label_ill": 1, "label_old": "", "probability_ill": 0.75, "probability_old": 0.5}
+    store.write("chain", (0, 0, 0), {"digest": "d", "thresholds": [0.25, None]}, rows=[row])
+    found = store.predictions("chain", (0, 0, 0), task_of(LabelKind(("ill", "old"), findings=True)))
+    assert (found.labels.tolist(), found.probabilities.tolist()) == ([[1, -1]], [[0.75, 0.5]])
+    assert found.thresholds == [0.25, None]

@@ -23,13 +23,16 @@ from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.running import ArmRun
 from monai_weckd.compare.store import RunStore
 from monai_weckd.compare.summary import comparison_csv, summarize_comparison
+from monai_weckd.engines.label_task import task_of
 from monai_weckd.metrics import classification_metrics
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.visualize.comparison import comparison_figures, comparison_page
 
 CLASSES = ("ill", "well")
 LABELS = np.array([0, 1] * 10)
 BUNDLE = SimpleNamespace(
     datalist=SimpleNamespace(classes=CLASSES, items=[{}] * 20),
+    task=task_of(LabelKind(CLASSES)),
     groups={f"i{n}": f"g{n // 2}" for n in range(20)},
     solved=False,
 )

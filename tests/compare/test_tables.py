@@ -85,3 +85,17 @@ def test_numbers_are_not_rounded():
     assert float(row["macro_auc pooled"]) == 0.7412345
     assert (row["balanced_accuracy difference"], row["balanced_accuracy high"]) == ("0.031", "0.07")
     assert (row["ece difference"], row["pool_share"], row["inert"]) == ("", "0.125", "")
+
+
+def test_findings_have_figures_of_their_own():
+    names = ("macro_auc", "macro_average_precision", "macro_f1", "macro_ece")
+    arm = {
+        **ARM,
+        "metrics": dict.fromkeys(names, FIGURE),
+        "difference": {"macro_auc": {"value": 0.02, "interval": None}},
+    }
+    found = arm_tables({"reference": "chain", "arms": [arm], "findings": True})
+    assert "| macro AUC | average precision | F1 | ECE | chain minus arm |" in found["arms.md"]
+    assert "| +2.0 |" in found["arms.md"]
+    [row] = csv.DictReader(io.StringIO(found["arms.csv"]))
+    assert (row["macro_auc difference"], row["macro_ece mean"]) == ("0.02", "0.75")

@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from monai_weckd.engines.calibration import fit_temperature, fit_temperatures
-from monai_weckd.engines.estimate import estimate_accuracy, represented
+from monai_weckd.engines.estimate import estimate_accuracy, estimate_findings, represented
+from monai_weckd.metrics import finding_intervals
 
 
 def world(count, classes=3, seed=0):
@@ -153,3 +154,41 @@ def test_temperatures_of_weighted_items_are_those_of_repeated_ones():
     weights = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (5, 30)))
     expected = [fit_temperature(logits.repeat_interleave(w, 0), labels.repeat_interleave(w)) for w in weights]
     assert fit_temperatures(logits, labels, weights).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def found_labels(seed=0, items=90):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, (items, 2))
+    labels[rng.uniform(size=labels.shape) < 0.2] = -1
+    scores = (1 / (1 + np.exp(-rng.normal(size=labels.shape) - (labels > 0)))).round(2)
+    return scores, labels, [f"g{n // 3}" for n in range(items)]
+
+
+def test_the_estimate_of_findings_counts_each_label_as_often_as_it_stands_for_images():
+    scores, labels, groups = found_labels()
+    weights = np.random.default_rng(1).integers(1, 9, len(labels))
+    found = estimate_findings(scores, labels, [0.5, 0.6], groups, weights=weights)
+    own = [weights * (labels[:, f] >= 0) for f in (0, 1)]
+    aucs = [roc_auc_score(labels[:, f] > 0, scores[:, f], sample_weight=own[f]) for f in (0, 1)]
+    assert found["macro_auc"]["value"] == pytest.approx(np.mean(aucs))
+    f1 = [f1_score(labels[:, f] > 0, scores[:, f] >= limit, sample_weight=own[f]) for f, limit in enumerate((0.5, 0.6))]
+    assert found["macro_f1"]["value"] == pytest.approx(np.mean(f1))
+    for figure in found.values():
+        low, high = figure["interval"]
+        assert low < figure["value"] < high
+    # as many copies of each label say the same
+    copies = [np.repeat(part, weights, axis=0) for part in (scores, labels)]
+    repeated = estimate_findings(*copies, [0.5, 0.6], list(np.repeat(groups, weights)))
+    for key in ("value", "interval"):
+        assert repeated["macro_auc"][key] == pytest.approx(found["macro_auc"][key])
+
+
+def test_the_interval_of_findings_is_that_of_a_bootstrap_over_groups():
+    scores, labels, groups = found_labels()
+    interval = estimate_findings(scores, labels, [0.5, 0.5], groups)["macro_auc"]["interval"]
+    expected = finding_intervals(scores, labels, [0.5, 0.5], groups=groups, num_resamples=2000, seed=3)["macro_auc"]
+    assert interval == pytest.approx(expected, abs=0.05)
+    alone = estimate_findings(scores, labels, [0.5, 0.5], ["g"] * len(labels))
+    assert alone["macro_auc"]["interval"] is None
+    nothing = estimate_findings(scores, np.full_like(labels, -1), [None, None], groups)
+    assert nothing["macro_auc"] == {"value": None, "interval": None}

@@ -28,6 +28,7 @@ from monai.handlers import ValidationHandler, from_engine
 from monai.transforms import Activationsd, Compose, RandGaussianNoised
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from monai_weckd import plan_chain, plan_training
 from monai_weckd.data import ByteCacheDataset
@@ -145,6 +146,29 @@ def test_a_solved_stage_has_the_regressions_of_its_labels():
     torch.testing.assert_close(logits.double(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_estimate_weights_each_label_by_the_images_nearest_to_it():
+    trainer, parts = make_solved(make_items())
+    trainer.run()
+    state = trainer.walker.state
+    features = extract(trainer.network, parts["train"])[0].double()
+    points = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
+    chosen = set(trainer.plan.stages[-1].labeled)
+    is_mine = np.array([item["id"] in chosen for item in parts["train"].data])
+    nearest = NearestNeighbors(n_neighbors=1).fit(points[is_mine]).kneighbors(points[~is_mine], return_distance=False)
+    weights = 1 + np.bincount(nearest[:, 0], minlength=is_mine.sum())
+    mine = [item for item in parts["train"].data if item["id"] in chosen]
+    aucs = []
+    for place in range(len(NAMES)):
+        told = [state.held_out[item["id"]][place] for item in mine]
+        held = np.array([value is not None for value in told])
+        truth = [item["label"][place] > 0 for item in mine]
+        aucs.append(roc_auc_score(truth, [value or 0 for value in told], sample_weight=held * weights))
+    found = state.out_of_fold["estimate"]["macro_auc"]
+    assert found["value"] == pytest.approx(np.mean(aucs), abs=1e-6)
+    assert found["value"] != pytest.approx(state.out_of_fold["macro_auc"], abs=1e-4)
+    assert found["interval"][0] < found["value"] < found["interval"][1]
+
+
 def test_the_ledger_counts_findings_and_a_stage_tells_them(caplog):
     caplog.set_level("INFO")
     trainer, _ = make_solved(make_items())
@@ -195,6 +219,7 @@ def test_withheld_findings_do_not_change_a_bit(make):
     assert [stage.labeled for stage in second.plan.stages] == [stage.labeled for stage in first.plan.stages]
     for name, tensor in first.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
+    assert second.walker.state.out_of_fold == first.walker.state.out_of_fold
     # and a finding that was asked for does
     known = {key for stage in first.plan.stages for key in stage.labeled}
     others = [

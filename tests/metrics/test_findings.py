@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, recall_score, roc
 
 from monai_weckd.metrics import finding_bins, finding_intervals, finding_metrics, finding_thresholds
 from monai_weckd.metrics.classification import resampled_weights
-from monai_weckd.metrics.findings import _figures
+from monai_weckd.metrics.findings import FindingTally, tally_findings
 
 
 def draw(items=80, findings=3, *, seed=0, unknown=0.2, ties=True):
@@ -56,14 +56,35 @@ def test_equals_scikit_learn_where_unknown_findings_have_no_weight(seed):
 def test_weights_are_those_of_scikit_learn():
     probabilities, labels, groups = draw()
     (weights,) = resampled_weights(80, groups, level=0.95, num_resamples=5, seed=3)
-    figures = _figures(probabilities, labels, np.full(3, 0.5), weights)
+    figures = tally_findings(probabilities, labels, None, weights).each()
     for place in range(3):
         truth, scores = labels[:, place] == 1, probabilities[:, place]
         for row, weight in enumerate(weights * (labels[:, place] >= 0)):
-            assert figures["auc"][place, row] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight))
+            assert figures["auc"][row, place] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight))
             expected = average_precision_score(truth, scores, sample_weight=weight)
-            assert figures["average_precision"][place, row] == pytest.approx(expected)
-            assert figures["f1"][place, row] == pytest.approx(f1_score(truth, scores >= 0.5, sample_weight=weight))
+            assert figures["average_precision"][row, place] == pytest.approx(expected)
+            assert figures["f1"][row, place] == pytest.approx(f1_score(truth, scores >= 0.5, sample_weight=weight))
+
+
+def test_tallies_of_folds_rank_within_a_fold_and_count_over_all():
+    folds = [draw(seed=seed)[:2] for seed in range(3)]
+    limits = [[0.3, 0.5, 0.7], [0.4, 0.4, 0.4], [0.6, 0.5, 0.4]]
+    ones = np.ones((1, 80))
+    whole = FindingTally.total([tally_findings(*fold, own, ones) for fold, own in zip(folds, limits, strict=True)])
+    each = whole.each()
+    for place in range(3):
+        known = [labels[:, place] >= 0 for _, labels in folds]
+        truth = [labels[mine, place] == 1 for (_, labels), mine in zip(folds, known, strict=True)]
+        scores = [found[mine, place] for (found, _), mine in zip(folds, known, strict=True)]
+        sizes = [(~one).sum() * one.sum() for one in truth]
+        expected = np.average([roc_auc_score(*pair) for pair in zip(truth, scores, strict=True)], weights=sizes)
+        assert each["auc"][0, place] == pytest.approx(expected)
+        own = [average_precision_score(*pair) for pair in zip(truth, scores, strict=True)]
+        expected = np.average(own, weights=[one.sum() for one in truth])
+        assert each["average_precision"][0, place] == pytest.approx(expected)
+        called = [one >= own[place] for one, own in zip(scores, limits, strict=True)]
+        assert each["f1"][0, place] == pytest.approx(f1_score(np.concatenate(truth), np.concatenate(called)))
+    assert whole.metrics()["macro_auc"] == pytest.approx(each["auc"].mean())
 
 
 def test_intervals_are_percentiles_over_groups():

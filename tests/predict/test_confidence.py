@@ -65,3 +65,16 @@ def test_what_a_smallest_confidence_costs_and_gains_is_counted(tmp_path):
         "on validation 1 of 3 without a class (33%), accuracy of the others 1.000"
     )
     assert validation_text(model, 0.95).startswith("on validation 3 of 3 without a class (100%);")
+
+
+def test_of_findings_each_known_answer_counts(tmp_path):
+    columns = ["id", "split", "label_ill", "label_old", "probability_ill", "probability_old"]
+    values = [("val", "1", "0", 0.9, 0.4), ("val", "0", "", 0.3, 0.9), ("val", "1", "1", 0.6, 0.9)]
+    rows = [dict(zip(columns, (str(n), *row), strict=True)) for n, row in enumerate(values)]
+    write_atomically(tmp_path / "predictions.csv", table_text(columns, rows))
+    limits = {"ill": 0.65, "old": 0.3}
+    # wrong are "old" of the first image, whose threshold is low, and "ill" of the last one, whose threshold is high
+    told = validation_text(tmp_path / "model.pt", 0, limits)
+    assert told.startswith("on validation 0 of 5 findings undecided (0%), accuracy of the others 0.600")
+    told = validation_text(tmp_path / "model.pt", 0.65, limits)
+    assert told.startswith("on validation 2 of 5 findings undecided (40%), accuracy of the others 1.000")

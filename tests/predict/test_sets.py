@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from prediction_models import CLASSES, untrained_model, write_held_out
 
-from monai_weckd.predict.sets import ConformalSets
+from monai_weckd.predict.sets import ConformalFindings, ConformalSets
+from monai_weckd.utils.files import write_atomically
+from monai_weckd.utils.tables import table_text
 
 
 @pytest.fixture
@@ -29,16 +31,16 @@ def test_the_limit_is_a_quantile_over_patients(model):
     sets = ConformalSets(model, CLASSES, 0.5)
     assert sets.limit == pytest.approx(0.6)  # the sixth of eleven, of which one is infinite
     assert sets.text() == "coverage 0.5: each class of probability 0.4 or more, by 30 held out labels of 10 patients"
-    assert sets.names(np.array([0.1, 0.45, 0.05, 0.4], np.float32)) == f"{CLASSES[1]}|{CLASSES[3]}"
-    assert sets.names(np.array([0.4, 0.35, 0.05, 0.2])) == CLASSES[0]
-    assert sets.names(np.array([0.3, 0.35, 0.15, 0.2])) == CLASSES[1]
-    assert sets.names(None) == ""
+    assert sets.cells(np.array([0.1, 0.45, 0.05, 0.4], np.float32))["set"] == f"{CLASSES[1]}|{CLASSES[3]}"
+    assert sets.cells(np.array([0.4, 0.35, 0.05, 0.2]))["set"] == CLASSES[0]
+    assert sets.cells(np.array([0.3, 0.35, 0.15, 0.2]))["set"] == CLASSES[1]
+    assert sets.cells(None)["set"] == ""
 
 
 def test_with_few_patients_every_class_is_in_the_set(model):
     write_held_out(model, [(f"p{number % 8}", "normal", 0.99) for number in range(30)])
     sets = ConformalSets(model, CLASSES, 0.9)
-    assert sets.names(np.array([0.97, 0.01, 0.01, 0.01])).split("|") == CLASSES
+    assert sets.cells(np.array([0.97, 0.01, 0.01, 0.01]))["set"].split("|") == CLASSES
     assert sets.text() == (
         "all classes for each image: coverage 0.9 takes labels of 9 patients, got 30 held out labels of 8 patients"
     )
@@ -71,3 +73,52 @@ def test_without_held_out_labels_there_are_no_sets(model):
     model.with_name("out_of_fold.csv").write_text("group,label\na,b\n")
     with pytest.raises(ValueError, match=r"out_of_fold.csv: expected the column 'probability_chronic_otitis_media'"):
         ConformalSets(model, CLASSES, 0.9)
+
+
+def write_findings(model, rows):
+    """Write out-of-fold labels of two findings: group, then label and probability of each."""
+    columns = ["id", "group", "label_ill", "probability_ill", "label_old", "probability_old"]
+    told = [dict(zip(columns, (str(n), *row), strict=True)) for n, row in enumerate(rows)]
+    write_atomically(model.with_name("out_of_fold.csv"), table_text(columns, told))
+
+
+def test_findings_have_a_limit_for_each_answer(model):
+    # present in patients 0 to 9 with the probabilities 0, 0.1, ..., absent in patients 10 to 19 with 0.05 each
+    shown = [(f"p{n}", 1, n / 10, "", "") for n in range(10)]
+    absent = [(f"p{n}", 0, 0.05, 1, 0.9) for n in range(10, 30)]
+    write_findings(model, shown + absent)
+    sets = ConformalFindings(model, ["ill", "old"], 0.5)
+    # of eleven scores, of which one is infinite, the sixth
+    assert sets.limits[0] == pytest.approx([0.05, 0.6])
+    assert sets.limits[1] == pytest.approx([np.inf, 0.1])  # nobody lacks it
+    cells = sets.cells(np.array([0.45, 0.95]))
+    assert cells == {"set_ill": "absent|present", "set_old": "present|absent"}  # the more probable first, and always
+    assert sets.cells(np.array([0.04, 0.5]))["set_ill"] == "absent"
+    assert sets.cells(np.array([0.6, 0.5]))["set_ill"] == "present"
+    assert sets.cells(None) == {"set_ill": "", "set_old": ""}
+    told = "fewer than 1 patients with and without it, so partly open: old"
+    assert sets.text() == f"coverage 0.5 for images with each finding, and for those without it; {told}"
+
+
+def test_the_sets_of_findings_cover_new_patients_with_and_without_a_finding(model):
+    """Simulated: the share of covered answers, over draws of patients with two images each."""
+    rng, covered = np.random.default_rng(0), {0: [], 1: []}
+    for _ in range(40):
+        truth = rng.integers(0, 2, 80)
+        scores = 1 / (1 + np.exp(-rng.normal(size=(80, 2)) - 1.5 * (2 * truth[:, None] - 1) - rng.normal(size=(80, 1))))
+        rows = [(f"p{n}", truth[n], scores[n, k], "", "") for n in range(15, 80) for k in range(2)]
+        model = untrained_model(model.parent, labeled=len(rows))
+        write_findings(model, rows)
+        sets = ConformalFindings(model, ["ill", "old"], 0.8)
+        for n in range(15):
+            answer = ("absent", "present")[truth[n]]
+            covered[truth[n]] += [answer in sets.cells(np.array([p, 0.5]))["set_ill"].split("|") for p in scores[n]]
+    for found in covered.values():
+        assert np.mean(found) == pytest.approx(0.8, abs=0.08)
+
+
+@pytest.mark.parametrize("value", ["1.5", "nan", "x"])
+def test_a_damaged_table_of_findings_is_refused(model, value):
+    write_findings(model, [("p", 1, value, 0, 0.5)] * 30)
+    with pytest.raises(ValueError, match=r"out_of_fold.csv: "):
+        ConformalFindings(model, ["ill", "old"], 0.9)

@@ -87,3 +87,18 @@ def test_what_an_interrupted_table_left_is_replaced(tmp_path):
         table.write([prediction_row(Prediction("a.png", None, "broken"), KEYS, CLASSES)])
     assert [one["file"] for one in csv.DictReader((tmp_path / "out.csv").open())] == ["in/a.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "findings", "undecided"),
+    [(0, "ill|old", ""), (0.3, "ill", "old"), (0.85, "", "ill|old"), (0.95, "", "ill|old|torn")],
+)
+def test_an_answer_for_a_finding_needs_its_smallest_confidence(limit, findings, undecided):
+    """A finding with a low threshold counts as present although that is improbable, unless it is left open."""
+    prediction = Prediction("a.png", np.array([0.8, 0.2, 0.1]))
+    options = {"min_confidence": limit, "thresholds": [0.5, 0.1, None]}
+    row = prediction_row(prediction, KEYS, ("ill", "old", "torn"), **options)
+    assert (row["findings"], row["undecided"], row["reason"]) == (findings, undecided, "")
+    bad = prediction_row(Prediction("a.png", None, "broken"), KEYS, ("ill", "old", "torn"), **options)
+    assert list(bad) == list(row)
+    assert {value for key, value in bad.items() if key not in ("file", "patient")} == {"", "broken"}

@@ -138,3 +138,21 @@ def test_stages_are_drawn_against_single_models(monkeypatch, content):
     assert curve.get_ydata() == pytest.approx([0.5, 0.6, 0.7])
     assert control.get_ydata()[0] == pytest.approx(0.65)
     assert [text.get_text() for text in axes.texts] == ["single_long"]
+
+
+def test_page_of_findings_is_about_the_macro_auc(monkeypatch, content):
+    words = {"balanced_accuracy": "macro_auc", "accuracy": "macro_average_precision", "ece": "macro_ece"}
+    for one in content["arms"]:
+        for part in (one, *one["stages"]):
+            for key in ("metrics", "difference", "test"):
+                if part.get(key):
+                    kept = {name: value for name, value in part[key].items() if name != "macro_auc"}
+                    part[key] = {words.get(name, name): value for name, value in kept.items()}
+    page = comparison_page({**content, "findings": True}, about={"synthetic": False})
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "2 findings, of which an image may show several" in text
+    assert "Macro AUC Average precision F1 Calibration error (ECE)" in text
+    assert "alanced accuracy" not in page
+    arms = [one for one in content["arms"] if one["difference"]]
+    [axes] = capture(monkeypatch, draw_differences, arms, "chain", "macro_auc").axes
+    assert axes.get_xlabel() == "chain minus arm, points of macro AUC"
