@@ -153,7 +153,8 @@ def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder
     from monai_weckd.predict.reports import ReportFolder
 
     taken = series_numbers(image_files(args.input) if args.input.is_dir() else [str(args.input)])
-    return ReportFolder(args.write_sr, bundle, per=args.sr_per, taken=taken, resume=args.resume)
+    options: Any = {"per": args.sr_per, "resume": args.resume, "min_confidence": args.min_confidence or 0.0}
+    return ReportFolder(args.write_sr, bundle, taken=taken, **options)
 
 
 def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | ConformalFindings | None:

@@ -25,6 +25,7 @@ from monai_weckd.metrics.tally import mean_defined, weighted_wins
 
 __all__ = [
     "FindingTally",
+    "finding_answers",
     "finding_bins",
     "finding_intervals",
     "finding_metrics",
@@ -326,3 +327,26 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def finding_answers(
+    probabilities: Sequence[float], thresholds: Sequence[float | None], min_confidence: float
+) -> list[bool | None]:
+    """Return for each finding whether it is present; None where the answer is less probable than asked for.
+
+    Args:
+        probabilities: of the findings, (F,).
+        thresholds: from which probability on each counts as present, None for one that never does.
+        min_confidence: smallest probability of an answer.
+
+    Example::
+
+        >>> finding_answers([0.9, 0.6, 0.1], [0.5, 0.5, None], 0.8)
+        [True, None, False]
+
+    """
+    present = [limit is not None and value >= limit for value, limit in zip(probabilities, thresholds, strict=True)]
+    sure = [
+        (value if shown else 1 - value) >= min_confidence for value, shown in zip(probabilities, present, strict=True)
+    ]
+    return [shown if certain else None for shown, certain in zip(present, sure, strict=True)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from monai_weckd.predict.table import finding_answers
+from monai_weckd.metrics.findings import finding_answers
 from monai_weckd.utils.records import label_columns, model_chain, probability_classes, read_probabilities, read_text
 from monai_weckd.utils.tables import read_table
 

@@ -37,6 +37,7 @@ class ReportFolder(DocumentFolder):
         per: "image" for a report of each, "study" for one of all images of a study.
         taken: numbers of the series that each study is known to have, by its UID; default none.
         resume: take the reports that are there for those of the rows that are kept, default False.
+        min_confidence: answers about findings that are less probable are left out, default 0: none.
 
     Raises:
         FileExistsError: When the folder is not empty.
@@ -52,6 +53,7 @@ class ReportFolder(DocumentFolder):
         per: str = "image",
         taken: Mapping[str, Iterable[int]] | None = None,
         resume: bool = False,
+        min_confidence: float = 0.0,
     ) -> None:
         super().__init__(folder, per=per, taken=taken, resume=resume)
         weights = hashlib.sha256(bundle.checkpoint.read_bytes()).hexdigest()
@@ -62,6 +64,7 @@ class ReportFolder(DocumentFolder):
             version=f"{bundle.metadata['version']}, weights {weights[:12]}",
             bundle=name,
             thresholds=bundle.thresholds,
+            min_confidence=min_confidence,
         )
 
     def write(self, prediction: Prediction, row: int) -> str:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from monai_weckd.metrics.findings import finding_answers
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.files import write_atomically
@@ -29,7 +30,7 @@ from monai_weckd.utils.records import parse_json, probability_columns
 from monai_weckd.utils.system import can_lock, try_lock
 from monai_weckd.utils.tables import read_table, table_text
 
-__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "finding_answers", "kept_prediction", "prediction_row", "verdict"]
+__all__ = ["BELOW_CONFIDENCE", "PredictionTable", "kept_prediction", "prediction_row", "verdict"]
 
 BELOW_CONFIDENCE = "below min_confidence"
 
@@ -86,29 +87,6 @@ def verdict(
         **dict(zip(probability_columns(classes), values, strict=True)),
         "reason": "" if certain else BELOW_CONFIDENCE,
     }
-
-
-def finding_answers(
-    probabilities: Sequence[float], thresholds: Sequence[float | None], min_confidence: float
-) -> list[bool | None]:
-    """Return for each finding whether it is present; None where the answer is less probable than asked for.
-
-    Args:
-        probabilities: of the findings, (F,).
-        thresholds: from which probability on each counts as present, None for one that never does.
-        min_confidence: smallest probability of an answer.
-
-    Example::
-
-        >>> finding_answers([0.9, 0.6, 0.1], [0.5, 0.5, None], 0.8)
-        [True, None, False]
-
-    """
-    present = [limit is not None and value >= limit for value, limit in zip(probabilities, thresholds, strict=True)]
-    sure = [
-        (value if shown else 1 - value) >= min_confidence for value, shown in zip(probabilities, present, strict=True)
-    ]
-    return [shown if certain else None for shown, certain in zip(present, sure, strict=True)]
 
 
 def _findings(

@@ -144,3 +144,16 @@ def test_findings_have_reports(capsys, tmp_path):
         present = row["findings"].split("|")
         assert report.present == {finding: finding in present for finding in NAMES[:2]}
         assert report.probabilities == {finding: float(row[f"probability_{finding}"]) for finding in NAMES}
+
+
+def test_undecided_findings_are_neither_present_nor_absent(tmp_path):
+    bundle = small_bundle(tmp_path / "bundle", thresholds=[0.3, 0.4, None])
+    images = write_images(tmp_path / "in", 4, studies=1)
+    options = ("--write_sr", tmp_path / "reports", "--min_confidence", "0.6")
+    assert predict(bundle, images, tmp_path / "out.csv", *options) == 0
+    rows = read_table((tmp_path / "out.csv").read_text())
+    assert any(row["undecided"] for row in rows)
+    for row, name in zip(rows, reports_of(tmp_path / "reports"), strict=True):
+        (report,) = read_classification_sr(tmp_path / "reports" / name)
+        assert report.present.keys() == {*NAMES[:2]} - {*row["undecided"].split("|")}
+        assert len(report.probabilities) == len(NAMES)

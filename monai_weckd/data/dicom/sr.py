@@ -41,6 +41,7 @@ from monai_weckd.data.dicom.sr_document import (
     tracking,
 )
 from monai_weckd.data.dicom.sr_series import ReportRun
+from monai_weckd.metrics.findings import finding_answers
 
 if TYPE_CHECKING:
     import highdicom
@@ -64,6 +65,7 @@ class ClassificationSRWriter:
         bundle: name of the bundle that it is from.
         thresholds: from which probability on each finding counts as present, None for one that never does; default
             None: an image has one class.
+        min_confidence: answers about findings that are less probable are left out, default 0: none.
 
     Raises:
         ImportError: When highdicom is not installed.
@@ -85,11 +87,13 @@ class ClassificationSRWriter:
         version: str,
         bundle: str,
         thresholds: Sequence[float | None] | None = None,
+        min_confidence: float = 0.0,
     ) -> None:
         highdicom_package()
         self.classes = checked_classes(classes)
         self.model, self.version, self.bundle = model, version, bundle
         self.thresholds = None if thresholds is None else list(thresholds)
+        self.min_confidence = min_confidence
         for name, value in (("model", model), ("version", version), ("bundle", bundle)):
             if not value:
                 raise ValueError(f"{name}: expected at least one character, got none. Name it.")
@@ -191,11 +195,12 @@ class ClassificationSRWriter:
                 "finding_type": predicted,
                 "qualitative_evaluations": [evaluation(private_code("Predicted class"), predicted)],
             }
-        told = zip(self.classes, values, self.thresholds, strict=True)
+        answers = finding_answers(values, self.thresholds, self.min_confidence)
+        told = zip(self.classes, answers, self.thresholds, strict=True)
         return {
             "qualitative_evaluations": [
-                evaluation(private_code(name), codes.cid240.Present if value >= limit else codes.cid240.Absent)
-                for name, value, limit in told
-                if limit is not None
+                evaluation(private_code(name), codes.cid240.Present if answer else codes.cid240.Absent)
+                for name, answer, limit in told
+                if limit is not None and answer is not None
             ]
         }
