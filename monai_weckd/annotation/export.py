@@ -16,10 +16,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from monai_weckd.annotation.images import find_items
-from monai_weckd.annotation.store import read_labels
+from monai_weckd.annotation.store import note_export, read_labels
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
@@ -29,6 +32,9 @@ __all__ = ["export_labels"]
 
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
+
+    Its columns are ``file``, ``label`` and ``group``, and ``labeled_by`` and ``labeled_at``: the person, and the time
+    in UTC. The log of the labels gets a line.
 
     Groups come from the folder's ``manifest.csv``, or from fetched series. If any label belongs to a folder, each
     folder with DICOM files counts as one series.
@@ -47,16 +53,22 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     """
     if not labels.is_file():
         raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
-    given = {key: entry["label"] for key, entry in read_labels(labels).items()}
     # a Mac may have written the names in another Unicode form
     finder = FileFinder(str(dataset_dir))
-    given = {finder.find(key): label for key, label in given.items()}
+    given = {finder.find(key): entry for key, entry in read_labels(labels).items()}
     series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
     items = find_items(dataset_dir, spatial_dims=3 if series else 2)
-    rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
+    rows = [_row(item, given.pop(item["id"], {})) for item in items]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
-    csv.writer(text).writerows([["file", "label", "group"], *rows])
+    csv.writer(text).writerows([["file", "label", "group", "labeled_by", "labeled_at"], *rows])
     write_atomically(output, text.getvalue())
-    known = sum(bool(label) for _, label, _ in rows)
+    known = sum(bool(row[1]) for row in rows)
+    note_export(labels, to=output.name, labels=known)
     return Counter({"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)})
+
+
+def _row(item: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    ts = entry.get("ts")
+    when = datetime.fromtimestamp(ts, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if ts is not None else ""
+    return [item["id"], entry.get("label", ""), item["group"], entry.get("who") or "", when]

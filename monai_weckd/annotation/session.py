@@ -148,13 +148,24 @@ class AnnotationSession:
             )
         return item
 
-    def put_label(self, image_id: str, label: str, /, **info: Any) -> str | None:
+    def put_label(
+        self,
+        image_id: str,
+        label: str,
+        /,
+        *,
+        who: str | None = None,
+        info: dict[str, Any] | None = None,
+        undo: bool = False,
+    ) -> str | None:
         """Label an image, and return its previous label if it had one.
 
         Args:
             image_id: id of the image.
             label: the class.
+            who: the person, default None: unknown.
             info: further information to keep with the label.
+            undo: whether this takes back a correction, default False.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -162,15 +173,16 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        previous = self.store.put(image_id, label, **info)
+        previous = self.store.put(image_id, label, who=who, info=info, undo=undo)
         self.learn()
         return previous
 
-    def remove_label(self, image_id: str) -> None:
+    def remove_label(self, image_id: str, *, who: str | None = None) -> None:
         """Withdraw a label.
 
         Args:
             image_id: id of the image.
+            who: the person, default None: unknown.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -178,8 +190,23 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        self.store.remove(image_id)
+        self.store.remove(image_id, who=who)
         self.learn()
+
+    def skip(self, image_id: str, *, who: str | None = None, undo: bool = False) -> None:
+        """Log that somebody skipped an image.
+
+        Args:
+            image_id: id of the image.
+            who: the person, default None: unknown.
+            undo: whether this takes back a skip, default False.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+
+        """
+        self.item(image_id)
+        self.store.note("undo skip" if undo else "skip", who=who, id=image_id)
 
     def learn(self) -> None:
         """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
@@ -276,10 +303,13 @@ class AnnotationSession:
             seed=chain.bundle.seed,
         )
 
-    def reserve(self) -> None:
+    def reserve(self, *, who: str | None = None) -> None:
         """Mark a stage as running before :py:meth:`train` starts in another thread.
 
         The caller can then answer a request at once, and a second request is refused.
+
+        Args:
+            who: the person who wants it, default None: unknown.
 
         Raises:
             StageRunningError: When a stage is in training.
@@ -288,8 +318,10 @@ class AnnotationSession:
         """
         with self._lock:
             self.check_training()
+            stage = len(self.chain.stages) + 1
+            self.store.note("training", who=who, stage=stage, labels=len(self.labels))
             self._stop.clear()
-            self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
+            self.training = TrainingStatus(running=True, stage=stage)
 
     def train(self, *, reserved: bool = False) -> dict[str, Any]:
         """Train a stage on the new labels, and wait for it; ``training`` shows the progress.
@@ -308,17 +340,26 @@ class AnnotationSession:
         """
         if not reserved:
             self.reserve()
-        error = None
+        outcome: dict[str, Any] = {}
         try:
             done = self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+            outcome["accepted"] = done.get("accepted")
             self._predictor()  # loaded now, while nothing else is being computed
             return done
         except Exception as failure:
-            error = " ".join(str(failure).split()) or type(failure).__name__
+            outcome["error"] = " ".join(str(failure).split()) or type(failure).__name__
             raise
         finally:
-            self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
+            ended = {**asdict(self.training), "running": False, "error": outcome.get("error")}
+            self.training = TrainingStatus(**ended)
+            self._note_end(self.training.stage, outcome)
             self.learn()
+
+    def _note_end(self, stage: int, outcome: dict[str, Any]) -> None:
+        try:
+            self.store.note("trained", stage=stage, **outcome)
+        except OSError as error:  # the stage is what it is
+            logger.warning("%s", error)
 
     def stop(self) -> None:
         """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
@@ -357,7 +398,10 @@ class AnnotationSession:
             },
             "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
             "labels": {name: list(labels.values()).count(name) for name in self.classes},
-            "last_labels": [{"id": key, "label": label} for key, label in list(labels.items())[: -_LAST - 1 : -1]],
+            "last_labels": [
+                {"id": key, "label": label, "who": self.store.info(key).get("who")}
+                for key, label in list(labels.items())[: -_LAST - 1 : -1]
+            ],
             "budget": self.budget(),
             "label_budget": self.label_budget,
             "stages": [stage_summary(stage) for stage in self.chain.stages],

@@ -18,9 +18,12 @@ import gc
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai_weckd.cli.options import add_changes, parse_changes
+
+if TYPE_CHECKING:
+    from monai_weckd.apps.label.guard import Access
 
 __all__ = ["add_label"]
 
@@ -50,11 +53,12 @@ def add_label(commands: Any) -> None:
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    add("--password_file", type=Path, help="file with the password that all requests must know")
+    add("--password_file", type=Path, help="file with one password for all, or a line NAME:PASSWORD for each person")
+    add("--user_header", metavar="NAME", help="header in which a proxy names the person, such as X-Remote-User")
 
 
 def _label(args: argparse.Namespace) -> None:
-    password = _password(args)
+    access = _access(args)
     studies = _studies(args)
     changes = parse_changes(args.set)
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
@@ -86,7 +90,7 @@ def _label(args: argparse.Namespace) -> None:
         print(f"open    http://{args.host}:{args.port}/", flush=True)
         # objects created so far live until the end, so garbage collection after each stage can skip them
         gc.freeze()
-        serve(session, host=args.host, port=args.port, password=password)
+        serve(session, host=args.host, port=args.port, access=access)
 
 
 def _alone(output_dir: Path) -> Any:
@@ -134,15 +138,40 @@ def _text(path: Path) -> str:
         raise ValueError(f"password_file: {text}") from None
 
 
-def _password(args: argparse.Namespace) -> str | None:
+def _access(args: argparse.Namespace) -> Access:
+    """Return who may use the server."""
+    from monai_weckd.apps.label.guard import Access
+
     if args.password_file is not None:
-        password = _text(args.password_file).strip()
-        if len(password) < 8:
-            raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
-        return str(password)
+        lines = [line.strip() for line in _text(args.password_file).splitlines() if line.strip()]
+        if len(lines) < 2 and ":" not in "".join(lines):
+            return Access(_checked_password("".join(lines)), user_header=args.user_header)
+        return Access(people=_people(lines), user_header=args.user_header)
     if args.host not in _LOCAL:
         raise ValueError(
             f"host: expected 127.0.0.1 without a password, got {args.host!r}, which others can reach. "
             "Pass --password_file."
         )
-    return None
+    return Access(user_header=args.user_header)
+
+
+def _people(lines: list[str]) -> dict[str, str]:
+    """Return the password of each person."""
+    from monai_weckd.apps.label.guard import checked_name
+
+    people: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, colon, password = line.partition(":")
+        if not colon:
+            raise ValueError(f"password_file: expected NAME:PASSWORD in line {number}, got no colon. Add the name.")
+        name = checked_name(name, where=f"password_file: line {number}")
+        if name in people:
+            raise ValueError(f"password_file: expected each name once, got {name!r} twice. Remove a line.")
+        people[name] = _checked_password(password)
+    return people
+
+
+def _checked_password(password: str) -> str:
+    if len(password) < 8:
+        raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
+    return password

@@ -15,12 +15,14 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
+from monai_weckd.annotation import LabelStore
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.utils.enums import UNLABELED
@@ -45,6 +47,11 @@ def write_labels(folder, labels):
 
 def export(images, labels, *options):
     return main(["manifest", "--dataset_dir", str(images), "--labels", str(labels), *map(str, options)])
+
+
+def rows_of(manifest):
+    with manifest.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_bundle_finds_every_image_with_the_label_that_it_was_given(images, capsys):
@@ -89,16 +96,16 @@ def test_a_series_is_one_item_where_one_has_a_label(tmp_path):
             (folder / series).mkdir(parents=True, exist_ok=True)
             write_dicom(folder / series / f"{number}.dcm", np.zeros((4, 4), np.uint16), PatientID=series, **uid)
     assert export(folder, write_labels(folder, {"one": "ill"})) == 0
-    header, *rows = (folder / "manifest.csv").read_text().splitlines()
-    assert header == "file,label,group"
-    assert [row.rpartition(",")[0] for row in rows] == ["one,ill", "two,"]
-    assert len({row.rpartition(",")[2] for row in rows}) == 2
+    rows = rows_of(folder / "manifest.csv")
+    assert [(row["file"], row["label"]) for row in rows] == [("one", "ill"), ("two", "")]
+    assert len({row["group"] for row in rows}) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--labels", "none.json"], "labels: expected labels.json of `label`, got no none.json. Correct the path."),
+        (["--reports", "none", "--rebuild"], "rebuild: expected --labels, got --reports, which have no labels.log."),
         (["--labels", "labels.json", "--unverified"], "unverified: expected --reports, got --labels, which a"),
     ],
 )
@@ -106,3 +113,25 @@ def test_errors_are_one_line(images, capsys, options, message):
     assert main(["manifest", "--dataset_dir", str(images), *options]) == 1
     assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not (images / "manifest.csv").exists()
+
+
+def test_a_manifest_says_who_gave_a_label_and_when(images, tmp_path, capsys):
+    store = LabelStore(tmp_path / "labels.json", ("ill", "well"))
+    store.put(NAMES[0], "ill", who="Béla")
+    store.put(NAMES[1], "well")
+    when = datetime.fromtimestamp(store.info(NAMES[0])["ts"], timezone.utc)
+    assert export(images, store.path) == 0
+    found = {row["file"]: row for row in rows_of(images / "manifest.csv")}
+    assert list(found[NAMES[0]]) == ["file", "label", "group", "labeled_by", "labeled_at"]
+    assert (found[NAMES[0]]["labeled_by"], found[NAMES[0]]["labeled_at"]) == ("Béla", f"{when:%Y-%m-%dT%H:%M:%S}Z")
+    assert found[NAMES[1]]["labeled_by"] == found[NAMES[2]]["labeled_by"] == found[NAMES[2]]["labeled_at"] == ""
+    events = [json.loads(line) for line in store.path.with_suffix(".log").read_text().splitlines()]
+    assert {**events[-1], "ts": 0} == {"ts": 0, "who": None, "what": "export", "to": "manifest.csv", "labels": 2}
+    # the file is rebuilt on demand, and the command says whether it had been touched
+    content = store.path.read_bytes()
+    for other, said in ((content, "it was what"), (content.replace(b"ill", b"well"), "it was not what")):
+        store.path.write_bytes(other)
+        capsys.readouterr()
+        assert export(images, store.path, "--output", tmp_path / said, "--rebuild") == 0
+        assert f"rebuilt {store.path}: {said} labels.log adds up to" in capsys.readouterr().out
+        assert store.path.read_bytes() == content

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -132,9 +133,10 @@ def test_tells_the_last_labels_and_what_they_replaced(here, monkeypatch):
     assert here.state()["last_labels"] == []
     for key in sorted(here.items):
         assert here.put_label(key, "ill") is None
-    assert here.put_label("g1/ear.png", "Background") == "ill"
+    assert here.put_label("g1/ear.png", "Background", who="Ada") == "ill"
     found = here.state()["last_labels"]
-    assert found[0] == {"id": "g1/ear.png", "label": "Background"}
+    assert found[0] == {"id": "g1/ear.png", "label": "Background", "who": "Ada"}
+    assert found[1]["who"] is None
     assert [one["id"][:2] for one in found] == ["g1", "g5", "g4", "g3"]
 
 
@@ -201,3 +203,46 @@ def test_why_a_stage_failed_is_told_in_one_line(here):
     here.chain.error = None
     assert here.train() == {"stage": 1}
     assert here.state()["training"]["error"] is None
+
+
+def test_the_log_has_all_that_was_done(here):
+    label_all(here)
+    here.skip("g0/ear.png", who="Ada")
+    here.skip("g0/ear.png", who="Ada", undo=True)
+    here.remove_label("g0/ear.png", who="Ada")
+    here.put_label("g0/ear.png", "ill", who="Ada")
+    here.reserve(who="Ada")
+    here.stop()
+    with pytest.raises(StageStoppedError):
+        here.train(reserved=True)
+    here.chain.go.set()
+    here.train()
+    log = here.store.path.with_suffix(".log").read_text().splitlines()
+    done = [{key: value for key, value in json.loads(line).items() if key != "ts"} for line in log][6:]
+    assert done[:4] == [
+        {"who": "Ada", "what": what, "id": "g0/ear.png", **more}
+        for what, more in (("skip", {}), ("undo skip", {}), ("undo", {}), ("label", {"label": "ill"}))
+    ]
+    assert [(one["who"], one["what"], one["stage"]) for one in done[4:]] == [
+        ("Ada", "training", 1),
+        (None, "trained", 1),
+        (None, "training", 1),
+        (None, "trained", 1),
+    ]
+    assert done[4]["labels"] == 6
+    assert done[5]["error"].startswith("stage: stopped after epoch 2")
+    with pytest.raises(UnknownImageError):
+        here.skip("none")
+
+
+def test_a_stage_that_cannot_be_logged_does_not_begin(here):
+    label_all(here)
+    log = here.store.path.with_suffix(".log")
+    log.rename(kept := log.with_suffix(".kept"))
+    log.mkdir()
+    with pytest.raises(OSError, match=r"labels\.log: expected a file that can be written"):
+        here.reserve()
+    assert not here.training.running
+    log.rmdir()
+    kept.rename(log)
+    here.reserve()

@@ -30,6 +30,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monai_weckd import __version__
 from monai_weckd.annotation import AnnotationSession
 from monai_weckd.apps.label.datastore import FolderDatastore, is_tag
+from monai_weckd.apps.label.guard import person
 from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
 from monai_weckd.utils.records import check_plain
 
@@ -169,7 +170,7 @@ class ChainLabelApp(MONAILabelApp):
                 "Pass another; only a person gives a final label."
             )
         if method == "train":
-            self.session.reserve()
+            self.session.reserve(who=person().name)
 
     def stop(self, method: str) -> None:
         """Stop the running stage at the end of its epoch.

@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
+from monai_weckd.apps.label.guard import person
 
 __all__ = ["make_router"]
 
@@ -29,6 +30,7 @@ class GivenLabel(BaseModel):
     """Body of a request that gives a label."""
 
     label: str
+    undo: bool = False
 
 
 def make_router(session: AnnotationSession) -> APIRouter:
@@ -42,7 +44,8 @@ def make_router(session: AnnotationSession) -> APIRouter:
 
     @router.get("/state")
     def state() -> dict[str, Any]:
-        return session.state()
+        name, is_asked = person()
+        return {**session.state(), "person": name, "asks_name": is_asked}
 
     @router.get("/next", response_model=None)
     def next_image(count: int = 1) -> dict[str, Any] | JSONResponse:
@@ -95,13 +98,23 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
 
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
-        previous = session.put_label(image_id, given.label)
+        previous = session.put_label(image_id, given.label, who=person().name, undo=given.undo)
         return {"id": image_id, "label": given.label, "previous": previous, "budget": session.budget()}
 
     @router.delete("/label/{image_id:path}")
     def remove_label(image_id: str) -> dict[str, Any]:
-        session.remove_label(image_id)
+        session.remove_label(image_id, who=person().name)
         return {"id": image_id, "label": None, "budget": session.budget()}
+
+    @router.post("/skip/{image_id:path}")
+    def skip(image_id: str) -> dict[str, Any]:
+        session.skip(image_id, who=person().name)
+        return {"id": image_id}
+
+    @router.delete("/skip/{image_id:path}")
+    def undo_skip(image_id: str) -> dict[str, Any]:
+        session.skip(image_id, who=person().name, undo=True)
+        return {"id": image_id}
 
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:

@@ -383,7 +383,8 @@ def test_a_key_that_is_held_labels_one_image(server, browser):
 def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
     from selenium.webdriver import Keys
 
-    page = Page(browser, server.url)
+    Page(browser, server.url)
+    page = Page(browser, server.url)  # which does not ask for a name again
     reached = []
     for _ in range(30):
         page.key(Keys.TAB)
@@ -394,7 +395,7 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
             break
         assert found[1] == "solid", found
         assert found[2] >= 2, found
-    assert [one for one in reached if one != "class"] == ["screen", "skip", "undo", "train", "keys"]
+    assert [one for one in reached if one != "class"] == ["screen", "skip", "undo", "train", "change", "keys"]
     assert reached.count("class") == 4
     page.key(Keys.SPACE)  # single keys off
     page.key("1")
@@ -437,3 +438,79 @@ def luminance(color):
     parts = np.array([int(part) for part in re.findall(r"\d+", color)[:3]]) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def log_of(server):
+    """Return who did what, line by line."""
+    path = server.log.with_suffix("") / "labels.log"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_page_asks_once_for_a_name_which_each_label_carries(server, browser):
+    page = Page(browser, server.url, who=None)
+    assert page.find("ask").is_displayed()
+    assert not page.find("you").is_displayed()
+    page.wait(lambda: not page.run("return document.getElementById('frame').hidden"))
+    for act in (lambda: page.key("1"), lambda: page.click_class(0), lambda: page.find("skip").click()):
+        page.run("document.activeElement.blur()")
+        act()  # nothing is done without a name
+        assert page.status == "Enter your name first: each label says who gave it."
+        assert page.run("return document.activeElement.id") == "person"
+    assert server.state()["budget"] == 0
+    page.find("person").send_keys("  ")
+    page.find("use").click()
+    assert page.find("ask").is_displayed()
+    page.find("person").clear()
+    page.find("person").send_keys("a\u200bb")
+    page.find("use").click()
+    page.wait(lambda: page.status.startswith("name: expected a name of 1 to 64 characters that can be seen"))
+    page.say_name("B\u00e9la 1su")  # whose letters are no keys here
+    page.wait(lambda: page.is_ready)
+    assert (page.error, server.state()["budget"]) == ("", 0)
+    assert page.text("you-name") == "B\u00e9la 1su"
+    first = page.label(0)
+    page = Page(browser, server.url, who=None)  # not again
+    assert not page.find("ask").is_displayed()
+    skipped = page.name
+    page.key("s")
+    page.wait(lambda: page.name != skipped and page.is_ready)
+    page.find("change").click()
+    page.wait(lambda: page.find("ask").is_displayed())
+    page.say_name("<b>Ada</b>")
+    page.wait(lambda: page.is_ready)
+    second = page.label(1)
+    page.key("u")
+    page.wait(lambda: page.name == second and page.is_ready)
+    page.wait(
+        lambda: page.run("return document.querySelector('#last-labels').textContent").endswith(", by B\u00e9la 1su")
+    )
+    assert [(line["who"], line["what"], line["id"]) for line in log_of(server)] == [
+        ("B\u00e9la 1su", "label", first),
+        ("B\u00e9la 1su", "skip", skipped),
+        ("<b>Ada</b>", "label", second),
+        ("<b>Ada</b>", "undo", second),
+    ]
+    kept = json.loads((server.log.with_suffix("") / "labels.json").read_text())["labels"]
+    assert kept == {first: {"label": CLASSES[0], "who": "B\u00e9la 1su", "ts": log_of(server)[0]["ts"]}}
+    assert page.console() == []
+
+
+def test_names_come_from_the_proxy_where_it_says_so(forks, ears, tmp_path, browser):
+    options = ["--user_header", "X-Remote-User"]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        answer = server.ask("GET", "/weckd/state")
+        assert (answer.status_code, answer.json()["detail"][:45]) == (
+            403,
+            "X-Remote-User: expected a name from the proxy",
+        )
+        browser.execute_cdp_cmd("Network.enable", {})
+        browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"X-Remote-User": "Ada L."}})
+        try:
+            page = Page(browser, server.url, who=None)
+            assert not page.find("ask").is_displayed()
+            assert page.text("you-name") == "Ada L."
+            assert not page.find("change").is_displayed()
+            page.label(0)
+        finally:
+            browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {}})
+        assert [line["who"] for line in log_of(server)] == ["Ada L."]

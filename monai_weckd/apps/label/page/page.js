@@ -13,7 +13,7 @@
 // been skipped and given in this window, which the browser keeps until the window is closed.
 
 import { ended, makeClasses, saved, showChain, showClasses, showProgress } from "./panels.js";
-import { ask, askJson, byId, place, quoted, visible } from "./server.js";
+import { ask, askJson, byId, place, quoted, speakAs, visible } from "./server.js";
 import * as viewer from "./viewer.js";
 
 const KEPT = 200;
@@ -48,7 +48,11 @@ function render() {
   byId("error").hidden = trouble === null;
   byId("error-text").textContent = trouble?.text ?? "";
   if (state === null) return;
-  showClasses(state, current, busy || !current?.ready);
+  byId("ask").hidden = !unnamed();
+  byId("you").hidden = state.person === null;
+  byId("you-name").textContent = visible(state.person ?? "");
+  byId("change").hidden = !state.asks_name;
+  showClasses(state, current, busy || unnamed() || !current?.ready);
   showProgress(state, limit, open);
   showChain(state);
   const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabeled > 0;
@@ -73,7 +77,20 @@ async function attempt(action, retry, prefix = "") {
   }
 }
 
+// Whether the server wants a name that it has not got.
+function unnamed() {
+  return state !== null && state.asks_name && state.person === null;
+}
+
+function nameless() {
+  if (!unnamed()) return false;
+  say("Enter your name first: each label says who gave it.");
+  byId("person").focus();
+  return true;
+}
+
 function locked() {
+  if (nameless()) return true;
   if (pending !== null) say("Retry, choose again, or skip: the last label is not saved.");
   return busy || pending !== null;
 }
@@ -135,7 +152,7 @@ function idle(skipped) {
 }
 
 async function give(label) {
-  if (busy || !current?.ready) return;
+  if (nameless() || busy || !current?.ready) return;
   await save(current, label);
 }
 
@@ -165,16 +182,30 @@ async function save(image, label) {
 }
 
 async function skip() {
-  if (busy) return;
+  if (nameless() || busy) return;
+  let told = null; // what the server is told
   if (current === null) {
     remember("skipped", []);
   } else if (!current.label || pending !== null) {
     remember("skipped", [...remembered("skipped"), current.id]);
     remember("given", [...remembered("given"), { id: current.id, label: null }]);
     say(`Skipped: ${quoted(current.id)} has no new label.`);
+    told = current.id;
   }
   pending = null;
-  await next();
+  const go = () =>
+    attempt(async () => {
+      if (told !== null) await tell("POST", told);
+      told = null;
+      await findNext();
+    }, go);
+  await go();
+}
+
+async function tell(method, skipped) {
+  await ask(method, `weckd/skip/${place(skipped)}`).catch((error) => {
+    if (error.status !== 404) throw error; // the file is gone
+  });
 }
 
 async function undo() {
@@ -186,8 +217,10 @@ async function undo() {
     return;
   }
   const done = await attempt(async () => {
-    if (last.label === null) remember("skipped", remembered("skipped").filter((id) => id !== last.id));
-    else await takeBack(last);
+    if (last.label === null) {
+      await tell("DELETE", last.id);
+      remember("skipped", remembered("skipped").filter((id) => id !== last.id));
+    } else await takeBack(last);
     remember("given", given);
   }, undo);
   if (!done) return;
@@ -206,7 +239,7 @@ async function takeBack({ id, label, previous }) {
     await ask("DELETE", `weckd/label/${place(id)}`);
     say(`Taken back: ${quoted(id)} has no label.`);
   } else {
-    await ask("PUT", `weckd/label/${place(id)}`, { label: previous });
+    await ask("PUT", `weckd/label/${place(id)}`, { label: previous, undo: true });
     say(`Taken back: ${quoted(id)} is ${quoted(previous)} again.`);
   }
 }
@@ -270,8 +303,34 @@ async function poll() {
   timer = setTimeout(poll, state?.training.running ? 1000 : 5000);
 }
 
+function callMe(name) {
+  if (name === null) localStorage.removeItem("person");
+  else localStorage.setItem("person", name);
+  speakAs(name);
+  return poll();
+}
+
+async function onName(event) {
+  event.preventDefault();
+  await callMe(byId("person").value.trim());
+  if (offline === null) {
+    byId("screen").focus();
+    return;
+  }
+  const { text } = offline; // what is wrong with the name, in the server's words
+  await callMe(null);
+  say(text);
+}
+
+async function onChange() {
+  byId("person").value = state.person;
+  await callMe(null);
+  byId("person").focus();
+}
+
 function onKey(event) {
   const { key, target } = event;
+  if (target === byId("person")) return;
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key.toLowerCase() === "z") {
     event.preventDefault();
     if (!event.repeat) undo();
@@ -283,11 +342,17 @@ function onKey(event) {
     return;
   }
   if (event.repeat || !byId("keys").checked || state === null) return; // a key that is held labels one image
-  const action = { s: skip, u: undo, t: train }[key.toLowerCase()];
-  if (action !== undefined) action();
-  else if (/^[1-9]$/.test(key) && Number(key) <= state.classes.length) give(state.classes[Number(key) - 1]);
+  const isClass = /^[1-9]$/.test(key) && Number(key) <= state.classes.length;
+  const action = isClass
+    ? () => give(state.classes[Number(key) - 1])
+    : { s: skip, u: undo, t: train }[key.toLowerCase()];
+  if (action === undefined) return;
+  event.preventDefault(); // it may move the focus to where a key would be typed
+  action();
 }
 
+byId("ask").addEventListener("submit", onName);
+byId("change").addEventListener("click", onChange);
 byId("skip").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("train").addEventListener("click", train);
@@ -306,4 +371,5 @@ viewer.start((error, retry) => {
   failure = error === null ? null : { text: visible(error.message), retry };
   render();
 });
+speakAs(localStorage.getItem("person"));
 poll();

@@ -78,9 +78,10 @@ function showLast(last, open) {
   const list = byId("last-labels");
   if (list.dataset.shown === key) return; // who has the focus keeps it
   list.dataset.shown = key;
-  list.replaceChildren(...last.map(({ id, label }) => {
+  list.replaceChildren(...last.map(({ id, label, who }) => {
     const button = element("button", "", { type: "button" });
     button.append(element("bdi", visible(id)), ": ", element("bdi", visible(label)));
+    if (who !== null) button.append(", by ", element("bdi", visible(who)));
     button.addEventListener("click", () => open(id));
     const row = element("li");
     row.append(button);
