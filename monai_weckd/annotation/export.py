@@ -33,8 +33,8 @@ __all__ = ["export_labels"]
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
 
-    Its columns are ``file``, ``label`` and ``group``, and ``labeled_by`` and ``labeled_at``: the person, and the time
-    in UTC. The log of the labels gets a line.
+    Its columns are ``file``, ``label`` and ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
+    in UTC, and ``answer``: what somebody said in place of a class. The log of the labels gets a line.
 
     Groups come from the folder's ``manifest.csv``, or from fetched series. If any label belongs to a folder, each
     folder with DICOM files counts as one series.
@@ -61,14 +61,17 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     rows = [_row(item, given.pop(item["id"], {})) for item in items]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
-    csv.writer(text).writerows([["file", "label", "group", "labeled_by", "labeled_at"], *rows])
+    csv.writer(text).writerows([["file", "label", "group", "labeled_by", "labeled_at", "answer"], *rows])
     write_atomically(output, text.getvalue())
     known = sum(bool(row[1]) for row in rows)
     note_export(labels, to=output.name, labels=known)
-    return Counter({"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)})
+    counts = {"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)}
+    return Counter({**counts, "answers in place of a class": sum(bool(row[-1]) for row in rows)})
 
 
 def _row(item: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
     ts = entry.get("ts")
     when = datetime.fromtimestamp(ts, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if ts is not None else ""
-    return [item["id"], entry.get("label", ""), item["group"], entry.get("who") or "", when]
+    label = entry.get("label", "")
+    label, answer = ("", label) if entry.get("answer") else (label, "")
+    return [item["id"], label, item["group"], entry.get("who") or "", when, answer]

@@ -17,7 +17,8 @@ import logging
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +26,20 @@ from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import plan_next_stage
-from monai_weckd.annotation.store import LabelStore
+from monai_weckd.annotation.status import NoStageError, StageStoppedError, TrainingStatus, UnknownImageError
+from monai_weckd.annotation.store import ANSWERS, LabelStore
 from monai_weckd.annotation.summaries import described, stage_summary
 from monai_weckd.annotation.training import ImagePredictor
+from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
 
-__all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownImageError"]
+__all__ = ["AnnotationSession"]
 
 logger = logging.getLogger(__name__)
 
 # how long a listing of the folder stays valid, in seconds
 _LISTED_FOR = 5.0
 _LAST = 8
-
-
-class NoStageError(RuntimeError):
-    """A prediction was requested before the first student exists."""
-
-
-class StageStoppedError(RuntimeError):
-    """The user stopped a stage before its end."""
-
-
-class UnknownImageError(ValueError):
-    """The requested image does not exist."""
-
-
-@dataclass
-class TrainingStatus:
-    """Progress of the training of a stage.
-
-    Args:
-        running: whether a stage is in training.
-        stage: its number, 0 before the first one.
-        epoch: finished epochs of the stage.
-        epochs: all epochs of the stage.
-        error: why the last stage ended early, in one line; None if it did not.
-
-    """
-
-    running: bool = False
-    stage: int = 0
-    epoch: int = 0
-    epochs: int = 0
-    error: str | None = None
 
 
 class AnnotationSession:
@@ -94,7 +65,9 @@ class AnnotationSession:
         self.label_budget = label_budget
         self.chain = chain
         self.studies = Path(studies)
-        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes)
+        known = [spelled_as(name, ANSWERS) for name in chain.bundle.classes]
+        self.answers = tuple(answer for answer in ANSWERS if answer not in known)
+        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
@@ -119,10 +92,21 @@ class AnnotationSession:
         return self._listed[1]
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Class of each labeled image that is in the folder, in the order in which the labels were given."""
+    def given(self) -> dict[str, str]:
+        """Class or answer of each image in the folder that has one, in the order in which they were given."""
         items = self.items
         return {key: label for key, label in self.store.labels.items() if key in items}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Class of each labeled image that is in the folder, in the order in which the labels were given."""
+        return {key: label for key, label in self.given.items() if label not in self.answers}
+
+    @property
+    def _usable(self) -> list[dict[str, Any]]:
+        """The images that nobody has set aside by an answer in place of a class."""
+        given = self.given
+        return [item for key, item in self.items.items() if given.get(key) not in self.answers]
 
     def refresh(self) -> None:
         """List the images of the folder again."""
@@ -162,7 +146,7 @@ class AnnotationSession:
 
         Args:
             image_id: id of the image.
-            label: the class.
+            label: the class, or one of ``answers``: the image is then set aside, and neither asked for nor trained on.
             who: the person, default None: unknown.
             info: further information to keep with the label.
             undo: whether this takes back a correction, default False.
@@ -221,7 +205,7 @@ class AnnotationSession:
         try:
             while self._answered.is_set():
                 self._answered.clear()
-                self.chain.learn(list(self.items.values()), self.labels)
+                self.chain.learn(self._usable, self.labels)
         except Exception:  # no caller waits for this thread, and a failure only affects the order of images
             logger.exception("the head could not be solved for the labels so far")
         finally:
@@ -236,7 +220,7 @@ class AnnotationSession:
             count: how many, default 1.
 
         """
-        items = list(self.items.values())
+        items = self._usable
         if not self.chain.knows(items):
             self.look()
         return self.chain.next(items, self.labels, count=count)
@@ -294,7 +278,7 @@ class AnnotationSession:
             )
         chain = self.chain
         plan_next_stage(
-            list(self.items.values()),
+            self._usable,
             self.labels,
             chain.given,
             classes=self.classes,
@@ -342,7 +326,7 @@ class AnnotationSession:
             self.reserve()
         outcome: dict[str, Any] = {}
         try:
-            done = self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress)
             outcome["accepted"] = done.get("accepted")
             self._predictor()  # loaded now, while nothing else is being computed
             return done
@@ -385,22 +369,25 @@ class AnnotationSession:
 
     def state(self) -> dict[str, Any]:
         """Return the state of images, labels, stages and training, as JSON-compatible data."""
-        items, labels = self.items, self.labels
+        items, given, labels = self.items, self.given, self.labels
         unreadable = {key: reason for key, reason in self.chain.unreadable.items() if key in items}
+        counts = Counter(given.values())
         return {
             "bundle": self.chain.bundle.root.name,
             "classes": list(self.classes),
             "images": {
                 "total": len(items),
                 "labeled": len(labels),
-                "unlabeled": len(items) - len(labels) - sum(key not in labels for key in unreadable),
+                "set_aside": len(given) - len(labels),
+                "unlabeled": len(items) - len(given) - sum(key not in given for key in unreadable),
                 "unreadable": len(unreadable),
             },
             "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
-            "labels": {name: list(labels.values()).count(name) for name in self.classes},
+            "labels": {name: counts[name] for name in self.classes},
+            "answers": {name: counts[name] for name in self.answers},
             "last_labels": [
                 {"id": key, "label": label, "who": self.store.info(key).get("who")}
-                for key, label in list(labels.items())[: -_LAST - 1 : -1]
+                for key, label in list(given.items())[: -_LAST - 1 : -1]
             ],
             "budget": self.budget(),
             "label_budget": self.label_budget,

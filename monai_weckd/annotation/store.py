@@ -30,9 +30,12 @@ from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import check_plain, parse_json
 
-__all__ = ["LabelStore", "check_info", "class_of", "note_export", "read_labels", "rebuild_labels"]
+__all__ = ["ANSWERS", "LabelStore", "check_info", "class_of", "note_export", "read_labels", "rebuild_labels"]
 
 logger = logging.getLogger(__name__)
+
+# what somebody may say in place of a class
+ANSWERS = ("cannot tell", "bad quality")
 
 _MOST_INFO = 2**14
 _SHORT = 2**16  # bytes of a file that is rewritten with each label: some hundred labels
@@ -49,6 +52,7 @@ class LabelStore:
     Args:
         path: ``labels.json``. Its log is beside it. A file that has no log begins one.
         classes: the class names.
+        answers: what may be said in place of a class, default: nothing. An entry with such a label has ``answer``.
 
     Raises:
         ValueError: When the log is damaged, or the file that has none, or a label is of an unknown class.
@@ -64,9 +68,9 @@ class LabelStore:
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, answers: Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self.classes = tuple(classes)
+        self.classes, self.answers = tuple(classes), tuple(answers)
         self._log = LabelLog(self.path)
         self._lock = threading.Lock()
         self._sum = _Sum()
@@ -132,7 +136,8 @@ class LabelStore:
             previous: str | None = self.info(image_id).get("label")
             what = "undo" if undo else "label" if previous in (None, label) else "correction"
             self._spelled[label] = label
-            self._write(what, who, {"id": image_id, "label": label, **({"info": info} if info else {})})
+            marks = {**({"answer": True} if label in self.answers else {}), **({"info": info} if info else {})}
+            self._write(what, who, {"id": image_id, "label": label, **marks})
             return previous
 
     def remove(self, image_id: str, *, who: str | None = None) -> None:
@@ -181,11 +186,11 @@ class LabelStore:
 
     def _known(self, label: str) -> str:
         """Return a label in the spelling of its class."""
-        label = spelled_as(label, self.classes) if isinstance(label, str) else label
-        if label not in self.classes:
+        known = (*self.classes, *self.answers)
+        label = spelled_as(label, known) if isinstance(label, str) else label
+        if label not in known:
             raise ValueError(
-                f"label: expected one of the {len(self.classes)} classes, got {label!r}. "
-                f"{nearest(str(label), self.classes)}"
+                f"label: expected one of the {len(self.classes)} classes, got {label!r}. {nearest(str(label), known)}"
             )
         return label
 
@@ -230,6 +235,9 @@ class _Sum:
         before = self.entries.get(key)
         same = before is not None and before["label"] == label
         entry = {**event.get("info", {}), "label": label, "who": event.get("who"), "ts": event.get("ts")}
+        entry.pop("answer", None)
+        if event.get("answer"):
+            entry["answer"] = True
         if event["what"] == "undo":
             replaced = self.earlier.get(key, [])
             while replaced and label is not None:
@@ -255,9 +263,9 @@ def _event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any
 def _first_event(item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the line for an entry of a file without a log."""
     key, entry = item
-    info = {name: value for name, value in entry.items() if name not in ("label", "who", "ts")}
+    info = {name: value for name, value in entry.items() if name not in ("label", "who", "ts", "answer")}
     event = {"ts": entry.get("ts"), "who": entry.get("who"), "what": "label", "id": key, "label": entry["label"]}
-    return {**event, **({"info": info} if info else {})}
+    return {**event, **({"answer": True} if entry.get("answer") else {}), **({"info": info} if info else {})}
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Any]]:

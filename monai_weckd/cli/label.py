@@ -47,7 +47,7 @@ def add_label(commands: Any) -> None:
     add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series to fetch; repeatable")
     add("--output_dir", type=Path, help="folder for labels and chain (default: .weckd in the folder of the images)")
     add_changes(parser)
-    add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the bundle's metadata)")
+    add("--classes", nargs="+", metavar="NAME", help="class names (default: the bundle's); new ones last")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
@@ -79,9 +79,9 @@ def _label(args: argparse.Namespace) -> None:
         classes=args.classes,
         cache_dir=output_dir / "cache",
     )
-    chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    # one server at a time: a second one would overwrite labels, because each reads them once and writes all of them
+    # one server at a time: a second one would overwrite labels, because each reads them once
     with _alone(output_dir):
+        chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
         session = AnnotationSession(chain, studies, label_budget=args.label_budget)
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
@@ -97,6 +97,7 @@ def _alone(output_dir: Path) -> Any:
     """Acquire the lock that allows only one server per folder."""
     from filelock import FileLock, Timeout
 
+    output_dir.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(output_dir / "server.lock").acquire(timeout=0)
     except Timeout:

@@ -23,6 +23,7 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from monai_weckd.annotation import LabelStore
+from monai_weckd.annotation.store import rebuild_labels
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.utils.enums import UNLABELED
@@ -122,7 +123,7 @@ def test_a_manifest_says_who_gave_a_label_and_when(images, tmp_path, capsys):
     when = datetime.fromtimestamp(store.info(NAMES[0])["ts"], timezone.utc)
     assert export(images, store.path) == 0
     found = {row["file"]: row for row in rows_of(images / "manifest.csv")}
-    assert list(found[NAMES[0]]) == ["file", "label", "group", "labeled_by", "labeled_at"]
+    assert list(found[NAMES[0]]) == ["file", "label", "group", "labeled_by", "labeled_at", "answer"]
     assert (found[NAMES[0]]["labeled_by"], found[NAMES[0]]["labeled_at"]) == ("Béla", f"{when:%Y-%m-%dT%H:%M:%S}Z")
     assert found[NAMES[1]]["labeled_by"] == found[NAMES[2]]["labeled_by"] == found[NAMES[2]]["labeled_at"] == ""
     events = [json.loads(line) for line in store.path.with_suffix(".log").read_text().splitlines()]
@@ -135,3 +136,19 @@ def test_a_manifest_says_who_gave_a_label_and_when(images, tmp_path, capsys):
         assert export(images, store.path, "--output", tmp_path / said, "--rebuild") == 0
         assert f"rebuilt {store.path}: {said} labels.log adds up to" in capsys.readouterr().out
         assert store.path.read_bytes() == content
+
+
+def test_an_answer_in_place_of_a_class_is_no_class(images, tmp_path, capsys):
+    store = LabelStore(tmp_path / "labels.json", ("ill", "well"), answers=("cannot tell",))
+    store.put(NAMES[0], "ill")
+    store.put(NAMES[1], "cannot tell", who="Ada")
+    assert export(images, store.path) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("items   1 labeled, 4 not\nlabels  1 passed over: answers in place of a class\n")
+    found = {row["file"]: row for row in rows_of(images / "manifest.csv")}
+    assert (found[NAMES[1]]["label"], found[NAMES[1]]["answer"]) == ("", "cannot tell")
+    assert {row["label"] for row in found.values()} == {"ill", ""}
+    # it can be corrected, and is a class after that
+    store.put(NAMES[1], "well")
+    assert "answer" not in store.info(NAMES[1])
+    assert rebuild_labels(store.path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,7 +148,7 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     (images / "g1" / "ear.png").unlink()
     assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
     assert here.labels == {}
-    assert here.state()["images"] == {"total": 5, "labeled": 0, "unlabeled": 5, "unreadable": 0}
+    assert here.state()["images"] == {"total": 5, "labeled": 0, "set_aside": 0, "unlabeled": 5, "unreadable": 0}
 
 
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
@@ -246,3 +247,42 @@ def test_a_stage_that_cannot_be_logged_does_not_begin(here):
     log.rmdir()
     kept.rename(log)
     here.reserve()
+
+
+def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(here):
+    seen = []
+    here.chain.learn = lambda items, labels: seen.append(({item["id"] for item in items}, set(labels)))
+    label_all(here)
+    for number, answer in enumerate(("cannot tell", "bad quality", "Cannot tell")):
+        here.put_label(f"g{number}/ear.png", answer, who="Ada")
+    state = here.state()
+    assert state["images"] == {"total": 6, "labeled": 3, "set_aside": 3, "unlabeled": 0, "unreadable": 0}
+    assert state["labels"] == {"ill": 1, "Background": 2}
+    assert state["answers"] == {"cannot tell": 2, "bad quality": 1}
+    assert state["last_labels"][0] == {"id": "g2/ear.png", "label": "cannot tell", "who": "Ada"}
+    assert here.budget() == 3
+    assert set(here.labels) == {f"g{number}/ear.png" for number in (3, 4, 5)}
+    while not seen or seen[-1][1] != set(here.labels):
+        time.sleep(0.01)
+    assert seen[-1][0] == set(here.labels)
+    here.remove_label("g0/ear.png")
+    here.remove_label("g3/ear.png")
+    assert [one.id for one in here.next(count=6)] == ["g0/ear.png", "g3/ear.png"]
+    given = []
+    here.chain.val_fraction = 0
+    here.chain.append_stage = lambda items, labels, progress: given.append((items, labels)) or {"stage": 1}
+    here.train()
+    assert {item["id"] for item in given[0][0]} == {f"g{number}/ear.png" for number in (0, 3, 4, 5)}
+    assert set(given[0][1]) == {"g4/ear.png", "g5/ear.png"}
+    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'bad qualty'\. Did you mean"):
+        here.put_label("g0/ear.png", "bad qualty")
+
+
+def test_an_answer_that_is_a_class_is_a_class(images, tmp_path):
+    chain = QuietChain(tmp_path / "output")
+    chain.bundle.classes = ("ill", "Cannot Tell")
+    here = AnnotationSession(chain, images)
+    assert here.answers == ("bad quality",)
+    here.put_label("g0/ear.png", "cannot tell")
+    assert here.labels == {"g0/ear.png": "Cannot Tell"}
+    assert here.store.info("g0/ear.png").get("answer") is None

@@ -104,7 +104,8 @@ class FolderDatastore(Datastore):
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Return the path of a label's JSON, empty without a label."""
-        if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
+        info = self.session.store.info(label_id) if label_id in self.session.labels else {}
+        if label_tag == DefaultLabelTag.FINAL and info:
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({**info, "idx": self.session.classes.index(info["label"])}))
@@ -129,8 +130,8 @@ class FolderDatastore(Datastore):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Return the ids of the unlabeled images."""
-        known = self.session.labels
-        return [key for key in self.session.items if key not in known]
+        given = self.session.given
+        return [key for key in self.session.items if key not in given]
 
     def list_images(self) -> list[str]:
         """Return the ids of all images."""
@@ -207,7 +208,7 @@ class FolderDatastore(Datastore):
             raise ValueError(
                 f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
             )
-        info = {key: value for key, value in {**known, **info}.items() if key not in ("label", "who", "ts")}
+        info = {key: value for key, value in {**known, **info}.items() if key not in ("label", "who", "ts", "answer")}
         self.session.put_label(label_id, known["label"], who=person().name, info=info)
 
     def status(self) -> dict[str, Any]:

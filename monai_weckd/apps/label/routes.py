@@ -92,7 +92,7 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     def image(image_id: str) -> dict[str, Any]:
         return {
             "id": image_id,
-            "label": session.labels.get(image_id),
+            "label": session.given.get(image_id),
             **describe_image(session.item(image_id)["image"]),
         }
 

@@ -395,7 +395,7 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
             break
         assert found[1] == "solid", found
         assert found[2] >= 2, found
-    assert [one for one in reached if one != "class"] == ["screen", "skip", "undo", "train", "change", "keys"]
+    assert [one for one in reached if one not in ("class", "answer")] == ["screen", "skip", "undo", "train", "change", "keys"]
     assert reached.count("class") == 4
     page.key(Keys.SPACE)  # single keys off
     page.key("1")
@@ -514,3 +514,44 @@ def test_names_come_from_the_proxy_where_it_says_so(forks, ears, tmp_path, brows
         finally:
             browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {}})
         assert [line["who"] for line in log_of(server)] == ["Ada L."]
+
+
+def test_what_cannot_be_told_is_set_aside_and_a_class_is_added_later(forks, ears, tmp_path, browser):
+    options = ["--classes", *CLASSES[:3]]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        first = page.label(0)
+        aside = page.name
+        page.key("c")
+        page.wait(lambda: page.name != aside and page.is_ready)
+        assert page.status == f"Saved: {aside} is set aside as cannot tell."
+        bad = page.name
+        page.find("answers").find_elements("tag name", "button")[1].click()
+        page.wait(lambda: page.name != bad and page.is_ready)
+        page.wait(lambda: page.text("labeled-text") == "1 of 40 images labeled, 2 set aside")
+        assert page.text("answers") == "c Cannot tell 1b Bad quality 1"
+        page.key("u")
+        page.wait(lambda: page.name == bad and page.is_ready)
+        page.wait(lambda: page.text("labeled-text") == "1 of 40 images labeled, 1 set aside")
+        assert stored(server) == {first: CLASSES[0], aside: "cannot tell"}
+        # it can be told after all
+        page.find("last").find_element("tag name", "summary").click()
+        page.find("last-labels").find_element("tag name", "button").click()
+        page.wait(lambda: page.name == aside and page.is_ready)
+        pressed = "return [...document.querySelectorAll('.answer')].map((one) => one.getAttribute('aria-pressed'))"
+        assert page.run(pressed) == ["true", "false"]
+        page.label(1)
+        assert page.status == f"Saved: {aside} is {CLASSES[1]} instead of cannot tell."
+        page.find("train").click()
+        page.wait(lambda: page.status == "Stage 1 accepted.")
+    options = ["--classes", *CLASSES]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        assert [name for name, *_ in page.classes()] == CLASSES
+        assert stored(server) == {first: CLASSES[0], aside: CLASSES[1]}
+        page.wait(lambda: page.classes()[0][1])
+        assert int(page.classes()[3][1].rstrip("%")) <= 1
+        page.label(3)
+        page.find("train").click()
+        page.wait(lambda: page.status == "Stage 2 accepted.")
+        assert page.console() == []

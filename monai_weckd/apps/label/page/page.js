@@ -12,7 +12,7 @@
 // The page: one image after the other. All that it knows comes from /weckd/state and /weckd/next, but for what has
 // been skipped and given in this window, which the browser keeps until the window is closed.
 
-import { ended, makeClasses, saved, showChain, showClasses, showProgress } from "./panels.js";
+import { ended, makeAnswers, makeClasses, saved, showAnswers, showChain, showClasses, showProgress } from "./panels.js";
 import { ask, askJson, byId, place, quoted, speakAs, visible } from "./server.js";
 import * as viewer from "./viewer.js";
 
@@ -53,6 +53,7 @@ function render() {
   byId("you-name").textContent = visible(state.person ?? "");
   byId("change").hidden = !state.asks_name;
   showClasses(state, current, busy || unnamed() || !current?.ready);
+  showAnswers(state, current, busy || unnamed() || !current?.ready);
   showProgress(state, limit, open);
   showChain(state);
   const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabeled > 0;
@@ -167,7 +168,7 @@ async function save(image, label) {
       const previous = found === tried ? image.label : found;
       pending = null;
       remember("given", [...remembered("given"), { id: image.id, label, previous }]);
-      say(saved(image.id, label, previous, image.label));
+      say(saved(image.id, label, previous, image.label, state.answers));
       image.label = label;
     },
     () => save(image, label),
@@ -267,6 +268,7 @@ function take(found) {
   const before = state;
   state = found;
   if (JSON.stringify(before?.classes) !== JSON.stringify(found.classes)) makeClasses(found.classes, give);
+  if (before === null) makeAnswers(Object.keys(found.answers), give);
   document.title = `Label: ${visible(found.bundle)}`;
   const other = found.last_labels.find(({ id }) => id === current?.id);
   if (other !== undefined && current.ready && !busy && other.label !== current.label) {
@@ -343,9 +345,8 @@ function onKey(event) {
   }
   if (event.repeat || !byId("keys").checked || state === null) return; // a key that is held labels one image
   const isClass = /^[1-9]$/.test(key) && Number(key) <= state.classes.length;
-  const action = isClass
-    ? () => give(state.classes[Number(key) - 1])
-    : { s: skip, u: undo, t: train }[key.toLowerCase()];
+  const word = isClass ? state.classes[Number(key) - 1] : Object.keys(state.answers).find(([first]) => first === key);
+  const action = word === undefined ? { s: skip, u: undo, t: train }[key.toLowerCase()] : () => give(word);
   if (action === undefined) return;
   event.preventDefault(); // it may move the focus to where a key would be typed
   action();
