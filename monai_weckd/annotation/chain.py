@@ -281,7 +281,7 @@ class AnnotatedChain:
         return len(self.bundle.find_faults(others)) == len(others)
 
     def next(
-        self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1
+        self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, Any], *, count: int = 1
     ) -> list[Suggestion]:
         """Return the images to label next, in order; an empty list when none is left.
 

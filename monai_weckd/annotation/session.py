@@ -17,18 +17,21 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.readers import Readers
 from monai_weckd.annotation.shards import plan_next_stage
+from monai_weckd.annotation.state import session_state
 from monai_weckd.annotation.status import NoStageError, StageStoppedError, TrainingStatus, UnknownImageError
 from monai_weckd.annotation.store import ANSWERS, LabelStore
-from monai_weckd.annotation.summaries import described, stage_summary
+from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
@@ -39,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 # how long a listing of the folder stays valid, in seconds
 _LISTED_FOR = 5.0
-_LAST = 8
 
 
 class AnnotationSession:
@@ -51,6 +53,8 @@ class AnnotationSession:
         chain: the chain; labels are kept in its output folder.
         studies: the folder of the images; new images are found within seconds.
         label_budget: planned number of labels, default None: unknown. It is reported, not enforced.
+        read_twice: share of the images that two people read, default 0.
+        disagreements: what becomes of those, see :py:class:`~monai_weckd.annotation.readers.Readers`.
 
     Raises:
         ValueError: When there is no image, or a label budget below 1.
@@ -58,7 +62,13 @@ class AnnotationSession:
     """
 
     def __init__(
-        self, chain: AnnotatedChain, studies: str | os.PathLike[str], *, label_budget: int | None = None
+        self,
+        chain: AnnotatedChain,
+        studies: str | os.PathLike[str],
+        *,
+        label_budget: int | None = None,
+        read_twice: float = 0.0,
+        disagreements: str = "settle",
     ) -> None:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
@@ -68,6 +78,8 @@ class AnnotationSession:
         known = [spelled_as(name, ANSWERS) for name in chain.bundle.classes]
         self.answers = tuple(answer for answer in ANSWERS if answer not in known)
         self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
+        self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
+        self.leases = Leases()
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
@@ -95,7 +107,7 @@ class AnnotationSession:
     def given(self) -> dict[str, str]:
         """Class or answer of each image in the folder that has one, in the order in which they were given."""
         items = self.items
-        return {key: label for key, label in self.store.labels.items() if key in items}
+        return {key: label for key, label in self.readers.decided().items() if key in items}
 
     @property
     def labels(self) -> dict[str, str]:
@@ -141,8 +153,9 @@ class AnnotationSession:
         who: str | None = None,
         info: dict[str, Any] | None = None,
         undo: bool = False,
+        settle: bool = False,
     ) -> str | None:
-        """Label an image, and return its previous label if it had one.
+        """Label an image, and return its previous label if it had one; of one that is read twice, the person's own.
 
         Args:
             image_id: id of the image.
@@ -150,6 +163,7 @@ class AnnotationSession:
             who: the person, default None: unknown.
             info: further information to keep with the label.
             undo: whether this takes back a correction, default False.
+            settle: whether this decides between several readings, default False.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -157,7 +171,7 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        previous = self.store.put(image_id, label, who=who, info=info, undo=undo)
+        previous = self.readers.put(image_id, label, who=who, settle=settle, info=info, undo=undo)
         self.learn()
         return previous
 
@@ -213,17 +227,28 @@ class AnnotationSession:
         if self._answered.is_set():  # an answer came between the last check and the release
             self.learn()
 
-    def next(self, *, count: int = 1) -> list[Suggestion]:
+    def next(
+        self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
+    ) -> list[Suggestion]:
         """Return the images to label next; new images are scored in the background.
+
+        Images that wait for a second reading of the person come first.
 
         Args:
             count: how many, default 1.
+            who: the person, default None: unknown.
+            window: name of a window that has these images until it asks again; others get different ones as long as
+                there are any. Default None: no window.
+            without: ids of images to leave out.
 
         """
         items = self._usable
         if not self.chain.knows(items):
             self.look()
-        return self.chain.next(items, self.labels, count=count)
+        spare = len(without) + len(self.leases.others(window))
+        chosen = self.chain.next(items, self.store.entries, count=count + spare)
+        found = self.readers.in_turn(chosen, self.items, who)
+        return self.leases.take(window, [one for one in found if one.id not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""
@@ -367,31 +392,11 @@ class AnnotationSession:
         """Return the number of labels given so far, including withdrawn labels that a stage has used."""
         return self.chain.budget(self.labels)
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of images, labels, stages and training, as JSON-compatible data."""
-        items, given, labels = self.items, self.given, self.labels
-        unreadable = {key: reason for key, reason in self.chain.unreadable.items() if key in items}
-        counts = Counter(given.values())
-        return {
-            "bundle": self.chain.bundle.root.name,
-            "classes": list(self.classes),
-            "images": {
-                "total": len(items),
-                "labeled": len(labels),
-                "set_aside": len(given) - len(labels),
-                "unlabeled": len(items) - len(given) - sum(key not in given for key in unreadable),
-                "unreadable": len(unreadable),
-            },
-            "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
-            "labels": {name: counts[name] for name in self.classes},
-            "answers": {name: counts[name] for name in self.answers},
-            "last_labels": [
-                {"id": key, "label": label, "who": self.store.info(key).get("who")}
-                for key, label in list(given.items())[: -_LAST - 1 : -1]
-            ],
-            "budget": self.budget(),
-            "label_budget": self.label_budget,
-            "stages": [stage_summary(stage) for stage in self.chain.stages],
-            "training": asdict(self.training),
-            "live": None if self.chain.live is None else dict(self.chain.live.summary),
-        }
+    def state(self, *, who: str | None = None) -> dict[str, Any]:
+        """Return the state of images, labels, stages and training, as JSON-compatible data.
+
+        Args:
+            who: the person who asks, default None: unknown. They are not told what they may still read.
+
+        """
+        return session_state(self, who)

@@ -20,11 +20,13 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.label_log import LabelLog, Line, damaged
+from monai_weckd.annotation.label_sum import OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.readings import readings_of
 from monai_weckd.data.names import spelled_as
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
@@ -39,7 +41,6 @@ ANSWERS = ("cannot tell", "bad quality")
 
 _MOST_INFO = 2**14
 _SHORT = 2**16  # bytes of a file that is rewritten with each label: some hundred labels
-_OF_LABELS = ("label", "correction", "undo")
 
 
 class LabelStore:
@@ -73,20 +74,23 @@ class LabelStore:
         self.classes, self.answers = tuple(classes), tuple(answers)
         self._log = LabelLog(self.path)
         self._lock = threading.Lock()
-        self._sum = _Sum()
+        self._sum = LabelSum()
         self._written = _Written()
         self._sum.add(self._log.read())
         old = {} if self._sum.end or not self.path.is_file() else _read_file(self.path)
         self._spelled: dict[str, str] = {}
         for entry in [*self._sum.entries.values(), *old.values()]:
-            self._spell(entry["label"])
+            for one in (entry, *entry.get("readings", ())):
+                self._spell(one["label"])
         if old:
             self._sum.add(self._log.append(*map(_first_event, old.items())))
         if self._sum.end:
             self._write_file()
 
-    def _spell(self, label: str) -> None:
+    def _spell(self, label: str | None) -> None:
         """Note how a label that was kept is spelled now."""
+        if label is None:  # readers differ
+            return
         try:
             self._spelled[label] = self._spelled.get(label) or self._known(label)
         except ValueError as error:
@@ -94,8 +98,23 @@ class LabelStore:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labeled image, in the order in which the labels were given."""
-        return {key: self._spelled[entry["label"]] for key, entry in dict(self._sum.entries).items()}
+        """Class of each labeled image, in the order in which the labels were given; none where readers differ."""
+        entries = dict(self._sum.entries).items()
+        return {key: self._spelled[label] for key, entry in entries if (label := entry["label"]) is not None}
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All entries of ``labels.json``, with labels in the spelling of the classes; not to be changed."""
+        entries = dict(self._sum.entries)
+        if all(label == spelled for label, spelled in self._spelled.items()):
+            return entries
+        return {key: self._respelled(entry) for key, entry in entries.items()}
+
+    def _respelled(self, entry: dict[str, Any]) -> dict[str, Any]:
+        found = {**entry, "label": self._spelled.get(entry["label"])}
+        if "readings" in entry:
+            found["readings"] = [{**one, "label": self._spelled[one["label"]]} for one in entry["readings"]]
+        return found
 
     def info(self, image_id: str) -> dict[str, Any]:
         """Return the class, the person, the time and any further information of a label; empty without a label.
@@ -105,7 +124,7 @@ class LabelStore:
 
         """
         entry = self._sum.entries.get(image_id)
-        return {} if entry is None else {**entry, "label": self._spelled[entry["label"]]}
+        return {} if entry is None else self._respelled(entry)
 
     def put(
         self,
@@ -116,6 +135,8 @@ class LabelStore:
         who: str | None = None,
         info: dict[str, Any] | None = None,
         undo: bool = False,
+        reading: bool = False,
+        settle: bool = False,
     ) -> str | None:
         """Label an image, and return its previous label if it had one. A changed label moves to the end of the order.
 
@@ -125,6 +146,8 @@ class LabelStore:
             who: the person, default None: unknown.
             info: further JSON-compatible information to keep.
             undo: whether this takes back a correction, default False: the label is again that of who gave it first.
+            reading: whether it is one of several readings, default False: the previous label is then that person's.
+            settle: whether it decides between readings, default False.
 
         Raises:
             ValueError: When there is no such class, or the information is not JSON or is too long.
@@ -133,28 +156,33 @@ class LabelStore:
         label = self._known(label)
         check_info(info or {}, where="params")
         with self._lock:
-            previous: str | None = self.info(image_id).get("label")
+            entry = self.info(image_id)
+            previous: str | None = readings_of(entry).get(who) if reading else entry.get("label")
             what = "undo" if undo else "label" if previous in (None, label) else "correction"
+            what = what if undo or not (reading or settle) else "reading" if reading else "settlement"
             self._spelled[label] = label
-            marks = {**({"answer": True} if label in self.answers else {}), **({"info": info} if info else {})}
+            marks: dict[str, Any] = {"reading": True} if reading and undo else {}
+            marks |= {**({"answer": True} if label in self.answers else {}), **({"info": info} if info else {})}
             self._write(what, who, {"id": image_id, "label": label, **marks})
             return previous
 
     def remove(self, image_id: str, *, who: str | None = None) -> None:
-        """Withdraw a label.
+        """Withdraw a label; of an image with several readings what settled it, or else a person's own reading.
 
         Args:
             image_id: id of the image.
             who: the person, default None: unknown.
 
         Raises:
-            ValueError: When the image has no label.
+            ValueError: When the image has no label, or no reading of that person.
 
         """
         with self._lock:
-            if not self.info(image_id):
+            entry = self.info(image_id)
+            reading = "readings" in entry and not entry.get("settled")
+            if not entry or (reading and who not in readings_of(entry)):
                 raise ValueError(f"id: expected an image with a label, got {image_id!r} without. Label it first.")
-            self._write("undo", who, {"id": image_id})
+            self._write("undo", who, {"id": image_id, **({"reading": True} if reading else {})})
 
     def note(self, what: str, *, who: str | None = None, **details: Any) -> None:
         """Log what somebody did that changes no label.
@@ -171,7 +199,7 @@ class LabelStore:
     def _write(self, what: str, who: str | None, details: dict[str, Any]) -> None:
         """Write a line; then it counts."""
         self._sum.add(self._log.append(_event(what, who, details)))
-        if what in _OF_LABELS and max(_SHORT, self._log.size - self._written.end) >= self._written.size:
+        if what in OF_LABELS and max(_SHORT, self._log.size - self._written.end) >= self._written.size:
             self._write_file()
 
     def _write_file(self) -> None:
@@ -203,59 +231,6 @@ class _Written:
     end: int = 0
 
 
-@dataclass
-class _Sum:
-    """What the lines of a log add up to.
-
-    Args:
-        entries: label, person, time and further information of each image, in the order of the labels.
-        earlier: the entries that corrections have replaced, of each image, the last one last.
-        end: bytes of the log up to the last line that is about a label.
-
-    """
-
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    earlier: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    end: int = 0
-
-    def add(self, lines: Iterable[Line]) -> None:
-        """Add lines.
-
-        Args:
-            lines: of the log, in their order.
-
-        """
-        for event, end in lines:
-            if event["what"] in _OF_LABELS and "id" in event:
-                self._apply(event)
-                self.end = end
-
-    def _apply(self, event: dict[str, Any]) -> None:
-        key, label = event["id"], event.get("label")
-        before = self.entries.get(key)
-        same = before is not None and before["label"] == label
-        entry = {**event.get("info", {}), "label": label, "who": event.get("who"), "ts": event.get("ts")}
-        entry.pop("answer", None)
-        if event.get("answer"):
-            entry["answer"] = True
-        if event["what"] == "undo":
-            replaced = self.earlier.get(key, [])
-            while replaced and label is not None:
-                if (last := replaced.pop())["label"] == label:
-                    entry = last
-                    break
-        elif before is not None and not same:
-            self.earlier.setdefault(key, []).append(before)
-        if not same:  # a changed label moves to the end of the order
-            self.entries.pop(key, None)
-        if label is not None:
-            self.entries[key] = entry
-
-    def content(self) -> bytes:
-        """Return what belongs into ``labels.json``."""
-        return f"{json.dumps({'format': 2, 'log': self.end, 'labels': self.entries}, indent=1)}\n".encode()
-
-
 def _event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any]:
     return {"ts": int(time.time()), "who": who, "what": what, **details}
 
@@ -263,7 +238,7 @@ def _event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any
 def _first_event(item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the line for an entry of a file without a log."""
     key, entry = item
-    info = {name: value for name, value in entry.items() if name not in ("label", "who", "ts", "answer")}
+    info = {name: value for name, value in entry.items() if name not in OWN_KEYS}
     event = {"ts": entry.get("ts"), "who": entry.get("who"), "what": "label", "id": key, "label": entry["label"]}
     return {**event, **({"answer": True} if entry.get("answer") else {}), **({"info": info} if info else {})}
 
@@ -313,8 +288,8 @@ def _end_of(old: bytes) -> int:
         return 0
 
 
-def _summed(lines: Iterable[Line]) -> _Sum:
-    found = _Sum()
+def _summed(lines: Iterable[Line]) -> LabelSum:
+    found = LabelSum()
     found.add(lines)
     return found
 

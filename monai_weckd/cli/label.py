@@ -51,6 +51,8 @@ def add_label(commands: Any) -> None:
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
+    add("--read_twice", type=float, default=0.0, help="share of images that two people read, blind (default: none)")
+    add("--disagreements", default="settle", help="of these: settle, or majority of three (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     add("--password_file", type=Path, help="file with one password for all, or a line NAME:PASSWORD for each person")
@@ -82,7 +84,13 @@ def _label(args: argparse.Namespace) -> None:
     # one server at a time: a second one would overwrite labels, because each reads them once
     with _alone(output_dir):
         chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-        session = AnnotationSession(chain, studies, label_budget=args.label_budget)
+        session = AnnotationSession(
+            chain,
+            studies,
+            label_budget=args.label_budget,
+            read_twice=args.read_twice,
+            disagreements=args.disagreements,
+        )
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)

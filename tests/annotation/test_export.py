@@ -23,6 +23,7 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from monai_weckd.annotation import LabelStore
+from monai_weckd.annotation.readers import Readers
 from monai_weckd.annotation.store import rebuild_labels
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
@@ -123,7 +124,7 @@ def test_a_manifest_says_who_gave_a_label_and_when(images, tmp_path, capsys):
     when = datetime.fromtimestamp(store.info(NAMES[0])["ts"], timezone.utc)
     assert export(images, store.path) == 0
     found = {row["file"]: row for row in rows_of(images / "manifest.csv")}
-    assert list(found[NAMES[0]]) == ["file", "label", "group", "labeled_by", "labeled_at", "answer"]
+    assert list(found[NAMES[0]]) == ["file", "label", "group", "labeled_by", "labeled_at", "answer", "readings"]
     assert (found[NAMES[0]]["labeled_by"], found[NAMES[0]]["labeled_at"]) == ("Béla", f"{when:%Y-%m-%dT%H:%M:%S}Z")
     assert found[NAMES[1]]["labeled_by"] == found[NAMES[2]]["labeled_by"] == found[NAMES[2]]["labeled_at"] == ""
     events = [json.loads(line) for line in store.path.with_suffix(".log").read_text().splitlines()]
@@ -152,3 +153,23 @@ def test_an_answer_in_place_of_a_class_is_no_class(images, tmp_path, capsys):
     store.put(NAMES[1], "well")
     assert "answer" not in store.info(NAMES[1])
     assert rebuild_labels(store.path)
+
+
+def test_a_manifest_tells_what_each_reader_says(images, tmp_path, capsys):
+    readers = Readers(LabelStore(tmp_path / "labels.json", ("ill", "well")), share=1, policy="settle", seed=0)
+    for name, said in zip(NAMES, ("ii", "iw", "iw", "i"), strict=False):
+        for who, label in zip(("Ada", "B\u00e9la"), said, strict=False):
+            readers.put(name, {"i": "ill", "w": "well"}[label], who=who, settle=False)
+    readers.put(NAMES[2], "well", who="Cy", settle=True)
+    assert export(images, readers.store.path) == 0
+    assert capsys.readouterr().out.startswith("items   3 labeled, 2 not\nlabels  1 passed over: disagreements\n")
+    found = {
+        row["file"]: [row["label"], row["labeled_by"], row["readings"]] for row in rows_of(images / "manifest.csv")
+    }
+    assert [found[name] for name in NAMES] == [
+        ["ill", "B\u00e9la", "Ada: ill; B\u00e9la: ill"],
+        ["", "", "Ada: ill; B\u00e9la: well"],
+        ["well", "Cy", "Ada: ill; B\u00e9la: well"],
+        ["ill", "Ada", "Ada: ill"],
+        ["", "", ""],
+    ]

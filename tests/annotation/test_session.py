@@ -29,6 +29,7 @@ from monai_weckd.annotation import (
     StageStoppedError,
     UnknownImageError,
     session,
+    state,
 )
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import GivenLabels
@@ -91,6 +92,11 @@ def here(images, tmp_path):
     return AnnotationSession(QuietChain(tmp_path / "output"), images)
 
 
+def counts(**known):
+    names = ("total", "labeled", "set_aside", "unlabeled", "disputed", "waiting", "unreadable")
+    return {**dict.fromkeys(names, 0), **known}
+
+
 def label_all(here):
     for number, key in enumerate(sorted(here.items)):
         here.put_label(key, CLASSES[number % 2])
@@ -130,7 +136,7 @@ def test_refuses_a_label_budget_below_one(here):
 
 
 def test_tells_the_last_labels_and_what_they_replaced(here, monkeypatch):
-    monkeypatch.setattr(session, "_LAST", 4)
+    monkeypatch.setattr(state, "LAST", 4)
     assert here.state()["last_labels"] == []
     for key in sorted(here.items):
         assert here.put_label(key, "ill") is None
@@ -148,7 +154,15 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     (images / "g1" / "ear.png").unlink()
     assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
     assert here.labels == {}
-    assert here.state()["images"] == {"total": 5, "labeled": 0, "set_aside": 0, "unlabeled": 5, "unreadable": 0}
+    assert here.state()["images"] == {
+        "total": 5,
+        "labeled": 0,
+        "set_aside": 0,
+        "unlabeled": 5,
+        "disputed": 0,
+        "waiting": 0,
+        "unreadable": 0,
+    }
 
 
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
@@ -255,11 +269,19 @@ def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(he
     label_all(here)
     for number, answer in enumerate(("cannot tell", "bad quality", "Cannot tell")):
         here.put_label(f"g{number}/ear.png", answer, who="Ada")
-    state = here.state()
-    assert state["images"] == {"total": 6, "labeled": 3, "set_aside": 3, "unlabeled": 0, "unreadable": 0}
-    assert state["labels"] == {"ill": 1, "Background": 2}
-    assert state["answers"] == {"cannot tell": 2, "bad quality": 1}
-    assert state["last_labels"][0] == {"id": "g2/ear.png", "label": "cannot tell", "who": "Ada"}
+    found = here.state()
+    assert found["images"] == {
+        "total": 6,
+        "labeled": 3,
+        "set_aside": 3,
+        "unlabeled": 0,
+        "disputed": 0,
+        "waiting": 0,
+        "unreadable": 0,
+    }
+    assert found["labels"] == {"ill": 1, "Background": 2}
+    assert found["answers"] == {"cannot tell": 2, "bad quality": 1}
+    assert found["last_labels"][0] == {"id": "g2/ear.png", "label": "cannot tell", "who": "Ada"}
     assert here.budget() == 3
     assert set(here.labels) == {f"g{number}/ear.png" for number in (3, 4, 5)}
     while not seen or seen[-1][1] != set(here.labels):

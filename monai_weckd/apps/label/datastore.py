@@ -25,6 +25,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_weckd.annotation import AnnotationSession, class_of
+from monai_weckd.annotation.label_sum import OWN_KEYS
 from monai_weckd.annotation.store import check_info
 from monai_weckd.apps.label.guard import person
 from monai_weckd.utils.files import write_atomically
@@ -208,7 +209,7 @@ class FolderDatastore(Datastore):
             raise ValueError(
                 f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
             )
-        info = {key: value for key, value in {**known, **info}.items() if key not in ("label", "who", "ts", "answer")}
+        info = {key: value for key, value in {**known, **info}.items() if key not in OWN_KEYS}
         self.session.put_label(label_id, known["label"], who=person().name, info=info)
 
     def status(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class ChainLabelApp(MONAILabelApp):
 
     def info(self) -> dict[str, Any]:
         """Return MONAI Label's description of the app, and the state of the session as ``chain``."""
-        return {**super().info(), "chain": self.session.state()}
+        return {**super().info(), "chain": self.session.state(who=person().name)}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Classify an image of the folder by its id, or an uploaded image.

@@ -22,11 +22,23 @@ import pytest
 from label_browser import ForkedServer, Page, needs_browser
 from label_server import OTOSCOPY, SMALL, VALIDATED, needs_monai_label
 from PIL import Image
+from sklearn.metrics import cohen_kappa_score
+
+from monai_weckd.annotation.store import rebuild_labels
 
 pytestmark = [needs_browser, needs_monai_label]
 
 CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
-FILES = ["", "page/style.css", "page/page.js", "page/panels.js", "page/server.js", "page/viewer.js", "page/icon.svg"]
+FILES = [
+    "",
+    "page/style.css",
+    "page/page.js",
+    "page/panels.js",
+    "page/readers.js",
+    "page/server.js",
+    "page/viewer.js",
+    "page/icon.svg",
+]
 # markup, quotes, what an address would be cut at, and a mark that turns the rest around
 HOSTILE = "<img src=x onerror=\"document.title='!'\">&amp;'%2f#?\u202egnp.png"
 
@@ -214,7 +226,7 @@ def test_progress_and_failure_of_a_stage_are_told(server, browser):
     page.run("""const ask = window.fetch;
         window.training = { running: true, stage: 3, epoch: 5, epochs: 12, error: null };
         window.fetch = async (address, options) => {
-          if (address !== "weckd/state") return ask(address, options);
+          if (!address.startsWith("weckd/state")) return ask(address, options);
           const state = await (await ask(address, options)).json();
           return new Response(JSON.stringify({ ...state, training: window.training }));
         };""")
@@ -259,7 +271,7 @@ def test_a_retry_that_is_clicked_twice_is_one(server, browser):
     page.run("""const ask = window.fetch;
         window.asked = [];
         window.fetch = async (address, options) => {
-          if (!address.startsWith("weckd/next")) return ask(address, options);
+          if (address !== "weckd/next") return ask(address, options);
           window.asked.push(address);
           if (window.asked.length === 1) throw new TypeError("gone");
           await new Promise((go) => setTimeout(go, 500));
@@ -279,7 +291,7 @@ def test_a_server_with_another_chain_is_gone_on_with(server, browser):
         window.stages = [stage];
         window.fetch = async (address, options) => {
           const answer = await ask(address, options);
-          if (address !== "weckd/state") return answer;
+          if (!address.startsWith("weckd/state")) return answer;
           return new Response(JSON.stringify({ ...await answer.json(), stages: window.stages }));
         };""")
     page.label(0)
@@ -291,24 +303,31 @@ def test_a_server_with_another_chain_is_gone_on_with(server, browser):
     assert page.console() == []
 
 
-def test_two_windows_do_not_lose_each_others_labels(server, browser):
+def test_two_windows_get_different_images_and_do_not_lose_each_others_labels(server, browser):
     first = Page(browser, server.url)
     shown, window = first.name, browser.current_window_handle
     browser.switch_to.new_window("tab")
     second = Page(browser, server.url)
-    assert second.name == shown
-    second.label(0)
+    other = second.name
+    assert other != shown
+
+    def say(image, label):
+        answer = server.ask("PUT", f"/weckd/label/{image}", json={"label": label}, headers={"X-Weckd-Person": "Cy"})
+        assert answer.status_code == 200
+
+    assert second.label(0) == other
+    say(other, CLASSES[1])
+    # it cannot take back what is no longer its own
+    second.key("u")
+    second.wait(lambda: second.name == other and second.is_ready)
+    assert second.status == f"{other} stays as it is: its label has been changed elsewhere."
     browser.switch_to.window(window)
     assert first.name == shown
+    say(shown, CLASSES[0])
     first.label(1)
     assert first.status == f"Saved: {shown} is {CLASSES[1]} instead of {CLASSES[0]}, given meanwhile elsewhere."
-    assert stored(server) == {shown: CLASSES[1]}
-    # the second one cannot take back what is no longer its own
+    assert stored(server) == {shown: CLASSES[1], other: CLASSES[1]}
     browser.switch_to.window(next(one for one in browser.window_handles if one != window))
-    second.key("u")
-    second.wait(lambda: second.name == shown and second.is_ready)
-    assert second.status == f"{shown} stays as it is: its label has been changed elsewhere."
-    assert stored(server) == {shown: CLASSES[1]}
     browser.close()
     browser.switch_to.window(window)
 
@@ -395,7 +414,14 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
             break
         assert found[1] == "solid", found
         assert found[2] >= 2, found
-    assert [one for one in reached if one not in ("class", "answer")] == ["screen", "skip", "undo", "train", "change", "keys"]
+    assert [one for one in reached if one not in ("class", "answer")] == [
+        "screen",
+        "skip",
+        "undo",
+        "train",
+        "change",
+        "keys",
+    ]
     assert reached.count("class") == 4
     page.key(Keys.SPACE)  # single keys off
     page.key("1")
@@ -555,3 +581,70 @@ def test_what_cannot_be_told_is_set_aside_and_a_class_is_added_later(forks, ears
         page.find("train").click()
         page.wait(lambda: page.status == "Stage 2 accepted.")
         assert page.console() == []
+
+
+def become(page, who):
+    """Let another person sit down at the page."""
+    page.find("change").click()
+    page.wait(lambda: page.find("ask").is_displayed())
+    page.say_name(who)
+    page.wait(lambda: page.is_ready and page.text("you-name") == who)
+
+
+def test_two_people_read_the_same_images_blind_and_settle_where_they_differ(forks, ears, tmp_path, browser):
+    output_dir = tmp_path / "output"
+    options = ["--read_twice", "1"]
+    with ForkedServer(forks, ears, output_dir, settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        assert page.text("reason") == (
+            "Why this one: read twice, so you see neither another label nor the model's opinion"
+        )
+        said = {page.label(number % 2): CLASSES[number % 2] for number in range(6)}
+        assert not page.find("readers").is_displayed()
+        become(page, "Béla")
+        page = Page(browser, server.url, who=None)
+        assert not page.find("last").is_displayed()  # where the labels of another person would be
+        second = {}
+        for number in range(6):
+            assert page.name in said  # they wait for him
+            assert [chosen for *_, chosen in page.classes()] == ["false"] * 4
+            label = CLASSES.index(said[page.name])
+            second[page.label((label + (number < 2)) % 4)] = CLASSES[(label + (number < 2)) % 4]
+        assert second.keys() == said.keys()
+        differ = [key for key in said if said[key] != second[key]]
+        assert len(differ) == 2
+    with ForkedServer(forks, ears, output_dir, settings=SMALL, options=options) as server:  # killed in between
+        page = Page(browser, server.url, who="Béla")
+        page.wait(lambda: page.text("labeled-text") == "4 of 40 images labeled, 2 disputed")
+        order = server.state()["agreement"]["cohen"][0]
+        kappa = cohen_kappa_score([said[key] for key in said], [second[key] for key in said])
+        assert order["kappa"] == pytest.approx(kappa, abs=1e-12)
+        assert page.text("agreement").startswith("6 images read twice, 67 % alike. Fleiss' kappa ")
+        words = re.sub("[\u2068\u2069]", "", page.text("pairs"))
+        assert words.startswith(f"Ada and Béla, 6: Cohen's kappa {kappa:.2f}")
+        page.find("disputes").find_element("tag name", "summary").click()
+        for left in (2, 1):
+            assert page.text("disputes-title") == f"Disagreements to settle: {left}"
+            before = page.name
+            page.find("disputes-list").find_element("tag name", "button").click()
+            page.wait(lambda before=before: page.name != before and page.is_ready)
+            image = page.name
+            reason = re.sub("[\u2068\u2069]", "", page.text("reason"))
+            assert reason == f"Why this one: to be settled. Ada: {said[image]}; Béla: {second[image]}"
+            page.label(CLASSES.index(said[image]))
+            page.wait(lambda left=left: page.text("disputes-title") == f"Disagreements to settle: {left - 1}")
+        assert stored(server) == said
+        assert not page.find("disputes").is_displayed()
+        page.key("u")  # one is taken back
+        page.wait(lambda: page.name == image and page.is_ready)
+        page.wait(lambda: page.text("disputes-title") == "Disagreements to settle: 1")
+        page.label(CLASSES.index(said[image]))  # not from the list: he changes his mind
+        assert stored(server) == said
+        assert page.console() == []
+        whats = [line["what"] for line in log_of(server)]
+        assert whats == ["reading"] * 12 + ["settlement"] * 2 + ["undo", "reading"]
+        kept = output_dir / "labels.json"
+        content = kept.read_bytes()
+    kept.unlink()
+    rebuild_labels(kept)
+    assert kept.read_bytes() == content

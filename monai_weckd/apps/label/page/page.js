@@ -13,12 +13,15 @@
 // been skipped and given in this window, which the browser keeps until the window is closed.
 
 import { ended, makeAnswers, makeClasses, saved, showAnswers, showChain, showClasses, showProgress } from "./panels.js";
+import { showReaders } from "./readers.js";
 import { ask, askJson, byId, place, quoted, speakAs, visible } from "./server.js";
 import * as viewer from "./viewer.js";
 
 const KEPT = 200;
 const asked = Number(new URLSearchParams(location.search).get("budget"));
 const limit = Number.isInteger(asked) && asked > 0 ? asked : null;
+
+const WINDOW = (sessionStorage.window ??= Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-"));
 
 let state = null; // what the server said last
 let current = null; // {id, reason, probabilities, label, ready}
@@ -55,8 +58,9 @@ function render() {
   showClasses(state, current, busy || unnamed() || !current?.ready);
   showAnswers(state, current, busy || unnamed() || !current?.ready);
   showProgress(state, limit, open);
+  showReaders(state, open);
   showChain(state);
-  const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabeled > 0;
+  const onlySkipped = current === null && remembered("skipped").length > 0 && left(state) > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : current?.label ? "Next" : "Skip";
 }
 
@@ -106,7 +110,7 @@ async function display(suggestion) {
   coming = null;
   viewer.show(loaded);
   Object.assign(current, { label: loaded.info.label, ready: true });
-  if (!current.probabilities) predict();
+  if (!current.probabilities && !loaded.info.blind) predict();
 }
 
 // The last student's opinion, where it did not come with the image; without it, there is no bar.
@@ -118,9 +122,9 @@ async function predict() {
   render();
 }
 
-function open(id, reason = "you want to see it again") {
+function open(id, reason = "you want to see it again", settle = false) {
   if (locked()) return;
-  attempt(() => display({ id, reason, probabilities: null }), () => open(id, reason));
+  attempt(() => display({ id, reason, settle, probabilities: null }), () => open(id, reason, settle));
 }
 
 async function next() {
@@ -128,25 +132,30 @@ async function next() {
 }
 
 async function findNext() {
-  const skipped = new Set(remembered("skipped"));
+  const skipped = remembered("skipped");
   let found = [];
   try {
-    const answer = await askJson("GET", `weckd/next?count=${skipped.size + 2}`);
-    found = [answer, ...answer.more].filter(({ id }) => !skipped.has(id));
+    const answer = await askJson("POST", "weckd/next", { window: WINDOW, count: 2, without: skipped });
+    found = [answer, ...answer.more];
   } catch (error) {
     if (error.status !== 404) throw error; // 404: none is left
   }
   if (found.length === 0) {
-    idle(skipped.size);
+    idle(skipped.length);
     return;
   }
   await display(found[0]);
   if (found.length > 1) coming = { id: found[1].id, loaded: viewer.load(found[1].id).catch(() => null) };
 }
 
+// How many images this person could be shown.
+function left(known) {
+  return known === null ? null : known.images.unlabeled + known.images.waiting;
+}
+
 function idle(skipped) {
   current = null;
-  idleAt = state?.images.unlabeled ?? null;
+  idleAt = left(state);
   byId("name").textContent = "No image left";
   byId("reason").textContent = "";
   viewer.hide(skipped ? "Only skipped images are left without a label." : "Each image has a label.");
@@ -161,10 +170,11 @@ async function save(image, label) {
   if (busy) return;
   const tried = pending?.id === image.id ? pending.label : undefined; // of which the answer alone may have been lost
   pending = { id: image.id, label };
+  image.settle ??= false;
   say("Saving …");
   const done = await attempt(
     async () => {
-      const found = (await askJson("PUT", `weckd/label/${place(image.id)}`, { label })).previous;
+      const found = (await askJson("PUT", `weckd/label/${place(image.id)}`, { label, settle: image.settle })).previous;
       const previous = found === tried ? image.label : found;
       pending = null;
       remember("given", [...remembered("given"), { id: image.id, label, previous }]);
@@ -287,7 +297,7 @@ async function poll() {
   clearTimeout(timer);
   let found = null;
   try {
-    found = await askJson("GET", "weckd/state");
+    found = await askJson("GET", `weckd/state?window=${WINDOW}`);
   } catch (error) {
     offline = { text: visible(error.message), retry: poll };
   }
@@ -298,7 +308,7 @@ async function poll() {
     take(found);
     if (!busy && pending === null) {
       if (recovered && failure !== null) failure.retry();
-      else if (current === null && failure === null && found.images.unlabeled !== idleAt) next();
+      else if (current === null && failure === null && left(found) !== idleAt) next();
     }
   }
   render();

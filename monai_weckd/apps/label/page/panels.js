@@ -73,8 +73,9 @@ export function showClasses({ classes, labels }, current, locked) {
 
 export function showProgress({ images, unreadable: bad, budget, label_budget: told, last_labels: last }, asked, open) {
   const aside = images.set_aside ? `, ${images.set_aside} set aside` : "";
+  const disputed = images.disputed ? `, ${images.disputed} disputed` : "";
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
-  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${aside}${unreadable}`;
+  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${aside}${disputed}${unreadable}`;
   Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
   const limit = asked ?? told;
   const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;
