@@ -648,3 +648,24 @@ def test_two_people_read_the_same_images_blind_and_settle_where_they_differ(fork
     kept.unlink()
     rebuild_labels(kept)
     assert kept.read_bytes() == content
+
+
+def test_a_key_that_comes_too_early_says_so_and_a_new_image_is_announced(server, browser):
+    page = Page(browser, server.url)
+    assert page.text("announcement") == f"New image: {page.name}"
+    page.run("""const ask = window.fetch;
+        window.fetch = async (address, options) => {
+          const answer = await ask(address, options);
+          if (address === "weckd/next") await new Promise((go) => { window.go = go; });
+          return answer;
+        };""")
+    first = page.name
+    page.key("1")
+    page.wait(lambda: page.status == f"Saved: {first} is {CLASSES[0]}." and page.run("return !!window.go"))
+    page.key("2")
+    assert page.status == "Too early: no label was given. Wait until the image is shown."
+    page.run("window.go()")
+    page.wait(lambda: page.name != first and page.is_ready)
+    assert page.text("announcement") == f"New image: {page.name}"
+    assert page.find("announcement").get_attribute("role") == "status"
+    assert stored(server) == {first: CLASSES[0]}

@@ -109,6 +109,7 @@ async function display(suggestion) {
   const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
   coming = null;
   viewer.show(loaded);
+  byId("announcement").textContent = `New image: ${visible(id)}`;
   Object.assign(current, { label: loaded.info.label, ready: true });
   if (!current.probabilities && !loaded.info.blind) predict();
 }
@@ -162,7 +163,11 @@ function idle(skipped) {
 }
 
 async function give(label) {
-  if (nameless() || busy || !current?.ready) return;
+  if (nameless()) return;
+  if (busy || !current?.ready) {
+    if (pending === null) say("Too early: no label was given. Wait until the image is shown.");
+    return;
+  }
   await save(current, label);
 }
 
