@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.labels_in import take_labels
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.pictures import describe_image, image_png
 from monai_weckd.annotation.session import AnnotationSession
@@ -37,4 +38,5 @@ __all__ = [
     "describe_image",
     "find_items",
     "image_png",
+    "take_labels",
 ]

@@ -230,9 +230,7 @@ class AnnotationSession:
     def next(
         self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
     ) -> list[Suggestion]:
-        """Return the images to label next; new images are scored in the background.
-
-        Images that wait for a second reading of the person come first.
+        """Return the images to label next, those that wait for a second reading first; new ones are scored behind.
 
         Args:
             count: how many, default 1.

@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,28 @@ class LabelStore:
             marks |= {**({"answer": True} if label in self.answers else {}), **({"info": info} if info else {})}
             self._write(what, who, {"id": image_id, "label": label, **marks})
             return previous
+
+    def put_all(self, labels: Mapping[str, str], *, info: dict[str, Any]) -> None:
+        """Label images that have no label, all or none of them.
+
+        Args:
+            labels: class by id of the image.
+            info: further JSON-compatible information to keep with each.
+
+        Raises:
+            ValueError: When there is no such class.
+
+        """
+        events = []
+        for key, label in labels.items():
+            label = self._known(label)
+            answer = {"answer": True} if label in self.answers else {}
+            events.append(_event("label", None, {"id": key, "label": label, **answer, "info": info}))
+        with self._lock:
+            self._spelled.update((event["label"], event["label"]) for event in events)
+            self._sum.add(self._log.append(*events) if events else ())
+            if events:
+                self._write_file()
 
     def remove(self, image_id: str, *, who: str | None = None) -> None:
         """Withdraw a label; of an image with several readings what settled it, or else a person's own reading.

@@ -48,6 +48,7 @@ def add_label(commands: Any) -> None:
     add("--output_dir", type=Path, help="folder for labels and chain (default: .weckd in the folder of the images)")
     add_changes(parser)
     add("--classes", nargs="+", metavar="NAME", help="class names (default: the bundle's); new ones last")
+    add("--labels", type=Path, metavar="MANIFEST", help="CSV (file,label) whose labels count as given")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
@@ -63,7 +64,7 @@ def _label(args: argparse.Namespace) -> None:
     access = _access(args)
     studies = _studies(args)
     changes = parse_changes(args.set)
-    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
+    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession, take_labels
     from monai_weckd.apps.label.server import serve
     from monai_weckd.utils.system import limit_threads
 
@@ -91,6 +92,9 @@ def _label(args: argparse.Namespace) -> None:
             read_twice=args.read_twice,
             disagreements=args.disagreements,
         )
+        if args.labels is not None:
+            taken, before = take_labels(session, args.labels)
+            print(f"labels  {taken} taken from {args.labels}, {before} images had one")
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)
