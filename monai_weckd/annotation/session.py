@@ -54,7 +54,7 @@ class AnnotationSession:
         studies: the folder of the images; new images are found within seconds.
         label_budget: planned number of labels, default None: unknown. It is reported, not enforced.
         read_twice: share of the images that two people read, default 0.
-        disagreements: what becomes of those, see :py:class:`~monai_weckd.annotation.readers.Readers`.
+        disagreements: what becomes of those, ``"settle"`` or ``"majority"``.
 
     Raises:
         ValueError: When there is no image, or a label budget below 1.
