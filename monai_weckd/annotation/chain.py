@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.live import LiveHead, LiveModel
 from monai_weckd.annotation.order import Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
@@ -48,7 +49,8 @@ class AnnotatedChain:
 
     ``output_dir/chain`` is the output folder of the whole chain: ``chain.json``, ``model.pt``, the students of all
     stages. A new stage is trained in a folder beside it, which replaces it in one step at the end: an interruption
-    leaves the chain unchanged. ``given.json`` in it lists the labels that the stages have used.
+    leaves the chain unchanged. ``given.json`` in it lists the labels that the stages have used. If the bundle has more
+    classes than the chain, those of the chain first, the heads of the students grow.
 
     Args:
         bundle: how to train.
@@ -279,7 +281,7 @@ class AnnotatedChain:
         return len(self.bundle.find_faults(others)) == len(others)
 
     def next(
-        self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], *, count: int = 1
+        self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, Any], *, count: int = 1
     ) -> list[Suggestion]:
         """Return the images to label next, in order; an empty list when none is left.
 
@@ -325,12 +327,26 @@ class AnnotatedChain:
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
             given = _given(folder / "given.json")
-            if tuple(chain["classes"]) != self.bundle.classes:
+            if (known := tuple(chain["classes"])) == self.bundle.classes[: len(known)] != self.bundle.classes:
+                self._grow(folder)
+                return self._load()
+            if known != self.bundle.classes:
                 raise ValueError(
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
-                    f"in {self.output_dir}. Pass another folder, or the bundle of that chain."
+                    f"in {self.output_dir}. Pass another folder, or the classes of that chain; new ones come last."
                 )
         self._take(folder, chain, given, Scores.load(folder, next(reversed(_students(folder)), "")))
+
+    def _grow(self, folder: Path) -> None:
+        """Replace the chain by one whose students have all classes of the bundle."""
+        part = self.output_dir / f"chain_of_{len(self.bundle.classes)}"
+        shutil.rmtree(part, ignore_errors=True)  # an interruption may have left it
+        try:
+            grow_chain(folder, part, self.bundle.classes, head=self.bundle.head)
+        except Exception:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        self._replace(part)
 
     def _take(self, folder: Path, chain: dict[str, Any] | None, given: GivenLabels, scores: Scores) -> None:
         # assigned together: concurrent readers see the old chain or the new one

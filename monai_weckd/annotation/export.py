@@ -16,11 +16,14 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.images import find_items
-from monai_weckd.annotation.store import read_labels
+from monai_weckd.annotation.readings import readings_of
+from monai_weckd.annotation.store import note_export, read_labels
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
@@ -30,6 +33,10 @@ __all__ = ["export_labels", "labeled_items"]
 
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
+
+    Its columns are ``file``, ``label`` and ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
+    in UTC, ``answer``: what somebody said in place of a class, and ``readings``: what each of several readers says. The
+    label is empty where they differ and nobody has settled it. The log of the labels gets a line.
 
     Groups come from the folder's ``manifest.csv``, or from fetched series. If any label belongs to a folder, each
     folder with DICOM files counts as one series.
@@ -46,15 +53,18 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         ValueError: When there are no labels, or no images.
 
     """
-    items, entries = labeled_items(dataset_dir, labels)
-    given = {key: entry["label"] for key, entry in entries.items()}
-    rows = [[item["id"], given.pop(item["id"], ""), item["group"]] for item in items]
+    items, given = labeled_items(dataset_dir, labels)
+    rows = [_row(item, given.pop(item["id"], {})) for item in items]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
-    csv.writer(text).writerows([["file", "label", "group"], *rows])
+    csv.writer(text).writerows([["file", "label", "group", "labeled_by", "labeled_at", "answer", "readings"], *rows])
     write_atomically(output, text.getvalue())
-    known = sum(bool(label) for _, label, _ in rows)
-    return Counter({"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)})
+    known = sum(bool(row[1]) for row in rows)
+    note_export(labels, to=output.name, labels=known)
+    counts = {"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)}
+    counts["answers in place of a class"] = sum(bool(row[5]) for row in rows)
+    counts["disagreements"] = sum(bool(row[6]) and not row[1] and not row[5] for row in rows)
+    return Counter(counts)
 
 
 def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
@@ -77,3 +87,12 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
     given = {finder.find(key): entry for key, entry in read_labels(labels).items()}
     series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
     return find_items(dataset_dir, spatial_dims=3 if series else 2), given
+
+
+def _row(item: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    ts = entry.get("ts")
+    when = datetime.fromtimestamp(ts, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if ts is not None else ""
+    label = entry.get("label") or ""
+    label, answer = ("", label) if entry.get("answer") else (label, "")
+    said = "; ".join(f"{who or 'somebody'}: {reading}" for who, reading in readings_of(entry).items())
+    return [item["id"], label, item["group"], entry.get("who") or "", when, answer, said]

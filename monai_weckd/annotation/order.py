@@ -17,7 +17,7 @@ import io
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -185,7 +185,7 @@ def _sum(features: np.ndarray) -> int:
 def suggest(
     scores: Scores,
     items: Sequence[Mapping[str, Any]],
-    labeled: Mapping[str, str],
+    labeled: Container[str],
     *,
     classes: Sequence[str],
     count: int,

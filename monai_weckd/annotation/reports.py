@@ -43,8 +43,9 @@ def label_reports(
         verified: name and organization of the person who verifies them, default None: nobody does.
 
     Returns:
-        The number of labels that are "reported", "of images that are gone", and "of images other than DICOM"; a line
-        for each report that could not be written.
+        The number of labels that are "reported", "of images that are gone", "of images other than DICOM", and "without
+        a class": what somebody said in place of one, or readings that nobody has settled; a line for each report that
+        could not be written.
 
     Raises:
         ValueError: When there are no labels, or no images.
@@ -59,6 +60,9 @@ def label_reports(
     for number, item in enumerate(items, start=1):
         entry = given.pop(item["id"], None)
         if entry is None:
+            continue
+        if entry.get("answer") or not entry.get("label"):
+            counts["without a class"] += 1
             continue
         if not is_dicom_path(folder_of(item["image"])):
             counts["of images other than DICOM"] += 1
@@ -80,4 +84,4 @@ def person_of(entry: Mapping[str, Any]) -> str:
         entry: the entry of the label in ``labels.json``.
 
     """
-    return str(entry.get("person") or "")
+    return str(entry.get("who") or "")

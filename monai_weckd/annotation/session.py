@@ -17,58 +17,31 @@ import logging
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.readers import Readers
 from monai_weckd.annotation.shards import plan_next_stage
-from monai_weckd.annotation.store import LabelStore
-from monai_weckd.annotation.summaries import described, stage_summary
+from monai_weckd.annotation.state import session_state
+from monai_weckd.annotation.status import NoStageError, StageStoppedError, TrainingStatus, UnknownImageError
+from monai_weckd.annotation.store import ANSWERS, LabelStore
+from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
+from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
 
-__all__ = ["AnnotationSession", "NoStageError", "StageStoppedError", "UnknownImageError"]
+__all__ = ["AnnotationSession"]
 
 logger = logging.getLogger(__name__)
 
 # how long a listing of the folder stays valid, in seconds
 _LISTED_FOR = 5.0
-_LAST = 8
-
-
-class NoStageError(RuntimeError):
-    """A prediction was requested before the first student exists."""
-
-
-class StageStoppedError(RuntimeError):
-    """The user stopped a stage before its end."""
-
-
-class UnknownImageError(ValueError):
-    """The requested image does not exist."""
-
-
-@dataclass
-class TrainingStatus:
-    """Progress of the training of a stage.
-
-    Args:
-        running: whether a stage is in training.
-        stage: its number, 0 before the first one.
-        epoch: finished epochs of the stage.
-        epochs: all epochs of the stage.
-        error: why the last stage ended early, in one line; None if it did not.
-
-    """
-
-    running: bool = False
-    stage: int = 0
-    epoch: int = 0
-    epochs: int = 0
-    error: str | None = None
 
 
 class AnnotationSession:
@@ -80,6 +53,8 @@ class AnnotationSession:
         chain: the chain; labels are kept in its output folder.
         studies: the folder of the images; new images are found within seconds.
         label_budget: planned number of labels, default None: unknown. It is reported, not enforced.
+        read_twice: share of the images that two people read, default 0.
+        disagreements: what becomes of those, ``"settle"`` or ``"majority"``.
 
     Raises:
         ValueError: When there is no image, or a label budget below 1.
@@ -87,14 +62,24 @@ class AnnotationSession:
     """
 
     def __init__(
-        self, chain: AnnotatedChain, studies: str | os.PathLike[str], *, label_budget: int | None = None
+        self,
+        chain: AnnotatedChain,
+        studies: str | os.PathLike[str],
+        *,
+        label_budget: int | None = None,
+        read_twice: float = 0.0,
+        disagreements: str = "settle",
     ) -> None:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
         self.label_budget = label_budget
         self.chain = chain
         self.studies = Path(studies)
-        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes)
+        known = [spelled_as(name, ANSWERS) for name in chain.bundle.classes]
+        self.answers = tuple(answer for answer in ANSWERS if answer not in known)
+        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
+        self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
+        self.leases = Leases()
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
@@ -119,10 +104,21 @@ class AnnotationSession:
         return self._listed[1]
 
     @property
+    def given(self) -> dict[str, str]:
+        """Class or answer of each image in the folder that has one, in the order in which they were given."""
+        items = self.items
+        return {key: label for key, label in self.readers.decided().items() if key in items}
+
+    @property
     def labels(self) -> dict[str, str]:
         """Class of each labeled image that is in the folder, in the order in which the labels were given."""
-        items = self.items
-        return {key: label for key, label in self.store.labels.items() if key in items}
+        return {key: label for key, label in self.given.items() if label not in self.answers}
+
+    @property
+    def _usable(self) -> list[dict[str, Any]]:
+        """The images that nobody has set aside by an answer in place of a class."""
+        given = self.given
+        return [item for key, item in self.items.items() if given.get(key) not in self.answers]
 
     def refresh(self) -> None:
         """List the images of the folder again."""
@@ -148,13 +144,26 @@ class AnnotationSession:
             )
         return item
 
-    def put_label(self, image_id: str, label: str, /, **info: Any) -> str | None:
-        """Label an image, and return its previous label if it had one.
+    def put_label(
+        self,
+        image_id: str,
+        label: str,
+        /,
+        *,
+        who: str | None = None,
+        info: dict[str, Any] | None = None,
+        undo: bool = False,
+        settle: bool = False,
+    ) -> str | None:
+        """Label an image, and return its previous label if it had one; of one that is read twice, the person's own.
 
         Args:
             image_id: id of the image.
-            label: the class.
+            label: the class, or one of ``answers``: the image is then set aside, and neither asked for nor trained on.
+            who: the person, default None: unknown.
             info: further information to keep with the label.
+            undo: whether this takes back a correction, default False.
+            settle: whether this decides between several readings, default False.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -162,15 +171,16 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        previous = self.store.put(image_id, label, **info)
+        previous = self.readers.put(image_id, label, who=who, settle=settle, info=info, undo=undo)
         self.learn()
         return previous
 
-    def remove_label(self, image_id: str) -> None:
+    def remove_label(self, image_id: str, *, who: str | None = None) -> None:
         """Withdraw a label.
 
         Args:
             image_id: id of the image.
+            who: the person, default None: unknown.
 
         Raises:
             UnknownImageError: When there is no such image.
@@ -178,8 +188,23 @@ class AnnotationSession:
 
         """
         self.item(image_id)
-        self.store.remove(image_id)
+        self.store.remove(image_id, who=who)
         self.learn()
+
+    def skip(self, image_id: str, *, who: str | None = None, undo: bool = False) -> None:
+        """Log that somebody skipped an image.
+
+        Args:
+            image_id: id of the image.
+            who: the person, default None: unknown.
+            undo: whether this takes back a skip, default False.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+
+        """
+        self.item(image_id)
+        self.store.note("undo skip" if undo else "skip", who=who, id=image_id)
 
     def learn(self) -> None:
         """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
@@ -194,7 +219,7 @@ class AnnotationSession:
         try:
             while self._answered.is_set():
                 self._answered.clear()
-                self.chain.learn(list(self.items.values()), self.labels)
+                self.chain.learn(self._usable, self.labels)
         except Exception:  # no caller waits for this thread, and a failure only affects the order of images
             logger.exception("the head could not be solved for the labels so far")
         finally:
@@ -202,17 +227,26 @@ class AnnotationSession:
         if self._answered.is_set():  # an answer came between the last check and the release
             self.learn()
 
-    def next(self, *, count: int = 1) -> list[Suggestion]:
-        """Return the images to label next; new images are scored in the background.
+    def next(
+        self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
+    ) -> list[Suggestion]:
+        """Return the images to label next, those that wait for a second reading first; new ones are scored behind.
 
         Args:
             count: how many, default 1.
+            who: the person, default None: unknown.
+            window: name of a window that has these images until it asks again; others get different ones as long as
+                there are any. Default None: no window.
+            without: ids of images to leave out.
 
         """
-        items = list(self.items.values())
+        items = self._usable
         if not self.chain.knows(items):
             self.look()
-        return self.chain.next(items, self.labels, count=count)
+        spare = len(without) + len(self.leases.others(window))
+        chosen = self.chain.next(items, self.store.entries, count=count + spare)
+        found = self.readers.in_turn(chosen, self.items, who)
+        return self.leases.take(window, [one for one in found if one.id not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""
@@ -267,7 +301,7 @@ class AnnotationSession:
             )
         chain = self.chain
         plan_next_stage(
-            list(self.items.values()),
+            self._usable,
             self.labels,
             chain.given,
             classes=self.classes,
@@ -276,10 +310,13 @@ class AnnotationSession:
             seed=chain.bundle.seed,
         )
 
-    def reserve(self) -> None:
+    def reserve(self, *, who: str | None = None) -> None:
         """Mark a stage as running before :py:meth:`train` starts in another thread.
 
         The caller can then answer a request at once, and a second request is refused.
+
+        Args:
+            who: the person who wants it, default None: unknown.
 
         Raises:
             StageRunningError: When a stage is in training.
@@ -288,8 +325,10 @@ class AnnotationSession:
         """
         with self._lock:
             self.check_training()
+            stage = len(self.chain.stages) + 1
+            self.store.note("training", who=who, stage=stage, labels=len(self.labels))
             self._stop.clear()
-            self.training = TrainingStatus(running=True, stage=len(self.chain.stages) + 1)
+            self.training = TrainingStatus(running=True, stage=stage)
 
     def train(self, *, reserved: bool = False) -> dict[str, Any]:
         """Train a stage on the new labels, and wait for it; ``training`` shows the progress.
@@ -308,17 +347,26 @@ class AnnotationSession:
         """
         if not reserved:
             self.reserve()
-        error = None
+        outcome: dict[str, Any] = {}
         try:
-            done = self.chain.append_stage(list(self.items.values()), self.labels, progress=self._progress)
+            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress)
+            outcome["accepted"] = done.get("accepted")
             self._predictor()  # loaded now, while nothing else is being computed
             return done
         except Exception as failure:
-            error = " ".join(str(failure).split()) or type(failure).__name__
+            outcome["error"] = " ".join(str(failure).split()) or type(failure).__name__
             raise
         finally:
-            self.training = TrainingStatus(**{**asdict(self.training), "running": False, "error": error})
+            ended = {**asdict(self.training), "running": False, "error": outcome.get("error")}
+            self.training = TrainingStatus(**ended)
+            self._note_end(self.training.stage, outcome)
             self.learn()
+
+    def _note_end(self, stage: int, outcome: dict[str, Any]) -> None:
+        try:
+            self.store.note("trained", stage=stage, **outcome)
+        except OSError as error:  # the stage is what it is
+            logger.warning("%s", error)
 
     def stop(self) -> None:
         """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
@@ -342,25 +390,11 @@ class AnnotationSession:
         """Return the number of labels given so far, including withdrawn labels that a stage has used."""
         return self.chain.budget(self.labels)
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of images, labels, stages and training, as JSON-compatible data."""
-        items, labels = self.items, self.labels
-        unreadable = {key: reason for key, reason in self.chain.unreadable.items() if key in items}
-        return {
-            "bundle": self.chain.bundle.root.name,
-            "classes": list(self.classes),
-            "images": {
-                "total": len(items),
-                "labeled": len(labels),
-                "unlabeled": len(items) - len(labels) - sum(key not in labels for key in unreadable),
-                "unreadable": len(unreadable),
-            },
-            "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
-            "labels": {name: list(labels.values()).count(name) for name in self.classes},
-            "last_labels": [{"id": key, "label": label} for key, label in list(labels.items())[: -_LAST - 1 : -1]],
-            "budget": self.budget(),
-            "label_budget": self.label_budget,
-            "stages": [stage_summary(stage) for stage in self.chain.stages],
-            "training": asdict(self.training),
-            "live": None if self.chain.live is None else dict(self.chain.live.summary),
-        }
+    def state(self, *, who: str | None = None) -> dict[str, Any]:
+        """Return the state of images, labels, stages and training, as JSON-compatible data.
+
+        Args:
+            who: the person who asks, default None: unknown. They are not told what they may still read.
+
+        """
+        return session_state(self, who)

@@ -9,44 +9,54 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Keep labels in a JSON file and its log, and read a class from a label's JSON."""
+"""Keep labels as the lines of a log and as the file that they add up to, and read a class from a label's JSON."""
 
 from __future__ import annotations
 
 import codecs
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.annotation.label_log import LabelLog, Line, damaged
+from monai_weckd.annotation.label_sum import OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.readings import readings_of
 from monai_weckd.data.names import spelled_as
-from monai_weckd.utils.files import sync_folder, write_atomically, write_error
+from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import check_plain, parse_json
 
-__all__ = ["LabelStore", "check_info", "class_of", "read_labels"]
+__all__ = ["ANSWERS", "LabelStore", "check_info", "class_of", "note_export", "read_labels", "rebuild_labels"]
+
+logger = logging.getLogger(__name__)
+
+# what somebody may say in place of a class
+ANSWERS = ("cannot tell", "bad quality")
 
 _MOST_INFO = 2**14
 _SHORT = 2**16  # bytes of a file that is rewritten with each label: some hundred labels
 
 
 class LabelStore:
-    """Labels in a JSON file, each written before it counts.
+    """Labels as lines of a log, each written before it counts.
 
-    A short file is rewritten atomically with each label. Beside a long one, labels are lines in a log, ``labels.log``,
-    until they are as many bytes: then the file is written with all of them, and the log begins anew. So what a label
-    writes does not grow with their number.
+    ``labels.log`` has a line of JSON for everything that people did: who, when, what. ``labels.json`` is what these
+    lines add up to: the label of each image. A short one is rewritten with each label; a long one when the log has
+    grown by as many bytes, so that what a label writes does not grow with their number.
 
     Args:
-        path: the file; created with the first label.
+        path: ``labels.json``. Its log is beside it. A file that has no log begins one.
         classes: the class names.
+        answers: what may be said in place of a class, default: nothing. An entry with such a label has ``answer``.
 
     Raises:
-        ValueError: When the file or its log is damaged, or holds a label of an unknown class.
+        ValueError: When the log is damaged, or the file that has none, or a label is of an unknown class.
 
     Example::
 
@@ -54,214 +64,289 @@ class LabelStore:
         >>> with TemporaryDirectory() as folder:
         ...     store = LabelStore(Path(folder, "labels.json"), ["ill", "well"])
         ...     _ = store.put("b.png", "well"), store.put("a.png", "well")
-        ...     store.put("a.png", "ill"), LabelStore(store.path, store.classes).labels
+        ...     store.put("a.png", "ill", who="Ada"), LabelStore(store.path, store.classes).labels
         ('well', {'b.png': 'well', 'a.png': 'ill'})
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, answers: Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self.classes = tuple(classes)
+        self.classes, self.answers = tuple(classes), tuple(answers)
+        self._log = LabelLog(self.path)
         self._lock = threading.Lock()
-        self._kept = _read(self.path) if self.path.is_file() or _log_of(self.path).is_file() else _Kept()
+        self._sum = LabelSum()
+        self._written = _Written()
+        self._sum.add(self._log.read())
+        old = {} if self._sum.end or not self.path.is_file() else _read_file(self.path)
+        self._spelled: dict[str, str] = {}
+        for entry in [*self._sum.entries.values(), *old.values()]:
+            for one in (entry, *entry.get("readings", ())):
+                self._spell(one["label"])
+        if old:
+            self._sum.add(self._log.append(*map(_first_event, old.items())))
+        if self._sum.end:
+            self._write_file()
+
+    def _spell(self, label: str | None) -> None:
+        """Note how a label that was kept is spelled now."""
+        if label is None:  # readers differ
+            return
         try:
-            for entry in self._kept.entries.values():
-                entry["label"] = self._known(entry["label"])
+            self._spelled[label] = self._spelled.get(label) or self._known(label)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
     @property
     def labels(self) -> dict[str, str]:
-        """Class of each labeled image, in the order in which the labels were given."""
-        return {key: entry["label"] for key, entry in dict(self._kept.entries).items()}
+        """Class of each labeled image, in the order in which the labels were given; none where readers differ."""
+        entries = dict(self._sum.entries).items()
+        return {key: self._spelled[label] for key, entry in entries if (label := entry["label"]) is not None}
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All entries of ``labels.json``, with labels in the spelling of the classes; not to be changed."""
+        entries = dict(self._sum.entries)
+        if all(label == spelled for label, spelled in self._spelled.items()):
+            return entries
+        return {key: self._respelled(entry) for key, entry in entries.items()}
+
+    def _respelled(self, entry: dict[str, Any]) -> dict[str, Any]:
+        found = {**entry, "label": self._spelled.get(entry["label"])}
+        if "readings" in entry:
+            found["readings"] = [{**one, "label": self._spelled[one["label"]]} for one in entry["readings"]]
+        return found
 
     def info(self, image_id: str) -> dict[str, Any]:
-        """Return the class, the time and any further information of a label; empty without a label.
+        """Return the class, the person, the time and any further information of a label; empty without a label.
 
         Args:
             image_id: id of the image.
 
         """
-        return dict(self._kept.entries.get(image_id, {}))
+        entry = self._sum.entries.get(image_id)
+        return {} if entry is None else self._respelled(entry)
 
-    def put(self, image_id: str, label: str, /, **info: Any) -> str | None:
+    def put(
+        self,
+        image_id: str,
+        label: str,
+        /,
+        *,
+        who: str | None = None,
+        info: dict[str, Any] | None = None,
+        undo: bool = False,
+        reading: bool = False,
+        settle: bool = False,
+    ) -> str | None:
         """Label an image, and return its previous label if it had one. A changed label moves to the end of the order.
 
         Args:
             image_id: id of the image.
             label: the class.
+            who: the person, default None: unknown.
             info: further JSON-compatible information to keep.
+            undo: whether this takes back a correction, default False: the label is again that of who gave it first.
+            reading: whether it is one of several readings, default False: the previous label is then that person's.
+            settle: whether it decides between readings, default False.
 
         Raises:
             ValueError: When there is no such class, or the information is not JSON or is too long.
 
         """
         label = self._known(label)
-        check_info(info, where="params")
+        check_info(info or {}, where="params")
         with self._lock:
-            previous: str | None = self.info(image_id).get("label")
-            self._write(image_id, {**info, "label": label, "ts": int(time.time())})
+            entry = self.info(image_id)
+            previous: str | None = readings_of(entry).get(who) if reading else entry.get("label")
+            what = "undo" if undo else "label" if previous in (None, label) else "correction"
+            what = what if undo or not (reading or settle) else "reading" if reading else "settlement"
+            self._spelled[label] = label
+            marks: dict[str, Any] = {"reading": True} if reading and undo else {}
+            marks |= {**({"answer": True} if label in self.answers else {}), **({"info": info} if info else {})}
+            self._write(what, who, {"id": image_id, "label": label, **marks})
             return previous
 
-    def remove(self, image_id: str) -> None:
-        """Withdraw a label.
+    def put_all(self, labels: Mapping[str, str], *, info: dict[str, Any]) -> None:
+        """Label images that have no label, all or none of them.
+
+        Args:
+            labels: class by id of the image.
+            info: further JSON-compatible information to keep with each.
+
+        Raises:
+            ValueError: When there is no such class.
+
+        """
+        events = []
+        for key, label in labels.items():
+            label = self._known(label)
+            answer = {"answer": True} if label in self.answers else {}
+            events.append(_event("label", None, {"id": key, "label": label, **answer, "info": info}))
+        with self._lock:
+            self._spelled.update((event["label"], event["label"]) for event in events)
+            self._sum.add(self._log.append(*events) if events else ())
+            if events:
+                self._write_file()
+
+    def remove(self, image_id: str, *, who: str | None = None) -> None:
+        """Withdraw a label; of an image with several readings what settled it, or else a person's own reading.
 
         Args:
             image_id: id of the image.
+            who: the person, default None: unknown.
 
         Raises:
-            ValueError: When the image has no label.
+            ValueError: When the image has no label, or no reading of that person.
 
         """
         with self._lock:
-            if not self.info(image_id):
+            entry = self.info(image_id)
+            reading = "readings" in entry and not entry.get("settled")
+            if not entry or (reading and who not in readings_of(entry)):
                 raise ValueError(f"id: expected an image with a label, got {image_id!r} without. Label it first.")
-            self._write(image_id, None)
+            self._write("undo", who, {"id": image_id, **({"reading": True} if reading else {})})
 
-    def _write(self, image_id: str, entry: dict[str, Any] | None) -> None:
-        """Write that an image has a label, or none; then it counts."""
-        kept = self._kept
-        if max(_SHORT, kept.log_size) >= kept.size:
-            self._kept = _rewritten(self.path, kept, image_id, entry)
-        else:
-            kept.log_size = _logged(self.path, kept, image_id, entry)
-            _apply(kept.entries, image_id, entry)
+    def note(self, what: str, *, who: str | None = None, **details: Any) -> None:
+        """Log what somebody did that changes no label.
+
+        Args:
+            what: such as "skip" or "training".
+            who: the person, default None: unknown.
+            details: JSON-compatible values.
+
+        """
+        with self._lock:
+            self._write(what, who, details)
+
+    def _write(self, what: str, who: str | None, details: dict[str, Any]) -> None:
+        """Write a line; then it counts."""
+        self._sum.add(self._log.append(_event(what, who, details)))
+        if what in OF_LABELS and max(_SHORT, self._log.size - self._written.end) >= self._written.size:
+            self._write_file()
+
+    def _write_file(self) -> None:
+        """Write what the log adds up to, which is on the disk already."""
+        content = self._sum.content()
+        try:
+            if not self.path.is_file() or self.path.read_bytes() != content:
+                write_atomically(self.path, content)
+        except OSError as error:
+            logger.warning("%s Its log has all labels.", error)
+        self._written = _Written(len(content), self._sum.end)
 
     def _known(self, label: str) -> str:
         """Return a label in the spelling of its class."""
-        label = spelled_as(label, self.classes) if isinstance(label, str) else label
-        if label not in self.classes:
+        known = (*self.classes, *self.answers)
+        label = spelled_as(label, known) if isinstance(label, str) else label
+        if label not in known:
             raise ValueError(
-                f"label: expected one of the {len(self.classes)} classes, got {label!r}. "
-                f"{nearest(str(label), self.classes)}"
+                f"label: expected one of the {len(self.classes)} classes, got {label!r}. {nearest(str(label), known)}"
             )
         return label
 
 
 @dataclass
-class _Kept:
-    """Labels as they are on the disk.
+class _Written:
+    """How the file was written last: its bytes, and the bytes of the log that it adds up."""
 
-    Args:
-        entries: label, time and further information of each image.
-        generation: how often the file was written beside a log.
-        size: bytes of the file.
-        log_size: bytes of whole lines in the log that belongs to the file.
-
-    """
-
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    generation: int = 0
     size: int = 0
-    log_size: int = 0
+    end: int = 0
+
+
+def _event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any]:
+    return {"ts": int(time.time()), "who": who, "what": what, **details}
+
+
+def _first_event(item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the line for an entry of a file without a log."""
+    key, entry = item
+    info = {name: value for name, value in entry.items() if name not in OWN_KEYS}
+    event = {"ts": entry.get("ts"), "who": entry.get("who"), "what": "label", "id": key, "label": entry["label"]}
+    return {**event, **({"answer": True} if entry.get("answer") else {}), **({"info": info} if info else {})}
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``labels.json``, and of its log, by the ids of their images, each with at least ``label``.
+    """Return the entries of ``labels.json`` by the ids of their images, each with at least ``label``.
+
+    What its log adds up to counts, if there is one beside it: the file may be older.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: When the file or its log is damaged: people gave these labels, so they cannot be recovered.
+        ValueError: When the log, or a file without one, is damaged: people gave these labels, so they cannot be
+            recovered.
 
     """
-    return _read(path).entries
+    lines = LabelLog(path).read()
+    return _summed(lines).entries if lines else _read_file(path)
 
 
-def _read(path: Path) -> _Kept:
-    if not path.is_file():
-        raise ValueError(_damaged(path, "none beside its log"))
-    data = path.read_bytes()
-    content = _parsed(path, data.removeprefix(codecs.BOM_UTF8))
-    entries, generation = content.get("labels"), content.get("generation", 0)
-    if not isinstance(entries, dict) or type(generation) is not int:
-        raise ValueError(_damaged(path, "no object with labels"))
+def rebuild_labels(path: Path) -> bool:
+    """Write ``labels.json`` from its log alone, and return whether the old file was what the log says, to the byte.
+
+    Args:
+        path: the file; it may be missing or damaged.
+
+    Raises:
+        ValueError: When there is no log, or a damaged one.
+
+    """
+    lines = LabelLog(path).read()
+    if not lines:
+        raise ValueError(f"labels: expected labels.log beside {path}, got none. Restore it from a copy.")
+    content, old = _summed(lines).content(), path.read_bytes() if path.is_file() else b""
+    end = _end_of(old)  # the file of a running server may be older than the last lines
+    if old != content:
+        write_atomically(path, content)
+    return _summed(line for line in lines if line.end <= end).content() == old
+
+
+def _end_of(old: bytes) -> int:
+    """Return how many bytes of its log a file says that it adds up, 0 for a damaged file."""
+    try:
+        return int(json.loads(old)["log"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+
+
+def _summed(lines: Iterable[Line]) -> LabelSum:
+    found = LabelSum()
+    found.add(lines)
+    return found
+
+
+def note_export(path: Path, **details: Any) -> None:
+    """Log that labels were exported, if they have a log.
+
+    Args:
+        path: ``labels.json``.
+        details: JSON-compatible values.
+
+    """
+    if (log := LabelLog(path)).path.is_file():
+        log.append(_event("export", None, details))
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    content = _parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    entries = content.get("labels")
+    if not isinstance(entries, dict):
+        raise ValueError(damaged(path, "no object with labels"))
     for key, entry in entries.items():
         if not isinstance(entry, dict) or "label" not in entry:
-            raise ValueError(_damaged(path, f"no label in the entry of {key!r}"))
-    kept = _Kept(entries, generation, len(data))
-    log = _log_of(path)
-    if log.is_file():
-        kept.log_size = _replay(log, kept)
-    return kept
-
-
-def _replay(log: Path, kept: _Kept) -> int:
-    """Apply the lines of a log, and return how many bytes of it count."""
-    *lines, rest = log.read_bytes().split(b"\n")  # the rest was being written when its process ended
-    if not lines:
-        return 0
-    generation = _parsed(log, lines[0]).get("generation")
-    if type(generation) is not int or generation > kept.generation:
-        raise ValueError(_damaged(log, "lines that belong to a newer labels.json"))
-    if generation < kept.generation:  # the file has them already
-        return 0
-    for line in lines[1:]:
-        change = _parsed(log, line)
-        key, entry = change.get("id"), change.get("entry", ...)
-        if not isinstance(key, str) or not (entry is None or (isinstance(entry, dict) and "label" in entry)):
-            raise ValueError(_damaged(log, "a line without id and label"))
-        _apply(kept.entries, key, entry)
-    return log.stat().st_size - len(rest)
-
-
-def _apply(entries: dict[str, dict[str, Any]], image_id: str, entry: dict[str, Any] | None) -> None:
-    """Let an image have an entry, or none; a changed label moves to the end of the order."""
-    if entry is None or entries.get(image_id, {}).get("label") != entry["label"]:
-        entries.pop(image_id, None)
-    if entry is not None:
-        entries[image_id] = entry
-
-
-def _rewritten(path: Path, kept: _Kept, image_id: str, entry: dict[str, Any] | None) -> _Kept:
-    """Write all labels into the file, so that its log is no longer needed."""
-    entries, generation = dict(kept.entries), kept.generation + bool(kept.log_size)
-    _apply(entries, image_id, entry)
-    content = {"format": 1, **({"generation": generation} if generation else {}), "labels": entries}
-    data = f"{json.dumps(content, indent=1)}\n".encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
-    if kept.log_size:
-        _log_of(path).unlink()
-    return _Kept(entries, generation, len(data))
-
-
-def _logged(path: Path, kept: _Kept, image_id: str, entry: dict[str, Any] | None) -> int:
-    """Add a line to the log of a file, and return how many bytes of it count then."""
-    log = _log_of(path)
-    head = "" if kept.log_size else f"{json.dumps({'generation': kept.generation})}\n"
-    line = f"{head}{json.dumps({'id': image_id, 'entry': entry})}\n".encode()
-    try:
-        with log.open("ab") as file:
-            file.truncate(kept.log_size)  # what was cut off, or is of an older file
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        if head:
-            sync_folder(log.parent)
-    except OSError as error:
-        raise write_error(log, error, size=len(line)) from None
-    return kept.log_size + len(line)
-
-
-def _log_of(path: Path) -> Path:
-    return path.with_suffix(".log")
+            raise ValueError(damaged(path, f"no label in the entry of {key!r}"))
+    return entries
 
 
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     try:
         found = parse_json(content, where="content")
     except ValueError as error:
-        raise ValueError(_damaged(path, str(error))) from None
+        raise ValueError(damaged(path, str(error))) from None
     if not isinstance(found, dict):
-        raise ValueError(_damaged(path, "no object with labels"))
+        raise ValueError(damaged(path, "no object with labels"))
     return found
-
-
-def _damaged(path: Path, got: str) -> str:
-    remedy = "Restore the file from a copy, or repair it."
-    return f"{path}: expected the labels that `label` has stored, got {got.rstrip('.')}. {remedy}"
 
 
 def check_info(info: Any, *, where: str) -> None:

@@ -217,6 +217,11 @@ class AnnotatedBundle:
         layer = copy.deepcopy(find_module(network, find_head(network, solver.head_layer))).cpu()
         return LiveHead(layer, ids, features) if isinstance(layer, torch.nn.Linear) else None
 
+    @property
+    def head(self) -> str:
+        """Module path of the network's head."""
+        return find_head(self._parts.new_network(), self.config.value("chain").head_layer)
+
     def predictor(self, student: str | os.PathLike[str]) -> ImagePredictor:
         """Return a predictor of single images.
 

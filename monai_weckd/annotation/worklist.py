@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from monai_weckd.annotation.chain import AnnotatedChain
 from monai_weckd.annotation.session import AnnotationSession
@@ -58,7 +59,7 @@ class WorklistSession(AnnotationSession):
         chain: the chain.
         studies: the folder of the images.
         worklist: ids of the images.
-        label_budget: planned number of labels, default None: unknown.
+        options: those of the session.
 
     Attributes:
         missing: number of images of the worklist that are not in the folder.
@@ -73,11 +74,10 @@ class WorklistSession(AnnotationSession):
         chain: AnnotatedChain,
         studies: str | os.PathLike[str],
         worklist: Collection[str],
-        *,
-        label_budget: int | None = None,
+        **options: Any,
     ) -> None:
         self._worklist = frozenset(worklist)
-        super().__init__(chain, studies, label_budget=label_budget)
+        super().__init__(chain, studies, **options)
         self.missing = len(self._worklist - self.items.keys())
         if self.missing == len(self._worklist):
             raise ValueError(

@@ -24,6 +24,7 @@ from monai_weckd.cli.options import add_changes, parse_changes
 
 if TYPE_CHECKING:
     from monai_weckd.annotation import AnnotatedChain, AnnotationSession
+    from monai_weckd.apps.label.guard import Access
 
 __all__ = ["add_label"]
 
@@ -47,21 +48,25 @@ def add_label(commands: Any) -> None:
     add("--filter", action="append", default=[], metavar="KEYWORD=VALUE", help="which series to fetch; repeatable")
     add("--output_dir", type=Path, help="folder for labels and chain (default: .weckd in the folder of the images)")
     add_changes(parser)
-    add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the bundle's metadata)")
+    add("--classes", nargs="+", metavar="NAME", help="class names (default: the bundle's); new ones last")
+    add("--labels", type=Path, metavar="MANIFEST", help="CSV (file,label) whose labels count as given")
     add("--val_fraction", type=float, default=0.0, help="labeled groups for validation (default: none)")
     add("--ahead", type=int, default=24, help="images to choose at a time (default: %(default)s)")
     add("--worklist", type=Path, metavar="CSV", help="ask for images only to which `predict` gave no class, in its CSV")
     add("--label_budget", type=int, help="how many labels you plan to give; the page says when you have given them")
+    add("--read_twice", type=float, default=0.0, help="share of images that two people read, blind (default: none)")
+    add("--disagreements", default="settle", help="of these: settle, or majority of three (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    add("--password_file", type=Path, help="file with the password that all requests must know")
+    add("--password_file", type=Path, help="file with one password for all, or a line NAME:PASSWORD for each person")
+    add("--user_header", metavar="NAME", help="header in which a proxy names the person, such as X-Remote-User")
 
 
 def _label(args: argparse.Namespace) -> None:
-    password = _password(args)
+    access = _access(args)
     studies = _studies(args)
     changes = parse_changes(args.set)
-    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain
+    from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, take_labels
     from monai_weckd.annotation.worklist import read_worklist
     from monai_weckd.apps.label.server import serve
     from monai_weckd.utils.system import limit_threads
@@ -81,10 +86,13 @@ def _label(args: argparse.Namespace) -> None:
         classes=args.classes,
         cache_dir=output_dir / "cache",
     )
-    chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
-    # one server at a time: a second one would overwrite labels, because each reads them once and writes all of them
+    # one server at a time: a second one would overwrite labels, because each reads them once
     with _alone(output_dir):
+        chain = AnnotatedChain(bundle, output_dir, val_fraction=args.val_fraction, ahead=args.ahead)
         session = _session(args, chain, studies, worklist)
+        if args.labels is not None:
+            taken, before = take_labels(session, args.labels)
+            print(f"labels  {taken} taken from {args.labels}, {before} images had one")
         print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)
@@ -92,7 +100,7 @@ def _label(args: argparse.Namespace) -> None:
         print(f"open    http://{args.host}:{args.port}/", flush=True)
         # objects created so far live until the end, so garbage collection after each stage can skip them
         gc.freeze()
-        serve(session, host=args.host, port=args.port, password=password)
+        serve(session, host=args.host, port=args.port, access=access)
 
 
 def _session(
@@ -101,9 +109,10 @@ def _session(
     from monai_weckd.annotation import AnnotationSession
     from monai_weckd.annotation.worklist import WorklistSession
 
+    options: Any = {name: getattr(args, name) for name in ("label_budget", "read_twice", "disagreements")}
     if worklist is None:
-        return AnnotationSession(chain, studies, label_budget=args.label_budget)
-    session = WorklistSession(chain, studies, worklist, label_budget=args.label_budget)
+        return AnnotationSession(chain, studies, **options)
+    session = WorklistSession(chain, studies, worklist, **options)
     missing = f", {session.missing} of which are not in {studies}" if session.missing else ""
     print(f"list    {len(worklist)} images of {args.worklist}{missing}")
     return session
@@ -113,6 +122,7 @@ def _alone(output_dir: Path) -> Any:
     """Acquire the lock that allows only one server per folder."""
     from filelock import FileLock, Timeout
 
+    output_dir.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(output_dir / "server.lock").acquire(timeout=0)
     except Timeout:
@@ -154,15 +164,40 @@ def _text(path: Path) -> str:
         raise ValueError(f"password_file: {text}") from None
 
 
-def _password(args: argparse.Namespace) -> str | None:
+def _access(args: argparse.Namespace) -> Access:
+    """Return who may use the server."""
+    from monai_weckd.apps.label.guard import Access
+
     if args.password_file is not None:
-        password = _text(args.password_file).strip()
-        if len(password) < 8:
-            raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
-        return str(password)
+        lines = [line.strip() for line in _text(args.password_file).splitlines() if line.strip()]
+        if len(lines) < 2 and ":" not in "".join(lines):
+            return Access(_checked_password("".join(lines)), user_header=args.user_header)
+        return Access(people=_people(lines), user_header=args.user_header)
     if args.host not in _LOCAL:
         raise ValueError(
             f"host: expected 127.0.0.1 without a password, got {args.host!r}, which others can reach. "
             "Pass --password_file."
         )
-    return None
+    return Access(user_header=args.user_header)
+
+
+def _people(lines: list[str]) -> dict[str, str]:
+    """Return the password of each person."""
+    from monai_weckd.apps.label.guard import checked_name
+
+    people: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, colon, password = line.partition(":")
+        if not colon:
+            raise ValueError(f"password_file: expected NAME:PASSWORD in line {number}, got no colon. Add the name.")
+        name = checked_name(name, where=f"password_file: line {number}")
+        if name in people:
+            raise ValueError(f"password_file: expected each name once, got {name!r} twice. Remove a line.")
+        people[name] = _checked_password(password)
+    return people
+
+
+def _checked_password(password: str) -> str:
+    if len(password) < 8:
+        raise ValueError(f"password_file: expected 8 characters or more, got {len(password)}. Choose a longer one.")
+    return password

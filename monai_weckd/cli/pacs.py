@@ -60,6 +60,7 @@ def add_pacs(commands: Any) -> None:
     source.add_argument("--labels", type=Path, help="labels.json of `label`")
     source.add_argument("--reports", type=Path, help="folder of fetched reports")
     parser.add_argument("--unverified", action="store_true", help="also use reports that no person has verified")
+    parser.add_argument("--rebuild", action="store_true", help="first write labels.json anew from labels.log")
     parser.add_argument("--output", type=Path, help="the manifest (default: manifest.csv in the folder of the images)")
 
 
@@ -142,9 +143,16 @@ def _manifest(args: argparse.Namespace) -> None:
         raise FileExistsError(f"output: expected nothing at {output}, got a file. Pass another --output.")
     if args.unverified and args.reports is None:
         raise ValueError("unverified: expected --reports, got --labels, which a person has given. Leave it out.")
+    if args.rebuild and args.labels is None:
+        raise ValueError("rebuild: expected --labels, got --reports, which have no labels.log. Leave it out.")
     if args.labels is not None:
         from monai_weckd.annotation.export import export_labels
+        from monai_weckd.annotation.store import rebuild_labels
 
+        if args.rebuild:
+            same = "it was what labels.log adds up to, to the byte"
+            said = same if rebuild_labels(args.labels) else "it was not what labels.log adds up to"
+            print(f"rebuilt {args.labels}: {said}")
         counts = export_labels(args.dataset_dir, args.labels, output)
     else:
         from monai_weckd.pacs.labels import write_manifest

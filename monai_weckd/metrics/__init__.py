@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Classification metrics, their bootstrap intervals, calibration, and conformal prediction sets."""
+"""Classification metrics, bootstrap intervals, calibration, conformal prediction sets, agreement of readers."""
 
 from __future__ import annotations
 
+from monai_weckd.metrics.agreement import agreement, cohen_kappa, fleiss_kappa
 from monai_weckd.metrics.classification import (
     ReliabilityBin,
     bootstrap_intervals,
@@ -35,14 +36,17 @@ __all__ = [
     "FindingTally",
     "ReliabilityBin",
     "Tally",
+    "agreement",
     "bootstrap_intervals",
     "classification_metrics",
+    "cohen_kappa",
     "conformal_limit",
     "confusion_counts",
     "finding_bins",
     "finding_intervals",
     "finding_metrics",
     "finding_thresholds",
+    "fleiss_kappa",
     "groups_needed",
     "mean_defined",
     "prediction_sets",

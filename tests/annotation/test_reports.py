@@ -22,7 +22,7 @@ from monai_weckd.annotation.reports import label_reports, person_of
 
 
 def test_a_label_has_a_person_or_none():
-    assert [person_of(entry) for entry in ({"label": "a"}, {"person": None}, {"person": "Ada"})] == ["", "", "Ada"]
+    assert [person_of(entry) for entry in ({"label": "a"}, {"who": None}, {"who": "Ada"})] == ["", "", "Ada"]
 
 
 def test_each_label_is_counted(tmp_path):
@@ -35,9 +35,16 @@ def test_each_label_is_counted(tmp_path):
     Image.new("L", (4, 4)).save(images / "picture.png")
     names = ("0.dcm", "broken.dcm", "picture.png", "gone.dcm")
     labels = tmp_path / "labels.json"
-    labels.write_text(json.dumps({"format": 1, "labels": {name: {"label": "ill", "ts": 1} for name in names}}))
+    given = {name: {"label": "ill", "ts": 1} for name in names}
+    given["1.dcm"] = {"label": "cannot tell", "answer": True, "ts": 1}
+    labels.write_text(json.dumps({"format": 1, "labels": given}))
     counts, faults = label_reports(images, labels, tmp_path / "reports")
-    assert counts == {"reported": 1, "of images that are gone": 1, "of images other than DICOM": 1}
+    assert counts == {
+        "reported": 1,
+        "of images that are gone": 1,
+        "of images other than DICOM": 1,
+        "without a class": 1,
+    }
     (fault,) = faults
     assert "broken.dcm: expected a valid StudyInstanceUID" in fault
     assert len(list((tmp_path / "reports").iterdir())) == 1

@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +29,7 @@ from monai_weckd.annotation import (
     StageStoppedError,
     UnknownImageError,
     session,
+    state,
 )
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import GivenLabels
@@ -89,6 +92,11 @@ def here(images, tmp_path):
     return AnnotationSession(QuietChain(tmp_path / "output"), images)
 
 
+def counts(**known):
+    names = ("total", "labeled", "set_aside", "unlabeled", "disputed", "waiting", "unreadable")
+    return {**dict.fromkeys(names, 0), **known}
+
+
 def label_all(here):
     for number, key in enumerate(sorted(here.items)):
         here.put_label(key, CLASSES[number % 2])
@@ -128,13 +136,14 @@ def test_refuses_a_label_budget_below_one(here):
 
 
 def test_tells_the_last_labels_and_what_they_replaced(here, monkeypatch):
-    monkeypatch.setattr(session, "_LAST", 4)
+    monkeypatch.setattr(state, "LAST", 4)
     assert here.state()["last_labels"] == []
     for key in sorted(here.items):
         assert here.put_label(key, "ill") is None
-    assert here.put_label("g1/ear.png", "Background") == "ill"
+    assert here.put_label("g1/ear.png", "Background", who="Ada") == "ill"
     found = here.state()["last_labels"]
-    assert found[0] == {"id": "g1/ear.png", "label": "Background"}
+    assert found[0] == {"id": "g1/ear.png", "label": "Background", "who": "Ada"}
+    assert found[1]["who"] is None
     assert [one["id"][:2] for one in found] == ["g1", "g5", "g4", "g3"]
 
 
@@ -145,7 +154,15 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     (images / "g1" / "ear.png").unlink()
     assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
     assert here.labels == {}
-    assert here.state()["images"] == {"total": 5, "labeled": 0, "unlabeled": 5, "unreadable": 0}
+    assert here.state()["images"] == {
+        "total": 5,
+        "labeled": 0,
+        "set_aside": 0,
+        "unlabeled": 5,
+        "disputed": 0,
+        "waiting": 0,
+        "unreadable": 0,
+    }
 
 
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
@@ -201,3 +218,93 @@ def test_why_a_stage_failed_is_told_in_one_line(here):
     here.chain.error = None
     assert here.train() == {"stage": 1}
     assert here.state()["training"]["error"] is None
+
+
+def test_the_log_has_all_that_was_done(here):
+    label_all(here)
+    here.skip("g0/ear.png", who="Ada")
+    here.skip("g0/ear.png", who="Ada", undo=True)
+    here.remove_label("g0/ear.png", who="Ada")
+    here.put_label("g0/ear.png", "ill", who="Ada")
+    here.reserve(who="Ada")
+    here.stop()
+    with pytest.raises(StageStoppedError):
+        here.train(reserved=True)
+    here.chain.go.set()
+    here.train()
+    log = here.store.path.with_suffix(".log").read_text().splitlines()
+    done = [{key: value for key, value in json.loads(line).items() if key != "ts"} for line in log][6:]
+    assert done[:4] == [
+        {"who": "Ada", "what": what, "id": "g0/ear.png", **more}
+        for what, more in (("skip", {}), ("undo skip", {}), ("undo", {}), ("label", {"label": "ill"}))
+    ]
+    assert [(one["who"], one["what"], one["stage"]) for one in done[4:]] == [
+        ("Ada", "training", 1),
+        (None, "trained", 1),
+        (None, "training", 1),
+        (None, "trained", 1),
+    ]
+    assert done[4]["labels"] == 6
+    assert done[5]["error"].startswith("stage: stopped after epoch 2")
+    with pytest.raises(UnknownImageError):
+        here.skip("none")
+
+
+def test_a_stage_that_cannot_be_logged_does_not_begin(here):
+    label_all(here)
+    log = here.store.path.with_suffix(".log")
+    log.rename(kept := log.with_suffix(".kept"))
+    log.mkdir()
+    with pytest.raises(OSError, match=r"labels\.log: expected a file that can be written"):
+        here.reserve()
+    assert not here.training.running
+    log.rmdir()
+    kept.rename(log)
+    here.reserve()
+
+
+def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(here):
+    seen = []
+    here.chain.learn = lambda items, labels: seen.append(({item["id"] for item in items}, set(labels)))
+    label_all(here)
+    for number, answer in enumerate(("cannot tell", "bad quality", "Cannot tell")):
+        here.put_label(f"g{number}/ear.png", answer, who="Ada")
+    found = here.state()
+    assert found["images"] == {
+        "total": 6,
+        "labeled": 3,
+        "set_aside": 3,
+        "unlabeled": 0,
+        "disputed": 0,
+        "waiting": 0,
+        "unreadable": 0,
+    }
+    assert found["labels"] == {"ill": 1, "Background": 2}
+    assert found["answers"] == {"cannot tell": 2, "bad quality": 1}
+    assert found["last_labels"][0] == {"id": "g2/ear.png", "label": "cannot tell", "who": "Ada"}
+    assert here.budget() == 3
+    assert set(here.labels) == {f"g{number}/ear.png" for number in (3, 4, 5)}
+    while not seen or seen[-1][1] != set(here.labels):
+        time.sleep(0.01)
+    assert seen[-1][0] == set(here.labels)
+    here.remove_label("g0/ear.png")
+    here.remove_label("g3/ear.png")
+    assert [one.id for one in here.next(count=6)] == ["g0/ear.png", "g3/ear.png"]
+    given = []
+    here.chain.val_fraction = 0
+    here.chain.append_stage = lambda items, labels, progress: given.append((items, labels)) or {"stage": 1}
+    here.train()
+    assert {item["id"] for item in given[0][0]} == {f"g{number}/ear.png" for number in (0, 3, 4, 5)}
+    assert set(given[0][1]) == {"g4/ear.png", "g5/ear.png"}
+    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'bad qualty'\. Did you mean"):
+        here.put_label("g0/ear.png", "bad qualty")
+
+
+def test_an_answer_that_is_a_class_is_a_class(images, tmp_path):
+    chain = QuietChain(tmp_path / "output")
+    chain.bundle.classes = ("ill", "Cannot Tell")
+    here = AnnotationSession(chain, images)
+    assert here.answers == ("bad quality",)
+    here.put_label("g0/ear.png", "cannot tell")
+    assert here.labels == {"g0/ear.png": "Cannot Tell"}
+    assert here.store.info("g0/ear.png").get("answer") is None

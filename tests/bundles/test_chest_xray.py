@@ -172,9 +172,8 @@ def test_predict_leaves_open_what_is_not_probable_enough_and_tells_other_kinds(i
     assert [row["file"] for row in rows if row["not_of_this_kind"]] == ["noise.png"]
 
 
-@pytest.mark.parametrize("option", [["--aggregate", "patient"], ["--write_sr", "reports"]])
-def test_predict_refuses_options_for_one_class(option, images, output, tmp_path, capsys):
-    assert predict(output, images / "images", tmp_path / "out.csv", *option) == 1
+def test_predict_refuses_the_mean_of_findings(images, output, tmp_path, capsys):
+    assert predict(output, images / "images", tmp_path / "out.csv", "--aggregate", "patient") == 1
     assert "expected no such option for a model of findings" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from monai_weckd.cli.label import _password
+from monai_weckd.apps.label.guard import Access
+from monai_weckd.cli.label import _access
 from monai_weckd.cli.main import main
 
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
@@ -78,12 +80,51 @@ def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypat
     assert ".txt 1" in told.out
 
 
+def access_of(path, *, user_header=None):
+    return _access(Namespace(password_file=path, host="0.0.0.0", user_header=user_header))
+
+
+@pytest.mark.parametrize(
+    "content", ["Ada:päss:word 1\nBéla: secret 2 \n", "\ufeff\r\n Ada :päss:word 1\r\nBéla: secret 2"]
+)
+def test_a_password_file_names_people(tmp_path, content):
+    path = tmp_path / "passwords"
+    path.write_bytes(content.encode())
+    assert access_of(path) == Access(people={"Ada": "päss:word 1", "Béla": " secret 2"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Ada:secret 1\nsecret 22", "password_file: expected NAME:PASSWORD in line 2, got no colon. Add the name."),
+        ("Ada:secret 1\nAda:secret 2", "password_file: expected each name once, got 'Ada' twice. Remove a line."),
+        ("Ada:short", "password_file: expected 8 characters or more, got 5. Choose a longer one."),
+        (" :secret 1", "password_file: line 1: expected a name of 1 to 64 characters that can be seen, got ''."),
+        ("", "password_file: expected 8 characters or more, got 0. Choose a longer one."),
+    ],
+)
+def test_a_wrong_password_file_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "passwords"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        access_of(path)
+
+
+def test_names_come_from_one_place(tmp_path):
+    path = tmp_path / "passwords"
+    path.write_text("Ada:secret 1")
+    with pytest.raises(ValueError, match=r"^user_header: expected one source of names, got 'X-User' beside a password"):
+        access_of(path, user_header="X-User")
+    path.write_text("secret 1")
+    assert access_of(path, user_header="X-User") == Access("secret 1", user_header="X-User")
+
+
 @pytest.mark.parametrize("content", ["päss word 1", "\ufeffpäss word 1", "päss word 1\n", "\ufeffpäss word 1\r\n"])
 def test_a_password_is_read_as_it_was_typed(tmp_path, content):
     path = tmp_path / "password"
     path.write_bytes(content.encode())
     path.chmod(0o600)
-    assert _password(Namespace(password_file=path, host="0.0.0.0")) == "päss word 1"
+    assert access_of(path) == Access("päss word 1")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
@@ -91,7 +132,7 @@ def test_a_password_in_another_encoding_is_refused_in_one_line(tmp_path, encodin
     path = tmp_path / "password"
     path.write_bytes("päss word 1".encode(encoding))
     with pytest.raises(ValueError, match=r"^password_file: expected text in UTF-8, got other bytes in [^\n]*$"):
-        _password(Namespace(password_file=path, host="0.0.0.0"))
+        access_of(path)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +142,7 @@ def test_a_password_that_others_can_read_is_remarked(tmp_path, capsys, mode, sai
     path = tmp_path / "password"
     path.write_text("password")
     path.chmod(mode)
-    _password(Namespace(password_file=path, host="0.0.0.0"))
+    access_of(path)
     out = capsys.readouterr().out
     assert (f"got mode {mode:04o}. Run chmod 600 {path}" in out) == said
     assert bool(out) == said

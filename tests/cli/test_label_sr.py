@@ -51,7 +51,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def labels(tmp_path):
-    entries = {name: {"label": label, "ts": 1, "person": person} for name, (label, person) in GIVEN.items()}
+    entries = {name: {"label": label, "ts": 1, "who": person} for name, (label, person) in GIVEN.items()}
     return write_labels(tmp_path, entries)
 
 
@@ -132,7 +132,7 @@ def test_a_study_has_a_report_of_each_person(images, labels, tmp_path):
     assert export(images, labels, tmp_path / "reports", "--sr_per", "study") == 0
     found = reports_of(tmp_path / "reports")
     assert sorted(len(reports) for reports in found.values()) == [1, 1, 1, 1]
-    one_person = {name: {"label": label, "person": "Ada"} for name, (label, _) in GIVEN.items()}
+    one_person = {name: {"label": label, "who": "Ada"} for name, (label, _) in GIVEN.items()}
     assert export(images, write_labels(tmp_path, one_person), tmp_path / "ada", "--sr_per", "study") == 0
     found = reports_of(tmp_path / "ada")
     assert sorted(len(reports) for reports in found.values()) == [2, 2]

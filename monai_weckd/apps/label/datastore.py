@@ -25,7 +25,9 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from monai_weckd.annotation import AnnotationSession, class_of
+from monai_weckd.annotation.label_sum import OWN_KEYS
 from monai_weckd.annotation.store import check_info
+from monai_weckd.apps.label.guard import person
 from monai_weckd.utils.files import write_atomically
 
 __all__ = ["FolderDatastore", "is_tag"]
@@ -103,7 +105,8 @@ class FolderDatastore(Datastore):
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Return the path of a label's JSON, empty without a label."""
-        if label_tag == DefaultLabelTag.FINAL and (info := self.session.store.info(label_id)):
+        info = self.session.store.info(label_id) if label_id in self.session.labels else {}
+        if label_tag == DefaultLabelTag.FINAL and info:
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({**info, "idx": self.session.classes.index(info["label"])}))
@@ -118,7 +121,7 @@ class FolderDatastore(Datastore):
         return {**deepcopy(self._infos.get(image_id, {})), "path": item["image"], "group": item["group"]}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """Return the class, the time and any added information of a label."""
+        """Return the class, the person, the time and any added information of a label."""
         self.session.item(label_id)
         return self.session.store.info(label_id) if label_tag == DefaultLabelTag.FINAL else {}
 
@@ -128,8 +131,8 @@ class FolderDatastore(Datastore):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Return the ids of the unlabeled images."""
-        known = self.session.labels
-        return [key for key in self.session.items if key not in known]
+        given = self.session.given
+        return [key for key in self.session.items if key not in given]
 
     def list_images(self) -> list[str]:
         """Return the ids of all images."""
@@ -140,6 +143,7 @@ class FolderDatastore(Datastore):
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
         labels = {row["id"]: self.session.classes[row["label"]] for row in rows}
+        self.session.store.note("export", who=person().name, to=path.name, labels=len(labels))
         part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two requests at once write two archives
         try:
             # ZIP stores no time before 1980: older files get the earliest one
@@ -174,7 +178,7 @@ class FolderDatastore(Datastore):
         content = Path(label_filename).read_bytes()
         label = class_of(content, self.session.classes)
         if label_tag == DefaultLabelTag.FINAL:
-            self.session.put_label(image_id, label, **(label_info or {}))
+            self.session.put_label(image_id, label, who=person().name, info=label_info)
         else:
             path = self._file(image_id, label_tag)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +188,7 @@ class FolderDatastore(Datastore):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Withdraw a label."""
         if label_tag == DefaultLabelTag.FINAL:
-            self.session.remove_label(label_id)
+            self.session.remove_label(label_id, who=person().name)
         else:
             self.session.item(label_id)
             self._file(label_id, label_tag).unlink(missing_ok=True)
@@ -205,7 +209,8 @@ class FolderDatastore(Datastore):
             raise ValueError(
                 f"label: expected one of the tag {label_tag!r} for {label_id!r}, got none. Label it first."
             )
-        self.session.put_label(label_id, known["label"], **{**known, **info})
+        info = {key: value for key, value in {**known, **info}.items() if key not in OWN_KEYS}
+        self.session.put_label(label_id, known["label"], who=person().name, info=info)
 
     def status(self) -> dict[str, Any]:
         """Return the number of images and of labeled images."""

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ASGI middleware that checks host, origin and password of each request."""
+"""ASGI middleware that checks host, origin and password of each request, and tells who sent it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ import base64
 import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+import unicodedata
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from monai_weckd.utils.budget import memory_budget
 
-__all__ = ["Guard"]
+__all__ = ["Access", "Guard", "Person", "checked_name", "person"]
 
 # added to answers that lack them: only pages may load anything, and only from this server
 _HEADERS = {
@@ -36,8 +40,80 @@ _HOST = re.compile(r"\[([0-9a-f:.]+)\](?::\d+)?|([^\[\]:/@]+)(?::\d+)?", re.IGNO
 
 _MOST_BODY = 2**20  # bytes, but for uploads
 
+_LONGEST_NAME = 64
+_OWN_HEADER = "x-weckd-person"  # a name that somebody gave on the page, percent-encoded
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use a server, and how it learns who they are.
+
+    Args:
+        password: password that every request must contain, with any user name; default None: none.
+        people: password of each person, instead of one for all; default: none.
+        user_header: header in which a proxy in front of the server names the person; default None: none. A server that
+            has neither people nor this header believes the name that the page has asked for.
+
+    Raises:
+        ValueError: When there are both people and a header.
+
+    """
+
+    password: str | None = None
+    people: Mapping[str, str] = field(default_factory=dict)
+    user_header: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.people and self.user_header:
+            raise ValueError(
+                f"user_header: expected one source of names, got {self.user_header!r} beside a password file with "
+                "names. Give that file one password, without a name."
+            )
+
+
+class Person(NamedTuple):
+    """Who sent a request.
+
+    Args:
+        name: the name, None: unknown.
+        is_asked: whether the page asks for it.
+
+    """
+
+    name: str | None = None
+    is_asked: bool = True
+
+
+_NOBODY = Person()
+_person: ContextVar[Person] = ContextVar("person", default=_NOBODY)
+
+
+def person() -> Person:
+    """Return who sent the current request."""
+    return _person.get()
+
+
+def checked_name(name: str, *, where: str) -> str:
+    """Return a person's name without space around it, in the usual Unicode form.
+
+    Args:
+        name: the name.
+        where: its place, for the error.
+
+    Raises:
+        ValueError: When it is empty or too long, or has characters that cannot be seen.
+
+    """
+    name = unicodedata.normalize("NFC", name).strip()
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        raise ValueError(
+            f"{where}: expected a name of 1 to {_LONGEST_NAME} characters that can be seen, got {name[:80]!r}. "
+            "Correct it."
+        )
+    return name
 
 
 class Guard:
@@ -45,20 +121,21 @@ class Guard:
 
     The host header of a request must be one of the server's own names; a foreign name that resolves to this machine
     (DNS rebinding) would bypass the browser's same-origin policy. The request must not come from another web page, even
-    if it only reads. If the server has a password, the request must contain it (HTTP basic authentication, any user
-    name). Its body must not be too long. Each answer, including refusals, forbids other pages to use it.
+    if it only reads. If the server has a password, the request must contain it (HTTP basic authentication). Its body
+    must not be too long. Each answer, including refusals, forbids other pages to use it. :py:func:`person` tells the
+    application who sent the request.
 
     Args:
         app: the protected ASGI application.
         hosts: names of this server, default None: any.
-        password: the password, default None: no password.
+        access: who may use it, default: anybody.
 
     """
 
-    def __init__(self, app: Any, *, hosts: Collection[str] | None = None, password: str | None = None) -> None:
+    def __init__(self, app: Any, *, hosts: Collection[str] | None = None, access: Access | None = None) -> None:
         self.app = app
         self.hosts = hosts
-        self.password = password
+        self.access = access or Access()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
         """Refuse a request, or pass it on to the application.
@@ -77,6 +154,11 @@ class Guard:
             if refused is not None:
                 await _answer(send, *refused)
                 return
+            try:
+                _person.set(self._person(headers))
+            except ValueError as error:
+                await _answer(send, 400, str(error))
+                return
             receive, send = _bounded(receive, send, most)
         await self.app(scope, receive, send)
 
@@ -90,19 +172,39 @@ class Guard:
         site = headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none"):
             return 403, f"sec-fetch-site: expected same-origin or none, got {site!r}. Type the address of this server."
-        if self.password is not None and not self._knows(headers.get("authorization", "")):
+        name, password = _credentials(headers.get("authorization", ""))
+        if self.access.people:
+            expected = self.access.people.get(name)
+            if expected is None or not hmac.compare_digest(password, expected.encode()):
+                return 401, "password: expected that of a person in the password file, got none or another. Try again."
+        elif self.access.password is not None and not hmac.compare_digest(password, self.access.password.encode()):
             return 401, "password: expected the server's, got none or another. Any user name is accepted."
+        header = self.access.user_header
+        if header is not None and not headers.get(header.lower(), "").strip():
+            return 403, f"{header}: expected a name from the proxy, got none. Open the address of the proxy."
         return None
 
-    def _knows(self, authorization: str) -> bool:
-        kind, _, value = authorization.partition(" ")
-        if kind.lower() != "basic":
-            return False
-        try:
-            given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:  # not base64, or not ASCII
-            return False
-        return hmac.compare_digest(given, str(self.password).encode())
+    def _person(self, headers: MutableMapping[str, str]) -> Person:
+        header = self.access.user_header
+        if self.access.people:
+            return Person(_credentials(headers["authorization"])[0], False)
+        if header is not None:
+            name = headers[header.lower()].encode("latin-1").decode("utf-8", errors="replace")
+            return Person(checked_name(name, where=header), False)
+        name = unquote(headers.get(_OWN_HEADER, ""))
+        return Person(checked_name(name, where="name") if name else None)
+
+
+def _credentials(authorization: str) -> tuple[str, bytes]:
+    """Return the user name and the password of a request, both empty without any."""
+    kind, _, value = authorization.partition(" ")
+    try:
+        name, _, password = base64.b64decode(value, validate=True).partition(b":")
+        if kind.lower() == "basic":
+            return unicodedata.normalize("NFC", name.decode()), password
+    except ValueError:  # not base64, or not ASCII, or a name in another encoding
+        pass
+    return "", b""
 
 
 def _most_of(headers: MutableMapping[str, str]) -> int:

@@ -30,6 +30,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monai_weckd import __version__
 from monai_weckd.annotation import AnnotationSession
 from monai_weckd.apps.label.datastore import FolderDatastore, is_tag
+from monai_weckd.apps.label.guard import person
 from monai_weckd.apps.label.tasks import ChainBatch, ChainInfer, ChainOrder, ChainScoring, ChainTrain
 from monai_weckd.utils.records import check_plain
 
@@ -98,7 +99,7 @@ class ChainLabelApp(MONAILabelApp):
 
     def info(self) -> dict[str, Any]:
         """Return MONAI Label's description of the app, and the state of the session as ``chain``."""
-        return {**super().info(), "chain": self.session.state()}
+        return {**super().info(), "chain": self.session.state(who=person().name)}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Classify an image of the folder by its id, or an uploaded image.
@@ -169,7 +170,7 @@ class ChainLabelApp(MONAILabelApp):
                 "Pass another; only a person gives a final label."
             )
         if method == "train":
-            self.session.reserve()
+            self.session.reserve(who=person().name)
 
     def stop(self, method: str) -> None:
         """Stop the running stage at the end of its epoch.

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
+from monai_weckd.apps.label.guard import person
 
 __all__ = ["make_router"]
 
@@ -29,6 +30,16 @@ class GivenLabel(BaseModel):
     """Body of a request that gives a label."""
 
     label: str
+    undo: bool = False
+    settle: bool = False
+
+
+class Wanted(BaseModel):
+    """Body of a request for the next images of a window."""
+
+    window: str = Field(max_length=64)
+    count: int = Field(1, ge=1, le=1000)
+    without: list[str] = Field(default=[], max_length=1000)
 
 
 def make_router(session: AnnotationSession) -> APIRouter:
@@ -41,18 +52,24 @@ def make_router(session: AnnotationSession) -> APIRouter:
     router = APIRouter(prefix="/weckd", tags=["monai_weckd"])
 
     @router.get("/state")
-    def state() -> dict[str, Any]:
-        return session.state()
+    def state(window: str | None = None) -> dict[str, Any]:
+        name, is_asked = person()
+        if window is not None:
+            session.leases.seen(window[:64])
+        return {**session.state(who=name), "person": name, "asks_name": is_asked}
 
     @router.get("/next", response_model=None)
     def next_image(count: int = 1) -> dict[str, Any] | JSONResponse:
         if not 1 <= count <= 1000:
             raise ValueError(f"count: expected a number from 1 to 1000, got {count}. Pass another.")
-        suggestions = session.next(count=count)
-        if not suggestions:
-            return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
-        first, *others = map(suggested, suggestions)
-        return {**first, "more": others}
+        return _answered(session.next(count=count, who=person().name))
+
+    @router.post("/next", response_model=None)
+    def next_of_window(wanted: Wanted) -> dict[str, Any] | JSONResponse:
+        found = session.next(
+            count=wanted.count, who=person().name, window=wanted.window, without=frozenset(wanted.without)
+        )
+        return _answered(found)
 
     @router.post("/train", status_code=202)
     def train() -> dict[str, Any]:
@@ -68,6 +85,13 @@ def make_router(session: AnnotationSession) -> APIRouter:
 
     _add_images(router, session)
     return router
+
+
+def _answered(suggestions: list[Suggestion]) -> dict[str, Any] | JSONResponse:
+    if not suggestions:
+        return JSONResponse({"detail": "done: expected images without a label, got none left."}, status_code=404)
+    first, *others = map(suggested, suggestions)
+    return {**first, "more": others}
 
 
 def _add_images(router: APIRouter, session: AnnotationSession) -> None:
@@ -89,19 +113,30 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     def image(image_id: str) -> dict[str, Any]:
         return {
             "id": image_id,
-            "label": session.labels.get(image_id),
+            "label": session.readers.known_to(image_id, person().name),
+            "blind": session.readers.is_blind(image_id, person().name),
             **describe_image(session.item(image_id)["image"]),
         }
 
     @router.put("/label/{image_id:path}")
     def put_label(image_id: str, given: GivenLabel) -> dict[str, Any]:
-        previous = session.put_label(image_id, given.label)
+        previous = session.put_label(image_id, given.label, who=person().name, undo=given.undo, settle=given.settle)
         return {"id": image_id, "label": given.label, "previous": previous, "budget": session.budget()}
 
     @router.delete("/label/{image_id:path}")
     def remove_label(image_id: str) -> dict[str, Any]:
-        session.remove_label(image_id)
+        session.remove_label(image_id, who=person().name)
         return {"id": image_id, "label": None, "budget": session.budget()}
+
+    @router.post("/skip/{image_id:path}")
+    def skip(image_id: str) -> dict[str, Any]:
+        session.skip(image_id, who=person().name)
+        return {"id": image_id}
+
+    @router.delete("/skip/{image_id:path}")
+    def undo_skip(image_id: str) -> dict[str, Any]:
+        session.skip(image_id, who=person().name, undo=True)
+        return {"id": image_id}
 
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from monai_weckd.apps.label.compat import (
     register_missing,
     run_tasks_in_threads,
 )
-from monai_weckd.apps.label.guard import Guard
+from monai_weckd.apps.label.guard import Access, Guard
 
 __all__ = ["make_application", "serve"]
 
@@ -51,14 +51,14 @@ _STATUS = {
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(session: AnnotationSession, *, host: str, port: int, password: str | None) -> None:
+def serve(session: AnnotationSession, *, host: str, port: int, access: Access) -> None:
     """Serve a session until the process ends.
 
     Args:
         session: images, labels and chain.
         host: address to listen on.
         port: port to listen on.
-        password: password that every request must contain, None: no password.
+        access: who may use it.
 
     """
     import uvicorn
@@ -66,9 +66,8 @@ def serve(session: AnnotationSession, *, host: str, port: int, password: str | N
     application = make_application(session)
     # a server that others can reach has unknown host names, but always a password
     hosts = {*_LOCAL, host} if host in _LOCAL else None
-    uvicorn.run(
-        Guard(application, hosts=hosts, password=password), host=host, port=port, log_level="warning", access_log=False
-    )
+    guard = Guard(application, hosts=hosts, access=access)
+    uvicorn.run(guard, host=host, port=port, log_level="warning", access_log=False)
 
 
 def make_application(session: AnnotationSession) -> Any:

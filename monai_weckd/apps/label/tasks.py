@@ -28,6 +28,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_weckd.annotation import AnnotationSession
 from monai_weckd.apps.label.compat import CheckedRequest
+from monai_weckd.apps.label.guard import person
 
 __all__ = ["ChainBatch", "ChainInfer", "ChainOrder", "ChainScoring", "ChainTrain"]
 
@@ -162,5 +163,5 @@ class ChainOrder(Strategy):
             datastore: the images.
 
         """
-        suggestions = self.session.next()
+        suggestions = self.session.next(who=person().name)
         return {"id": suggestions[0].id, "reason": suggestions[0].reason} if suggestions else None

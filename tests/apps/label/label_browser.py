@@ -108,11 +108,18 @@ def open_browser():
 class Page:
     """The page to label on, as somebody sees and handles it."""
 
-    def __init__(self, driver, url, *, query=""):
+    def __init__(self, driver, url, *, query="", who="Ada"):
         self.driver = driver
         self.console()
         driver.get(f"{url}/{query}")
-        self.wait(lambda: self.is_ready or self.error)
+        self.wait(lambda: self.is_ready or self.error or self.find("ask").is_displayed())
+        if who is not None and not self.error and self.find("ask").is_displayed():
+            self.say_name(who)
+            self.wait(lambda: self.is_ready or self.error)
+
+    def say_name(self, who):
+        self.find("person").clear()
+        self.find("person").send_keys(who, "\n")
 
     def find(self, id_):
         return self.driver.find_element("id", id_)

@@ -18,7 +18,7 @@ import json
 
 import pytest
 
-from monai_weckd.apps.label.guard import Guard
+from monai_weckd.apps.label.guard import Access, Guard, Person, person
 
 
 def ask(guard, **headers):
@@ -91,13 +91,16 @@ def basic(text):
     ],
 )
 def test_without_the_password_nothing_is_answered(authorization):
-    status, detail = ask(Guard(behind, password="pässword"), host="anything", authorization=authorization)
+    status, detail = ask(Guard(behind, access=Access("pässword")), host="anything", authorization=authorization)
     assert status == 401
     assert detail == "password: expected the server's, got none or another. Any user name is accepted."
 
 
 def test_with_the_password_everything_is():
-    assert ask(Guard(behind, password="päss:word"), host="anything", authorization=basic("me:päss:word")) == (200, "")
+    assert ask(Guard(behind, access=Access("päss:word")), host="anything", authorization=basic("me:päss:word")) == (
+        200,
+        "",
+    )
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "null", "cross-site, none"])
@@ -127,7 +130,7 @@ async def own_policy(scope, receive, send):
         (LOCAL, {"host": "example.org"}, 400),
         (LOCAL, {"host": "127.0.0.1", "origin": "null"}, 403),
         (LOCAL, {"host": "127.0.0.1", "sec-fetch-site": "cross-site"}, 403),
-        (Guard(behind, password="password"), {"host": "a"}, 401),
+        (Guard(behind, access=Access("password")), {"host": "a"}, 401),
     ],
 )
 def test_no_other_page_may_use_an_answer(guard, headers, status):
@@ -210,3 +213,57 @@ def test_a_body_of_the_usual_length_is_read(monkeypatch, pieces, headers):
     monkeypatch.setenv("MONAI_WECKD_MEMORY", str(2**26))
     length = sum(map(len, pieces))
     assert upload(pieces, content_length=str(length), **headers) == (200, length, len(pieces))
+
+
+async def telling(scope, receive, send):
+    """Answer with who has asked."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": person()}).encode()})
+
+
+def who(access, **headers):
+    """Return the status of the answer, and who has asked or what was refused."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    status, detail = ask(Guard(telling, access=access), host="a", **named)
+    return status, Person(*detail) if status == 200 else detail
+
+
+PEOPLE = Access(people={"Ada": "päss:word", "Béla": "secret 2"})
+PROXY = Access(user_header="X-Remote-User")
+
+
+def test_the_page_says_who_asks_where_nobody_else_does():
+    assert who(Access()) == (200, Person(None, True))
+    assert who(Access(), x_weckd_person="B%C3%A9la%20Z.") == (200, Person("Béla Z.", True))
+    assert who(Access("pässword"), authorization=basic("x:pässword")) == (200, Person(None, True))
+    for name in ("%0a", "a%0ab", "a" * 65, "a%e2%80%8bb", "%20"):
+        status, detail = who(Access(), x_weckd_person=name)
+        assert (status, detail[:45]) == (400, "name: expected a name of 1 to 64 characters t")
+
+
+@pytest.mark.parametrize("authorization", ["", basic("Ada:secret 2"), basic("ada:päss:word"), basic(":"), basic("C:x")])
+def test_a_person_needs_their_own_password(authorization):
+    status, detail = who(PEOPLE, authorization=authorization)
+    assert (status, detail) == (
+        401,
+        "password: expected that of a person in the password file, got none or another. Try again.",
+    )
+
+
+@pytest.mark.parametrize(("name", "password"), [("Ada", "päss:word"), ("Béla", "secret 2"), ("Be\u0301la", "secret 2")])
+def test_a_password_tells_who_asks_and_the_page_cannot_say_otherwise(name, password):
+    expected = Person("Ada" if name == "Ada" else "Béla", False)
+    found = who(PEOPLE, authorization=basic(f"{name}:{password}"), x_weckd_person="Eve")
+    assert found == (200, expected)
+
+
+def test_a_proxy_tells_who_asks_and_the_page_cannot_say_otherwise():
+    assert who(PROXY, x_remote_user=" Ada ", x_weckd_person="Eve") == (200, Person("Ada", False))
+    assert who(PROXY, x_remote_user="Béla") == (200, Person("Béla", False))
+    assert who(Access(), x_remote_user="Ada") == (200, Person(None, True))  # off by default
+    for headers in ({}, {"x_remote_user": " "}, {"x_weckd_person": "Eve"}):
+        status, detail = who(PROXY, **headers)
+        assert (status, detail) == (
+            403,
+            "X-Remote-User: expected a name from the proxy, got none. Open the address of the proxy.",
+        )

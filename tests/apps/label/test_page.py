@@ -22,11 +22,23 @@ import pytest
 from label_browser import ForkedServer, Page, needs_browser
 from label_server import OTOSCOPY, SMALL, VALIDATED, needs_monai_label
 from PIL import Image
+from sklearn.metrics import cohen_kappa_score
+
+from monai_weckd.annotation.store import rebuild_labels
 
 pytestmark = [needs_browser, needs_monai_label]
 
 CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
-FILES = ["", "page/style.css", "page/page.js", "page/panels.js", "page/server.js", "page/viewer.js", "page/icon.svg"]
+FILES = [
+    "",
+    "page/style.css",
+    "page/page.js",
+    "page/panels.js",
+    "page/readers.js",
+    "page/server.js",
+    "page/viewer.js",
+    "page/icon.svg",
+]
 # markup, quotes, what an address would be cut at, and a mark that turns the rest around
 HOSTILE = "<img src=x onerror=\"document.title='!'\">&amp;'%2f#?\u202egnp.png"
 
@@ -214,7 +226,7 @@ def test_progress_and_failure_of_a_stage_are_told(server, browser):
     page.run("""const ask = window.fetch;
         window.training = { running: true, stage: 3, epoch: 5, epochs: 12, error: null };
         window.fetch = async (address, options) => {
-          if (address !== "weckd/state") return ask(address, options);
+          if (!address.startsWith("weckd/state")) return ask(address, options);
           const state = await (await ask(address, options)).json();
           return new Response(JSON.stringify({ ...state, training: window.training }));
         };""")
@@ -259,7 +271,7 @@ def test_a_retry_that_is_clicked_twice_is_one(server, browser):
     page.run("""const ask = window.fetch;
         window.asked = [];
         window.fetch = async (address, options) => {
-          if (!address.startsWith("weckd/next")) return ask(address, options);
+          if (address !== "weckd/next") return ask(address, options);
           window.asked.push(address);
           if (window.asked.length === 1) throw new TypeError("gone");
           await new Promise((go) => setTimeout(go, 500));
@@ -279,7 +291,7 @@ def test_a_server_with_another_chain_is_gone_on_with(server, browser):
         window.stages = [stage];
         window.fetch = async (address, options) => {
           const answer = await ask(address, options);
-          if (address !== "weckd/state") return answer;
+          if (!address.startsWith("weckd/state")) return answer;
           return new Response(JSON.stringify({ ...await answer.json(), stages: window.stages }));
         };""")
     page.label(0)
@@ -291,24 +303,31 @@ def test_a_server_with_another_chain_is_gone_on_with(server, browser):
     assert page.console() == []
 
 
-def test_two_windows_do_not_lose_each_others_labels(server, browser):
+def test_two_windows_get_different_images_and_do_not_lose_each_others_labels(server, browser):
     first = Page(browser, server.url)
     shown, window = first.name, browser.current_window_handle
     browser.switch_to.new_window("tab")
     second = Page(browser, server.url)
-    assert second.name == shown
-    second.label(0)
+    other = second.name
+    assert other != shown
+
+    def say(image, label):
+        answer = server.ask("PUT", f"/weckd/label/{image}", json={"label": label}, headers={"X-Weckd-Person": "Cy"})
+        assert answer.status_code == 200
+
+    assert second.label(0) == other
+    say(other, CLASSES[1])
+    # it cannot take back what is no longer its own
+    second.key("u")
+    second.wait(lambda: second.name == other and second.is_ready)
+    assert second.status == f"{other} stays as it is: its label has been changed elsewhere."
     browser.switch_to.window(window)
     assert first.name == shown
+    say(shown, CLASSES[0])
     first.label(1)
     assert first.status == f"Saved: {shown} is {CLASSES[1]} instead of {CLASSES[0]}, given meanwhile elsewhere."
-    assert stored(server) == {shown: CLASSES[1]}
-    # the second one cannot take back what is no longer its own
+    assert stored(server) == {shown: CLASSES[1], other: CLASSES[1]}
     browser.switch_to.window(next(one for one in browser.window_handles if one != window))
-    second.key("u")
-    second.wait(lambda: second.name == shown and second.is_ready)
-    assert second.status == f"{shown} stays as it is: its label has been changed elsewhere."
-    assert stored(server) == {shown: CLASSES[1]}
     browser.close()
     browser.switch_to.window(window)
 
@@ -383,7 +402,8 @@ def test_a_key_that_is_held_labels_one_image(server, browser):
 def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
     from selenium.webdriver import Keys
 
-    page = Page(browser, server.url)
+    Page(browser, server.url)
+    page = Page(browser, server.url)  # which does not ask for a name again
     reached = []
     for _ in range(30):
         page.key(Keys.TAB)
@@ -394,7 +414,14 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
             break
         assert found[1] == "solid", found
         assert found[2] >= 2, found
-    assert [one for one in reached if one != "class"] == ["screen", "skip", "undo", "train", "keys"]
+    assert [one for one in reached if one not in ("class", "answer")] == [
+        "screen",
+        "skip",
+        "undo",
+        "train",
+        "change",
+        "keys",
+    ]
     assert reached.count("class") == 4
     page.key(Keys.SPACE)  # single keys off
     page.key("1")
@@ -437,3 +464,208 @@ def luminance(color):
     parts = np.array([int(part) for part in re.findall(r"\d+", color)[:3]]) / 255
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def log_of(server):
+    """Return who did what, line by line."""
+    path = server.log.with_suffix("") / "labels.log"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_page_asks_once_for_a_name_which_each_label_carries(server, browser):
+    page = Page(browser, server.url, who=None)
+    assert page.find("ask").is_displayed()
+    assert not page.find("you").is_displayed()
+    page.wait(lambda: not page.run("return document.getElementById('frame').hidden"))
+    for act in (lambda: page.key("1"), lambda: page.click_class(0), lambda: page.find("skip").click()):
+        page.run("document.activeElement.blur()")
+        act()  # nothing is done without a name
+        assert page.status == "Enter your name first: each label says who gave it."
+        assert page.run("return document.activeElement.id") == "person"
+    assert server.state()["budget"] == 0
+    page.find("person").send_keys("  ")
+    page.find("use").click()
+    assert page.find("ask").is_displayed()
+    page.find("person").clear()
+    page.find("person").send_keys("a\u200bb")
+    page.find("use").click()
+    page.wait(lambda: page.status.startswith("name: expected a name of 1 to 64 characters that can be seen"))
+    page.say_name("B\u00e9la 1su")  # whose letters are no keys here
+    page.wait(lambda: page.is_ready)
+    assert (page.error, server.state()["budget"]) == ("", 0)
+    assert page.text("you-name") == "B\u00e9la 1su"
+    first = page.label(0)
+    page = Page(browser, server.url, who=None)  # not again
+    assert not page.find("ask").is_displayed()
+    skipped = page.name
+    page.key("s")
+    page.wait(lambda: page.name != skipped and page.is_ready)
+    page.find("change").click()
+    page.wait(lambda: page.find("ask").is_displayed())
+    page.say_name("<b>Ada</b>")
+    page.wait(lambda: page.is_ready)
+    second = page.label(1)
+    page.key("u")
+    page.wait(lambda: page.name == second and page.is_ready)
+    page.wait(
+        lambda: page.run("return document.querySelector('#last-labels').textContent").endswith(", by B\u00e9la 1su")
+    )
+    assert [(line["who"], line["what"], line["id"]) for line in log_of(server)] == [
+        ("B\u00e9la 1su", "label", first),
+        ("B\u00e9la 1su", "skip", skipped),
+        ("<b>Ada</b>", "label", second),
+        ("<b>Ada</b>", "undo", second),
+    ]
+    kept = json.loads((server.log.with_suffix("") / "labels.json").read_text())["labels"]
+    assert kept == {first: {"label": CLASSES[0], "who": "B\u00e9la 1su", "ts": log_of(server)[0]["ts"]}}
+    assert page.console() == []
+
+
+def test_names_come_from_the_proxy_where_it_says_so(forks, ears, tmp_path, browser):
+    options = ["--user_header", "X-Remote-User"]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        answer = server.ask("GET", "/weckd/state")
+        assert (answer.status_code, answer.json()["detail"][:45]) == (
+            403,
+            "X-Remote-User: expected a name from the proxy",
+        )
+        browser.execute_cdp_cmd("Network.enable", {})
+        browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"X-Remote-User": "Ada L."}})
+        try:
+            page = Page(browser, server.url, who=None)
+            assert not page.find("ask").is_displayed()
+            assert page.text("you-name") == "Ada L."
+            assert not page.find("change").is_displayed()
+            page.label(0)
+        finally:
+            browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {}})
+        assert [line["who"] for line in log_of(server)] == ["Ada L."]
+
+
+def test_what_cannot_be_told_is_set_aside_and_a_class_is_added_later(forks, ears, tmp_path, browser):
+    options = ["--classes", *CLASSES[:3]]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        first = page.label(0)
+        aside = page.name
+        page.key("c")
+        page.wait(lambda: page.name != aside and page.is_ready)
+        assert page.status == f"Saved: {aside} is set aside as cannot tell."
+        bad = page.name
+        page.find("answers").find_elements("tag name", "button")[1].click()
+        page.wait(lambda: page.name != bad and page.is_ready)
+        page.wait(lambda: page.text("labeled-text") == "1 of 40 images labeled, 2 set aside")
+        assert page.text("answers") == "c Cannot tell 1b Bad quality 1"
+        page.key("u")
+        page.wait(lambda: page.name == bad and page.is_ready)
+        page.wait(lambda: page.text("labeled-text") == "1 of 40 images labeled, 1 set aside")
+        assert stored(server) == {first: CLASSES[0], aside: "cannot tell"}
+        # it can be told after all
+        page.find("last").find_element("tag name", "summary").click()
+        page.find("last-labels").find_element("tag name", "button").click()
+        page.wait(lambda: page.name == aside and page.is_ready)
+        pressed = "return [...document.querySelectorAll('.answer')].map((one) => one.getAttribute('aria-pressed'))"
+        assert page.run(pressed) == ["true", "false"]
+        page.label(1)
+        assert page.status == f"Saved: {aside} is {CLASSES[1]} instead of cannot tell."
+        page.find("train").click()
+        page.wait(lambda: page.status == "Stage 1 accepted.")
+    options = ["--classes", *CLASSES]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        assert [name for name, *_ in page.classes()] == CLASSES
+        assert stored(server) == {first: CLASSES[0], aside: CLASSES[1]}
+        page.wait(lambda: page.classes()[0][1])
+        assert int(page.classes()[3][1].rstrip("%")) <= 1
+        page.label(3)
+        page.find("train").click()
+        page.wait(lambda: page.status == "Stage 2 accepted.")
+        assert page.console() == []
+
+
+def become(page, who):
+    """Let another person sit down at the page."""
+    page.find("change").click()
+    page.wait(lambda: page.find("ask").is_displayed())
+    page.say_name(who)
+    page.wait(lambda: page.is_ready and page.text("you-name") == who)
+
+
+def test_two_people_read_the_same_images_blind_and_settle_where_they_differ(forks, ears, tmp_path, browser):
+    output_dir = tmp_path / "output"
+    options = ["--read_twice", "1"]
+    with ForkedServer(forks, ears, output_dir, settings=SMALL, options=options) as server:
+        page = Page(browser, server.url)
+        assert page.text("reason") == (
+            "Why this one: read twice, so you see neither another label nor the model's opinion"
+        )
+        said = {page.label(number % 2): CLASSES[number % 2] for number in range(6)}
+        assert not page.find("readers").is_displayed()
+        become(page, "Béla")
+        page = Page(browser, server.url, who=None)
+        assert not page.find("last").is_displayed()  # where the labels of another person would be
+        second = {}
+        for number in range(6):
+            assert page.name in said  # they wait for him
+            assert [chosen for *_, chosen in page.classes()] == ["false"] * 4
+            label = CLASSES.index(said[page.name])
+            second[page.label((label + (number < 2)) % 4)] = CLASSES[(label + (number < 2)) % 4]
+        assert second.keys() == said.keys()
+        differ = [key for key in said if said[key] != second[key]]
+        assert len(differ) == 2
+    with ForkedServer(forks, ears, output_dir, settings=SMALL, options=options) as server:  # killed in between
+        page = Page(browser, server.url, who="Béla")
+        page.wait(lambda: page.text("labeled-text") == "4 of 40 images labeled, 2 disputed")
+        order = server.state()["agreement"]["cohen"][0]
+        kappa = cohen_kappa_score([said[key] for key in said], [second[key] for key in said])
+        assert order["kappa"] == pytest.approx(kappa, abs=1e-12)
+        assert page.text("agreement").startswith("6 images read twice, 67 % alike. Fleiss' kappa ")
+        words = re.sub("[\u2068\u2069]", "", page.text("pairs"))
+        assert words.startswith(f"Ada and Béla, 6: Cohen's kappa {kappa:.2f}")
+        page.find("disputes").find_element("tag name", "summary").click()
+        for left in (2, 1):
+            assert page.text("disputes-title") == f"Disagreements to settle: {left}"
+            before = page.name
+            page.find("disputes-list").find_element("tag name", "button").click()
+            page.wait(lambda before=before: page.name != before and page.is_ready)
+            image = page.name
+            reason = re.sub("[\u2068\u2069]", "", page.text("reason"))
+            assert reason == f"Why this one: to be settled. Ada: {said[image]}; Béla: {second[image]}"
+            page.label(CLASSES.index(said[image]))
+            page.wait(lambda left=left: page.text("disputes-title") == f"Disagreements to settle: {left - 1}")
+        assert stored(server) == said
+        assert not page.find("disputes").is_displayed()
+        page.key("u")  # one is taken back
+        page.wait(lambda: page.name == image and page.is_ready)
+        page.wait(lambda: page.text("disputes-title") == "Disagreements to settle: 1")
+        page.label(CLASSES.index(said[image]))  # not from the list: he changes his mind
+        assert stored(server) == said
+        assert page.console() == []
+        whats = [line["what"] for line in log_of(server)]
+        assert whats == ["reading"] * 12 + ["settlement"] * 2 + ["undo", "reading"]
+        kept = output_dir / "labels.json"
+        content = kept.read_bytes()
+    kept.unlink()
+    rebuild_labels(kept)
+    assert kept.read_bytes() == content
+
+
+def test_a_key_that_comes_too_early_says_so_and_a_new_image_is_announced(server, browser):
+    page = Page(browser, server.url)
+    assert page.text("announcement") == f"New image: {page.name}"
+    page.run("""const ask = window.fetch;
+        window.fetch = async (address, options) => {
+          const answer = await ask(address, options);
+          if (address === "weckd/next") await new Promise((go) => { window.go = go; });
+          return answer;
+        };""")
+    first = page.name
+    page.key("1")
+    page.wait(lambda: page.status == f"Saved: {first} is {CLASSES[0]}." and page.run("return !!window.go"))
+    page.key("2")
+    assert page.status == "Too early: no label was given. Wait until the image is shown."
+    page.run("window.go()")
+    page.wait(lambda: page.name != first and page.is_ready)
+    assert page.text("announcement") == f"New image: {page.name}"
+    assert page.find("announcement").get_attribute("role") == "status"
+    assert stored(server) == {first: CLASSES[0]}

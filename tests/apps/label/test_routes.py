@@ -42,7 +42,7 @@ def test_a_count_out_of_range_is_refused_before_the_session_is_asked(count):
 
 def test_the_next_image_comes_with_those_after_it_and_none_left_is_404():
     order = [Suggestion(name, "typical", None) for name in ("a", "b", "c")]
-    session = SimpleNamespace(next=lambda *, count: order[:count])
+    session = SimpleNamespace(next=lambda *, count, who: order[:count])
     found = endpoint(session, "/next")(count=2)
     assert (found["id"], [one["id"] for one in found["more"]]) == ("a", ["b"])
     order.clear()

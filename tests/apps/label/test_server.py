@@ -158,12 +158,16 @@ def test_a_wrong_label_file_is_answered_in_one_line(server, content, message):
 
 
 def test_why_a_label_cannot_be_written_is_told(server, output_dir):
-    blocked = output_dir / "labels.json.part"  # as a full disk does, which cannot be had here
+    blocked = output_dir / "labels.log"  # as a full disk does, which cannot be had here
+    content = blocked.read_bytes() if blocked.exists() else None
+    blocked.unlink(missing_ok=True)
     blocked.mkdir()
     answer = server.ask("PUT", f"/weckd/label/{IMAGE}", json={"label": "normal"})
     blocked.rmdir()
+    if content is not None:
+        blocked.write_bytes(content)
     assert answer.status_code == 500
-    assert "labels.json: expected" in answer.json()["detail"]
+    assert "labels.log: expected" in answer.json()["detail"]
     assert str(output_dir) not in answer.json()["detail"]
     assert server.ask("GET", f"/weckd/image/{IMAGE}").json()["label"] is None
 
@@ -210,7 +214,8 @@ def test_images_are_shown(server, studies):
 def test_stages_are_told_in_state_and_info(trained):
     state = trained.state()
     assert state["classes"] == CLASSES
-    assert state["images"] == {"total": 51, "labeled": 28, "unlabeled": 22, "unreadable": 1}
+    counts = {"total": 51, "labeled": 28, "set_aside": 0, "unlabeled": 22, "disputed": 0, "waiting": 0, "unreadable": 1}
+    assert state["images"] == counts
     assert sum(state["labels"].values()) == state["budget"] == 28
     first, second = state["stages"]
     assert (first["stage"], first["teacher"], first["accepted"]) == (1, None, True)

@@ -12,13 +12,16 @@
 // The page: one image after the other. All that it knows comes from /weckd/state and /weckd/next, but for what has
 // been skipped and given in this window, which the browser keeps until the window is closed.
 
-import { ended, makeClasses, saved, showChain, showClasses, showProgress } from "./panels.js";
-import { ask, askJson, byId, place, quoted, visible } from "./server.js";
+import { ended, makeAnswers, makeClasses, saved, showAnswers, showChain, showClasses, showProgress } from "./panels.js";
+import { showReaders } from "./readers.js";
+import { ask, askJson, byId, place, quoted, speakAs, visible } from "./server.js";
 import * as viewer from "./viewer.js";
 
 const KEPT = 200;
 const asked = Number(new URLSearchParams(location.search).get("budget"));
 const limit = Number.isInteger(asked) && asked > 0 ? asked : null;
+
+const WINDOW = (sessionStorage.window ??= Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-"));
 
 let state = null; // what the server said last
 let current = null; // {id, reason, probabilities, label, ready}
@@ -48,10 +51,16 @@ function render() {
   byId("error").hidden = trouble === null;
   byId("error-text").textContent = trouble?.text ?? "";
   if (state === null) return;
-  showClasses(state, current, busy || !current?.ready);
+  byId("ask").hidden = !unnamed();
+  byId("you").hidden = state.person === null;
+  byId("you-name").textContent = visible(state.person ?? "");
+  byId("change").hidden = !state.asks_name;
+  showClasses(state, current, busy || unnamed() || !current?.ready);
+  showAnswers(state, current, busy || unnamed() || !current?.ready);
   showProgress(state, limit, open);
+  showReaders(state, open);
   showChain(state);
-  const onlySkipped = current === null && remembered("skipped").length > 0 && state.images.unlabeled > 0;
+  const onlySkipped = current === null && remembered("skipped").length > 0 && left(state) > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : current?.label ? "Next" : "Skip";
 }
 
@@ -73,7 +82,20 @@ async function attempt(action, retry, prefix = "") {
   }
 }
 
+// Whether the server wants a name that it has not got.
+function unnamed() {
+  return state !== null && state.asks_name && state.person === null;
+}
+
+function nameless() {
+  if (!unnamed()) return false;
+  say("Enter your name first: each label says who gave it.");
+  byId("person").focus();
+  return true;
+}
+
 function locked() {
+  if (nameless()) return true;
   if (pending !== null) say("Retry, choose again, or skip: the last label is not saved.");
   return busy || pending !== null;
 }
@@ -87,8 +109,9 @@ async function display(suggestion) {
   const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
   coming = null;
   viewer.show(loaded);
+  byId("announcement").textContent = `New image: ${visible(id)}`;
   Object.assign(current, { label: loaded.info.label, ready: true });
-  if (!current.probabilities) predict();
+  if (!current.probabilities && !loaded.info.blind) predict();
 }
 
 // The last student's opinion, where it did not come with the image; without it, there is no bar.
@@ -100,9 +123,9 @@ async function predict() {
   render();
 }
 
-function open(id, reason = "you want to see it again") {
+function open(id, reason = "you want to see it again", settle = false) {
   if (locked()) return;
-  attempt(() => display({ id, reason, probabilities: null }), () => open(id, reason));
+  attempt(() => display({ id, reason, settle, probabilities: null }), () => open(id, reason, settle));
 }
 
 async function next() {
@@ -110,32 +133,41 @@ async function next() {
 }
 
 async function findNext() {
-  const skipped = new Set(remembered("skipped"));
+  const skipped = remembered("skipped");
   let found = [];
   try {
-    const answer = await askJson("GET", `weckd/next?count=${skipped.size + 2}`);
-    found = [answer, ...answer.more].filter(({ id }) => !skipped.has(id));
+    const answer = await askJson("POST", "weckd/next", { window: WINDOW, count: 2, without: skipped });
+    found = [answer, ...answer.more];
   } catch (error) {
     if (error.status !== 404) throw error; // 404: none is left
   }
   if (found.length === 0) {
-    idle(skipped.size);
+    idle(skipped.length);
     return;
   }
   await display(found[0]);
   if (found.length > 1) coming = { id: found[1].id, loaded: viewer.load(found[1].id).catch(() => null) };
 }
 
+// How many images this person could be shown.
+function left(known) {
+  return known === null ? null : known.images.unlabeled + known.images.waiting;
+}
+
 function idle(skipped) {
   current = null;
-  idleAt = state?.images.unlabeled ?? null;
+  idleAt = left(state);
   byId("name").textContent = "No image left";
   byId("reason").textContent = "";
   viewer.hide(skipped ? "Only skipped images are left without a label." : "Each image has a label.");
 }
 
 async function give(label) {
-  if (busy || !current?.ready) return;
+  if (nameless()) return;
+  if (busy || !current?.ready) {
+    if (pending === null) say("Too early: no label was given. Wait until the image is shown.");
+    return;
+  }
   await save(current, label);
 }
 
@@ -143,14 +175,15 @@ async function save(image, label) {
   if (busy) return;
   const tried = pending?.id === image.id ? pending.label : undefined; // of which the answer alone may have been lost
   pending = { id: image.id, label };
+  image.settle ??= false;
   say("Saving …");
   const done = await attempt(
     async () => {
-      const found = (await askJson("PUT", `weckd/label/${place(image.id)}`, { label })).previous;
+      const found = (await askJson("PUT", `weckd/label/${place(image.id)}`, { label, settle: image.settle })).previous;
       const previous = found === tried ? image.label : found;
       pending = null;
       remember("given", [...remembered("given"), { id: image.id, label, previous }]);
-      say(saved(image.id, label, previous, image.label));
+      say(saved(image.id, label, previous, image.label, state.answers));
       image.label = label;
     },
     () => save(image, label),
@@ -165,16 +198,30 @@ async function save(image, label) {
 }
 
 async function skip() {
-  if (busy) return;
+  if (nameless() || busy) return;
+  let told = null; // what the server is told
   if (current === null) {
     remember("skipped", []);
   } else if (!current.label || pending !== null) {
     remember("skipped", [...remembered("skipped"), current.id]);
     remember("given", [...remembered("given"), { id: current.id, label: null }]);
     say(`Skipped: ${quoted(current.id)} has no new label.`);
+    told = current.id;
   }
   pending = null;
-  await next();
+  const go = () =>
+    attempt(async () => {
+      if (told !== null) await tell("POST", told);
+      told = null;
+      await findNext();
+    }, go);
+  await go();
+}
+
+async function tell(method, skipped) {
+  await ask(method, `weckd/skip/${place(skipped)}`).catch((error) => {
+    if (error.status !== 404) throw error; // the file is gone
+  });
 }
 
 async function undo() {
@@ -186,8 +233,10 @@ async function undo() {
     return;
   }
   const done = await attempt(async () => {
-    if (last.label === null) remember("skipped", remembered("skipped").filter((id) => id !== last.id));
-    else await takeBack(last);
+    if (last.label === null) {
+      await tell("DELETE", last.id);
+      remember("skipped", remembered("skipped").filter((id) => id !== last.id));
+    } else await takeBack(last);
     remember("given", given);
   }, undo);
   if (!done) return;
@@ -206,7 +255,7 @@ async function takeBack({ id, label, previous }) {
     await ask("DELETE", `weckd/label/${place(id)}`);
     say(`Taken back: ${quoted(id)} has no label.`);
   } else {
-    await ask("PUT", `weckd/label/${place(id)}`, { label: previous });
+    await ask("PUT", `weckd/label/${place(id)}`, { label: previous, undo: true });
     say(`Taken back: ${quoted(id)} is ${quoted(previous)} again.`);
   }
 }
@@ -234,6 +283,7 @@ function take(found) {
   const before = state;
   state = found;
   if (JSON.stringify(before?.classes) !== JSON.stringify(found.classes)) makeClasses(found.classes, give);
+  if (before === null) makeAnswers(Object.keys(found.answers), give);
   document.title = `Label: ${visible(found.bundle)}`;
   const other = found.last_labels.find(({ id }) => id === current?.id);
   if (other !== undefined && current.ready && !busy && other.label !== current.label) {
@@ -252,7 +302,7 @@ async function poll() {
   clearTimeout(timer);
   let found = null;
   try {
-    found = await askJson("GET", "weckd/state");
+    found = await askJson("GET", `weckd/state?window=${WINDOW}`);
   } catch (error) {
     offline = { text: visible(error.message), retry: poll };
   }
@@ -263,15 +313,41 @@ async function poll() {
     take(found);
     if (!busy && pending === null) {
       if (recovered && failure !== null) failure.retry();
-      else if (current === null && failure === null && found.images.unlabeled !== idleAt) next();
+      else if (current === null && failure === null && left(found) !== idleAt) next();
     }
   }
   render();
   timer = setTimeout(poll, state?.training.running ? 1000 : 5000);
 }
 
+function callMe(name) {
+  if (name === null) localStorage.removeItem("person");
+  else localStorage.setItem("person", name);
+  speakAs(name);
+  return poll();
+}
+
+async function onName(event) {
+  event.preventDefault();
+  await callMe(byId("person").value.trim());
+  if (offline === null) {
+    byId("screen").focus();
+    return;
+  }
+  const { text } = offline; // what is wrong with the name, in the server's words
+  await callMe(null);
+  say(text);
+}
+
+async function onChange() {
+  byId("person").value = state.person;
+  await callMe(null);
+  byId("person").focus();
+}
+
 function onKey(event) {
   const { key, target } = event;
+  if (target === byId("person")) return;
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key.toLowerCase() === "z") {
     event.preventDefault();
     if (!event.repeat) undo();
@@ -283,11 +359,16 @@ function onKey(event) {
     return;
   }
   if (event.repeat || !byId("keys").checked || state === null) return; // a key that is held labels one image
-  const action = { s: skip, u: undo, t: train }[key.toLowerCase()];
-  if (action !== undefined) action();
-  else if (/^[1-9]$/.test(key) && Number(key) <= state.classes.length) give(state.classes[Number(key) - 1]);
+  const isClass = /^[1-9]$/.test(key) && Number(key) <= state.classes.length;
+  const word = isClass ? state.classes[Number(key) - 1] : Object.keys(state.answers).find(([first]) => first === key);
+  const action = word === undefined ? { s: skip, u: undo, t: train }[key.toLowerCase()] : () => give(word);
+  if (action === undefined) return;
+  event.preventDefault(); // it may move the focus to where a key would be typed
+  action();
 }
 
+byId("ask").addEventListener("submit", onName);
+byId("change").addEventListener("click", onChange);
 byId("skip").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);
 byId("train").addEventListener("click", train);
@@ -306,4 +387,5 @@ viewer.start((error, retry) => {
   failure = error === null ? null : { text: visible(error.message), retry };
   render();
 });
+speakAs(localStorage.getItem("person"));
 poll();

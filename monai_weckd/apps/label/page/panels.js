@@ -38,6 +38,27 @@ export function makeClasses(names, give) {
   byId("classes").replaceChildren(...buttons);
 }
 
+// Buttons of what may be said in place of a class; their keys are their first letters.
+export function makeAnswers(names, give) {
+  byId("answers").replaceChildren(...names.map((name) => {
+    const button = element("button", "", { type: "button", className: "answer" });
+    button.setAttribute("aria-keyshortcuts", name[0]);
+    const words = name[0].toUpperCase() + name.slice(1);
+    button.append(element("kbd", name[0]), ` ${words} `, element("span", "", { className: "note count" }));
+    button.addEventListener("click", () => give(name));
+    return button;
+  }));
+}
+
+export function showAnswers({ answers }, current, locked) {
+  [...byId("answers").children].forEach((button, index) => {
+    const [name, count] = Object.entries(answers)[index];
+    button.querySelector(".count").textContent = count || "";
+    button.setAttribute("aria-pressed", String(current?.label === name));
+    button.setAttribute("aria-disabled", String(locked));
+  });
+}
+
 export function showClasses({ classes, labels }, current, locked) {
   [...byId("classes").children].forEach((button, index) => {
     const probability = current?.probabilities?.[index];
@@ -51,8 +72,10 @@ export function showClasses({ classes, labels }, current, locked) {
 }
 
 export function showProgress({ images, unreadable: bad, budget, label_budget: told, last_labels: last }, asked, open) {
+  const aside = images.set_aside ? `, ${images.set_aside} set aside` : "";
+  const disputed = images.disputed ? `, ${images.disputed} disputed` : "";
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
-  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${unreadable}`;
+  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${aside}${disputed}${unreadable}`;
   Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
   const limit = asked ?? told;
   const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;
@@ -78,9 +101,10 @@ function showLast(last, open) {
   const list = byId("last-labels");
   if (list.dataset.shown === key) return; // who has the focus keeps it
   list.dataset.shown = key;
-  list.replaceChildren(...last.map(({ id, label }) => {
+  list.replaceChildren(...last.map(({ id, label, who }) => {
     const button = element("button", "", { type: "button" });
     button.append(element("bdi", visible(id)), ": ", element("bdi", visible(label)));
+    if (who !== null) button.append(", by ", element("bdi", visible(who)));
     button.addEventListener("click", () => open(id));
     const row = element("li");
     row.append(button);
@@ -141,8 +165,9 @@ export function ended(before, { stages, training }) {
 }
 
 // What was saved, as a sentence; an overwrite says so.
-export function saved(id, label, previous, known) {
-  if (previous === null || previous === label) return `Saved: ${quoted(id)} is ${quoted(label)}.`;
+export function saved(id, label, previous, known, answers) {
+  const what = label in answers ? `set aside as ${quoted(label)}` : quoted(label);
+  if (previous === null || previous === label) return `Saved: ${quoted(id)} is ${what}.`;
   const whose = previous === known ? "" : ", given meanwhile elsewhere";
-  return `Saved: ${quoted(id)} is ${quoted(label)} instead of ${quoted(previous)}${whose}.`;
+  return `Saved: ${quoted(id)} is ${what} instead of ${quoted(previous)}${whose}.`;
 }

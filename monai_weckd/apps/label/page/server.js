@@ -18,6 +18,12 @@ export class Refusal extends Error {
   }
 }
 
+let person = null; // the name that somebody gave on this page
+
+export function speakAs(name) {
+  person = name;
+}
+
 // An image's id is a path: its slashes stay.
 export function place(id) {
   return id.split("/").map(encodeURIComponent).join("/");
@@ -29,6 +35,7 @@ export async function ask(method, address, body) {
     options.body = JSON.stringify(body);
     options.headers = { "Content-Type": "application/json" };
   }
+  if (person !== null) options.headers = { ...options.headers, "X-Weckd-Person": encodeURIComponent(person) };
   let answer;
   try {
     answer = await fetch(address, options);

@@ -1,0 +1,106 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Add classes to a chain that exists: what its students know stays, and their heads grow."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_weckd.utils.files import load_tensors, state_bytes, write_atomically
+from monai_weckd.utils.records import OUT_OF_FOLD, probability_columns, sealed_json
+
+__all__ = ["grow_chain"]
+
+_FAR = 5.0  # how far the bias of a new class is below the least of the others, in logits
+_RECORDS = ("chain.json", "plan.json")
+
+
+def grow_chain(source: Path, target: Path, classes: Sequence[str], *, head: str) -> None:
+    """Write a copy of a chain whose students have outputs for further classes, which come last.
+
+    The weights of a new class are zero and its bias is low, so that its probability is too, until a stage has learned
+    it. Records and digests follow; the probability of a new class in tables is 0.
+
+    Args:
+        source: output folder of the chain.
+        target: the new folder, which must not exist.
+        classes: all class names, those of the chain first.
+        head: name of the students' head in their ``state_dict``, a linear layer.
+
+    Raises:
+        ValueError: When a student has no such head, or one of another number of classes.
+
+    """
+    chain = json.loads((source / "chain.json").read_text(encoding="utf-8"))
+    added = list(classes[len(chain["classes"]) :])
+    shutil.copytree(source, target)
+    for name in ("scores.npz", "features.npy"):
+        (target / name).unlink(missing_ok=True)  # made by the students as they were
+    digests = {}
+    for path in sorted(target.rglob("model.pt")):
+        content = path.read_bytes()
+        state = _grown(load_tensors(content, path), head, len(chain["classes"]), len(added))
+        grown = state_bytes(state)
+        digests[hashlib.sha256(content).hexdigest()] = hashlib.sha256(grown).hexdigest()
+        path.unlink()
+        write_atomically(path, grown)
+    for path in (target / name for name in _RECORDS):
+        if path.is_file():
+            _rewrite(path, list(classes), digests)
+    for path in (*target.rglob(OUT_OF_FOLD), target / "predictions.csv"):
+        if path.is_file():
+            _add_columns(path, probability_columns(added))
+
+
+def _grown(state: dict[str, torch.Tensor], head: str, before: int, more: int) -> dict[str, torch.Tensor]:
+    weight, bias = state.get(f"{head}.weight"), state.get(f"{head}.bias")
+    if weight is None or bias is None or weight.ndim != 2 or len(weight) != before:
+        raise ValueError(
+            f"classes: expected a student whose head {head!r} is linear with {before} outputs, got another. "
+            "Begin a chain with all classes in another output folder."
+        )
+    rows = weight.new_zeros(more, weight.shape[1])
+    low = (bias.min() - _FAR).expand(more)
+    return {**state, f"{head}.weight": torch.cat([weight, rows]), f"{head}.bias": torch.cat([bias, low])}
+
+
+def _rewrite(path: Path, classes: list[str], digests: dict[str, str]) -> None:
+    """Let a record name the new classes and students."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    sealed = content.pop("digest", None) is not None
+    if "classes" in content:
+        content["classes"] = classes
+    for record in (*content.get("stages", ()), content.get("final", {})):
+        if isinstance(record, dict) and record.get("sha256") in digests:
+            record["sha256"] = digests[record["sha256"]]
+    write_atomically(path, sealed_json(content, indent=2) if sealed else json.dumps(content, indent=2) + "\n")
+
+
+def _add_columns(path: Path, names: list[str]) -> None:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    place = max((at + 1 for at, name in enumerate(header) if name.startswith("probability_")), default=len(header))
+    text = io.StringIO(newline="")
+    extended = [[*header[:place], *names, *header[place:]]]
+    extended += [[*row[:place], *("0" for _ in names), *row[place:]] for row in rows]
+    csv.writer(text).writerows(extended)
+    path.unlink()
+    write_atomically(path, text.getvalue())
