@@ -56,8 +56,8 @@ def test_every_set_has_its_bundle():
 
 def test_predictions_of_each_item_are_kept():
     class Store:
-        def predictions(self, arm, cell, classes):
-            assert classes == ["a", "b"]
+        def predictions(self, arm, cell, task):
+            assert task.names == ("a", "b")
             right = np.array([[0.9, 0.1], [0.2, 0.8]])
             return RunPredictions(*cell, ["x", "y"], np.array([0, 1]), right if arm == "chain" else right[::-1])
 

@@ -99,7 +99,7 @@ class FakeDicomweb:
     @staticmethod
     def _number(level, content):
         number = None
-        if level == "series":
+        if level == "series" and content[128:132] == b"DICM":
             number = dcmread(io.BytesIO(content), specific_tags=["SeriesNumber"], stop_before_pixels=True)
             number = number.get("SeriesNumber")
         return {} if number is None else {"00200011": {"vr": "IS", "Value": [int(number)]}}
