@@ -43,7 +43,7 @@ nitpick_ignore_regex = [
     # names that are imported for type checking alone, which autodoc cannot look up
     ("py:class", "BaseTrial|DataLoader|Evaluator|EventEnum|Optimizer|Path|SupervisedTrainer"),
     # of the project, and not public
-    ("py:class", r"(.*\.)?(Backbone|Label|Result|Stateful|SupervisedOptions|T)"),
+    ("py:class", r"(.*\.)?(Backbone|Label|LabelTask|Result|Stateful|SupervisedOptions|T)"),
 ]
 
 

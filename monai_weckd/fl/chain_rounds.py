@@ -205,8 +205,8 @@ class ChainProgress:
     path: Path | None = None
     done: int = 0
     again: bool = False
-    records: list[dict[str, Any]] = field(default_factory=list)
-    students: dict[str, Student] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list, init=False)
+    students: dict[str, Student] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.path is None:

@@ -59,7 +59,7 @@ class LabelKind:
 
     @property
     def fewest(self) -> int:
-        """Fewest images that can have all names: one may show all findings."""
+        """Fewest images that can have all names; one may show all findings."""
         return 1 if self.findings else len(self.names)
 
     @property
