@@ -56,6 +56,12 @@ def teacher_pages() -> float:
     return total
 
 
+def memory() -> dict[str, float]:
+    """Return the peak of the resident memory, and how much of a paged-out teacher is resident, in MiB."""
+    # without the pages of libraries, which come and go with the machine's page cache
+    return {"peak": status("VmHWM") - status("RssFile"), "teacher": teacher_pages()}
+
+
 def count_from_here() -> None:
     """Let the peak of the resident memory count from here."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -63,7 +69,7 @@ def count_from_here() -> None:
 
 def run_arm(arm: str, size: int, side: int) -> dict[str, float]:
     """Train for some steps and return the peak of the resident memory from the third epoch on, in MiB."""
-    batch, steps, pages = make_batch(size, side), 3, 0.0
+    batch, steps, found = make_batch(size, side), 3, {}
     network = big_network()
     if arm in ("supervised", "hand"):
         step = supervised_step(network) if arm == "supervised" else distillation_step(network, freeze(big_network()))
@@ -72,20 +78,15 @@ def run_arm(arm: str, size: int, side: int) -> dict[str, float]:
         count_from_here()
         for _ in range(steps):
             step(batch)
+        found.update(memory())
     else:
         trainer = our_trainer(network, batch, steps, teacher=freeze(network), teacher_cache=arm == "cached")
         trainer.state.max_epochs = 3
         trainer.add_event_handler(Events.EPOCH_STARTED(once=3), count_from_here)
-
-        # at the end of a run, the trainer reads the teacher again to see that it has not changed
-        @trainer.on(Events.EPOCH_COMPLETED(once=3))
-        def look() -> None:
-            nonlocal pages
-            pages = teacher_pages()
-
+        # before the end of the run, when the trainer reads the teacher again to see that it has not changed
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda: found.update(memory()))
         trainer.run()
-    # without the pages of libraries, which come and go with the machine's page cache
-    return {"peak": status("VmHWM") - status("RssFile"), "teacher": pages}
+    return found
 
 
 def measure_latency(rounds: int) -> list[Result]:
