@@ -327,10 +327,11 @@ class AnnotatedChain:
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
             given = _given(folder / "given.json")
-            if (known := tuple(chain["classes"])) == self.bundle.classes[: len(known)] != self.bundle.classes:
-                self._grow(folder)
-                return self._load()
+            known = tuple(chain["classes"])
             if known != self.bundle.classes:
+                if known == self.bundle.classes[: len(known)]:
+                    self._grow(folder)
+                    return self._load()
                 raise ValueError(
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
                     f"in {self.output_dir}. Pass another folder, or the classes of that chain; new ones come last."
