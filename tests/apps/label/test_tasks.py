@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
-from label_server import needs_monai_label
+import subprocess
+
+from label_server import PYTHON, ROOT, needs_monai_label
 
 pytestmark = needs_monai_label
 
@@ -20,6 +22,18 @@ def test_nobody_reserves_a_stage_for_somebody_else(server):
     answer = server.ask("POST", "/train/chain?run_sync=true", json={"reserved": True})
     assert answer.status_code == 400  # as without it: no label is new
     assert answer.json()["detail"].startswith("labels: expected")
+
+
+def test_only_the_server_itself_says_that_a_stage_is_reserved():
+    code = """
+from types import SimpleNamespace
+from monai_weckd.apps.label.compat import CheckedRequest
+from monai_weckd.apps.label.tasks import ChainTrain
+train = ChainTrain(SimpleNamespace(train=lambda reserved: reserved))
+print(train({"reserved": True}, None), train(CheckedRequest(), None))
+"""
+    done = subprocess.run([str(PYTHON), "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
 
 
 def test_a_batch_keeps_a_prediction_of_each_image_and_hands_out_no_file(server):
