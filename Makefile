@@ -71,8 +71,9 @@ test-next: ## Run the tests with the newest torch and the weekly build of MONAI
 	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --pre monai-weekly
 	OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(STAMP) ## Run the tests that take long
+test-slow: $(STAMP) ## Run the tests that take long, and the property tests with new examples
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile=search
 
 test-faults: $(STAMP) ## Kill trainings at arbitrary moments, resume them, and compare the results
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v
