@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.annotation.background import Background
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
@@ -83,9 +84,13 @@ class AnnotationSession:
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
-        self._learning = threading.Lock()
-        self._answered = threading.Event()
+        # failures of these only affect the order of images
+        self._looking = Background(self._look, name="look", failed="new images could not be scored")
+        self._learning = Background(
+            lambda: self.chain.learn(self._usable, self.labels),
+            name="learn",
+            failed="the head could not be solved for the labels so far",
+        )
         self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
@@ -211,21 +216,8 @@ class AnnotationSession:
 
         During a stage nothing happens; its end calls this method.
         """
-        self._answered.set()
-        if not self.training.running and self._learning.acquire(blocking=False):
-            threading.Thread(target=self._learn, name="learn", daemon=True).start()
-
-    def _learn(self) -> None:
-        try:
-            while self._answered.is_set():
-                self._answered.clear()
-                self.chain.learn(self._usable, self.labels)
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("the head could not be solved for the labels so far")
-        finally:
-            self._learning.release()
-        if self._answered.is_set():  # an answer came between the last check and the release
-            self.learn()
+        if not self.training.running:
+            self._learning.start()
 
     def next(
         self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
@@ -250,18 +242,12 @@ class AnnotationSession:
 
     def look(self) -> None:
         """Score new images in the background."""
-        if self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="look", daemon=True).start()
+        self._looking.start()
 
     def _look(self) -> None:
-        try:
-            self.chain.score(list(self.items.values()))
-            self.learn()
-            self._predictor()
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("new images could not be scored")
-        finally:
-            self._looking.release()
+        self.chain.score(list(self.items.values()))
+        self.learn()
+        self._predictor()
 
     def predict(self, path: str) -> dict[str, Any]:
         """Return the prediction of the last accepted student for an image, as JSON-compatible data.
