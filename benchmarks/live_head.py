@@ -27,6 +27,7 @@ from benchmarks.few_labels import BUNDLES, embed
 from benchmarks.harness import machine
 from monai_weckd.annotation.live import LiveHead
 from monai_weckd.networks import StandardizedLinear
+from monai_weckd.plan.label_kind import LabelKind
 
 IMAGES, LABELS, ROUNDS = 5000, (20, 50, 100, 200, 300), 11
 
@@ -43,7 +44,8 @@ def main() -> None:
     rows = np.resize(features.numpy(), (IMAGES, features.shape[1]))
     group_of = dict(zip(ids, np.resize(groups, IMAGES).tolist(), strict=True))
     begin = time.perf_counter()
-    head = LiveHead(StandardizedLinear(rows.shape[1], int(classes.max()) + 1), ids, rows)
+    kind = LabelKind(tuple(map(str, range(int(classes.max()) + 1))))
+    head = LiveHead(StandardizedLinear(rows.shape[1], len(kind.names)), ids, rows, kind)
     print(f"{machine()}, {IMAGES} images of {rows.shape[1]} features, {torch.get_num_threads()} threads")
     print(f"once: {time.perf_counter() - begin:.2f} s")
     order = np.random.default_rng(0).permutation(len(classes))
