@@ -30,7 +30,7 @@ from monai_weckd.annotation.chain_folder import folder_state, read_given, studen
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.live import LiveHead, LiveModel
-from monai_weckd.annotation.order import Scores, Suggestion, suggest
+from monai_weckd.annotation.order import Outputs, Scores, Suggestion, suggest
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.plan.splits import group_of
@@ -246,6 +246,14 @@ class AnnotatedChain:
         """The head of the last :py:meth:`learn`, None if it was not for the current images."""
         features, model = self._live
         return model if features is self._scores.features else None
+
+    @property
+    def outputs(self) -> Outputs:
+        """Features and current probabilities of all images: of the live head, else of the last student."""
+        scores, live = self._scores, self.live
+        if live is not None and live.ids == scores.ids:
+            return Outputs(scores.ids, scores.features, live.probabilities)
+        return Outputs(scores.ids, scores.features, scores.probabilities if scores.probabilities.shape[1] else None)
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""

@@ -32,7 +32,7 @@ from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
-__all__ = ["Scores", "Suggestion", "suggest"]
+__all__ = ["Outputs", "Scores", "Suggestion", "suggest"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,21 @@ class Suggestion(NamedTuple):
 
     id: str
     reason: str
+    probabilities: np.ndarray | None
+
+
+class Outputs(NamedTuple):
+    """What a network says of images.
+
+    Args:
+        ids: ids of the images.
+        features: input of the head, (N, D).
+        probabilities: (N, C); None before anything is learned.
+
+    """
+
+    ids: tuple[str, ...]
+    features: np.ndarray
     probabilities: np.ndarray | None
 
 
