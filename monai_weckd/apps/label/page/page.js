@@ -13,9 +13,11 @@
 // been skipped and given in this window.
 
 import { desk, left, remembered, unnamed } from "./desk.js";
+import { batchKey, closeBatch, confirmBatch, isOpen, openBatch } from "./batch.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
 import { open } from "./images.js";
 import { give, skip, undo } from "./labels.js";
+import { preview, takeManifest } from "./manifest.js";
 import { showAnswers, showChain, showClasses, showProgress } from "./panels.js";
 import { onChange, onName } from "./person.js";
 import { poll } from "./poll.js";
@@ -46,7 +48,7 @@ function render() {
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : desk.current?.label ? "Next" : "Skip";
 }
 
-const COMMANDS = { s: skip, u: undo, t: train };
+const COMMANDS = { g: openBatch, s: skip, u: undo, t: train };
 const OF_FINDINGS = { n: normal, a: restAbsent };
 
 function actionOf(key, target) {
@@ -79,6 +81,10 @@ function onKey(event) {
     return;
   }
   if (event.repeat || !byId("keys").checked || desk.state === null) return; // a key that is held labels one image
+  if (isOpen()) {
+    if (batchKey(key, target)) event.preventDefault();
+    return;
+  }
   const action = actionOf(key, target);
   if (action === undefined) return;
   event.preventDefault(); // it may move the focus to where a key would be typed
@@ -98,6 +104,11 @@ for (const [id, act] of [["classes", chosen], ["answers", give]]) {
 for (const [id, act] of [["normal", normal], ["rest", restAbsent], ["confirm", confirm]]) {
   byId(id).addEventListener("click", act);
 }
+for (const [id, act] of [["look-alikes", openBatch], ["batch-confirm", confirmBatch], ["batch-close", closeBatch]]) {
+  byId(id).addEventListener("click", act);
+}
+byId("manifest").addEventListener("change", preview);
+byId("manifest-take").addEventListener("click", takeManifest);
 byId("ask").addEventListener("submit", onName);
 byId("change").addEventListener("click", onChange);
 byId("skip").addEventListener("click", skip);
