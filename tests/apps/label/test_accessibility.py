@@ -50,7 +50,7 @@ def set_dark(browser, dark):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def check(page, browser):
+def check(page, browser, title):
     """Check a page as it is in each size, light and dark; leave pictures of it where a variable names a folder."""
     folder = os.environ.get("MONAI_WECKD_SHOTS")
     try:
@@ -60,7 +60,6 @@ def check(page, browser):
                 set_dark(browser, dark)
                 assert violations(page) == {}, (name, dark)
                 if folder:
-                    title = page.run("return document.querySelector('h1:not([hidden])').id + location.port")
                     browser.save_screenshot(f"{folder}/{title}_{name}_{'dark' if dark else 'light'}.png")
     finally:
         set_dark(browser, False)
@@ -82,6 +81,9 @@ def test_the_page_of_classes(server, browser, tmp_path):
     page = Page(browser, server.url, who=None)
     page.wait(lambda: page.find("ask").is_displayed())
     assert violations(page) == {}
+    page.run("document.body.append(Object.assign(new Image(), { id: 'nameless' }))")
+    assert list(violations(page)) == ["image-alt"]  # a fault is found
+    page.run("document.getElementById('nameless').remove()")
     page.say_name("Ada")
     page.wait(lambda: page.is_ready and page.find("similar").is_displayed())
     manifest = tmp_path / "mine.csv"
@@ -89,7 +91,7 @@ def test_the_page_of_classes(server, browser, tmp_path):
     page.run("for (const box of document.querySelectorAll('details')) box.open = true")
     page.find("manifest").send_keys(str(manifest))
     page.wait(lambda: page.find("manifest-preview").is_displayed())
-    check(page, browser)
+    check(page, browser, "classes")
 
 
 def test_a_batch(server, browser):
@@ -98,7 +100,7 @@ def test_a_batch(server, browser):
     page.key("g")
     page.wait(lambda: page.find("batch").is_displayed())
     page.key("1")
-    check(page, browser)
+    check(page, browser, "batch")
 
 
 def test_the_page_of_findings(forks, browser, tmp_path):
@@ -110,4 +112,4 @@ def test_the_page_of_findings(forks, browser, tmp_path):
         page.key("1")
         page.key("2")
         page.key("2")
-        check(page, browser)
+        check(page, browser, "findings")

@@ -37,11 +37,16 @@ export async function openBatch() {
     }
     shown = { ...found, out: new Set() };
     byId("batch-images").replaceChildren(...found.images.map(cell));
-    byId("viewer").hidden = true;
-    byId("batch").hidden = false;
+    show(true);
     tell();
     byId("batch-title").focus();
   }, openBatch, "No batch. ");
+}
+
+// A batch, or one image with all that is about it.
+function show(isBatch) {
+  byId("batch").hidden = !isBatch;
+  for (const id of ["viewer", "of-image", "beside"]) byId(id).hidden = isBatch;
 }
 
 function cell({ id, probability }, index) {
@@ -78,8 +83,7 @@ function toggle(id) {
 export function closeBatch() {
   if (!isOpen() || desk.busy) return;
   shown = null;
-  byId("batch").hidden = true;
-  byId("viewer").hidden = false;
+  show(false);
   byId("screen").focus();
 }
 

@@ -29,6 +29,16 @@ import * as viewer from "./viewer.js";
 const asked = Number(new URLSearchParams(location.search).get("budget"));
 const limit = Number.isInteger(asked) && asked > 0 ? asked : null;
 
+function openAgain(...image) {
+  closeBatch();
+  open(...image);
+}
+
+function undoHere() {
+  closeBatch();
+  undo();
+}
+
 function render() {
   const trouble = desk.failure ?? desk.offline;
   byId("error").hidden = trouble === null;
@@ -41,8 +51,8 @@ function render() {
   const closed = desk.busy || unnamed() || !desk.current?.ready;
   (desk.state.findings ? showFindings : showClasses)(desk.state, desk.current, closed);
   showAnswers(desk.state, desk.current, closed);
-  showProgress(desk.state, limit, open);
-  showReaders(desk.state, open);
+  showProgress(desk.state, limit, openAgain);
+  showReaders(desk.state, openAgain);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : desk.current?.label ? "Next" : "Skip";
@@ -72,7 +82,7 @@ function onKey(event) {
   if (target === byId("person")) return;
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key.toLowerCase() === "z") {
     event.preventDefault();
-    if (!event.repeat) undo();
+    if (!event.repeat) undoHere();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
