@@ -22,7 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.annotation.background import Background
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.folders import FolderWatch
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
@@ -83,9 +85,12 @@ class AnnotationSession:
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
-        self._learning = threading.Lock()
-        self._answered = threading.Event()
+        self._watch = FolderWatch(self.studies)
+        self._lister = Background("list", self.refresh, failure="the images could not be listed")
+        self._looker = Background("look", self._look, failure="new images could not be scored")
+        self._learner = Background("learn", self._learn, failure="the head could not be solved for the labels so far")
+        self._orderer = Background("order", self._order, failure="the next images could not be chosen")
+        self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
         self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
@@ -98,10 +103,13 @@ class AnnotationSession:
 
     @property
     def items(self) -> dict[str, dict[str, Any]]:
-        """All images by their id."""
-        if time.monotonic() - self._listed[0] > _LISTED_FOR:
-            self.refresh()
-        return self._listed[1]
+        """All images by their id; those that have come, or have gone, are noticed within seconds."""
+        listed_at, items = self._listed
+        if time.monotonic() - listed_at > _LISTED_FOR:
+            self._listed = time.monotonic(), items
+            if self._watch.has_changed:
+                self._lister.ask()
+        return items
 
     @property
     def given(self) -> dict[str, str]:
@@ -117,11 +125,18 @@ class AnnotationSession:
     @property
     def _usable(self) -> list[dict[str, Any]]:
         """The images that nobody has set aside by an answer in place of a class."""
-        given = self.given
-        return [item for key, item in self.items.items() if given.get(key) not in self.answers]
+        items = self._listed[1]
+        aside = [key for key, label in self.readers.decided().items() if label in self.answers]
+        made_of, usable = self._usable_of
+        if made_of is None or made_of[0] is not items or made_of[1] != aside:
+            left_out = set(aside)
+            usable = [item for key, item in items.items() if key not in left_out]
+            self._usable_of = (items, aside), usable
+        return usable
 
     def refresh(self) -> None:
         """List the images of the folder again."""
+        self._watch.look()
         passed_over = PassedOver()
         items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims, passed_over=passed_over)
         self.passed_over = passed_over
@@ -211,21 +226,15 @@ class AnnotationSession:
 
         During a stage nothing happens; its end calls this method.
         """
-        self._answered.set()
-        if not self.training.running and self._learning.acquire(blocking=False):
-            threading.Thread(target=self._learn, name="learn", daemon=True).start()
+        if not self.training.running:
+            self._learner.ask()
 
     def _learn(self) -> None:
-        try:
-            while self._answered.is_set():
-                self._answered.clear()
-                self.chain.learn(self._usable, self.labels)
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("the head could not be solved for the labels so far")
-        finally:
-            self._learning.release()
-        if self._answered.is_set():  # an answer came between the last check and the release
-            self.learn()
+        self.chain.learn(self._usable, self.labels)
+        self._orderer.ask()
+
+    def _order(self) -> None:
+        self.chain.renew(self._usable, self.store.entries)
 
     def next(
         self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
@@ -240,28 +249,25 @@ class AnnotationSession:
             without: ids of images to leave out.
 
         """
-        items = self._usable
+        items, entries = self._usable, self.store.entries
         if not self.chain.knows(items):
             self.look()
         spare = len(without) + len(self.leases.others(window))
-        chosen = self.chain.next(items, self.store.entries, count=count + spare)
-        found = self.readers.in_turn(chosen, self.items, who)
+        chosen = self.chain.next(items, entries, count=count + spare)
+        # what a window has got ready comes first, also if the order is another one meanwhile
+        held = [one for one in self.leases.held(window) if one.id not in entries and one.id in self.items]
+        ready = {one.id for one in held}
+        found = self.readers.in_turn([*held, *(one for one in chosen if one.id not in ready)], self.items, who)
         return self.leases.take(window, [one for one in found if one.id not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""
-        if self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="look", daemon=True).start()
+        self._looker.ask()
 
     def _look(self) -> None:
-        try:
-            self.chain.score(list(self.items.values()))
-            self.learn()
-            self._predictor()
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("new images could not be scored")
-        finally:
-            self._looking.release()
+        self.chain.score(list(self.items.values()))
+        self.learn()
+        self._predictor()
 
     def predict(self, path: str) -> dict[str, Any]:
         """Return the prediction of the last accepted student for an image, as JSON-compatible data.

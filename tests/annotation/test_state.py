@@ -53,7 +53,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
             bundle=SimpleNamespace(root=Path("a") / "bundle"),
             unreadable={"broken": "it is damaged", "gone": "it was damaged"},
             stages=[],
-            live=None,
+            live_figures=None,
         ),
     )
     found = session_state(session, "bob")
