@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from monai_weckd.annotation.folders import FolderWatch
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.queues import Queues
 from monai_weckd.annotation.readers import Readers
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.state import session_state
@@ -82,6 +83,7 @@ class AnnotationSession:
         self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
+        self.queues = Queues()
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
@@ -187,6 +189,7 @@ class AnnotationSession:
         """
         self.item(image_id)
         previous = self.readers.put(image_id, label, who=who, settle=settle, info=info, undo=undo)
+        self.queues.drop(who, {image_id})
         self.learn()
         return previous
 
@@ -220,6 +223,32 @@ class AnnotationSession:
         """
         self.item(image_id)
         self.store.note("undo skip" if undo else "skip", who=who, id=image_id)
+        if not undo:
+            self.queues.drop(who, {image_id})
+
+    def queue(self, image_ids: Sequence[str], *, who: str | None = None) -> int:
+        """Let a person see some images next, ahead of the order, and return how many are in their queue.
+
+        An image leaves the queue when that person labels or skips it; one that has a label is shown once. Images that
+        cannot be read are left out.
+
+        Args:
+            image_ids: ids of the images, in order; none empties the queue.
+            who: the person, default None: unknown.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+            ValueError: When the queue would be too long.
+
+        """
+        unreadable = self.chain.unreadable
+        wanted = [key for key in image_ids if self.item(key)["id"] not in unreadable]
+        if image_ids:
+            self.queues.put(who, wanted)
+        else:
+            self.queues.drop(who, self.queues.of(who))
+        self.store.note("queue", who=who, ids=wanted)
+        return len(self.queues.of(who))
 
     def learn(self) -> None:
         """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
@@ -255,10 +284,16 @@ class AnnotationSession:
         spare = len(without) + len(self.leases.others(window))
         chosen = self.chain.next(items, entries, count=count + spare)
         # what a window has got ready comes first, also if the order is another one meanwhile
-        held = [one for one in self.leases.held(window) if one.id not in entries and one.id in self.items]
-        ready = {one.id for one in held}
-        found = self.readers.in_turn([*held, *(one for one in chosen if one.id not in ready)], self.items, who)
-        return self.leases.take(window, [one for one in found if one.id not in without], count=count)
+        held = self.leases.held(window)
+        self.queues.drop(who, {one.id for one in held[:1] if one.id in entries})  # it has been shown
+        held = tuple(one for one in held if one.id not in entries and one.id in self.items)
+        queued = [Suggestion(key, "you queued it", None) for key in self.queues.of(who) if key in self.items]
+        first = self.readers.in_turn(queued, (), who)
+        later = self.readers.in_turn([*held, *chosen], self.items, who)
+        found: dict[str, Suggestion] = {}
+        for one in (*first, *later):
+            found.setdefault(one.id, one)
+        return self.leases.take(window, [one for key, one in found.items() if key not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""

@@ -103,6 +103,7 @@ def make_application(session: AnnotationSession) -> Any:
     from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, scoring, train
     from monailabel.interfaces.utils.app import app_instance
 
+    from monai_weckd.apps.label.explore import make_explorer
     from monai_weckd.apps.label.page import make_page
     from monai_weckd.apps.label.routes import make_router
 
@@ -115,6 +116,7 @@ def make_application(session: AnnotationSession) -> Any:
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
+    app.include_router(make_explorer(session))
     app.include_router(make_page())
     app.add_middleware(UploadsEnd)
     _answer_errors(app, session)
