@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Work in a background thread, for the newest state alone."""
+"""Work in the background, one run at a time."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ logger = logging.getLogger(__name__)
 
 
 class Background:
-    """Do something in a thread of its own whenever somebody asks, and once more if it is asked for meanwhile.
+    """Do a piece of work in a thread of its own; a call meanwhile has it done once more afterwards.
 
-    A failure is logged: no caller waits for it.
+    A failure is logged, since no caller waits for it.
 
     Args:
-        name: name of the thread.
         work: what to do.
-        failure: what could not be done if it fails, for the log.
+        name: name of the thread.
+        failed: what the log says of a failure.
 
     """
 
-    def __init__(self, name: str, work: Callable[[], object], *, failure: str) -> None:
-        self._name, self._work, self._failure = name, work, failure
-        self._asked = threading.Event()
-        self._busy = threading.Lock()
+    def __init__(self, work: Callable[[], None], *, name: str, failed: str) -> None:
+        self._work, self._name, self._failed = work, name, failed
+        self._wanted = threading.Event()
+        self._running = threading.Lock()
 
-    def ask(self) -> None:
-        """Do it, now or after what is being done; returns at once."""
-        self._asked.set()
-        if self._busy.acquire(blocking=False):
+    def start(self) -> None:
+        """Start the work, or have it done once more if it is running."""
+        self._wanted.set()
+        if self._running.acquire(blocking=False):
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            while self._asked.is_set():
-                self._asked.clear()
+            while self._wanted.is_set():
+                self._wanted.clear()
                 self._work()
-        except Exception:
-            logger.exception("%s", self._failure)
+        except Exception:  # no caller waits for this thread
+            logger.exception("%s", self._failed)
         finally:
-            self._busy.release()
-        if self._asked.is_set():  # somebody asked between the last check and the release
-            self.ask()
+            self._running.release()
+        if self._wanted.is_set():  # a call came between the last check and the release
+            self.start()

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from monai_weckd.annotation.chain_folder import folder_state, read_given, students_of
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveModel
@@ -34,7 +35,7 @@ from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.upcoming import Upcoming
 from monai_weckd.utils.files import sync_folder, write_atomically
-from monai_weckd.utils.records import model_chain, parse_json
+from monai_weckd.utils.records import model_chain
 
 __all__ = ["AnnotatedChain", "StageRunningError"]
 
@@ -267,7 +268,7 @@ class AnnotatedChain:
 
     def _look(self, folder: Path, items: Sequence[Mapping[str, Any]], unreadable: Mapping[str, str]) -> Scores:
         """Return the scores of items by the last student in a folder; compute them for items that it has not seen."""
-        students = _students(folder)
+        students = students_of(folder)
         made_by = list(students)[-1] if students else ""
         earlier = self._scores
         scores = earlier if earlier.made_by == made_by else Scores.empty(made_by)
@@ -329,13 +330,13 @@ class AnnotatedChain:
 
     def _load(self) -> None:
         chain, given, folder = None, GivenLabels(), self.path.resolve() if self.path.exists() else self.output_dir
-        if self._loaded == _state(folder):
+        if self._loaded == folder_state(folder):
             return
         if self.path.exists():
             chain = model_chain(folder / "model.pt")
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
-            given = _given(folder / "given.json")
+            given = read_given(folder / "given.json")
             known = tuple(chain["classes"])
             if known != self.bundle.classes:
                 if known == self.bundle.classes[: len(known)]:
@@ -345,7 +346,7 @@ class AnnotatedChain:
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
                     f"in {self.output_dir}. Pass another folder, or the classes of that chain; new ones come last."
                 )
-        self._take(folder, chain, given, Scores.load(folder, next(reversed(_students(folder)), "")))
+        self._take(folder, chain, given, Scores.load(folder, next(reversed(students_of(folder)), "")))
 
     def _grow(self, folder: Path) -> None:
         """Replace the chain by one whose students have all classes of the bundle."""
@@ -361,7 +362,7 @@ class AnnotatedChain:
     def _take(self, folder: Path, chain: dict[str, Any] | None, given: GivenLabels, scores: Scores) -> None:
         # assigned together: concurrent readers see the old chain or the new one
         self._chain, self.given, self._scores = chain, given, scores
-        self._loaded = _state(folder)
+        self._loaded = folder_state(folder)
 
     def _replace(self, part: Path) -> None:
         """Replace the chain by a finished folder, atomically."""
@@ -377,35 +378,3 @@ class AnnotatedChain:
         for folder in self.output_dir.glob("chain_*"):
             if folder.name != current:
                 shutil.rmtree(folder)
-
-
-def _given(path: Path) -> GivenLabels:
-    """Return the labels that the stages have used; only they tell which groups are in validation permanently."""
-    try:
-        return GivenLabels.from_dict(parse_json(path.read_bytes(), where="content"))
-    except FileNotFoundError:
-        got = "none"
-    except (ValueError, KeyError, TypeError) as error:
-        got = f"{type(error).__name__} ({error})"
-    raise ValueError(
-        f"{path}: expected the labels that each stage has used, got {got}. "
-        "Restore the file from a copy, or begin a chain in another folder."
-    )
-
-
-def _students(folder: Path) -> dict[str, Path]:
-    """Return the files of the accepted students in a folder by their digests, in order; none before the first stage."""
-    path = folder / "chain.json"
-    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    # paths are built from this folder, not taken from the file: the chain may have been moved
-    return {
-        stage["sha256"]: folder / f"stage_{number}" / "model.pt"
-        for number, stage in enumerate(stages, 1)
-        if stage["accepted"]
-    }
-
-
-def _state(folder: Path) -> tuple[Any, ...]:
-    """Return file states of a folder, which differ once somebody has written its chain or scores."""
-    files = [folder / name for name in ("chain.json", "scores.npz")]
-    return (folder, *(file.stat().st_mtime_ns if file.is_file() else None for file in files))

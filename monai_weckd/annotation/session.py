@@ -88,10 +88,13 @@ class AnnotationSession:
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
         self._watch = FolderWatch(self.studies)
-        self._lister = Background("list", self.refresh, failure="the images could not be listed")
-        self._looker = Background("look", self._look, failure="new images could not be scored")
-        self._learner = Background("learn", self._learn, failure="the head could not be solved for the labels so far")
-        self._orderer = Background("order", self._order, failure="the next images could not be chosen")
+        self._listing = Background(self.refresh, name="list", failed="the images could not be listed")
+        # failures of these only affect the order of images
+        self._looking = Background(self._look, name="look", failed="new images could not be scored")
+        self._learning = Background(
+            self._learn, name="learn", failed="the head could not be solved for the labels so far"
+        )
+        self._ordering = Background(self._order, name="order", failed="the next images could not be chosen")
         self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
         self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
@@ -110,7 +113,7 @@ class AnnotationSession:
         if time.monotonic() - listed_at > _LISTED_FOR:
             self._listed = time.monotonic(), items
             if self._watch.has_changed:
-                self._lister.ask()
+                self._listing.start()
         return items
 
     @property
@@ -256,11 +259,11 @@ class AnnotationSession:
         During a stage nothing happens; its end calls this method.
         """
         if not self.training.running:
-            self._learner.ask()
+            self._learning.start()
 
     def _learn(self) -> None:
         self.chain.learn(self._usable, self.labels)
-        self._orderer.ask()
+        self._ordering.start()
 
     def _order(self) -> None:
         self.chain.renew(self._usable, self.store.entries)
@@ -297,7 +300,7 @@ class AnnotationSession:
 
     def look(self) -> None:
         """Score new images in the background."""
-        self._looker.ask()
+        self._looking.start()
 
     def _look(self) -> None:
         self.chain.score(list(self.items.values()))

@@ -16,7 +16,7 @@ import threading
 from monai_weckd.annotation.background import Background
 
 
-def test_what_is_asked_for_meanwhile_is_done_once_more():
+def test_a_call_meanwhile_has_the_work_done_once_more():
     begun, go, done = threading.Semaphore(0), threading.Semaphore(0), []
 
     def work():
@@ -24,31 +24,36 @@ def test_what_is_asked_for_meanwhile_is_done_once_more():
         assert go.acquire(timeout=200)
         done.append(len(done))
 
-    worker = Background("test", work, failure="nothing")
-    worker.ask()
+    behind = Background(work, name="work", failed="no work")
+    behind.start()
     assert begun.acquire(timeout=200)
-    for _ in range(5):
-        worker.ask()
+    for _ in range(3):
+        behind.start()
     go.release()
     assert begun.acquire(timeout=200)
+    assert done == [0]
     go.release()
-    for thread in [one for one in threading.enumerate() if one.name == "test"]:
-        thread.join(200)
+    _end(behind)
     assert done == [0, 1]
 
 
-def test_a_failure_is_logged_and_does_not_end_it(caplog):
-    done = threading.Event()
+def test_a_failure_is_logged_and_ends_nothing(caplog):
+    outcomes = [ZeroDivisionError("none"), None]
 
     def work():
-        if not caplog.text:
-            raise ValueError("broken")
-        done.set()
+        if (outcome := outcomes.pop(0)) is not None:
+            raise outcome
 
-    worker = Background("test", work, failure="it could not be done")
-    worker.ask()
-    for thread in [one for one in threading.enumerate() if one.name == "test"]:
-        thread.join(200)
-    assert "it could not be done" in caplog.text
-    worker.ask()
-    assert done.wait(200)
+    behind = Background(work, name="work", failed="the work could not be done")
+    for _ in range(2):
+        behind.start()
+        _end(behind)
+    assert outcomes == []
+    assert [record.message for record in caplog.records] == ["the work could not be done"]
+
+
+def _end(behind):
+    """Wait until the thread of some work has ended."""
+    for thread in threading.enumerate():
+        if thread.name == "work":
+            thread.join(200)

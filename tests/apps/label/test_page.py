@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,20 +26,13 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from monai_weckd.annotation.store import rebuild_labels
+from monai_weckd.apps.label import page
 
 pytestmark = [needs_browser, needs_monai_label]
 
 CLASSES = ["chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal"]
-FILES = [
-    "",
-    "page/style.css",
-    "page/page.js",
-    "page/panels.js",
-    "page/readers.js",
-    "page/server.js",
-    "page/viewer.js",
-    "page/icon.svg",
-]
+FOLDER = Path(page.__file__).with_name("page")
+FILES = ["", *sorted(f"page/{path.name}" for path in FOLDER.iterdir() if path.suffix != ".html")]
 # markup, quotes, what an address would be cut at, and a mark that turns the rest around
 HOSTILE = "<img src=x onerror=\"document.title='!'\">&amp;'%2f#?\u202egnp.png"
 

@@ -19,10 +19,10 @@ function figure(value) {
   return value === null || value === undefined ? "–" : value.toFixed(3);
 }
 
-// Buttons of the classes; `give` is called with the class that is chosen.
-export function makeClasses(names, give) {
+// Buttons of the classes; their values are the names.
+export function makeClasses(names) {
   const buttons = names.map((name, index) => {
-    const button = element("button", "", { type: "button", className: "class" });
+    const button = element("button", "", { type: "button", className: "class", value: name });
     const shortcut = index < 9 ? String(index + 1) : "";
     if (shortcut) button.setAttribute("aria-keyshortcuts", shortcut);
     button.append(
@@ -32,20 +32,18 @@ export function makeClasses(names, give) {
       element("span", "", { className: "probability" }),
       element("span", "", { className: "note count" }),
     );
-    button.addEventListener("click", () => give(name));
     return button;
   });
   byId("classes").replaceChildren(...buttons);
 }
 
 // Buttons of what may be said in place of a class; their keys are their first letters.
-export function makeAnswers(names, give) {
+export function makeAnswers(names) {
   byId("answers").replaceChildren(...names.map((name) => {
-    const button = element("button", "", { type: "button", className: "answer" });
+    const button = element("button", "", { type: "button", className: "answer", value: name });
     button.setAttribute("aria-keyshortcuts", name[0]);
     const words = name[0].toUpperCase() + name.slice(1);
     button.append(element("kbd", name[0]), ` ${words} `, element("span", "", { className: "note count" }));
-    button.addEventListener("click", () => give(name));
     return button;
   }));
 }
