@@ -44,7 +44,7 @@ from monai_weckd.annotation.order import Scores
 from monai_weckd.apps.label import server
 from monai_weckd.apps.label.routes import make_router
 
-IMAGES, LABELS, ROUNDS = 50_000, (20, 200), 21
+IMAGES, LABELS, ROUNDS = 50_000, (20, 200), 11
 NOISE = 0.1  # standard deviations of each feature
 A_FOLDER = 500
 

@@ -82,9 +82,10 @@ class _Opinions:
     @cached_property
     def predicted(self) -> np.ndarray:
         """Most probable class, -1 where there is none, (N,)."""
-        known = ~np.isnan(self.probabilities).any(axis=1) & (self.probabilities.shape[1] > 0)
-        found = np.full(len(known), -1)
-        found[known] = self.probabilities[known].argmax(axis=1)
+        found = np.full(len(self.probabilities), -1)
+        if self.probabilities.shape[1]:
+            known = ~np.isnan(self.probabilities).any(axis=1)
+            found[known] = self.probabilities[known].argmax(axis=1)
         return found
 
     @cached_property
