@@ -27,7 +27,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from monai_weckd.annotation.order import Scores
 from monai_weckd.apps.label import server
 from monai_weckd.apps.label.routes import make_router
 
-IMAGES, LABELS, ROUNDS = 50_000, (20, 200), 11
+IMAGES, LABELS, ROUNDS = 50_000, (200,), 21
 NOISE = 0.1  # standard deviations of each feature
 A_FOLDER = 500
 
@@ -76,6 +76,15 @@ def served(session: AnnotationSession) -> Iterator[http.client.HTTPConnection]:
     yield http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1])
     running.should_exit = True
     thread.join()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError("nothing was learned within a minute")
+        time.sleep(0.002)
 
 
 class Window:
@@ -116,11 +125,9 @@ class Window:
         self.ask("answer to the label", "PUT", f"label/{key}", {"label": self.truth[key]})
         self.next("next image, at once")
         self.ask("state", "GET", "state?window=a")
-        while chain.live is None or chain.live.summary["labels"] < count:
-            time.sleep(0.002)
+        wait(lambda: chain.live is not None and chain.live.summary["labels"] >= count)
         self.note("new model, after the label", begin)
-        while (chain.live_figures or {}).get("estimate") is None:
-            time.sleep(0.005)
+        wait(lambda: chain.live_figures["estimate"] is not None)
         self.note("new order and estimate, after the label", begin)
         time.sleep(0.5)
         return self.next("next image, later")

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from monai_weckd.annotation.chain_folder import folder_state, read_given, students_of
 from monai_weckd.annotation.growth import grow_chain
+from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveModel
 from monai_weckd.annotation.order import Scores, Suggestion
@@ -79,11 +80,12 @@ class AnnotatedChain:
         if ahead < 1:
             raise ValueError(f"ahead: expected 1 image or more, got {ahead}. Pass e.g. 24.")
         self.bundle = bundle
+        self.words = LabelWords(bundle.kind)
         self.output_dir = Path(output_dir)
         self.val_fraction = val_fraction
         self.ahead = ahead
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._upcoming = Upcoming(bundle.classes, seed=bundle.seed, ahead=ahead)
+        self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead)
         self._learning = Learning(bundle)
         self._waiting: tuple[Any, Any, list[Mapping[str, Any]]] = (None, None, [])
         self._scores = Scores.empty("")
@@ -105,6 +107,12 @@ class AnnotatedChain:
     def accepted(self) -> list[dict[str, Any]]:
         """Records of the accepted stages; the student of the last one is the model."""
         return [stage for stage in self.stages if stage["accepted"]]
+
+    @property
+    def thresholds(self) -> list[float | None] | None:
+        """From which probability on the model calls each finding present; None where an image has one class."""
+        accepted = self.accepted
+        return list(accepted[-1]["thresholds"]) if accepted and self.bundle.kind.findings else None
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -166,7 +174,7 @@ class AnnotatedChain:
             readable,
             labels,
             self.given,
-            classes=self.bundle.classes,
+            words=self.words,
             policy=self.bundle.policy,
             val_fraction=self.val_fraction,
             seed=self.bundle.seed,
@@ -180,7 +188,7 @@ class AnnotatedChain:
         part.mkdir()
         try:
             self.bundle.train(
-                labeled_items(readable, labels, self.bundle.classes),
+                labeled_items(readable, labels, self.words),
                 plan,
                 part,
                 previous=self.path if self.stages else None,
@@ -283,10 +291,13 @@ class AnnotatedChain:
             return scores
         ids = tuple(item["id"] for item in new)
         if earlier.ids != ids or earlier.made_by not in [*students][-2:-1]:
-            return scores.with_more(ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable)
+            return scores.with_more(
+                ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable, findings=self.bundle.kind.findings
+            )
         # the student before the last one has scored the same images
         features, probabilities = self.bundle.embed(new, [*students.values()][-1:])
-        found = scores.with_more(ids, features, np.stack([earlier.probabilities, *probabilities]), unreadable)
+        both = np.stack([earlier.probabilities, *probabilities])
+        found = scores.with_more(ids, features, both, unreadable, findings=self.bundle.kind.findings)
         return found.sharing(earlier)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
@@ -338,6 +349,11 @@ class AnnotatedChain:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
             given = read_given(folder / "given.json")
             known = tuple(chain["classes"])
+            if bool(chain.get("findings")) != self.bundle.kind.findings:
+                raise ValueError(
+                    f"output_dir: expected a chain of {'findings' if self.bundle.kind.findings else 'classes'}, got "
+                    f"another kind in {self.output_dir}. Pass another folder, or the bundle of that chain."
+                )
             if known != self.bundle.classes:
                 if known == self.bundle.classes[: len(known)]:
                     self._grow(folder)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.annotation.label_words import LabelWords, known_findings
 from monai_weckd.annotation.live import LiveModel
 from monai_weckd.annotation.order import Scores
 from monai_weckd.utils.messages import nearest
@@ -28,6 +29,7 @@ __all__ = ["SHOWN", "Explorer", "Wish"]
 
 # what a list may be of
 SHOWN = ("all", "unlabeled", "labeled", "unsure", "contradicted", "unreadable", "queued")
+_NONE = "no finding"
 _STEPS = 10_000  # coordinates are whole numbers below this
 
 
@@ -38,7 +40,7 @@ class Wish:
     Args:
         show: one of :data:`SHOWN`. "unsure" are images without a label, the smallest margin first; "contradicted" are
             labels that differ from what cross-validation predicts, the largest disagreement first.
-        label: class or answer that the images have, default None: any or none.
+        label: class, answer or, of findings, the first that is present, default None: any or none.
         predicted: class that the model predicts, default None: any or none.
         person: who gave the label, default None: anybody.
 
@@ -52,63 +54,104 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class _Opinions:
-    """What a person may know of the scored images: N images, C classes.
+    """What a person may know of the scored images: N images, C classes or findings.
 
     Args:
         scores: scores of the images.
-        words: classes, then answers.
+        words: how labels are written.
         given: label that the person may know, and who gave it, by id of any image.
-        probabilities: class probabilities by a model that has not learned from the image's label, (N, C), NaN where
-            there is none or the person may not know it.
-        change: total variation distance between the last two models, (N,), NaN likewise.
+        probabilities: by a model that has not learned from the image's label, (N, C), NaN where there is none or the
+            person may not know it.
+        change: total variation distance between the last two models, of findings its mean, (N,), NaN likewise.
 
     """
 
     scores: Scores
-    words: tuple[str, ...]
+    words: LabelWords
     given: Mapping[str, tuple[str, str | None]]
     probabilities: np.ndarray
     change: np.ndarray
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an image can be shown as: the classes or findings, no finding, the answers."""
+        kind = self.words.kind
+        return (*kind.names, *((_NONE,) if kind.findings else ()), *self.words.answers)
+
+    def word_of(self, label: str) -> int:
+        """Return the place of a label in ``names``; of findings, the first one that is present counts."""
+        if label in self.words.answers or not self.words.kind.findings:
+            return self.names.index(label)
+        present = [name for name, value in known_findings(label).items() if value]
+        return self.names.index(present[0] if present else _NONE)
+
     @cached_property
     def labels(self) -> np.ndarray:
-        """Word of each image, -1 without a label, (N,)."""
-        index, found = {word: place for place, word in enumerate(self.words)}, np.full(len(self.scores.ids), -1)
+        """Place in ``names`` of each image's label, -1 without one, (N,)."""
+        found = np.full(len(self.scores.ids), -1)
         for key, (label, _) in self.given.items():
             if (row := self.scores.places.get(key)) is not None:
-                found[row] = index[label]
+                found[row] = self.word_of(label)
         return found
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """Most probable class, -1 where there is none, (N,)."""
+        """Place in ``names`` of the most probable class, -1 where there is none, (N,)."""
         found = np.full(len(self.probabilities), -1)
         if self.probabilities.shape[1]:
             known = ~np.isnan(self.probabilities).any(axis=1)
-            found[known] = self.probabilities[known].argmax(axis=1)
+            chances = self.probabilities[known]
+            found[known] = chances.argmax(axis=1)
+            if self.words.kind.findings:
+                found[np.flatnonzero(known)[chances.max(axis=1) < 0.5]] = len(self.words.kind.names)
+        return found
+
+    @cached_property
+    def _against(self) -> dict[int, tuple[float, bool]]:
+        """How far the prediction is from the label, and whether it is another one, by row of the labeled images."""
+        found = {}
+        for key, (label, _) in self.given.items():
+            row = self.scores.places.get(key)
+            if row is None or self.predicted[row] < 0 or label in self.words.answers:
+                continue
+            value, chances = self.words.value(label), self.probabilities[row]
+            if self.words.kind.findings:
+                told = value >= 0
+                found[row] = (
+                    float(np.abs(value - chances)[told].mean()),
+                    bool(((chances >= 0.5) != (value == 1))[told].any()),
+                )
+            else:
+                found[row] = float(1 - chances[value]), bool(chances.argmax() != value)
         return found
 
     @cached_property
     def disagreement(self) -> np.ndarray:
         """Total variation distance of a label to its prediction, or else ``change``, (N,)."""
         found = self.change.copy()
-        rows = np.flatnonzero((self.labels >= 0) & (self.labels < self.probabilities.shape[1]))
-        found[rows] = 1 - self.probabilities[rows, self.labels[rows]]
+        for row, (distance, _) in self._against.items():
+            found[row] = distance
         return found
 
-    def rows(self, show: str) -> np.ndarray:
-        """Return the rows of the images that a list has, in its order."""
-        classes = self.probabilities.shape[1]
-        if show == "unsure":
-            ordered = np.sort(self.probabilities, axis=1)
-            margin = ordered[:, -1] - ordered[:, -2] if classes > 1 else np.full(len(ordered), np.nan)
-            rows = np.flatnonzero((self.labels < 0) & (self.predicted >= 0))
-            return rows[np.argsort(margin[rows], kind="stable")]
-        if show == "contradicted":
-            is_class = (self.labels >= 0) & (self.labels < classes)
-            rows = np.flatnonzero(is_class & (self.predicted >= 0) & (self.predicted != self.labels))
-            return rows[np.argsort(-self.disagreement[rows], kind="stable")]
-        raise AssertionError(f"no order of its own: {show}")
+    def contradicts(self, row: int) -> bool:
+        """Return whether the label of an image is another one than its prediction."""
+        return row in self._against and self._against[row][1]
+
+    def unsure(self) -> np.ndarray:
+        """Return the rows of images without a label, the smallest margin first."""
+        rows = np.flatnonzero((self.labels < 0) & (self.predicted >= 0))
+        chances = self.probabilities[rows]
+        if self.words.kind.findings:
+            margin = np.abs(2 * chances - 1).mean(axis=1)
+        else:
+            ordered = np.sort(chances, axis=1)
+            margin = ordered[:, -1] - ordered[:, -2] if len(rows) else np.zeros(0)
+        return rows[np.argsort(margin, kind="stable")]
+
+    def contradicted(self) -> list[int]:
+        """Return the rows of labels that differ from their predictions, the largest distance first."""
+        rows = [row for row in self._against if self.contradicts(row)]
+        return sorted(rows, key=lambda row: -self._against[row][0])
 
 
 class Explorer:
@@ -134,7 +177,8 @@ class Explorer:
 
         Returns:
             ``ids``; ``x`` and ``y``, the first two principal components, from 0 to 9999; ``label``, an index into
-            ``words`` (the classes, then the answers); ``predicted``, likewise; ``disagreement`` in percent. -1 stands
+            ``words`` (the classes or findings, then the answers); ``predicted``, likewise, into the first
+            ``predictable`` of them; ``disagreement`` in percent. -1 stands
             for what is not known. A label's prediction is by a head that saw no label of its group.
 
         """
@@ -148,8 +192,8 @@ class Explorer:
         places = ((shown - low) / np.where(high > low, high - low, 1) * (_STEPS - 1)).astype(int)
         percent = np.nan_to_num(np.round(100 * known.disagreement[kept]), nan=-1).astype(int)
         return {
-            "words": list(known.words),
-            "classes": len(session.classes),
+            "words": list(known.names),
+            "predictable": len(known.names) - len(session.answers),
             "ids": [known.scores.ids[place] for place in kept],
             "x": places[:, 0].tolist(),
             "y": places[:, 1].tolist(),
@@ -172,7 +216,7 @@ class Explorer:
 
         """
         known = self._opinions(who)
-        _check(wish, known.words, self._session.classes)
+        _check(wish, known.names)
         keys = [key for key in self._listed(wish.show, known, who) if _suits(key, wish, known)]
         images = [self._described(key, known) for key in keys[first : first + count]]
         people = sorted({name for _, name in known.given.values() if name is not None})
@@ -214,7 +258,8 @@ class Explorer:
         if show == "labeled":
             return [key for key in reversed(list(session.store.entries)) if key in known.given and key in items]
         if show in ("unsure", "contradicted"):
-            return (key for row in known.rows(show) if (key := known.scores.ids[row]) in items)
+            rows = known.unsure() if show == "unsure" else known.contradicted()
+            return (key for row in rows if (key := known.scores.ids[row]) in items)
         return (key for key in items if show == "all" or (key not in known.given and key not in unreadable))
 
     def _described(self, key: str, known: _Opinions) -> dict[str, Any]:
@@ -223,13 +268,15 @@ class Explorer:
         found = {"id": key, "label": label, "who": giver, "reason": self._session.chain.unreadable.get(key)}
         predicted = -1 if row is None else int(known.predicted[row])
         if row is None or predicted < 0:
-            return {**found, "predicted": None, "probability": None, "disagreement": None}
+            return {**found, "predicted": None, "probability": None, "disagreement": None, "contradicted": False}
         disagreement = float(known.disagreement[row])
         return {
             **found,
-            "predicted": known.words[predicted],
-            "probability": float(known.probabilities[row, predicted]),
+            "predicted": known.names[predicted],
+            # of no finding: that of the most probable one is below one half
+            "probability": float(known.probabilities[row].max()),
             "disagreement": None if np.isnan(disagreement) else disagreement,
+            "contradicted": known.contradicts(row),
         }
 
     def _opinions(self, who: str | None) -> _Opinions:
@@ -244,7 +291,8 @@ class Explorer:
         if blind:
             probabilities, change = probabilities.copy(), change.copy()
             probabilities[blind], change[blind] = np.nan, np.nan
-        return _Opinions(scores, (*session.classes, *session.answers), given, probabilities, change)
+        words = LabelWords(session.chain.bundle.kind, session.answers)
+        return _Opinions(scores, words, given, probabilities, change)
 
     def _judgments(self, scores: Scores, labeled: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions of all images, each by a model that has not seen its label, and how they changed."""
@@ -261,7 +309,8 @@ def _judgments(scores: Scores, live: LiveModel | None, labeled: Collection[str])
     found = np.array(live.probabilities if learns and live is not None else student, dtype=np.float64)
     change = np.full(len(scores.ids), np.nan)
     if learns and student.shape[1]:
-        change = 0.5 * np.abs(found - student).sum(axis=1)
+        distance = np.abs(found - student)
+        change = distance.mean(axis=1) if live is not None and live.kind.findings else 0.5 * distance.sum(axis=1)
     elif scores.disagreement.any():
         change = scores.disagreement.astype(np.float64)
     rows = [row for key in labeled if (row := scores.places.get(key)) is not None]
@@ -273,19 +322,17 @@ def _judgments(scores: Scores, live: LiveModel | None, labeled: Collection[str])
 
 def _suits(key: str, wish: Wish, known: _Opinions) -> bool:
     label, giver = known.given.get(key, (None, None))
-    if wish.label not in (None, label) or wish.person not in (None, giver):
+    if wish.person not in (None, giver):
+        return False
+    if wish.label is not None and (label is None or known.names[known.word_of(label)] != wish.label):
         return False
     if wish.predicted is None:
         return True
     row = known.scores.places.get(key)
-    return row is not None and known.predicted[row] >= 0 and known.words[known.predicted[row]] == wish.predicted
+    return row is not None and known.predicted[row] >= 0 and known.names[known.predicted[row]] == wish.predicted
 
 
-def _check(wish: Wish, words: Sequence[str], classes: Sequence[str]) -> None:
-    for name, value, known in (
-        ("show", wish.show, SHOWN),
-        ("label", wish.label, words),
-        ("predicted", wish.predicted, classes),
-    ):
+def _check(wish: Wish, names: Sequence[str]) -> None:
+    for what, value, known in (("show", wish.show, SHOWN), ("label", wish.label, names), ("predicted", wish.predicted, names)):
         if value is not None and value not in known:
-            raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}. {nearest(value, known)}")
+            raise ValueError(f"{what}: expected one of {list(known)}, got {value!r}. {nearest(value, known)}")

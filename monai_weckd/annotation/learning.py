@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.live import Estimates, LiveHead, LiveModel
 from monai_weckd.annotation.order import Scores
 from monai_weckd.annotation.training import AnnotatedBundle
@@ -36,6 +37,7 @@ class Learning:
 
     def __init__(self, bundle: AnnotatedBundle) -> None:
         self._bundle = bundle
+        self._words = LabelWords(bundle.kind)
         self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # with its features
         self._model: tuple[np.ndarray | None, LiveModel | None] = (None, None)
         self._groups: tuple[Any, dict[str, str]] = (None, {})
@@ -45,12 +47,12 @@ class Learning:
         """Solve the head. One thread may call it at a time.
 
         Nothing happens if the bundle's stages solve no head, before the images are scored, and while fewer than two
-        classes have a label.
+        classes, or no finding on both sides, have a label.
 
         Args:
             scores: scores of the images.
             items: all images.
-            labels: class of each labeled image by its id.
+            labels: label of each labeled image by its id.
 
         """
         if not scores.ids:
@@ -59,8 +61,7 @@ class Learning:
             self._head = scores.features, self._bundle.live_head(scores.ids, scores.features)
         head = self._head[1]
         if head is not None:
-            index = {name: place for place, name in enumerate(self._bundle.classes)}
-            given = {key: index[label] for key, label in labels.items()}
+            given = {key: self._words.plain(label) for key, label in labels.items()}
             self._model = scores.features, head.solve(given, self._groups_of(items))
 
     def estimate(self, scores: Scores, items: Sequence[Mapping[str, Any]]) -> None:

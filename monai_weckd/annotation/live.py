@@ -24,9 +24,12 @@ import numpy as np
 import torch
 
 from monai_weckd.data.embedding import feature_moments
-from monai_weckd.engines.solver import estimate_layer, fit_layer, layer_inputs, solve_layer
-from monai_weckd.metrics import classification_metrics
+from monai_weckd.engines.label_task import task_of
+from monai_weckd.engines.solver import estimate_layer, fit_layer, layer_inputs, solve_finding_layer, solve_layer
+from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
 from monai_weckd.networks import SolvedHead, StandardizedLinear
+from monai_weckd.plan.label_kind import Label, LabelKind
+from monai_weckd.utils.enums import UNLABELED
 
 __all__ = ["Estimates", "LiveHead", "LiveModel"]
 
@@ -41,51 +44,59 @@ class LiveModel:
 
     Args:
         ids: ids of the images, N.
+        kind: names of the C classes or findings.
         inputs: what its weights are multiplied with, (N, D).
         weight: its weights, (C, D).
         bias: (C,).
         head: the solved head, before calibration.
         labeled: indices of the labeled images, n, in the order of the head's ``out_of_fold``.
-        target: class of each, (n,).
-        temperature: by which the logits that cross-validation holds out are calibrated.
+        target: class of each, (n,), or findings, (n, C).
+        judged: probabilities of each by a head that saw no label of its group, (n, C), NaN where there is none.
 
     """
 
     ids: tuple[str, ...]
+    kind: LabelKind
     inputs: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
     head: SolvedHead
     labeled: tuple[int, ...]
     target: torch.Tensor
-    temperature: float
+    judged: np.ndarray
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Class probabilities of all images, (N, C)."""
+        """Probabilities of all images, (N, C)."""
         with torch.no_grad():
             logits = torch.nn.functional.linear(self.inputs, self.weight, self.bias)
-        return torch.softmax(logits, dim=1).numpy()
+        return task_of(self.kind).probabilities(logits).numpy()
 
     @cached_property
     def held_out(self) -> dict[str, np.ndarray]:
-        """Class probabilities, (C,), of each labeled image by a head that saw no label of its group.
+        """Probabilities, (C,), of each labeled image by a head that saw no label of its group.
 
-        Images are missing whose class no other group has.
+        Images are missing whose class no other group has; of findings, NaN stands for what was not held out.
         """
-        # minus infinity stands for a class without a label, and would be NaN times a temperature of 0
-        rows = torch.softmax(self.head.out_of_fold.clamp(min=-1e4) / self.temperature, dim=1).numpy()
-        places = zip(self.labeled, rows, strict=True)
-        return {self.ids[place]: row for place, row in places if not np.isnan(row).any()}
+        places = zip(self.labeled, self.judged, strict=True)
+        return {self.ids[place]: row for place, row in places if not np.isnan(row).all()}
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """``labels``, their number, and ``balanced_accuracy`` in cross-validation, None where it is unknown."""
-        logs = self.head.out_of_fold
-        value = None
-        if not logs.isnan().any():
-            value = classification_metrics(logs.exp().numpy(), self.target.numpy())["balanced_accuracy"]
-        return {"labels": len(self.target), "balanced_accuracy": value}
+        """``labels``, their number, and in cross-validation ``balanced_accuracy``, or ``macro_auc`` of findings.
+
+        None stands for a figure that is unknown. Of findings there are ``thresholds``, too.
+        """
+        found: dict[str, Any] = {"labels": len(self.target)}
+        known = ~np.isnan(self.judged)
+        if self.kind.findings:
+            told = np.where(known, self.target.numpy(), UNLABELED)
+            judged = np.nan_to_num(self.judged)
+            thresholds = finding_thresholds(judged, told)
+            metrics = finding_metrics(judged, told, thresholds)
+            return {**found, "macro_auc": metrics["macro_auc"], "thresholds": thresholds}
+        value = classification_metrics(self.judged, self.target.numpy())["balanced_accuracy"] if known.all() else None
+        return {**found, "balanced_accuracy": value}
 
 
 class LiveHead:
@@ -97,10 +108,12 @@ class LiveHead:
         layer: the head, which is changed.
         ids: ids of the images, N.
         features: input of the head, (N, D).
+        kind: names of the classes or findings.
 
     """
 
-    def __init__(self, layer: torch.nn.Linear, ids: Sequence[str], features: np.ndarray) -> None:
+    def __init__(self, layer: torch.nn.Linear, ids: Sequence[str], features: np.ndarray, kind: LabelKind) -> None:
+        self._kind = kind
         self.ids = tuple(ids)
         self._place = {key: place for place, key in enumerate(self.ids)}
         self._layer = layer
@@ -113,29 +126,35 @@ class LiveHead:
             for part, out in zip(rows.split(_CHUNK), self._inputs.split(_CHUNK), strict=True):
                 out.copy_(layer_inputs(layer, part))
 
-    def solve(self, labels: Mapping[str, int], groups: Mapping[str, str]) -> LiveModel | None:
-        """Return the head for some labels, None while fewer than two classes have one.
+    def solve(self, labels: Mapping[str, Label], groups: Mapping[str, str]) -> LiveModel | None:
+        """Return the head for some labels, None while fewer than two classes, or no finding on both sides, have one.
 
         Args:
-            labels: class of each labeled image by its id; other images are passed over.
+            labels: class of each labeled image by its id, or a value for each finding; other images are passed over.
             groups: group of each of them.
 
         """
         places = sorted(self._place[key] for key in labels if key in self._place)  # in the order of a stage
         known = [self.ids[place] for place in places]
-        target = torch.tensor([labels[key] for key in known])
-        if len(target.unique()) < 2:
+        target = task_of(self._kind).target([labels[key] for key in known])
+        if not _is_enough(target):
             return None
-        names = [groups[key] for key in known]
-        head, temperature = solve_layer(self._layer, self._inputs[places], target, names, self._scaling)
+        given = self._inputs[places], target, [groups[key] for key in known], self._scaling
+        if self._kind.findings:
+            head, calibration = solve_finding_layer(self._layer, *given)
+            judged = torch.sigmoid(calibration.of_logits(head.out_of_fold))
+        else:
+            head, temperature = solve_layer(self._layer, *given)
+            # not minus infinity, which a class without a label has
+            judged = torch.softmax(head.out_of_fold.clamp(min=-1e4) / temperature, dim=1)
         weight, bias = self._layer.weight.detach().clone(), self._layer.bias.detach().clone()
-        return LiveModel(self.ids, self._inputs, weight, bias, head, tuple(places), target, temperature)
+        return LiveModel(self.ids, self._kind, self._inputs, weight, bias, head, tuple(places), target, judged.numpy())
 
     def estimate(self, model: LiveModel, groups: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the estimate of :py:func:`monai_weckd.engines.estimate.estimate_accuracy` for a model's head.
 
         At most 4,096 images without a label, evenly spaced, stand for all. None where a stage would have none: while
-        some class has labels in fewer than two groups, and once more images have a label than lack one.
+        some class has labels in fewer than two groups, once more images have a label than lack one, and of findings.
 
         Args:
             model: result of :py:meth:`solve`.
@@ -144,15 +163,22 @@ class LiveHead:
         """
         labeled = set(model.labeled)
         others = [place for place, key in enumerate(self.ids) if key in groups and place not in labeled]
-        classes = self._layer.out_features
-        whole = not model.head.out_of_fold.isnan().any() and len(model.target.unique()) == classes
-        if not whole or len(others) < len(labeled):
+        if self._kind.findings or np.isnan(model.judged).any() or len(others) < len(labeled):
+            return None
+        if len(model.target.unique()) < len(self._kind.names):
             return None
         some = others[:: math.ceil(len(others) / _SAMPLE)]
         known, unknown = (([groups[self.ids[place]] for place in part]) for part in (model.labeled, some))
         told = self._inputs[[*model.labeled]], model.target, known
         sample = self._inputs[some], unknown
         return estimate_layer(model.head, told, [sample], self._scaling, share=len(others) / len(some))
+
+
+def _is_enough(target: torch.Tensor) -> bool:
+    """Return whether a head can be solved for some labels, (N,) or (N, F)."""
+    if target.ndim == 1:
+        return len(target.unique()) > 1
+    return bool(((target == 0).any(dim=0) & (target == 1).any(dim=0)).any())
 
 
 class Estimates:

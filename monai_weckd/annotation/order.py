@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monai_weckd.data.npz import read_array
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
 from monai_weckd.selection.projection import main_components
@@ -61,7 +62,8 @@ class Scores:
         ids: ids of the images.
         features: input of the head, (N, D).
         probabilities: class probabilities, (N, C), or (N, 0) before there is a student.
-        disagreement: total variation distance to the probabilities of the previous student, (N,); 0 without one.
+        disagreement: total variation distance to the probabilities of the previous student, of findings its mean,
+            (N,); 0 without one.
         unreadable: reason by id for each image that cannot be read.
         file: file that holds the features, None if they are not saved.
 
@@ -91,7 +93,13 @@ class Scores:
         return cls(made_by, (), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32), np.zeros(0), {})
 
     def with_more(
-        self, ids: Sequence[str], features: np.ndarray, probabilities: np.ndarray, unreadable: Mapping[str, str]
+        self,
+        ids: Sequence[str],
+        features: np.ndarray,
+        probabilities: np.ndarray,
+        unreadable: Mapping[str, str],
+        *,
+        findings: bool = False,
     ) -> Scores:
         """Return new scores that also cover further images.
 
@@ -100,10 +108,14 @@ class Scores:
             features: (n, D).
             probabilities: by the last students, the newest last, (number of students, n, C).
             unreadable: reason by id for each image that cannot be read.
+            findings: whether the probabilities are those of findings, default False.
 
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
-        change = 0.5 * np.abs(last - probabilities[-2]).sum(axis=1) if len(probabilities) > 1 else np.zeros(len(ids))
+        change = np.zeros(len(ids))
+        if len(probabilities) > 1:
+            differ = np.abs(last - probabilities[-2])
+            change = differ.mean(axis=1) if findings else 0.5 * differ.sum(axis=1)
         rows, chances, changes = features, last, change
         if self.ids:
             parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
@@ -193,7 +205,7 @@ def suggest(
     items: Sequence[Mapping[str, Any]],
     labeled: Container[str],
     *,
-    classes: Sequence[str],
+    kind: LabelKind,
     count: int,
     stage: int,
     seed: int,
@@ -210,7 +222,7 @@ def suggest(
         scores: scores of the images.
         items: all images, dictionaries with ``id`` and, where known, ``group``.
         labeled: images with a label, by id.
-        classes: class names in the order of their indices.
+        kind: names of the classes or findings.
         count: how many, at least 1; fewer where fewer are left.
         stage: number of the stage that the labels are for, from 1.
         seed: seed of the draws.
@@ -239,6 +251,7 @@ def suggest(
         askable=np.ones(len(ids), dtype=bool),
         seed=seed,
         stage=stage,
+        findings=kind.findings,
         projected=True,
     )
     places = select_items("herding", context, count=min(count, left))
@@ -247,9 +260,9 @@ def suggest(
         return unseen + [Suggestion(key, "stands for many images without a label", None) for key in chosen]
     chosen_rows = sorted(
         (int(rows[place]) for place in places),
-        key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row])),
+        key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row], kind)),
     )
-    return unseen + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
+    return unseen + [_reasoned(scores, row, kind) for row in chosen_rows]
 
 
 def components(scores: Scores) -> np.ndarray:
@@ -262,17 +275,21 @@ def components(scores: Scores) -> np.ndarray:
     return main_components(scores.features, np.arange(len(scores.ids)))
 
 
-def _margin(probabilities: np.ndarray) -> float:
+def _margin(probabilities: np.ndarray, kind: LabelKind) -> float:
+    if kind.findings:
+        return float(np.abs(2 * probabilities - 1).mean())
     second, first = np.sort(probabilities)[-2:]
     return float(first - second)
 
 
-def _reasoned(scores: Scores, row: int, classes: Sequence[str], stage: int) -> Suggestion:
+def _reasoned(scores: Scores, row: int, kind: LabelKind) -> Suggestion:
     probabilities = scores.probabilities[row]
-    second, first = np.argsort(probabilities, kind="stable")[-2:]
-    reason = (
-        f"stands for uncertain images; {classes[first]!r} or {classes[second]!r} (margin {_margin(probabilities):.2f})"
-    )
+    if kind.findings:
+        what = f"{kind.names[int(np.abs(probabilities - 0.5).argmin())]!r} or not"
+    else:
+        second, first = np.argsort(probabilities, kind="stable")[-2:]
+        what = f"{kind.names[first]!r} or {kind.names[second]!r}"
+    reason = f"stands for uncertain images; {what} (margin {_margin(probabilities, kind):.2f})"
     if scores.disagreement[row] > 0:
         reason += f"; the last two students differ by {scores.disagreement[row]:.2f}"
     return Suggestion(scores.ids[row], reason, probabilities)

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
+from monai_weckd.plan.label_kind import LabelKind
 
 __all__ = ["AnnotationSession"]
 
@@ -78,9 +79,12 @@ class AnnotationSession:
         self.label_budget = label_budget
         self.chain = chain
         self.studies = Path(studies)
-        known = [spelled_as(name, ANSWERS) for name in chain.bundle.classes]
+        kind = chain.bundle.kind
+        known = [spelled_as(name, ANSWERS) for name in kind.names]
         self.answers = tuple(answer for answer in ANSWERS if answer not in known)
-        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
+        self.store = LabelStore(
+            chain.output_dir / "labels.json", kind.names, answers=self.answers, findings=kind.findings
+        )
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
         self.queues = Queues()
@@ -103,8 +107,14 @@ class AnnotationSession:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their indices."""
-        return self.chain.bundle.classes
+        """Names of the classes, or of the findings, in the order of their indices."""
+        return self.kind.names
+
+    @property
+    def kind(self) -> LabelKind:
+        """Names of the classes or findings."""
+        kind: LabelKind = self.chain.bundle.kind
+        return kind
 
     @property
     def items(self) -> dict[str, dict[str, Any]]:
@@ -167,7 +177,7 @@ class AnnotationSession:
     def put_label(
         self,
         image_id: str,
-        label: str,
+        label: str | Mapping[str, Any],
         /,
         *,
         who: str | None = None,
@@ -179,7 +189,8 @@ class AnnotationSession:
 
         Args:
             image_id: id of the image.
-            label: the class, or one of ``answers``: the image is then set aside, and neither asked for nor trained on.
+            label: the class, or findings (see :py:meth:`LabelWords.spelled`), or one of ``answers``: the image is then
+                set aside, and neither asked for nor trained on.
             who: the person, default None: unknown.
             info: further information to keep with the label.
             undo: whether this takes back a correction, default False.
@@ -321,7 +332,7 @@ class AnnotationSession:
         predictor = self._predictor()
         if predictor is None:
             raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
-        return described(predictor.predict(path), self.classes)
+        return described(predictor.predict(path), self.classes, self.chain.thresholds)
 
     def _predictor(self) -> ImagePredictor | None:
         accepted = self.chain.accepted
@@ -348,7 +359,7 @@ class AnnotationSession:
             self._usable,
             self.labels,
             chain.given,
-            classes=self.classes,
+            words=self.store.words,
             policy=chain.bundle.policy,
             val_fraction=chain.val_fraction,
             seed=chain.bundle.seed,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.annotation.order import Scores, Suggestion, components, suggest
+from monai_weckd.plan.label_kind import LabelKind
 
 __all__ = ["Upcoming"]
 
@@ -28,14 +29,14 @@ class Upcoming:
     """Images to label next, some at a time; see :py:func:`monai_weckd.annotation.order.suggest` for the order.
 
     Args:
-        classes: class names in the order of their indices.
+        kind: names of the classes or findings.
         seed: seed of the draws.
         ahead: how many to choose at a time.
 
     """
 
-    def __init__(self, classes: Sequence[str], *, seed: int, ahead: int) -> None:
-        self._classes, self._seed, self._ahead = classes, seed, ahead
+    def __init__(self, kind: LabelKind, *, seed: int, ahead: int) -> None:
+        self._kind, self._seed, self._ahead = kind, seed, ahead
         self._kept: tuple[Any, list[Suggestion]] = ((), [])
         self._most = 1
         self._present: tuple[Any, frozenset[str]] = (None, frozenset())
@@ -120,7 +121,7 @@ class Upcoming:
             scores,
             items,
             labeled,
-            classes=self._classes,
+            kind=self._kind,
             count=self._ahead + self._most - 1,
             stage=stage,
             seed=self._seed,

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from monai_weckd.annotation import AnnotationSession, take_labels
-from monai_weckd.annotation.store import rebuild_labels
+from monai_weckd.annotation.label_files import rebuild_labels
+from monai_weckd.plan.label_kind import LabelKind
 
 NAMES = ["a.png", "b/b.png", "c.png"]
 
@@ -30,7 +31,7 @@ def here(tmp_path):
     for name in NAMES:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
-    bundle = SimpleNamespace(classes=("ill", "well"), spatial_dims=2, root=Path("a_bundle"), seed=0)
+    bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
     chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None)
     return AnnotationSession(chain, tmp_path / "images")
 

@@ -20,8 +20,9 @@ from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.order import Scores
 from monai_weckd.networks import StandardizedLinear
+from monai_weckd.plan.label_kind import LabelKind
 
-CLASSES = ("ill", "well")
+KIND = LabelKind(("ill", "well"))
 IDS = [f"{place:02}.png" for place in range(40)]
 ITEMS = [{"id": key} for key in IDS]
 
@@ -36,8 +37,8 @@ def scores_of(ids):
 def learning():
     made = []
     bundle = SimpleNamespace(
-        classes=CLASSES,
-        live_head=lambda ids, features: made.append(len(ids)) or LiveHead(StandardizedLinear(4, 2), ids, features),
+        kind=KIND,
+        live_head=lambda ids, features: made.append(len(ids)) or LiveHead(StandardizedLinear(4, 2), ids, features, KIND),
     )
     learning = Learning(bundle)
     learning.made = made
@@ -45,7 +46,7 @@ def learning():
 
 
 def labels(count):
-    return {key: CLASSES[place % 2] for place, key in enumerate(IDS[:count])}
+    return {key: KIND.names[place % 2] for place, key in enumerate(IDS[:count])}
 
 
 def test_figures_follow_the_labels(learning):

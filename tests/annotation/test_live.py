@@ -22,6 +22,7 @@ from sklearn.metrics import balanced_accuracy_score
 from monai_weckd.annotation import AnnotationSession
 from monai_weckd.annotation.live import Estimates, LiveHead
 from monai_weckd.networks import StandardizedLinear
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def draw(count, seed=0):
@@ -35,7 +36,7 @@ def draw(count, seed=0):
 def heads(layer):
     features, labels = draw(60)
     ids = [f"{place}.png" for place in range(60)]
-    return LiveHead(layer, ids, features), ids, labels
+    return LiveHead(layer, ids, features, LabelKind(("a", "b", "c"))), ids, labels
 
 
 @pytest.mark.parametrize("kind", [torch.nn.Linear, StandardizedLinear])

@@ -17,10 +17,11 @@ import pytest
 from monai_weckd.annotation import upcoming
 from monai_weckd.annotation.order import Scores, components, suggest
 from monai_weckd.annotation.upcoming import Upcoming
+from monai_weckd.plan.label_kind import LabelKind
 
 IDS = [f"{place:02}.png" for place in range(60)]
 ITEMS = [{"id": key, "group": key} for key in IDS]
-CLASSES = ("ill", "well")
+KIND = LabelKind(("ill", "well"))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def ask(kept, scores, labeled=(), *, count=1, items=ITEMS, guide=None, how="next
 
 
 def test_the_order_is_made_some_images_at_a_time(scores, chosen):
-    kept, labeled = Upcoming(CLASSES, seed=0, ahead=8), []
+    kept, labeled = Upcoming(KIND, seed=0, ahead=8), []
     for _ in range(16):
         labeled += ask(kept, scores, labeled)
     assert (len(set(labeled)), len(chosen)) == (16, 2)
@@ -55,7 +56,7 @@ def test_the_order_is_made_some_images_at_a_time(scores, chosen):
 
 
 def test_a_new_order_is_ready_and_long_enough_for_the_next_request(scores, chosen):
-    kept = Upcoming(CLASSES, seed=0, ahead=4)
+    kept = Upcoming(KIND, seed=0, ahead=4)
     ask(kept, scores, count=10)
     guide = np.full((60, 2), 0.5)
     ask(kept, scores, IDS[:3], guide=guide, how="renew")
@@ -66,9 +67,9 @@ def test_a_new_order_is_ready_and_long_enough_for_the_next_request(scores, chose
 
 
 def test_points_are_computed_once_and_change_nothing(scores, monkeypatch):
-    kept = Upcoming(CLASSES, seed=0, ahead=1)
+    kept = Upcoming(KIND, seed=0, ahead=1)
     np.testing.assert_array_equal(kept.points(scores), components(scores))
-    options = {"classes": CLASSES, "count": 8, "stage": 1, "seed": 0}
+    options = {"kind": KIND, "count": 8, "stage": 1, "seed": 0}
     alone = [one.id for one in suggest(scores, ITEMS, (), **options)]
     monkeypatch.setattr(upcoming, "components", None)
     assert ask(kept, scores, count=8) == alone

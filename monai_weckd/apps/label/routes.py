@@ -29,7 +29,7 @@ __all__ = ["make_router"]
 class GivenLabel(BaseModel):
     """Body of a request that gives a label."""
 
-    label: str
+    label: str | dict[str, int | None]
     undo: bool = False
     settle: bool = False
 

@@ -59,9 +59,9 @@ function setOptions(id, names) {
   box.value = names.includes(value) ? value : "";
 }
 
-export function setWords({ words, classes }) {
+export function setWords({ words, predictable }) {
   setOptions("label-of", words);
-  setOptions("predicted-of", words.slice(0, classes));
+  setOptions("predicted-of", words.slice(0, predictable));
 }
 
 function line(...parts) {
@@ -87,7 +87,7 @@ function card(image) {
   }
   if (image.predicted !== null) {
     const text = line("Model: ", element("bdi", visible(image.predicted)), ` ${PERCENT.format(image.probability)}`);
-    if (image.label !== null && image.label !== image.predicted) text.className = "contradicted";
+    if (image.contradicted) text.className = "contradicted";
     made.append(text);
   }
   const buttons = [["More like this", () => act.like(image.id)], ["Label it next", () => act.queue([image.id])]].map(([words, go]) => {

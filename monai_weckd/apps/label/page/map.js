@@ -35,7 +35,7 @@ let view = zoomIdentity;
 let wanted = false;
 
 // Colors are given to groups, which the legend names; the first one has what is not known.
-export function colors({ words, classes, label, predicted, disagreement }, by) {
+export function colors({ words, predictable, label, predicted, disagreement }, by) {
   if (by === "disagreement") {
     const shades = Array.from({ length: SHADES }, (_, place) => ({
       name: `${place * 10}–${(place + 1) * 10} %`,
@@ -46,7 +46,7 @@ export function colors({ words, classes, label, predicted, disagreement }, by) {
       groupOf: disagreement.map((percent) => (percent < 0 ? 0 : 1 + Math.min(SHADES - 1, Math.floor(percent / 10)))),
     };
   }
-  const shown = by === "label" ? words : words.slice(0, classes);
+  const shown = by === "label" ? words : words.slice(0, predictable);
   const of = by === "label" ? label : predicted;
   return {
     groups: [
