@@ -31,7 +31,7 @@ from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveModel
-from monai_weckd.annotation.order import Scores, Suggestion
+from monai_weckd.annotation.order import Outputs, Scores, Suggestion
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.upcoming import Upcoming
@@ -269,6 +269,14 @@ class AnnotatedChain:
     def points(self) -> np.ndarray:
         """The points of the scored images between which distances count, (N, min(D, 64))."""
         return self._upcoming.points(self._scores)
+
+    @property
+    def outputs(self) -> Outputs:
+        """Features and current probabilities of all images: of the live head, else of the last student."""
+        scores, live = self._scores, self.live
+        if live is not None and live.ids == scores.ids:
+            return Outputs(scores.ids, scores.features, live.probabilities)
+        return Outputs(scores.ids, scores.features, scores.probabilities if scores.probabilities.shape[1] else None)
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.label_files import labeled_findings, note_export, read_labels
 from monai_weckd.annotation.label_words import known_findings
 from monai_weckd.annotation.readings import readings_of
-from monai_weckd.annotation.label_files import labeled_findings, note_export, read_labels
 from monai_weckd.data.columns import FINDING
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder

@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,10 @@ def read_upload(session: AnnotationSession, name: str, content: bytes) -> Incomi
         path = Path(folder, Path(name).name or "manifest.csv")
         path.write_bytes(content)
         try:
-            return read_incoming(session, path)
+            found = read_incoming(session, path)
         except ValueError as error:
             raise ValueError(str(error).replace(f"{folder}{os.sep}", "")) from None
+    return replace(found, missing=tuple(line.replace(f"{folder}{os.sep}", "") for line in found.missing))
 
 
 def read_incoming(session: AnnotationSession, manifest: str | os.PathLike[str]) -> IncomingLabels:

@@ -33,7 +33,7 @@ from monai_weckd.selection.projection import main_components
 from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
-__all__ = ["Scores", "Suggestion", "components", "suggest"]
+__all__ = ["Outputs", "Scores", "Suggestion", "components", "suggest"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,21 @@ class Suggestion(NamedTuple):
 
     id: str
     reason: str
+    probabilities: np.ndarray | None
+
+
+class Outputs(NamedTuple):
+    """What a network says of images.
+
+    Args:
+        ids: ids of the images.
+        features: input of the head, (N, D).
+        probabilities: (N, C); None before anything is learned.
+
+    """
+
+    ids: tuple[str, ...]
+    features: np.ndarray
     probabilities: np.ndarray | None
 
 

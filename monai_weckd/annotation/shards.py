@@ -106,8 +106,8 @@ def plan_next_stage(
 
     Raises:
         ValueError: When a label is unknown, fewer than two classes have a labeled group for training (and one for
-            validation, if there is any), no finding is known to be present and absent there, there is no new label for training, an earlier shard has no label
-            left, or one of its images is now in a validation group.
+            validation, if there is any), no finding is known to be present and absent there, there is no new label for
+            training, an earlier shard has no label left, or one of its images is now in a validation group.
 
     Example::
 

@@ -51,8 +51,8 @@ _LONGEST = 64  # characters of a name, and of an organization
 class LabelSRWriter:
     """Write the labels that a person gave to images as a DICOM structured report: Comprehensive SR after TID 1500.
 
-    It has a measurement group for each image. Its finding and qualitative evaluation "Labeled class" is the class; where
-    the image has findings, each that is known has a qualitative evaluation instead: present or absent.
+    It has a measurement group for each image. Its finding and qualitative evaluation "Labeled class" is the class;
+    where the image has findings, each that is known has an evaluation of its own: present or absent.
     Its observer is the person. It is preliminary and unverified, unless somebody verifies it. Needs ``highdicom``.
 
     Args:
@@ -78,7 +78,8 @@ class LabelSRWriter:
         """Return the report of images of one study.
 
         Args:
-            images: the class of each, or whether each known finding is present, by its name; and the image: a DICOM file, a folder with one series, or the files of a series.
+            images: the class of each, or whether each known finding is present, by its name; and the image: a DICOM
+                file, a folder with one series, or the files of a series.
             run: the series of the run that the report is part of, default None: it gets a series of its own.
             number: its InstanceNumber, default 1.
 

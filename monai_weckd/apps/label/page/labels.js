@@ -16,6 +16,7 @@ import { findNext, next, open } from "./images.js";
 import { saved } from "./panels.js";
 import { poll } from "./poll.js";
 import { ask, askJson, place, quoted } from "./server.js";
+import { worded } from "./words.js";
 
 export async function give(label) {
   if (nameless()) return;
@@ -39,11 +40,11 @@ async function save(image, label) {
       const previous = found === tried ? image.label : found;
       desk.pending = null;
       remember("given", [...remembered("given"), { id: image.id, label, previous }]);
-      say(saved(image.id, label, previous, image.label, desk.state.answers));
+      say(saved(image.id, label, previous, image.label, desk.state));
       image.label = label;
     },
     () => save(image, label),
-    `Not saved: ${quoted(image.id)} as ${quoted(label)}. `,
+    `Not saved: ${quoted(image.id)} as ${worded(label, desk.state)}. `,
   );
   if (!done) {
     say("");
@@ -112,6 +113,6 @@ async function takeBack({ id, label, previous }) {
     say(`Taken back: ${quoted(id)} has no label.`);
   } else {
     await ask("PUT", `weckd/label/${place(id)}`, { label: previous, undo: true });
-    say(`Taken back: ${quoted(id)} is ${quoted(previous)} again.`);
+    say(`Taken back: ${quoted(id)} is ${worded(previous, desk.state)} again.`);
   }
 }

@@ -13,6 +13,7 @@
 // been skipped and given in this window.
 
 import { desk, left, remembered, unnamed } from "./desk.js";
+import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
 import { open } from "./images.js";
 import { give, skip, undo } from "./labels.js";
 import { showAnswers, showChain, showClasses, showProgress } from "./panels.js";
@@ -35,13 +36,33 @@ function render() {
   byId("you").hidden = desk.state.person === null;
   byId("you-name").textContent = visible(desk.state.person ?? "");
   byId("change").hidden = !desk.state.asks_name;
-  showClasses(desk.state, desk.current, desk.busy || unnamed() || !desk.current?.ready);
-  showAnswers(desk.state, desk.current, desk.busy || unnamed() || !desk.current?.ready);
+  const closed = desk.busy || unnamed() || !desk.current?.ready;
+  (desk.state.findings ? showFindings : showClasses)(desk.state, desk.current, closed);
+  showAnswers(desk.state, desk.current, closed);
   showProgress(desk.state, limit, open);
   showReaders(desk.state, open);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : desk.current?.label ? "Next" : "Skip";
+}
+
+const COMMANDS = { s: skip, u: undo, t: train };
+const OF_FINDINGS = { n: normal, a: restAbsent };
+
+function actionOf(key, target) {
+  const name = /^[1-9]$/.test(key) ? desk.state.classes[Number(key) - 1] : undefined;
+  if (name !== undefined) return () => chosen(name);
+  const answer = Object.keys(desk.state.answers).find(([first]) => first === key);
+  if (answer !== undefined) return () => give(answer);
+  if (!desk.state.findings) return COMMANDS[key.toLowerCase()];
+  if (key === "Enter" || key === " ") return target.matches("button, summary, input, a") ? undefined : confirm;
+  return { ...COMMANDS, ...OF_FINDINGS }[key.toLowerCase()];
+}
+
+// A class labels the image; a finding waits until all is said.
+function chosen(name) {
+  if (desk.state.findings) toggle(name);
+  else give(name);
 }
 
 function onKey(event) {
@@ -58,21 +79,24 @@ function onKey(event) {
     return;
   }
   if (event.repeat || !byId("keys").checked || desk.state === null) return; // a key that is held labels one image
-  const isClass = /^[1-9]$/.test(key) && Number(key) <= desk.state.classes.length;
-  const answer = Object.keys(desk.state.answers).find(([first]) => first === key);
-  const word = isClass ? desk.state.classes[Number(key) - 1] : answer;
-  const action = word === undefined ? { s: skip, u: undo, t: train }[key.toLowerCase()] : () => give(word);
+  const action = actionOf(key, target);
   if (action === undefined) return;
   event.preventDefault(); // it may move the focus to where a key would be typed
   action();
 }
 
 desk.render = render;
-for (const id of ["classes", "answers"]) {
-  byId(id).addEventListener("click", ({ target }) => {
+for (const [id, act] of [["classes", chosen], ["answers", give]]) {
+  byId(id).addEventListener("click", ({ target, detail }) => {
     const button = target.closest("button");
-    if (button !== null) give(button.value);
+    if (button === null) return;
+    act(button.value);
+    // after a mouse, Enter is for the image again
+    if (desk.state.findings && detail > 0 && !unnamed()) byId("screen").focus({ preventScroll: true });
   });
+}
+for (const [id, act] of [["normal", normal], ["rest", restAbsent], ["confirm", confirm]]) {
+  byId(id).addEventListener("click", act);
 }
 byId("ask").addEventListener("submit", onName);
 byId("change").addEventListener("click", onChange);

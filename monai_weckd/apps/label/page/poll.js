@@ -14,7 +14,8 @@
 import { desk, say, WINDOW } from "./desk.js";
 import { isNews, next, predict } from "./images.js";
 import { ended, makeAnswers, makeClasses } from "./panels.js";
-import { askJson, byId, quoted, visible } from "./server.js";
+import { askJson, quoted, visible } from "./server.js";
+import { worded } from "./words.js";
 
 let polled = 0;
 let timer;
@@ -22,13 +23,14 @@ let timer;
 function take(found) {
   const before = desk.state;
   desk.state = found;
-  if (JSON.stringify(before?.classes) !== JSON.stringify(found.classes)) makeClasses(found.classes);
+  if (JSON.stringify(before?.classes) !== JSON.stringify(found.classes)) makeClasses(found);
   if (before === null) makeAnswers(Object.keys(found.answers));
   document.title = `Label: ${visible(found.bundle)}`;
   const other = found.last_labels.find(({ id }) => id === desk.current?.id);
   if (other !== undefined && desk.current.ready && !desk.busy && other.label !== desk.current.label) {
     desk.current.label = other.label;
-    say(`${quoted(other.id)} has just got the label ${quoted(other.label)} elsewhere.`);
+    desk.current.draft = undefined;
+    say(`${quoted(other.id)} has just got the label ${worded(other.label, found)} elsewhere.`);
   }
   const news = ended(before, found);
   if (news !== null) {
