@@ -68,7 +68,7 @@ def served(session: AnnotationSession) -> Iterator[http.client.HTTPConnection]:
     app.include_router(make_router(session))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=100))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not running.started:

@@ -245,7 +245,9 @@ class Explorer:
         cosine = points @ points[row]
         cosine[row] = 2  # before copies of itself
         ordered = (known.scores.ids[place] for place in np.argsort(-cosine, kind="stable"))
-        keys = [key for key, _ in zip((key for key in ordered if key in self._session.items), range(count), strict=False)]
+        keys = [
+            key for key, _ in zip((key for key in ordered if key in self._session.items), range(count), strict=False)
+        ]
         return {"total": len(keys), "images": [self._described(key, known) for key in keys]}
 
     def _listed(self, show: str, known: _Opinions, who: str | None) -> Iterator[str] | list[str]:
@@ -333,6 +335,10 @@ def _suits(key: str, wish: Wish, known: _Opinions) -> bool:
 
 
 def _check(wish: Wish, names: Sequence[str]) -> None:
-    for what, value, known in (("show", wish.show, SHOWN), ("label", wish.label, names), ("predicted", wish.predicted, names)):
+    for what, value, known in (
+        ("show", wish.show, SHOWN),
+        ("label", wish.label, names),
+        ("predicted", wish.predicted, names),
+    ):
         if value is not None and value not in known:
             raise ValueError(f"{what}: expected one of {list(known)}, got {value!r}. {nearest(value, known)}")

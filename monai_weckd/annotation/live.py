@@ -203,8 +203,8 @@ class Estimates:
     def of(self, labels: int) -> dict[str, Any]:
         """Return the estimate for a number of labels as ``estimate``, and the one of ten labels before as ``before``.
 
-        Both have ``labels``, ``value`` and ``interval``; None stands for one that is not known (yet). Where fewer labels
-        have been given since the server started, the first estimate is the one before.
+        Both have ``labels``, ``value`` and ``interval``; None stands for one that is not known (yet). Where the server
+        has seen fewer labels since its start, the first estimate is the one before.
 
         Args:
             labels: number of labels.

@@ -38,7 +38,9 @@ def learning():
     made = []
     bundle = SimpleNamespace(
         kind=KIND,
-        live_head=lambda ids, features: made.append(len(ids)) or LiveHead(StandardizedLinear(4, 2), ids, features, KIND),
+        live_head=lambda ids, features: (
+            made.append(len(ids)) or LiveHead(StandardizedLinear(4, 2), ids, features, KIND)
+        ),
     )
     learning = Learning(bundle)
     learning.made = made

@@ -14,6 +14,7 @@
 
 import { desk, left, remembered, unnamed } from "./desk.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
+import { showEstimate } from "./estimate.js";
 import { open } from "./images.js";
 import { give, skip, undo } from "./labels.js";
 import { showAnswers, showChain, showClasses, showProgress } from "./panels.js";
@@ -40,6 +41,7 @@ function render() {
   (desk.state.findings ? showFindings : showClasses)(desk.state, desk.current, closed);
   showAnswers(desk.state, desk.current, closed);
   showProgress(desk.state, limit, open);
+  showEstimate(desk.state);
   showReaders(desk.state, open);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
