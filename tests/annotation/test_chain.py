@@ -173,7 +173,7 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
         "output_dir": str(tmp_path / "whole"),
     }
     plan = ChainPlan.from_json((chain.path / "plan.json").read_text())
-    datalist = Datalist(labeled_items(items, labels, chain.bundle.classes), chain.bundle.classes)
+    datalist = Datalist(labeled_items(items, labels, chain.words), chain.bundle.classes)
     config = make_bundle(studies, tmp_path / "other", **settings).config
     config.copy(changes, datalist=datalist, plan=plan).trainer().run()
     for stage in (1, 2, 3):

@@ -33,6 +33,7 @@ from monai_weckd.annotation import (
 )
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.shards import GivenLabels
+from monai_weckd.plan.label_kind import LabelKind
 
 CLASSES = ("ill", "Background")
 
@@ -42,10 +43,10 @@ class QuietChain:
 
     def __init__(self, output_dir):
         self.bundle = SimpleNamespace(
-            classes=CLASSES, spatial_dims=2, root=Path("a_bundle"), policy="cumulative", seed=0
+            kind=LabelKind(CLASSES), spatial_dims=2, root=Path("a_bundle"), policy="cumulative", seed=0
         )
         self.output_dir, self.val_fraction, self.given = output_dir, 0.25, GivenLabels()
-        self.stages, self.accepted, self.unreadable = [], [], {}
+        self.stages, self.accepted, self.unreadable, self.thresholds = [], [], {}, None
         self.go, self.error, self.looked = threading.Event(), None, threading.Event()
 
     def append_stage(self, items, labels, *, progress):
@@ -74,7 +75,8 @@ class QuietChain:
     def learn(self, items, labels):
         pass
 
-    live = None
+    renew = learn
+    live = live_figures = None
 
 
 @pytest.fixture
@@ -152,7 +154,11 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     here.put_label("g1/ear.png", "ill")
     (images / "g0" / "ear.png").rename(images / "new.png")
     (images / "g1" / "ear.png").unlink()
-    assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
+    wanted = {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
+    until = time.monotonic() + 200
+    while set(here.items) != wanted:  # listed in the background
+        assert time.monotonic() < until
+        time.sleep(0.01)
     assert here.labels == {}
     assert here.state()["images"] == {
         "total": 5,
@@ -302,7 +308,7 @@ def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(he
 
 def test_an_answer_that_is_a_class_is_a_class(images, tmp_path):
     chain = QuietChain(tmp_path / "output")
-    chain.bundle.classes = ("ill", "Cannot Tell")
+    chain.bundle.kind = LabelKind(("ill", "Cannot Tell"))
     here = AnnotationSession(chain, images)
     assert here.answers == ("bad quality",)
     here.put_label("g0/ear.png", "cannot tell")
