@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pydicom
@@ -191,18 +192,36 @@ def test_export_gives_the_probabilities_of_findings(output, tmp_path, capsys):
     assert (record["findings"], record["classes"]) == (True, list(CHEST_FINDINGS))
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("tune", ["--output_dir", "out", "--config_file", "scratch.json"]),
-        ("audit", ["--output_dir", "out"]),
-    ],
-)
-def test_other_commands_say_that_they_do_not_offer_findings(command, options, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main([command, "--bundle", str(BUNDLE), "--dataset_dir", str(images), *options]) == 1
-    assert f"`{command}` does not offer several findings yet" in capsys.readouterr().err
-    assert not list(tmp_path.glob("out/*"))
+def test_audit_counts_findings_and_measures_the_training(images, output, tmp_path):
+    places = ["--bundle", str(BUNDLE), "--dataset_dir", str(images), "--output_dir", str(tmp_path)]
+    assert main(["audit", *places, "--run", str(output), "--set", "spatial_size=[64,64]"]) == 0
+    found = {(row["attribute"], row["value"], row["finding"]): row for row in rows_of(tmp_path / "audit_counts.csv")}
+    rows = rows_of(images / "manifest.csv")
+    measured = json.loads((output / "chain.json").read_text())["final"]["test"]
+    for name, own in zip(CHEST_FINDINGS, measured["findings"], strict=True):
+        cells = [row[f"finding:{name}"] for row in rows]
+        row = found["all", "", name]
+        assert [int(row[key]) for key in ("present", "absent", "images")] == [cells.count("1"), cells.count("0"), 60]
+        assert int(row["unknown"]) == 60 - cells.count("1") - cells.count("0")
+        assert float(row["auc"]) == pytest.approx(own["auc"], abs=1e-4)
+        assert float(row["f1"]) == pytest.approx(own["f1"], abs=1e-4)
+        tested = [row[f"finding:{name}"] for row in rows if row["split"] == "test"]
+        assert int(found["split", "test", name]["present"]) == tested.count("1")
+    assert float(found["all", "", ""]["auc"]) == pytest.approx(measured["macro_auc"], abs=1e-4)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "60 images that may show several of 3 findings" in page
+    assert "Results of the training" in page
+
+
+def test_tune_compares_trials_by_their_macro_auc(images, tmp_path, capsys):
+    small = {"spatial_size": [32, 32], "label_fraction": 0.25, "max_epochs": 3, "iterations_per_epoch": 2}
+    changes = [word for key, value in small.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    places = ["--bundle", str(BUNDLE), "--dataset_dir", str(images), "--output_dir", str(tmp_path)]
+    assert main(["tune", *places, "--config_file", "scratch.json", "--trials", "1", *changes]) == 0
+    assert re.search(r"^best:   val_macro_auc [01]\.\d{4} in trial 0", capsys.readouterr().out, re.MULTILINE)
+    (row,) = rows_of(tmp_path / "trials.csv")
+    assert row["state"] == "completed"
+    assert set(json.loads((tmp_path / "tuned.json").read_text())) >= {"learning_rate", "distillation_weight"}
 
 
 def compare(images, output, *options, arms="chain,solved,single"):
