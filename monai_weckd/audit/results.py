@@ -103,7 +103,7 @@ def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResul
             f"{rows[0]['id']!r}. Pass the dataset_dir of that training."
         )
     probabilities = {row["id"]: _probabilities(row, datalist.classes) for row in known}
-    about = {}
+    about: dict[str, Any] = {}
     if kind.findings:
         limits = dict(zip(kind.names, chain["final"]["thresholds"], strict=True))
         about = {"findings": datalist.classes, "thresholds": [limits[name] for name in datalist.classes]}
@@ -163,17 +163,16 @@ def _measure_findings(
         of_answer = [set(names[labels[:, place] == answer].tolist()) for answer in (0, 1)]
         enough = min(map(len, of_answer)) > 1  # resamples of an answer with one group never vary
         classes[name] = _figures(value, own if enough else {}, value["known"], len(set.union(*of_answer)))
-    macro = [{name: found[f"macro_{name}"] for name in FINDING_METRICS} for found in (values, limits)]
-    return {**_figures(*macro, len(labels), len(set(groups))), "classes": classes}
+    value, own = ({name: found[f"macro_{name}"] for name in FINDING_METRICS} for found in (values, limits))
+    return {**_figures(value, own, len(labels), len(set(groups))), "classes": classes}
 
 
 def _figures(values: Mapping[str, Any], limits: Mapping[str, Any], images: int, groups: int) -> dict[str, Any]:
     found: dict[str, Any] = {"images": images, "groups": groups}
     for name in FINDING_METRICS:
-        interval = limits.get(name) if groups >= _ENOUGH else None
+        low, high = (limits.get(name) if groups >= _ENOUGH else None) or (0.0, 0.0)
         # resamples that rank all pairs alike do not tell how often others would
-        varies = interval is not None and interval[0] < interval[1]
-        found[name] = {"value": values[name], "interval": list(interval) if varies else None}
+        found[name] = {"value": values[name], "interval": [low, high] if low < high else None}
     return found
 
 

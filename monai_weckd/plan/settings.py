@@ -49,6 +49,9 @@ class PlanSettings:
         None,
         "labels of a shard, as a multiple of the number of classes, in place of label_fraction",
     )
+    findings_per_image: int | None = option(
+        None, "findings that are asked for in a training image; by default all, and the others stay unknown"
+    )
     policy: str = option(
         "disjoint",
         "what a stage trains on: its own shard, its own and all earlier ones, or the first one",
@@ -99,6 +102,12 @@ class PlanSettings:
                 f"shard_by: expected 'item' with selection={self.selection!r}, got 'group'. A teacher asks for items."
             )
 
+        if self.findings_per_image is not None and self.selection == "given":
+            raise ValueError(
+                f"findings_per_image: expected None with given shards, got {self.findings_per_image}. Their plan says "
+                "which images, not which findings."
+            )
+
     def held_out(self, labels: int) -> tuple[float, float]:
         """Return the fractions of the labeled items in validation and in the test split.
 
@@ -131,7 +140,7 @@ class PlanSettings:
     def _check_numbers(self) -> None:
         if not isinstance(self.seed, int):
             raise ValueError(f"seed: expected an integer of any size, got {self.seed!r}. Pass such a number.")
-        for name in ("num_stages", "shard_size", "labels_per_class"):
+        for name in ("num_stages", "shard_size", "labels_per_class", "findings_per_image"):
             value = getattr(self, name)
             if not (value is None and name != "num_stages") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Pass such a number.")

@@ -24,6 +24,7 @@ from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import draw_shards, group_of
+from monai_weckd.selection.findings import choose_findings
 
 __all__ = ["divide_labels", "plan_stages"]
 
@@ -66,9 +67,23 @@ def plan_stages(
         drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
     # shards of whole groups may be smaller than planned
     plan = replace(plan, shard_sizes=tuple(map(len, drawn)) or tuple(sizes), stages=divide_shards(drawn, plan))
+    if plan.settings.findings_per_image is not None:
+        plan = _ask_findings(plan)
+    oracle.ask(plan.asked)
     shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
     refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
     return plan
+
+
+def _ask_findings(plan: ChainPlan) -> ChainPlan:
+    """Return a plan that asks for some findings of the items in its shards, by chance."""
+    count, names = plan.settings.findings_per_image or 0, plan.classes
+    if not plan.findings or count > len(names):
+        got = f"{count} of {len(names)} findings" if plan.findings else f"{count} for labels of one class an image"
+        raise ValueError(f"findings_per_image: expected at most as many as there are, got {got}. Leave it out.")
+    ids = [key for stage in plan.stages for key in stage.new]
+    options = {"num_findings": len(names), "count": count, "seed": plan.settings.seed}
+    return plan.asking(choose_findings(None, ids, **options) if ids else {})
 
 
 def divide_labels(

@@ -268,6 +268,27 @@ def test_compare_leaves_out_arms_for_one_class_or_says_why(images, tmp_path, cap
     assert not list(tmp_path.iterdir())
 
 
+def test_compare_of_single_findings_leaves_out_arms_that_take_whole_labels(images, tmp_path, capsys):
+    single = {"plan#settings#findings_per_image": 1}
+    bundle = ComparedBundle(BUNDLE, images, changes=single)
+    names = {arm.name for arm in choose_arms(None, active=True, solved=True, fault=bundle.fault)}
+    assert {"chain", "solved", "single", "ensemble", "everything"} <= names
+    assert not {name for name in names if name.endswith("+labels")}
+    words = ["--set", "plan#settings#findings_per_image=1", "--set", "missing_classes=allow", "--folds", "2"]
+    assert compare(images, tmp_path, *words, "--new_splits", arms="chain,solved,solved_everything") == 0
+    plans = {
+        name: json.loads((tmp_path / "runs" / name / "0-0-0.plan.json").read_text())
+        for name in ARMS
+        if (tmp_path / "runs" / name).is_dir()
+    }
+    for name, plan in plans.items():
+        asked = [len(places) for stage in plan["stages"] for places in stage.get("asked", ())]
+        images_asked = [key for stage in plan["stages"] for key in stage["new"]]
+        assert asked == ([] if name == "solved_everything" else [1] * len(images_asked))
+    assert compare(images, tmp_path, *words, arms="chain,single_long+labels") == 1
+    assert "findings_per_image asks for single findings, and this arm takes whole labels" in capsys.readouterr().err
+
+
 def test_compare_is_blind_to_the_findings_of_images_that_nobody_asked_for(images, tmp_path):
     """Other findings of the test images and of those that were not chosen change no bit of a prediction."""
     data, rows = tmp_path / "data", rows_of(images / "manifest.csv")

@@ -195,6 +195,11 @@ def shuffled(items, trainer):
     other = [dict(item) for item in items]
     for place, source in zip(free, order, strict=True):
         other[place]["label"] = items[free[source]]["label"]
+    for key, places in plan.asked.items():  # and those of the asked images that were not asked for
+        label = items[index[key]]["label"].copy()
+        rest = [place for place in range(len(NAMES)) if place not in places]
+        label[rest] = np.where(label[rest] >= 0, 1 - label[rest], 1)
+        other[index[key]]["label"] = label
     changed = sum(not np.array_equal(a["label"], b["label"]) for a, b in zip(items, other, strict=True))
     assert changed > 10
     return other
@@ -208,11 +213,22 @@ def trained(items, plan):
     return make_trained(items, plan=plan, pool_ratio=1)
 
 
-@pytest.mark.parametrize("make", [solved, trained])
-def test_withheld_findings_do_not_change_a_bit(make):
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (solved, {}),
+        (trained, {}),
+        (solved, {"findings_per_image": 1}),
+        (trained, {"findings_per_image": 2}),
+        (trained, {"findings_per_image": 1, "selection": "random", "missing_classes": "allow"}),
+    ],
+)
+def test_withheld_findings_do_not_change_a_bit(make, settings):
     items = make_items()
-    first = make(items, None)
-    before = first.plan  # the split reads all findings, so it is kept
+    stages = 3 if make is solved else 2
+    # the split reads all findings, so it is kept
+    before = plan_of(items, **{"selection": "herding", "stratify": False, "num_stages": stages, **settings})
+    first = make(items, before)
     first.run()
     second = make(shuffled(items, first), before)
     second.run()
@@ -229,6 +245,28 @@ def test_withheld_findings_do_not_change_a_bit(make):
     third = make(others, before)
     third.run()
     assert any(not torch.equal(t, third.network.state_dict()[n]) for n, t in first.network.state_dict().items())
+
+
+def test_the_ledger_counts_single_findings_that_were_asked_for():
+    items = make_items()
+    trainer, _ = make_solved(items, plan=plan_of(items, selection="herding", stratify=False, findings_per_image=1))
+    trainer.run()
+    asked, index = trainer.plan.asked, {item["id"]: item["label"] for item in items}
+    lines = [line for line in trainer.oracle.to_dicts() if line["purpose"] == "shard"]
+    for line, stage in zip(lines, trainer.plan.stages, strict=True):
+        assert line["asked"] == line["labels"] == len(stage.labeled)
+        known = np.zeros(len(NAMES), dtype=int)
+        for key in stage.labeled:
+            (place,) = asked[key]
+            known[place] += index[key][place] >= 0
+        assert line["known"] == tuple(known.tolist())
+    told = [line for line in trainer.oracle.to_dicts() if line["purpose"] != "shard"]
+    assert not any("asked" in line for line in told)
+    # what was not asked for is no label of the cross-validation either
+    last = max(stage["stage"] for stage in map(vars, trainer.records))
+    held_out = trainer.walker.state.held_out
+    assert held_out.keys() == set(trainer.plan.stages[last - 1].labeled)
+    assert all(row[place] is None for key, row in held_out.items() for place in range(3) if place not in asked[key])
 
 
 def test_a_chain_trains_step_by_step(tmp_path):
@@ -294,15 +332,18 @@ def test_the_files_of_a_run(tmp_path):
     assert len(lists["test"]) == sum((index[row["id"]] >= 0).all() for row in rows)
 
 
-def test_a_run_resumes_to_the_bit(tmp_path):
-    once = make_trained(make_items(), max_epochs=4)
+@pytest.mark.parametrize("findings_per_image", [None, 1])
+def test_a_run_resumes_to_the_bit(tmp_path, findings_per_image):
+    items, active = make_items(), {"selection": "herding", "stratify": False, "num_stages": 2}
+    plan = plan_of(items, **active, findings_per_image=findings_per_image)
+    once = make_trained(items, max_epochs=4, plan=plan)
     once.run()
     (tmp_path / "run").mkdir()
 
     def checkpoint(loaders, evaluator):
         return ChainCheckpoint(tmp_path / "run", resume=True)
 
-    first = make_trained(make_items(), max_epochs=4, handlers=[checkpoint])
+    first = make_trained(items, max_epochs=4, plan=plan, handlers=[checkpoint])
 
     def stop(engine):
         if engine.state.epoch == 3:
@@ -311,7 +352,7 @@ def test_a_run_resumes_to_the_bit(tmp_path):
     first.add_event_handler(Events.EPOCH_COMPLETED, stop)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    second = make_trained(make_items(), max_epochs=4, handlers=[checkpoint])
+    second = make_trained(items, max_epochs=4, plan=plan, handlers=[checkpoint])
     second.run()
     for name, tensor in once.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
