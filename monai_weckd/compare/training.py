@@ -251,8 +251,6 @@ class ComparedBundle:
         """
         if arm.file is not None and not (self.config.root / "configs" / f"{arm.file}.json").is_file():
             return f"{self.config.root.name} has no configs/{arm.file}.json"
-        if "chain" in arm.needs and self.size.plan.findings_per_image is not None:
-            return "findings_per_image asks for single findings, and this arm takes whole labels"
         return arm.one_class if self.datalist.kind.findings else ""
 
     def copy_of(self, arm: Arm, changes: Mapping[str, Any], **objects: Any) -> BundleConfig:

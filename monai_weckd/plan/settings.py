@@ -102,12 +102,6 @@ class PlanSettings:
                 f"shard_by: expected 'item' with selection={self.selection!r}, got 'group'. A teacher asks for items."
             )
 
-        if self.findings_per_image is not None and self.selection == "given":
-            raise ValueError(
-                f"findings_per_image: expected None with given shards, got {self.findings_per_image}. Their plan says "
-                "which images, not which findings."
-            )
-
     def held_out(self, labels: int) -> tuple[float, float]:
         """Return the fractions of the labeled items in validation and in the test split.
 

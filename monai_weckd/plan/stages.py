@@ -37,6 +37,7 @@ def plan_stages(
     oracle: LabelOracle,
     *,
     shards: Sequence[Collection[str]] | None = None,
+    asked: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ChainPlan:
     """Return a plan with its stages; their shards are filled in if they are random or given.
 
@@ -45,6 +46,7 @@ def plan_stages(
         index: items by id.
         oracle: access to the labels.
         shards: the ids of given shards, default None.
+        asked: places of the findings that were asked for in them, by id, default None: as the settings say.
 
     Raises:
         ValueError: When there are too few labels, or given shards do not fit the stages.
@@ -67,8 +69,7 @@ def plan_stages(
         drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
     # shards of whole groups may be smaller than planned
     plan = replace(plan, shard_sizes=tuple(map(len, drawn)) or tuple(sizes), stages=divide_shards(drawn, plan))
-    if plan.settings.findings_per_image is not None:
-        plan = _ask_findings(plan)
+    plan = plan.asking(asked) if asked else _ask_findings(plan)
     oracle.ask(plan.asked)
     shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
     refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
@@ -76,8 +77,10 @@ def plan_stages(
 
 
 def _ask_findings(plan: ChainPlan) -> ChainPlan:
-    """Return a plan that asks for some findings of the items in its shards, by chance."""
-    count, names = plan.settings.findings_per_image or 0, plan.classes
+    """Return a plan that asks for as many findings of the items in its shards as the settings say, by chance."""
+    count, names = plan.settings.findings_per_image, plan.classes
+    if count is None:
+        return plan
     if not plan.findings or count > len(names):
         got = f"{count} of {len(names)} findings" if plan.findings else f"{count} for labels of one class an image"
         raise ValueError(f"findings_per_image: expected at most as many as there are, got {got}. Leave it out.")

@@ -32,7 +32,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from monai_weckd import plan_chain, plan_training
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions, HeadSolver
 from monai_weckd.engines.calibration import HIGHEST, LOWEST, fit_scalings
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, FrozenBackbone, MacroAUC
 from monai_weckd.losses import DistillationLoss
@@ -118,10 +118,10 @@ def make_trained(items, *, loss_function=None, handlers=(), max_epochs=6, plan=N
     )
 
 
-def recorder(folder):
+def recorder(folder, **options):
     folder.mkdir()
     return lambda loaders, evaluator: ChainRecorder(
-        folder, evaluator, val_data_loader=loaders["val"], test_data_loader=loaders["test"]
+        folder, evaluator, val_data_loader=loaders["val"], test_data_loader=loaders["test"], **options
     )
 
 
@@ -282,6 +282,30 @@ def test_a_chain_trains_step_by_step(tmp_path):
     assert chain["final"]["test"]["macro_auc"] > 0.8
     assert len(chain["final"]["thresholds"]) == 3
     assert [line["known"] for line in chain["ledger"] if line["purpose"] == "validation"]
+
+
+def test_errors_are_those_of_the_final_model_at_its_own_thresholds(tmp_path):
+    trainer = make_trained(make_items(unknown=0.3), handlers=[recorder(tmp_path / "run", target_layer="0")])
+
+    def unlearn(engine):
+        if engine.state.stage == 2:
+            trainer.optimizer.param_groups[0]["lr"] = -0.3
+
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, unlearn)
+    trainer.run()
+    chain = json.loads((tmp_path / "run" / "chain.json").read_text())
+    assert [stage["accepted"] for stage in chain["stages"]] == [True, False]
+    limits = dict(zip(NAMES, chain["final"]["thresholds"], strict=True))
+    assert list(limits.values()) != chain["stages"][1]["thresholds"]
+    with (tmp_path / "run" / "predictions.csv").open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    errors = json.loads((tmp_path / "run" / "errors" / "errors.json").read_text())["errors"]
+    assert errors
+    for error in errors:
+        row, name = rows[error["id"]], error["finding"]
+        assert error["label"] == {"1": "present", "0": "absent"}[row[f"label_{name}"]]
+        assert (error["predicted"] == "present") == (float(row[f"probability_{name}"]) >= limits[name])
+        assert error["predicted"] != error["label"]
 
 
 @pytest.mark.parametrize("teacher", ["ensemble", "student", "average"])

@@ -86,12 +86,24 @@ def test_a_teacher_fills_in_what_it_asks_for():
     assert ChainPlan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize("stages", [2, 1])
+def test_given_shards_of_a_plan_keep_the_findings_that_were_asked_for(tmp_path, stages):
+    plan, items = finding_plan(findings_per_image=1, num_stages=2, label_fraction=0.3)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    settings = held_out(num_stages=stages)
+    other = plan_chain(items, settings, classes=CLASSES, findings=True, shards=tmp_path / "plan.json", earlier=plan)
+    assert other.asked == plan.asked
+    whole = plan_chain(
+        items, settings, classes=CLASSES, findings=True, shards=[stage.new for stage in plan.stages][:stages]
+    )
+    assert whole.asked == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"findings_per_image": 4}, "findings_per_image: expected at most as many as there are, got 4 of 3 findings"),
         ({"findings_per_image": 0}, "findings_per_image: expected an integer of at least 1, got 0"),
-        ({"findings_per_image": 1, "selection": "given"}, "findings_per_image: expected None with given shards, got 1"),
     ],
 )
 def test_findings_that_cannot_be_asked_for_are_refused(options, message):
