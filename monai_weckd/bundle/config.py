@@ -114,7 +114,8 @@ class BundleConfig:
         if self.has_findings:
             raise ValueError(
                 f"bundle: expected one class an image, got {self.root.name}, whose images may show several findings. "
-                f"`{command}` does not offer several findings yet; train, plan, compare, report, predict and export do."
+                f"`{command}` does not offer several findings yet; train, plan, compare, tune, audit, report, predict "
+                "and export do."
             )
 
     @property

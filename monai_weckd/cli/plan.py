@@ -134,6 +134,7 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
 
 def _stage_rows(plan: ChainPlan, datalist: Datalist) -> list[list[Any]]:
     oracle = LabelOracle(datalist.items, findings=plan.findings)
+    oracle.ask(plan.asked)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
     for stage in plan.stages:
@@ -184,6 +185,11 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     if plan.settings.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --stratify false reads none"
+        )
+    if plan.settings.findings_per_image is not None:
+        lines.append(
+            f"findings: {plan.settings.findings_per_image} of {len(plan.classes)} of each training image asked for, "
+            f"{budget['train'] * plan.settings.findings_per_image} in all"
         )
     if plan.undrawn is not None:
         lines.append(

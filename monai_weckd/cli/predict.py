@@ -81,7 +81,6 @@ def _predict(args: argparse.Namespace) -> None:
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=parse_changes(args.set))
-    _refuse_with_findings(args, bundle)
     passed_over = PassedOver()
     paths = list_images(args.input, spatial_dims=bundle.spatial_dims, passed_over=passed_over)
     what = "classes" if bundle.thresholds is None else "findings"
@@ -135,15 +134,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
 
 
-def _refuse_with_findings(args: argparse.Namespace, bundle: PredictionBundle) -> None:
-    """Refuse options that are for one class an image, where the model is of several findings."""
-    if args.aggregate is not None and bundle.thresholds is not None:
-        raise ValueError(
-            f"aggregate: expected no such option for a model of findings, got {args.aggregate}. The mean over the "
-            "images of a patient does not say whether one of them shows a finding; leave it out."
-        )
-
-
 def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder | None:
     """Return the folder of reports, None without --write_sr."""
     if args.write_sr is None:
@@ -183,7 +173,8 @@ def _aggregate(
         return None
     from monai_weckd.predict.aggregate import Aggregate
 
-    aggregate = Aggregate(args.aggregate, bundle.classes, min_confidence=args.min_confidence or 0)
+    options: Any = {"min_confidence": args.min_confidence or 0, "thresholds": bundle.thresholds}
+    aggregate = Aggregate(args.aggregate, bundle.classes, **options)
     if not any(aggregate.key(keys.find(path)) for path in paths):
         raise ValueError(
             f"aggregate: expected images with a known {args.aggregate}, got none of {len(paths)}. "

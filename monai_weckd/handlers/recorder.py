@@ -265,9 +265,10 @@ class ChainRecorder:
         if engine.state.chain.paused(engine):
             return
         self._write(engine, self._save(engine, self.output_dir / "model.pt"))
-        final = [stage["stage"] for stage in self.stages if stage["accepted"]][-1]
-        if (self.output_dir / _out_of_fold(final)).is_file():
-            link_or_copy(self.output_dir / _out_of_fold(final), self.output_dir / OUT_OF_FOLD)
+        final = [stage for stage in self.stages if stage["accepted"]][-1]
+        out_of_fold = self.output_dir / _out_of_fold(final["stage"])
+        if out_of_fold.is_file():
+            link_or_copy(out_of_fold, self.output_dir / OUT_OF_FOLD)
         dataset = getattr(engine.data_loader, "dataset", None)
         kind = kind_reference(dataset, dataset.data) if isinstance(dataset, EmbeddingDataset) else None
         if kind is not None:
@@ -276,8 +277,9 @@ class ChainRecorder:
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
-        if self.target_layer is not None and test is not None and not engine.state.chain.plan.findings:
+        if self.target_layer is not None and test is not None:
             options: Any = {"target_layer": self.target_layer, "output_dir": self.output_dir}
+            options["thresholds"] = final.get("thresholds")
             try:
                 save_error_gallery(engine.network, wrapped_images(test.dataset), rows["test"], **options)
             except (ValueError, RuntimeError) as error:  # missing pictures must not fail a finished training
