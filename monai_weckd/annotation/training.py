@@ -82,6 +82,7 @@ class AnnotatedBundle:
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         config.refuse_findings("label")
+        config.refuse_several_images("label")
         self.root, self.spatial_dims = config.root, config.spatial_dims
         self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
         if config["cache_dir"] is None:

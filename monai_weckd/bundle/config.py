@@ -117,6 +117,23 @@ class BundleConfig:
                 f"`{command}` does not offer several findings yet; train, plan, compare, report, predict and export do."
             )
 
+    def refuse_several_images(self, command: str) -> None:
+        """Refuse a configuration whose items have several images where a command is for single ones.
+
+        Args:
+            command: name of the command.
+
+        Raises:
+            ValueError: When it is such a configuration.
+
+        """
+        level = self.value("datalist#item_level") if "datalist#item_level" in self else "image"
+        if level != "image":
+            raise ValueError(
+                f"item_level: expected 'image' for `{command}`, which takes single images, got {level!r}. "
+                "Train, plan, compare, report and predict take others."
+            )
+
     @property
     def solves_heads(self) -> bool:
         """Whether stages solve a head at once instead of training step by step."""
