@@ -172,13 +172,13 @@ def _joined(labels: Sequence[Any]) -> Any:
     known = [label for label in labels if is_known(label)]
     if not known or finding_values(known[0]) is None:
         return known[0] if known else labels[0]
-    return np.max([finding_values(label) for label in known], axis=0)
+    return np.stack([np.asarray(label) for label in known]).max(axis=0)
 
 
 def _contradict(labels: Sequence[Any]) -> bool:
     if finding_values(labels[0]) is None:
         return len(set(labels)) > 1
-    values = np.array([finding_values(label) for label in labels])
+    values = np.stack([np.asarray(label) for label in labels])
     return bool(((values == 0).any(axis=0) & (values == 1).any(axis=0)).any())
 
 

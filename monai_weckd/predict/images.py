@@ -154,14 +154,13 @@ def _predict_item(
         faults += [image.fault for image in batch if image.tensor is None]
         tensors = [image.tensor for image in batch if image.tensor is not None]
         found += [bundle.predict_features(part)[1] for part in _stacked(tensors)]
-    numbers = {"images": count, "bad": len(faults)}
     if not found:
-        return Prediction(name, None, f"no image can be read, first {faults[0]}", **numbers)
+        return Prediction(name, None, f"no image can be read, first {faults[0]}", images=count, bad=len(faults))
     rows = torch.cat(found).numpy()
     features = torch.from_numpy(pooled(rows, np.arange(len(rows)), [len(rows)]))
     distance = None if kind is None else float(kind.distances(features)[0])
     told = _checked(name, bundle.classify(features)[0], distance)
-    return told._replace(fault=told.fault or next(iter(faults), ""), **numbers)
+    return told._replace(fault=told.fault or next(iter(faults), ""), images=count, bad=len(faults))
 
 
 def _stacked(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
