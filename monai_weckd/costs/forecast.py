@@ -26,7 +26,7 @@ from monai_weckd.costs.estimate import CostEstimate, estimate_cost
 from monai_weckd.costs.probe import probe_costs
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.embedding import single_images
-from monai_weckd.data.item_level import each_image, refuse_several
+from monai_weckd.data.item_level import images_in, refuse_several
 from monai_weckd.networks.features import images_of
 from monai_weckd.plan.chain_plan import ChainPlan
 
@@ -58,7 +58,7 @@ def _solved(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterat
         backbone.embeddings([images_of(images, probed)])
         seconds = min(seconds, time.perf_counter() - began)
     used = {*plan.train, *plan.val, *plan.test}
-    count = len(each_image(item for item in datalist.items if item["id"] in used))
+    count = sum(len(images_in(item)) for item in datalist.items if item["id"] in used)
     each = seconds / len(probed)
     yield (
         f"predicted by a probe on this machine: {count} images go through the network once, {count * each:.0f} s "

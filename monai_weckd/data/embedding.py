@@ -29,7 +29,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 from monai_weckd.data.content import content_key
-from monai_weckd.data.item_level import images_in
+from monai_weckd.data.item_level import has_several, images_in
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
 from monai_weckd.utils.enums import IMAGES
@@ -147,7 +147,8 @@ class EmbeddingDataset(Dataset):
     def __getitem__(self, index: int) -> Any:
         embedding = self.gather([index])[0]
         item = {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
-        item.pop(IMAGES, None)  # batches cannot hold lists of different lengths
+        if has_several(self.data):
+            del item[IMAGES]  # batches cannot hold lists of different lengths
         return item
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
@@ -253,7 +254,7 @@ def single_images(dataset: Any) -> Any:
         ValueError: When items of another dataset have several images.
 
     """
-    if not any(IMAGES in item for item in islice(getattr(dataset, "data", ()), 1)):
+    if not has_several(getattr(dataset, "data", None)):
         return dataset
     if not hasattr(dataset, "each_image"):
         raise ValueError(

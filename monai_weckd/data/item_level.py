@@ -28,7 +28,16 @@ from monai_weckd.plan.label_kind import finding_values, is_known, label_text
 from monai_weckd.utils.enums import IMAGES
 from monai_weckd.utils.messages import nearest
 
-__all__ = ["ITEM_LEVELS", "PLURALS", "each_image", "group_images", "images_in", "level_name", "refuse_several"]
+__all__ = [
+    "ITEM_LEVELS",
+    "PLURALS",
+    "each_image",
+    "group_images",
+    "has_several",
+    "images_in",
+    "level_name",
+    "refuse_several",
+]
 
 ITEM_LEVELS = ("image", *reversed(LEVELS))
 PLURALS = {"image": "images", "series": "series", "study": "studies", "patient": "patients"}
@@ -91,6 +100,22 @@ def level_name(names: Iterable[str]) -> str:
     return "/".join(dict.fromkeys(filter(None, names)))
 
 
+def has_several(items: Any) -> bool:
+    """Return whether the items of a list are of several images, by the first of them.
+
+    Args:
+        items: dictionaries with ``images`` and no ``image``, or with ``image``; anything else has no such items.
+
+    Example::
+
+        >>> has_several([{"images": ("a.png", "b.png")}]), has_several([{"image": "a.png", "images": 2}])
+        (True, False)
+
+    """
+    first = items[0] if isinstance(items, Sequence) and items else None
+    return isinstance(first, Mapping) and IMAGES in first and "image" not in first
+
+
 def images_in(item: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the paths of an item's images.
 
@@ -103,10 +128,10 @@ def images_in(item: Mapping[str, Any]) -> tuple[str, ...]:
         (('a.png',), ('a.png', 'b.png'))
 
     """
-    return tuple(item[IMAGES]) if IMAGES in item else (item["image"],)
+    return (item["image"],) if "image" in item else tuple(item[IMAGES])
 
 
-def each_image(items: Iterable[Mapping[str, Any]], *, image_key: str = "image") -> list[dict[str, Any]]:
+def each_image(items: Sequence[Mapping[str, Any]], *, image_key: str = "image") -> list[dict[str, Any]]:
     """Return an item for each image of items, with what else its item has.
 
     Args:
@@ -119,24 +144,23 @@ def each_image(items: Iterable[Mapping[str, Any]], *, image_key: str = "image") 
         [{'label': 1, 'image': 'a.png'}, {'label': 1, 'image': 'b.png'}]
 
     """
-    found = []
-    for item in items:
-        rest = {key: value for key, value in item.items() if key != IMAGES}
-        found += [{**rest, image_key: image} for image in item[IMAGES]] if IMAGES in item else [dict(item)]
-    return found
+    if not has_several(items):
+        return list(map(dict, items))
+    rests = [{key: value for key, value in item.items() if key != IMAGES} for item in items]
+    return [{**rest, image_key: image} for item, rest in zip(items, rests, strict=True) for image in item[IMAGES]]
 
 
-def refuse_several(items: Iterable[Mapping[str, Any]]) -> None:
+def refuse_several(items: Any) -> None:
     """Refuse items of several images where a network is trained step by step.
 
     Args:
-        items: the items.
+        items: as for :py:func:`has_several`.
 
     Raises:
-        ValueError: When one has ``images``.
+        ValueError: When they have several images.
 
     """
-    if any(IMAGES in item for item in items):
+    if has_several(items):
         raise ValueError(
             "item_level: expected 'image' to train a network step by step, got items of several images. Solve heads, "
             "as train.json does, or give each image its label, and pass --aggregate to predict."

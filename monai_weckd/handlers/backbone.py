@@ -93,7 +93,7 @@ class FrozenBackbone:
 
         """
         if not self.freeze or dataset is None:
-            refuse_several(getattr(dataset, "data", ()))
+            refuse_several(getattr(dataset, "data", None))
             return dataset
         embedding = EmbeddingDataset(dataset, self, cache_dir=self.cache_dir)
         self.datasets[embedding] = None

@@ -32,6 +32,7 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import EmbeddingDataset, wrapped_images
+from monai_weckd.data.item_level import has_several
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.label_task import label_task
 from monai_weckd.handlers.kind import kind_reference
@@ -164,7 +165,7 @@ class ChainRecorder:
             return  # this run continues the chain of an earlier run
         self.stages, self.epochs = [], []
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
-        if _has_several(engine):
+        if has_several(engine.state.chain.state.items):
             return
         # in the format of monai.data.load_decathlon_datalist, for an evaluation without this package
         lists = {
@@ -180,7 +181,7 @@ class ChainRecorder:
 
     def _try_layer(self, engine: SupervisedTrainer) -> None:
         """Leave the pictures of errors out if they could not be drawn after the training; refuse an unknown layer."""
-        if _has_several(engine):
+        if has_several(engine.state.chain.state.items):
             self.target_layer = None
         if self.target_layer is None or self.loaders["test"] is None:
             return
@@ -383,7 +384,7 @@ class ChainRecorder:
         return table_text(columns, rows)
 
     def _columns(self, engine: SupervisedTrainer) -> list[str]:
-        images = ["images"] if _has_several(engine) else []
+        images = [IMAGES] if has_several(engine.state.chain.state.items) else []
         return ["id", "group", "split", *images, *label_task(engine.state.chain.plan).columns]
 
     def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
@@ -394,15 +395,11 @@ class ChainRecorder:
                 "id": item["id"],
                 "group": item["group"],
                 "split": split,
-                **({"images": len(item[IMAGES])} if IMAGES in item else {}),
+                **({IMAGES: len(item[IMAGES])} if has_several([item]) else {}),
                 **task.cells(label, row),
             }
             for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)
         ]
-
-
-def _has_several(engine: SupervisedTrainer) -> bool:
-    return any(IMAGES in item for item in engine.state.chain.state.items)
 
 
 def _out_of_fold(stage: int) -> Path:
