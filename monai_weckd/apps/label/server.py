@@ -86,7 +86,7 @@ def make_application(session: AnnotationSession) -> Any:
     try:
         from monailabel.config import settings
     except ImportError as error:
-        raise ImportError(f"monailabel: expected to be installed, got {error}. Run `make label-env`.") from None
+        raise ImportError(f"monailabel: expected to be installed, got {error}. See docs/how-to/label.md.") from None
     register_missing()
     settings.MONAI_LABEL_APP_DIR = str(Path(__file__).parent)
     settings.MONAI_LABEL_STUDIES = str(session.studies)
