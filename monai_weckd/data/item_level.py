@@ -93,11 +93,11 @@ def level_name(names: Iterable[str]) -> str:
     """Return the name of a patient, study or series.
 
     Args:
-        names: its names from the patient down, see :py:meth:`monai_weckd.data.keys.ImageKeys.of`; empty ones and
-            repeated ones are left out.
+        names: its names from the patient down, see :py:meth:`monai_weckd.data.keys.ImageKeys.of`; empty ones are left
+            out.
 
     """
-    return "/".join(dict.fromkeys(filter(None, names)))
+    return "/".join(filter(None, names))
 
 
 def has_several(items: Any) -> bool:

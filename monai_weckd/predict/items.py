@@ -33,7 +33,7 @@ class ItemFinder:
         paths: the images of each item by its name, in the order of their first images.
 
     Raises:
-        ValueError: When it is known of no image.
+        ValueError: When it is known of no image, or two have the same name.
 
     """
 
@@ -48,7 +48,12 @@ class ItemFinder:
             known += bool(names)
             name = level_name(names) or keys.file
             self.paths.setdefault(name, []).append(path)
-            self._keys.setdefault(name, ImageKeys(name, *(names or keys[1:])))
+            mine = ImageKeys(name, *(names or keys[1:]))
+            if self._keys.setdefault(name, mine) != mine:
+                raise ValueError(
+                    f"input: expected {PLURALS[level]} with names of their own, got {name!r} for several, in which '/' "
+                    "stands between patient, study and series. Rename one."
+                )
         if not known:
             raise ValueError(
                 f"input: expected images with a known {level}, as the model is of {PLURALS[level]}, got none of "

@@ -68,6 +68,12 @@ def test_all_images_of_a_level_are_one_item_with_one_label(tmp_path, level, expe
     assert ("study" in found.passed_over.columns) == (level == "patient")
 
 
+def test_numbers_of_a_patient_a_study_and_a_series_may_be_the_same(tmp_path):
+    rows = "0.png,a,1,1,2\n1.png,b,1,2,1\n2.png,a,1,2,2\n3.png,b,1,1,1\n4.png,a,2,1,1\n5.png,a,2,1,1\n"
+    found = read_datalist(write(tmp_path, rows), item_level="series")
+    assert [item["id"] for item in found.items] == ["1/1/2", "1/2/1", "1/2/2", "1/1/1", "2/1/1"]
+
+
 def test_one_line_says_how_many_images_are_in_how_many_items(tmp_path):
     found = group_images(load_datalist(write(tmp_path)), "patient", tmp_path)
     assert found.layout == "7 images in 4 patients, 1 to 3 each (median 1.5); 3 patients with a label"
@@ -108,7 +114,7 @@ def test_labels_are_paid_once_for_each_item(tmp_path):
 def test_what_is_no_item_is_refused(tmp_path, change, level, message):
     rows = ROWS.replace(*change)
     if level == "study":
-        rows = rows.replace("3.png,well,p2,,a", "3.png,well,p1/s2,p1/s2,a")
+        rows = rows.replace("3.png,well,p2,,a", "3.png,well,,p1/s2,a")
     with pytest.raises(ValueError, match=message):
         read_datalist(write(tmp_path, rows), item_level=level)
 

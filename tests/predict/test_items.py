@@ -43,6 +43,12 @@ def test_an_item_has_all_its_images_and_their_keys(tmp_path, level, expected):
     assert found.relative(f"{tmp_path}/0.png: bad") == "0.png: bad"
 
 
+def test_two_studies_of_one_name_are_refused(tmp_path):
+    text = "file,label,group,study\n0.png,,p/s,t\n1.png,,p,s/t\n2.png,,q,1\n3.png,,q,2\n"
+    with pytest.raises(ValueError, match="input: expected studies with names of their own, got 'p/s/t' for several"):
+        finder(tmp_path, "study", text)
+
+
 def test_images_without_names_are_refused(tmp_path):
     message = "input: expected images with a known series, as the model is of series, got none of 4.* a column series b"
     with pytest.raises(ValueError, match=message):
