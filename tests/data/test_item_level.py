@@ -23,8 +23,8 @@ from monai_weckd.plan import PlanSettings
 from monai_weckd.plan.oracle import LabelOracle
 
 HEADER = "file,label,group,study,series\n"
-ROWS = """0.png,ill,p1,s1,a
-1.png,,p1,s1,a
+ROWS = """0.png,,p1,s1,a
+1.png,ill,p1,s1,a
 2.png,ill,p1,s2,
 3.png,well,p2,s1,a
 4.png,well,p2,s1,b
@@ -100,7 +100,7 @@ def test_labels_are_paid_once_for_each_item(tmp_path):
         (
             ("2.png,ill", "2.png,well"),
             "patient",
-            r"^item_level: expected one label for each patient, got several for 1 of 4, first 'p1': 'ill' for '0\.png' "
+            r"^item_level: expected one label for each patient, got several for 1 of 4, first 'p1': 'ill' for '1\.png' "
             r"and 'well' for '2\.png'\. Correct the labels, or pass item_level image\.$",
         ),
         (("x", "x"), "pateint", r"item_level: expected one of .*, got 'pateint'\. Did you mean 'patient'\?"),
@@ -140,6 +140,12 @@ def test_two_columns_for_a_study_are_refused(tmp_path):
     write(tmp_path, "0.png,a,p,s,t\n1.png,b,q,s,t\n", "file,label,group,study_id,StudyInstanceUID\n")
     with pytest.raises(ValueError, match="expected one column 'study', got 'study_id' and 'StudyInstanceUID'"):
         read_datalist(tmp_path, item_level="study")
+
+
+def test_a_study_of_an_unknown_patient_is_its_own_group(tmp_path):
+    write(tmp_path, "0.png,a,s\n1.png,a,s\n2.png,b,t\n", "file,label,study\n")
+    found = read_datalist(tmp_path, item_level="study")
+    assert [(item["id"], item["group"]) for item in found.items] == [("s", "s"), ("t", "t")]
 
 
 def test_an_item_in_two_splits_is_refused(tmp_path):
