@@ -123,7 +123,8 @@ def manifest_columns(
 
     Args:
         folder: the folder.
-        names: some of "fold", "scanner", "site", "sex" and "age"; those that the manifest lacks are left out.
+        names: names of columns, see :py:func:`monai_weckd.data.columns.further_column`; those that the manifest lacks
+            are left out.
         passed_over: columns that are used here are removed from it, default None.
 
     Raises:

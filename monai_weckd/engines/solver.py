@@ -326,8 +326,9 @@ def estimate_layer(
 
     """
     inputs, target, groups = labeled
-    points, weights = _standard(inputs, scaling), torch.ones(len(target))
-    logits, names = [], []
+    points, weights = _standard(inputs, scaling), torch.ones(len(target), dtype=torch.float64)
+    logits: list[torch.Tensor] = []
+    names: list[str] = []
     for part, its_names in others:
         weights += share * represented(points, _standard(part, scaling))
         logits.append(head.unseen_logits(part, its_names))

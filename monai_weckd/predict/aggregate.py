@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.data.keys import LEVELS, ImageKeys
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.predict.table import verdict
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text
 
-__all__ = ["LEVELS", "Aggregate"]
-
-LEVELS = ("patient", "study", "series")
+__all__ = ["Aggregate"]
 
 
 class Aggregate:
@@ -52,21 +50,11 @@ class Aggregate:
         min_confidence: float = 0.0,
         thresholds: Sequence[float | None] | None = None,
     ) -> None:
-        self.columns, self.classes = LEVELS[: LEVELS.index(level) + 1], classes
+        self.level, self.columns, self.classes = level, LEVELS[: LEVELS.index(level) + 1], classes
         self.options: Any = {"min_confidence": min_confidence, "thresholds": thresholds}
         self.unknown = 0
         self._sums: dict[tuple[str, ...], np.ndarray] = {}
         self._counts: dict[tuple[str, ...], list[int]] = {}  # images that were read, and bad ones
-
-    def key(self, keys: ImageKeys) -> tuple[str, ...]:
-        """Return the key of the row to which an image belongs; empty if that is not known.
-
-        Args:
-            keys: keys of the image.
-
-        """
-        found = tuple(getattr(keys, level) for level in self.columns)
-        return found if found[-1] else ()
 
     def add(self, keys: ImageKeys, prediction: Prediction) -> None:
         """Add an image.
@@ -76,7 +64,7 @@ class Aggregate:
             prediction: its prediction; one without probabilities counts as bad.
 
         """
-        key = self.key(keys)
+        key = keys.of(self.level)
         if not key:
             self.unknown += 1
             return

@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.metrics.findings import finding_answers
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import parse_json, probability_columns
 from monai_weckd.utils.system import can_lock, try_lock

@@ -68,6 +68,7 @@ class TunedBundle:
         self.parameters = tuple(parameters)
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
+        config.refuse_several_images("tune")
         if config.solves_heads:
             raise ValueError(
                 "config_file: expected a training step by step, got one that solves heads and has nothing to tune. "

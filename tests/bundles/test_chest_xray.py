@@ -28,7 +28,6 @@ from PIL import Image
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from monai_weckd.annotation import AnnotatedBundle
 from monai_weckd.bundle import BundleConfig, stored_logits
 from monai_weckd.cli.main import main
 from monai_weckd.compare.arms import ARMS, choose_arms
@@ -448,8 +447,3 @@ def test_a_chestmnist_archive_is_a_data_set(tmp_path):
     tested = chain["final"]["test"]["findings"]
     assert [one["present"] for one in tested] == labels.sum(axis=0).tolist()  # those of the last part, test
     assert [one["known"] for one in tested] == [16] * 3
-
-
-def test_the_labeling_program_says_that_it_does_not_offer_findings(images, tmp_path):
-    with pytest.raises(ValueError, match="`label` does not offer several findings yet"):
-        AnnotatedBundle(BUNDLE, images, cache_dir=tmp_path)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.predict.aggregate import Aggregate
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.tables import read_table
 
 CLASSES = ("ill", "well")
