@@ -72,27 +72,28 @@ def find_batch(
     if count < 2:
         raise ValueError(f"count: expected 2 images or more, got {count}. Pass e.g. 12.")
     outputs = session.chain.outputs
-    if outputs.probabilities is None:
+    probabilities = outputs.probabilities
+    if probabilities is None:
         return None
     items, entries = session.items, session.store.entries
     elsewhere = session.leases.others(window)
     left = np.array([key in items and key not in entries and key not in elsewhere for key in outputs.ids], dtype=bool)
-    sure = np.flatnonzero(left & (outputs.probabilities.max(axis=1) >= _CONFIDENT))
+    sure = np.flatnonzero(left & (probabilities.max(axis=1) >= _CONFIDENT))
     rows = [row for row in sure.tolist() if not session.readers.is_blind(outputs.ids[row], who)]
     if len(rows) < 2:
         return None
-    called = outputs.probabilities[rows].argmax(axis=1)
+    called = probabilities[rows].argmax(axis=1)
     label = int(np.bincount(called).argmax())
     mine = [row for row, one in zip(rows, called.tolist(), strict=True) if one == label]
     if len(mine) < 2:
         return None
-    mine.sort(key=lambda row: -outputs.probabilities[row, label])
+    mine.sort(key=lambda row: -probabilities[row, label])
     chosen = _nearest_together(_directions(outputs.features[mine[:_MOST]]), count)
     found = [mine[place] for place in chosen]
     return Batch(
         session.classes[label],
         tuple(outputs.ids[row] for row in found),
-        tuple(float(outputs.probabilities[row, label]) for row in found),
+        tuple(float(probabilities[row, label]) for row in found),
     )
 
 

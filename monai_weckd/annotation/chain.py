@@ -29,11 +29,12 @@ from filelock import FileLock, Timeout
 from monai_weckd.annotation.chain_folder import folder_state, read_given, students_of
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.label_words import LabelWords
-from monai_weckd.annotation.live import LiveHead, LiveModel
-from monai_weckd.annotation.order import Outputs, Scores, Suggestion, suggest
+from monai_weckd.annotation.learning import Learning
+from monai_weckd.annotation.live import LiveModel
+from monai_weckd.annotation.order import Outputs, Scores, Suggestion
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
-from monai_weckd.plan.splits import group_of
+from monai_weckd.annotation.upcoming import Upcoming
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain
 
@@ -84,10 +85,10 @@ class AnnotatedChain:
         self.val_fraction = val_fraction
         self.ahead = ahead
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._queue: tuple[Any, list[Suggestion]] = ((), [])
+        self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead)
+        self._learning = Learning(bundle)
+        self._waiting: tuple[Any, Any, list[Mapping[str, Any]]] = (None, None, [])
         self._scores = Scores.empty("")
-        self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # with its features
-        self._live: tuple[np.ndarray | None, LiveModel | None] = (None, None)
         self._loaded: Any = None
         self._load()
 
@@ -219,7 +220,7 @@ class AnnotatedChain:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
     def learn(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
-        """Solve the head for the labels so far; :py:meth:`next` then chooses by its probabilities.
+        """Solve the head for the labels so far; :py:meth:`renew` then chooses by its probabilities.
 
         The model stays that of the last stage, whose predictions are shown and served.
 
@@ -231,21 +232,43 @@ class AnnotatedChain:
             labels: class of each labeled image by its id.
 
         """
+        self._learning.solve(self._scores, items, labels)
+
+    def renew(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> None:
+        """Choose the next images anew, and estimate how good the head of the last :py:meth:`learn` is.
+
+        One thread may call it at a time, beside others that call other methods.
+
+        Args:
+            items: all images.
+            labels: label of each labeled image by its id.
+
+        """
         scores = self._scores
-        if not scores.ids:
-            return
-        if self._head[0] is not scores.features:
-            self._head = scores.features, self.bundle.live_head(scores.ids, scores.features)
-        head = self._head[1]
-        if head is not None:
-            given = {key: self.words.plain(label) for key, label in labels.items()}
-            self._live = scores.features, head.solve(given, {item["id"]: group_of(item) for item in items})
+        if scores.ids:
+            guide = partial(self._learning.guide, scores)
+            self._upcoming.renew(scores, items, labels, stage=len(self.stages) + 1, guide=guide)
+            self._learning.estimate(scores, items)
 
     @property
     def live(self) -> LiveModel | None:
         """The head of the last :py:meth:`learn`, None if it was not for the current images."""
-        features, model = self._live
-        return model if features is self._scores.features else None
+        return self._learning.model(self._scores)
+
+    @property
+    def live_figures(self) -> dict[str, Any] | None:
+        """How good that head is, see :py:meth:`monai_weckd.annotation.learning.Learning.figures`."""
+        return self._learning.figures(self._scores)
+
+    @property
+    def scores(self) -> Scores:
+        """Outputs of the last student."""
+        return self._scores
+
+    @property
+    def points(self) -> np.ndarray:
+        """The points of the scored images between which distances count, (N, min(D, 64))."""
+        return self._upcoming.points(self._scores)
 
     @property
     def outputs(self) -> Outputs:
@@ -293,8 +316,10 @@ class AnnotatedChain:
 
         """
         scores = self._scores
-        seen = set(scores.ids)
-        others = [item for item in items if item["id"] not in seen]
+        listed, scored, others = self._waiting
+        if listed is not items or scored is not scores:
+            others = [item for item in items if item["id"] not in scores.places]
+            self._waiting = items, scores, others
         if any(item["id"] not in scores.unreadable for item in others):
             return False
         return len(self.bundle.find_faults(others)) == len(others)
@@ -304,34 +329,19 @@ class AnnotatedChain:
     ) -> list[Suggestion]:
         """Return the images to label next, in order; an empty list when none is left.
 
-        This opens no image: call :py:meth:`score` first, and :py:meth:`learn` after each answer. See
-        :py:func:`monai_weckd.annotation.order.suggest` for the order. ``ahead`` images are chosen at a time. A new
-        student or new images cause a new choice.
+        This opens no image: call :py:meth:`score` first, and :py:meth:`learn` and :py:meth:`renew` after each answer.
+        See :py:func:`monai_weckd.annotation.order.suggest` for the order. ``ahead`` images or more are chosen at a
+        time. A new student or new images cause a new choice.
 
         Args:
             items: all images.
-            labels: class of each labeled image by its id.
+            labels: label of each labeled image by its id.
             count: how many, default 1.
 
         """
-        scores, live = self._scores, self.live
-        present = {item["id"] for item in items}
-        key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
-        queued_for, queue = self._queue  # read together: another thread may replace them
-        left = [suggestion for suggestion in queue if suggestion.id not in labels]
-        if queued_for != key or len(left) < count:
-            left = suggest(
-                scores,
-                items,
-                labels,
-                kind=self.bundle.kind,
-                count=max(self.ahead, count),
-                stage=len(self.stages) + 1,
-                seed=self.bundle.seed,
-                guide=live.probabilities if live is not None and live.ids == scores.ids else None,
-            )
-        self._queue = key, left
-        return left[:count]
+        scores = self._scores
+        stage, guide = len(self.stages) + 1, partial(self._learning.guide, scores)
+        return self._upcoming.next(scores, items, labels, count=count, stage=stage, guide=guide)
 
     def predictor(self) -> ImagePredictor | None:
         """Return a predictor of single images with the last accepted student, None before the first one."""

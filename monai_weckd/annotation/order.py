@@ -19,7 +19,7 @@ import os
 import zlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +29,11 @@ from monai_weckd.data.npz import read_array
 from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.selection.projection import main_components
 from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
-__all__ = ["Outputs", "Scores", "Suggestion", "suggest"]
+__all__ = ["Outputs", "Scores", "Suggestion", "components", "suggest"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class Scores:
     disagreement: np.ndarray
     unreadable: Mapping[str, str]
     file: Path | None = None
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Row of each image by its id."""
+        return {key: place for place, key in enumerate(self.ids)}
 
     @classmethod
     def empty(cls, made_by: str) -> Scores:
@@ -219,6 +225,7 @@ def suggest(
     stage: int,
     seed: int,
     guide: np.ndarray | None = None,
+    points: np.ndarray | None = None,
 ) -> list[Suggestion]:
     """Choose the images to label next, and put them in order.
 
@@ -235,23 +242,24 @@ def suggest(
         stage: number of the stage that the labels are for, from 1.
         seed: seed of the draws.
         guide: class probabilities to choose by, (N, C), default None: those of the scores.
+        points: result of :py:func:`components` for the scores, default None: computed, which takes longest.
 
     """
     by_id = {item["id"]: item for item in items}
     todo = [key for key in by_id if key not in labeled and key not in scores.unreadable]
-    known = set(scores.ids)
+    known = scores.places
     fresh = sorted((key for key in todo if key not in known), key=lambda key: hash_fraction(seed, "fresh", key))
     unseen = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
     left = len(todo) - len(fresh)
     if not left:
         return unseen
-    rows = [row for row, key in enumerate(scores.ids) if key in by_id]
-    ids = [scores.ids[row] for row in rows]
+    ids = [key for key in scores.ids if key in by_id]
+    rows = np.array([known[key] for key in ids])
     guided = scores.probabilities.shape[1] > 0
     if guide is None and guided:
         guide = scores.probabilities
     context = SelectionContext(
-        features=scores.features[rows],
+        features=(components(scores) if points is None else points)[rows],
         probabilities=None if guide is None else guide[rows],
         groups=[group_of(by_id[key]) for key in ids],
         labeled=np.array([key in labeled for key in ids]),
@@ -259,16 +267,27 @@ def suggest(
         seed=seed,
         stage=stage,
         findings=kind.findings,
+        projected=True,
     )
     places = select_items("herding", context, count=min(count, left))
     if not guided:
         chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "herding", key))
         return unseen + [Suggestion(key, "stands for many images without a label", None) for key in chosen]
     chosen_rows = sorted(
-        (rows[place] for place in places),
+        (int(rows[place]) for place in places),
         key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row], kind)),
     )
     return unseen + [_reasoned(scores, row, kind) for row in chosen_rows]
+
+
+def components(scores: Scores) -> np.ndarray:
+    """Return the points between which "herding" measures distances, (N, min(D, 64)): they depend on no label.
+
+    Args:
+        scores: scores of N images.
+
+    """
+    return main_components(scores.features, np.arange(len(scores.ids)))
 
 
 def _margin(probabilities: np.ndarray, kind: LabelKind) -> float:

@@ -31,13 +31,14 @@ from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_reader import read_image
 
-__all__ = ["describe_image", "image_png"]
+__all__ = ["describe_image", "image_png", "thumbnail"]
 
 _WINDOW = ("WindowCenter", "WindowWidth")
 _ORIGIN = ("Modality", "SeriesInstanceUID")
 _CLIPPED = 0.98  # share of values that are all black, or all white, in a window that shows nothing
 _BYTES = (127.5, 255.0)
 _SAMPLES = 2**20
+_THUMBNAIL = 128  # pixels
 # direction of the first pixel on an axis that runs to the left, back or feet
 _EDGES = ("R", "A", "S")
 
@@ -69,6 +70,7 @@ class _Shown:
 
 
 _shown: Flights[_Shown] = Flights(kept=4, few=_few)  # scrolling requests one slice after the other
+_small: Flights[bytes] = Flights(kept=4000, few=_few)  # some kilobytes each
 
 
 def describe_image(path: str) -> dict[str, Any]:
@@ -140,18 +142,52 @@ def image_png(
         return _png(plane, center, width)
 
 
+def thumbnail(path: str) -> bytes:
+    """Return a small JPEG of the middle slice of an image, at most 128 pixels wide and high; the last ones are kept.
+
+    Args:
+        path: a file, or the folder of a DICOM series.
+
+    Raises:
+        ValueError: When the image cannot be read.
+
+    """
+    return _small.get((path, os.stat(folder_of(path)).st_mtime_ns), lambda: _thumbnail(path))
+
+
+def _thumbnail(path: str) -> bytes:
+    shown = _decoded(path)
+    plane = shown.array[..., shown.slices // 2] if shown.array.ndim == 4 else shown.array
+    width, height = (size * pixel for size, pixel in zip(plane.shape[1:], shown.pixel, strict=True))
+    step = max(1, min(plane.shape[1:]) // (4 * _THUMBNAIL))  # what is left is still reduced by a filter
+    picture = Image.fromarray(_bytes(plane[:, ::step, ::step], *shown.window))
+    scale = _THUMBNAIL / max(width, height)
+    picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _png(plane: np.ndarray, center: float, width: float) -> bytes:
-    """Return the PNG of (C, columns, rows) in a window; rows are converted to float in chunks, to save memory."""
+    """Return the PNG of (C, columns, rows) in a window."""
+    buffer = io.BytesIO()
+    # fast rather than small: the browser usually runs on the same machine
+    Image.fromarray(_bytes(plane, center, width)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _bytes(plane: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Return (C, columns, rows) in a window as bytes, (rows, columns[, 3]).
+
+    Rows are converted to float in chunks, to save memory.
+    """
     channels, columns, rows = plane.shape
     pixels = np.empty((rows, columns, channels), np.uint8)
     step = max(1, _SAMPLES // (columns * channels))
     for first in range(0, rows, step):
         gray = (plane[..., first : first + step].astype(np.float64) - center) * (255 / width) + _BYTES[0]
         pixels[first : first + step] = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
-    buffer = io.BytesIO()
-    # fast rather than small: the browser usually runs on the same machine
-    Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    return pixels if channels == 3 else pixels[..., 0]
 
 
 def _read(path: str) -> _Shown:

@@ -17,16 +17,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.background import Background
 from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.folders import FolderWatch
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.queues import Queues
 from monai_weckd.annotation.readers import Readers
 from monai_weckd.annotation.shards import plan_next_stage
 from monai_weckd.annotation.state import session_state
@@ -85,16 +87,19 @@ class AnnotationSession:
         )
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
+        self.queues = Queues()
         self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
+        self._watch = FolderWatch(self.studies)
+        self._listing = Background(self.refresh, name="list", failed="the images could not be listed")
         # failures of these only affect the order of images
         self._looking = Background(self._look, name="look", failed="new images could not be scored")
         self._learning = Background(
-            lambda: self.chain.learn(self._usable, self.labels),
-            name="learn",
-            failed="the head could not be solved for the labels so far",
+            self._learn, name="learn", failed="the head could not be solved for the labels so far"
         )
+        self._ordering = Background(self._order, name="order", failed="the next images could not be chosen")
+        self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
         self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
@@ -113,10 +118,13 @@ class AnnotationSession:
 
     @property
     def items(self) -> dict[str, dict[str, Any]]:
-        """All images by their id."""
-        if time.monotonic() - self._listed[0] > _LISTED_FOR:
-            self.refresh()
-        return self._listed[1]
+        """All images by their id; those that have come, or have gone, are noticed within seconds."""
+        listed_at, items = self._listed
+        if time.monotonic() - listed_at > _LISTED_FOR:
+            self._listed = time.monotonic(), items
+            if self._watch.has_changed:
+                self._listing.start()
+        return items
 
     @property
     def given(self) -> dict[str, str]:
@@ -132,11 +140,18 @@ class AnnotationSession:
     @property
     def _usable(self) -> list[dict[str, Any]]:
         """The images that nobody has set aside by an answer in place of a class."""
-        given = self.given
-        return [item for key, item in self.items.items() if given.get(key) not in self.answers]
+        items = self._listed[1]
+        aside = [key for key, label in self.readers.decided().items() if label in self.answers]
+        made_of, usable = self._usable_of
+        if made_of is None or made_of[0] is not items or made_of[1] != aside:
+            left_out = set(aside)
+            usable = [item for key, item in items.items() if key not in left_out]
+            self._usable_of = (items, aside), usable
+        return usable
 
     def refresh(self) -> None:
         """List the images of the folder again."""
+        self._watch.look()
         passed_over = PassedOver()
         items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims, passed_over=passed_over)
         self.passed_over = passed_over
@@ -188,6 +203,7 @@ class AnnotationSession:
         """
         self.item(image_id)
         previous = self.readers.put(image_id, label, who=who, settle=settle, info=info, undo=undo)
+        self.queues.drop(who, {image_id})
         self.learn()
         return previous
 
@@ -221,6 +237,32 @@ class AnnotationSession:
         """
         self.item(image_id)
         self.store.note("undo skip" if undo else "skip", who=who, id=image_id)
+        if not undo:
+            self.queues.drop(who, {image_id})
+
+    def queue(self, image_ids: Sequence[str], *, who: str | None = None) -> int:
+        """Let a person see some images next, ahead of the order, and return how many are in their queue.
+
+        An image leaves the queue when that person labels or skips it; one that has a label is shown once. Images that
+        cannot be read are left out.
+
+        Args:
+            image_ids: ids of the images, in order; none empties the queue.
+            who: the person, default None: unknown.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+            ValueError: When the queue would be too long.
+
+        """
+        unreadable = self.chain.unreadable
+        wanted = [key for key in image_ids if self.item(key)["id"] not in unreadable]
+        if image_ids:
+            self.queues.put(who, wanted)
+        else:
+            self.queues.drop(who, self.queues.of(who))
+        self.store.note("queue", who=who, ids=wanted)
+        return len(self.queues.of(who))
 
     def learn(self) -> None:
         """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
@@ -229,6 +271,13 @@ class AnnotationSession:
         """
         if not self.training.running:
             self._learning.start()
+
+    def _learn(self) -> None:
+        self.chain.learn(self._usable, self.labels)
+        self._ordering.start()
+
+    def _order(self) -> None:
+        self.chain.renew(self._usable, self.store.entries)
 
     def next(
         self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
@@ -243,13 +292,22 @@ class AnnotationSession:
             without: ids of images to leave out.
 
         """
-        items = self._usable
+        items, entries = self._usable, self.store.entries
         if not self.chain.knows(items):
             self.look()
         spare = len(without) + len(self.leases.others(window))
-        chosen = self.chain.next(items, self.store.entries, count=count + spare)
-        found = self.readers.in_turn(chosen, self.items, who)
-        return self.leases.take(window, [one for one in found if one.id not in without], count=count)
+        chosen = self.chain.next(items, entries, count=count + spare)
+        # what a window has got ready comes first, also if the order is another one meanwhile
+        held = self.leases.held(window)
+        self.queues.drop(who, {one.id for one in held[:1] if one.id in entries})  # it has been shown
+        held = tuple(one for one in held if one.id not in entries and one.id in self.items)
+        queued = [Suggestion(key, "you queued it", None) for key in self.queues.of(who) if key in self.items]
+        first = self.readers.in_turn(queued, (), who)
+        later = self.readers.in_turn([*held, *chosen], self.items, who)
+        found: dict[str, Suggestion] = {}
+        for one in (*first, *later):
+            found.setdefault(one.id, one)
+        return self.leases.take(window, [one for key, one in found.items() if key not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""

@@ -67,7 +67,7 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
         "label_budget": session.label_budget,
         "stages": [stage_summary(stage) for stage in session.chain.stages],
         "training": asdict(session.training),
-        "live": None if session.chain.live is None else dict(session.chain.live.summary),
+        "live": session.chain.live_figures,
     }
 
 

@@ -55,7 +55,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
             unreadable={"broken": "it is damaged", "gone": "it was damaged"},
             stages=[],
             thresholds=None,
-            live=None,
+            live_figures=None,
         ),
     )
     found = session_state(session, "bob")

@@ -24,6 +24,7 @@ async function display(suggestion) {
   const { id, reason } = suggestion;
   desk.current = { ...suggestion, ready: false };
   byId("name").textContent = visible(id);
+  byId("like").href = `explore?like=${encodeURIComponent(id)}`;
   byId("reason").textContent = `Why this one: ${visible(reason)}`;
   viewer.hide("Loading …");
   hideSimilar();

@@ -15,6 +15,7 @@
 import { desk, left, remembered, unnamed } from "./desk.js";
 import { batchKey, closeBatch, confirmBatch, isOpen, openBatch } from "./batch.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
+import { showEstimate } from "./estimate.js";
 import { open } from "./images.js";
 import { give, skip, undo } from "./labels.js";
 import { preview, takeManifest } from "./manifest.js";
@@ -52,6 +53,7 @@ function render() {
   (desk.state.findings ? showFindings : showClasses)(desk.state, desk.current, closed);
   showAnswers(desk.state, desk.current, closed);
   showProgress(desk.state, limit, openAgain);
+  showEstimate(desk.state);
   showReaders(desk.state, openAgain);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
