@@ -50,7 +50,7 @@ def find_batch(
     """Return images without a label that the current head gives one class with a probability of 0.9 or more.
 
     Of the class with most such images, it is the image with the smallest mean distance to its nearest others, and
-    these: the distance is that of the directions of their standardized features. Images that are read twice, and those that
+    these. The distance is the cosine distance of standardized features. Images that are read twice, and those that
     other windows show, are in no batch.
 
     Args:
