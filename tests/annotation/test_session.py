@@ -182,3 +182,52 @@ def test_an_answer_that_is_a_class_is_a_class(images, tmp_path):
     here.put_label("g0/ear.png", "cannot tell")
     assert here.labels == {"g0/ear.png": "Cannot Tell"}
     assert here.store.info("g0/ear.png").get("answer") is None
+
+
+def wanted(here, who="Ada", **options):
+    return [(one.id[:2], one.reason) for one in here.next(who=who, **options)]
+
+
+def test_queued_images_come_before_the_order_for_who_queued_them(here, tmp_path):
+    assert here.queue(["g4/ear.png", "g2/ear.png"], who="Ada") == 2
+    assert wanted(here, count=3) == [("g4", "you queued it"), ("g2", "you queued it"), ("g0", "why")]
+    assert wanted(here, "Bob") == [("g0", "why")]
+    here.put_label("g4/ear.png", "ill", who="Bob")  # she may still say what she thinks
+    assert wanted(here)[0][0] == "g4"
+    here.put_label("g4/ear.png", "Background", who="Ada")
+    here.skip("g2/ear.png", who="Ada", undo=True)
+    assert wanted(here)[0][0] == "g2"
+    here.skip("g2/ear.png", who="Ada")
+    assert wanted(here, without=["g2/ear.png"]) == [("g0", "why")]
+    here.queue(["g5/ear.png"], who="Ada")
+    assert here.queue([], who="Ada") == 0
+    lines = [json.loads(line) for line in (tmp_path / "output" / "labels.log").read_text().splitlines()]
+    queued = [(line["who"], line["ids"]) for line in lines if line["what"] == "queue"]
+    assert queued == [("Ada", ["g4/ear.png", "g2/ear.png"]), ("Ada", ["g5/ear.png"]), ("Ada", [])]
+
+
+def test_a_labeled_image_in_the_queue_is_shown_once(here):
+    here.put_label("g1/ear.png", "ill", who="Ada")
+    here.queue(["g1/ear.png", "g3/ear.png"], who="Ada")
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g1", "g3"]
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g3", "g0"]
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g3", "g0"]  # it has no label yet
+
+
+def test_what_cannot_be_queued_is_refused_or_left_out(here):
+    with pytest.raises(UnknownImageError):
+        here.queue(["g0/ear.png", "none"], who="Ada")
+    here.chain.unreadable = {"g0/ear.png": "it is damaged"}
+    assert here.queue(["g0/ear.png"], who="Ada") == 0
+
+
+def test_a_window_keeps_what_it_has_got_ready(here, monkeypatch):
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g0", "g1"]
+    here.put_label("g0/ear.png", "ill", who="Ada")
+    order = ["g5", "g4"]
+    monkeypatch.setattr(
+        here.chain, "next", lambda items, labels, *, count: [Suggestion(f"{one}/ear.png", "new", None) for one in order]
+    )
+    assert wanted(here, window="w", count=2) == [("g1", "why"), ("g5", "new")]
+    here.put_label("g1/ear.png", "ill", who="Bob")
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g5", "g4"]
