@@ -327,7 +327,8 @@ def estimate_layer(
     """
     inputs, target, groups = labeled
     points, weights = _standard(inputs, scaling), torch.ones(len(target))
-    logits, names = [], []
+    logits: list[torch.Tensor] = []
+    names: list[str] = []
     for part, its_names in others:
         weights += share * represented(points, _standard(part, scaling))
         logits.append(head.unseen_logits(part, its_names))
