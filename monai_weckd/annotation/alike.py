@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.plan.splits import group_of
 
-__all__ = ["Batch", "confirm_batch", "find_batch", "similar_labeled"]
+__all__ = ["Batch", "confirm_batch", "find_batch", "related_images", "similar_labeled"]
 
 _CONFIDENT = 0.9  # least probability of an image in a batch
 _MOST = 500  # images that are compared with each other
@@ -71,27 +72,28 @@ def find_batch(
     if count < 2:
         raise ValueError(f"count: expected 2 images or more, got {count}. Pass e.g. 12.")
     outputs = session.chain.outputs
-    if outputs.probabilities is None:
+    probabilities = outputs.probabilities
+    if probabilities is None:
         return None
     items, entries = session.items, session.store.entries
     elsewhere = session.leases.others(window)
     left = np.array([key in items and key not in entries and key not in elsewhere for key in outputs.ids], dtype=bool)
-    sure = np.flatnonzero(left & (outputs.probabilities.max(axis=1) >= _CONFIDENT))
+    sure = np.flatnonzero(left & (probabilities.max(axis=1) >= _CONFIDENT))
     rows = [row for row in sure.tolist() if not session.readers.is_blind(outputs.ids[row], who)]
     if len(rows) < 2:
         return None
-    called = outputs.probabilities[rows].argmax(axis=1)
+    called = probabilities[rows].argmax(axis=1)
     label = int(np.bincount(called).argmax())
     mine = [row for row, one in zip(rows, called.tolist(), strict=True) if one == label]
     if len(mine) < 2:
         return None
-    mine.sort(key=lambda row: -outputs.probabilities[row, label])
+    mine.sort(key=lambda row: -probabilities[row, label])
     chosen = _nearest_together(_directions(outputs.features[mine[:_MOST]]), count)
     found = [mine[place] for place in chosen]
     return Batch(
         session.classes[label],
         tuple(outputs.ids[row] for row in found),
-        tuple(float(outputs.probabilities[row, label]) for row in found),
+        tuple(float(probabilities[row, label]) for row in found),
     )
 
 
@@ -158,6 +160,25 @@ def similar_labeled(
     distances = 1 - np.stack(unit) @ own
     nearest = np.argsort(distances, kind="stable")[:count]
     return [{"id": key, "label": labels[key]} for key in (outputs.ids[rows[place]] for place in nearest)]
+
+
+def related_images(session: AnnotationSession, image_id: str, *, count: int = 6) -> list[str]:
+    """Return ids of other images of the same group, such as the other views of a patient, those nearest by name first.
+
+    Args:
+        session: the session.
+        image_id: id of the image.
+        count: how many at most, default 6.
+
+    Raises:
+        UnknownImageError: When there is no such image.
+
+    """
+    group = group_of(session.item(image_id))
+    members = [key for key, item in session.items.items() if group_of(item) == group]
+    own = members.index(image_id)
+    nearest = sorted((abs(place - own), place) for place in range(len(members)) if place != own)[:count]
+    return [members[place] for place in sorted(place for _, place in nearest)]
 
 
 def _directions(features: np.ndarray) -> np.ndarray:

@@ -83,6 +83,7 @@ class AnnotatedBundle:
     ) -> None:
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
+        config.refuse_several_images("label")
         self.root, self.spatial_dims = config.root, config.spatial_dims
         names = config.class_names if classes is None else tuple(map(str, classes))
         self.kind = LabelKind(_distinct(names, findings=config.has_findings), config.has_findings)

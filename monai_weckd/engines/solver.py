@@ -326,7 +326,7 @@ def estimate_layer(
 
     """
     inputs, target, groups = labeled
-    points, weights = _standard(inputs, scaling), torch.ones(len(target))
+    points, weights = _standard(inputs, scaling), torch.ones(len(target), dtype=torch.float64)
     logits: list[torch.Tensor] = []
     names: list[str] = []
     for part, its_names in others:
