@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -221,3 +222,46 @@ def test_a_chain_that_a_site_has_stopped_goes_on_when_it_is_mended(root, capsys)
     assert federate(root, "west,north,south", *options, changes=SMALL_CHAIN) == 0
     assert (root / "out" / "west" / "stage_1" / "plan.json").stat().st_mtime_ns == first
     assert len(list(root.glob("out/*/model.pt"))) == 3
+
+
+@pytest.fixture
+def servers(tmp_path, monkeypatch):
+    """A function that runs commands of NVIDIA FLARE about a server and two sites, all of them on loopback."""
+    for name, value in {"HOME": tmp_path, "NVFLARE_POC_WORKSPACE": tmp_path / "poc"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+
+    def run(*command):
+        return subprocess.run(
+            ["nvflare", *command], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
+        ).stdout
+
+    run("poc", "prepare", "-c", "north", "south", "--force")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    project = (tmp_path / "poc" / "project.yml").read_text()
+    # a server named localhost listens there alone
+    changed = project.replace("name: server", "name: localhost").replace("port: 8002", f"port: {port}")
+    assert changed.count("localhost") == 2 and str(port) in changed
+    (tmp_path / "project.yml").write_text(changed)
+    run("poc", "prepare", "-i", str(tmp_path / "project.yml"), "--force")
+    try:
+        run("poc", "start")
+        yield run
+    finally:
+        run("poc", "stop")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_servers_run_the_job_that_was_written(root, servers):
+    command = [one for one in arguments(root, "north,south") if one != "--simulate"]
+    assert main(command) == 0
+    admin = ["--startup-kit", str(root / "poc" / "example_project" / "prod_00" / "admin@nvidia.com")]
+    _, _, job = servers("job", "submit", "-j", str(root / "job" / "federation"), *admin).partition("job_id: ")
+    assert "COMPLETED" in servers("job", "wait", job.strip(), *admin)
+    models = sorted(root.glob("out/*/model.pt"))
+    assert [path.parent.name for path in models] == ["north", "south"]
+    assert models[0].read_bytes() == models[1].read_bytes()
