@@ -141,7 +141,9 @@ class Trial:
         """
         path = self.folder / "scored.pt"
         torch.save(dict(weights), path)
-        shape = {name: value for name, value in self.changes.items() if name.startswith(("network_def", "spatial_size"))}
+        shape = {
+            name: value for name, value in self.changes.items() if name.startswith(("network_def", "spatial_size"))
+        }
         model = PredictionBundle(self.bundle, path, overlays=[f"inference_{self.overlays[-1]}"], changes=shape)
         if self.test is None:
             items = load_datalist(self.folder / "test").items
@@ -407,7 +409,9 @@ def main() -> None:
         trial.classes = datalist.classes
         train, test = parted[number]
         parts = divided(datalist.items, train, test, division, number)
-        counts = {name: np.bincount(labels[rows], minlength=len(trial.classes)).tolist() for name, (rows, _) in parts.items()}
+        counts = {
+            name: np.bincount(labels[rows], minlength=len(trial.classes)).tolist() for name, (rows, _) in parts.items()
+        }
         found = {"fold": number, "division": division, "seed": seed, "labels": counts, "test": test.tolist()}
         found = kept.setdefault((seed, number, division), found)
         for arm in measure(trial, datalist.items, parts, options.arms or list(arms(trial)), found):
@@ -416,7 +420,10 @@ def main() -> None:
             write_atomically(options.output, content)
     if options.arms is None:
         whole = list(kept.values())
-        print(f"\n{options.bundle}, {SITES} sites\n\n" + "\n".join([*table(whole), "", *differences(whole, labels, groups)]))
+        print(
+            f"\n{options.bundle}, {SITES} sites\n\n"
+            + "\n".join([*table(whole), "", *differences(whole, labels, groups)])
+        )
 
 
 if __name__ == "__main__":

@@ -173,7 +173,9 @@ class ChainParty:
         config = config.copy(changes, **objects)
         trainer = config.trainer()
         if everyone:
-            config.value("loss_function").task_loss = BalancedCrossEntropy(_labels(objects["datalist"], objects["plan"]))
+            config.value("loss_function").task_loss = BalancedCrossEntropy(
+                _labels(objects["datalist"], objects["plan"])
+            )
         return trainer
 
     def _gentle(self, config: BundleConfig) -> dict[str, Any]:

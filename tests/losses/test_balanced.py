@@ -56,5 +56,7 @@ def test_a_distillation_loss_takes_it():
 
 @pytest.mark.parametrize("labels", [[0, 0], [3, -1]])
 def test_no_class_at_all_is_refused(labels):
-    with pytest.raises(ValueError, match=r"labels: expected a number of labels of each class, one of them above 0, got"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected a number of labels of each class, one of them above 0, got"
+    ):
         BalancedCrossEntropy(labels)
