@@ -27,6 +27,7 @@ from monai_weckd.annotation import (
     session,
     state,
 )
+from monai_weckd.annotation.order import Suggestion
 from monai_weckd.plan.label_kind import LabelKind
 
 
