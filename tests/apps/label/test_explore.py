@@ -176,6 +176,7 @@ class TestPage:
         assert 0 < len(inside) < len(found["ids"])
         page.wait(lambda: page.text("chosen-text"))
         assert abs(int(page.text("chosen-text").split()[0]) - len(inside)) <= 2  # a pixel at the edge
+        assert not page.find("alike").is_displayed()  # no point was clicked
         page.find("queue-chosen").click()
         page.wait(lambda: page.text("queued").startswith("Your queue: "))
         browser.find_element("link text", "Label").click()
