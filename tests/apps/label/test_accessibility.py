@@ -113,3 +113,10 @@ def test_the_page_of_findings(forks, browser, tmp_path):
         page.key("2")
         page.key("2")
         check(page, browser, "findings")
+
+
+def test_the_page_of_all_images(server, browser):
+    page = Page(browser, server.url)
+    browser.get(f"{server.url}/explore")
+    page.wait(lambda: page.run("return document.querySelectorAll('#images li').length") > 0)
+    check(page, browser, "explore")
