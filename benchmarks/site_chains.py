@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,17 @@ from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.few_labels import BUNDLES
-from benchmarks.harness import machine
+from benchmarks.harness import digits, machine
 from benchmarks.sites import SITES, divide
+from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.cli.options import parse_changes
+from monai_weckd.compare.statistics import RunPredictions, arm_difference
 from monai_weckd.data import load_datalist
 from monai_weckd.fl.average_rounds import AverageParty
 from monai_weckd.fl.chain_rounds import ChainParty, StageAnswer, Student, run_over_sites
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.predict.model import PredictionBundle
+from monai_weckd.utils.files import write_atomically
 
 ARMS = ("chain: last", "chain: all", "chain: there and back", "averaging", "best site", "mean site", "pooled")
 DIVISIONS = ("even", "skewed", "devices")
@@ -47,10 +52,12 @@ def device(image: Image.Image, number: int) -> Image.Image:
     """Return an image as a stand-in for another device shows it: as it is, darker and redder, or brighter and blurred.
 
     Args:
-        image: RGB.
+        image: RGB, or gray, whose second device has another contrast.
         number: of the device.
 
     """
+    if number == 1 and image.mode == "L":
+        return image.point(lambda value: 255 * (value / 255) ** 1.5)
     if number == 1:
         red, green, blue = ImageEnhance.Brightness(image).enhance(0.7).split()
         return Image.merge("RGB", (red.point(lambda value: 1.2 * value), green, blue.point(lambda value: 0.8 * value)))
@@ -67,11 +74,24 @@ class Trial:
         folder: for the images and models of all sites.
         epochs: of a stage; each other arm has as many steps behind its model as the chain.
         seed: of the training.
+        overlays: of the training.
+        changes: of the training, by key.
 
     """
 
-    def __init__(self, bundle: Path, folder: Path, epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        folder: Path,
+        epochs: int,
+        seed: int,
+        *,
+        overlays: Sequence[str] = ("scratch.json",),
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
         self.bundle, self.folder, self.epochs, self.seed = bundle, folder, epochs, seed
+        self.overlays, self.changes = list(overlays), dict(changes or {})
+        self.mode = "RGB" if BundleConfig(bundle)["channels"] == 3 else "L"
         self.classes: tuple[str, ...] = ()
         self.test: tuple[torch.Tensor, np.ndarray] | None = None
         self.bytes = 0
@@ -91,7 +111,7 @@ class Trial:
             table = csv.writer(file)
             table.writerow(("file", "label", "group", "split"))
             for number, (item, which) in enumerate(zip(items, devices, strict=True)):
-                image = Image.open(item["image"]).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+                image = Image.open(item["image"]).convert(self.mode).resize((SIDE, SIDE), Image.Resampling.BOX)
                 device(image, int(which)).save(target / f"{number}.png", compress_level=1)
                 table.writerow((f"{number}.png", self.classes[item["label"]], item["group"], "train"))
 
@@ -104,12 +124,12 @@ class Trial:
             changes: values to set in the configuration.
 
         """
-        given = {"seed": self.seed, "val_fraction": 0, "max_epochs": self.epochs, **changes}
+        given = {"seed": self.seed, "val_fraction": 0, "max_epochs": self.epochs, **self.changes, **changes}
         output = self.folder / arm / site
         shutil.rmtree(output, ignore_errors=True)
         return {
             **{"bundle": str(self.bundle), "dataset_dir": str(self.folder / site), "output_dir": str(output)},
-            **{"classes": self.classes, "overlays": ["scratch.json"], "changes": given},
+            **{"classes": self.classes, "overlays": self.overlays, "changes": given},
         }
 
     def score(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -121,7 +141,10 @@ class Trial:
         """
         path = self.folder / "scored.pt"
         torch.save(dict(weights), path)
-        model = PredictionBundle(self.bundle, path, overlays=["inference_scratch.json"])
+        shape = {
+            name: value for name, value in self.changes.items() if name.startswith(("network_def", "spatial_size"))
+        }
+        model = PredictionBundle(self.bundle, path, overlays=[f"inference_{self.overlays[-1]}"], changes=shape)
         if self.test is None:
             items = load_datalist(self.folder / "test").items
             images = torch.stack([torch.as_tensor(model.load(item["image"])) for item in items])
@@ -129,8 +152,12 @@ class Trial:
         images, labels = self.test
         probabilities = np.concatenate([model.predict(part) for part in images.split(64)])
         tested = classification_metrics(probabilities, labels)
-        recalls = [float((probabilities.argmax(1)[labels == c] == c).mean()) for c in range(len(self.classes))]
-        return {"balanced_accuracy": float(tested["balanced_accuracy"]), "recalls": recalls}
+        predicted = probabilities.argmax(axis=1)
+        recalls = [float((predicted[labels == c] == c).mean()) for c in range(len(self.classes))]
+        return {
+            **{"balanced_accuracy": float(tested["balanced_accuracy"]), "recalls": recalls},
+            "predicted": digits(predicted),
+        }
 
     def chain(self, sites: Sequence[str], arm: str, **options: Any) -> dict[str, torch.Tensor]:
         """Return the weights of a chain over sites.
@@ -188,28 +215,15 @@ class Trial:
         return ChainParty(self.settings(site, arm, max_epochs=SITES * self.epochs)).answer([]).weights
 
 
-def measure(
-    trial: Trial, items: Sequence[Mapping[str, Any]], train: np.ndarray, test: np.ndarray, division: str, number: int
-) -> dict[str, Any]:
-    """Return the figures of all arms on one fold and division.
+def arms(trial: Trial) -> dict[str, Callable[[str], Mapping[str, torch.Tensor]]]:
+    """Return what trains the network of each arm, by its name.
 
     Args:
-        trial: empty.
-        items: of the data list.
-        train: places of the training items.
-        test: places of the others.
-        division: one of ``DIVISIONS``.
-        number: of the fold, the seed of the lots.
+        trial: with the images of the sites.
 
     """
-    labels, groups = np.array([item["label"] for item in items]), np.array([item["group"] for item in items])
-    site = divide(labels, groups, number, skewed=division == "skewed")
-    shown = site if division == "devices" else np.zeros_like(site)
     names = [f"site_{place}" for place in range(SITES)]
-    parts = {name: train[site[train] == place] for place, name in enumerate(names)}
-    for name, rows in {**parts, "pooled_images": train, "test": test}.items():
-        trial.copy([items[row] for row in rows], name, shown[rows])
-    arms: dict[str, Callable[[str], Mapping[str, torch.Tensor]]] = {
+    return {
         "chain: last": lambda arm: trial.chain(names, arm),
         "chain: all": lambda arm: trial.chain(names, arm, teachers="all"),
         "chain: there and back": lambda arm: trial.chain(names, arm, teachers="all", there_and_back=True),
@@ -217,21 +231,63 @@ def measure(
         **{name: lambda arm, name=name: trial.alone(name, arm) for name in names},
         "pooled": lambda arm: trial.alone("pooled_images", arm),
     }
-    counts = {name: np.bincount(labels[rows], minlength=len(trial.classes)).tolist() for name, rows in parts.items()}
-    found: dict[str, Any] = {"fold": number, "division": division, "seed": trial.seed, "labels": counts}
-    for arm, weights in arms.items():
-        trial.bytes, began = 0, time.process_time()
-        figures = trial.score(weights(arm.replace(": ", "_").replace(" ", "_")))
-        found[arm] = {**figures, "seconds": round(time.process_time() - began, 1), "bytes": trial.bytes}
-        print(number, division, arm, f"{figures['balanced_accuracy']:.3f}", flush=True)
-    return found
+
+
+def divided(
+    items: Sequence[Mapping[str, Any]], train: np.ndarray, test: np.ndarray, division: str, number: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return places and devices of the images of each folder: those of the sites, all of them, and the test.
+
+    Args:
+        items: of the data list.
+        train: places of the training items.
+        test: places of the others.
+        division: one of ``DIVISIONS``.
+        number: of the fold, the seed of the lots.
+
+    """
+    labels, groups = (np.array([item[key] for item in items]) for key in ("label", "group"))
+    site = divide(labels, groups, number, skewed=division == "skewed")
+    shown = site if division == "devices" else np.zeros_like(site)
+    parts = {f"site_{place}": train[site[train] == place] for place in range(SITES)}
+    return {name: (rows, shown[rows]) for name, rows in {**parts, "pooled_images": train, "test": test}.items()}
+
+
+def measure(
+    trial: Trial,
+    items: Sequence[Mapping[str, Any]],
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    chosen: Sequence[str],
+    found: dict[str, Any],
+) -> Iterator[str]:
+    """Add the figures of the arms that are missing to those of a run, and yield the name of each that is added.
+
+    Args:
+        trial: empty.
+        items: of the data list.
+        parts: result of :py:func:`divided`.
+        chosen: names of arms.
+        found: figures of the run by arm.
+
+    """
+    if found.keys() >= set(chosen):
+        return
+    for name, (rows, devices) in parts.items():
+        trial.copy([items[row] for row in rows], name, devices)
+    for arm in chosen:
+        if arm not in found:
+            trial.bytes, began = 0, time.process_time()
+            figures = trial.score(arms(trial)[arm](arm.replace(": ", "_").replace(" ", "_")))
+            found[arm] = {**figures, "seconds": round(time.process_time() - began, 1), "bytes": trial.bytes}
+            yield arm
+    shutil.rmtree(trial.folder)
 
 
 def score(found: Mapping[str, Any], arm: str) -> float:
     """Return the balanced accuracy of an arm.
 
     Args:
-        found: result of :py:func:`measure`.
+        found: figures of a run by arm.
         arm: one of ``ARMS``.
 
     """
@@ -242,10 +298,10 @@ def score(found: Mapping[str, Any], arm: str) -> float:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return rows: means and standard errors over folds, in points.
+    """Return rows: means and standard errors over runs, in points.
 
     Args:
-        results: of :py:func:`measure`.
+        results: figures of runs, each with all arms.
 
     """
     lines = ["| division | runs | " + " | ".join(ARMS) + " |", "|---" * (len(ARMS) + 2) + "|"]
@@ -259,32 +315,115 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def differences(
+    results: Sequence[Mapping[str, Any]], labels: np.ndarray, groups: np.ndarray, control: str = "pooled"
+) -> list[str]:
+    """Return rows: arms minus a control, in points, with the 95 % interval of a bootstrap over test groups.
+
+    Args:
+        results: figures of runs, each with all arms.
+        labels: of all items, (N,).
+        groups: of all items, (N,).
+        control: name of the arm that is subtracted.
+
+    """
+    lines = [f"| division | arm | minus {control} | 95 % interval |", "|---|---|---|---|"]
+    names = {str(place): str(group) for place, group in enumerate(groups)}
+    for division in DIVISIONS:
+        rows = [found for found in results if found["division"] == division]
+        for arm in (name for name in ARMS if name != control and rows and name in rows[0]):
+            ours, theirs = ([_predictions(found, name, labels) for found in rows] for name in (arm, control))
+            one = arm_difference(ours, theirs, groups=names)["balanced_accuracy"]
+            low, high = (100 * limit for limit in one.interval or (np.nan, np.nan))
+            lines.append(f"| {division} | {arm} | {100 * one.value:+.1f} | {low:+.1f} to {high:+.1f} |")
+    return lines
+
+
+def _predictions(found: Mapping[str, Any], arm: str, labels: np.ndarray) -> RunPredictions:
+    predicted = np.array(list(found[arm]["predicted"]), dtype=int)
+    probabilities = np.eye(int(labels.max()) + 1)[predicted]
+    test = found["test"]
+    return RunPredictions(0, found["fold"], found["seed"], [str(row) for row in test], labels[test], probabilities)
+
+
+def folds(
+    labels: np.ndarray, groups: np.ndarray, *, inner: bool, items: int | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the places of training and test items of each fold.
+
+    Args:
+        labels: (N,).
+        groups: (N,).
+        inner: whether the test items are a quarter of the training items of the first fold, to choose by.
+        items: about how many items to use, default None: all.
+
+    """
+    use = np.arange(len(labels))
+    if items is not None:
+        order = np.random.default_rng(0).permutation(np.unique(groups))
+        use = use[np.isin(groups, order[: max(1, round(items / len(labels) * len(order)))])]
+    found = _folds(use, labels, groups, 5)
+    return _folds(found[0][0], labels, groups, 4) if inner else found
+
+
+def _folds(use: np.ndarray, labels: np.ndarray, groups: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=0).split(labels[use], labels[use], groups[use])
+    return [(use[train], use[test]) for train, test in split]
+
+
 def main() -> None:
-    """Print the table of one set, and write all figures after each run."""
+    """Print the tables of one set, and write all figures after each arm; what the file has is not measured again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", choices=sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
     parser.add_argument("dataset_dir", help="its images")
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder for sites and models")
     parser.add_argument("--epochs", type=int, default=4, help="of a stage, 20 iterations each (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each fold and division")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="trainings of each fold and division")
+    parser.add_argument("--folds", type=int, nargs="+", default=range(5), help="numbers of folds (default: all)")
+    parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=DIVISIONS)
+    parser.add_argument("--arms", nargs="+", default=None, help="default: all")
+    parser.add_argument("--items", type=int, help="about how many items to use (default: all)")
+    parser.add_argument("--inner", action="store_true", help="test on groups of the training items of the first fold")
+    parser.add_argument("--overlays", nargs="+", default=["scratch.json"], help="of the training")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the training")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     datalist = load_datalist(options.dataset_dir)
     labels, groups = (np.array([item[key] for item in datalist.items]) for key in ("label", "group"))
-    folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(labels, labels, groups))
-    results: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
-        for number, (train, test) in enumerate(folds):
-            for division in DIVISIONS:
-                folder = options.folder / f"{division}_{number}_{seed}"
-                trial = Trial(BUNDLES / options.bundle, folder, options.epochs, seed)
-                trial.classes = datalist.classes
-                results.append(measure(trial, datalist.items, train, test, division, number))
-                about = {"machine": machine(), "epochs": options.epochs, "rounds": ROUNDS, "results": results}
-                options.output.write_text(json.dumps(about, separators=(",", ":")) + "\n", encoding="utf-8")
-                shutil.rmtree(folder)
-    print(f"\n{options.bundle}, {SITES} sites\n\n" + "\n".join(table(results)))
+    about = {"machine": machine(), "epochs": options.epochs, "rounds": ROUNDS, "set": options.set}
+    results = json.loads(options.output.read_text(encoding="utf-8"))["results"] if options.output.exists() else []
+    kept = {(found["seed"], found["fold"], found["division"]): found for found in results}
+    parted = folds(labels, groups, inner=options.inner, items=options.items)
+    for seed, number, division in itertools.product(options.seeds, options.folds, options.divisions):
+        if number >= len(parted):
+            continue
+        trial = Trial(
+            BUNDLES / options.bundle,
+            options.folder / f"{division}_{number}_{seed}",
+            options.epochs,
+            seed,
+            overlays=options.overlays,
+            changes=parse_changes(options.set),
+        )
+        trial.classes = datalist.classes
+        train, test = parted[number]
+        parts = divided(datalist.items, train, test, division, number)
+        counts = {
+            name: np.bincount(labels[rows], minlength=len(trial.classes)).tolist() for name, (rows, _) in parts.items()
+        }
+        found = {"fold": number, "division": division, "seed": seed, "labels": counts, "test": test.tolist()}
+        found = kept.setdefault((seed, number, division), found)
+        for arm in measure(trial, datalist.items, parts, options.arms or list(arms(trial)), found):
+            print(number, division, seed, arm, f"{found[arm]['balanced_accuracy']:.3f}", flush=True)
+            content = json.dumps({**about, "results": list(kept.values())}, separators=(",", ":")) + "\n"
+            write_atomically(options.output, content)
+    if options.arms is None:
+        whole = list(kept.values())
+        print(
+            f"\n{options.bundle}, {SITES} sites\n\n"
+            + "\n".join([*table(whole), "", *differences(whole, labels, groups)])
+        )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.plan.splits import group_of
 
-__all__ = ["Batch", "confirm_batch", "find_batch", "similar_labeled"]
+__all__ = ["Batch", "confirm_batch", "find_batch", "related_images", "similar_labeled"]
 
 _CONFIDENT = 0.9  # least probability of an image in a batch
 _MOST = 500  # images that are compared with each other
@@ -50,8 +51,8 @@ def find_batch(
     """Return images without a label that the current head gives one class with a probability of 0.9 or more.
 
     Of the class with most such images, it is the image with the smallest mean distance to its nearest others, and
-    these: the distance is that of the directions of their standardized features. Images that are read twice, and those
-    that other windows show, are in no batch.
+    these. The distance is the cosine distance of standardized features. Images that are read twice, and those that
+    other windows show, are in no batch.
 
     Args:
         session: the session, of classes.
@@ -159,6 +160,25 @@ def similar_labeled(
     distances = 1 - np.stack(unit) @ own
     nearest = np.argsort(distances, kind="stable")[:count]
     return [{"id": key, "label": labels[key]} for key in (outputs.ids[rows[place]] for place in nearest)]
+
+
+def related_images(session: AnnotationSession, image_id: str, *, count: int = 6) -> list[str]:
+    """Return ids of other images of the same group, such as the other views of a patient, those nearest by name first.
+
+    Args:
+        session: the session.
+        image_id: id of the image.
+        count: how many at most, default 6.
+
+    Raises:
+        UnknownImageError: When there is no such image.
+
+    """
+    group = group_of(session.item(image_id))
+    members = [key for key, item in session.items.items() if group_of(item) == group]
+    own = members.index(image_id)
+    nearest = sorted((abs(place - own), place) for place in range(len(members)) if place != own)[:count]
+    return [members[place] for place in sorted(place for _, place in nearest)]
 
 
 def _directions(features: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from monai_weckd.annotation.chain_folder import folder_state, read_given, students_of
+from monai_weckd.annotation.chain_folder import folder_state, read_given, remove_leftovers, students_of
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.learning import Learning
@@ -183,7 +183,7 @@ class AnnotatedChain:
         stage = plan.settings.num_stages
         if progress is not None:
             progress(stage, 0, self.bundle.epochs_of(stage))
-        self._remove_leftovers()
+        remove_leftovers(self.path)
         part = self.output_dir / f"chain_{stage}"
         part.mkdir()
         try:
@@ -395,10 +395,3 @@ class AnnotatedChain:
         link.symlink_to(part.name, target_is_directory=True)
         os.replace(link, self.path)
         sync_folder(self.output_dir)
-
-    def _remove_leftovers(self) -> None:
-        """Remove the folders of interrupted and superseded stages."""
-        current = self.path.resolve().name
-        for folder in self.output_dir.glob("chain_*"):
-            if folder.name != current:
-                shutil.rmtree(folder)

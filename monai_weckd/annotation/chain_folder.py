@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.shards import GivenLabels
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["folder_state", "read_given", "students_of"]
+__all__ = ["folder_state", "read_given", "remove_leftovers", "students_of"]
 
 
 def read_given(path: Path) -> GivenLabels:
@@ -71,3 +72,15 @@ def folder_state(folder: Path) -> tuple[Any, ...]:
     """
     files = [folder / name for name in ("chain.json", "scores.npz")]
     return (folder, *(file.stat().st_mtime_ns if file.is_file() else None for file in files))
+
+
+def remove_leftovers(chain: Path) -> None:
+    """Remove the folders of interrupted and superseded stages.
+
+    Args:
+        chain: link to the folder of the last stage, which may be missing.
+
+    """
+    for folder in chain.parent.glob("chain_*"):
+        if folder.name != chain.resolve().name:
+            shutil.rmtree(folder)

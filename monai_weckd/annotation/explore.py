@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -222,7 +223,7 @@ class Explorer:
         people = sorted({name for _, name in known.given.values() if name is not None})
         return {"total": len(keys), "people": people, "images": images}
 
-    def similar(self, image_id: str, who: str | None, *, count: int = 60) -> dict[str, Any]:
+    def alike(self, image_id: str, who: str | None, *, count: int = 60) -> dict[str, Any]:
         """Return the images that are most like one, by the cosine of their principal components, itself first.
 
         Args:
@@ -245,9 +246,7 @@ class Explorer:
         cosine = points @ points[row]
         cosine[row] = 2  # before copies of itself
         ordered = (known.scores.ids[place] for place in np.argsort(-cosine, kind="stable"))
-        keys = [
-            key for key, _ in zip((key for key in ordered if key in self._session.items), range(count), strict=False)
-        ]
+        keys = list(islice((key for key in ordered if key in self._session.items), count))
         return {"total": len(keys), "images": [self._described(key, known) for key in keys]}
 
     def _listed(self, show: str, known: _Opinions, who: str | None) -> Iterator[str] | list[str]:
@@ -335,10 +334,7 @@ def _suits(key: str, wish: Wish, known: _Opinions) -> bool:
 
 
 def _check(wish: Wish, names: Sequence[str]) -> None:
-    for what, value, known in (
-        ("show", wish.show, SHOWN),
-        ("label", wish.label, names),
-        ("predicted", wish.predicted, names),
-    ):
+    for what, known in (("show", SHOWN), ("label", names), ("predicted", names)):
+        value = getattr(wish, what)
         if value is not None and value not in known:
             raise ValueError(f"{what}: expected one of {list(known)}, got {value!r}. {nearest(value, known)}")

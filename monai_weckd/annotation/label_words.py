@@ -193,7 +193,7 @@ def majority(labels: Sequence[str], names: Sequence[str] = ()) -> str | None:
     [(most, count)] = Counter(labels).most_common(1)
     if 2 * count > len(labels):
         return most
-    said = [known for label in labels if (known := known_findings(label))]
+    said = [told for label in labels if (told := known_findings(label))]
     found: dict[str, int] = {}
     for name in names:
         votes = [one[name] for one in said if name in one]

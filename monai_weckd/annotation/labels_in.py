@@ -148,7 +148,7 @@ def read_incoming(session: AnnotationSession, manifest: str | os.PathLike[str]) 
         key = finder.find(file)
         if key not in session.items:
             missing.append(
-                f"{place}: expected an image in {session.studies}, got {file!r}.{finder.near(file)} "
+                f"{place}: expected an image in {session.studies.name!r}, got {file!r}.{finder.near(file)} "
                 "Correct the manifest."
             )
             continue

@@ -18,21 +18,20 @@ import os
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.background import Background
-from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.chain import AnnotatedChain
 from monai_weckd.annotation.folders import FolderWatch
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.queues import Queues
 from monai_weckd.annotation.readers import Readers
-from monai_weckd.annotation.shards import plan_next_stage
+from monai_weckd.annotation.stage_training import StageTraining
 from monai_weckd.annotation.state import session_state
-from monai_weckd.annotation.status import NoStageError, StageStoppedError, TrainingStatus, UnknownImageError
+from monai_weckd.annotation.status import NoStageError, UnknownImageError
 from monai_weckd.annotation.store import ANSWERS, LabelStore
 from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 _LISTED_FOR = 5.0
 
 
-class AnnotationSession:
+class AnnotationSession(StageTraining):
     """The images, labels and chain behind a label server.
 
     All methods may be called from several threads.
@@ -77,18 +76,15 @@ class AnnotationSession:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
         self.label_budget = label_budget
-        self.chain = chain
         self.studies = Path(studies)
         kind = chain.bundle.kind
         known = [spelled_as(name, ANSWERS) for name in kind.names]
         self.answers = tuple(answer for answer in ANSWERS if answer not in known)
-        self.store = LabelStore(
-            chain.output_dir / "labels.json", kind.names, answers=self.answers, findings=kind.findings
-        )
+        labels_json = chain.output_dir / "labels.json"
+        super().__init__(chain, LabelStore(labels_json, kind.names, answers=self.answers, findings=kind.findings))
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
         self.queues = Queues()
-        self.training = TrainingStatus()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
         self._watch = FolderWatch(self.studies)
@@ -100,7 +96,6 @@ class AnnotationSession:
         )
         self._ordering = Background(self._order, name="order", failed="the next images could not be chosen")
         self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
-        self._stop = threading.Event()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
         self.refresh()
@@ -334,6 +329,9 @@ class AnnotationSession:
             raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
         return described(predictor.predict(path), self.classes, self.chain.thresholds)
 
+    def _student_changed(self) -> None:
+        self._predictor()
+
     def _predictor(self) -> ImagePredictor | None:
         accepted = self.chain.accepted
         key = accepted[-1]["stage"] if accepted else None
@@ -341,105 +339,6 @@ class AnnotationSession:
             if self._model[0] != key:
                 self._model = key, self.chain.predictor()
             return self._model[1]
-
-    def check_training(self) -> None:
-        """Check that a stage can be trained, before it starts.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            ValueError: When there are too few labels.
-
-        """
-        if self.training.running:
-            raise StageRunningError(
-                f"stage: expected none in training, got stage {self.training.stage}. Wait until it is done."
-            )
-        chain = self.chain
-        plan_next_stage(
-            self._usable,
-            self.labels,
-            chain.given,
-            words=self.store.words,
-            policy=chain.bundle.policy,
-            val_fraction=chain.val_fraction,
-            seed=chain.bundle.seed,
-        )
-
-    def reserve(self, *, who: str | None = None) -> None:
-        """Mark a stage as running before :py:meth:`train` starts in another thread.
-
-        The caller can then answer a request at once, and a second request is refused.
-
-        Args:
-            who: the person who wants it, default None: unknown.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            ValueError: When there are too few labels.
-
-        """
-        with self._lock:
-            self.check_training()
-            stage = len(self.chain.stages) + 1
-            self.store.note("training", who=who, stage=stage, labels=len(self.labels))
-            self._stop.clear()
-            self.training = TrainingStatus(running=True, stage=stage)
-
-    def train(self, *, reserved: bool = False) -> dict[str, Any]:
-        """Train a stage on the new labels, and wait for it; ``training`` shows the progress.
-
-        Args:
-            reserved: whether :py:meth:`reserve` was called, default False.
-
-        Returns:
-            The record of the stage.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            StageStoppedError: When :py:meth:`stop` was called.
-            ValueError: When there are too few labels.
-
-        """
-        if not reserved:
-            self.reserve()
-        outcome: dict[str, Any] = {}
-        try:
-            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress)
-            outcome["accepted"] = done.get("accepted")
-            self._predictor()  # loaded now, while nothing else is being computed
-            return done
-        except Exception as failure:
-            outcome["error"] = " ".join(str(failure).split()) or type(failure).__name__
-            raise
-        finally:
-            ended = {**asdict(self.training), "running": False, "error": outcome.get("error")}
-            self.training = TrainingStatus(**ended)
-            self._note_end(self.training.stage, outcome)
-            self.learn()
-
-    def _note_end(self, stage: int, outcome: dict[str, Any]) -> None:
-        try:
-            self.store.note("trained", stage=stage, **outcome)
-        except OSError as error:  # the stage is what it is
-            logger.warning("%s", error)
-
-    def stop(self) -> None:
-        """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
-
-        Raises:
-            ValueError: When no stage is in training.
-
-        """
-        if not self.training.running:
-            raise ValueError("stage: expected one in training, got none. There is nothing to stop.")
-        self._stop.set()
-
-    def _progress(self, stage: int, epoch: int, epochs: int) -> None:
-        if self._stop.is_set():
-            raise StageStoppedError(
-                f"stage: stopped after epoch {epoch} of {epochs}. Its labels wait for the next training."
-            )
-        self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
 
     def budget(self) -> int:
         """Return the number of labels given so far, including withdrawn labels that a stage has used."""

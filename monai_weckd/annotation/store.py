@@ -85,12 +85,14 @@ class LabelStore:
         self._sum = LabelSum()
         self._written = _Written()
         self._sum.add(self._log.read())
+        self._check_findings()
         old = {} if self._sum.end or not self.path.is_file() else read_file(self.path)
         self._spelled: dict[str, str] = {}
         for entry in [*self._sum.entries.values(), *old.values()]:
             for one in (entry, *entry.get("readings", ())):
                 self._spell(one["label"])
-        self._name_findings()
+        if self._sum.findings != self.findings:
+            self._sum.add(self._log.append(new_event(FINDINGS, None, {"names": list(self.findings)})))
         if old:
             self._sum.add(self._log.append(*map(_first_event, old.items())))
         if self._sum.end:
@@ -111,16 +113,14 @@ class LabelStore:
         """Names of the findings; empty where an image has one class."""
         return self.classes if self.words.kind.findings else ()
 
-    def _name_findings(self) -> None:
-        """Name the findings in the log, if it does not."""
+    def _check_findings(self) -> None:
+        """Refuse a log whose findings are others."""
         before = self._sum.findings
         if before != self.findings[: len(before)]:
             raise ValueError(
                 f"{self.path}: expected findings {list(before)}, of which it has labels, got "
                 f"{list(self.findings) or 'classes'}. Pass another folder, or those findings; new ones come last."
             )
-        if before != self.findings:
-            self._sum.add(self._log.append(new_event(FINDINGS, None, {"names": list(self.findings)})))
 
     def _spell(self, label: str | None) -> str | None:
         """Return how a label that was kept is spelled now."""

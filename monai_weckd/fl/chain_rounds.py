@@ -25,7 +25,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.output import check_output_dir, prepare_output_dir
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.fl.bundle import check_trained, shared_config, write_model
-from monai_weckd.losses import SeenCrossEntropy
+from monai_weckd.losses import BalancedCrossEntropy
 from monai_weckd.networks import ClassExperts, freeze
 from monai_weckd.plan import ChainPlan
 from monai_weckd.utils.files import state_bytes, write_atomically
@@ -39,6 +39,7 @@ TEACHERS = ("last", "all")
 Weights = dict[str, torch.Tensor]
 # unless the settings say otherwise, a stage has all labels of its site, which may lack a class
 ALL_LABELS = {"label_fraction": 1.0, "selection": "random", "missing_classes": "allow"}
+LATER = 0.2  # share of the learning rate in the stages after the first one
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +94,9 @@ class ChainParty:
 
     Args:
         settings: ``bundle``, ``dataset_dir``, ``output_dir``, ``classes``, ``overlays``, ``changes`` and ``teachers``,
-            "last" if absent. With "all", nothing unlearns a class that the site has no label of: the teachers keep
-            their weight to the end of the stage, and labels compete with those of the site's own classes only.
+            "last" if absent. With "all", a site with other class frequencies than the others unlearns little: the task
+            loss is :py:class:`~monai_weckd.losses.BalancedCrossEntropy`, and after the first stage the teachers keep
+            their weight to the end, and the learning rate is a fifth.
 
     """
 
@@ -165,14 +167,25 @@ class ChainParty:
         if students:
             objects["network"] = config.value("network")
             changes["train#trainer#first_teacher"] = _teacher(objects["network"], students)
-        keeps = self._settings.get("teachers") == "all" and bool(students)
-        if keeps and "distillation_weight_end" not in self._settings["changes"]:
-            changes["distillation_weight_end"] = config["distillation_weight"]
+        everyone = self._settings.get("teachers") == "all"
+        if everyone and students:
+            changes.update(self._gentle(config))
         config = config.copy(changes, **objects)
         trainer = config.trainer()
-        if keeps:
-            config.value("loss_function").task_loss = SeenCrossEntropy(_seen(objects["datalist"], objects["plan"]))
+        if everyone:
+            config.value("loss_function").task_loss = BalancedCrossEntropy(
+                _labels(objects["datalist"], objects["plan"])
+            )
         return trainer
+
+    def _gentle(self, config: BundleConfig) -> dict[str, Any]:
+        """Return the changes of a stage that others came before."""
+        changes: dict[str, Any] = {}
+        if "distillation_weight_end" not in self._settings["changes"]:
+            changes["distillation_weight_end"] = config["distillation_weight"]
+        if "learning_rate" in config:
+            changes["learning_rate"] = LATER * config.value("learning_rate")
+        return changes
 
 
 def _teacher(network: torch.nn.Module, students: Sequence[Student]) -> torch.nn.Module:
@@ -186,11 +199,11 @@ def _teacher(network: torch.nn.Module, students: Sequence[Student]) -> torch.nn.
     return ClassExperts(teachers, torch.tensor([student.labels for student in students]))
 
 
-def _seen(datalist: Datalist, plan: ChainPlan) -> list[bool]:
-    """Return whether the stage has a label of each class."""
+def _labels(datalist: Datalist, plan: ChainPlan) -> list[int]:
+    """Return the number of labels of each class in the stage."""
     ids = set(plan.stages[0].labeled)
-    labels = {item["label"] for item in datalist.items if item["id"] in ids}
-    return [place in labels for place in range(len(datalist.classes))]
+    labels = [item["label"] for item in datalist.items if item["id"] in ids]
+    return [labels.count(place) for place in range(len(datalist.classes))]
 
 
 @dataclass

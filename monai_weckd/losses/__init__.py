@@ -14,13 +14,13 @@
 from __future__ import annotations
 
 from .attention import attention_map, attention_transfer_loss
+from .balanced import BalancedCrossEntropy
 from .distillation import DistillationLoss, distillation_loss
-from .seen_classes import SeenCrossEntropy
 from .temperature import TemperatureSchedule
 
 __all__ = [
+    "BalancedCrossEntropy",
     "DistillationLoss",
-    "SeenCrossEntropy",
     "TemperatureSchedule",
     "attention_map",
     "attention_transfer_loss",

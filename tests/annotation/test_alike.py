@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from monai_weckd.annotation import AnnotationSession, UnknownImageError
-from monai_weckd.annotation.alike import confirm_batch, find_batch, similar_labeled
+from monai_weckd.annotation.alike import confirm_batch, find_batch, related_images, similar_labeled
 from monai_weckd.annotation.label_files import rebuild_labels
 from monai_weckd.annotation.order import Outputs
 from monai_weckd.plan.label_kind import LabelKind
@@ -129,3 +129,13 @@ def test_the_most_similar_labeled_images_come_first(here):
         similar_labeled(here, "none")
     here.chain.outputs = Outputs((), np.zeros((0, 0)), None)
     assert similar_labeled(here, "0.png") == []
+
+
+def test_other_images_of_a_group_are_those_nearest_by_name(here):
+    for key, item in here.items.items():
+        item["group"] = "a" if key in NAMES[:6] else key
+    order = [key for key in here.items if key in NAMES[:6]]
+    own = order.index("3.png")
+    assert related_images(here, "3.png", count=2) == [order[own - 1], order[own + 1]]
+    assert related_images(here, "3.png") == [key for key in order if key != "3.png"]
+    assert related_images(here, "7.png") == []

@@ -33,6 +33,7 @@ from monai_weckd.annotation.shards import labeled_items
 from monai_weckd.cli.main import main
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.verify import find_faults
+from monai_weckd.plan.label_kind import LabelKind
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_refuses_a_model_that_is_not_the_chain_s(studies, copy):
 
 def test_refuses_a_chain_of_other_classes(studies, copy):
     bundle = make_bundle(studies, copy[0])
-    bundle.classes = ("a", "b")
+    bundle.kind = LabelKind(("a", "b"))
     with pytest.raises(ValueError, match=r"output_dir: expected a chain of the classes \['a', 'b'\], got \['chronic"):
         AnnotatedChain(bundle, copy[0])
 

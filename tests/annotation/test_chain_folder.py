@@ -15,7 +15,7 @@ import json
 
 import pytest
 
-from monai_weckd.annotation.chain_folder import folder_state, read_given, students_of
+from monai_weckd.annotation.chain_folder import folder_state, read_given, remove_leftovers, students_of
 from monai_weckd.annotation.shards import GivenLabels
 from monai_weckd.utils.files import write_atomically
 
@@ -44,3 +44,14 @@ def test_the_state_differs_once_a_file_is_written(tmp_path):
         write_atomically(tmp_path / name, "{}")
         states.append(folder_state(tmp_path))
     assert len(set(states)) == 3
+
+
+def test_only_the_folder_of_the_last_stage_stays(tmp_path):
+    for name in ("chain_1", "chain_2", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "chain").symlink_to("chain_2")
+    remove_leftovers(tmp_path / "chain")
+    assert {path.name for path in tmp_path.iterdir()} == {"chain", "chain_2", "cache"}
+    (tmp_path / "chain").unlink()
+    remove_leftovers(tmp_path / "chain")
+    assert {path.name for path in tmp_path.iterdir()} == {"cache"}

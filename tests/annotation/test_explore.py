@@ -157,17 +157,17 @@ def test_an_unknown_list_is_refused(session, wish, message):
 
 def test_similar_images_are_ordered_by_the_cosine_to_one(session):
     points = session.chain.points
-    found = ids(Explorer(session).similar("2.png", None))
+    found = ids(Explorer(session).alike("2.png", None))
     assert found == [IDS[place] for place in np.argsort(-(points @ points[2]), kind="stable")]
-    assert (found[0], ids(Explorer(session).similar("2.png", None, count=3))) == ("2.png", found[:3])
+    assert (found[0], ids(Explorer(session).alike("2.png", None, count=3))) == ("2.png", found[:3])
 
 
 def test_an_image_that_is_not_there_or_has_not_been_seen_has_none_like_it(session):
     with pytest.raises(UnknownImageError):
-        Explorer(session).similar("gone.png", None)
+        Explorer(session).alike("gone.png", None)
     for key in ("bad.png", "new.png"):
         with pytest.raises(ValueError, match=f"id: expected an image that the network has seen, got '{key}'"):
-            Explorer(session).similar(key, None)
+            Explorer(session).alike(key, None)
 
 
 def test_who_reads_an_image_blind_is_told_nothing_of_it(tmp_path):

@@ -21,7 +21,7 @@ from bundle_runs import OTOSCOPY
 
 from monai_weckd.data import load_datalist
 from monai_weckd.fl.chain_rounds import ChainParty, ChainProgress, StageAnswer, Student, run_over_sites
-from monai_weckd.losses import SeenCrossEntropy
+from monai_weckd.losses import BalancedCrossEntropy
 from monai_weckd.networks import ClassExperts
 from monai_weckd.predict.model import PredictionBundle
 
@@ -282,6 +282,22 @@ def test_teachers_and_loss_are_those_of_the_key(chain, monkeypatch):
         assert not party.answer(students if teachers == "all" else students[-1:]).fault
         assert seen["end"] == end
         criterion = seen["trainer"].state.distiller.criterion
-        assert isinstance(criterion.task_loss, SeenCrossEntropy) == (teachers == "all")
+        assert isinstance(criterion.task_loss, BalancedCrossEntropy) == (teachers == "all")
+        (group,) = seen["trainer"].optimizer.param_groups
+        assert group["initial_lr"] == pytest.approx(0.0002 if teachers == "all" else 0.001)
         teacher = seen["trainer"].walker.first_teacher
         assert isinstance(teacher, ClassExperts) == (teachers == "all")
+
+
+def test_the_first_of_all_learns_at_full_rate(chain, monkeypatch):
+    from monai_weckd.bundle.config import BundleConfig
+
+    parties, _, root, _, _ = chain
+    seen, make = {}, BundleConfig.trainer
+    monkeypatch.setattr(BundleConfig, "trainer", lambda config: seen.setdefault("trainer", make(config)))
+    settings = {**parties["south"]._settings, "output_dir": str(root / "first"), "teachers": "all"}
+    answer = ChainParty(settings).answer([])
+    (group,) = seen["trainer"].optimizer.param_groups
+    assert group["initial_lr"] == pytest.approx(0.001)
+    counts = torch.tensor(list(answer.record["classes"].values())).float()
+    torch.testing.assert_close(seen["trainer"].state.distiller.criterion.task_loss.shift, counts.log())

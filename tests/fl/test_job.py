@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -152,3 +153,114 @@ def test_weights_of_monai_clients_are_averaged(root):
         weights = {name: sum(one.weights[name].double() for one in answers) / 2 for name in answers[0].weights}
     for name, value in torch.load(models[0], weights_only=True).items():
         np.testing.assert_allclose(value, weights[name].to(value.dtype), rtol=1e-4, atol=1e-6)
+
+
+FAULTY = ("early", "late", "dies", "nan", "other", "single", "blank", "last")
+LATE = {"late": "no answer in time", "dies": "no answer in time"}
+FAILED, WRAPPED = "ValueError, see its log", "RuntimeError, see its log"  # by MONAI's client
+NAN = "weights that are not finite"
+MODES = {
+    "exact": (SMALL, {**LATE, "nan": "sums: expected finite numbers from nan", "other": FAILED}),
+    "chain": (SMALL_CHAIN, {**LATE, "nan": NAN, "other": FAILED, "blank": FAILED}),
+    "average": (SMALL_CHAIN, {**LATE, "nan": NAN, "other": WRAPPED, "blank": WRAPPED}),
+}
+OPTIONS = {"exact": (), "chain": ("--mode=chain",), "average": ("--mode=average", "--rounds=1")}
+
+
+def relabel(folder, change):
+    """Change the labels of a site's manifest, whose images are for training then; None leaves one out."""
+    header, *rows = [line.split(",") for line in (folder / "manifest.csv").read_text().splitlines()]
+    changed = [[row[0], label, row[2]] for row in rows if (label := change(row[1])) is not None]
+    (folder / "manifest.csv").write_text("".join(",".join(row) + "\n" for row in [header[:3], *changed]))
+
+
+@pytest.fixture
+def faulty(copy_ears, tmp_path, monkeypatch):
+    """A folder with the images of sites that fail as their names say, between two that do not."""
+    changes = {
+        "other": lambda label: "unheard-of",
+        "single": lambda label: label if label == "normal" else None,
+        "blank": lambda label: "",
+    }
+    for site in FAULTY:
+        relabel(copy_ears(tmp_path / site, 24), changes.get(site, str))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_fault_is_named_and_costs_no_other_site_its_part(faulty, mode):
+    changes, left_out = MODES[mode]
+    strike = "$__import__('site_faults').strike('{site}')"
+    changes = {**changes, "val_fraction": 0, "imports": json.dumps(["$import monai_weckd", strike])}
+    overlays = () if mode == "exact" else ("--config_file=scratch.json",)
+    options = (*OPTIONS[mode], *overlays, "--on_missing=skip", "--hours=0.05")
+    assert federate(faulty, ",".join(FAULTY), *options, changes=changes) == 0
+    took_part = [site for site in FAULTY if site not in left_out]
+    assert sorted(path.parent.name for path in faulty.glob("out/*/model.pt")) == sorted(took_part)
+    log = (faulty / "job" / "simulation" / "federation" / "server" / "log.txt").read_text()
+    for site, fault in left_out.items():
+        assert f"{site}: {fault}" in log
+    chain = json.loads((faulty / "out" / "last" / "chain.json").read_text())
+    if mode == "chain":
+        assert [stage["site"] for stage in chain["stages"]] == took_part
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_chain_that_a_site_has_stopped_goes_on_when_it_is_mended(root, capsys):
+    manifest = root / "north" / "manifest.csv"
+    right = manifest.read_text()
+    relabel(root / "north", lambda label: "unheard-of")
+    options = ("--mode=chain", "--config_file=scratch.json")
+    assert federate(root, "west,north,south", *options, changes=SMALL_CHAIN) == 1
+    assert "expected a student of north, got ValueError, see its log" in capsys.readouterr().err
+    first = (root / "out" / "west" / "stage_1" / "plan.json").stat().st_mtime_ns
+    manifest.write_text(right)
+    assert federate(root, "west,north,south", *options, changes=SMALL_CHAIN) == 0
+    assert (root / "out" / "west" / "stage_1" / "plan.json").stat().st_mtime_ns == first
+    assert len(list(root.glob("out/*/model.pt"))) == 3
+
+
+@pytest.fixture
+def servers(tmp_path, monkeypatch):
+    """A function that runs commands of NVIDIA FLARE about a server and two sites, all of them on loopback."""
+    for name, value in {"HOME": tmp_path, "NVFLARE_POC_WORKSPACE": tmp_path / "poc"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+
+    def run(*command):
+        return subprocess.run(
+            ["nvflare", *command], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
+        ).stdout
+
+    run("poc", "prepare", "-c", "north", "south", "--force")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    project = (tmp_path / "poc" / "project.yml").read_text()
+    # a server named localhost listens there alone
+    changed = project.replace("name: server", "name: localhost").replace("port: 8002", f"port: {port}")
+    (tmp_path / "project.yml").write_text(changed)
+    run("poc", "prepare", "-i", str(tmp_path / "project.yml"), "--force")
+    try:
+        run("poc", "start")
+        yield run
+    finally:
+        run("poc", "stop")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_servers_run_the_job_that_was_written(root, servers):
+    command = [one for one in arguments(root, "north,south") if one != "--simulate"]
+    assert main(command) == 0
+    admin = ["--startup-kit", str(root / "poc" / "example_project" / "prod_00" / "admin@nvidia.com")]
+    _, _, job = servers("job", "submit", "-j", str(root / "job" / "federation"), *admin).partition("job_id: ")
+    assert "COMPLETED" in servers("job", "wait", job.strip(), *admin)
+    models = sorted(root.glob("out/*/model.pt"))
+    assert [path.parent.name for path in models] == ["north", "south"]
+    assert models[0].read_bytes() == models[1].read_bytes()

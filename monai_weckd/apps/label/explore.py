@@ -60,9 +60,9 @@ def make_explorer(session: AnnotationSession) -> APIRouter:
         wish = Wish(show, label, predicted, who)
         return JSONResponse(explorer.gallery(wish, person().name, first=first, count=count))
 
-    @router.get("/similar/{image_id:path}", response_model=None)
-    def similar(image_id: str, count: int = Query(60, ge=1, le=MOST_QUEUED)) -> JSONResponse:
-        return JSONResponse(explorer.similar(image_id, person().name, count=count))
+    @router.get("/alike/{image_id:path}", response_model=None)
+    def alike(image_id: str, count: int = Query(60, ge=1, le=MOST_QUEUED)) -> JSONResponse:
+        return JSONResponse(explorer.alike(image_id, person().name, count=count))
 
     @router.get("/thumbnail/{image_id:path}", response_class=Response)
     def small(image_id: str) -> Response:

@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
-from monai_weckd.annotation.alike import confirm_batch, find_batch, similar_labeled
+from monai_weckd.annotation.alike import confirm_batch, find_batch, related_images, similar_labeled
 from monai_weckd.annotation.labels_in import read_upload, take_incoming
 from monai_weckd.apps.label.guard import person
 
@@ -177,6 +177,10 @@ def _add_sets(router: APIRouter, session: AnnotationSession) -> None:
     def confirm(given: ConfirmedBatch) -> dict[str, Any]:
         found = confirm_batch(session, given.label, given.ids, who=person().name)
         return {**found, "label": given.label, "budget": session.budget()}
+
+    @router.get("/related/{image_id:path}")
+    def related(image_id: str) -> list[str]:
+        return related_images(session, image_id)
 
     @router.get("/similar/{image_id:path}")
     def similar(image_id: str) -> list[dict[str, Any]]:

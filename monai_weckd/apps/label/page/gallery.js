@@ -29,7 +29,7 @@ function wish(first, count) {
 
 // Ask for a list, or for its next images.
 export function find(first, count) {
-  if (like !== null) return askJson("GET", `weckd/similar/${place(like)}?count=${count}`);
+  if (like !== null) return askJson("GET", `weckd/alike/${place(like)}?count=${count}`);
   return askJson("GET", `weckd/gallery?${wish(first, count)}`);
 }
 

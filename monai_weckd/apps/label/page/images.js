@@ -13,9 +13,11 @@
 
 import { attempt, desk, left, locked, remembered, WINDOW } from "./desk.js";
 import { askJson, byId, place, visible } from "./server.js";
+import { hideSimilar, showRelated, showSimilar } from "./similar.js";
 import * as viewer from "./viewer.js";
 
 let coming = null; // {id, loaded}: the image after it
+let first = []; // ids that are shown before what the server suggests
 let idleAt = null; // unlabeled images when there was nothing to show
 
 async function display(suggestion) {
@@ -25,12 +27,17 @@ async function display(suggestion) {
   byId("like").href = `explore?like=${encodeURIComponent(id)}`;
   byId("reason").textContent = `Why this one: ${visible(reason)}`;
   viewer.hide("Loading …");
+  hideSimilar();
   const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
   coming = null;
   viewer.show(loaded);
   byId("announcement").textContent = `New image: ${visible(id)}`;
   Object.assign(desk.current, { label: loaded.info.label, ready: true });
-  if (!desk.current.probabilities && !loaded.info.blind) predict();
+  showRelated(id, open);
+  if (!loaded.info.blind) {
+    if (!desk.current.probabilities) predict();
+    showSimilar(id, desk.state, open);
+  }
 }
 
 // The last student's opinion, where it did not come with the image; without it, there is no bar.
@@ -51,7 +58,17 @@ export async function next() {
   await attempt(findNext, next);
 }
 
+// Show these images next, one after the other.
+export function showFirst(ids) {
+  first = [...ids];
+}
+
 export async function findNext() {
+  const id = first.shift();
+  if (id !== undefined) {
+    await display({ id, reason: "you have taken it out of a batch", probabilities: null });
+    return;
+  }
   const skipped = remembered("skipped");
   let found = [];
   try {
@@ -75,6 +92,7 @@ export function isNews(state) {
 
 function idle(skipped) {
   desk.current = null;
+  hideSimilar();
   idleAt = left(desk.state);
   byId("name").textContent = "No image left";
   byId("reason").textContent = "";

@@ -90,7 +90,8 @@ export async function undo() {
     return;
   }
   const done = await attempt(async () => {
-    if (last.label === null) {
+    if (last.batch !== undefined) await takeBackAll(last);
+    else if (last.label === null) {
       await tell("DELETE", last.id);
       remember("skipped", remembered("skipped").filter((id) => id !== last.id));
     } else await takeBack(last);
@@ -98,7 +99,22 @@ export async function undo() {
   }, undo);
   if (!done) return;
   poll();
-  open(last.id, "you have taken back what you did");
+  open(last.id ?? last.batch[0], "you have taken back what you did");
+}
+
+// A batch is taken back as a whole, but for labels that have been changed since.
+async function takeBackAll({ batch, label }) {
+  let kept = 0;
+  for (const id of batch) {
+    const now = await askJson("GET", `weckd/image/${place(id)}`).catch((error) => {
+      if (error.status !== 404) throw error;
+      return {};
+    });
+    if (now.label === label) await ask("DELETE", `weckd/label/${place(id)}`);
+    else if (now.label) kept += 1;
+  }
+  const rest = kept > 0 ? ` ${kept} have been changed elsewhere, and stay.` : "";
+  say(`Taken back: ${batch.length - kept} images of a batch have no label.${rest}`);
 }
 
 async function takeBack({ id, label, previous }) {

@@ -33,6 +33,7 @@ let chosen = null; // a set of points, null: none is chosen
 let tree = quadtree();
 let view = zoomIdentity;
 let wanted = false;
+let circled = false; // a click that ends a lasso means no point
 
 // Colors are given to groups, which the legend names; the first one has what is not known.
 export function colors({ words, predictable, label, predicted, disagreement }, by) {
@@ -164,7 +165,7 @@ export function start({ lassoed, clicked, pointed }) {
     event.preventDefault();
   });
   canvas.addEventListener("click", (event) => {
-    if (!isLasso()) clicked(pointAt(event.offsetX, event.offsetY));
+    if (!circled && !isLasso()) clicked(pointAt(event.offsetX, event.offsetY));
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.buttons === 0) pointed(pointAt(event.offsetX, event.offsetY), event.offsetX, event.offsetY);
@@ -186,12 +187,14 @@ export function setLasso(on) {
 function listenToLasso(lassoed) {
   let loop = null;
   const end = (keep) => {
+    circled = true;
     if (keep && loop.length > 2) lassoed(within(loop));
     loop = null;
     byId("loop").removeAttribute("d");
   };
   byId("lasso").addEventListener("click", () => setLasso(!isLasso()));
   canvas.addEventListener("pointerdown", (event) => {
+    circled = false;
     if (!isLasso() || event.button) return;
     canvas.setPointerCapture(event.pointerId);
     loop = [[event.offsetX, event.offsetY]];

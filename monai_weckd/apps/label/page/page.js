@@ -13,10 +13,12 @@
 // been skipped and given in this window.
 
 import { desk, left, remembered, unnamed } from "./desk.js";
+import { batchKey, closeBatch, confirmBatch, isOpen, openBatch } from "./batch.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
 import { showEstimate } from "./estimate.js";
 import { open } from "./images.js";
 import { give, skip, undo } from "./labels.js";
+import { preview, takeManifest } from "./manifest.js";
 import { showAnswers, showChain, showClasses, showProgress } from "./panels.js";
 import { onChange, onName } from "./person.js";
 import { poll } from "./poll.js";
@@ -27,6 +29,16 @@ import * as viewer from "./viewer.js";
 
 const asked = Number(new URLSearchParams(location.search).get("budget"));
 const limit = Number.isInteger(asked) && asked > 0 ? asked : null;
+
+function openAgain(...image) {
+  closeBatch();
+  open(...image);
+}
+
+function undoHere() {
+  closeBatch();
+  undo();
+}
 
 function render() {
   const trouble = desk.failure ?? desk.offline;
@@ -40,15 +52,15 @@ function render() {
   const closed = desk.busy || unnamed() || !desk.current?.ready;
   (desk.state.findings ? showFindings : showClasses)(desk.state, desk.current, closed);
   showAnswers(desk.state, desk.current, closed);
-  showProgress(desk.state, limit, open);
+  showProgress(desk.state, limit, openAgain);
   showEstimate(desk.state);
-  showReaders(desk.state, open);
+  showReaders(desk.state, openAgain);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : desk.current?.label ? "Next" : "Skip";
 }
 
-const COMMANDS = { s: skip, u: undo, t: train };
+const COMMANDS = { g: openBatch, s: skip, u: undo, t: train };
 const OF_FINDINGS = { n: normal, a: restAbsent };
 
 function actionOf(key, target) {
@@ -72,7 +84,7 @@ function onKey(event) {
   if (target === byId("person")) return;
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key.toLowerCase() === "z") {
     event.preventDefault();
-    if (!event.repeat) undo();
+    if (!event.repeat) undoHere();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -81,6 +93,10 @@ function onKey(event) {
     return;
   }
   if (event.repeat || !byId("keys").checked || desk.state === null) return; // a key that is held labels one image
+  if (isOpen()) {
+    if (batchKey(key, target)) event.preventDefault();
+    return;
+  }
   const action = actionOf(key, target);
   if (action === undefined) return;
   event.preventDefault(); // it may move the focus to where a key would be typed
@@ -100,6 +116,11 @@ for (const [id, act] of [["classes", chosen], ["answers", give]]) {
 for (const [id, act] of [["normal", normal], ["rest", restAbsent], ["confirm", confirm]]) {
   byId(id).addEventListener("click", act);
 }
+for (const [id, act] of [["look-alikes", openBatch], ["batch-confirm", confirmBatch], ["batch-close", closeBatch]]) {
+  byId(id).addEventListener("click", act);
+}
+byId("manifest").addEventListener("change", preview);
+byId("manifest-take").addEventListener("click", takeManifest);
 byId("ask").addEventListener("submit", onName);
 byId("change").addEventListener("click", onChange);
 byId("skip").addEventListener("click", skip);

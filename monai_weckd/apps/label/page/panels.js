@@ -40,6 +40,7 @@ export function makeClasses({ classes: names, findings }) {
   byId("classes").replaceChildren(...buttons);
   byId("label-title").textContent = findings ? "Findings" : "Class";
   for (const id of ["of-findings", "more-keys"]) byId(id).hidden = !findings;
+  byId("look-alikes").hidden = findings;
 }
 
 // Buttons of what may be said in place of a class; their keys are their first letters.
