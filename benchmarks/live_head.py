@@ -11,10 +11,10 @@
 
 """Measure how long the label server takes for an answer, a new head, and the next image, with 50,000 images.
 
-python -m benchmarks.live_head blood_smear_chain_classification path/to/blood_smear --cache_dir path/to/cache
+python -m benchmarks.live_head
 
-The embeddings are those of the data set, repeated with noise; the files of the images are empty, since only their
-names are read. Requests go through HTTP on this machine, as the page sends them: a label, at once the next images and
+The embeddings are random, of four classes that overlap; the files of the images are empty, since only their names are
+read. Requests go through HTTP on this machine, as the page sends them: a label, at once the next images and
 the state, and again half a second after the new order is there.
 """
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import socket
 import tempfile
 import threading
@@ -37,16 +38,17 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from benchmarks.few_labels import BUNDLES, embed
-from benchmarks.harness import machine
+from benchmarks.harness import ROOT, machine
 from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
 from monai_weckd.annotation.order import Scores
 from monai_weckd.apps.label import server
 from monai_weckd.apps.label.routes import make_router
 
-IMAGES, LABELS, ROUNDS = 50_000, (200,), 21
-NOISE = 0.1  # standard deviations of each feature
-A_FOLDER = 500
+IMAGES, LABELS, ROUNDS = 50_000, (200,), 9
+BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
+FEATURES = 3504  # as the bundle's network gives them
+APART = 0.08  # distance of the classes in each feature, in standard deviations
+A_FOLDER, A_GROUP = 500, 5
 
 
 def write_files(folder: Path, groups: np.ndarray) -> list[str]:
@@ -151,37 +153,30 @@ def measure(session: AnnotationSession, truth: dict[str, str], labels: int) -> d
 def main() -> None:
     """Print milliseconds for each number of labels: median, least and most of the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", choices=sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
-    parser.add_argument("dataset_dir", help="its images")
-    parser.add_argument("--cache_dir", type=Path, required=True, help="folder for embeddings")
     parser.add_argument("--images", type=int, default=IMAGES, help="how many (default: %(default)s)")
-    options = parser.parse_args()
+    count = parser.parse_args().images
     server.set_switching()
-    features, classes, groups = embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir)
     random = np.random.default_rng(0)
-    rows = np.resize(features.numpy(), (options.images, features.shape[1]))
-    scale = NOISE * rows.std(axis=0)
-    for part in np.array_split(rows, 100):
-        part += scale * random.standard_normal(part.shape, dtype=np.float32)
-    groups = np.array([f"{group}-{place // len(classes)}" for place, group in enumerate(np.resize(groups, len(rows)))])
-    print(f"{machine()}, {len(rows)} images of {rows.shape[1]} features, {torch.get_num_threads()} threads", flush=True)
+    rows = random.standard_normal((count, FEATURES), dtype=np.float32)
+    print(f"{machine()}, {count} images of {FEATURES} features, {torch.get_num_threads()} threads", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         studies = Path(folder, "images")
-        ids = write_files(studies, groups)
-        bundle = AnnotatedBundle(BUNDLES / options.bundle, studies, cache_dir=Path(folder, "cache"))
+        ids = write_files(studies, np.arange(count) // A_GROUP)
+        bundle = AnnotatedBundle(BUNDLE, studies, cache_dir=Path(folder, "cache"))
+        classes = random.integers(0, len(bundle.classes), count)
+        rows += APART * random.standard_normal((len(bundle.classes), FEATURES), dtype=np.float32)[classes]
         chain = AnnotatedChain(bundle, Path(folder, "output"))
         begin = time.perf_counter()
         session = AnnotationSession(chain, studies)
         print(f"listing the images: {time.perf_counter() - begin:.1f} s", flush=True)
-        nothing = np.zeros((len(rows), 0), np.float32)
-        chain._scores = Scores("", tuple(session.items), rows, nothing, np.zeros(len(rows)), {})
-        names = np.array(bundle.classes)[np.resize(classes, len(rows))].tolist()
-        truth = dict(zip(ids, names, strict=True))
-        drawn = {ids[place]: truth[ids[place]] for place in random.permutation(len(ids))}
+        nothing = np.zeros((count, 0), np.float32)
+        chain._scores = Scores("", tuple(session.items), rows, nothing, np.zeros(count), {})
+        truth = {ids[place]: bundle.classes[classes[place]] for place in random.permutation(count)}
         for labels in LABELS:
-            for what, times in measure(session, drawn, labels).items():
+            for what, times in measure(session, truth, labels).items():
                 text = f"{np.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})"
                 print(f"{labels} labels: {what}: {text}", flush=True)
+    print(f"load: {os.getloadavg()[0]:.0f}")
 
 
 if __name__ == "__main__":

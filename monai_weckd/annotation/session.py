@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 # how long a listing of the folder stays valid, in seconds
 _LISTED_FOR = 5.0
+# seconds until a label is learned from: its answer and the next image, which the page asks for then, come first
+_PAUSE = 0.1
 
 
 class AnnotationSession(StageTraining):
@@ -268,6 +270,7 @@ class AnnotationSession(StageTraining):
             self._learning.start()
 
     def _learn(self) -> None:
+        time.sleep(_PAUSE)
         self.chain.learn(self._usable, self.labels)
         self._ordering.start()
 

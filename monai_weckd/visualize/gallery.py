@@ -121,7 +121,7 @@ def save_error_gallery(
             "layer4" of a ResNet. Autograd refuses a layer in a residual block if the sum overwrites its output.
         output_dir: folder of the run; the files go to its sub-folder ``errors``.
         limit: maximum number of images. Defaults to 9. Of findings there are at most 3 for each.
-        thresholds: from which probability on each finding counts as present, see :func:`finding_errors`. Defaults to
+        thresholds: from which probability on each finding counts as present, None for one that never does. Defaults to
             None: an image has one class.
 
     Returns:
