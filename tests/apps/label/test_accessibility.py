@@ -82,7 +82,7 @@ def test_the_page_of_classes(server, browser, tmp_path):
     page.wait(lambda: page.find("ask").is_displayed())
     assert violations(page) == {}
     page.run("document.body.append(Object.assign(new Image(), { id: 'nameless' }))")
-    assert list(violations(page)) == ["image-alt"]  # a fault is found
+    assert "image-alt" in violations(page)  # a fault is found
     page.run("document.getElementById('nameless').remove()")
     page.say_name("Ada")
     page.wait(lambda: page.is_ready and page.find("similar").is_displayed())
