@@ -151,3 +151,24 @@ def test_a_division_is_a_row_of_means_over_its_runs():
     header, _, row = site_chains.table(results)
     assert row.split(" | ")[:3] == ["| even", "2", "60.0 ± 10.0"]
     assert header.count("|") == row.count("|")
+
+
+def test_a_chain_over_sites_is_compared_on_the_items_of_its_test():
+    labels, groups = np.arange(120) % 2, np.array([f"g{number // 2}" for number in range(120)])
+    parted = site_chains.folds(labels, groups, inner=False, items=None)
+    assert sorted(np.concatenate([test for _, test in parted])) == list(range(120))
+    for train, test in site_chains.folds(labels, groups, inner=True, items=None):
+        assert set(train) | set(test) == set(parted[0][0])
+    some = site_chains.folds(labels, groups, inner=False, items=60)
+    assert len(some[0][0]) + len(some[0][1]) == 60
+    results = []
+    for number, (_, test) in enumerate(parted):
+        right = "".join(map(str, labels[test]))
+        wrong = "".join(str(1 - label) if place % 4 == 0 else str(label) for place, label in enumerate(labels[test]))
+        arms = {"chain: all": {"predicted": wrong}, "pooled": {"predicted": right}, "averaging": {}}
+        results.append({"division": "even", "fold": number, "seed": 0, "test": test.tolist(), **arms})
+    _, _, row = site_chains.differences(results, labels, groups)  # averaging has no predictions
+    division, arm, points, interval = row.strip("| ").split(" | ")
+    assert (division, arm, float(points)) == ("even", "chain: all", pytest.approx(-25, abs=0.1))
+    low, high = map(float, interval.split(" to "))
+    assert low < -25 < high < 0
