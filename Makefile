@@ -4,13 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
-LABEL := .venv-label
 NEXT := .venv-next
 RIVALS := .bench/.installed
 SPHINX := $(VENV)/.sphinx
 BUNDLE := bundles/otoscopy_chain_classification
 
-.PHONY: help install label-env demo docs test test-portable test-next test-slow test-faults bench lint format bundles models dist clean
+.PHONY: help install demo docs test test-portable test-next test-slow test-faults bench lint format bundles models dist clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -20,20 +19,7 @@ install: $(STAMP) ## Make .venv and install the package with what its tests need
 $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	touch $@
-
-label-env: $(LABEL)/.installed ## Make .venv-label: MONAI Label, beside what .venv has
-
-# MONAI Label without what it asks for, see docs/how-to/label.md; one line adds the packages of .venv to these
-$(LABEL)/.installed: $(STAMP)
-	rm -rf $(LABEL)
-	$(BIN)/python -m venv --without-pip $(LABEL)
-	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
-		"$$($(LABEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
-	$(BIN)/python -m pip --python $(LABEL)/bin/python install --quiet --disable-pip-version-check \
-		--constraint constraints.txt 'monai-weckd[label]'
-	$(BIN)/python -m pip --python $(LABEL)/bin/python install --quiet --disable-pip-version-check --no-deps \
-		--constraint constraints.txt monailabel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt monailabel
 	touch $@
 
 # the bundle's default on eighty images: the chain asks for four times five labels; three tenths of the ears are for test.
@@ -71,8 +57,9 @@ test-next: ## Run the tests with the newest torch and the weekly build of MONAI
 	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --pre monai-weekly
 	OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(STAMP) ## Run the tests that take long
+test-slow: $(STAMP) ## Run the tests that take long, and the property tests with new examples
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile=search
 
 test-faults: $(STAMP) ## Kill trainings at arbitrary moments, resume them, and compare the results
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults" -v
@@ -112,4 +99,4 @@ dist: $(STAMP) ## Build the wheel and the source archive, in dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(LABEL) $(NEXT) $(DEMO) .bench docs/_build build dist *.egg-info
+	rm -rf $(VENV) $(NEXT) $(DEMO) .bench docs/_build build dist *.egg-info

@@ -35,6 +35,7 @@ from monai_weckd.engines.estimate import estimate_accuracy, represented
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.metrics.classification import reliability
 from monai_weckd.networks import SolvedHead, StandardizedLinear, solve_head
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.selection import SelectionContext, select_items
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -233,7 +234,7 @@ def embed(
     config = BundleConfig(bundle, changes=changes)
     datalist = config.value("datalist")
     items = [dict(item) for item in datalist.items]
-    parts = SharedParts(config, datalist.classes, PlanSettings())
+    parts = SharedParts(config, LabelKind(datalist.classes), PlanSettings())
     features = parts.embeddings(parts.dataset(items))
     assert features is not None, "the bundle does not freeze its backbone"
     return features, np.array([item["label"] for item in items]), np.array([item["group"] for item in items])

@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="folder for the set and the runs; they are kept")
     parser.add_argument("--arms", default=ARMS, help="see `compare` (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image (default: all)")
+    parser.add_argument("--label_fraction", type=float, help="of training images in a shard (default: 0.067)")
+    parser.add_argument("--findings_per_image", type=int, help="findings asked for in an image (default: all)")
     parser.add_argument("--report_only", action="store_true", help="tell of finished runs, and run nothing")
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     options = parser.parse_args()
@@ -99,12 +101,17 @@ def main() -> None:
     if not data.is_dir():
         write_findings(options.dataset_dir, data, every=options.every)
     places = ["--bundle", str(BUNDLES / "chest_xray_chain_classification"), "--dataset_dir", str(data)]
-    changes = [word for key, value in CHANGES.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    settings = CHANGES | ({} if options.label_fraction is None else {"label_fraction": options.label_fraction})
+    if options.findings_per_image is not None:
+        settings["plan#settings#findings_per_image"] = options.findings_per_image
+    if settings != CHANGES:  # a small random shard may lack an outcome
+        settings["missing_classes"] = "allow"
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     arms = ["--arms", options.arms, "--val_labels", "0", *(["--report_only"] if options.report_only else [])]
     if code := command(["compare", *places, "--output_dir", str(runs), *arms, *changes]):
         raise SystemExit(code)
     found = kept_figures(json.loads((runs / "compare.json").read_text(encoding="utf-8")))
-    about = {"machine": machine(), "attributes": ATTRIBUTES, "changes": CHANGES, "every": options.every}
+    about = {"machine": machine(), "attributes": ATTRIBUTES, "changes": settings, "every": options.every}
     options.output.write_text(json.dumps({**about, **found}, separators=(",", ":")) + "\n", encoding="utf-8")
     print((runs / "tables" / "arms.md").read_text(encoding="utf-8"))
 

@@ -9,52 +9,179 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Measure how long the label server needs after an answer until a new head has seen all images.
+"""Measure how long the label server takes for an answer, a new head, and the next image, with 50,000 images.
 
 python -m benchmarks.live_head blood_smear_chain_classification path/to/blood_smear --cache_dir path/to/cache
+
+The embeddings are those of the data set, repeated with noise; the files of the images are empty, since only their
+names are read. Requests go through HTTP on this machine, as the page sends them: a label, at once the next images and
+the state, and again half a second after the new order is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import json
+import socket
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import uvicorn
+from fastapi import FastAPI
 
 from benchmarks.few_labels import BUNDLES, embed
 from benchmarks.harness import machine
-from monai_weckd.annotation.live import LiveHead
-from monai_weckd.networks import StandardizedLinear
+from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
+from monai_weckd.annotation.order import Scores
+from monai_weckd.apps.label import server
+from monai_weckd.apps.label.routes import make_router
 
-IMAGES, LABELS, ROUNDS = 5000, (20, 50, 100, 200, 300), 11
+IMAGES, LABELS, ROUNDS = 50_000, (200,), 21
+NOISE = 0.1  # standard deviations of each feature
+A_FOLDER = 500
+
+
+def write_files(folder: Path, groups: np.ndarray) -> list[str]:
+    """Write empty images and their manifest, and return their ids."""
+    ids = [f"{place // A_FOLDER:03}/{place:06}.png" for place in range(len(groups))]
+    for number in range(-(-len(ids) // A_FOLDER)):
+        (folder / f"{number:03}").mkdir(parents=True)
+    for key in ids:
+        (folder / key).touch()
+    rows = [f"{key},,{group}" for key, group in zip(ids, groups, strict=True)]
+    (folder / "manifest.csv").write_text("\n".join(["file,label,group", *rows]), encoding="utf-8")
+    return ids
+
+
+@contextmanager
+def served(session: AnnotationSession) -> Iterator[http.client.HTTPConnection]:
+    """Serve the routes of a session from a thread, and yield a connection to them."""
+    app = FastAPI()
+    app.include_router(make_router(session))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=100))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1])
+    running.should_exit = True
+    thread.join()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError("nothing was learned within a minute")
+        time.sleep(0.002)
+
+
+class Window:
+    """A window of the page.
+
+    Args:
+        session: the session behind it.
+        connection: the connection to its server.
+        truth: class of each image.
+
+    """
+
+    def __init__(self, session: AnnotationSession, connection: http.client.HTTPConnection, truth: dict[str, str]):
+        self.session, self.connection, self.truth = session, connection, truth
+        self.times: dict[str, list[float]] = {}
+
+    def ask(self, what: str, method: str, path: str, body: Any = None) -> Any:
+        """Return an answer, and note the milliseconds until it was there."""
+        begin = time.perf_counter()
+        sent = None if body is None else json.dumps(body)
+        self.connection.request(method, f"/weckd/{path}", body=sent, headers={"Content-Type": "application/json"})
+        answer = json.loads(self.connection.getresponse().read())
+        self.note(what, begin)
+        return answer
+
+    def note(self, what: str, begin: float) -> None:
+        """Note the milliseconds since a time."""
+        self.times.setdefault(what, []).append(1000 * (time.perf_counter() - begin))
+
+    def next(self, what: str) -> str:
+        """Return the id of the next image."""
+        return str(self.ask(what, "POST", "next", {"window": "a", "count": 2})["id"])
+
+    def round(self, key: str) -> str:
+        """Label an image, wait until all has been learned from it, and return the next image."""
+        count, chain = len(self.session.labels) + 1, self.session.chain
+        begin = time.perf_counter()
+        self.ask("answer to the label", "PUT", f"label/{key}", {"label": self.truth[key]})
+        self.next("next image, at once")
+        self.ask("state", "GET", "state?window=a")
+        wait(lambda: chain.live is not None and chain.live.summary["labels"] >= count)
+        self.note("new model, after the label", begin)
+        wait(lambda: chain.live_figures["estimate"] is not None)
+        self.note("new order and estimate, after the label", begin)
+        time.sleep(0.5)
+        return self.next("next image, later")
+
+
+def measure(session: AnnotationSession, truth: dict[str, str], labels: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each request and each thing that is learned, of rounds around a number of labels."""
+    todo = [key for key in truth if key not in session.labels][: labels - ROUNDS // 2 - len(session.labels)]
+    session.store.put_all({key: truth[key] for key in todo}, info={})
+    with served(session) as connection:
+        window = Window(session, connection, truth)
+        key = window.next("first")
+        window.round(key)  # the first one makes what later ones keep
+        window.times.clear()
+        key = window.next("first")
+        for _ in range(ROUNDS):
+            key = window.round(key)
+    return window.times
 
 
 def main() -> None:
-    """Print milliseconds for each number of labels: median, least and most of eleven rounds."""
+    """Print milliseconds for each number of labels: median, least and most of the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", choices=sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
-    parser.add_argument("dataset_dir", help="its images, repeated up to 5,000")
+    parser.add_argument("dataset_dir", help="its images")
     parser.add_argument("--cache_dir", type=Path, required=True, help="folder for embeddings")
+    parser.add_argument("--images", type=int, default=IMAGES, help="how many (default: %(default)s)")
     options = parser.parse_args()
+    server.set_switching()
     features, classes, groups = embed(BUNDLES / options.bundle, options.dataset_dir, options.cache_dir)
-    ids = [f"{place}" for place in range(IMAGES)]
-    rows = np.resize(features.numpy(), (IMAGES, features.shape[1]))
-    group_of = dict(zip(ids, np.resize(groups, IMAGES).tolist(), strict=True))
-    begin = time.perf_counter()
-    head = LiveHead(StandardizedLinear(rows.shape[1], int(classes.max()) + 1), ids, rows)
-    print(f"{machine()}, {IMAGES} images of {rows.shape[1]} features, {torch.get_num_threads()} threads")
-    print(f"once: {time.perf_counter() - begin:.2f} s")
-    order = np.random.default_rng(0).permutation(len(classes))
-    for count in LABELS:
-        labels = {ids[place]: int(classes[place]) for place in order[:count]}
-        times = []
-        for _ in range(ROUNDS):
-            begin = time.perf_counter()
-            head.solve(labels, group_of)
-            times.append(1000 * (time.perf_counter() - begin))
-        print(f"{count} labels: {np.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})", flush=True)
+    random = np.random.default_rng(0)
+    rows = np.resize(features.numpy(), (options.images, features.shape[1]))
+    scale = NOISE * rows.std(axis=0)
+    for part in np.array_split(rows, 100):
+        part += scale * random.standard_normal(part.shape, dtype=np.float32)
+    groups = np.array([f"{group}-{place // len(classes)}" for place, group in enumerate(np.resize(groups, len(rows)))])
+    print(f"{machine()}, {len(rows)} images of {rows.shape[1]} features, {torch.get_num_threads()} threads", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder, "images")
+        ids = write_files(studies, groups)
+        bundle = AnnotatedBundle(BUNDLES / options.bundle, studies, cache_dir=Path(folder, "cache"))
+        chain = AnnotatedChain(bundle, Path(folder, "output"))
+        begin = time.perf_counter()
+        session = AnnotationSession(chain, studies)
+        print(f"listing the images: {time.perf_counter() - begin:.1f} s", flush=True)
+        nothing = np.zeros((len(rows), 0), np.float32)
+        chain._scores = Scores("", tuple(session.items), rows, nothing, np.zeros(len(rows)), {})
+        names = np.array(bundle.classes)[np.resize(classes, len(rows))].tolist()
+        truth = dict(zip(ids, names, strict=True))
+        drawn = {ids[place]: truth[ids[place]] for place in random.permutation(len(ids))}
+        for labels in LABELS:
+            for what, times in measure(session, drawn, labels).items():
+                text = f"{np.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})"
+                print(f"{labels} labels: {what}: {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,11 @@ ABSENT = object()
 WITHOUT_PATCHES = {f"train#augmentation#transforms#4#{key}": ABSENT for key in ("spatial_size", "max_spatial_size")}
 # what has no fixed range is kept in half precision; the weights were trained on intensities of this spread
 MRI_TRAIN = {"train#dataset#value_range": None, "network_def#network#input_scale": 0.45}
+MRI_PRETRAINED = {
+    "network_def#input_scale": 0.45,
+    "train#augmentation#transforms#1#translate_range": 12,
+    **WITHOUT_PATCHES,
+}
 VOLUME_NETWORK = {"network_def#spatial_dims": 3, "network_def#block_inplanes": [16, 32, 64, 128]}
 NO_FLIPS = {"network_def#flip_average": []}
 SLICES = [
@@ -166,11 +171,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
         "evaluate": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "inference": {"preprocessing#transforms": [LOAD_GRAY, *SLICES]},
         "dicom": {"suffixes": [".dcm"], "preprocessing#transforms#0": LOAD_ANY},
-        "pretrained": {
-            "network_def#input_scale": 0.45,
-            "train#augmentation#transforms#1#translate_range": 12,
-            **WITHOUT_PATCHES,
-        },
+        "pretrained": MRI_PRETRAINED,
         "two_views": {"network_def#tuned#input_scale": 0.45},
         "local_backbone": {"network_def#network#input_scale": 0.45},
         "metadata": {
@@ -286,10 +287,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
         },
     },
     "chest_xray_chain_classification": {
-        "leave_out": (
-            *("compact", "pretrained", "inference_pretrained", "two_views", "inference_two_views", "paper"),
-            *("multi_gpu_train", "federated_train"),
-        ),
+        "leave_out": ("paper", "multi_gpu_train", "federated_train"),
         "all": {"channels": 1},
         "train": {
             "seed": 0,
@@ -304,6 +302,9 @@ BUNDLES: dict[str, dict[str, Any]] = {
             "train#augmentation#transforms": MRI_AUGMENTATION,
             "loss_function#multilabel": True,
         },
+        "pretrained": MRI_PRETRAINED,
+        "two_views": {"network_def#multilabel": True, "network_def#tuned#input_scale": 0.45},
+        "inference_two_views": {"network_def#multilabel": True},
         "evaluate": {
             "preprocessing#transforms": [
                 LOAD_GRAY,

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from report_texts import sendable
 
-# a loaded machine is no reason to fail
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# a loaded machine is no reason to fail. A tree has the same examples each time; `make test-slow` searches for new ones
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("search", settings.get_profile("default"), derandomize=False)
 settings.load_profile("default")
 
 # what computes: the tests there compare numbers, which another processor rounds otherwise

@@ -34,7 +34,8 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from monai_weckd.annotation.store import class_of, read_labels
+from monai_weckd.annotation.label_files import read_labels
+from monai_weckd.annotation.store import class_of
 from monai_weckd.data import load_datalist
 from monai_weckd.data.medmnist import read_medmnist
 from monai_weckd.pacs.multipart import boundary_of, single_part

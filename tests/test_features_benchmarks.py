@@ -21,7 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import site_chains, sites
+from benchmarks import per_patient, site_chains, sites
 from benchmarks.conformal import COVERAGES, set_figures
 from benchmarks.few_labels import Fold, least_error, measure, table
 
@@ -151,6 +151,33 @@ def test_a_division_is_a_row_of_means_over_its_runs():
     header, _, row = site_chains.table(results)
     assert row.split(" | ")[:3] == ["| even", "2", "60.0 ± 10.0"]
     assert header.count("|") == row.count("|")
+
+
+def test_patients_with_two_labels_are_left_out_and_the_others_pooled():
+    features = torch.arange(12.0).reshape(6, 2)
+    labels, groups = np.array([0, 1, 0, 1, 1, 0]), np.array(["b", "a", "b", "a", "c", "c"])
+    found = per_patient.patients_of(features, labels, groups)
+    assert found.left_out == 1
+    assert found.labels.tolist() == [1, 0]
+    assert torch.equal(found.pooled, torch.stack([features[[1, 3]].mean(0), features[[0, 2]].mean(0)]))
+
+
+def test_both_ways_of_several_images_get_the_same_labels_and_an_interval():
+    random = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 3)
+    labels = patients % 2
+    features = torch.from_numpy(random.normal(3.0 * labels[:, None], 1.0, (120, 4))).float()
+    data = per_patient.patients_of(features, labels, patients.astype(str))
+    figures = list(per_patient.measure(data, budgets=(8, 99)))
+    assert len(figures) == 10
+    assert {one["labels"] for one in figures} == {8}
+    assert all(one["pooled"] > 0.8 and one["each"] > 0.8 for one in figures)
+    (row,) = per_patient.table(figures)[2:]
+    assert row.startswith("| 8 | ")
+    # folds of 3/4 to 1/4 in place of independent ones: 1/10 + 1/4 in place of 1/10
+    mean, low, high = per_patient.interval(np.array([0.0, 0.2] * 5))
+    assert mean == pytest.approx(0.1)
+    assert high - low == pytest.approx(2 * 2.2622 * (0.1**2 * 10 / 9 * 0.35) ** 0.5, rel=1e-4)
 
 
 def test_a_chain_over_sites_is_compared_on_the_items_of_its_test():

@@ -22,8 +22,10 @@ import monai.apps
 import monai.bundle
 import monai.fl.client
 import monai.handlers  # noqa: F401
+import pytest
 
 import monai_weckd
+from monai_weckd.apps.label.compat import register_missing
 
 # modules that only name things: none of their lines can go wrong by itself
 WITHOUT_TESTS = {
@@ -41,6 +43,16 @@ def names(package):
             if (value.__module__ or "").split(".")[0] == package:
                 found[name] = value
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_monai_label_lacks():
+    """Let MONAI Label be imported, and leave nothing behind for tests of other modules."""
+    loaded = set(sys.modules)
+    register_missing()
+    yield
+    for name in {"pydicom_seg", "torchvision", "torchvision.utils"} - loaded:
+        sys.modules.pop(name, None)
 
 
 def modules():

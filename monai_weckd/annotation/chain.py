@@ -26,14 +26,17 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from monai_weckd.annotation.chain_folder import folder_state, read_given, remove_leftovers, students_of
 from monai_weckd.annotation.growth import grow_chain
-from monai_weckd.annotation.live import LiveHead, LiveModel
-from monai_weckd.annotation.order import Scores, Suggestion, suggest
+from monai_weckd.annotation.label_words import LabelWords
+from monai_weckd.annotation.learning import Learning
+from monai_weckd.annotation.live import LiveModel
+from monai_weckd.annotation.order import Outputs, Scores, Suggestion
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
-from monai_weckd.plan.splits import group_of
+from monai_weckd.annotation.upcoming import Upcoming
 from monai_weckd.utils.files import sync_folder, write_atomically
-from monai_weckd.utils.records import model_chain, parse_json
+from monai_weckd.utils.records import model_chain
 
 __all__ = ["AnnotatedChain", "StageRunningError"]
 
@@ -77,14 +80,15 @@ class AnnotatedChain:
         if ahead < 1:
             raise ValueError(f"ahead: expected 1 image or more, got {ahead}. Pass e.g. 24.")
         self.bundle = bundle
+        self.words = LabelWords(bundle.kind)
         self.output_dir = Path(output_dir)
         self.val_fraction = val_fraction
         self.ahead = ahead
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._queue: tuple[Any, list[Suggestion]] = ((), [])
+        self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead)
+        self._learning = Learning(bundle)
+        self._waiting: tuple[Any, Any, list[Mapping[str, Any]]] = (None, None, [])
         self._scores = Scores.empty("")
-        self._head: tuple[np.ndarray | None, LiveHead | None] = (None, None)  # with its features
-        self._live: tuple[np.ndarray | None, LiveModel | None] = (None, None)
         self._loaded: Any = None
         self._load()
 
@@ -103,6 +107,12 @@ class AnnotatedChain:
     def accepted(self) -> list[dict[str, Any]]:
         """Records of the accepted stages; the student of the last one is the model."""
         return [stage for stage in self.stages if stage["accepted"]]
+
+    @property
+    def thresholds(self) -> list[float | None] | None:
+        """From which probability on the model calls each finding present; None where an image has one class."""
+        accepted = self.accepted
+        return list(accepted[-1]["thresholds"]) if accepted and self.bundle.kind.findings else None
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -164,7 +174,7 @@ class AnnotatedChain:
             readable,
             labels,
             self.given,
-            classes=self.bundle.classes,
+            words=self.words,
             policy=self.bundle.policy,
             val_fraction=self.val_fraction,
             seed=self.bundle.seed,
@@ -173,12 +183,12 @@ class AnnotatedChain:
         stage = plan.settings.num_stages
         if progress is not None:
             progress(stage, 0, self.bundle.epochs_of(stage))
-        self._remove_leftovers()
+        remove_leftovers(self.path)
         part = self.output_dir / f"chain_{stage}"
         part.mkdir()
         try:
             self.bundle.train(
-                labeled_items(readable, labels, self.bundle.classes),
+                labeled_items(readable, labels, self.words),
                 plan,
                 part,
                 previous=self.path if self.stages else None,
@@ -210,7 +220,7 @@ class AnnotatedChain:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
     def learn(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
-        """Solve the head for the labels so far; :py:meth:`next` then chooses by its probabilities.
+        """Solve the head for the labels so far; :py:meth:`renew` then chooses by its probabilities.
 
         The model stays that of the last stage, whose predictions are shown and served.
 
@@ -222,22 +232,51 @@ class AnnotatedChain:
             labels: class of each labeled image by its id.
 
         """
+        self._learning.solve(self._scores, items, labels)
+
+    def renew(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> None:
+        """Choose the next images anew, and estimate how good the head of the last :py:meth:`learn` is.
+
+        One thread may call it at a time, beside others that call other methods.
+
+        Args:
+            items: all images.
+            labels: label of each labeled image by its id.
+
+        """
         scores = self._scores
-        if not scores.ids:
-            return
-        if self._head[0] is not scores.features:
-            self._head = scores.features, self.bundle.live_head(scores.ids, scores.features)
-        head = self._head[1]
-        if head is not None:
-            index = {name: place for place, name in enumerate(self.bundle.classes)}
-            given = {key: index[label] for key, label in labels.items()}
-            self._live = scores.features, head.solve(given, {item["id"]: group_of(item) for item in items})
+        if scores.ids:
+            guide = partial(self._learning.guide, scores)
+            self._upcoming.renew(scores, items, labels, stage=len(self.stages) + 1, guide=guide)
+            self._learning.estimate(scores, items)
 
     @property
     def live(self) -> LiveModel | None:
         """The head of the last :py:meth:`learn`, None if it was not for the current images."""
-        features, model = self._live
-        return model if features is self._scores.features else None
+        return self._learning.model(self._scores)
+
+    @property
+    def live_figures(self) -> dict[str, Any] | None:
+        """How good that head is, see :py:meth:`monai_weckd.annotation.learning.Learning.figures`."""
+        return self._learning.figures(self._scores)
+
+    @property
+    def scores(self) -> Scores:
+        """Outputs of the last student."""
+        return self._scores
+
+    @property
+    def points(self) -> np.ndarray:
+        """The points of the scored images between which distances count, (N, min(D, 64))."""
+        return self._upcoming.points(self._scores)
+
+    @property
+    def outputs(self) -> Outputs:
+        """Features and current probabilities of all images: of the live head, else of the last student."""
+        scores, live = self._scores, self.live
+        if live is not None and live.ids == scores.ids:
+            return Outputs(scores.ids, scores.features, live.probabilities)
+        return Outputs(scores.ids, scores.features, scores.probabilities if scores.probabilities.shape[1] else None)
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
@@ -245,7 +284,7 @@ class AnnotatedChain:
 
     def _look(self, folder: Path, items: Sequence[Mapping[str, Any]], unreadable: Mapping[str, str]) -> Scores:
         """Return the scores of items by the last student in a folder; compute them for items that it has not seen."""
-        students = _students(folder)
+        students = students_of(folder)
         made_by = list(students)[-1] if students else ""
         earlier = self._scores
         scores = earlier if earlier.made_by == made_by else Scores.empty(made_by)
@@ -260,10 +299,13 @@ class AnnotatedChain:
             return scores
         ids = tuple(item["id"] for item in new)
         if earlier.ids != ids or earlier.made_by not in [*students][-2:-1]:
-            return scores.with_more(ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable)
+            return scores.with_more(
+                ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable, findings=self.bundle.kind.findings
+            )
         # the student before the last one has scored the same images
         features, probabilities = self.bundle.embed(new, [*students.values()][-1:])
-        found = scores.with_more(ids, features, np.stack([earlier.probabilities, *probabilities]), unreadable)
+        both = np.stack([earlier.probabilities, *probabilities])
+        found = scores.with_more(ids, features, both, unreadable, findings=self.bundle.kind.findings)
         return found.sharing(earlier)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
@@ -274,8 +316,10 @@ class AnnotatedChain:
 
         """
         scores = self._scores
-        seen = set(scores.ids)
-        others = [item for item in items if item["id"] not in seen]
+        listed, scored, others = self._waiting
+        if listed is not items or scored is not scores:
+            others = [item for item in items if item["id"] not in scores.places]
+            self._waiting = items, scores, others
         if any(item["id"] not in scores.unreadable for item in others):
             return False
         return len(self.bundle.find_faults(others)) == len(others)
@@ -285,34 +329,19 @@ class AnnotatedChain:
     ) -> list[Suggestion]:
         """Return the images to label next, in order; an empty list when none is left.
 
-        This opens no image: call :py:meth:`score` first, and :py:meth:`learn` after each answer. See
-        :py:func:`monai_weckd.annotation.order.suggest` for the order. ``ahead`` images are chosen at a time. A new
-        student or new images cause a new choice.
+        This opens no image: call :py:meth:`score` first, and :py:meth:`learn` and :py:meth:`renew` after each answer.
+        See :py:func:`monai_weckd.annotation.order.suggest` for the order. ``ahead`` images or more are chosen at a
+        time. A new student or new images cause a new choice.
 
         Args:
             items: all images.
-            labels: class of each labeled image by its id.
+            labels: label of each labeled image by its id.
             count: how many, default 1.
 
         """
-        scores, live = self._scores, self.live
-        present = {item["id"] for item in items}
-        key = (scores.made_by, scores.ids, len(scores.unreadable), frozenset(present))
-        queued_for, queue = self._queue  # read together: another thread may replace them
-        left = [suggestion for suggestion in queue if suggestion.id not in labels]
-        if queued_for != key or len(left) < count:
-            left = suggest(
-                scores,
-                items,
-                labels,
-                classes=self.bundle.classes,
-                count=max(self.ahead, count),
-                stage=len(self.stages) + 1,
-                seed=self.bundle.seed,
-                guide=live.probabilities if live is not None and live.ids == scores.ids else None,
-            )
-        self._queue = key, left
-        return left[:count]
+        scores = self._scores
+        stage, guide = len(self.stages) + 1, partial(self._learning.guide, scores)
+        return self._upcoming.next(scores, items, labels, count=count, stage=stage, guide=guide)
 
     def predictor(self) -> ImagePredictor | None:
         """Return a predictor of single images with the last accepted student, None before the first one."""
@@ -320,14 +349,19 @@ class AnnotatedChain:
 
     def _load(self) -> None:
         chain, given, folder = None, GivenLabels(), self.path.resolve() if self.path.exists() else self.output_dir
-        if self._loaded == _state(folder):
+        if self._loaded == folder_state(folder):
             return
         if self.path.exists():
             chain = model_chain(folder / "model.pt")
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
-            given = _given(folder / "given.json")
+            given = read_given(folder / "given.json")
             known = tuple(chain["classes"])
+            if bool(chain.get("findings")) != self.bundle.kind.findings:
+                raise ValueError(
+                    f"output_dir: expected a chain of {'findings' if self.bundle.kind.findings else 'classes'}, got "
+                    f"another kind in {self.output_dir}. Pass another folder, or the bundle of that chain."
+                )
             if known != self.bundle.classes:
                 if known == self.bundle.classes[: len(known)]:
                     self._grow(folder)
@@ -336,7 +370,7 @@ class AnnotatedChain:
                     f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
                     f"in {self.output_dir}. Pass another folder, or the classes of that chain; new ones come last."
                 )
-        self._take(folder, chain, given, Scores.load(folder, next(reversed(_students(folder)), "")))
+        self._take(folder, chain, given, Scores.load(folder, next(reversed(students_of(folder)), "")))
 
     def _grow(self, folder: Path) -> None:
         """Replace the chain by one whose students have all classes of the bundle."""
@@ -352,7 +386,7 @@ class AnnotatedChain:
     def _take(self, folder: Path, chain: dict[str, Any] | None, given: GivenLabels, scores: Scores) -> None:
         # assigned together: concurrent readers see the old chain or the new one
         self._chain, self.given, self._scores = chain, given, scores
-        self._loaded = _state(folder)
+        self._loaded = folder_state(folder)
 
     def _replace(self, part: Path) -> None:
         """Replace the chain by a finished folder, atomically."""
@@ -361,42 +395,3 @@ class AnnotatedChain:
         link.symlink_to(part.name, target_is_directory=True)
         os.replace(link, self.path)
         sync_folder(self.output_dir)
-
-    def _remove_leftovers(self) -> None:
-        """Remove the folders of interrupted and superseded stages."""
-        current = self.path.resolve().name
-        for folder in self.output_dir.glob("chain_*"):
-            if folder.name != current:
-                shutil.rmtree(folder)
-
-
-def _given(path: Path) -> GivenLabels:
-    """Return the labels that the stages have used; only they tell which groups are in validation permanently."""
-    try:
-        return GivenLabels.from_dict(parse_json(path.read_bytes(), where="content"))
-    except FileNotFoundError:
-        got = "none"
-    except (ValueError, KeyError, TypeError) as error:
-        got = f"{type(error).__name__} ({error})"
-    raise ValueError(
-        f"{path}: expected the labels that each stage has used, got {got}. "
-        "Restore the file from a copy, or begin a chain in another folder."
-    )
-
-
-def _students(folder: Path) -> dict[str, Path]:
-    """Return the files of the accepted students in a folder by their digests, in order; none before the first stage."""
-    path = folder / "chain.json"
-    stages = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    # paths are built from this folder, not taken from the file: the chain may have been moved
-    return {
-        stage["sha256"]: folder / f"stage_{number}" / "model.pt"
-        for number, stage in enumerate(stages, 1)
-        if stage["accepted"]
-    }
-
-
-def _state(folder: Path) -> tuple[Any, ...]:
-    """Return file states of a folder, which differ once somebody has written its chain or scores."""
-    files = [folder / name for name in ("chain.json", "scores.npz")]
-    return (folder, *(file.stat().st_mtime_ns if file.is_file() else None for file in files))

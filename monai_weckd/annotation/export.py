@@ -16,14 +16,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.images import find_items
+from monai_weckd.annotation.label_files import labeled_findings, note_export, read_labels
+from monai_weckd.annotation.label_words import known_findings
 from monai_weckd.annotation.readings import readings_of
-from monai_weckd.annotation.store import note_export, read_labels
+from monai_weckd.data.columns import FINDING
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
@@ -34,7 +36,8 @@ __all__ = ["export_labels", "labeled_items"]
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
 
-    Its columns are ``file``, ``label`` and ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
+    Its columns are ``file``, ``label`` (or ``finding:<name>`` for each finding: 1, 0, or empty where it is unknown) and
+    ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
     in UTC, ``answer``: what somebody said in place of a class, and ``readings``: what each of several readers says. The
     label is empty where they differ and nobody has settled it. The log of the labels gets a line.
 
@@ -54,16 +57,21 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
 
     """
     items, given = labeled_items(dataset_dir, labels)
-    rows = [_row(item, given.pop(item["id"], {})) for item in items]
+    names = labeled_findings(labels)
+    known = given.keys() & {item["id"] for item in items}
+    answers = sum(bool(given[key].get("answer")) for key in known)
+    told = sum(bool(given[key]["label"]) for key in known) - answers
+    rows = [_row(item, given.pop(item["id"], {}), names) for item in items]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
-    csv.writer(text).writerows([["file", "label", "group", "labeled_by", "labeled_at", "answer", "readings"], *rows])
+    labels_in = [f"{FINDING}{name}" for name in names] or ["label"]
+    header = ["file", *labels_in, "group", "labeled_by", "labeled_at", "answer", "readings"]
+    csv.writer(text).writerows([header, *rows])
     write_atomically(output, text.getvalue())
-    known = sum(bool(row[1]) for row in rows)
-    note_export(labels, to=output.name, labels=known)
-    counts = {"labeled": known, "unlabeled": len(rows) - known, "of images that are gone": len(given)}
-    counts["answers in place of a class"] = sum(bool(row[5]) for row in rows)
-    counts["disagreements"] = sum(bool(row[6]) and not row[1] and not row[5] for row in rows)
+    note_export(labels, to=output.name, labels=told)
+    counts = {"labeled": told, "unlabeled": len(rows) - told, "of images that are gone": len(given)}
+    counts["answers in place of a class"] = answers
+    counts["disagreements"] = len(known) - told - answers
     return Counter(counts)
 
 
@@ -89,10 +97,11 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
     return find_items(dataset_dir, spatial_dims=3 if series else 2), given
 
 
-def _row(item: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+def _row(item: Mapping[str, Any], entry: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     ts = entry.get("ts")
     when = datetime.fromtimestamp(ts, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if ts is not None else ""
     label = entry.get("label") or ""
     label, answer = ("", label) if entry.get("answer") else (label, "")
     said = "; ".join(f"{who or 'somebody'}: {reading}" for who, reading in readings_of(entry).items())
-    return [item["id"], label, item["group"], entry.get("who") or "", when, answer, said]
+    values = [str(known_findings(label).get(name, "")) for name in names] or [label]
+    return [item["id"], *values, item["group"], entry.get("who") or "", when, answer, said]

@@ -18,18 +18,18 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from monai_weckd.utils.files import load_tensors, state_bytes, write_atomically
-from monai_weckd.utils.records import OUT_OF_FOLD, probability_columns, sealed_json
+from monai_weckd.utils.records import OUT_OF_FOLD, label_columns, probability_columns, sealed_json
 
 __all__ = ["grow_chain"]
 
-_FAR = 5.0  # how far the bias of a new class is below the least of the others, in logits
+_FAR = 5.0  # how far the bias of a new class is below 0 and the least of the others, in logits
 _RECORDS = ("chain.json", "plan.json")
 
 
@@ -67,7 +67,8 @@ def grow_chain(source: Path, target: Path, classes: Sequence[str], *, head: str)
             _rewrite(path, list(classes), digests)
     for path in (*target.rglob(OUT_OF_FOLD), target / "predictions.csv"):
         if path.is_file():
-            _add_columns(path, probability_columns(added))
+            told = dict.fromkeys(label_columns(added), "") if chain.get("findings") else {}
+            _add_columns(path, {**told, **dict.fromkeys(probability_columns(added), "0")})
 
 
 def _grown(state: dict[str, torch.Tensor], head: str, before: int, more: int) -> dict[str, torch.Tensor]:
@@ -78,7 +79,7 @@ def _grown(state: dict[str, torch.Tensor], head: str, before: int, more: int) ->
             "Begin a chain with all classes in another output folder."
         )
     rows = weight.new_zeros(more, weight.shape[1])
-    low = (bias.min() - _FAR).expand(more)
+    low = (bias.min().clamp(max=0) - _FAR).expand(more)
     return {**state, f"{head}.weight": torch.cat([weight, rows]), f"{head}.bias": torch.cat([bias, low])}
 
 
@@ -91,16 +92,18 @@ def _rewrite(path: Path, classes: list[str], digests: dict[str, str]) -> None:
     for record in (*content.get("stages", ()), content.get("final", {})):
         if isinstance(record, dict) and record.get("sha256") in digests:
             record["sha256"] = digests[record["sha256"]]
+        if isinstance(record, dict) and "thresholds" in record:  # of findings; a new one is never called present
+            record["thresholds"] += [None] * (len(classes) - len(record["thresholds"]))
     write_atomically(path, sealed_json(content, indent=2) if sealed else json.dumps(content, indent=2) + "\n")
 
 
-def _add_columns(path: Path, names: list[str]) -> None:
+def _add_columns(path: Path, values: Mapping[str, str]) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     place = max((at + 1 for at, name in enumerate(header) if name.startswith("probability_")), default=len(header))
     text = io.StringIO(newline="")
-    extended = [[*header[:place], *names, *header[place:]]]
-    extended += [[*row[:place], *("0" for _ in names), *row[place:]] for row in rows]
+    extended = [[*header[:place], *values, *header[place:]]]
+    extended += [[*row[:place], *values.values(), *row[place:]] for row in rows]
     csv.writer(text).writerows(extended)
     path.unlink()
     write_atomically(path, text.getvalue())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from filelock import FileLock
 from monai_weckd.utils.files import sync_folder, write_error
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["LabelLog", "Line", "damaged"]
+__all__ = ["LabelLog", "Line", "damaged", "new_event"]
 
 
 class Line(NamedTuple):
@@ -120,10 +121,25 @@ class LabelLog:
             raise ValueError(damaged(self.path, str(error))) from None
         if not isinstance(event, dict) or not isinstance(event.get("what"), str):
             raise ValueError(damaged(self.path, "a line that says not what was done"))
+        names = event.get("names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(damaged(self.path, "a line whose names are no list of texts"))
         for name in ("id", "label"):
             if not isinstance(event.get(name, ""), str):
                 raise ValueError(damaged(self.path, f"a line whose {name} is no text"))
         return event
+
+
+def new_event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any]:
+    """Return what a line holds: who does what, now.
+
+    Args:
+        what: such as "label".
+        who: the person, None: unknown.
+        details: further JSON-compatible values.
+
+    """
+    return {"ts": int(time.time()), "who": who, "what": what, **details}
 
 
 def damaged(path: Path, got: str) -> str:

@@ -21,9 +21,10 @@ from typing import Any
 from monai_weckd.annotation.label_log import Line
 from monai_weckd.annotation.readings import with_reading, without_reading
 
-__all__ = ["OF_LABELS", "OWN_KEYS", "LabelSum"]
+__all__ = ["FINDINGS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
 
 OWN_KEYS = ("label", "who", "ts", "answer", "readings", "settled")  # keys of an entry that no information can take
+FINDINGS = "findings"  # a line that names them, before the first label
 OF_LABELS = ("label", "correction", "undo", "reading", "settlement")
 
 
@@ -35,12 +36,14 @@ class LabelSum:
         entries: label, person, time and further information of each image, in the order of the labels.
         earlier: the entries that corrections have replaced, of each image, the last one last.
         end: bytes of the log up to the last line that is about a label.
+        findings: names of the findings; empty where an image has one class.
 
     """
 
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     earlier: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     end: int = 0
+    findings: tuple[str, ...] = ()
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines.
@@ -53,6 +56,8 @@ class LabelSum:
             if event["what"] in OF_LABELS and "id" in event:
                 self._apply(event)
                 self.end = end
+            elif event["what"] == FINDINGS:
+                self.findings, self.end = tuple(event["names"]), end
 
     def _apply(self, event: dict[str, Any]) -> None:
         if event["what"] == "reading" or event.get("reading"):
@@ -67,8 +72,11 @@ class LabelSum:
         key, who = event["id"], event.get("who")
         entry = self.entries.pop(key, {})
         if entry and "readings" not in entry:  # labeled before images were read twice
-            entry = with_reading({}, entry)
-        entry = with_reading(entry, _entry(event)) if "label" in event else without_reading(entry, who)
+            entry = with_reading({}, entry, findings=self.findings)
+        if "label" in event:
+            entry = with_reading(entry, _entry(event), findings=self.findings)
+        else:
+            entry = without_reading(entry, who, findings=self.findings)
         if entry:
             self.entries[key] = entry
 
@@ -79,7 +87,7 @@ class LabelSum:
         if "label" in event:
             self.entries[event["id"]] = {**_entry(event), "settled": True, **readings}
         else:
-            self.entries[event["id"]] = with_reading(readings, readings["readings"][-1])
+            self.entries[event["id"]] = with_reading(readings, readings["readings"][-1], findings=self.findings)
 
     def _label(self, event: dict[str, Any]) -> None:
         key, label = event["id"], event.get("label")
@@ -101,7 +109,9 @@ class LabelSum:
 
     def content(self) -> bytes:
         """Return what belongs into ``labels.json``."""
-        return f"{json.dumps({'format': 2, 'log': self.end, 'labels': self.entries}, indent=1)}\n".encode()
+        named = {"findings": self.findings} if self.findings else {}
+        content = {"format": 2, "log": self.end, **named, "labels": self.entries}
+        return f"{json.dumps(content, indent=1)}\n".encode()
 
 
 def _entry(event: dict[str, Any]) -> dict[str, Any]:

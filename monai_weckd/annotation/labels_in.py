@@ -9,21 +9,68 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Begin a labeling session with the labels of a manifest."""
+"""Take the labels of a manifest into a labeling session, at its start or while it runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from monai_weckd.annotation.session import AnnotationSession
-from monai_weckd.data.manifest import FileFinder, Row, read_manifest
-from monai_weckd.data.names import spelled_as
+from monai_weckd.data.findings import read_findings
+from monai_weckd.data.manifest import FileFinder, read_manifest
 from monai_weckd.data.passed_over import PassedOver
-from monai_weckd.utils.messages import nearest
+from monai_weckd.utils.enums import UNLABELED
 
-__all__ = ["take_labels"]
+__all__ = ["IncomingLabels", "read_incoming", "read_upload", "take_incoming", "take_labels"]
+
+
+@dataclass(frozen=True)
+class IncomingLabels:
+    """The labels of a manifest, beside those of a session.
+
+    Args:
+        source: the manifest's name.
+        new: label by id of each image without one.
+        same: number of images that have this label.
+        conflicts: id, label in the session and label in the manifest of each image that has another one, which stays.
+        missing: one line for each file that is not in the folder.
+
+    """
+
+    source: str
+    new: dict[str, str]
+    same: int
+    conflicts: tuple[tuple[str, str | None, str], ...]
+    missing: tuple[str, ...]
+
+    def summary(self, session: AnnotationSession) -> dict[str, Any]:
+        """Return counts and what differs, as JSON-compatible data.
+
+        Args:
+            session: the session.
+
+        """
+        words = session.store.words
+        counts = Counter(
+            name
+            for label in self.new.values()
+            for name in ([label] if label in session.answers else words.outcomes(label))
+        )
+        names = ("id", "has", "manifest")
+        return {
+            "source": self.source,
+            "new": len(self.new),
+            "counts": {name: counts[name] for name in (*words.kind.outcomes, *session.answers) if counts[name]},
+            "same": self.same,
+            "conflicts": [dict(zip(names, one, strict=True)) for one in self.conflicts],
+            "missing": list(self.missing),
+        }
 
 
 def take_labels(session: AnnotationSession, manifest: str | os.PathLike[str]) -> tuple[int, int]:
@@ -33,8 +80,8 @@ def take_labels(session: AnnotationSession, manifest: str | os.PathLike[str]) ->
 
     Args:
         session: the session.
-        manifest: CSV with the columns ``file``, a path in the folder of the images, and ``label``; rows without a label
-            are passed over.
+        manifest: CSV with the columns ``file``, a path in the folder of the images, and ``label``, or columns of
+            findings (see :py:func:`monai_weckd.data.findings.read_findings`); rows without a label are passed over.
 
     Returns:
         How many labels were taken, and how many images had a label.
@@ -43,28 +90,90 @@ def take_labels(session: AnnotationSession, manifest: str | os.PathLike[str]) ->
         ValueError: When the manifest is damaged, or names an unknown class or image, or an image twice.
 
     """
-    finder, found, known = FileFinder(str(session.studies)), dict[str, str](), session.store.entries
-    for row in read_manifest(manifest, PassedOver(), classes=session.classes):
-        if not row.label:
-            continue
-        key = finder.find(row.file)
+    found = read_incoming(session, manifest)
+    if found.missing:
+        raise ValueError(found.missing[0])
+    take_incoming(session, found)
+    return len(found.new), found.same + len(found.conflicts)
+
+
+def take_incoming(session: AnnotationSession, found: IncomingLabels, *, who: str | None = None) -> None:
+    """Label the images that have no label, all or none of them.
+
+    Args:
+        session: the session.
+        found: the labels.
+        who: the person who brings them, default None: unknown.
+
+    """
+    session.store.put_all(found.new, who=who, info={"source": found.source})
+    session.learn()
+
+
+def read_upload(session: AnnotationSession, name: str, content: bytes) -> IncomingLabels:
+    """Return the labels of a manifest that somebody has sent.
+
+    Args:
+        session: the session.
+        name: its name.
+        content: the CSV.
+
+    Raises:
+        ValueError: As :py:func:`read_incoming`; the message names the manifest alone.
+
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, Path(name).name or "manifest.csv")
+        path.write_bytes(content)
+        try:
+            found = read_incoming(session, path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{folder}{os.sep}", "")) from None
+    return replace(found, missing=tuple(line.replace(f"{folder}{os.sep}", "") for line in found.missing))
+
+
+def read_incoming(session: AnnotationSession, manifest: str | os.PathLike[str]) -> IncomingLabels:
+    """Return the labels of a manifest, without taking them.
+
+    Args:
+        session: the session.
+        manifest: see :py:func:`take_labels`.
+
+    Raises:
+        ValueError: When the manifest is damaged, or names an unknown class, or an image twice with different labels.
+
+    """
+    finder, labels, missing = FileFinder(str(session.studies)), dict[str, str](), []
+    for place, file, label in _rows(session, os.fspath(manifest)):
+        key = finder.find(file)
         if key not in session.items:
-            raise ValueError(
-                f"{row.place}: expected an image in {session.studies}, got {row.file!r}.{finder.near(row.file)} "
+            missing.append(
+                f"{place}: expected an image in {session.studies.name!r}, got {file!r}.{finder.near(file)} "
                 "Correct the manifest."
             )
-        label = _class_of(row, (*session.classes, *session.answers), len(session.classes))
-        if found.setdefault(key, label) != label:
-            raise ValueError(f"{row.place}: expected one label for {row.file!r}, got {label!r} and {found[key]!r}.")
-    new = {key: label for key, label in found.items() if key not in known}
-    session.store.put_all(new, info={"source": Path(manifest).name})
-    return len(new), len(found) - len(new)
+            continue
+        try:
+            label = session.store.words.spelled(label)
+        except ValueError as error:
+            raise ValueError(f"{place}: {str(error).removeprefix('label: ')}") from None
+        if labels.setdefault(key, label) != label:
+            raise ValueError(f"{place}: expected one label for {file!r}, got {label!r} and {labels[key]!r}.")
+    entries = session.store.entries
+    known = {key: entries[key]["label"] for key in labels if key in entries}
+    differ = tuple((key, has, labels[key]) for key, has in known.items() if has != labels[key])
+    new = {key: label for key, label in labels.items() if key not in entries}
+    return IncomingLabels(Path(manifest).name, new, len(known) - len(differ), differ, tuple(missing))
 
 
-def _class_of(row: Row, known: Sequence[str], classes: int) -> str:
-    label = spelled_as(row.label, known)
-    if label not in known:
-        raise ValueError(
-            f"{row.place}: expected one of the {classes} classes, got {row.label!r}. {nearest(row.label, known)}"
-        )
-    return label
+def _rows(session: AnnotationSession, manifest: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield place, file and label of each row that has a label."""
+    findings = session.store.findings
+    rows = read_manifest(manifest, PassedOver(), classes=session.classes, labels=not findings)
+    if not findings:
+        yield from ((row.place, row.file, row.label) for row in rows if row.label)
+        return
+    names, values = read_findings(manifest, PassedOver())
+    for row, told in zip(rows, values, strict=True):
+        known = {name: int(value) for name, value in zip(names, told, strict=True) if value != UNLABELED}
+        if known:
+            yield row.place, row.file, known

@@ -29,7 +29,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._images: dict[str, tuple[str, ...]] = {}
+        self._images: dict[str, tuple[Suggestion, ...]] = {}
         self._seen: dict[str, float] = {}
 
     def seen(self, window: str) -> None:
@@ -51,6 +51,15 @@ class Leases:
         with self._lock:
             return set() if window is None else self._others(window)
 
+    def held(self, window: str | None) -> tuple[Suggestion, ...]:
+        """Return the images that a window was given last, in order.
+
+        Args:
+            window: the window, None: it holds nothing.
+
+        """
+        return () if window is None else self._images.get(window, ())
+
     def take(self, window: str | None, found: Sequence[Suggestion], *, count: int) -> list[Suggestion]:
         """Give images to a window in place of those that it had, and return them.
 
@@ -68,7 +77,7 @@ class Leases:
             self.seen(window)
             taken = self._others(window)
             given = [one for one in found if one.id not in taken][:count] or list(found[:count])
-            self._images[window] = tuple(one.id for one in given)
+            self._images[window] = tuple(given)
             return given
 
     def _others(self, window: str) -> set[str]:
@@ -76,4 +85,4 @@ class Leases:
         for name in old:
             self._seen.pop(name, None)
             self._images.pop(name, None)
-        return {key for name, images in self._images.items() if name != window for key in images}
+        return {one.id for name, images in self._images.items() if name != window for one in images}

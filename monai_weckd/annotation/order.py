@@ -19,19 +19,21 @@ import os
 import zlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from monai_weckd.data.npz import read_array
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.splits import group_of
 from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.selection.projection import main_components
 from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
-__all__ = ["Scores", "Suggestion", "suggest"]
+__all__ = ["Outputs", "Scores", "Suggestion", "components", "suggest"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,21 @@ class Suggestion(NamedTuple):
     probabilities: np.ndarray | None
 
 
+class Outputs(NamedTuple):
+    """What a network says of images.
+
+    Args:
+        ids: ids of the images.
+        features: input of the head, (N, D).
+        probabilities: (N, C); None before anything is learned.
+
+    """
+
+    ids: tuple[str, ...]
+    features: np.ndarray
+    probabilities: np.ndarray | None
+
+
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Scores:
     """Outputs of a student for images, kept in a file so that each student processes each image only once.
@@ -60,7 +77,8 @@ class Scores:
         ids: ids of the images.
         features: input of the head, (N, D).
         probabilities: class probabilities, (N, C), or (N, 0) before there is a student.
-        disagreement: total variation distance to the probabilities of the previous student, (N,); 0 without one.
+        disagreement: total variation distance to the probabilities of the previous student, of findings its mean,
+            (N,); 0 without one.
         unreadable: reason by id for each image that cannot be read.
         file: file that holds the features, None if they are not saved.
 
@@ -74,6 +92,11 @@ class Scores:
     unreadable: Mapping[str, str]
     file: Path | None = None
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Row of each image by its id."""
+        return {key: place for place, key in enumerate(self.ids)}
+
     @classmethod
     def empty(cls, made_by: str) -> Scores:
         """Return scores without any image.
@@ -85,7 +108,13 @@ class Scores:
         return cls(made_by, (), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32), np.zeros(0), {})
 
     def with_more(
-        self, ids: Sequence[str], features: np.ndarray, probabilities: np.ndarray, unreadable: Mapping[str, str]
+        self,
+        ids: Sequence[str],
+        features: np.ndarray,
+        probabilities: np.ndarray,
+        unreadable: Mapping[str, str],
+        *,
+        findings: bool = False,
     ) -> Scores:
         """Return new scores that also cover further images.
 
@@ -94,10 +123,14 @@ class Scores:
             features: (n, D).
             probabilities: by the last students, the newest last, (number of students, n, C).
             unreadable: reason by id for each image that cannot be read.
+            findings: whether the probabilities are those of findings, default False.
 
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
-        change = 0.5 * np.abs(last - probabilities[-2]).sum(axis=1) if len(probabilities) > 1 else np.zeros(len(ids))
+        change = np.zeros(len(ids))
+        if len(probabilities) > 1:
+            differ = np.abs(last - probabilities[-2])
+            change = differ.mean(axis=1) if findings else 0.5 * differ.sum(axis=1)
         rows, chances, changes = features, last, change
         if self.ids:
             parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
@@ -187,11 +220,12 @@ def suggest(
     items: Sequence[Mapping[str, Any]],
     labeled: Container[str],
     *,
-    classes: Sequence[str],
+    kind: LabelKind,
     count: int,
     stage: int,
     seed: int,
     guide: np.ndarray | None = None,
+    points: np.ndarray | None = None,
 ) -> list[Suggestion]:
     """Choose the images to label next, and put them in order.
 
@@ -203,57 +237,74 @@ def suggest(
         scores: scores of the images.
         items: all images, dictionaries with ``id`` and, where known, ``group``.
         labeled: images with a label, by id.
-        classes: class names in the order of their indices.
+        kind: names of the classes or findings.
         count: how many, at least 1; fewer where fewer are left.
         stage: number of the stage that the labels are for, from 1.
         seed: seed of the draws.
         guide: class probabilities to choose by, (N, C), default None: those of the scores.
+        points: result of :py:func:`components` for the scores, default None: computed, which takes longest.
 
     """
     by_id = {item["id"]: item for item in items}
     todo = [key for key in by_id if key not in labeled and key not in scores.unreadable]
-    known = set(scores.ids)
+    known = scores.places
     fresh = sorted((key for key in todo if key not in known), key=lambda key: hash_fraction(seed, "fresh", key))
     unseen = [Suggestion(key, "not yet seen by the network", None) for key in fresh]
     left = len(todo) - len(fresh)
     if not left:
         return unseen
-    rows = [row for row, key in enumerate(scores.ids) if key in by_id]
-    ids = [scores.ids[row] for row in rows]
+    ids = [key for key in scores.ids if key in by_id]
+    rows = np.array([known[key] for key in ids])
     guided = scores.probabilities.shape[1] > 0
     if guide is None and guided:
         guide = scores.probabilities
     context = SelectionContext(
-        features=scores.features[rows],
+        features=(components(scores) if points is None else points)[rows],
         probabilities=None if guide is None else guide[rows],
         groups=[group_of(by_id[key]) for key in ids],
         labeled=np.array([key in labeled for key in ids]),
         askable=np.ones(len(ids), dtype=bool),
         seed=seed,
         stage=stage,
+        findings=kind.findings,
+        projected=True,
     )
     places = select_items("herding", context, count=min(count, left))
     if not guided:
         chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "herding", key))
         return unseen + [Suggestion(key, "stands for many images without a label", None) for key in chosen]
     chosen_rows = sorted(
-        (rows[place] for place in places),
-        key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row])),
+        (int(rows[place]) for place in places),
+        key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row], kind)),
     )
-    return unseen + [_reasoned(scores, row, classes, stage) for row in chosen_rows]
+    return unseen + [_reasoned(scores, row, kind) for row in chosen_rows]
 
 
-def _margin(probabilities: np.ndarray) -> float:
+def components(scores: Scores) -> np.ndarray:
+    """Return the points between which "herding" measures distances, (N, min(D, 64)): they depend on no label.
+
+    Args:
+        scores: scores of N images.
+
+    """
+    return main_components(scores.features, np.arange(len(scores.ids)))
+
+
+def _margin(probabilities: np.ndarray, kind: LabelKind) -> float:
+    if kind.findings:
+        return float(np.abs(2 * probabilities - 1).mean())
     second, first = np.sort(probabilities)[-2:]
     return float(first - second)
 
 
-def _reasoned(scores: Scores, row: int, classes: Sequence[str], stage: int) -> Suggestion:
+def _reasoned(scores: Scores, row: int, kind: LabelKind) -> Suggestion:
     probabilities = scores.probabilities[row]
-    second, first = np.argsort(probabilities, kind="stable")[-2:]
-    reason = (
-        f"stands for uncertain images; {classes[first]!r} or {classes[second]!r} (margin {_margin(probabilities):.2f})"
-    )
+    if kind.findings:
+        what = f"{kind.names[int(np.abs(probabilities - 0.5).argmin())]!r} or not"
+    else:
+        second, first = np.argsort(probabilities, kind="stable")[-2:]
+        what = f"{kind.names[first]!r} or {kind.names[second]!r}"
+    reason = f"stands for uncertain images; {what} (margin {_margin(probabilities, kind):.2f})"
     if scores.disagreement[row] > 0:
         reason += f"; the last two students differ by {scores.disagreement[row]:.2f}"
     return Suggestion(scores.ids[row], reason, probabilities)

@@ -27,6 +27,7 @@ from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.verify import image_state, known_state
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.settings import PlanSettings
 
 __all__ = ["SharedParts"]
@@ -40,14 +41,14 @@ class SharedParts:
 
     Args:
         config: the configuration.
-        classes: class names in the order of their indices.
+        kind: names of the classes or findings.
         settings: settings of the plan.
 
     """
 
-    def __init__(self, config: BundleConfig, classes: tuple[str, ...], settings: PlanSettings) -> None:
+    def __init__(self, config: BundleConfig, kind: LabelKind, settings: PlanSettings) -> None:
         self._config = config
-        self._classes = classes
+        self._kind = kind
         self._settings = settings
         self._lock = Lock()
         self._base: BundleConfig | None = None
@@ -58,7 +59,7 @@ class SharedParts:
     def _value(self, key: str) -> Any:
         with self._lock:
             if self._base is None:
-                base = self._config.copy(datalist=Datalist([], self._classes))
+                base = self._config.copy(datalist=self._datalist([]))
                 # in the order of a training, so that the network begins with the same weights
                 for name in ("imports", "initialize"):
                     base.value(name)
@@ -106,9 +107,12 @@ class SharedParts:
             # the backbone updates the embeddings of this dataset only, not those of earlier stages
             self._objects["backbone"].datasets.clear()
             self._objects["backbone"].datasets[dataset] = None
-        datalist = Datalist([dict(item) for item in items], self._classes)
+        datalist = self._datalist(items)
         changes = {**(changes or {}), "train#dataloader#dataset": dataset}
         return self._config.copy(changes, datalist=datalist, plan=plan, **self._objects)
+
+    def _datalist(self, items: Sequence[Mapping[str, Any]]) -> Datalist:
+        return Datalist([dict(item) for item in items], self._kind.names, findings=self._kind.findings)
 
     def _reset(self) -> None:
         self.network.load_state_dict(self._value("network").state_dict())
@@ -163,8 +167,9 @@ class SharedParts:
         return self._items[key][1] if key in self._items else None
 
     def _read(self, items: Sequence[Mapping[str, Any]]) -> Any:
-        plan = ChainPlan(self._classes, self._settings, train=tuple(item["id"] for item in items))
-        datalist = Datalist([dict(item) for item in items], self._classes)
+        ids = tuple(item["id"] for item in items)
+        plan = ChainPlan(self._kind.names, self._settings, train=ids, findings=self._kind.findings)
+        datalist = self._datalist(items)
         dataset = self._config.copy(datalist=datalist, plan=plan, **self._objects).value("train#dataloader").dataset
         if not hasattr(getattr(dataset, "images", dataset), "select"):
             raise ValueError(

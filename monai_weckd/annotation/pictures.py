@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -30,11 +31,14 @@ from monai_weckd.data.dicom.reader import DicomReader
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.image_reader import read_image
 
-__all__ = ["describe_image", "image_png"]
+__all__ = ["describe_image", "image_png", "thumbnail"]
 
 _WINDOW = ("WindowCenter", "WindowWidth")
+_ORIGIN = ("Modality", "SeriesInstanceUID")
+_CLIPPED = 0.98  # share of values that are all black, or all white, in a window that shows nothing
 _BYTES = (127.5, 255.0)
 _SAMPLES = 2**20
+_THUMBNAIL = 128  # pixels
 # direction of the first pixel on an axis that runs to the left, back or feet
 _EDGES = ("R", "A", "S")
 
@@ -49,7 +53,10 @@ class _Shown:
 
     array: np.ndarray
     window: tuple[float, float]
+    auto: tuple[float, float]
     limits: tuple[float, float]
+    modality: str
+    series: str
     pixel: tuple[float, float]
     edges: tuple[str, str] | None
 
@@ -63,6 +70,7 @@ class _Shown:
 
 
 _shown: Flights[_Shown] = Flights(kept=4, few=_few)  # scrolling requests one slice after the other
+_small: Flights[bytes] = Flights(kept=4000, few=_few)  # some kilobytes each
 
 
 def describe_image(path: str) -> dict[str, Any]:
@@ -74,9 +82,10 @@ def describe_image(path: str) -> dict[str, Any]:
     Returns:
         ``kind`` ("color", "gray" or "volume"); ``shape`` in columns, rows and, for a volume, slices; the number of
         ``slices``; ``pixel``, width and height of a pixel in mm if known; ``edges``, the directions in the patient
-        (R, A, S) of the ``left`` and ``top`` edge, None if unknown; for gray, the initial ``window`` (``center``,
-        ``width``: a DICOM file's own, the full range for bytes, else one that covers most values) and the ``limits``
-        of all values (``low``, ``high``), None for color.
+        (R, A, S) of the ``left`` and ``top`` edge, None if unknown; ``modality`` and ``series`` (a digest of its UID)
+        of a DICOM file, else ""; for gray, the initial ``window`` (``center``, ``width``: a DICOM file's own, unless
+        nearly all would be black, or white; the full range for bytes; else as ``auto``), the window ``auto``, which
+        covers most values, and the ``limits`` of all values (``low``, ``high``), None for color.
 
     Raises:
         ValueError: When the image cannot be read.
@@ -84,13 +93,19 @@ def describe_image(path: str) -> dict[str, Any]:
     """
     shown = _read(path)
     volume, gray = shown.array.ndim == 4, not shown.is_color
+    windows = {"window": shown.window, "auto": shown.auto}
     return {
         "kind": "volume" if volume else "gray" if gray else "color",
         "shape": list(shown.array.shape[1:]),
         "slices": shown.slices,
         "pixel": list(shown.pixel),
         "edges": dict(zip(("left", "top"), shown.edges, strict=True)) if shown.edges else None,
-        "window": dict(zip(("center", "width"), shown.window, strict=True)) if gray else None,
+        "modality": shown.modality,
+        "series": shown.series,
+        **{
+            name: dict(zip(("center", "width"), window, strict=True)) if gray else None
+            for name, window in windows.items()
+        },
         "limits": dict(zip(("low", "high"), shown.limits, strict=True)) if gray else None,
     }
 
@@ -127,18 +142,52 @@ def image_png(
         return _png(plane, center, width)
 
 
+def thumbnail(path: str) -> bytes:
+    """Return a small JPEG of the middle slice of an image, at most 128 pixels wide and high; the last ones are kept.
+
+    Args:
+        path: a file, or the folder of a DICOM series.
+
+    Raises:
+        ValueError: When the image cannot be read.
+
+    """
+    return _small.get((path, os.stat(folder_of(path)).st_mtime_ns), lambda: _thumbnail(path))
+
+
+def _thumbnail(path: str) -> bytes:
+    shown = _decoded(path)
+    plane = shown.array[..., shown.slices // 2] if shown.array.ndim == 4 else shown.array
+    width, height = (size * pixel for size, pixel in zip(plane.shape[1:], shown.pixel, strict=True))
+    step = max(1, min(plane.shape[1:]) // (4 * _THUMBNAIL))  # what is left is still reduced by a filter
+    picture = Image.fromarray(_bytes(plane[:, ::step, ::step], *shown.window))
+    scale = _THUMBNAIL / max(width, height)
+    picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _png(plane: np.ndarray, center: float, width: float) -> bytes:
-    """Return the PNG of (C, columns, rows) in a window; rows are converted to float in chunks, to save memory."""
+    """Return the PNG of (C, columns, rows) in a window."""
+    buffer = io.BytesIO()
+    # fast rather than small: the browser usually runs on the same machine
+    Image.fromarray(_bytes(plane, center, width)).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _bytes(plane: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Return (C, columns, rows) in a window as bytes, (rows, columns[, 3]).
+
+    Rows are converted to float in chunks, to save memory.
+    """
     channels, columns, rows = plane.shape
     pixels = np.empty((rows, columns, channels), np.uint8)
     step = max(1, _SAMPLES // (columns * channels))
     for first in range(0, rows, step):
         gray = (plane[..., first : first + step].astype(np.float64) - center) * (255 / width) + _BYTES[0]
         pixels[first : first + step] = np.clip(gray.round(), 0, 255).astype(np.uint8).transpose(2, 1, 0)
-    buffer = io.BytesIO()
-    # fast rather than small: the browser usually runs on the same machine
-    Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    return pixels if channels == 3 else pixels[..., 0]
 
 
 def _read(path: str) -> _Shown:
@@ -146,26 +195,36 @@ def _read(path: str) -> _Shown:
 
 
 def _decoded(path: str) -> _Shown:
-    array, meta = read_image(path, dicom_reader=DicomReader(tags=_WINDOW))
+    array, meta = read_image(path, dicom_reader=DicomReader(tags=(*_WINDOW, *_ORIGIN)))
     if array.shape[0] != 1 and not meta["is_color"]:
         raise ValueError(f"image: expected gray or color, got {array.shape[0]} channels. Convert it.")
     limits = float(array.min()), float(array.max())
-    window = _window(array, meta, limits)
+    window, auto = _windows(array, meta, limits)
     turned, pixel, edges = _turned(array, meta)
-    return _Shown(turned, window, limits, pixel, edges)
+    modality, uid = (str(meta.get(keyword, "")) for keyword in _ORIGIN)
+    series = hashlib.sha256(uid.encode()).hexdigest()[:16] if uid else ""
+    return _Shown(turned, window, auto, limits, modality, series, pixel, edges)
 
 
-def _window(array: np.ndarray, meta: Mapping[str, Any], limits: tuple[float, float]) -> tuple[float, float]:
+def _windows(
+    array: np.ndarray, meta: Mapping[str, Any], limits: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the window to begin with, and the one that covers most values."""
+    values = array.ravel()
+    values = values[:: 1 + values.size // _SAMPLES]
+    low, high = (float(value) for value in np.percentile(values, (1, 99)))
+    low, high = (low, high) if high > low else limits  # a few bright pixels on a flat background
+    auto = (low + high) / 2, high - low or 1.0
     color = array.shape[0] == 3
     if array.dtype == np.uint8 or (color and limits[0] >= 0 and 1 < limits[1] <= 255):
-        return _BYTES
+        return _BYTES, auto
     own = _own_window(meta)
-    if own is not None and own[0] - own[1] / 2 < limits[1] and own[0] + own[1] / 2 > limits[0]:
-        return own
-    values = array.ravel()
-    low, high = (float(value) for value in np.percentile(values[:: 1 + values.size // _SAMPLES], (1, 99)))
-    low, high = (low, high) if high > low else limits  # a few bright pixels on a flat background
-    return (low + high) / 2, high - low or 1.0
+    return (auto if own is None or _shows_nothing(values, *own) else own), auto
+
+
+def _shows_nothing(values: np.ndarray, center: float, width: float) -> bool:
+    """Return whether nearly all values are black in a window, or nearly all white."""
+    return max((values <= center - width / 2).mean(), (values >= center + width / 2).mean()) >= _CLIPPED
 
 
 def _own_window(meta: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -13,9 +13,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monai_weckd.annotation.label_words import agreed, known_findings
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.readings import POLICIES, decision, is_wanted, readings_of
 from monai_weckd.annotation.store import LabelStore
@@ -65,7 +66,13 @@ class Readers:
             who: the person.
 
         """
-        return self._is_double(image_id) and is_wanted(self.store.info(image_id), who, self.policy)
+        return self._is_double(image_id) and self._is_wanted(self.store.info(image_id), who)
+
+    def _is_wanted(self, entry: Mapping[str, Any], who: str | None) -> bool:
+        return is_wanted(entry, who, self.policy, findings=self.store.findings)
+
+    def _decision(self, entry: Mapping[str, Any]) -> str | None:
+        return decision(entry, self.policy, findings=self.store.findings)
 
     def _is_double(self, image_id: str) -> bool:
         return self.share > 0 and hash_fraction(self.seed, "read twice", image_id) < self.share
@@ -80,11 +87,13 @@ class Readers:
         """
         entry = self.store.info(image_id)
         if not self.is_blind(image_id, who):
-            return decision(entry, self.policy) if entry else None
+            return self._decision(entry) if entry else None
         readings = readings_of(entry)
         return readings.get(who) if readings or entry.get("who") != who else entry.get("label")
 
-    def put(self, image_id: str, label: str, *, who: str | None, settle: bool, **options: Any) -> str | None:
+    def put(
+        self, image_id: str, label: str | Mapping[str, Any], *, who: str | None, settle: bool, **options: Any
+    ) -> str | None:
         """Label an image, as one of its readers where it is read twice; see :py:meth:`LabelStore.put`.
 
         Args:
@@ -101,7 +110,7 @@ class Readers:
 
     def decided(self) -> dict[str, str]:
         """Return the label of each image that counts, in the order in which they were given."""
-        found = {key: decision(entry, self.policy) for key, entry in self.store.entries.items()}
+        found = {key: self._decision(entry) for key, entry in self.store.entries.items()}
         return {key: label for key, label in found.items() if label is not None}
 
     def waiting(self, images: Iterable[str], who: str | None) -> list[str]:
@@ -121,7 +130,7 @@ class Readers:
             if key in known
             and self._is_double(key)
             and who not in (readings_of(entry) or [entry.get("who")])
-            and is_wanted(entry, who, self.policy)
+            and self._is_wanted(entry, who)
         ]
 
     def in_turn(self, chosen: Iterable[Suggestion], images: Iterable[str], who: str | None) -> list[Suggestion]:
@@ -147,14 +156,16 @@ class Readers:
         known, found = set(images), []
         for key, entry in self.store.entries.items():
             readings = readings_of(entry)
-            unread = is_wanted(entry, who, self.policy) and who not in readings
-            if key in known and readings and not unread and decision(entry, self.policy) is None:
+            unread = self._is_wanted(entry, who) and who not in readings
+            if key in known and readings and not unread and self._decision(entry) is None:
                 said = [{"who": reader, "label": label} for reader, label in readings.items()]
                 found.append({"id": key, "readings": said})
         return found
 
     def agreement(self, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         """Return how well readers agree, see :py:func:`monai_weckd.metrics.agreement`; None if nothing is read twice.
+
+        Where images have findings, ``of`` has the agreement on each finding that two readers know.
 
         Args:
             items: all images by their id.
@@ -167,5 +178,22 @@ class Readers:
         key = str(twice)
         if self._agreement[0] != key:
             named = [{reader or "": label for reader, label in said.items()} for said in twice.values()]
-            self._agreement = key, agreement(named, [group_of(items[one]) for one in twice])
+            groups = [group_of(items[one]) for one in twice]
+            names = self.store.findings
+            found = _of_findings(named, groups, names) if names else agreement(named, groups)
+            self._agreement = key, found
         return self._agreement[1]
+
+
+def _of_findings(named: Sequence[Mapping[str, str]], groups: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """Return the share of images on which two readers agree, and the agreement on each finding that both know."""
+    pairs = [[*said.values()][:2] for said in named]
+    alike = sum(agreed(pair, names) is not None for pair in pairs)
+    told = [{who: known_findings(label) for who, label in said.items()} for said in named]
+    found: dict[str, Any] = {"images": len(pairs), "agree": alike / len(pairs), "of": {}}
+    for name in names:
+        both = [{who: str(one[name]) for who, one in said.items() if name in one} for said in told]
+        rows = [row for row, said in enumerate(both) if len(said) > 1]
+        if rows:
+            found["of"][name] = agreement([both[row] for row in rows], [groups[row] for row in rows])
+    return found

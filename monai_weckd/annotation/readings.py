@@ -13,9 +13,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from monai_weckd.annotation.label_words import agreed, majority
 
 __all__ = ["POLICIES", "decision", "is_wanted", "readings_of", "with_reading", "without_reading"]
 
@@ -33,7 +34,9 @@ def readings_of(entry: Mapping[str, Any]) -> dict[str | None, str]:
     return {reading["who"]: reading["label"] for reading in entry.get("readings", ())}
 
 
-def with_reading(entry: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str, Any]:
+def with_reading(
+    entry: Mapping[str, Any], reading: Mapping[str, Any], *, findings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return an entry with one more reading, or another one by the same person.
 
     The label is that of all readings, None if they differ, unless somebody has settled it.
@@ -41,6 +44,7 @@ def with_reading(entry: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[s
     Args:
         entry: the entry, {} without one.
         reading: ``who``, ``label``, ``ts`` and, for no class, ``answer``.
+        findings: names of the findings, default none: labels are classes.
 
     """
     others = list(entry.get("readings", ()))
@@ -49,30 +53,33 @@ def with_reading(entry: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[s
         others[places[0]] = dict(reading)
     else:
         others.append(dict(reading))
-    return _summed(entry, others, reading)
+    return _summed(entry, others, reading, findings)
 
 
-def without_reading(entry: Mapping[str, Any], who: str | None) -> dict[str, Any]:
+def without_reading(entry: Mapping[str, Any], who: str | None, *, findings: Sequence[str] = ()) -> dict[str, Any]:
     """Return an entry without the reading of a person; {} if no other is left.
 
     Args:
         entry: the entry.
         who: the person.
+        findings: names of the findings, default none: labels are classes.
 
     """
     others = [one for one in entry.get("readings", ()) if one["who"] != who]
-    return _summed(entry, others, others[-1]) if others else {}
+    return _summed(entry, others, others[-1], findings) if others else {}
 
 
-def _summed(entry: Mapping[str, Any], readings: list[dict[str, Any]], last: Mapping[str, Any]) -> dict[str, Any]:
+def _summed(
+    entry: Mapping[str, Any], readings: list[dict[str, Any]], last: Mapping[str, Any], findings: Sequence[str]
+) -> dict[str, Any]:
     if entry.get("settled"):
         return {**entry, "readings": readings}
-    same = len({one["label"] for one in readings}) == 1
-    label = {**last} if same else {"label": None, "who": None, "ts": last["ts"]}
+    text = agreed([one["label"] for one in readings], findings)
+    label = {"label": None, "who": None, "ts": last["ts"]} if text is None else {**last, "label": text}
     return {**label, "readings": readings}
 
 
-def is_wanted(entry: Mapping[str, Any], who: str | None, policy: str) -> bool:
+def is_wanted(entry: Mapping[str, Any], who: str | None, policy: str, *, findings: Sequence[str] = ()) -> bool:
     """Return whether a person may give a blind reading of an image that is read twice, or change their own.
 
     By "majority", a third person reads an image on which the first two differ.
@@ -81,25 +88,26 @@ def is_wanted(entry: Mapping[str, Any], who: str | None, policy: str) -> bool:
         entry: the entry, {} without one.
         who: the person.
         policy: what becomes of disagreements, "settle" or "majority".
+        findings: names of the findings, default none: labels are classes.
 
     """
     readings = readings_of(entry)
     if entry.get("settled"):
         return False
-    differ = len(set(readings.values())) > 1
+    differ = bool(readings) and agreed([*readings.values()], findings) is None
     return who in readings or len(readings) < _READERS + (policy == "majority" and differ)
 
 
-def decision(entry: Mapping[str, Any], policy: str) -> str | None:
+def decision(entry: Mapping[str, Any], policy: str, *, findings: Sequence[str] = ()) -> str | None:
     """Return the label that counts, None if readers differ and nothing has decided between them.
 
     Args:
         entry: the entry.
         policy: "settle" or "majority", which more than half of the readings make.
+        findings: names of the findings, default none: labels are classes.
 
     """
     if entry["label"] is None and policy == "majority":
-        [(most, count)] = Counter(readings_of(entry).values()).most_common(1)
-        return most if 2 * count > len(readings_of(entry)) else None
+        return majority([*readings_of(entry).values()], findings)
     label: str | None = entry["label"]
     return label

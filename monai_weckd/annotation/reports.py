@@ -21,6 +21,8 @@ from typing import Any
 from monai.data.image_reader import is_dicom_path
 
 from monai_weckd.annotation.export import labeled_items
+from monai_weckd.annotation.label_files import labeled_findings
+from monai_weckd.annotation.label_words import known_findings
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.dicom.sr_folder import DocumentFolder
 from monai_weckd.data.dicom.sr_labels import LabelSRWriter
@@ -55,6 +57,7 @@ def label_reports(
     """
     writers: dict[str, LabelSRWriter] = {"": LabelSRWriter(verified=verified)}
     items, given = labeled_items(dataset_dir, labels)
+    findings = labeled_findings(labels)
     documents = DocumentFolder(folder, per=per, taken=series_numbers(image_files(dataset_dir)))
     counts, faults = Counter({"reported": 0}), []
     for number, item in enumerate(items, start=1):
@@ -69,7 +72,9 @@ def label_reports(
             continue
         person = person_of(entry)
         writer = writers.setdefault(person, LabelSRWriter(person, verified=verified))
-        fault = documents.add(writer, entry["label"], source=item["image"], number=number)
+        fault = documents.add(
+            writer, known_findings(entry["label"]) if findings else entry["label"], source=item["image"], number=number
+        )
         counts["reported"] += not fault
         faults += [fault] if fault else []
     faults += documents.finish()

@@ -17,24 +17,27 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.background import Background
+from monai_weckd.annotation.chain import AnnotatedChain
+from monai_weckd.annotation.folders import FolderWatch
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
+from monai_weckd.annotation.queues import Queues
 from monai_weckd.annotation.readers import Readers
-from monai_weckd.annotation.shards import plan_next_stage
+from monai_weckd.annotation.stage_training import StageTraining
 from monai_weckd.annotation.state import session_state
-from monai_weckd.annotation.status import NoStageError, StageStoppedError, TrainingStatus, UnknownImageError
+from monai_weckd.annotation.status import NoStageError, UnknownImageError
 from monai_weckd.annotation.store import ANSWERS, LabelStore
 from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
 from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
+from monai_weckd.plan.label_kind import LabelKind
 
 __all__ = ["AnnotationSession"]
 
@@ -44,7 +47,7 @@ logger = logging.getLogger(__name__)
 _LISTED_FOR = 5.0
 
 
-class AnnotationSession:
+class AnnotationSession(StageTraining):
     """The images, labels and chain behind a label server.
 
     All methods may be called from several threads.
@@ -73,35 +76,50 @@ class AnnotationSession:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
         self.label_budget = label_budget
-        self.chain = chain
         self.studies = Path(studies)
-        known = [spelled_as(name, ANSWERS) for name in chain.bundle.classes]
+        kind = chain.bundle.kind
+        known = [spelled_as(name, ANSWERS) for name in kind.names]
         self.answers = tuple(answer for answer in ANSWERS if answer not in known)
-        self.store = LabelStore(chain.output_dir / "labels.json", chain.bundle.classes, answers=self.answers)
+        labels_json = chain.output_dir / "labels.json"
+        super().__init__(chain, LabelStore(labels_json, kind.names, answers=self.answers, findings=kind.findings))
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
-        self.training = TrainingStatus()
+        self.queues = Queues()
         self.passed_over = PassedOver()
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
-        self._learning = threading.Lock()
-        self._answered = threading.Event()
-        self._stop = threading.Event()
+        self._watch = FolderWatch(self.studies)
+        self._listing = Background(self.refresh, name="list", failed="the images could not be listed")
+        # failures of these only affect the order of images
+        self._looking = Background(self._look, name="look", failed="new images could not be scored")
+        self._learning = Background(
+            self._learn, name="learn", failed="the head could not be solved for the labels so far"
+        )
+        self._ordering = Background(self._order, name="order", failed="the next images could not be chosen")
+        self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
         self.refresh()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their indices."""
-        return self.chain.bundle.classes
+        """Names of the classes, or of the findings, in the order of their indices."""
+        return self.kind.names
+
+    @property
+    def kind(self) -> LabelKind:
+        """Names of the classes or findings."""
+        kind: LabelKind = self.chain.bundle.kind
+        return kind
 
     @property
     def items(self) -> dict[str, dict[str, Any]]:
-        """All images by their id."""
-        if time.monotonic() - self._listed[0] > _LISTED_FOR:
-            self.refresh()
-        return self._listed[1]
+        """All images by their id; those that have come, or have gone, are noticed within seconds."""
+        listed_at, items = self._listed
+        if time.monotonic() - listed_at > _LISTED_FOR:
+            self._listed = time.monotonic(), items
+            if self._watch.has_changed:
+                self._listing.start()
+        return items
 
     @property
     def given(self) -> dict[str, str]:
@@ -117,11 +135,18 @@ class AnnotationSession:
     @property
     def _usable(self) -> list[dict[str, Any]]:
         """The images that nobody has set aside by an answer in place of a class."""
-        given = self.given
-        return [item for key, item in self.items.items() if given.get(key) not in self.answers]
+        items = self._listed[1]
+        aside = [key for key, label in self.readers.decided().items() if label in self.answers]
+        made_of, usable = self._usable_of
+        if made_of is None or made_of[0] is not items or made_of[1] != aside:
+            left_out = set(aside)
+            usable = [item for key, item in items.items() if key not in left_out]
+            self._usable_of = (items, aside), usable
+        return usable
 
     def refresh(self) -> None:
         """List the images of the folder again."""
+        self._watch.look()
         passed_over = PassedOver()
         items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims, passed_over=passed_over)
         self.passed_over = passed_over
@@ -147,7 +172,7 @@ class AnnotationSession:
     def put_label(
         self,
         image_id: str,
-        label: str,
+        label: str | Mapping[str, Any],
         /,
         *,
         who: str | None = None,
@@ -159,7 +184,8 @@ class AnnotationSession:
 
         Args:
             image_id: id of the image.
-            label: the class, or one of ``answers``: the image is then set aside, and neither asked for nor trained on.
+            label: the class, or findings (see :py:meth:`LabelWords.spelled`), or one of ``answers``: the image is then
+                set aside, and neither asked for nor trained on.
             who: the person, default None: unknown.
             info: further information to keep with the label.
             undo: whether this takes back a correction, default False.
@@ -172,6 +198,7 @@ class AnnotationSession:
         """
         self.item(image_id)
         previous = self.readers.put(image_id, label, who=who, settle=settle, info=info, undo=undo)
+        self.queues.drop(who, {image_id})
         self.learn()
         return previous
 
@@ -205,27 +232,47 @@ class AnnotationSession:
         """
         self.item(image_id)
         self.store.note("undo skip" if undo else "skip", who=who, id=image_id)
+        if not undo:
+            self.queues.drop(who, {image_id})
+
+    def queue(self, image_ids: Sequence[str], *, who: str | None = None) -> int:
+        """Let a person see some images next, ahead of the order, and return how many are in their queue.
+
+        An image leaves the queue when that person labels or skips it; one that has a label is shown once. Images that
+        cannot be read are left out.
+
+        Args:
+            image_ids: ids of the images, in order; none empties the queue.
+            who: the person, default None: unknown.
+
+        Raises:
+            UnknownImageError: When there is no such image.
+            ValueError: When the queue would be too long.
+
+        """
+        unreadable = self.chain.unreadable
+        wanted = [key for key in image_ids if self.item(key)["id"] not in unreadable]
+        if image_ids:
+            self.queues.put(who, wanted)
+        else:
+            self.queues.drop(who, self.queues.of(who))
+        self.store.note("queue", who=who, ids=wanted)
+        return len(self.queues.of(who))
 
     def learn(self) -> None:
         """Solve the head for the labels so far, in the background; a call meanwhile solves it once more afterwards.
 
         During a stage nothing happens; its end calls this method.
         """
-        self._answered.set()
-        if not self.training.running and self._learning.acquire(blocking=False):
-            threading.Thread(target=self._learn, name="learn", daemon=True).start()
+        if not self.training.running:
+            self._learning.start()
 
     def _learn(self) -> None:
-        try:
-            while self._answered.is_set():
-                self._answered.clear()
-                self.chain.learn(self._usable, self.labels)
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("the head could not be solved for the labels so far")
-        finally:
-            self._learning.release()
-        if self._answered.is_set():  # an answer came between the last check and the release
-            self.learn()
+        self.chain.learn(self._usable, self.labels)
+        self._ordering.start()
+
+    def _order(self) -> None:
+        self.chain.renew(self._usable, self.store.entries)
 
     def next(
         self, *, count: int = 1, who: str | None = None, window: str | None = None, without: Collection[str] = ()
@@ -240,28 +287,31 @@ class AnnotationSession:
             without: ids of images to leave out.
 
         """
-        items = self._usable
+        items, entries = self._usable, self.store.entries
         if not self.chain.knows(items):
             self.look()
         spare = len(without) + len(self.leases.others(window))
-        chosen = self.chain.next(items, self.store.entries, count=count + spare)
-        found = self.readers.in_turn(chosen, self.items, who)
-        return self.leases.take(window, [one for one in found if one.id not in without], count=count)
+        chosen = self.chain.next(items, entries, count=count + spare)
+        # what a window has got ready comes first, also if the order is another one meanwhile
+        held = self.leases.held(window)
+        self.queues.drop(who, {one.id for one in held[:1] if one.id in entries})  # it has been shown
+        held = tuple(one for one in held if one.id not in entries and one.id in self.items)
+        queued = [Suggestion(key, "you queued it", None) for key in self.queues.of(who) if key in self.items]
+        first = self.readers.in_turn(queued, (), who)
+        later = self.readers.in_turn([*held, *chosen], self.items, who)
+        found: dict[str, Suggestion] = {}
+        for one in (*first, *later):
+            found.setdefault(one.id, one)
+        return self.leases.take(window, [one for key, one in found.items() if key not in without], count=count)
 
     def look(self) -> None:
         """Score new images in the background."""
-        if self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="look", daemon=True).start()
+        self._looking.start()
 
     def _look(self) -> None:
-        try:
-            self.chain.score(list(self.items.values()))
-            self.learn()
-            self._predictor()
-        except Exception:  # no caller waits for this thread, and a failure only affects the order of images
-            logger.exception("new images could not be scored")
-        finally:
-            self._looking.release()
+        self.chain.score(list(self.items.values()))
+        self.learn()
+        self._predictor()
 
     def predict(self, path: str) -> dict[str, Any]:
         """Return the prediction of the last accepted student for an image, as JSON-compatible data.
@@ -277,7 +327,10 @@ class AnnotationSession:
         predictor = self._predictor()
         if predictor is None:
             raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
-        return described(predictor.predict(path), self.classes)
+        return described(predictor.predict(path), self.classes, self.chain.thresholds)
+
+    def _student_changed(self) -> None:
+        self._predictor()
 
     def _predictor(self) -> ImagePredictor | None:
         accepted = self.chain.accepted
@@ -286,105 +339,6 @@ class AnnotationSession:
             if self._model[0] != key:
                 self._model = key, self.chain.predictor()
             return self._model[1]
-
-    def check_training(self) -> None:
-        """Check that a stage can be trained, before it starts.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            ValueError: When there are too few labels.
-
-        """
-        if self.training.running:
-            raise StageRunningError(
-                f"stage: expected none in training, got stage {self.training.stage}. Wait until it is done."
-            )
-        chain = self.chain
-        plan_next_stage(
-            self._usable,
-            self.labels,
-            chain.given,
-            classes=self.classes,
-            policy=chain.bundle.policy,
-            val_fraction=chain.val_fraction,
-            seed=chain.bundle.seed,
-        )
-
-    def reserve(self, *, who: str | None = None) -> None:
-        """Mark a stage as running before :py:meth:`train` starts in another thread.
-
-        The caller can then answer a request at once, and a second request is refused.
-
-        Args:
-            who: the person who wants it, default None: unknown.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            ValueError: When there are too few labels.
-
-        """
-        with self._lock:
-            self.check_training()
-            stage = len(self.chain.stages) + 1
-            self.store.note("training", who=who, stage=stage, labels=len(self.labels))
-            self._stop.clear()
-            self.training = TrainingStatus(running=True, stage=stage)
-
-    def train(self, *, reserved: bool = False) -> dict[str, Any]:
-        """Train a stage on the new labels, and wait for it; ``training`` shows the progress.
-
-        Args:
-            reserved: whether :py:meth:`reserve` was called, default False.
-
-        Returns:
-            The record of the stage.
-
-        Raises:
-            StageRunningError: When a stage is in training.
-            StageStoppedError: When :py:meth:`stop` was called.
-            ValueError: When there are too few labels.
-
-        """
-        if not reserved:
-            self.reserve()
-        outcome: dict[str, Any] = {}
-        try:
-            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress)
-            outcome["accepted"] = done.get("accepted")
-            self._predictor()  # loaded now, while nothing else is being computed
-            return done
-        except Exception as failure:
-            outcome["error"] = " ".join(str(failure).split()) or type(failure).__name__
-            raise
-        finally:
-            ended = {**asdict(self.training), "running": False, "error": outcome.get("error")}
-            self.training = TrainingStatus(**ended)
-            self._note_end(self.training.stage, outcome)
-            self.learn()
-
-    def _note_end(self, stage: int, outcome: dict[str, Any]) -> None:
-        try:
-            self.store.note("trained", stage=stage, **outcome)
-        except OSError as error:  # the stage is what it is
-            logger.warning("%s", error)
-
-    def stop(self) -> None:
-        """Stop the running stage at the end of its epoch and discard it; its labels count as new again.
-
-        Raises:
-            ValueError: When no stage is in training.
-
-        """
-        if not self.training.running:
-            raise ValueError("stage: expected one in training, got none. There is nothing to stop.")
-        self._stop.set()
-
-    def _progress(self, stage: int, epoch: int, epochs: int) -> None:
-        if self._stop.is_set():
-            raise StageStoppedError(
-                f"stage: stopped after epoch {epoch} of {epochs}. Its labels wait for the next training."
-            )
-        self.training = TrainingStatus(running=True, stage=stage, epoch=epoch, epochs=epochs)
 
     def budget(self) -> int:
         """Return the number of labels given so far, including withdrawn labels that a stage has used."""

@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import plan_stages
 from monai_weckd.utils.draws import hash_fraction
-from monai_weckd.utils.enums import UNLABELED
-from monai_weckd.utils.messages import nearest
 
 __all__ = ["GivenLabels", "plan_next_stage"]
 
@@ -77,7 +77,7 @@ def plan_next_stage(
     labels: Mapping[str, str],
     given: GivenLabels,
     *,
-    classes: Sequence[str],
+    words: LabelWords,
     policy: str,
     val_fraction: float,
     seed: int,
@@ -95,7 +95,7 @@ def plan_next_stage(
         items: all images, dictionaries with ``id`` and, where known, ``group``.
         labels: class of each labeled image by its id, in the order in which they were given.
         given: the labels that the stages have used so far.
-        classes: class names in the order of their indices.
+        words: what labels mean.
         policy: labels that a stage trains on: "cumulative" or "disjoint".
         val_fraction: fraction of the labeled groups in validation, in [0, 1).
         seed: seed of the splits.
@@ -105,16 +105,22 @@ def plan_next_stage(
         The plan (its items have no labels, see ``labeled_items``), and the labels used so far with those of the plan.
 
     Raises:
-        ValueError: When a label has an unknown class, fewer than two classes have a labeled group for training (and
-            one for validation, if there is any), there is no new label for training, an earlier shard has no label
-            left, or one of its images is now in a validation group.
+        ValueError: When a label is unknown, fewer than two classes have a labeled group for training (and one for
+            validation, if there is any), no finding is known to be present and absent there, there is no new label for
+            training, an earlier shard has no label left, or one of its images is now in a validation group.
 
     Example::
 
         >>> items = [{"id": name} for name in "abcdefgh"]
         >>> labels = {"a": "ill", "b": "well", "c": "ill", "d": "well"}
         >>> plan, given = plan_next_stage(
-        ...     items, labels, GivenLabels(), classes=["ill", "well"], policy="cumulative", val_fraction=0.25, seed=0
+        ...     items,
+        ...     labels,
+        ...     GivenLabels(),
+        ...     words=LabelWords(LabelKind(("ill", "well"))),
+        ...     policy="cumulative",
+        ...     val_fraction=0.25,
+        ...     seed=0,
         ... )
         >>> len(plan.val), [len(stage.labeled) for stage in plan.stages], len(plan.pool(1))
         (2, [2], 4)
@@ -122,23 +128,24 @@ def plan_next_stage(
     """
     group = {item["id"]: group_of(item) for item in items}
     labels = {key: label for key, label in labels.items() if key in group}
-    for key, label in labels.items():
-        if label not in classes:
-            raise ValueError(
-                f"labels: expected one of the {len(classes)} classes, got {label!r} for {key!r}. "
-                f"{nearest(label, list(classes))}"
-            )
+    outcomes = {key: words.outcomes(words.spelled(label)) for key, label in labels.items()}
     # a new manifest may have renamed groups: images of earlier shards still count as trained
     trained = {group[key]: "train" for shard in given.shards for key in shard if key in labels}
-    split_of = _assign(labels, group, {**trained, **given.split_of}, val_fraction=val_fraction, seed=seed)
+    split_of = _assign(
+        _of_groups(outcomes, group, words.kind),
+        {**trained, **given.split_of},
+        val_fraction=val_fraction,
+        seed=seed,
+    )
     train = tuple(sorted(key for key in group if split_of.get(group[key]) != "val"))
     known = [key for key in labels if split_of[group[key]] == "train"]
     old = [tuple(key for key in shard if key in labels) for shard in given.shards]
     brought = {key for shard in old for key in shard}
     shards = [*old, tuple(key for key in known if key not in brought)]
-    _check(shards, labels, classes, group, split_of, validates=val_fraction > 0)
+    _check(shards, outcomes, words.kind, group, split_of, validates=val_fraction > 0)
     plan = ChainPlan(
-        classes=tuple(classes),
+        classes=words.kind.names,
+        findings=words.kind.findings,
         train=train,
         val=tuple(sorted(key for key in labels if split_of[group[key]] == "val")),
         skipped=tuple(skipped),
@@ -154,52 +161,68 @@ def plan_next_stage(
             missing_classes="allow",
         ),
     )
-    index = {item["id"]: item for item in labeled_items(items, labels, classes)}
-    plan = plan_stages(plan, index, LabelOracle(list(index.values())), shards=shards)
+    index = {item["id"]: item for item in labeled_items(items, labels, words)}
+    plan = plan_stages(plan, index, LabelOracle(list(index.values()), findings=words.kind.findings), shards=shards)
     return plan, GivenLabels(split_of, tuple(shards), given.touched | labels.keys())
 
 
 def labeled_items(
-    items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], classes: Sequence[str]
+    items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], words: LabelWords
 ) -> list[dict[str, Any]]:
-    """Return items in the form of a data list, with the class index or ``UNLABELED`` as ``label``.
+    """Return items in the form of a data list, with their ``label`` or ``UNLABELED``.
 
     Args:
         items: dictionaries with ``id``.
-        labels: class by id.
-        classes: class names in the order of their indices.
+        labels: label by id.
+        words: what labels mean.
 
     """
-    place = {name: index for index, name in enumerate(classes)}
-    return [
-        {**item, "group": group_of(item), "label": place[labels[item["id"]]] if item["id"] in labels else UNLABELED}
-        for item in items
-    ]
+    return [{**item, "group": group_of(item), "label": words.value(labels.get(item["id"]))} for item in items]
+
+
+def _of_groups(
+    outcomes: Mapping[str, Sequence[str]], group: Mapping[str, str], kind: LabelKind
+) -> dict[str, tuple[str, ...]]:
+    """Return the outcomes of each labeled group: its first class, or all that is known about findings in it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for key, names in outcomes.items():
+        before = found.get(group[key], ())
+        if kind.findings or not before:
+            found[group[key]] = tuple(dict.fromkeys((*before, *names)))
+    return found
 
 
 def _assign(
-    labels: Mapping[str, str], group: Mapping[str, str], split_of: Mapping[str, str], *, val_fraction: float, seed: int
+    outcomes_of: Mapping[str, Sequence[str]], split_of: Mapping[str, str], *, val_fraction: float, seed: int
 ) -> dict[str, str]:
     """Return the split of every labeled group; groups with a split keep it."""
-    class_of: dict[str, str] = {}
-    for key, label in labels.items():
-        class_of.setdefault(group[key], label)
     assigned = dict(split_of)
-    for name in dict.fromkeys(class_of.values()):
-        members = [member for member, label in class_of.items() if label == name]
-        new = [member for member in members if member not in split_of]
-        new.sort(key=lambda member: hash_fraction(seed, "label", member))
-        validating = sum(split_of.get(member) == "val" for member in members)
+    members = {
+        name: [member for member, names in outcomes_of.items() if name in names]
+        for name in dict.fromkeys(name for names in outcomes_of.values() for name in names)
+    }
+
+    def validating(name: str) -> int:
+        return sum(assigned.get(member) == "val" for member in members[name])
+
+    for name, those in members.items():
+        new = sorted(
+            (member for member in those if member not in assigned), key=lambda one: hash_fraction(seed, "label", one)
+        )
         least = 1 if val_fraction else 0
-        wanted = min(max(least, round(val_fraction * len(members))), len(members) - 1) - validating
-        assigned.update({member: "val" if place < wanted else "train" for place, member in enumerate(new)})
-    return assigned
+        wanted = min(max(least, round(val_fraction * len(those))), len(those) - 1)
+        for member in new:
+            # the last group with an outcome stays in training
+            spare = all(validating(other) < len(members[other]) - 1 for other in outcomes_of[member])
+            if validating(name) < wanted and spare:
+                assigned[member] = "val"
+    return {**dict.fromkeys(outcomes_of, "train"), **assigned}
 
 
 def _check(
     shards: Sequence[Sequence[str]],
-    labels: Mapping[str, str],
-    classes: Sequence[str],
+    outcomes: Mapping[str, Sequence[str]],
+    kind: LabelKind,
     group: Mapping[str, str],
     split_of: Mapping[str, str],
     *,
@@ -211,15 +234,20 @@ def _check(
                 f"group: expected one in training for {key!r}, as before, got {group[key]!r}, which is for validation. "
                 "Correct manifest.csv, or begin anew in another output folder."
             )
-    places = {(label, split_of[group[key]]) for key, label in labels.items()}
+    places = {(name, split_of[group[key]]) for key, names in outcomes.items() for name in names}
     # an earlier session with validation may have assigned groups to it permanently
     validates = validates or any(split == "val" for _, split in places)
     needed = ("train", "val") if validates else ("train",)
-    if sum(all((name, split) in places for split in needed) for name in classes) < 2:
-        counts = Counter(labels.values())
-        got = ", ".join(f"{counts[name]} of {name!r}" for name in classes)
+    there = {name for name in kind.outcomes if all((name, split) in places for split in needed)}
+    enough = (
+        any(f"{name}=0" in there and f"{name}=1" in there for name in kind.names) if kind.findings else len(there) > 1
+    )
+    if not enough:
+        counts = Counter(name for names in outcomes.values() for name in names)
+        got = ", ".join(f"{counts[name]} of {name!r}" for name in kind.outcomes)
         where = "in two groups or more of" if validates else "of"
-        raise ValueError(f"labels: expected labels {where} at least two classes, got {got}. Label more images.")
+        what = "a finding that is present, and that is absent" if kind.findings else "at least two classes"
+        raise ValueError(f"labels: expected labels {where} {what}, got {got}. Label more images.")
     if not shards[-1]:
         raise ValueError(
             f"labels: expected new labels for training since stage {len(shards) - 1}, got none. Label more images."

@@ -38,11 +38,15 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
     readers = session.readers
     items, given, labels = session.items, session.given, session.labels
     unreadable = {key: reason for key, reason in session.chain.unreadable.items() if key in items}
-    counts = Counter(given.values())
+    counts = Counter(name for label in labels.values() for name in session.store.words.outcomes(label))
+    said = Counter(given.values())
+    one = "{}=1" if session.kind.findings else "{}"
     entries = {key: entry for key, entry in session.store.entries.items() if key in items}
     return {
         "bundle": session.chain.bundle.root.name,
         "classes": list(session.classes),
+        "findings": session.kind.findings,
+        "thresholds": session.chain.thresholds,
         "images": {
             "total": len(items),
             "labeled": len(labels),
@@ -53,8 +57,9 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
             "unreadable": len(unreadable),
         },
         "unreadable": [{"id": key, "reason": reason} for key, reason in sorted(unreadable.items())],
-        "labels": {name: counts[name] for name in session.classes},
-        "answers": {name: counts[name] for name in session.answers},
+        "labels": {name: counts[one.format(name)] for name in session.classes},
+        "absent": {name: counts[f"{name}=0"] for name in session.store.findings},
+        "answers": {name: said[name] for name in session.answers},
         "last_labels": list(islice(_labels(readers, entries, who), LAST)),
         "disagreements": readers.disagreements(items, who),
         "agreement": readers.agreement(items),
@@ -62,7 +67,7 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
         "label_budget": session.label_budget,
         "stages": [stage_summary(stage) for stage in session.chain.stages],
         "training": asdict(session.training),
-        "live": None if session.chain.live is None else dict(session.chain.live.summary),
+        "live": session.chain.live_figures,
     }
 
 

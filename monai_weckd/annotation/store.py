@@ -13,26 +13,25 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import logging
 import os
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.annotation.label_log import LabelLog, Line, damaged
-from monai_weckd.annotation.label_sum import OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.label_files import read_file
+from monai_weckd.annotation.label_log import LabelLog, new_event
+from monai_weckd.annotation.label_sum import FINDINGS, OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.readings import readings_of
-from monai_weckd.data.names import spelled_as
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.utils.files import write_atomically
-from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.records import check_plain, parse_json
 
-__all__ = ["ANSWERS", "LabelStore", "check_info", "class_of", "note_export", "read_labels", "rebuild_labels"]
+__all__ = ["ANSWERS", "LabelStore", "check_info", "class_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +53,8 @@ class LabelStore:
         path: ``labels.json``. Its log is beside it. A file that has no log begins one.
         classes: the class names.
         answers: what may be said in place of a class, default: nothing. An entry with such a label has ``answer``.
+        findings: whether the classes are findings, of which an image may show several, default False. The log names
+            them.
 
     Raises:
         ValueError: When the log is damaged, or the file that has none, or a label is of an unknown class.
@@ -69,30 +70,64 @@ class LabelStore:
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, answers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        classes: Sequence[str],
+        *,
+        answers: Sequence[str] = (),
+        findings: bool = False,
+    ) -> None:
         self.path = Path(path)
-        self.classes, self.answers = tuple(classes), tuple(answers)
+        self.words = LabelWords(LabelKind(tuple(classes), findings), tuple(answers))
         self._log = LabelLog(self.path)
         self._lock = threading.Lock()
         self._sum = LabelSum()
         self._written = _Written()
         self._sum.add(self._log.read())
-        old = {} if self._sum.end or not self.path.is_file() else _read_file(self.path)
+        self._check_findings()
+        old = {} if self._sum.end or not self.path.is_file() else read_file(self.path)
         self._spelled: dict[str, str] = {}
         for entry in [*self._sum.entries.values(), *old.values()]:
             for one in (entry, *entry.get("readings", ())):
                 self._spell(one["label"])
+        if self._sum.findings != self.findings:
+            self._sum.add(self._log.append(new_event(FINDINGS, None, {"names": list(self.findings)})))
         if old:
             self._sum.add(self._log.append(*map(_first_event, old.items())))
         if self._sum.end:
             self._write_file()
 
-    def _spell(self, label: str | None) -> None:
-        """Note how a label that was kept is spelled now."""
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or of the findings."""
+        return self.words.kind.names
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What may be said in place of a class."""
+        return self.words.answers
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Names of the findings; empty where an image has one class."""
+        return self.classes if self.words.kind.findings else ()
+
+    def _check_findings(self) -> None:
+        """Refuse a log whose findings are others."""
+        before = self._sum.findings
+        if before != self.findings[: len(before)]:
+            raise ValueError(
+                f"{self.path}: expected findings {list(before)}, of which it has labels, got "
+                f"{list(self.findings) or 'classes'}. Pass another folder, or those findings; new ones come last."
+            )
+
+    def _spell(self, label: str | None) -> str | None:
+        """Return how a label that was kept is spelled now."""
         if label is None:  # readers differ
-            return
+            return None
         try:
-            self._spelled[label] = self._spelled.get(label) or self._known(label)
+            return self._spelled.setdefault(label, self._spelled.get(label) or self.words.spelled(label))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
@@ -100,7 +135,7 @@ class LabelStore:
     def labels(self) -> dict[str, str]:
         """Class of each labeled image, in the order in which the labels were given; none where readers differ."""
         entries = dict(self._sum.entries).items()
-        return {key: self._spelled[label] for key, entry in entries if (label := entry["label"]) is not None}
+        return {key: label for key, entry in entries if (label := self._spell(entry["label"])) is not None}
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -111,9 +146,9 @@ class LabelStore:
         return {key: self._respelled(entry) for key, entry in entries.items()}
 
     def _respelled(self, entry: dict[str, Any]) -> dict[str, Any]:
-        found = {**entry, "label": self._spelled.get(entry["label"])}
+        found = {**entry, "label": self._spell(entry["label"])}
         if "readings" in entry:
-            found["readings"] = [{**one, "label": self._spelled[one["label"]]} for one in entry["readings"]]
+            found["readings"] = [{**one, "label": self._spell(one["label"])} for one in entry["readings"]]
         return found
 
     def info(self, image_id: str) -> dict[str, Any]:
@@ -129,7 +164,7 @@ class LabelStore:
     def put(
         self,
         image_id: str,
-        label: str,
+        label: str | Mapping[str, Any],
         /,
         *,
         who: str | None = None,
@@ -142,7 +177,7 @@ class LabelStore:
 
         Args:
             image_id: id of the image.
-            label: the class.
+            label: the class, or findings: text, or 1, 0 or None by name.
             who: the person, default None: unknown.
             info: further JSON-compatible information to keep.
             undo: whether this takes back a correction, default False: the label is again that of who gave it first.
@@ -153,7 +188,7 @@ class LabelStore:
             ValueError: When there is no such class, or the information is not JSON or is too long.
 
         """
-        label = self._known(label)
+        label = self.words.spelled(label)
         check_info(info or {}, where="params")
         with self._lock:
             entry = self.info(image_id)
@@ -166,12 +201,13 @@ class LabelStore:
             self._write(what, who, {"id": image_id, "label": label, **marks})
             return previous
 
-    def put_all(self, labels: Mapping[str, str], *, info: dict[str, Any]) -> None:
+    def put_all(self, labels: Mapping[str, str], *, info: dict[str, Any], who: str | None = None) -> None:
         """Label images that have no label, all or none of them.
 
         Args:
             labels: class by id of the image.
             info: further JSON-compatible information to keep with each.
+            who: the person, default None: unknown.
 
         Raises:
             ValueError: When there is no such class.
@@ -179,9 +215,9 @@ class LabelStore:
         """
         events = []
         for key, label in labels.items():
-            label = self._known(label)
+            label = self.words.spelled(label)
             answer = {"answer": True} if label in self.answers else {}
-            events.append(_event("label", None, {"id": key, "label": label, **answer, "info": info}))
+            events.append(new_event("label", who, {"id": key, "label": label, **answer, "info": info}))
         with self._lock:
             self._spelled.update((event["label"], event["label"]) for event in events)
             self._sum.add(self._log.append(*events) if events else ())
@@ -220,7 +256,7 @@ class LabelStore:
 
     def _write(self, what: str, who: str | None, details: dict[str, Any]) -> None:
         """Write a line; then it counts."""
-        self._sum.add(self._log.append(_event(what, who, details)))
+        self._sum.add(self._log.append(new_event(what, who, details)))
         if what in OF_LABELS and max(_SHORT, self._log.size - self._written.end) >= self._written.size:
             self._write_file()
 
@@ -234,16 +270,6 @@ class LabelStore:
             logger.warning("%s Its log has all labels.", error)
         self._written = _Written(len(content), self._sum.end)
 
-    def _known(self, label: str) -> str:
-        """Return a label in the spelling of its class."""
-        known = (*self.classes, *self.answers)
-        label = spelled_as(label, known) if isinstance(label, str) else label
-        if label not in known:
-            raise ValueError(
-                f"label: expected one of the {len(self.classes)} classes, got {label!r}. {nearest(str(label), known)}"
-            )
-        return label
-
 
 @dataclass
 class _Written:
@@ -253,100 +279,12 @@ class _Written:
     end: int = 0
 
 
-def _event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, Any]:
-    return {"ts": int(time.time()), "who": who, "what": what, **details}
-
-
 def _first_event(item: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the line for an entry of a file without a log."""
     key, entry = item
     info = {name: value for name, value in entry.items() if name not in OWN_KEYS}
     event = {"ts": entry.get("ts"), "who": entry.get("who"), "what": "label", "id": key, "label": entry["label"]}
     return {**event, **({"answer": True} if entry.get("answer") else {}), **({"info": info} if info else {})}
-
-
-def read_labels(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``labels.json`` by the ids of their images, each with at least ``label``.
-
-    What its log adds up to counts, if there is one beside it: the file may be older.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: When the log, or a file without one, is damaged: people gave these labels, so they cannot be
-            recovered.
-
-    """
-    lines = LabelLog(path).read()
-    return _summed(lines).entries if lines else _read_file(path)
-
-
-def rebuild_labels(path: Path) -> bool:
-    """Write ``labels.json`` from its log alone, and return whether the old file was what the log says, to the byte.
-
-    Args:
-        path: the file; it may be missing or damaged.
-
-    Raises:
-        ValueError: When there is no log, or a damaged one.
-
-    """
-    lines = LabelLog(path).read()
-    if not lines:
-        raise ValueError(f"labels: expected labels.log beside {path}, got none. Restore it from a copy.")
-    content, old = _summed(lines).content(), path.read_bytes() if path.is_file() else b""
-    end = _end_of(old)  # the file of a running server may be older than the last lines
-    if old != content:
-        write_atomically(path, content)
-    return _summed(line for line in lines if line.end <= end).content() == old
-
-
-def _end_of(old: bytes) -> int:
-    """Return how many bytes of its log a file says that it adds up, 0 for a damaged file."""
-    try:
-        return int(json.loads(old)["log"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0
-
-
-def _summed(lines: Iterable[Line]) -> LabelSum:
-    found = LabelSum()
-    found.add(lines)
-    return found
-
-
-def note_export(path: Path, **details: Any) -> None:
-    """Log that labels were exported, if they have a log.
-
-    Args:
-        path: ``labels.json``.
-        details: JSON-compatible values.
-
-    """
-    if (log := LabelLog(path)).path.is_file():
-        log.append(_event("export", None, details))
-
-
-def _read_file(path: Path) -> dict[str, dict[str, Any]]:
-    content = _parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    entries = content.get("labels")
-    if not isinstance(entries, dict):
-        raise ValueError(damaged(path, "no object with labels"))
-    for key, entry in entries.items():
-        if not isinstance(entry, dict) or "label" not in entry:
-            raise ValueError(damaged(path, f"no label in the entry of {key!r}"))
-    return entries
-
-
-def _parsed(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        found = parse_json(content, where="content")
-    except ValueError as error:
-        raise ValueError(damaged(path, str(error))) from None
-    if not isinstance(found, dict):
-        raise ValueError(damaged(path, "no object with labels"))
-    return found
 
 
 def check_info(info: Any, *, where: str) -> None:
@@ -369,11 +307,11 @@ def check_info(info: Any, *, where: str) -> None:
         raise ValueError(f"{where}: expected at most {_MOST_INFO:,} bytes of JSON, got {length:,}. Keep it elsewhere.")
 
 
-def class_of(content: bytes, classes: tuple[str, ...]) -> str:
-    """Return the class in a label's JSON.
+def class_of(content: bytes, classes: tuple[str, ...]) -> str | dict[str, Any]:
+    """Return the class in a label's JSON, or what it says about findings.
 
     Args:
-        content: the JSON, ``{"label": name}`` or ``{"idx": number}``.
+        content: the JSON, ``{"label": name}``, ``{"label": {finding: 1 or 0}}`` or ``{"idx": number}``.
         classes: class names in the order of their indices.
 
     Raises:
@@ -387,8 +325,8 @@ def class_of(content: bytes, classes: tuple[str, ...]) -> str:
     """
     hint = 'Pass a file with {"label": name}.'
     found = parse_json(content, where="label")
-    if isinstance(found, dict) and isinstance(found.get("label"), str):
-        return str(found["label"])
+    if isinstance(found, dict) and isinstance(label := found.get("label"), str | dict):
+        return label
     index = found.get("idx") if isinstance(found, dict) else None
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
         raise ValueError(

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,21 @@ import numpy as np
 __all__ = ["described", "stage_summary"]
 
 
-def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+def described(
+    probabilities: np.ndarray, classes: tuple[str, ...], thresholds: Sequence[float | None] | None = None
+) -> dict[str, Any]:
     """Return class probabilities as JSON-compatible data.
 
     Args:
         probabilities: (C,).
-        classes: class names in the order of their indices.
+        classes: names of the classes, or of the findings, in the order of their indices.
+        thresholds: from which probability on each finding counts as present, None for one that never does; default
+            None: an image has one class.
 
     Returns:
         ``label`` and ``idx`` of the most probable class, ``prediction`` with ``idx``, ``label`` and ``score`` of each
-        class, and the ``entropy`` in nats.
+        class, and the ``entropy`` in nats. Of findings, ``label`` has those that are present, with ``|`` between
+        them, there is no ``idx``, each has its ``threshold``, and the entropy is their mean.
 
     Example::
 
@@ -38,6 +43,8 @@ def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, 
         'Background'
 
     """
+    if thresholds is not None:
+        return _described_findings(probabilities, classes, thresholds)
     best = int(probabilities.argmax())
     positive = probabilities[probabilities > 0].astype(float)
     return {
@@ -51,6 +58,21 @@ def described(probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, 
     }
 
 
+def _described_findings(
+    probabilities: np.ndarray, names: tuple[str, ...], thresholds: Sequence[float | None]
+) -> dict[str, Any]:
+    told = list(zip(names, map(float, probabilities), thresholds, strict=True))
+    both = np.clip(np.stack([probabilities, 1 - probabilities]).astype(float), 1e-12, 1)
+    return {
+        "label": "|".join(name for name, value, limit in told if limit is not None and value >= limit),
+        "prediction": [
+            {"idx": index, "label": name, "score": value, "threshold": limit}
+            for index, (name, value, limit) in enumerate(told)
+        ],
+        "entropy": float(-(both * np.log(both)).sum(axis=0).mean()),
+    }
+
+
 def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
     """Return the main figures of a stage.
 
@@ -60,5 +82,7 @@ def stage_summary(stage: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = ("stage", "teacher", "labeled", "groups", "pool", "accepted", "seconds")
     validation = stage["val"] or {}
-    figures = {name: validation.get(name) for name in ("balanced_accuracy", "accuracy", "macro_auc")}
+    of_findings = ("macro_auc", "macro_average_precision", "macro_f1")
+    wanted = of_findings if "thresholds" in stage else ("balanced_accuracy", "accuracy", "macro_auc")
+    figures = {name: validation.get(name) for name in wanted}
     return {**{name: stage[name] for name in names}, **stage["gate"], "validation": figures}

@@ -31,11 +31,13 @@ from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.prepared import Preparation, load_image
 from monai_weckd.data.verify import find_faults
+from monai_weckd.engines.label_task import task_of
 from monai_weckd.engines.solver import HeadSolver
 from monai_weckd.handlers.continuation import ChainContinuation
 from monai_weckd.networks.features import extract, find_head, find_module
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.predict.model import class_probabilities, probability_fault
@@ -58,7 +60,7 @@ class AnnotatedBundle:
 
     Attributes:
         root: the bundle's folder.
-        classes: class names in the order of their indices.
+        kind: names of the classes or findings.
         spatial_dims: 2 for pictures, 3 for volumes.
         policy: labels that a stage trains on, "cumulative" or "disjoint".
         seed: seed of the chain.
@@ -81,9 +83,10 @@ class AnnotatedBundle:
     ) -> None:
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
-        config.refuse_findings("label")
+        config.refuse_several_images("label")
         self.root, self.spatial_dims = config.root, config.spatial_dims
-        self.classes = _distinct(config.class_names if classes is None else tuple(map(str, classes)))
+        names = config.class_names if classes is None else tuple(map(str, classes))
+        self.kind = LabelKind(_distinct(names, findings=config.has_findings), config.has_findings)
         if config["cache_dir"] is None:
             config.set("cache_dir", literal(str(cache_dir)))
         # a stage lasts seconds: the session shows its progress, and an interrupted stage is simply trained again
@@ -97,7 +100,12 @@ class AnnotatedBundle:
         given = PlanSettings(
             seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
-        self._parts = SharedParts(config, self.classes, given)
+        self._parts = SharedParts(config, self.kind, given)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or of the findings, in the order of their indices."""
+        return self.kind.names
 
     def find_faults(self, items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """Return the ids of the images that training cannot use, each with its fault; see ``data.verify.find_faults``.
@@ -185,7 +193,8 @@ class AnnotatedBundle:
         dataset, head_layer = self._parts.dataset([dict(item) for item in items]), self.config.value("chain").head_layer
         known: Sequence[str | os.PathLike[str] | None] = students or [None]
         found = [self._outputs(self._parts.load(student), dataset, head_layer) for student in known]
-        features, probabilities = found[-1][0], [torch.softmax(logits, dim=1).numpy() for _, logits in found]
+        task = task_of(self.kind)
+        features, probabilities = found[-1][0], [task.probabilities(logits).numpy() for _, logits in found]
         shape = (len(students), len(items), len(self.classes))
         return features.numpy(), np.stack(probabilities)[: len(students)].reshape(shape)
 
@@ -215,7 +224,7 @@ class AnnotatedBundle:
             return None
         network = self._parts.new_network()
         layer = copy.deepcopy(find_module(network, find_head(network, solver.head_layer))).cpu()
-        return LiveHead(layer, ids, features) if isinstance(layer, torch.nn.Linear) else None
+        return LiveHead(layer, ids, features, self.kind) if isinstance(layer, torch.nn.Linear) else None
 
     @property
     def head(self) -> str:
@@ -231,7 +240,8 @@ class AnnotatedBundle:
         """
         network = self._parts.new_network()
         load_weights(network, student, name="student")
-        return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims)
+        probabilities = task_of(self.kind).probabilities
+        return ImagePredictor(network.eval(), self._parts.preprocessing, self.spatial_dims, probabilities)
 
 
 class ImagePredictor:
@@ -241,13 +251,21 @@ class ImagePredictor:
         network: the student, in eval mode.
         preprocessing: maps ``{"image": path}`` to a dictionary with the network's input as ``image``.
         spatial_dims: spatial dimensions of an image.
+        postprocessing: makes probabilities of logits, (B, C) each, default None: softmax.
 
     """
 
-    def __init__(self, network: torch.nn.Module, preprocessing: Callable, spatial_dims: int) -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        preprocessing: Callable,
+        spatial_dims: int,
+        postprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self.network = network
         self.preprocessing = preprocessing
         self.spatial_dims = spatial_dims
+        self.postprocessing = postprocessing
         self.device = _device(network)
         # hooks in a network would mix the layers' outputs of two images at once
         self._lock = Lock()
@@ -257,8 +275,9 @@ class ImagePredictor:
     def _probabilities(self, path: str) -> np.ndarray:
         image = load_image(self.preprocessing, path, self.spatial_dims)
         with self._lock:
-            probabilities: np.ndarray = class_probabilities(self.network, image[None].to(self.device))[0]
-        return probabilities
+            batch = image[None].to(self.device)
+            found: np.ndarray = class_probabilities(self.network, batch, postprocessing=self.postprocessing)[0]
+        return found
 
     def predict(self, path: str) -> np.ndarray:
         """Return the class probabilities of an image, (C,).
@@ -282,7 +301,13 @@ def _device(network: torch.nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
+def _distinct(classes: tuple[str, ...], *, findings: bool) -> tuple[str, ...]:
+    if findings:
+        if not classes or len(set(classes)) < len(classes) or any("|" in name for name in classes):
+            raise ValueError(
+                f"classes: expected findings, each once and without '|', got {list(classes)}. Name what to look for."
+            )
+        return classes
     if len(set(classes)) < max(2, len(classes)):
         raise ValueError(
             f"classes: expected two or more, each once, got {list(classes)}. Name the classes to distinguish."

@@ -17,12 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from monai_weckd.audit.duplicates import exact_duplicates, look_alike_groups, near_duplicates, near_pairs
 from monai_weckd.audit.embedding import check_frozen, embedded_images
 from monai_weckd.audit.findings import KINDS, Finding
-from monai_weckd.audit.labels import contradicted_labels, label_probabilities
+from monai_weckd.audit.labels import judge_labels
 from monai_weckd.audit.quality import other_kinds, poor_images, quality_measures
 from monai_weckd.audit.results import RunResults, measure_subgroup
 from monai_weckd.audit.subgroups import count_rows, item_attributes, subgroups
@@ -30,6 +28,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.prepared import Preparation
 from monai_weckd.data.verify import find_faults
+from monai_weckd.plan.label_kind import LabelKind
 
 __all__ = ["Audit", "audit_data"]
 
@@ -40,19 +39,20 @@ class Audit:
 
     Args:
         items: the data list; unreadable items come last.
-        classes: class names in the order of their indices.
-        findings: the findings, by kind in the order of ``KINDS``, each kind with the most important first.
+        kind: the kind of the labels.
+        findings: what was found, by kind in the order of ``KINDS``, each kind with the most important first.
         limits: by kind, the limits computed from the data; NaN or absent where there was too little data.
         judged: number of labels that could be checked against the labels of other groups.
-        subgroups: a row for each class, scanner, site, sex and age of the images that can be used: ``attribute``,
-            ``value``, numbers of ``images`` and ``groups``, in all and for each of ``classes``, and the ``result`` of
-            a training, None without one.
+        subgroups: a row for each class, split, scanner, site, sex and age of the images that can be used:
+            ``attribute``, ``value``, numbers of ``images`` and ``groups``, in all and for each of ``classes``, and the
+            ``result`` of a training, None without one. Where labels are findings, ``classes`` has for each of them the
+            numbers with it ``present``, ``absent`` and ``unknown``.
         run: the results of that training, default None.
 
     """
 
     items: Sequence[Mapping[str, Any]]
-    classes: tuple[str, ...]
+    kind: LabelKind
     findings: Sequence[Finding]
     limits: Mapping[str, Mapping[str, float]]
     judged: int
@@ -94,7 +94,6 @@ def audit_data(
             the first after preprocessing.
 
     """
-    config.refuse_findings("audit")
     check_frozen(config)
     for key in ("imports", "initialize"):
         config.value(key)
@@ -116,29 +115,28 @@ def audit_data(
     exact, kept = exact_duplicates(good)
     pairs, near_limits = near_pairs(embeddings, images, good, kept)
     near = near_duplicates(pairs, good)
-    probabilities = label_probabilities(embeddings, good, num_classes=len(datalist.classes))
-    labels = contradicted_labels(probabilities, good, datalist.classes)
+    labels, judged = judge_labels(embeddings, good, datalist.kind)
     odd, odd_limits = other_kinds(embeddings, good)
     poor, poor_limits = poor_images(quality_measures(images, len(good)))
     return Audit(
         [*good, *bad],
-        datalist.classes,
+        datalist.kind,
         [*unreadable, *exact, *near, *look_alike_groups([*exact, *near], good), *labels, *odd, *poor],
         {"near_duplicate": vars(near_limits), "other_kind": odd_limits, "quality": poor_limits},
-        int(np.isfinite(probabilities).all(axis=1).sum()),
-        _subgroup_rows(good, datalist.classes, columns or {}, run),
+        judged,
+        _subgroup_rows(good, datalist.kind, columns or {}, run),
         run,
     )
 
 
 def _subgroup_rows(
     items: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
+    kind: LabelKind,
     columns: Mapping[str, Mapping[str, str]],
     run: RunResults | None,
 ) -> list[dict[str, Any]]:
-    found = subgroups(items, classes, item_attributes(items, columns))
+    found = subgroups(items, kind, item_attributes(items, columns, run.splits if run else {}))
     return [
         {**row, "result": run and measure_subgroup(run, [items[place] for place in part.places])}
-        for part, row in zip(found, count_rows(found, items, classes), strict=True)
+        for part, row in zip(found, count_rows(found, items, kind), strict=True)
     ]

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from monai_weckd.audit.findings import Finding, spread
 from monai_weckd.data.content import content_key
+from monai_weckd.plan.label_kind import finding_values
 from monai_weckd.plan.oracle import is_labeled
 
 __all__ = ["Limits", "NearPair", "exact_duplicates", "look_alike_groups", "near_duplicates", "near_pairs"]
@@ -188,7 +189,16 @@ def _relation(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return is_labeled(one) and is_labeled(other) and one["label"] != other["label"]
+    first, second = _known(one), _known(other)
+    return bool(((first != second) & (first >= 0) & (second >= 0)).any())
+
+
+def _known(item: Mapping[str, Any]) -> np.ndarray:
+    """Return an item's class, (1,), or its findings, (F,); -1 where nobody knows."""
+    values = finding_values(item.get("label"))
+    if values is None:
+        return np.array([item["label"] if is_labeled(item) else -1])
+    return np.nan_to_num(values, nan=-1)
 
 
 def _sorted(found: list[Finding], items: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -202,11 +212,13 @@ def _sorted(found: list[Finding], items: Sequence[Mapping[str, Any]]) -> list[Fi
 def _candidates(embeddings: torch.Tensor, items: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs, (P, 2), of neighbors of different groups or labels, nearest first, and their distances, (P,)."""
     groups = torch.from_numpy(np.unique([item["group"] for item in items], return_inverse=True)[1])
-    labels = torch.tensor([item["label"] if is_labeled(item) else -1 for item in items])
+    labels = torch.from_numpy(np.stack([_known(item) for item in items]))
     distance_of: dict[tuple[int, int], float] = {}
     for first, distances in _distances(embeddings):
         rows = slice(first, first + len(distances))
-        different = (labels[rows, None] != labels) & (labels[rows, None] >= 0) & (labels >= 0)
+        different = torch.zeros_like(distances, dtype=torch.bool)
+        for label in labels.T:  # the class, or each finding
+            different |= (label[rows, None] != label) & (label[rows, None] >= 0) & (label >= 0)
         distances[(groups[rows, None] == groups) & ~different] = torch.inf
         nearest = distances.topk(min(_NEIGHBORS, len(items)), dim=1, largest=False)
         for row, (values, columns) in enumerate(zip(*(part.tolist() for part in nearest), strict=True)):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.plan.label_kind import finding_values
 from monai_weckd.plan.oracle import is_labeled
 
 __all__ = ["KINDS", "Finding", "finding_rows", "label_name", "spread"]
@@ -46,7 +47,7 @@ class Finding:
         places: positions of its images in the data list, one or two.
         text: what was found, in plain words, without file names.
         score: how strong it is; its meaning depends on the kind. Default None: none.
-        suggested: index of the class that the other images suggest, default None.
+        suggested: the label that the other images suggest, default "": none.
 
     """
 
@@ -54,7 +55,7 @@ class Finding:
     places: tuple[int, ...]
     text: str
     score: float | None = None
-    suggested: int | None = None
+    suggested: str = ""
 
 
 def finding_rows(
@@ -81,7 +82,7 @@ def finding_rows(
             "label": label_name(first, classes),
             "other_file": "" if other is None else other["id"],
             "other_label": "" if other is None else label_name(other, classes),
-            "suggested_label": "" if finding.suggested is None else classes[finding.suggested],
+            "suggested_label": finding.suggested,
             "score": "" if finding.score is None else round(finding.score, 4),
             "text": finding.text,
         }
@@ -92,10 +93,21 @@ def label_name(item: Mapping[str, Any], classes: Sequence[str]) -> str:
 
     Args:
         item: an item of a data list.
-        classes: class names in the order of their indices.
+        classes: names of the classes, or of the findings, in the order of their indices.
+
+    Example::
+
+        >>> names = ("effusion", "mass", "edema")
+        >>> [label_name({"label": label}, names) for label in ([1.0, -1.0, 1.0], [0.0, -1.0, 0.0], [-1.0, -1.0, -1.0])]
+        ['effusion|edema', 'none present', '']
 
     """
-    return classes[item["label"]] if is_labeled(item) else ""
+    if not is_labeled(item):
+        return ""
+    values = finding_values(item["label"])
+    if values is None:
+        return classes[item["label"]]
+    return "|".join(name for name, value in zip(classes, values, strict=True) if value > 0) or "none present"
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:

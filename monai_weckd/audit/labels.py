@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,46 @@ import torch
 
 from monai_weckd.audit.findings import Finding
 from monai_weckd.networks.solved_head import group_folds, solve_head
+from monai_weckd.plan.label_kind import LabelKind, finding_values
 from monai_weckd.plan.oracle import is_labeled
+from monai_weckd.utils.enums import UNLABELED
 
-__all__ = ["contradicted_labels", "doubted", "label_probabilities"]
+__all__ = ["contradicted_labels", "doubted", "judge_labels", "label_probabilities"]
+
+
+def judge_labels(
+    embeddings: torch.Tensor, items: Sequence[Mapping[str, Any]], kind: LabelKind
+) -> tuple[list[Finding], int]:
+    """Return the labels that images of other groups contradict, and how many labels could be judged.
+
+    Each finding is judged by itself, where it is known: present and absent are two classes.
+
+    Args:
+        embeddings: of all items, (N, D).
+        items: the data list.
+        kind: the kind of the labels.
+
+    """
+    found, judged = [], 0
+    for names, labeled in _questions(items, kind):
+        probabilities = label_probabilities(embeddings, labeled, num_classes=len(names))
+        found += _contradicted(probabilities, labeled, names)
+        judged += int(np.isfinite(probabilities).all(axis=1).sum())
+    return _in_order(found, items), judged
+
+
+def _questions(
+    items: Sequence[Mapping[str, Any]], kind: LabelKind
+) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, Any]]]]:
+    """Yield names of classes, and items with one of them: all classes, or each finding absent and present."""
+    if not kind.findings:
+        yield kind.names, items
+        return
+    for place, name in enumerate(kind.names):
+        values = [int(item["label"][place]) if item["label"][place] >= 0 else UNLABELED for item in items]
+        if {0, 1} <= set(values):
+            own = [{**item, "label": value} for item, value in zip(items, values, strict=True)]
+            yield (f"{name}=0", f"{name}=1"), own
 
 
 def label_probabilities(
@@ -93,6 +130,12 @@ def contradicted_labels(
         classes: class names in the order of their indices.
 
     """
+    return _in_order(_contradicted(probabilities, items, classes), items)
+
+
+def _contradicted(
+    probabilities: np.ndarray, items: Sequence[Mapping[str, Any]], classes: Sequence[str]
+) -> list[Finding]:
     found = []
     for place in np.flatnonzero(np.isfinite(probabilities).all(axis=1)).tolist():
         row, label = probabilities[place], items[place]["label"]
@@ -103,8 +146,8 @@ def contradicted_labels(
             f"labeled {classes[label]} (probability {row[label]:.2f}); "
             f"images of other groups suggest {classes[other]} ({row[other]:.2f})"
         )
-        found.append(Finding("label", (place,), text, float(row[label]), other))
-    return _one_of_each_group_first(sorted(found, key=lambda finding: finding.score or 0.0), items)
+        found.append(Finding("label", (place,), text, float(row[label]), classes[other]))
+    return found
 
 
 def _probabilities(
@@ -129,13 +172,16 @@ def _probabilities(
     return found
 
 
-def _one_of_each_group_first(found: Sequence[Finding], items: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Move further images of a group with the same label and suggestion to the end: they mostly ask the same."""
+def _in_order(found: Sequence[Finding], items: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Sort: the least probable first, but further images of a group that ask the same at the end."""
+    found = sorted(found, key=lambda finding: finding.score or 0.0)
     seen: Counter[tuple[Any, ...]] = Counter()
     rounds = []
     for finding in found:
         item = items[finding.places[0]]
-        question = item["group"], item["label"], finding.suggested
+        # of a finding, the suggestion says what the label is
+        label = item["label"] if finding_values(item["label"]) is None else None
+        question = item["group"], label, finding.suggested
         rounds.append(seen[question] > 0)
         seen[question] += 1
     order = sorted(range(len(found)), key=lambda place: rounds[place])

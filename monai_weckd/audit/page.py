@@ -25,8 +25,7 @@ from PIL import Image
 
 from monai_weckd.audit.audit import Audit
 from monai_weckd.audit.findings import COLUMNS, KINDS, Finding, finding_rows
-from monai_weckd.audit.subgroups import ATTRIBUTES, table_rows
-from monai_weckd.audit.subgroups import COLUMNS as COUNT_COLUMNS
+from monai_weckd.audit.subgroups import ATTRIBUTES, table_columns, table_rows
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text
 from monai_weckd.visualize.report import data_uri, page_template
@@ -87,12 +86,14 @@ def write_audit(
 
     """
     folder = Path(output_dir)
-    rows = list(finding_rows(audit.findings, audit.items, audit.classes))
+    rows = list(finding_rows(audit.findings, audit.items, audit.kind.names))
     content = {**_content(audit), **about}
     sections = list(_sections(audit, rows, picture))
     page = page_template(_TEMPLATE).render(content=content, sections=sections, parts=_parts(audit))
     write_atomically(folder / "audit.csv", table_text(COLUMNS, rows))
-    write_atomically(folder / "audit_counts.csv", table_text(COUNT_COLUMNS, table_rows(audit.subgroups)))
+    write_atomically(
+        folder / "audit_counts.csv", table_text(table_columns(audit.kind), table_rows(audit.subgroups, audit.kind))
+    )
     # escapes keep file names that are not UTF-8
     write_atomically(folder / "audit.json", json.dumps({**content, "findings": rows}, indent=1) + "\n")
     write_atomically(folder / "audit.html", page.encode("utf-8", errors="backslashreplace"))
@@ -104,7 +105,8 @@ def _content(audit: Audit) -> dict[str, Any]:
         "format": 1,
         "images": len(audit.items),
         "groups": len({item["group"] for item in audit.items}),
-        "classes": list(audit.classes),
+        "classes": list(audit.kind.names),
+        "labels": audit.kind.word,
         "judged_labels": audit.judged,
         "counts": audit.counts,
         "subgroups": list(audit.subgroups),
@@ -116,7 +118,7 @@ def _content(audit: Audit) -> dict[str, Any]:
 def _parts(audit: Audit) -> list[dict[str, Any]]:
     """Return the subgroups by attribute, in the order of the page; of one with many values, the first ones."""
     parts = []
-    for attribute in ("all", "class", *ATTRIBUTES):
+    for attribute in ("all", "class", "split", *ATTRIBUTES):
         rows = [row for row in audit.subgroups if row["attribute"] == attribute]
         parts.append({"attribute": attribute, "rows": rows[:_SHOWN], "more": len(rows[_SHOWN:])})
     return parts

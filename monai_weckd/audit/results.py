@@ -16,21 +16,26 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.metrics import bootstrap_intervals, classification_metrics
+from monai_weckd.metrics import bootstrap_intervals, classification_metrics, finding_intervals, finding_metrics
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.utils.records import read_probabilities, read_sealed
+from monai_weckd.plan.splits import SPLITS
+from monai_weckd.utils.records import read_probabilities, read_sealed, read_text
+from monai_weckd.visualize.findings import read_findings
 from monai_weckd.visualize.report import read_predictions
 
-__all__ = ["METRICS", "RunResults", "measure_subgroup", "read_run"]
+__all__ = ["FINDING_METRICS", "METRICS", "RunResults", "measure_subgroup", "read_run"]
 
 METRICS = ("accuracy", "balanced_accuracy")
+FINDING_METRICS = ("auc", "average_precision", "f1")
 _ENOUGH = 5  # groups for an interval
 _SPLITS = {"test": "test", "val": "validation"}
 
@@ -41,14 +46,20 @@ class RunResults:
 
     Args:
         split: "test", or "validation" where there was no test split.
-        probabilities: class probabilities by item, in the data list's order of classes.
+        probabilities: probabilities by item, in the data list's order of classes or findings.
         absent: number of predictions of images that are not in the data list, or have no label there.
+        splits: "train", "val" or "test" by item, default none: the run has no plan.
+        findings: names of the findings, default none: an image has one class.
+        thresholds: from which probability on each finding counts as present.
 
     """
 
     split: str
     probabilities: Mapping[str, Sequence[float]]
     absent: int = 0
+    splits: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    thresholds: Sequence[float | None] | None = None
 
 
 def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResults:
@@ -70,12 +81,13 @@ def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResul
             "Pass the output_dir of such a training."
         )
     chain = read_sealed(folder / "chain.json", ("classes",))
-    if set(chain["classes"]) != set(datalist.classes):
+    kind = LabelKind(tuple(chain["classes"]), bool(chain.get("findings")))
+    if kind.findings != datalist.findings or set(kind.names) != set(datalist.classes):
         raise ValueError(
-            f"run: expected a training on the classes {list(datalist.classes)}, got {chain['classes']}. "
-            "Pass the dataset_dir of that training."
+            f"run: expected a training on the {datalist.kind.word} names {list(datalist.classes)}, got the "
+            f"{kind.word} names {chain['classes']}. Pass the dataset_dir of that training."
         )
-    rows = read_predictions(folder / "predictions.csv", chain["classes"])
+    rows = (read_findings if kind.findings else read_predictions)(folder / "predictions.csv", chain["classes"])
     split = next((name for name in _SPLITS if any(row["split"] == name for row in rows)), None)
     if split is None:
         raise ValueError(
@@ -91,7 +103,18 @@ def read_run(output_dir: str | os.PathLike[str], datalist: Datalist) -> RunResul
             f"{rows[0]['id']!r}. Pass the dataset_dir of that training."
         )
     probabilities = {row["id"]: _probabilities(row, datalist.classes) for row in known}
-    return RunResults(_SPLITS[split], probabilities, len(rows) - len(known))
+    about: dict[str, Any] = {}
+    if kind.findings:
+        limits = dict(zip(kind.names, chain["final"]["thresholds"], strict=True))
+        about = {"findings": datalist.classes, "thresholds": [limits[name] for name in datalist.classes]}
+    return RunResults(_SPLITS[split], probabilities, len(rows) - len(known), _read_splits(folder), **about)
+
+
+def _read_splits(folder: Path) -> dict[str, str]:
+    if not (folder / "plan.json").is_file():
+        return {}
+    plan = ChainPlan.from_json(read_text(folder / "plan.json"))
+    return {key: split for split in SPLITS for key in getattr(plan, split)}
 
 
 def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -106,6 +129,8 @@ def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dic
 
     Returns:
         ``images``, ``groups``, and by metric its ``value`` and ``interval``, None with too few groups; five are enough.
+        Of findings, these are means, and ``classes`` has for each finding the same on the images in which it is known;
+        a value is None where it is not both present and absent.
 
     """
     tested = [item for item in items if item["id"] in run.probabilities]
@@ -114,6 +139,8 @@ def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dic
     probabilities = np.array([run.probabilities[item["id"]] for item in tested])
     labels = np.array([item["label"] for item in tested])
     groups = [item["group"] for item in tested]
+    if run.findings:
+        return _measure_findings(run, probabilities, labels, groups)
     count = len(set(groups))
     values = classification_metrics(probabilities, labels)
     limits = bootstrap_intervals(probabilities, labels, groups=groups) if count >= _ENOUGH else {}
@@ -124,6 +151,29 @@ def measure_subgroup(run: RunResults, items: Sequence[Mapping[str, Any]]) -> dic
         "groups": count,
         **{name: {"value": values[name], "interval": _interval(limits.get(name), count)} for name in METRICS},
     }
+
+
+def _measure_findings(
+    run: RunResults, probabilities: np.ndarray, labels: np.ndarray, groups: Sequence[str]
+) -> dict[str, Any]:
+    values = finding_metrics(probabilities, labels, run.thresholds)
+    limits = finding_intervals(probabilities, labels, run.thresholds, groups=groups)
+    names, classes = np.array(groups), {}
+    for place, (name, value, own) in enumerate(zip(run.findings, values["findings"], limits["findings"], strict=True)):
+        of_answer = [set(names[labels[:, place] == answer].tolist()) for answer in (0, 1)]
+        enough = min(map(len, of_answer)) > 1  # resamples of an answer with one group never vary
+        classes[name] = _figures(value, own if enough else {}, value["known"], len(set.union(*of_answer)))
+    value, own = ({name: found[f"macro_{name}"] for name in FINDING_METRICS} for found in (values, limits))
+    return {**_figures(value, own, len(labels), len(set(groups))), "classes": classes}
+
+
+def _figures(values: Mapping[str, Any], limits: Mapping[str, Any], images: int, groups: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"images": images, "groups": groups}
+    for name in FINDING_METRICS:
+        low, high = (limits.get(name) if groups >= _ENOUGH else None) or (0.0, 0.0)
+        # resamples that rank all pairs alike do not tell how often others would
+        found[name] = {"value": values[name], "interval": [low, high] if low < high else None}
+    return found
 
 
 def _interval(limits: tuple[float, float] | None, groups: int) -> list[float] | None:

@@ -114,7 +114,24 @@ class BundleConfig:
         if self.has_findings:
             raise ValueError(
                 f"bundle: expected one class an image, got {self.root.name}, whose images may show several findings. "
-                f"`{command}` does not offer several findings yet; train, plan, compare, report, predict and export do."
+                f"`{command}` does not offer several findings yet; the other commands do."
+            )
+
+    def refuse_several_images(self, command: str) -> None:
+        """Refuse a configuration whose items have several images where a command is for single ones.
+
+        Args:
+            command: name of the command.
+
+        Raises:
+            ValueError: When it is such a configuration.
+
+        """
+        level = self.value("datalist#item_level") if "datalist#item_level" in self else "image"
+        if level != "image":
+            raise ValueError(
+                f"item_level: expected 'image' for `{command}`, which takes single images, got {level!r}. "
+                "Train, plan, compare, report and predict take others."
             )
 
     @property

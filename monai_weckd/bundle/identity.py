@@ -27,6 +27,7 @@ from monai.bundle import ConfigParser
 from monai_weckd.bundle.checks import calling_parser
 from monai_weckd.data.content import content_key
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.item_level import images_in
 from monai_weckd.data.phantoms import is_phantom
 from monai_weckd.plan.label_kind import plain_label
 
@@ -90,7 +91,10 @@ def run_settings(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     config = without_places(calling_parser("run_settings").get(), _NOT_A_SETTING)
     archives: dict[str, str] = {}
     rows = [
-        [item["id"], item["group"], item.get("split"), plain_label(item["label"]), content_key(item["image"], archives)]
+        [
+            *(item["id"], item["group"], item.get("split"), plain_label(item["label"])),
+            *(content_key(image, archives) for image in images_in(item)),
+        ]
         for item in items
     ]
     # labels are used for the digest only
@@ -122,7 +126,8 @@ def recorded_settings(dataset_dir: str | os.PathLike[str], datalist: Datalist | 
 
     Args:
         dataset_dir: the folder of the data; ``synthetic`` in the result says whether it holds phantoms.
-        datalist: the data list, default None: unknown; ``passed_over`` in the result says what was not used.
+        datalist: the data list, default None: unknown; ``passed_over`` in the result says what was not used, and
+            ``item_level`` of what an item is all images, if it is not one image.
 
     Raises:
         RuntimeError: When it is called from outside a configuration.
@@ -134,6 +139,8 @@ def recorded_settings(dataset_dir: str | os.PathLike[str], datalist: Datalist | 
     found = {key: value for key, value in top.items() if key not in _NOT_A_SETTING and _is_plain(value)}
     passed_over = datalist.passed_over.text() if datalist is not None else ""
     told = {"passed_over": passed_over} if passed_over else {}
+    if datalist is not None and datalist.item_level != "image":
+        told["item_level"] = datalist.item_level
     return {**found, "synthetic": is_phantom(Path(dataset_dir)), **told}
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.bundle import ConfigParser
 from torch import nn
 
@@ -31,6 +32,7 @@ from monai_weckd.networks.stored import StoredLogits
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.settings import PlanSettings
+from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import model_chain
 
@@ -64,9 +66,12 @@ def stored_logits(
     config = _config(bundle, model, chain, cache_dir=None if cache_dir is None else literal(str(cache_dir)))
     if chain["preprocessing"] is not None:
         check_transforms("train#deterministic_transforms", chain["preprocessing"], config.parser)
-    hidden = [{**item, "label": 0} for item in items]
-    plan = ChainPlan(tuple(classes), PlanSettings(), train=tuple(item["id"] for item in items))
-    config = config.copy(datalist=Datalist(hidden, tuple(classes)), plan=plan)
+    findings = config.has_findings
+    nothing: Any = np.full(len(classes), UNLABELED, dtype=np.float32) if findings else 0
+    hidden = [{**item, "label": nothing} for item in items]
+    ids = tuple(item["id"] for item in items)
+    plan = ChainPlan(tuple(classes), PlanSettings(), train=ids, findings=findings)
+    config = config.copy(datalist=Datalist(hidden, tuple(classes), findings=findings), plan=plan)
     config.value("imports")
     network, loader = config.value("network"), config.value("train#dataloader")
     load_weights(network, model, name="teacher_dir")
@@ -115,7 +120,14 @@ def _config(bundle: str | os.PathLike[str], model: Path, chain: Mapping[str, Any
     if "config" in (chain.get("backbone") or {}):
         overlays.append("local_backbone.json")
         changes["backbone_path"] = literal(str(model.with_name("chain.json")))
-    return BundleConfig(bundle, overlays=overlays, changes=changes)
+    config = BundleConfig(bundle, overlays=overlays, changes=changes)
+    kinds = ["several findings" if found else "one class" for found in (config.has_findings, chain.get("findings"))]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"teacher_dir: expected a run with {kinds[0]} an image, as {config.root.name} has, got one with "
+            f"{kinds[1]}. Pass a run of this bundle."
+        )
+    return config
 
 
 def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) -> tuple[Path, dict[str, Any]]:
@@ -126,11 +138,6 @@ def _finished(run_dir: str | os.PathLike[str] | None, classes: Sequence[str]) ->
         raise ValueError(
             f"teacher_dir: expected the output folder of a finished run, got {run_dir!r}. "
             "Train a teacher first, and pass --teacher_dir path/to/its/output."
-        )
-    if chain.get("findings"):
-        raise ValueError(
-            f"teacher_dir: expected a run with one class an image, got one with several findings, {run_dir!r}. "
-            "Two views and compression do not offer several findings yet."
         )
     if tuple(chain["classes"]) != tuple(classes):
         raise ValueError(

@@ -147,7 +147,7 @@ def _manifest(args: argparse.Namespace) -> None:
         raise ValueError("rebuild: expected --labels, got --reports, which have no labels.log. Leave it out.")
     if args.labels is not None:
         from monai_weckd.annotation.export import export_labels
-        from monai_weckd.annotation.store import rebuild_labels
+        from monai_weckd.annotation.label_files import rebuild_labels
 
         if args.rebuild:
             same = "it was what labels.log adds up to, to the byte"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from monai_weckd.cli.options import add_changes, add_fields, given_fields, parse_changes
 from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.data.duplicates import duplicate_notes
+from monai_weckd.data.item_level import group_images
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
@@ -44,10 +45,17 @@ class _Sources:
     plan: str | None = option(None, "earlier plan.json of some of these images; their groups stay in their splits")
     shards: str | None = option(None, "plan.json of another run, to use its shards")
     findings: bool = option(False, "whether an image may show several findings, or none, in place of one class")
+    item_level: str = option("image", "what has one label: image, or all images of a series, study or patient")
 
 
 # keys of these options in a bundle's configuration
-_KEYS = {"split_file": "split_file", "plan": "plan#earlier", "shards": "plan#shards", "findings": "datalist#findings"}
+_KEYS = {
+    "split_file": "split_file",
+    "plan": "plan#earlier",
+    "shards": "plan#shards",
+    "findings": "datalist#findings",
+    "item_level": "datalist#item_level",
+}
 
 
 def add_plan(commands: Any) -> None:
@@ -79,6 +87,7 @@ def _plan(args: argparse.Namespace) -> None:
         spatial_dims=None if config is None else config.spatial_dims,
         findings=sources.findings,
     )
+    datalist = group_images(datalist, sources.item_level, args.dataset_dir)
     plan = plan_datalist(datalist, settings, shards=sources.shards, earlier=sources.plan)
     splits = list(_split_rows(plan, datalist))
     print(_table(["split", "items", "groups", "labels", *plan.classes], splits), end="\n\n")
@@ -134,6 +143,7 @@ def _split_rows(plan: ChainPlan, datalist: Datalist) -> Iterator[list[Any]]:
 
 def _stage_rows(plan: ChainPlan, datalist: Datalist) -> list[list[Any]]:
     oracle = LabelOracle(datalist.items, findings=plan.findings)
+    oracle.ask(plan.asked)
     groups = {item["id"]: group_of(item) for item in datalist.items}
     rows = []
     for stage in plan.stages:
@@ -184,6 +194,11 @@ def _budget(plan: ChainPlan, datalist: Datalist) -> list[str]:
     if plan.settings.stratify:
         lines.append(
             "stratification: reads the labels of all training items to draw the shards; --stratify false reads none"
+        )
+    if plan.settings.findings_per_image is not None:
+        lines.append(
+            f"findings: {plan.settings.findings_per_image} of {len(plan.classes)} of each training image asked for, "
+            f"{budget['train'] * plan.settings.findings_per_image} in all"
         )
     if plan.undrawn is not None:
         lines.append(

@@ -27,9 +27,10 @@ from monai_weckd.utils.progress import Progress
 from monai_weckd.utils.system import limit_threads
 
 if TYPE_CHECKING:
+    from monai_weckd.data.keys import ImageKeys, KeyFinder
     from monai_weckd.predict.aggregate import Aggregate
     from monai_weckd.predict.images import Prediction
-    from monai_weckd.predict.keys import ImageKeys, KeyFinder
+    from monai_weckd.predict.items import ItemFinder
     from monai_weckd.predict.kind import KindReference
     from monai_weckd.predict.model import PredictionBundle
     from monai_weckd.predict.reports import ReportFolder
@@ -40,6 +41,7 @@ __all__ = ["add_predict"]
 
 _ON_BAD_ITEM = ("skip", "error")
 _LEVELS = ("series", "study", "patient")
+_IMAGES = ("images", "bad")  # columns with the number of images of an item, and of those that cannot be read
 
 
 def add_predict(commands: Any) -> None:
@@ -72,16 +74,16 @@ def add_predict(commands: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     _check(args)
+    from monai_weckd.data.keys import KeyFinder
     from monai_weckd.data.passed_over import PassedOver
     from monai_weckd.predict.confidence import calibration_text, validation_text
     from monai_weckd.predict.images import list_images
-    from monai_weckd.predict.keys import KeyFinder
     from monai_weckd.predict.kind import read_kind
     from monai_weckd.predict.model import PredictionBundle
 
     limit_threads()
     bundle = PredictionBundle(args.bundle, args.ckpt, overlays=args.config_file, changes=parse_changes(args.set))
-    _refuse_with_findings(args, bundle)
+    _refuse_options(args, bundle)
     passed_over = PassedOver()
     paths = list_images(args.input, spatial_dims=bundle.spatial_dims, passed_over=passed_over)
     what = "classes" if bundle.thresholds is None else "findings"
@@ -96,11 +98,12 @@ def _predict(args: argparse.Namespace) -> None:
     keys = KeyFinder(args.input, paths)
     if keys.fault:
         print(f"groups  not from the manifest: {keys.fault}")
+    items = _items(bundle, paths, keys)
     aggregate = _aggregate(args, bundle, paths, keys)
     reports = _reports(args, bundle)
-    counts, faults = _write(args, bundle, paths, keys, sets, kind, aggregate, reports)
+    counts, faults = _write(args, bundle, paths, items or keys, sets, kind, aggregate, reports)
     print_faults(faults, more=", with their reasons in the CSV")
-    for line in _summary(args, counts):
+    for line in _summary(args, bundle, counts):
         print(line)
     if aggregate is not None:
         print(_write_aggregate(args, aggregate))
@@ -135,12 +138,17 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"on_bad_item: expected one of {_ON_BAD_ITEM}, got {args.on_bad_item!r}. {hint}")
 
 
-def _refuse_with_findings(args: argparse.Namespace, bundle: PredictionBundle) -> None:
-    """Refuse options that are for one class an image, where the model is of several findings."""
-    if args.aggregate is not None and bundle.thresholds is not None:
+def _refuse_options(args: argparse.Namespace, bundle: PredictionBundle) -> None:
+    """Refuse options that are for single images, where the model is of several images."""
+    if args.aggregate is not None and bundle.item_level != "image":
         raise ValueError(
-            f"aggregate: expected no such option for a model of findings, got {args.aggregate}. The mean over the "
-            "images of a patient does not say whether one of them shows a finding; leave it out."
+            f"aggregate: expected no such option for a model of each {bundle.item_level}, got {args.aggregate}. Its "
+            "rows are not of single images; leave it out."
+        )
+    if args.write_sr is not None and bundle.item_level == "patient":
+        raise ValueError(
+            "write_sr: expected a model of images, series or studies, got one of patients. A report is about one "
+            "study; leave it out."
         )
 
 
@@ -155,6 +163,25 @@ def _reports(args: argparse.Namespace, bundle: PredictionBundle) -> ReportFolder
     taken = series_numbers(image_files(args.input) if args.input.is_dir() else [str(args.input)])
     options: Any = {"per": args.sr_per, "resume": args.resume, "min_confidence": args.min_confidence or 0.0}
     return ReportFolder(args.write_sr, bundle, taken=taken, **options)
+
+
+def _items(bundle: PredictionBundle, paths: Sequence[str], keys: KeyFinder) -> ItemFinder | None:
+    """Return the items of the images, None for a model of single images; print how many they are."""
+    if bundle.item_level == "image":
+        return None
+    from monai_weckd.data.item_level import PLURALS
+    from monai_weckd.predict.items import ItemFinder
+
+    items = ItemFinder(keys, paths, bundle.item_level)
+    print(f"items   {len(paths)} images in {len(items.paths)} {PLURALS[bundle.item_level]}, whose features are pooled")
+    return items
+
+
+def _paths_of_items(keys: KeyFinder | ItemFinder) -> dict[str, list[str]]:
+    """Return the images of each item, none for a model of single images."""
+    from monai_weckd.predict.items import ItemFinder
+
+    return keys.paths if isinstance(keys, ItemFinder) else {}
 
 
 def _sets(args: argparse.Namespace, bundle: PredictionBundle) -> ConformalSets | ConformalFindings | None:
@@ -183,11 +210,12 @@ def _aggregate(
         return None
     from monai_weckd.predict.aggregate import Aggregate
 
-    aggregate = Aggregate(args.aggregate, bundle.classes, min_confidence=args.min_confidence or 0)
-    if not any(aggregate.key(keys.find(path)) for path in paths):
+    options: Any = {"min_confidence": args.min_confidence or 0, "thresholds": bundle.thresholds}
+    aggregate = Aggregate(args.aggregate, bundle.classes, **options)
+    if not any(keys.find(path).of(args.aggregate) for path in paths):
         raise ValueError(
             f"aggregate: expected images with a known {args.aggregate}, got none of {len(paths)}. "
-            "Pass DICOM images, or for 'patient' write a manifest.csv with a column group beside the images."
+            "Pass DICOM images, or write a manifest.csv with a column group, study or series beside the images."
         )
     return aggregate
 
@@ -204,7 +232,7 @@ def _write(
     args: argparse.Namespace,
     bundle: PredictionBundle,
     paths: Sequence[str],
-    keys: KeyFinder,
+    keys: KeyFinder | ItemFinder,
     sets: ConformalSets | ConformalFindings | None,
     kind: KindReference | None,
     aggregate: Aggregate | None,
@@ -215,28 +243,35 @@ def _write(
 
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    further = [*([] if sets is None else sets.columns), *([] if kind is None else kind.columns(None))]
-    made_by = _made_by(args, bundle)
+    items = _paths_of_items(keys)
+    paths = list(items) or paths
+    further = [*(_IMAGES if items else ()), *([] if sets is None else sets.columns)]
+    further += [] if kind is None else kind.columns(None)
+    made_by = _made_by(args, bundle, items)
     table = PredictionTable(
         args.output, bundle.classes, further, thresholds=bundle.thresholds, made_by=made_by, resume=args.resume
     )
     try:
         with table:
             done = _take_over(args, table, bundle, paths, keys, counts, faults, aggregate, reports)
-            for batch in _batches(args, bundle, paths[done:], kind):
+            for batch in _batches(args, bundle, paths[done:], items, kind):
                 rows = []
                 for item in batch:
                     fault = item.fault
                     found = keys.find(item.path)
                     options: Any = {"min_confidence": args.min_confidence or 0, "thresholds": bundle.thresholds}
                     row = prediction_row(item, found, bundle.classes, **options)
+                    if items:
+                        row.update(images=item.images, bad=item.bad)
                     if sets is not None:
                         row.update(sets.cells(item.probabilities))
                     if kind is not None:
                         row.update(kind.columns(item.distance))
                     _count(item, row, found, counts, aggregate)
                     if reports is not None and row.get("predicted") != "":
-                        row["reason"] = fault = reports.write(item, counts["bad"] + counts["read"])
+                        number = counts["bad"] + counts["read"]
+                        row["reason"] = reports.write(item, number, paths=items.get(item.path))
+                        fault = row["reason"] or fault
                     if fault and args.on_bad_item == "error":
                         raise ValueError(f"{fault} Or pass --on_bad_item skip.")
                     faults += [fault] if fault else []
@@ -265,7 +300,7 @@ def _take_over(
     table: PredictionTable,
     bundle: PredictionBundle,
     paths: Sequence[str],
-    keys: KeyFinder,
+    keys: KeyFinder | ItemFinder,
     counts: Counter[str],
     faults: list[str],
     aggregate: Aggregate | None,
@@ -286,14 +321,14 @@ def _take_over(
         kept = kept_prediction(row, path, bundle.classes)
         _count(kept, row, found, counts, aggregate)
         if reports is not None and reports.per == "study" and row.get("predicted") != "":
-            reports.write(kept, counts["bad"] + counts["read"])
+            reports.write(kept, counts["bad"] + counts["read"], paths=_paths_of_items(keys).get(kept.path))
         faults += [row["reason"]] if row["reason"] not in ("", BELOW_CONFIDENCE) else []
     if args.resume:
         print(f"resume  {done} of {len(paths)} images are in {table.part}", flush=True)
     return done
 
 
-def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
+def _made_by(args: argparse.Namespace, bundle: PredictionBundle, items: Mapping[str, Sequence[str]]) -> str:
     """Return a digest of all that decides what a row says, but for the images."""
     from monai_weckd.utils.records import KIND, OUT_OF_FOLD, json_digest
 
@@ -304,23 +339,33 @@ def _made_by(args: argparse.Namespace, bundle: PredictionBundle) -> str:
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in files]
     options = [args.set, args.min_confidence, args.coverage, args.batch_size, args.sr_per, bundle.classes]
     options += [] if bundle.thresholds is None else [bundle.thresholds]
+    options += [items] if items else []
     return json_digest({"files": digests, "options": options})
 
 
 def _batches(
-    args: argparse.Namespace, bundle: PredictionBundle, paths: Sequence[str], kind: KindReference | None
+    args: argparse.Namespace,
+    bundle: PredictionBundle,
+    paths: Sequence[str],
+    items: Mapping[str, Sequence[str]],
+    kind: KindReference | None,
 ) -> Iterator[Sequence[Prediction]]:
     """Yield the predictions, and show how many of them are written."""
-    from monai_weckd.predict.images import predict_images
+    from monai_weckd.predict.images import predict_images, predict_items
 
+    options: Any = {"batch_size": args.batch_size, "kind": kind}
+    wanted = {name: items[name] for name in paths} if items else {}
+    found = predict_items(bundle, wanted, **options) if items else predict_images(bundle, paths, **options)
     with Progress("predicting", len(paths)) as shown:
-        for batch in predict_images(bundle, paths, batch_size=args.batch_size, kind=kind):
+        for batch in found:
             yield batch
             shown.move(shown.done + len(batch))
 
 
-def _summary(args: argparse.Namespace, counts: Counter[str]) -> Iterator[str]:
-    line = f"images  {counts['read']} read, {counts['bad']} bad"
+def _summary(args: argparse.Namespace, bundle: PredictionBundle, counts: Counter[str]) -> Iterator[str]:
+    from monai_weckd.data.item_level import PLURALS
+
+    line = f"{PLURALS[bundle.item_level]:7} {counts['read']} read, {counts['bad']} bad"
     if args.min_confidence is not None:
         line += f", {counts['uncertain']} below min_confidence"
     if counts["odd"]:

@@ -298,6 +298,8 @@ def arm_overrides(
     overrides["plan#settings#shard_size"] = sizes[arm.labels]
     if size.plan.labels_per_class is not None:
         overrides["plan#settings#labels_per_class"] = None
+    if arm.labels == "everything" and size.plan.findings_per_image is not None:
+        overrides["plan#settings#findings_per_image"] = None
     if arm.kind == "solved":
         # a solved stage is always one iteration
         return overrides

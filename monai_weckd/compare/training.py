@@ -31,6 +31,7 @@ from monai_weckd.compare.folds import FoldSplit
 from monai_weckd.compare.pool_share import PoolShare
 from monai_weckd.data.datalist import Datalist, plan_datalist
 from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.data.item_level import images_in
 from monai_weckd.data.manifest import manifest_columns
 from monai_weckd.data.split_file import holds_folds, read_folds
 from monai_weckd.engines.label_task import LabelTask, task_of
@@ -171,8 +172,11 @@ class ComparedBundle:
         return found
 
     @property
-    def _item_keys(self) -> list[tuple[str, Any, str]]:
-        return [(item["id"], plain_label(item["label"]), group_of(item)) for item in self.datalist.items]
+    def _item_keys(self) -> list[tuple[str, Any, str, int]]:
+        return [
+            (item["id"], plain_label(item["label"]), group_of(item), len(images_in(item)))
+            for item in self.datalist.items
+        ]
 
     @staticmethod
     def _plain(config: BundleConfig) -> dict[str, Any]:

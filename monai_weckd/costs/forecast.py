@@ -25,6 +25,8 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.costs.estimate import CostEstimate, estimate_cost
 from monai_weckd.costs.probe import probe_costs
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.embedding import single_images
+from monai_weckd.data.item_level import images_in, refuse_several
 from monai_weckd.networks.features import images_of
 from monai_weckd.plan.chain_plan import ChainPlan
 
@@ -44,27 +46,29 @@ def forecast_cost(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> 
     """
     config = config.copy(datalist=datalist, plan=plan)
     config.value("imports")
-    yield from _solved(config, plan) if config.solves_heads else _trained(config, plan, datalist)
+    yield from _solved(config, plan, datalist) if config.solves_heads else _trained(config, plan, datalist)
 
 
-def _solved(config: BundleConfig, plan: ChainPlan) -> Iterator[str]:
+def _solved(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
     """Forecast a chain whose heads are solved: each image goes through the network once."""
-    backbone, images = config.value("backbone"), config.value("train#dataset")
+    backbone, images = config.value("backbone"), single_images(config.value("train#dataset"))
     probed, seconds = range(min(_PROBED_IMAGES, len(images))), float("inf")
     for _ in range(2):  # the first time also allocates memory
         began = time.perf_counter()
         backbone.embeddings([images_of(images, probed)])
         seconds = min(seconds, time.perf_counter() - began)
-    items = len(plan.train) + len(plan.val) + len(plan.test)
+    used = {*plan.train, *plan.val, *plan.test}
+    count = sum(len(images_in(item)) for item in datalist.items if item["id"] in used)
     each = seconds / len(probed)
     yield (
-        f"predicted by a probe on this machine: {items} images go through the network once, {items * each:.0f} s "
+        f"predicted by a probe on this machine: {count} images go through the network once, {count * each:.0f} s "
         f"({1000 * each:.0f} ms each); after that, a stage takes seconds"
     )
 
 
 def _trained(config: BundleConfig, plan: ChainPlan, datalist: Datalist) -> Iterator[str]:
     """Forecast a chain that trains a network step by step."""
+    refuse_several(datalist.items)
     load, chain = config.value("train#preprocessing"), config.value("chain")
     steps = {
         "max_epochs": config.value("train#trainer#max_epochs"),

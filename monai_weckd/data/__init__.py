@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .datalist import Datalist, load_datalist, plan_datalist
+from .item_level import group_images
 from .verify import read_datalist, verify_images
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "EmbeddingDataset",
     "StageBatchSampler",
     "StageDataset",
+    "group_images",
     "load_datalist",
     "plan_datalist",
     "read_classification_sr",

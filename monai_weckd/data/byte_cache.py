@@ -31,6 +31,7 @@ from monai.utils import CommonKeys
 
 from monai_weckd import __version__
 from monai_weckd.data.content import UndescribedError, content_key, describe
+from monai_weckd.data.item_level import each_image, images_in
 from monai_weckd.data.prepared import image_error
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.utils.messages import check_item
@@ -49,14 +50,15 @@ class ByteCacheDataset(Dataset):
     Use it like :py:class:`monai.data.CacheDataset`: the transforms before the first random one run once for each item,
     and the others run on each access. Only the storage differs. One array holds all images, as 8-bit numbers over
     ``value_range`` (the largest error is half a step, ``(high - low) / 510``) or else in half precision. Images come
-    out as plain float32 tensors without metadata. :py:meth:`gather` returns a whole batch at once.
+    out as plain float32 tensors without metadata. :py:meth:`gather` returns a whole batch at once. Items of several
+    images (``images``, see :py:func:`monai_weckd.data.group_images`) give theirs one by one, in :py:meth:`each_image`.
 
     With a ``cache_dir`` the array is a memory-mapped file, which later runs, resumed runs and the other processes of
     this run reuse. The key of a row is a digest of the image's bytes; a damaged row is computed again. The name of
     the folder is a digest of the transforms, the ``value_range`` and the versions of MONAI and this package.
 
     Args:
-        data: items, dictionaries with the path of an image.
+        data: items, dictionaries with the path of an image, or those of several under ``images``.
         transform: one transform or several; the deterministic ones must change the image alone.
         value_range: values to store as 0 and 255; values outside are clipped. Default None: half precision.
         cache_dir: folder for the array, default None: in memory.
@@ -106,12 +108,13 @@ class ByteCacheDataset(Dataset):
         self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
         self.image_key = str(image_key)
         self.num_workers = num_workers
-        first = self._encode(self._decode(self.data[0]))
+        listed = each_image(self.data, image_key=self.image_key)
+        first = self._encode(self._decode(listed[0]))
         self.store = None if cache_dir is None else self._open(Path(cache_dir), first)
         if self.store is None:
-            self.rows, self.row_of = self._fill_memory(first, memory_mb)
+            self.rows, self.row_of = self._fill_memory(listed, first, memory_mb)
         else:
-            self.rows, self.row_of = self._fill_file(self.store)
+            self.rows, self.row_of = self._fill_file(listed, self.store)
 
     def __getstate__(self) -> dict[str, Any]:
         # a mapped array would pickle its whole content, so the other process maps the file itself
@@ -136,7 +139,15 @@ class ByteCacheDataset(Dataset):
         Returns:
             (B, C, spatial dimensions), float32.
 
+        Raises:
+            ValueError: When an item has several images.
+
         """
+        if len(self.row_of) != len(self.data):
+            raise ValueError(
+                f"data: expected items of one image, got {len(self.row_of)} images in {len(self.data)} items. Pool "
+                "their features with backbone.embed of a FrozenBackbone."
+            )
         return self._restore(torch.from_numpy(self.rows[self.row_of[np.asarray(indices)]]))
 
     def select(self, places: Sequence[int], data: Sequence[dict[str, Any]]) -> ByteCacheDataset:
@@ -147,8 +158,21 @@ class ByteCacheDataset(Dataset):
             data: their items; only the image must be that of the item here.
 
         """
+        rows = self.row_of
+        if len(rows) == len(self.data):
+            rows = rows[np.asarray(places)]
+        else:
+            parts = np.split(rows, np.cumsum([len(images_in(item)) for item in self.data])[:-1])
+            rows = np.concatenate([parts[place] for place in places])
+        return self._copy(list(data), rows)
+
+    def each_image(self) -> ByteCacheDataset:
+        """Return a dataset with an item for each image, which shares the array."""
+        return self._copy(each_image(self.data, image_key=self.image_key), self.row_of)
+
+    def _copy(self, data: list[dict[str, Any]], rows: np.ndarray) -> ByteCacheDataset:
         other = object.__new__(type(self))
-        vars(other).update(vars(self), data=list(data), row_of=self.row_of[np.asarray(places)])
+        vars(other).update(vars(self), data=data, row_of=rows)
         return other
 
     def _transform(self, index: int) -> Any:
@@ -206,17 +230,19 @@ class ByteCacheDataset(Dataset):
         with ThreadPoolExecutor(self.num_workers) as pool:
             yield from progress(pool.map(encode, items), "decoding", total=len(items))
 
-    def _fill_memory(self, first: np.ndarray, memory_mb: float) -> tuple[np.ndarray, np.ndarray]:
-        needed = first.nbytes * len(self.data) / 2**20
+    def _fill_memory(
+        self, items: Sequence[dict[str, Any]], first: np.ndarray, memory_mb: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        needed = first.nbytes * len(items) / 2**20
         if needed > memory_mb:
             raise ValueError(
-                f"memory_mb: expected at least {needed:.0f} for {len(self.data)} images, got {memory_mb:g}. "
+                f"memory_mb: expected at least {needed:.0f} for {len(items)} images, got {memory_mb:g}. "
                 "Raise it, or pass a cache_dir."
             )
-        rows = np.empty((len(self.data), *first.shape), dtype=first.dtype)
-        for index, row in enumerate(self._encoded(self.data, first.shape)):
+        rows = np.empty((len(items), *first.shape), dtype=first.dtype)
+        for index, row in enumerate(self._encoded(items, first.shape)):
             rows[index] = row
-        return rows, np.arange(len(self.data))
+        return rows, np.arange(len(items))
 
     @property
     def recipe(self) -> str:
@@ -231,12 +257,12 @@ class ByteCacheDataset(Dataset):
             return None
         return RowStore(cache_dir / name, first.shape, first.dtype)
 
-    def _fill_file(self, store: RowStore) -> tuple[np.ndarray, np.ndarray]:
+    def _fill_file(self, items: Sequence[dict[str, Any]], store: RowStore) -> tuple[np.ndarray, np.ndarray]:
         archives: dict[str, str] = {}
-        keys = [content_key(item[self.image_key], archives) for item in self.data]
+        keys = [content_key(item[self.image_key], archives) for item in items]
         with store.lock():
             known = store.find(keys)
-            new = {key: item for key, item in zip(keys, self.data, strict=True) if key not in known}
+            new = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
             encoded, names = self._encoded(list(new.values()), store.shape), iter(new)
             while chunk := list(islice(encoded, _CHUNK)):
                 known |= store.append(list(islice(names, len(chunk))), np.stack(chunk))

@@ -46,13 +46,19 @@ _TAKEN = {
 }
 # a column with the names of all findings of an image
 _FINDINGS = frozenset(("findings", "findinglabels"))
-# what a comparison or an audit reads; a training does not
+# what a comparison or an audit reads, or a training on studies or series
 _FURTHER = {
     "fold": frozenset(("fold", "folds", "kfold", "cvfold", "foldid")),
     "scanner": frozenset(("scanner", "scanners")),
     "site": frozenset(("site", "sites")),
     "sex": frozenset(("sex", "gender")),
     "age": frozenset(("age", "ages")),
+    **{
+        level: frozenset(
+            (*(level + number for number in _NUMBERS), *(level + uid for uid in ("instanceuid", "instanceid")))
+        )
+        for level in ("study", "series")
+    },
 }
 # taken if a value is a split
 _SPLIT_IF_SO = frozenset(
@@ -174,10 +180,10 @@ def finding_titles(header: Sequence[str]) -> list[str]:
 
 
 def further_column(name: str, header: Sequence[str], manifest: str) -> int | None:
-    """Return the place of a column that only a comparison or an audit reads; None if there is none.
+    """Return the place of a column that not every training reads; None if there is none.
 
     Args:
-        name: "fold", "scanner", "site", "sex" or "age".
+        name: "fold", "scanner", "site", "sex", "age", "study" or "series".
         header: the titles.
         manifest: name of the manifest, for errors.
 

@@ -54,6 +54,8 @@ class Datalist(NamedTuple):
         passed_over: columns and files that were not used.
         layout: the class folders and their numbers of images, in one line; empty without class folders.
         findings: whether ``classes`` are findings, of which an image may show several or none.
+        item_level: "image"; or "series", "study" or "patient" if an item is all images of one, which
+            :py:func:`monai_weckd.data.group_images` makes.
 
     """
 
@@ -63,6 +65,7 @@ class Datalist(NamedTuple):
     passed_over: PassedOver = PassedOver()
     layout: str = ""
     findings: bool = False
+    item_level: str = "image"
 
     @property
     def kind(self) -> LabelKind:

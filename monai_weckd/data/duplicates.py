@@ -21,6 +21,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from monai_weckd.data.image_files import image_files
+from monai_weckd.data.item_level import images_in
 from monai_weckd.plan.label_kind import label_text
 from monai_weckd.plan.oracle import is_labeled
 from monai_weckd.plan.splits import group_of
@@ -43,7 +44,7 @@ def duplicate_notes(
     Images are identical if their files are. Only files of equal size are opened. Images of an archive are not compared.
 
     Args:
-        items: dictionaries with ``id``, ``image``, ``label``, ``group`` and, if known, ``split``.
+        items: dictionaries with ``id``, ``image`` or ``images``, ``label``, ``group`` and, if known, ``split``.
         classes: class names in the order of their indices.
         splits: split of each item by its id, default None: that of the item.
         alike: returns the sets of images with the same pixels, given those with the same bytes, default None: the notes
@@ -52,7 +53,8 @@ def duplicate_notes(
     """
     by_image: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for item in items:
-        by_image[item["image"]].append(item)
+        for image in images_in(item):
+            by_image[image].append(item)
     same, how = identical_images(by_image), "are byte-identical to"
     if alike is not None:
         same, how = alike(same), "have the same pixels as"

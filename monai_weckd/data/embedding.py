@@ -29,12 +29,14 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset
 
 from monai_weckd.data.content import content_key
+from monai_weckd.data.item_level import has_several, images_in
 from monai_weckd.data.row_store import RowStore
 from monai_weckd.networks.features import images_of
+from monai_weckd.utils.enums import IMAGES
 from monai_weckd.utils.messages import check_item
 from monai_weckd.utils.progress import Progress
 
-__all__ = ["Backbone", "EmbeddingDataset", "feature_moments", "wrapped_images"]
+__all__ = ["Backbone", "EmbeddingDataset", "feature_moments", "pooled", "single_images", "wrapped_images"]
 
 _CHUNK = 8  # images at a time: their activations stay in memory that the allocator keeps
 
@@ -58,6 +60,10 @@ class EmbeddingDataset(Dataset):
     of all items in single precision, 4 D bytes for an item. With a ``cache_dir`` the array is a memory-mapped file,
     which later runs and other processes reuse. The key of a row is a digest of the image's bytes. The name of the
     folder is a digest of the backbone and of the transforms that make the images.
+
+    An item of several images (``images``, see :py:func:`monai_weckd.data.group_images`) has the mean of their
+    embeddings: it is one row, whatever the number of its images. That of an item of one image is that image's, bit for
+    bit.
 
     Args:
         dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another map-style dataset of dictionaries with
@@ -98,6 +104,7 @@ class EmbeddingDataset(Dataset):
             )
         for item in islice(getattr(dataset, "data", dataset), 1):
             check_item("dataset", 0, item)
+        single_images(dataset)
         self.images = dataset
         self.backbone: Any = backbone
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -139,7 +146,10 @@ class EmbeddingDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         embedding = self.gather([index])[0]
-        return {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
+        item = {**(self._rest[index] if self._rest else self.data[index]), self.image_key: embedding}
+        if has_several(self.data):
+            del item[IMAGES]  # batches cannot hold lists of different lengths
+        return item
 
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the embeddings of several items, (B, D).
@@ -159,12 +169,16 @@ class EmbeddingDataset(Dataset):
         """
         if self._rows is not None and self.made_by == fingerprint:
             return False
+        images = single_images(self.images)
         if self.cache_dir is None:
             self._rest = []
-            self._row_of = np.arange(len(self))
-            self._rows = np.concatenate([rows for _, rows in self._embedded(range(len(self)))])
+            self._row_of = np.arange(len(images))
+            self._rows = np.concatenate([rows for _, rows in self._embedded(images, range(len(images)))])
         else:
-            self._fill_file(self.cache_dir, json.dumps([fingerprint, self.images.recipe]))
+            self._fill_file(images, self.cache_dir, json.dumps([fingerprint, self.images.recipe]))
+        if images is not self.images:
+            self._rows = pooled(self._rows, self._row_of, [len(images_in(item)) for item in self.data])
+            self._row_of, self.store = np.arange(len(self)), None
         self.made_by, self._moments = fingerprint, {}
         return True
 
@@ -196,38 +210,77 @@ class EmbeddingDataset(Dataset):
             self._moments[key] = feature_moments(torch.from_numpy(np.asarray(rows[self._row_of])))
         return self._moments[key]
 
-    def _embedded(self, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-        """Yield positions in chunks of B, with their embeddings, (B, D)."""
+    def _embedded(self, images: Any, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """Yield positions of single images in chunks of B, with their embeddings, (B, D)."""
         with Progress("embedding", len(indices)) as shown:
             for first in range(0, len(indices), _CHUNK):
                 chunk = indices[first : first + _CHUNK]
-                yield chunk, self.backbone.embeddings([self._read(chunk)]).numpy()
+                yield chunk, self.backbone.embeddings([self._read(images, chunk)]).numpy()
                 shown.move(first + len(chunk))
 
-    def _read(self, indices: Sequence[int]) -> torch.Tensor:
-        if hasattr(self.images, "gather"):
-            return images_of(self.images, indices)
+    def _read(self, images: Any, indices: Sequence[int]) -> torch.Tensor:
+        if hasattr(images, "gather"):
+            return images_of(images, indices)
         items = []
         for index in indices:
-            item = self.images[index]
+            item = images[index]
             check_item("dataset", index, item)
             items.append(dict(item))
-        images = torch.stack([torch.as_tensor(item.pop(self.image_key)).as_subclass(torch.Tensor) for item in items])
+        batch = torch.stack([torch.as_tensor(item.pop(self.image_key)).as_subclass(torch.Tensor) for item in items])
         self._rest += items
-        return images
+        return batch
 
-    def _fill_file(self, cache_dir: Path, recipe: str) -> None:
-        size = self.backbone.embeddings([self._read([0])]).shape[1]
+    def _fill_file(self, images: Any, cache_dir: Path, recipe: str) -> None:
+        size = self.backbone.embeddings([self._read(images, [0])]).shape[1]
         name = hashlib.blake2b(recipe.encode(), digest_size=10).hexdigest()
         self.store = store = RowStore(cache_dir / f"embeddings_{name}", (size,), np.dtype(np.float32))
         archives: dict[str, str] = {}
-        keys = [content_key(item[self.image_key], archives) for item in self.data]
+        keys = [content_key(item[self.image_key], archives) for item in getattr(images, "data", images)]
         with store.lock():
             known = store.find(keys)
             new = {key: index for index, key in enumerate(keys) if key not in known}
-            for chunk, rows in self._embedded(list(new.values())):
+            for chunk, rows in self._embedded(images, list(new.values())):
                 known |= store.append([keys[index] for index in chunk], rows)
         self._rows, self._row_of = store.map(), np.array([known[key] for key in keys])
+
+
+def single_images(dataset: Any) -> Any:
+    """Return a dataset with an item for each image, which is the same one where each item has one image.
+
+    Args:
+        dataset: a :py:class:`~monai_weckd.data.ByteCacheDataset`, or another dataset whose items have one image.
+
+    Raises:
+        ValueError: When items of another dataset have several images.
+
+    """
+    if not has_several(getattr(dataset, "data", None)):
+        return dataset
+    if not hasattr(dataset, "each_image"):
+        raise ValueError(
+            f"dataset: expected a ByteCacheDataset for items of several images, got a {type(dataset).__name__}. "
+            "Use ByteCacheDataset."
+        )
+    return dataset.each_image()
+
+
+def pooled(rows: np.ndarray, row_of: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Return the mean of the rows of each item, (number of items, D), float32.
+
+    Args:
+        rows: features of images, (number of different images, D).
+        row_of: row of each image, those of an item one after another, (sum of ``counts``,).
+        counts: number of images of each item.
+
+    Example::
+
+        >>> pooled(np.float32([[1], [3], [9]]), np.arange(3), [2, 1])
+        array([[2.],
+               [9.]], dtype=float32)
+
+    """
+    parts = np.split(row_of, np.cumsum(counts)[:-1])
+    return np.stack([rows[part].mean(axis=0, dtype=np.float64) for part in parts]).astype(np.float32)
 
 
 def wrapped_images(dataset: Any) -> Any:

@@ -123,7 +123,8 @@ def manifest_columns(
 
     Args:
         folder: the folder.
-        names: some of "fold", "scanner", "site", "sex" and "age"; those that the manifest lacks are left out.
+        names: names of columns, see :py:func:`monai_weckd.data.columns.further_column`; those that the manifest lacks
+            are left out.
         passed_over: columns that are used here are removed from it, default None.
 
     Raises:
@@ -139,7 +140,7 @@ def manifest_columns(
         used = {header[place] for place in places.values()}
         passed_over.columns = [title for title in passed_over.columns if title not in used]
     found: dict[str, dict[str, str]] = {column: {} for column in places}
-    file = find_columns(header, lines, name)["file"] if places else 0
+    file = find_columns(header, lines, name, required=("file",))["file"] if places else 0
     for line in lines if places else ():
         key = finder.find(PurePath(os.path.normpath(line.fields[file].strip())).as_posix())
         for column, place in places.items():

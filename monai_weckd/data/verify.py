@@ -28,6 +28,7 @@ from monai_weckd.data.datalist import Datalist, load_datalist
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.duplicates import duplicate_notes, parted
 from monai_weckd.data.image_files import image_files
+from monai_weckd.data.item_level import group_images
 from monai_weckd.data.medmnist import archive_split, check_split, parse_reference
 from monai_weckd.utils.errors import plain_reason
 from monai_weckd.utils.messages import nearest, printable
@@ -63,6 +64,7 @@ def read_datalist(
     transform: Callable | None = None,
     spatial_dims: int | None = None,
     findings: bool = False,
+    item_level: str = "image",
 ) -> Datalist:
     """List the items of a data set, and verify that every image can be read and prepared for training.
 
@@ -74,17 +76,21 @@ def read_datalist(
         transform: see :py:func:`verify_images`.
         spatial_dims: see :py:func:`load_datalist` and :py:func:`verify_images`.
         findings: see :py:func:`load_datalist`.
+        item_level: see :py:func:`monai_weckd.data.group_images`; default "image": each image is an item.
 
     Raises:
-        ValueError: When the data set is not as :py:func:`load_datalist` describes it, or an image cannot be used.
+        ValueError: When the data set is not as :py:func:`load_datalist` describes it, an image cannot be used, or the
+            images of an item have several labels.
 
     """
     datalist = load_datalist(
         dataset_dir, classes=classes, split_file=split_file, spatial_dims=spatial_dims, findings=findings
     )
-    for text in filter(None, (datalist.layout, datalist.passed_over.text())):
+    grouped = group_images(datalist, item_level, dataset_dir)
+    for text in filter(None, (grouped.layout, datalist.passed_over.text())):
         logger.info(text)
-    return verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)
+    verified = verify_images(datalist, on_bad_item=on_bad_item, transform=transform, spatial_dims=spatial_dims)
+    return group_images(verified, item_level, dataset_dir)
 
 
 def verify_images(

@@ -26,7 +26,7 @@ from monai_weckd.engines.label_task import label_task
 from monai_weckd.networks.features import extract
 from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.oracle import is_labeled
-from monai_weckd.selection import SelectionContext, select_items
+from monai_weckd.selection import SelectionContext, choose_findings, select_items
 from monai_weckd.selection.context import NEED_PROBABILITIES
 from monai_weckd.utils.enums import UNLABELED
 
@@ -47,8 +47,8 @@ def ask_for_shard(
     guided: bool,
     head_layer: str | None = None,
     stand_in: int = UNLABELED,
-) -> list[str]:
-    """Select the items to label next with the trainer's current network, and return their ids.
+) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """Select the items to label next with the trainer's current network.
 
     The network sees every training image once, without augmentation and without its label. All ranks get rank 0's
     answer. "margin" and "badge" need a network that has learned from labels, so the first shard is "typical" instead.
@@ -62,11 +62,15 @@ def ask_for_shard(
         head_layer: module path of the classification head, default None: the last linear layer.
         stand_in: class number that the transforms get in place of a label, default -1.
 
+    Returns:
+        Their ids; the places of the findings that are asked for by id, nothing where labels are asked for whole.
+
     Raises:
         ValueError: When the transforms make several images of an item.
 
     """
     chosen: list[str] = []
+    asked: dict[str, tuple[int, ...]] = {}
     if engine.state.rank == 0:
         features, logits = extract(
             engine.network,
@@ -96,7 +100,11 @@ def ask_for_shard(
         )
         places = select_items(strategy, context, count=plan.size_of(stage))
         chosen = [items[place]["id"] for place in places]
-    return from_rank_zero(chosen)
+        if plan.settings.findings_per_image is not None:
+            sure = None if context.probabilities is None else context.probabilities[places]
+            size = {"num_findings": len(plan.classes), "count": plan.settings.findings_per_image}
+            asked = choose_findings(sure, chosen, **size, seed=plan.settings.seed)
+    return from_rank_zero((chosen, asked))
 
 
 def _images(engine: SupervisedTrainer, stand_in: int) -> Any:

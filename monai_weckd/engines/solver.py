@@ -36,7 +36,7 @@ from monai_weckd.utils.enums import INDEX, UNLABELED, DistillationKeys
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
 
-__all__ = ["HeadSolver", "fit_layer", "layer_inputs", "solve_finding_layer", "solve_layer"]
+__all__ = ["HeadSolver", "estimate_layer", "fit_layer", "layer_inputs", "solve_finding_layer", "solve_layer"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class HeadSolver:
             unseen = (layer_inputs(layer, dataset.gather(part)) for part in parts)
             names = ([chain.state.items[place]["group"] for place in part] for part in parts)
             labeled = inputs, target, groups
-            found["estimate"] = _estimate(head, labeled, zip(unseen, names, strict=True), scaling)
+            found["estimate"] = estimate_layer(head, labeled, zip(unseen, names, strict=True), scaling)
         rows = torch.softmax(_finite(head.out_of_fold) / temperature, dim=1).tolist()
         given = [row if seen else None for row, seen in zip(rows, known.tolist(), strict=True)]
         chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
@@ -307,26 +307,30 @@ def _metrics(logs: torch.Tensor, target: torch.Tensor, penalty: float) -> dict[s
     return found
 
 
-def _estimate(
+def estimate_layer(
     head: SolvedHead,
     labeled: tuple[torch.Tensor, torch.Tensor, Sequence[str]],
-    others: Iterable[tuple[torch.Tensor, list[str]]],
+    others: Iterable[tuple[torch.Tensor, Sequence[str]]],
     scaling: Scaling,
+    *,
+    share: float = 1.0,
 ) -> dict[str, Any]:
-    """Return the estimate by images without a label.
+    """Return the estimate by images without a label, see :py:func:`monai_weckd.engines.estimate.estimate_accuracy`.
 
     Args:
         head: the head before calibration.
         labeled: inputs, classes and groups of the labeled images.
         others: inputs and groups of parts of the others.
         scaling: result of :py:func:`fit_layer`.
+        share: how many images each of the others stands for, default 1.
 
     """
     inputs, target, groups = labeled
-    points, weights = _standard(inputs, scaling), torch.ones(len(target), dtype=torch.long)
-    logits, names = [], []
+    points, weights = _standard(inputs, scaling), torch.ones(len(target), dtype=torch.float64)
+    logits: list[torch.Tensor] = []
+    names: list[str] = []
     for part, its_names in others:
-        weights += represented(points, _standard(part, scaling))
+        weights += share * represented(points, _standard(part, scaling))
         logits.append(head.unseen_logits(part, its_names))
         names += its_names
     return estimate_accuracy(_finite(head.out_of_fold), target, groups, torch.cat(logits), names, weights=weights)

@@ -118,6 +118,7 @@ class ChainState:
         for purpose in self.plan.purposes:
             # planning has read these labels, so the ledger must list them
             self.oracle.reveal(known, purpose=purpose)
+        self.oracle.ask(self.plan.asked)
 
     def keep_beginnings(self, network: torch.nn.Module, stateful: Iterable[Stateful]) -> None:
         """Keep the states with which every stage begins.
@@ -130,15 +131,18 @@ class ChainState:
         self.beginnings = [_copy_of(part.state_dict(), part) for part in stateful]
         self.initial = deepcopy(network.state_dict())
 
-    def draw_shard(self, stage: int, ids: Sequence[str]) -> None:
+    def draw_shard(self, stage: int, ids: Sequence[str], asked: Mapping[str, tuple[int, ...]]) -> None:
         """Make the items that a network has selected the shard of a stage.
 
         Args:
             stage: stage number, from 1.
             ids: ids of the items.
+            asked: places of the findings to ask for by id; empty: the whole labels.
 
         """
-        self.plan = self.plan.draw(stage, ids)
+        self.plan = self.plan.draw(stage, ids, asked)
+        if self.oracle is not None:
+            self.oracle.ask(self.plan.asked)
 
     def reveal(self, stage: int) -> dict[str, Any]:
         """Reveal the labels of a stage, and return them by item id; the ledger counts them once.
@@ -360,6 +364,7 @@ class ChainState:
         for student, kept in zip(self.students, state_dict["students"], strict=True):
             student.load_state_dict(read_student(kept) if read_student else kept)
         self.oracle = LabelOracle(self.items, findings=self.plan.findings)
+        self.oracle.ask(self.plan.asked)
         self.oracle.load_state_dict(state_dict["oracle"])
         self.best = None if state_dict["best"] is None else BestWeights(**state_dict["best"])
         self.out_of_fold, self.over = state_dict["out_of_fold"], state_dict["over"]

@@ -313,7 +313,7 @@ class StageWalker:
     def _draw_shard(self, engine: SupervisedTrainer, stage: int) -> None:
         settings = self.plan.settings
         logger.info("stage %d of %d: choosing labels by %s", stage, settings.num_stages, settings.selection)
-        ids = ask_for_shard(
+        ids, asked = ask_for_shard(
             engine,
             self.plan,
             self.state.items,
@@ -322,7 +322,7 @@ class StageWalker:
             head_layer=self.options.head_layer,
             stand_in=self.data.trace(engine).stand_in,
         )
-        self.state.draw_shard(stage, ids)
+        self.state.draw_shard(stage, ids, asked)
 
     def _set_stage(self, engine: SupervisedTrainer, stage: int, stage_epoch: int | None = None) -> None:
         engine.state.stage, engine.state.stage_epochs = stage, self.epochs[stage - 1]

@@ -127,6 +127,7 @@ def shared_config(
     """
     config = BundleConfig(bundle, overlays=overlays, changes=changes)
     config.refuse_findings("federate")
+    config.refuse_several_images("federate")
     names = config.class_names if classes is None else tuple(classes)
     config.set("datalist#classes", [literal(name) for name in names])
     config.value("imports")

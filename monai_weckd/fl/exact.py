@@ -309,8 +309,8 @@ def label_counts(moments: Sums) -> torch.Tensor:
         moments: sums of the first round over all sites.
 
     Raises:
-        ValueError: When fewer than two classes have a label, or a number of labels is none, as after a filter that clips
-            sums or adds noise.
+        ValueError: When fewer than two classes have a label, or a number of labels is not whole, as after a filter that
+            clips sums or adds noise.
 
     """
     counts = moments["labels"]

@@ -23,6 +23,7 @@ from ignite.engine import Events
 
 from monai_weckd.data.content import digest
 from monai_weckd.data.embedding import EmbeddingDataset
+from monai_weckd.data.item_level import refuse_several
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.inferers import HeadInferer
 from monai_weckd.networks.features import extract, find_head, find_module, unwrap
@@ -87,8 +88,12 @@ class FrozenBackbone:
         Args:
             dataset: see :py:class:`~monai_weckd.data.EmbeddingDataset`; None gives None.
 
+        Raises:
+            ValueError: When items have several images, without ``freeze``.
+
         """
         if not self.freeze or dataset is None:
+            refuse_several(getattr(dataset, "data", None))
             return dataset
         embedding = EmbeddingDataset(dataset, self, cache_dir=self.cache_dir)
         self.datasets[embedding] = None

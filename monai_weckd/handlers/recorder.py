@@ -32,6 +32,7 @@ from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
 
 from monai_weckd.data.embedding import EmbeddingDataset, wrapped_images
+from monai_weckd.data.item_level import has_several
 from monai_weckd.engines.events import ChainEvents
 from monai_weckd.engines.label_task import label_task
 from monai_weckd.handlers.kind import kind_reference
@@ -41,7 +42,7 @@ from monai_weckd.networks.freezing import predict_logits
 from monai_weckd.networks.outputs import taking
 from monai_weckd.plan.label_kind import has_unknown, plain_label
 from monai_weckd.plan.oracle import LabelOracle
-from monai_weckd.utils.enums import DistillationKeys
+from monai_weckd.utils.enums import IMAGES, DistillationKeys
 from monai_weckd.utils.files import link_or_copy, state_bytes, write_atomically
 from monai_weckd.utils.records import KIND, OUT_OF_FOLD, sealed_json
 from monai_weckd.utils.tables import table_text
@@ -86,7 +87,9 @@ class ChainRecorder:
 
     Where an image may show several findings, the tables have the columns ``label_<name>`` (1, 0 or nothing) and
     ``probability_<name>`` for each, and ``chain.json`` has from which probability on each counts as present. There are
-    no pictures of errors, and ``datalist.json`` leaves out images of which a finding is unknown.
+    no pictures of errors, and ``datalist.json`` leaves out images of which a finding is unknown. Where items have
+    several images (:py:func:`monai_weckd.data.group_images`), ``predictions.csv`` has a row for each item, with the
+    number of its ``images``, and there are neither pictures of errors nor a ``datalist.json``.
 
     Args:
         output_dir: an existing folder.
@@ -162,6 +165,8 @@ class ChainRecorder:
             return  # this run continues the chain of an earlier run
         self.stages, self.epochs = [], []
         write_atomically(self.output_dir / "plan.json", engine.state.chain.plan.to_json())
+        if has_several(engine.state.chain.state.items):
+            return
         # in the format of monai.data.load_decathlon_datalist, for an evaluation without this package
         lists = {
             key: [
@@ -176,6 +181,8 @@ class ChainRecorder:
 
     def _try_layer(self, engine: SupervisedTrainer) -> None:
         """Leave the pictures of errors out if they could not be drawn after the training; refuse an unknown layer."""
+        if has_several(engine.state.chain.state.items):
+            self.target_layer = None
         if self.target_layer is None or self.loaders["test"] is None:
             return
         images = wrapped_images(self.loaders["test"].dataset)
@@ -265,9 +272,10 @@ class ChainRecorder:
         if engine.state.chain.paused(engine):
             return
         self._write(engine, self._save(engine, self.output_dir / "model.pt"))
-        final = [stage["stage"] for stage in self.stages if stage["accepted"]][-1]
-        if (self.output_dir / _out_of_fold(final)).is_file():
-            link_or_copy(self.output_dir / _out_of_fold(final), self.output_dir / OUT_OF_FOLD)
+        final = [stage for stage in self.stages if stage["accepted"]][-1]
+        out_of_fold = self.output_dir / _out_of_fold(final["stage"])
+        if out_of_fold.is_file():
+            link_or_copy(out_of_fold, self.output_dir / OUT_OF_FOLD)
         dataset = getattr(engine.data_loader, "dataset", None)
         kind = kind_reference(dataset, dataset.data) if isinstance(dataset, EmbeddingDataset) else None
         if kind is not None:
@@ -276,8 +284,9 @@ class ChainRecorder:
         text = table_text(self._columns(engine), chain.from_iterable(rows.values()))
         write_atomically(self.output_dir / "predictions.csv", text)
         test = self.loaders["test"]
-        if self.target_layer is not None and test is not None and not engine.state.chain.plan.findings:
+        if self.target_layer is not None and test is not None:
             options: Any = {"target_layer": self.target_layer, "output_dir": self.output_dir}
+            options["thresholds"] = final.get("thresholds")
             try:
                 save_error_gallery(engine.network, wrapped_images(test.dataset), rows["test"], **options)
             except (ValueError, RuntimeError) as error:  # missing pictures must not fail a finished training
@@ -377,7 +386,8 @@ class ChainRecorder:
         return table_text(columns, rows)
 
     def _columns(self, engine: SupervisedTrainer) -> list[str]:
-        return ["id", "group", "split", *label_task(engine.state.chain.plan).columns]
+        images = [IMAGES] if has_several(engine.state.chain.state.items) else []
+        return ["id", "group", "split", *images, *label_task(engine.state.chain.plan).columns]
 
     def _rows(self, engine: SupervisedTrainer, split: str) -> list[dict[str, Any]]:
         task = label_task(engine.state.chain.plan)
@@ -387,6 +397,7 @@ class ChainRecorder:
                 "id": item["id"],
                 "group": item["group"],
                 "split": split,
+                **({IMAGES: len(item[IMAGES])} if has_several([item]) else {}),
                 **task.cells(label, row),
             }
             for item, row, label in zip(self.loaders[split].dataset.data, probabilities, labels, strict=True)

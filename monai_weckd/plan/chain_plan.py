@@ -39,12 +39,14 @@ class StagePlan:
         stage: stage number, from 1.
         new: ids whose labels the stage brings in, its shard.
         labeled: ids whose labels the stage trains on; empty until its shard has been drawn.
+        asked: for each id in ``new``, the places of the findings that are asked for; empty: all.
 
     """
 
     stage: int
     new: tuple[str, ...]
     labeled: tuple[str, ...]
+    asked: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class ChainPlan:
     def kind(self) -> LabelKind:
         """The kind of the labels."""
         return LabelKind(self.classes, self.findings)
+
+    @property
+    def asked(self) -> dict[str, tuple[int, ...]]:
+        """Places of the findings that are asked for, by id of a training item; all of those that are not in it."""
+        pairs = (zip(stage.new, stage.asked, strict=False) for stage in self.stages)
+        return {key: places for part in pairs for key, places in part}
 
     @property
     def digest(self) -> str:
@@ -130,12 +138,13 @@ class ChainPlan:
         """
         return self.shard_sizes[stage - 1] if stage <= len(self.shard_sizes) else 0
 
-    def draw(self, stage: int, ids: Collection[str]) -> ChainPlan:
+    def draw(self, stage: int, ids: Collection[str], asked: Mapping[str, tuple[int, ...]] | None = None) -> ChainPlan:
         """Return the plan with a chosen shard; its stage must be the first one without a shard.
 
         Args:
             stage: stage number, from 1.
             ids: ids of as many training items as :py:meth:`size_of` says.
+            asked: places of the findings that are asked for, by id, default None: all of them.
 
         Raises:
             ValueError: When the stage has a shard, when another stage is next, or when the ids are invalid.
@@ -152,7 +161,20 @@ class ChainPlan:
                 "Choose others."
             )
         shards = [part.new for part in self.stages[: stage - 1]]
-        return replace(self, stages=divide_shards([*shards, tuple(sorted(chosen))], self))
+        plan = replace(self, stages=divide_shards([*shards, tuple(sorted(chosen))], self))
+        return plan.asking({**self.asked, **(asked or {})})
+
+    def asking(self, asked: Mapping[str, tuple[int, ...]]) -> ChainPlan:
+        """Return the plan with some findings asked for.
+
+        Args:
+            asked: their places by id of all items in the shards so far; if empty, all findings are asked for.
+
+        """
+        if not asked:
+            return self
+        stages = (replace(stage, asked=tuple(asked[key] for key in stage.new)) for stage in self.stages)
+        return replace(self, stages=tuple(stages))
 
     def pool(self, stage: int) -> tuple[str, ...]:
         """Return the training ids whose labels a stage does not see.
@@ -209,7 +231,13 @@ class ChainPlan:
         content = _read_fields(text, [field.name for field in fields(cls) if field.name != "findings"])
         try:
             stages = tuple(
-                StagePlan(stage["stage"], tuple(stage["new"]), tuple(stage["labeled"])) for stage in content["stages"]
+                StagePlan(
+                    stage["stage"],
+                    tuple(stage["new"]),
+                    tuple(stage["labeled"]),
+                    tuple(map(tuple, stage.get("asked", ()))),
+                )
+                for stage in content["stages"]
             )
             lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
             settings = PlanSettings(**content["settings"])
@@ -219,10 +247,13 @@ class ChainPlan:
 
     def _fields(self) -> dict[str, Any]:
         shallow = {field.name: getattr(self, field.name) for field in fields(self)}
-        stages = [vars(stage) for stage in self.stages]
-        if not self.findings:
-            del shallow["findings"]  # a plan of classes is as it was before there were findings
-        return {"format": _FORMAT, **shallow, "settings": asdict(self.settings), "stages": stages}
+        stages = [
+            {key: value for key, value in vars(stage).items() if key != "asked" or value} for stage in self.stages
+        ]
+        settings = asdict(self.settings)
+        if not self.findings:  # a plan of classes is as it was before there were findings
+            del shallow["findings"], settings["findings_per_image"]
+        return {"format": _FORMAT, **shallow, "settings": settings, "stages": stages}
 
 
 def divide_shards(shards: Sequence[tuple[str, ...]], plan: ChainPlan) -> tuple[StagePlan, ...]:

@@ -66,7 +66,9 @@ def check_plan(plan: ChainPlan, items: Iterable[Mapping[str, Any]]) -> list[str]
     index = index_items(items)
     ids = {key for part in (plan.val, plan.test, *(stage.labeled for stage in plan.stages)) for key in part}
     usable = [key for key in ids if key in index and is_labeled(index[key])]
-    labels = LabelOracle(list(index.values()), findings=plan.findings).reveal(usable, purpose="test")
+    oracle = LabelOracle(list(index.values()), findings=plan.findings)
+    oracle.ask(plan.asked)
+    labels = oracle.reveal(usable, purpose="test")
     return [*split_problems(plan, index, labels), *stage_problems(plan, index, labels)]
 
 

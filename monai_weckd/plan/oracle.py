@@ -38,6 +38,7 @@ class LedgerEntry:
         labels: number of labels; an image is one, however many findings are known in it.
         digest: SHA-256 of the sorted ids, one per line, in hexadecimal.
         known: number of images in which each finding is known; None where an image has one class.
+        asked: number of single findings that were asked for, known or not; None where labels are asked for whole.
 
     """
 
@@ -46,6 +47,7 @@ class LedgerEntry:
     labels: int
     digest: str
     known: tuple[int, ...] | None = None
+    asked: int | None = None
 
 
 class LabelOracle:
@@ -75,6 +77,7 @@ class LabelOracle:
     def __init__(self, items: Sequence[Mapping[str, Any]], *, findings: bool = False) -> None:
         self._items = index_items(items)
         self._findings = findings
+        self._asked: dict[str, tuple[int, ...]] = {}
         self._revealed: set[str] = set()
         self._counted: set[str] = set()
         # a dictionary keeps the order, and one line for a repeated request
@@ -95,6 +98,15 @@ class LabelOracle:
         """Ids of all items whose label was revealed, for any purpose."""
         return frozenset(self._revealed)
 
+    def ask(self, asked: Mapping[str, tuple[int, ...]]) -> None:
+        """From now on, reveal some findings of some items alone; their others are unknown.
+
+        Args:
+            asked: places of the findings by id.
+
+        """
+        self._asked = dict(asked)
+
     def reveal(self, ids: Iterable[str], *, purpose: str, stage: int | None = None) -> dict[str, Any]:
         """Return the labels of some items, by id: class indices, or for each finding 0, 1 or -1 (unknown).
 
@@ -110,16 +122,18 @@ class LabelOracle:
         labels = {key: self._label(key) for key in ids}
         digest = hashlib.sha256("\n".join(sorted(labels)).encode(errors="surrogateescape")).hexdigest()
         known = _known_findings(labels.values()) if self._findings else None
-        self._ledger[LedgerEntry(purpose, stage, len(labels), digest, known)] = None
+        asked = sum(len(self._asked[key]) for key in labels if key in self._asked) or None
+        self._ledger[LedgerEntry(purpose, stage, len(labels), digest, known, asked)] = None
         self._revealed.update(labels)
         if purpose not in UNCOUNTED:
             self._counted.update(labels)
         return labels
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return the ledger as dictionaries, ready for JSON; ``known`` only where labels are findings."""
+        """Return the ledger as dictionaries, ready for JSON; ``known`` and ``asked`` only where labels are findings."""
+        always = ("purpose", "stage", "labels", "digest")
         lines = map(asdict, self._ledger)
-        return [{key: value for key, value in line.items() if key != "known" or value is not None} for line in lines]
+        return [{key: value for key, value in line.items() if key in always or value is not None} for line in lines]
 
     def state_dict(self) -> dict[str, Any]:
         """Return ledger and revealed labels."""
@@ -164,7 +178,10 @@ class LabelOracle:
                     f"label: expected 0, 1 or {UNLABELED} (unknown) for each finding, got {label!r} for {key!r}. "
                     "Pass such an array."
                 )
-            return tuple(int(value) if value >= 0 else UNLABELED for value in values)
+            asked = self._asked.get(key, range(len(values)))
+            return tuple(
+                int(value) if value >= 0 and place in asked else UNLABELED for place, value in enumerate(values)
+            )
         if values is not None or not hasattr(label, "__index__"):
             raise ValueError(f"label: expected a class index, got {label!r} for {key!r}. Index the class names.")
         return int(label)

@@ -92,7 +92,9 @@ def plan_chain(
 
     """
     settings = PlanSettings() if settings is None else settings
+    asked: Mapping[str, tuple[int, ...]] = {}
     if isinstance(shards, (str, os.PathLike)):
+        asked = _read_plan(shards).asked
         shards = read_shards(shards)
     if shards is not None:
         settings = replace(settings, selection="given")
@@ -111,7 +113,7 @@ def plan_chain(
     if not plan.classes:
         plan = _with_classes(plan, labels or oracle.reveal(_labeled(index), purpose="classes"))
     refuse(split_problems(plan, index, labels))
-    return plan_stages(plan, index, oracle, shards=shards)
+    return plan_stages(plan, index, oracle, shards=shards, asked=asked)
 
 
 def plan_training(

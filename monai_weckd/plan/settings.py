@@ -49,6 +49,9 @@ class PlanSettings:
         None,
         "labels of a shard, as a multiple of the number of classes, in place of label_fraction",
     )
+    findings_per_image: int | None = option(
+        None, "findings that are asked for in a training image; by default all, and the others stay unknown"
+    )
     policy: str = option(
         "disjoint",
         "what a stage trains on: its own shard, its own and all earlier ones, or the first one",
@@ -131,7 +134,7 @@ class PlanSettings:
     def _check_numbers(self) -> None:
         if not isinstance(self.seed, int):
             raise ValueError(f"seed: expected an integer of any size, got {self.seed!r}. Pass such a number.")
-        for name in ("num_stages", "shard_size", "labels_per_class"):
+        for name in ("num_stages", "shard_size", "labels_per_class", "findings_per_image"):
             value = getattr(self, name)
             if not (value is None and name != "num_stages") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}. Pass such a number.")

@@ -24,6 +24,7 @@ from monai_weckd.plan.label_kind import Label
 from monai_weckd.plan.oracle import LabelOracle, is_labeled
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import draw_shards, group_of
+from monai_weckd.selection.findings import choose_findings
 
 __all__ = ["divide_labels", "plan_stages"]
 
@@ -36,6 +37,7 @@ def plan_stages(
     oracle: LabelOracle,
     *,
     shards: Sequence[Collection[str]] | None = None,
+    asked: Mapping[str, tuple[int, ...]] | None = None,
 ) -> ChainPlan:
     """Return a plan with its stages; their shards are filled in if they are random or given.
 
@@ -44,6 +46,7 @@ def plan_stages(
         index: items by id.
         oracle: access to the labels.
         shards: the ids of given shards, default None.
+        asked: places of the findings that were asked for in them, by id, default None: as the settings say.
 
     Raises:
         ValueError: When there are too few labels, or given shards do not fit the stages.
@@ -66,9 +69,24 @@ def plan_stages(
         drawn = _random(plan, index, oracle, labeled, sizes) if plan.settings.selection == "random" else []
     # shards of whole groups may be smaller than planned
     plan = replace(plan, shard_sizes=tuple(map(len, drawn)) or tuple(sizes), stages=divide_shards(drawn, plan))
+    plan = plan.asking(asked) if asked else _ask_findings(plan)
+    oracle.ask(plan.asked)
     shown = [oracle.reveal(stage.new, purpose="shard", stage=stage.stage) for stage in plan.stages if stage.new]
     refuse(stage_problems(plan, index, {key: label for part in shown for key, label in part.items()}))
     return plan
+
+
+def _ask_findings(plan: ChainPlan) -> ChainPlan:
+    """Return a plan that asks for as many findings of the items in its shards as the settings say, by chance."""
+    count, names = plan.settings.findings_per_image, plan.classes
+    if count is None:
+        return plan
+    if not plan.findings or count > len(names):
+        got = f"{count} of {len(names)} findings" if plan.findings else f"{count} for labels of one class an image"
+        raise ValueError(f"findings_per_image: expected at most as many as there are, got {got}. Leave it out.")
+    ids = [key for stage in plan.stages for key in stage.new]
+    options = {"num_findings": len(names), "count": count, "seed": plan.settings.seed}
+    return plan.asking(choose_findings(None, ids, **options) if ids else {})
 
 
 def divide_labels(

@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.data.keys import LEVELS, ImageKeys
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.predict.table import verdict
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.tables import table_text
 
-__all__ = ["LEVELS", "Aggregate"]
-
-LEVELS = ("patient", "study", "series")
+__all__ = ["Aggregate"]
 
 
 class Aggregate:
@@ -35,30 +33,28 @@ class Aggregate:
 
     Args:
         level: "patient", "study" or "series".
-        classes: class names in the order of their indices.
-        min_confidence: smallest probability of the most probable class, default 0: any.
+        classes: names of the classes, or of the findings, in the order of their indices.
+        min_confidence: smallest probability of the most probable class, or of the answer for a finding, default 0: any.
+        thresholds: from which mean probability on each finding counts as present, default None: an image has one class.
 
     Attributes:
         unknown: number of images whose series (study, patient) is not known; they are in no row.
 
     """
 
-    def __init__(self, level: str, classes: Sequence[str], *, min_confidence: float = 0.0) -> None:
-        self.columns, self.classes = LEVELS[: LEVELS.index(level) + 1], classes
-        self.min_confidence = min_confidence
+    def __init__(
+        self,
+        level: str,
+        classes: Sequence[str],
+        *,
+        min_confidence: float = 0.0,
+        thresholds: Sequence[float | None] | None = None,
+    ) -> None:
+        self.level, self.columns, self.classes = level, LEVELS[: LEVELS.index(level) + 1], classes
+        self.options: Any = {"min_confidence": min_confidence, "thresholds": thresholds}
         self.unknown = 0
         self._sums: dict[tuple[str, ...], np.ndarray] = {}
         self._counts: dict[tuple[str, ...], list[int]] = {}  # images that were read, and bad ones
-
-    def key(self, keys: ImageKeys) -> tuple[str, ...]:
-        """Return the key of the row to which an image belongs; empty if that is not known.
-
-        Args:
-            keys: keys of the image.
-
-        """
-        found = tuple(getattr(keys, level) for level in self.columns)
-        return found if found[-1] else ()
 
     def add(self, keys: ImageKeys, prediction: Prediction) -> None:
         """Add an image.
@@ -68,7 +64,7 @@ class Aggregate:
             prediction: its prediction; one without probabilities counts as bad.
 
         """
-        key = self.key(keys)
+        key = keys.of(self.level)
         if not key:
             self.unknown += 1
             return
@@ -84,7 +80,7 @@ class Aggregate:
             names = dict(zip(self.columns, key, strict=True))
             mean = self._sums[key] / read if read else None
             fault = "" if read else "no image can be read"
-            told = verdict(mean, self.classes, fault=fault, min_confidence=self.min_confidence)
+            told = verdict(mean, self.classes, fault=fault, **self.options)
             yield {**names, "images": read + bad, "bad": bad, **told}
 
     def write(self, path: Path) -> None:
@@ -94,5 +90,5 @@ class Aggregate:
             path: the file.
 
         """
-        columns = [*self.columns, "images", "bad", *verdict(None, self.classes)]
+        columns = [*self.columns, "images", "bad", *verdict(None, self.classes, **self.options)]
         write_atomically(path, table_text(columns, self.rows()))

@@ -136,10 +136,16 @@ def export_model(
         images: prepared images to compare on, (B, C, spatial dimensions), default None: random ones.
 
     Raises:
-        ValueError: When PyTorch cannot export the network, or the file gives other numbers than it.
+        ValueError: When the model pools the images of an item, PyTorch cannot export the network, or the file gives
+            other numbers than it.
         OSError: When the file cannot be written.
 
     """
+    if bundle.item_level != "image":
+        raise ValueError(
+            f"ckpt: expected a model of single images, got one that pools all images of each {bundle.item_level}. "
+            "Use `python -m monai_weckd predict`."
+        )
     real = images is not None
     batch = _random_images(bundle) if images is None else images
     if len(batch) == 1:

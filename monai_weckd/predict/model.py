@@ -26,6 +26,7 @@ from monai.utils import CommonKeys
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import check_transforms
 from monai_weckd.data.prepared import load_image
+from monai_weckd.inferers import HeadInferer
 from monai_weckd.networks.features import HeadHook
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.utils.errors import raising_cause
@@ -53,6 +54,7 @@ class PredictionBundle:
         root: the bundle's folder.
         checkpoint: path of the model.
         classes: names of the classes, or of the findings, in the order of their indices.
+        item_level: "image"; or "series", "study" or "patient" if the model takes the features of all images of one.
         thresholds: from which probability on each finding counts as present; None where an image has one class.
         metadata: content of ``configs/metadata.json``.
         spatial_dims: 2 for pictures, 3 for volumes.
@@ -83,6 +85,7 @@ class PredictionBundle:
             raise FileNotFoundError(
                 f"ckpt: expected a model, got nothing at {self.checkpoint}. Pass --ckpt path/to/output/model.pt."
             )
+        self.item_level = "image"
         self._check_chain(config)
         self.thresholds: list[float | None] | None = None
         if "thresholds" in config:
@@ -117,8 +120,20 @@ class PredictionBundle:
             ValueError: When the network and the configuration have different numbers of classes.
 
         """
+        return self._probabilities(images, self.inferer)
+
+    def classify(self, features: torch.Tensor) -> np.ndarray:
+        """Return the probabilities of the classes, (B, number of classes), from the features before the head.
+
+        Args:
+            features: (B, D), such as the means of :py:meth:`predict_features` over the images of each item.
+
+        """
+        return self._probabilities(features, HeadInferer())
+
+    def _probabilities(self, inputs: torch.Tensor, inferer: Callable) -> np.ndarray:
         probabilities = class_probabilities(
-            self.network, images.to(self.device), inferer=self.inferer, postprocessing=self._postprocess
+            self.network, inputs.to(self.device), inferer=inferer, postprocessing=self._postprocess
         )
         if probabilities.shape[1:] != (len(self.classes),):
             raise ValueError(
@@ -154,6 +169,7 @@ class PredictionBundle:
                 f"ckpt: expected a model of {own}, as {self.root.name} has, got one of {got}. Pass the bundle of its "
                 "training."
             )
+        self.item_level = chain["settings"].get("item_level", "image")
         trained = chain["settings"].get("spatial_size")
         own = config.value("spatial_size") if "spatial_size" in config else trained
         if trained is not None and list(own) != list(trained):

@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from monai.data.image_reader import is_dicom_path
 
 from monai_weckd.data import ClassificationSRWriter
 from monai_weckd.data.dicom.references import folder_of
+from monai_weckd.data.dicom.sr_document import source_files
 from monai_weckd.data.dicom.sr_folder import DocumentFolder
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.model import PredictionBundle
@@ -67,14 +68,17 @@ class ReportFolder(DocumentFolder):
             min_confidence=min_confidence,
         )
 
-    def write(self, prediction: Prediction, row: int) -> str:
+    def write(self, prediction: Prediction, row: int, *, paths: Sequence[str] | None = None) -> str:
         """Write the report of a DICOM image, or keep it for that of its study; return why that failed, or no text.
 
         Args:
-            prediction: prediction for an image; images other than DICOM are ignored.
+            prediction: prediction for an image, or for an item; images other than DICOM are ignored.
             row: its row in the table, from 1.
+            paths: the images of an item, which are of one study, default None: it is one image.
 
         """
-        if prediction.probabilities is None or not is_dicom_path(folder_of(prediction.path)):
+        sources = [path for path in paths or [prediction.path] if is_dicom_path(folder_of(path))]
+        if prediction.probabilities is None or not sources:
             return ""
-        return self.add(self.writer, prediction.probabilities.tolist(), source=prediction.path, number=row)
+        source = sources[0] if len(sources) == 1 else [file for path in sources for file in source_files(path)]
+        return self.add(self.writer, prediction.probabilities.tolist(), source=source, number=row)

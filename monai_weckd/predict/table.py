@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.metrics.findings import finding_answers
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import parse_json, probability_columns
 from monai_weckd.utils.system import can_lock, try_lock
@@ -58,24 +58,30 @@ def prediction_row(
             None: an image has one class.
 
     """
-    if thresholds is not None:
-        return {**keys._asdict(), **_findings(prediction, classes, thresholds, min_confidence)}
-    told = verdict(prediction.probabilities, classes, fault=prediction.fault, min_confidence=min_confidence)
-    return {**keys._asdict(), **told}
+    options: Any = {"min_confidence": min_confidence, "thresholds": thresholds}
+    return {**keys._asdict(), **verdict(prediction.probabilities, classes, fault=prediction.fault, **options)}
 
 
 def verdict(
-    probabilities: np.ndarray | None, classes: Sequence[str], *, fault: str = "", min_confidence: float = 0.0
+    probabilities: np.ndarray | None,
+    classes: Sequence[str],
+    *,
+    fault: str = "",
+    min_confidence: float = 0.0,
+    thresholds: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
     """Return the columns of a table for the class, its confidence, all probabilities, or the reason for their absence.
 
     Args:
-        probabilities: of the classes, (C,), or None.
-        classes: class names in the order of their indices.
+        probabilities: of the classes or findings, (C,), or None.
+        classes: their names in the order of their indices.
         fault: why there are no probabilities, default "".
-        min_confidence: smallest probability of the most probable class, default 0: any.
+        min_confidence: smallest probability of the most probable class, or of the answer for a finding, default 0: any.
+        thresholds: see :py:func:`prediction_row`, default None.
 
     """
+    if thresholds is not None:
+        return _findings(probabilities, classes, thresholds, fault, min_confidence)
     row = dict.fromkeys(["predicted", "confidence", *probability_columns(classes), "reason"], "")
     if probabilities is None:
         return {**row, "reason": fault}
@@ -90,16 +96,20 @@ def verdict(
 
 
 def _findings(
-    prediction: Prediction, names: Sequence[str], thresholds: Sequence[float | None], min_confidence: float
+    probabilities: np.ndarray | None,
+    names: Sequence[str],
+    thresholds: Sequence[float | None],
+    fault: str,
+    min_confidence: float,
 ) -> dict[str, Any]:
     """Return the columns of a table for findings, or the reason for their absence."""
     limits = {
         f"threshold_{name}": "" if limit is None else limit for name, limit in zip(names, thresholds, strict=True)
     }
-    if prediction.probabilities is None:
+    if probabilities is None:
         empty = dict.fromkeys(["findings", "undecided", *probability_columns(names)], "")
-        return {**empty, **dict.fromkeys(limits, ""), "reason": prediction.fault}
-    values = [float(value) for value in prediction.probabilities]
+        return {**empty, **dict.fromkeys(limits, ""), "reason": fault}
+    values = [float(value) for value in probabilities]
     answers = dict(zip(names, finding_answers(values, thresholds, min_confidence), strict=True))
     return {
         "findings": "|".join(name for name, answer in answers.items() if answer),

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from monai_weckd.selection.context import STRATEGIES, SelectionContext
+from monai_weckd.selection.findings import choose_findings
 from monai_weckd.selection.strategies import select_items
 
-__all__ = ["STRATEGIES", "SelectionContext", "select_items"]
+__all__ = ["STRATEGIES", "SelectionContext", "choose_findings", "select_items"]

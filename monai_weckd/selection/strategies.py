@@ -130,7 +130,7 @@ def _herding(context: SelectionContext, count: int, rng: np.random.Generator) ->
     labels = int(context.labeled.sum()) + count
     groups, used = _groups(context)
     references = draw_references(len(context.features), labels, rng)
-    points = main_components(context.features, references)
+    points = context.features if context.projected else main_components(context.features, references)
     return herd(
         points,
         _doubts(context),

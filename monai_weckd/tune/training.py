@@ -68,7 +68,7 @@ class TunedBundle:
         self.parameters = tuple(parameters)
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
-        config.refuse_findings("tune")
+        config.refuse_several_images("tune")
         if config.solves_heads:
             raise ValueError(
                 "config_file: expected a training step by step, got one that solves heads and has nothing to tune. "
@@ -159,7 +159,7 @@ class TunedBundle:
     def _plan(self, seed: int) -> None:
         config = self.config
         datalist: Datalist = config.value("datalist")
-        oracle = BlindOracle(datalist.items, num_classes=len(datalist.classes))
+        oracle = BlindOracle(datalist.items, kind=datalist.kind)
         shards = config.value("plan#shards") if "plan#shards" in config else None
         whole = plan_datalist(datalist, config.value("plan#settings"), shards=shards, oracle=oracle)
         if whole.settings.selection not in ("random", "given"):

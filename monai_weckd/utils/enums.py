@@ -13,10 +13,13 @@
 
 from __future__ import annotations
 
-__all__ = ["INDEX", "UNLABELED", "VIEW", "DistillationKeys"]
+__all__ = ["IMAGES", "INDEX", "UNLABELED", "VIEW", "DistillationKeys"]
 
 # the label of an item whose label has not been revealed
 UNLABELED = -1
+
+# key of an item of several images: their paths, in place of the path of one under "image"
+IMAGES = "images"
 
 # keys of a batch: the indices of its items, and the seeds of their views
 INDEX, VIEW = "index", "view"

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +29,22 @@ from PIL import Image
 from monai_weckd.networks.features import unwrap
 from monai_weckd.utils.messages import nearest
 from monai_weckd.utils.progress import progress
-from monai_weckd.utils.records import probability_classes, read_probabilities
+from monai_weckd.utils.records import label_columns, probability_classes, read_probabilities
+from monai_weckd.visualize.findings import ANSWERS, answer_word, finding_errors
 
 __all__ = ["confident_errors", "layer_fault", "save_error_gallery"]
 
 _PANEL = 360  # pixels of the longer side of a panel
 _HEAT_COLOR = np.array([230, 97, 0])
+
+
+class _Error(NamedTuple):
+    """An error to show: position of its row, the output that it is about, its probability, the entry of the JSON."""
+
+    position: int
+    output: int
+    probability: float
+    entry: dict[str, Any]
 
 
 def confident_errors(rows: Sequence[Mapping[str, Any]], *, limit: int = 9) -> list[int]:
@@ -91,8 +101,12 @@ def save_error_gallery(
     target_layer: str,
     output_dir: str | Path,
     limit: int = 9,
+    thresholds: Sequence[float | None] | None = None,
 ) -> Path:
     """Save the most confidently wrong test images with the Grad-CAM of the predicted class.
+
+    Where an image may show several findings, these are the most confident errors about each, with the Grad-CAM of the
+    finding: where the network sees a sign of it, whatever the answer is.
 
     Each PNG shows the image and, beside it, the same image in gray under its heat map (Selvaraju et al., ICCV 2017).
     A volume shows its middle slice along the last axis. The maps are computed on a copy; ``network`` stays untouched.
@@ -106,7 +120,9 @@ def save_error_gallery(
         target_layer: name of the module whose output is weighted, usually the last block with spatial axes, such as
             "layer4" of a ResNet. Autograd refuses a layer in a residual block if the sum overwrites its output.
         output_dir: folder of the run; the files go to its sub-folder ``errors``.
-        limit: maximum number of images. Defaults to 9.
+        limit: maximum number of images. Defaults to 9. Of findings there are at most 3 for each.
+        thresholds: from which probability on each finding counts as present, see :func:`finding_errors`. Defaults to
+            None: an image has one class.
 
     Returns:
         The path of ``errors/errors.json``, which :func:`write_report` reads.
@@ -125,18 +141,39 @@ def save_error_gallery(
     folder = Path(output_dir) / "errors"
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    errors = confident_errors(rows, limit=limit)
-    for number, position in enumerate(progress(errors, "explaining errors", total=len(errors)), start=1):
-        row, file = rows[position], f"{number:02d}.png"
-        image = convert_to_tensor(dataset[position]["image"], dtype=torch.float32, track_meta=False)
-        heat = _heat_map(explainer, image, row)
+    errors = _class_errors(rows, limit) if thresholds is None else _finding_errors(rows, thresholds)
+    for number, error in enumerate(progress(errors, "explaining errors", total=len(errors)), start=1):
+        file = f"{number:02d}.png"
+        image = convert_to_tensor(dataset[error.position]["image"], dtype=torch.float32, track_meta=False)
+        heat = _heat_map(explainer, image, error, sigmoid=thresholds is not None)
         Image.fromarray(_side_by_side(image.cpu().numpy(), heat)).save(folder / file)
-        entry = {key: row[key] for key in ("id", "label", "predicted")}
-        entries.append({**entry, "probability": _probability(row), "file": file})
+        entries.append({**error.entry, "probability": error.probability, "file": file})
     path = folder / "errors.json"
     content = {"format": 1, "target_layer": target_layer, "errors": entries}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _class_errors(rows: Sequence[Mapping[str, Any]], limit: int) -> list[_Error]:
+    found = []
+    for position in confident_errors(rows, limit=limit):
+        row = rows[position]
+        entry = {key: row[key] for key in ("id", "label", "predicted")}
+        index = probability_classes(row).index(row["predicted"])
+        found.append(_Error(position, index, _probability(row), entry))
+    return found
+
+
+def _finding_errors(rows: Sequence[Mapping[str, Any]], thresholds: Sequence[float | None]) -> list[_Error]:
+    found = []
+    names = probability_classes(rows[0]) if rows else []
+    for position, place in finding_errors(rows, names, thresholds):
+        row, name = rows[position], names[place]
+        (probability,) = read_probabilities(row, [name])
+        label, called = ANSWERS[str(row[label_columns([name])[0]])], answer_word(probability, thresholds[place])
+        entry = {"id": row["id"], "finding": name, "label": label, "predicted": called}
+        found.append(_Error(position, place, probability, entry))
+    return found
 
 
 def _probability(row: Mapping[str, Any]) -> float:
@@ -161,25 +198,26 @@ def _explainer(network: torch.nn.Module, target_layer: str) -> GradCAM:
     return GradCAM(copy, target_layer)
 
 
-def _heat_map(explainer: GradCAM, image: torch.Tensor, row: Mapping[str, Any]) -> np.ndarray:
+def _heat_map(explainer: GradCAM, image: torch.Tensor, error: _Error, *, sigmoid: bool) -> np.ndarray:
+    name = error.entry["id"]
     if image.ndim not in (3, 4):
         raise ValueError(
-            f"dataset: expected images of shape (C, H, W) or (C, W, H, D), got {tuple(image.shape)} for {row['id']!r}."
+            f"dataset: expected images of shape (C, H, W) or (C, W, H, D), got {tuple(image.shape)} for {name!r}."
             " Add a channel axis or take one time point."
         )
     network = explainer.nn_module.get_wrapped_net()
     # The gradients flow from the image, so the parameters need none.
     batch = image[None].to(next(network.parameters()).device).requires_grad_()
-    index = probability_classes(row).index(row["predicted"])
     with torch.no_grad():
-        probability = float(torch.softmax(network(batch), 1)[0, index])
+        logits = network(batch)
+    probability = float((torch.sigmoid(logits) if sigmoid else torch.softmax(logits, 1))[0, error.output])
     # A picture of another item would pass unnoticed; 0.05 leaves room for mixed precision.
-    if abs(probability - _probability(row)) > 0.05:
+    if abs(probability - error.probability) > 0.05:
         raise ValueError(
-            f"dataset: expected for {row['id']!r} the probability {_probability(row):.3f} of its row, got"
+            f"dataset: expected for {name!r} the probability {error.probability:.3f} of its row, got"
             f" {probability:.3f}. Pass the network and the data set that made the rows, unshuffled."
         )
-    heat = default_upsampler(batch.shape[2:])(_compute_map(explainer, batch, index))[0, 0].detach().cpu().numpy()
+    heat = default_upsampler(batch.shape[2:])(_compute_map(explainer, batch, error.output))[0, 0].detach().cpu().numpy()
     return heat / heat.max() if heat.max() > 0 else heat
 
 

@@ -17,7 +17,7 @@ import base64
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from monai_weckd.utils.records import (
 )
 from monai_weckd.utils.tables import read_table
 from monai_weckd.visualize.figures import learning_curves_svg, reliability_svg
-from monai_weckd.visualize.findings import read_findings, tested_findings
+from monai_weckd.visualize.findings import finding_answers, read_findings, tested_findings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -106,6 +106,7 @@ def _findings_page(folder: Path, chain: Mapping[str, Any]) -> tuple[str, str]:
         final=next(one for one in chain["stages"] if one["stage"] == stage),
         measured=_measured(chain),
         test=test,
+        gallery=_gallery_view(folder / "errors", rows, finding_answers(rows, chain)),
     )
     text = f"the model of stage {stage} was not tested, because no test images were held out"
     if test:
@@ -122,7 +123,9 @@ def _classes_page(
 ) -> tuple[str, str]:
     """Return the page of a run with one class an image, and its result in words."""
     rows = [row for row in read_predictions(folder / "predictions.csv", chain["classes"]) if row["split"] == "test"]
-    gallery = _gallery_view(folder / "errors", rows)
+    gallery = _gallery_view(
+        folder / "errors", rows, {(row["id"], None, row["label"], row["predicted"]) for row in rows}
+    )
     page = page_template("report.html.jinja").render(
         chain=chain,
         plan=plan,
@@ -288,19 +291,27 @@ def _curves_view(epochs: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[s
     }
 
 
-def _gallery_view(folder: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Return the error pictures, or the reason why there are none."""
+def _gallery_view(
+    folder: Path, rows: Sequence[Mapping[str, str]], predictions: Collection[tuple[str, str | None, str, str]]
+) -> dict[str, Any]:
+    """Return the error pictures, or the reason why there are none.
+
+    Args:
+        folder: folder of the pictures.
+        rows: the test items' rows of ``predictions.csv``.
+        predictions: id, finding if there are several, label and prediction of all of them.
+
+    """
     path = folder / "errors.json"
     if not rows:
         return {"absent": "predictions.csv lists no test item."}
     if not path.is_file():
         return {"absent": "the output folder has no errors/errors.json; save_error_gallery writes it."}
     gallery = read_json(path, ("target_layer", "errors"))
-    predictions = {(row["id"], row["label"], row["predicted"]) for row in rows}
     errors = []
     for entry in gallery["errors"]:
         check_keys(entry, _ERROR_KEYS, where="errors.json: errors")
-        if (entry["id"], entry["label"], entry["predicted"]) not in predictions:
+        if (entry["id"], entry.get("finding"), entry["label"], entry["predicted"]) not in predictions:
             return {"absent": f"errors/errors.json is of another run: predictions.csv does not list {entry['id']}."}
         errors.append({**entry, "picture": data_uri(_read_picture(folder, entry["file"]), "png")})
     return {"absent": None, "target_layer": gallery["target_layer"], "errors": errors}

@@ -12,6 +12,10 @@
 from __future__ import annotations
 
 import pytest
+from annotation_runs import QuietChain
+from PIL import Image
+
+from monai_weckd.annotation import AnnotationSession
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +24,18 @@ def studies(copy_ears, tmp_path_factory):
     copy_ears(folder, 48)
     (folder / "normal" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for number in range(6):
+        path = folder / f"g{number}" / "ear.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+    return folder
+
+
+@pytest.fixture
+def here(images, tmp_path):
+    return AnnotationSession(QuietChain(tmp_path / "output"), images)

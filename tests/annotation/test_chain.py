@@ -33,6 +33,7 @@ from monai_weckd.annotation.shards import labeled_items
 from monai_weckd.cli.main import main
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.data.verify import find_faults
+from monai_weckd.plan.label_kind import LabelKind
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_refuses_a_model_that_is_not_the_chain_s(studies, copy):
 
 def test_refuses_a_chain_of_other_classes(studies, copy):
     bundle = make_bundle(studies, copy[0])
-    bundle.classes = ("a", "b")
+    bundle.kind = LabelKind(("a", "b"))
     with pytest.raises(ValueError, match=r"output_dir: expected a chain of the classes \['a', 'b'\], got \['chronic"):
         AnnotatedChain(bundle, copy[0])
 
@@ -173,7 +174,7 @@ def test_stages_one_by_one_are_those_of_one_training(studies, tmp_path, settings
         "output_dir": str(tmp_path / "whole"),
     }
     plan = ChainPlan.from_json((chain.path / "plan.json").read_text())
-    datalist = Datalist(labeled_items(items, labels, chain.bundle.classes), chain.bundle.classes)
+    datalist = Datalist(labeled_items(items, labels, chain.words), chain.bundle.classes)
     config = make_bundle(studies, tmp_path / "other", **settings).config
     config.copy(changes, datalist=datalist, plan=plan).trainer().run()
     for stage in (1, 2, 3):

@@ -23,8 +23,8 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from monai_weckd.annotation import LabelStore
+from monai_weckd.annotation.label_files import rebuild_labels
 from monai_weckd.annotation.readers import Readers
-from monai_weckd.annotation.store import rebuild_labels
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist
 from monai_weckd.utils.enums import UNLABELED

@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from monai_weckd.annotation import AnnotationSession, take_labels
-from monai_weckd.annotation.store import rebuild_labels
+from monai_weckd.annotation.label_files import rebuild_labels
+from monai_weckd.annotation.labels_in import read_upload, take_incoming
+from monai_weckd.plan.label_kind import LabelKind
 
 NAMES = ["a.png", "b/b.png", "c.png"]
 
@@ -30,7 +32,7 @@ def here(tmp_path):
     for name in NAMES:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
-    bundle = SimpleNamespace(classes=("ill", "well"), spatial_dims=2, root=Path("a_bundle"), seed=0)
+    bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
     chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None)
     return AnnotationSession(chain, tmp_path / "images")
 
@@ -66,7 +68,7 @@ def test_labels_of_a_manifest_are_as_if_given(here, manifest):
     ("row", "message"),
     [
         ("b/b.png,wel", r"row 3: expected one of the 2 classes, got 'wel'\. Did you mean 'well'\?"),
-        ("d.png,well", r"row 3: expected an image in .*images, got 'd\.png'\. Correct the manifest\."),
+        ("d.png,well", r"row 3: expected an image in 'images', got 'd\.png'\. Correct the manifest\."),
         ("a.png,well", r"row 3: expected one label for 'a\.png', got 'well' and 'ill'\."),
     ],
 )
@@ -75,3 +77,23 @@ def test_what_is_unknown_is_refused_before_any_label_is_taken(here, manifest, ro
         take_labels(here, manifest("a.png,ill", row))
     assert here.labels == {}
     assert not here.store.path.with_suffix(".log").exists()
+
+
+def test_a_manifest_is_shown_before_its_labels_are_taken(here):
+    here.put_label("a.png", "well", who="Ada")
+    found = read_upload(here, "mine.csv", b"file,label\na.png,ill\nb/b.png,ill\nc.png,cannot tell\nd.png,ill\n")
+    assert found.summary(here) == {
+        "source": "mine.csv",
+        "new": 2,
+        "counts": {"ill": 1, "cannot tell": 1},
+        "same": 0,
+        "conflicts": [{"id": "a.png", "has": "well", "manifest": "ill"}],
+        "missing": [found.missing[0]],
+    }
+    assert found.missing[0].startswith("mine.csv, row 5: expected an image in ")
+    assert here.labels == {"a.png": "well"}
+    take_incoming(here, found, who="Bob")
+    assert here.given == {"a.png": "well", "b/b.png": "ill", "c.png": "cannot tell"}
+    assert here.store.info("b/b.png")["who"] == "Bob"
+    with pytest.raises(ValueError, match=r"^mine\.csv, row 2: expected one of the 2 classes, got 'il'\."):
+        read_upload(here, "../mine.csv", b"file,label\na.png,il\n")

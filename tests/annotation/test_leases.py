@@ -27,3 +27,10 @@ def test_two_windows_get_different_images_until_none_is_left(monkeypatch):
     assert kept.others(None) == set()
     monkeypatch.setattr(leases, "_KEPT_FOR", -1.0)  # the other windows are gone
     assert [one.id for one in kept.take("four", images, count=2)] == ["a", "b"]
+
+
+def test_a_window_holds_what_it_was_given_last():
+    images, kept = [Suggestion(key, "why", None) for key in "abc"], Leases()
+    assert kept.held("one") == kept.held(None) == ()
+    kept.take("one", images, count=2)
+    assert kept.held("one") == tuple(images[:2])

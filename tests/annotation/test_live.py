@@ -20,8 +20,9 @@ from annotation_runs import SCRATCH, class_of, label_next, make_annotated
 from sklearn.metrics import balanced_accuracy_score
 
 from monai_weckd.annotation import AnnotationSession
-from monai_weckd.annotation.live import LiveHead
+from monai_weckd.annotation.live import Estimates, LiveHead
 from monai_weckd.networks import StandardizedLinear
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def draw(count, seed=0):
@@ -35,7 +36,7 @@ def draw(count, seed=0):
 def heads(layer):
     features, labels = draw(60)
     ids = [f"{place}.png" for place in range(60)]
-    return LiveHead(layer, ids, features), ids, labels
+    return LiveHead(layer, ids, features, LabelKind(("a", "b", "c"))), ids, labels
 
 
 @pytest.mark.parametrize("kind", [torch.nn.Linear, StandardizedLinear])
@@ -83,7 +84,7 @@ def test_it_is_the_head_that_a_stage_would_solve(studies, tmp_path):
 def test_the_next_images_are_chosen_by_it(studies, tmp_path, monkeypatch):
     guides = []
     monkeypatch.setattr(
-        "monai_weckd.annotation.chain.suggest", lambda *args, guide, **options: guides.append(guide) or []
+        "monai_weckd.annotation.upcoming.suggest", lambda *args, guide, **options: guides.append(guide) or []
     )
     chain, items = make_annotated(studies, tmp_path / "run")
     chain.score(items)
@@ -118,3 +119,54 @@ def test_an_answer_is_learned_in_the_background(studies, tmp_path):
     while session.state()["live"]["labels"] != 19:
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_labels_that_were_held_out_have_probabilities_by_other_heads():
+    head, ids, labels = heads(StandardizedLinear(6, 3))
+    given = {key: int(label) for key, label in zip(ids[:23], labels, strict=False)}
+    groups = {key: f"g{place // 3}" for place, key in enumerate(ids)}
+    model = head.solve(given, groups)
+    assert list(model.held_out) == ids[:23]
+    rows = np.stack(list(model.held_out.values()))
+    np.testing.assert_allclose(rows.sum(axis=1), 1)
+    predicted = rows.argmax(axis=1)
+    assert balanced_accuracy_score(labels[:23], predicted) == pytest.approx(model.summary["balanced_accuracy"])
+    lone = {**given, ids[2]: 0, **{key: 0 for key in given if given[key] == 2}, ids[5]: 2}
+    assert ids[5] not in head.solve(lone, groups).held_out  # no other group has its class
+
+
+def test_the_estimate_is_that_of_a_stage_for_as_many_images():
+    head, ids, labels = heads(StandardizedLinear(6, 3))
+    groups = {key: key for key in ids}
+    model = head.solve({key: int(label) for key, label in zip(ids[:24], labels, strict=False)}, groups)
+    found = head.estimate(model, groups)
+    low, high = found["balanced_accuracy"]["interval"]
+    assert found["images"] == 36
+    assert low <= found["balanced_accuracy"]["value"] <= high
+    assert head.estimate(model, {key: key for key in ids[:40]}) is None  # fewer images than labels are left
+    two = head.solve({key: int(label) % 2 for key, label in zip(ids[:24], labels, strict=False)}, groups)
+    assert head.estimate(two, groups) is None  # a class has no label
+
+
+def test_a_part_of_many_images_stands_for_all(monkeypatch):
+    monkeypatch.setattr("monai_weckd.annotation.live._SAMPLE", 12)
+    head, ids, labels = heads(StandardizedLinear(6, 3))
+    shares = []
+    monkeypatch.setattr(
+        "monai_weckd.annotation.live.estimate_layer", lambda *args, share: shares.append((len(args[2][0][1]), share))
+    )
+    groups = {key: key for key in ids}
+    head.estimate(head.solve({key: int(label) for key, label in zip(ids[:24], labels, strict=False)}, groups), groups)
+    assert shares == [(12, 3.0)]
+
+
+def test_an_estimate_is_compared_with_that_of_ten_labels_before():
+    kept = Estimates()
+    assert kept.of(5) == {"estimate": None, "before": None}
+    for labels in range(8, 24):
+        kept.add(labels, {"balanced_accuracy": {"value": labels / 100, "interval": [0.0, 1.0]}})
+    kept.add(23, {"balanced_accuracy": {"value": 0.5, "interval": [0.0, 1.0]}})  # a label was changed
+    found = kept.of(23)
+    assert found["estimate"] == {"labels": 23, "value": 0.5, "interval": [0.0, 1.0]}
+    assert (found["before"]["labels"], kept.of(12)["before"]["labels"]) == (13, 8)
+    assert kept.of(24)["estimate"] is None  # not known yet

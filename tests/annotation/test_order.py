@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from monai_weckd.annotation.order import Scores, suggest
+from monai_weckd.plan.label_kind import LabelKind
 
 CLASSES = ("ill", "well")
 ITEMS = [{"id": f"i{number:02}", "group": f"g{number // 2}"} for number in range(12)]
@@ -31,7 +32,9 @@ def scores(*, students=2, ids=IDS, unreadable=(), seed=0):
 
 
 def ask(found, *, labeled=(), count=4, items=ITEMS, stage=1):
-    return suggest(found, items, dict.fromkeys(labeled, "ill"), classes=CLASSES, count=count, stage=stage, seed=0)
+    return suggest(
+        found, items, dict.fromkeys(labeled, "ill"), kind=LabelKind(CLASSES), count=count, stage=stage, seed=0
+    )
 
 
 def test_disagreement_is_the_total_variation_distance():
@@ -148,7 +151,7 @@ def test_a_guide_decides_where_there_is_no_student_yet():
     scores = Scores.empty("").with_more(ids, features, np.zeros((0, 60, 2)), {})
     sure, unsure = np.array([1.0, 0.0]), np.array([0.5, 0.5])
     guide = np.where((np.arange(60) < 6)[:, None], unsure, sure)
-    options = {"classes": ("a", "b"), "count": 6, "stage": 1, "seed": 0}
+    options = {"kind": LabelKind(("a", "b")), "count": 6, "stage": 1, "seed": 0}
     found = suggest(scores, items, {"59.png": "a"}, guide=guide, **options)
     alone = suggest(scores, items, {"59.png": "a"}, **options)
     assert {one.id for one in found} == set(ids[:6])

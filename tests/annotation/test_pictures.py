@@ -73,11 +73,15 @@ def test_a_picture_comes_out_as_it_is(tmp_path):
     np.testing.assert_array_equal(pixels(image_png(str(tmp_path / "a.png"))), color)
     np.testing.assert_array_equal(pixels(image_png(str(tmp_path / "b.png"))), color[..., 0])
     np.testing.assert_array_equal(pixels(image_png(dicom)), color)
-    common = {"shape": [7, 5], "slices": 1, "pixel": [1.0, 1.0], "edges": None}
-    assert describe_image(str(tmp_path / "a.png")) == {"kind": "color", **common, "window": None, "limits": None}
+    common = {"shape": [7, 5], "slices": 1, "pixel": [1.0, 1.0], "edges": None, "modality": "", "series": ""}
+    none = dict.fromkeys(("window", "auto", "limits"))
+    assert describe_image(str(tmp_path / "a.png")) == {"kind": "color", **common, **none}
     gray = describe_image(str(tmp_path / "b.png"))
     limits = {"low": color[..., 0].min(), "high": color[..., 0].max()}
-    assert gray == {"kind": "gray", **common, "window": {"center": 127.5, "width": 255.0}, "limits": limits}
+    low, high = np.percentile(color[..., 0], (1, 99))
+    auto = pytest.approx({"center": (low + high) / 2, "width": high - low})
+    window = {"center": 127.5, "width": 255.0}
+    assert gray == {"kind": "gray", **common, "window": window, "auto": auto, "limits": limits}
 
 
 def test_a_slice_of_a_volume_in_a_window(volume):
@@ -110,9 +114,18 @@ def test_a_dicom_series_begins_with_its_own_window(tmp_path):
         {},
         {"WindowCenter": 1, "WindowWidth": 0},
         {"WindowCenter": 90000, "WindowWidth": 10},
+        {"WindowCenter": 3990, "WindowWidth": 100},
+        {"WindowCenter": 10, "WindowWidth": 20},
         {"WindowCenter": 40, "WindowWidth": 400, "PhotometricInterpretation": "MONOCHROME1"},
     ],
-    ids=["none", "no width", "beyond all values", "of values before they were mirrored"],
+    ids=[
+        "none",
+        "no width",
+        "beyond all values",
+        "nearly all black",
+        "nearly all white",
+        "of values before they were mirrored",
+    ],
 )
 def test_where_a_header_has_no_window_of_use_most_values_are_shown(tmp_path, elements):
     array = np.random.default_rng(0).integers(0, 4000, (32, 32)).astype(np.uint16)
@@ -159,3 +172,15 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
     path.unlink()
     Image.fromarray(np.full((4, 4), 9, np.uint8)).save(path)
     assert pixels(image_png(str(path))).min() == 9
+
+
+def test_slices_of_a_series_are_known_as_such_and_their_modality(tmp_path):
+    array = np.random.default_rng(0).integers(0, 4000, (8, 8)).astype(np.uint16)
+    paths = [
+        write_dicom(tmp_path / f"{number}.dcm", array, Modality="CT", SeriesInstanceUID=f"1.2.{number // 2}")
+        for number in range(3)
+    ]
+    found = [describe_image(path) for path in paths]
+    assert {one["modality"] for one in found} == {"CT"}
+    assert found[0]["series"] == found[1]["series"] != found[2]["series"]
+    assert "1.2" not in found[0]["series"]

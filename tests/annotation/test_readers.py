@@ -19,9 +19,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from monai_weckd.annotation import LabelStore
+from monai_weckd.annotation.label_files import rebuild_labels
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.readers import Readers
-from monai_weckd.annotation.store import rebuild_labels
 
 CLASSES = ("ill", "well")
 IMAGES = [f"{number}.png" for number in range(200)]

@@ -14,92 +14,26 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from PIL import Image
+from annotation_runs import QuietChain, label_all
 
 from monai_weckd.annotation import (
     AnnotationSession,
     NoStageError,
-    StageRunningError,
     StageStoppedError,
     UnknownImageError,
     session,
     state,
 )
 from monai_weckd.annotation.order import Suggestion
-from monai_weckd.annotation.shards import GivenLabels
-
-CLASSES = ("ill", "Background")
-
-
-class QuietChain:
-    """A chain that trains nothing, when it is told to."""
-
-    def __init__(self, output_dir):
-        self.bundle = SimpleNamespace(
-            classes=CLASSES, spatial_dims=2, root=Path("a_bundle"), policy="cumulative", seed=0
-        )
-        self.output_dir, self.val_fraction, self.given = output_dir, 0.25, GivenLabels()
-        self.stages, self.accepted, self.unreadable = [], [], {}
-        self.go, self.error, self.looked = threading.Event(), None, threading.Event()
-
-    def append_stage(self, items, labels, *, progress):
-        progress(1, 2, 3)
-        assert self.go.wait(200)
-        if self.error is not None:
-            raise self.error
-        progress(1, 2, 3)
-        return {"stage": 1}
-
-    def predictor(self):
-        return None
-
-    def next(self, items, labels, *, count):
-        return [Suggestion(item["id"], "why", None) for item in items if item["id"] not in labels][:count]
-
-    def score(self, items):
-        self.looked.set()
-
-    def knows(self, items):
-        return self.looked.is_set()
-
-    def budget(self, labels):
-        return len(labels)
-
-    def learn(self, items, labels):
-        pass
-
-    live = None
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    for number in range(6):
-        path = folder / f"g{number}" / "ear.png"
-        path.parent.mkdir(parents=True)
-        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
-    return folder
-
-
-@pytest.fixture
-def here(images, tmp_path):
-    return AnnotationSession(QuietChain(tmp_path / "output"), images)
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def counts(**known):
     names = ("total", "labeled", "set_aside", "unlabeled", "disputed", "waiting", "unreadable")
     return {**dict.fromkeys(names, 0), **known}
-
-
-def label_all(here):
-    for number, key in enumerate(sorted(here.items)):
-        here.put_label(key, CLASSES[number % 2])
 
 
 def test_refuses_an_image_that_is_not_there(here):
@@ -152,7 +86,11 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
     here.put_label("g1/ear.png", "ill")
     (images / "g0" / "ear.png").rename(images / "new.png")
     (images / "g1" / "ear.png").unlink()
-    assert set(here.items) == {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
+    wanted = {"new.png", *(f"g{number}/ear.png" for number in range(2, 6))}
+    until = time.monotonic() + 200
+    while set(here.items) != wanted:  # listed in the background
+        assert time.monotonic() < until
+        time.sleep(0.01)
     assert here.labels == {}
     assert here.state()["images"] == {
         "total": 5,
@@ -168,56 +106,6 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
 def test_what_is_asked_for_and_not_known_is_looked_at_behind(here):
     assert [one.id for one in here.next(count=2)] == sorted(here.items)[:2]
     assert here.chain.looked.wait(200)
-
-
-def test_one_stage_at_a_time(here):
-    label_all(here)
-    here.reserve()
-    assert here.training.running
-    with pytest.raises(
-        StageRunningError, match=r"stage: expected none in training, got stage 1\. Wait until it is done"
-    ):
-        here.reserve()
-    thread = threading.Thread(target=here.train, kwargs={"reserved": True})
-    thread.start()
-    with pytest.raises(StageRunningError):
-        here.train()
-    here.chain.go.set()
-    thread.join()
-    expected = {"running": False, "stage": 1, "epoch": 2, "epochs": 3, "error": None}
-    assert here.state()["training"] == expected
-
-
-def test_a_stage_that_is_stopped_leaves_its_labels_to_the_next(here):
-    with pytest.raises(ValueError, match=r"stage: expected one in training, got none\. There is nothing to stop\."):
-        here.stop()
-    label_all(here)
-    here.reserve()
-    here.stop()
-    with pytest.raises(StageStoppedError, match=r"stage: stopped after epoch 2 of 3\. Its labels wait for the next"):
-        here.train(reserved=True)
-    assert here.state()["training"]["error"].startswith("stage: stopped after epoch 2 of 3.")
-    here.chain.go.set()
-    assert here.train() == {"stage": 1}  # which nobody has stopped
-
-
-def test_a_stage_without_labels_is_refused_before_it_begins(here):
-    with pytest.raises(ValueError, match="labels: expected labels in two groups or more of at least two classes"):
-        here.train()
-    assert here.state()["training"] == {"running": False, "stage": 0, "epoch": 0, "epochs": 0, "error": None}
-
-
-def test_why_a_stage_failed_is_told_in_one_line(here):
-    label_all(here)
-    here.chain.error = FloatingPointError("loss: expected a finite number,\n got nan.")
-    here.chain.go.set()
-    with pytest.raises(FloatingPointError):
-        here.train()
-    found = here.state()["training"]
-    assert (found["running"], found["error"]) == (False, "loss: expected a finite number, got nan.")
-    here.chain.error = None
-    assert here.train() == {"stage": 1}
-    assert here.state()["training"]["error"] is None
 
 
 def test_the_log_has_all_that_was_done(here):
@@ -248,19 +136,6 @@ def test_the_log_has_all_that_was_done(here):
     assert done[5]["error"].startswith("stage: stopped after epoch 2")
     with pytest.raises(UnknownImageError):
         here.skip("none")
-
-
-def test_a_stage_that_cannot_be_logged_does_not_begin(here):
-    label_all(here)
-    log = here.store.path.with_suffix(".log")
-    log.rename(kept := log.with_suffix(".kept"))
-    log.mkdir()
-    with pytest.raises(OSError, match=r"labels\.log: expected a file that can be written"):
-        here.reserve()
-    assert not here.training.running
-    log.rmdir()
-    kept.rename(log)
-    here.reserve()
 
 
 def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(here):
@@ -302,9 +177,58 @@ def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(he
 
 def test_an_answer_that_is_a_class_is_a_class(images, tmp_path):
     chain = QuietChain(tmp_path / "output")
-    chain.bundle.classes = ("ill", "Cannot Tell")
+    chain.bundle.kind = LabelKind(("ill", "Cannot Tell"))
     here = AnnotationSession(chain, images)
     assert here.answers == ("bad quality",)
     here.put_label("g0/ear.png", "cannot tell")
     assert here.labels == {"g0/ear.png": "Cannot Tell"}
     assert here.store.info("g0/ear.png").get("answer") is None
+
+
+def wanted(here, who="Ada", **options):
+    return [(one.id[:2], one.reason) for one in here.next(who=who, **options)]
+
+
+def test_queued_images_come_before_the_order_for_who_queued_them(here, tmp_path):
+    assert here.queue(["g4/ear.png", "g2/ear.png"], who="Ada") == 2
+    assert wanted(here, count=3) == [("g4", "you queued it"), ("g2", "you queued it"), ("g0", "why")]
+    assert wanted(here, "Bob") == [("g0", "why")]
+    here.put_label("g4/ear.png", "ill", who="Bob")  # she may still say what she thinks
+    assert wanted(here)[0][0] == "g4"
+    here.put_label("g4/ear.png", "Background", who="Ada")
+    here.skip("g2/ear.png", who="Ada", undo=True)
+    assert wanted(here)[0][0] == "g2"
+    here.skip("g2/ear.png", who="Ada")
+    assert wanted(here, without=["g2/ear.png"]) == [("g0", "why")]
+    here.queue(["g5/ear.png"], who="Ada")
+    assert here.queue([], who="Ada") == 0
+    lines = [json.loads(line) for line in (tmp_path / "output" / "labels.log").read_text().splitlines()]
+    queued = [(line["who"], line["ids"]) for line in lines if line["what"] == "queue"]
+    assert queued == [("Ada", ["g4/ear.png", "g2/ear.png"]), ("Ada", ["g5/ear.png"]), ("Ada", [])]
+
+
+def test_a_labeled_image_in_the_queue_is_shown_once(here):
+    here.put_label("g1/ear.png", "ill", who="Ada")
+    here.queue(["g1/ear.png", "g3/ear.png"], who="Ada")
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g1", "g3"]
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g3", "g0"]
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g3", "g0"]  # it has no label yet
+
+
+def test_what_cannot_be_queued_is_refused_or_left_out(here):
+    with pytest.raises(UnknownImageError):
+        here.queue(["g0/ear.png", "none"], who="Ada")
+    here.chain.unreadable = {"g0/ear.png": "it is damaged"}
+    assert here.queue(["g0/ear.png"], who="Ada") == 0
+
+
+def test_a_window_keeps_what_it_has_got_ready(here, monkeypatch):
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g0", "g1"]
+    here.put_label("g0/ear.png", "ill", who="Ada")
+    order = ["g5", "g4"]
+    monkeypatch.setattr(
+        here.chain, "next", lambda items, labels, *, count: [Suggestion(f"{one}/ear.png", "new", None) for one in order]
+    )
+    assert wanted(here, window="w", count=2) == [("g1", "why"), ("g5", "new")]
+    here.put_label("g1/ear.png", "ill", who="Bob")
+    assert [name for name, _ in wanted(here, window="w", count=2)] == ["g5", "g4"]

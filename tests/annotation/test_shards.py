@@ -16,15 +16,22 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.plan.checks import check_plan
+from monai_weckd.plan.label_kind import LabelKind
 
 CLASSES = ("ill", "well")
 ITEMS = [{"id": f"{group}{number}", "group": group} for group in "abcdefgh" for number in (1, 2)]
 
 
 def plan(labels, given=None, *, items=ITEMS, policy="cumulative", val_fraction=0.25, seed=0, classes=CLASSES):
-    settings = {"classes": classes, "policy": policy, "val_fraction": val_fraction, "seed": seed}
+    settings = {
+        "words": LabelWords(LabelKind(tuple(classes))),
+        "policy": policy,
+        "val_fraction": val_fraction,
+        "seed": seed,
+    }
     return plan_next_stage(items, labels, given or GivenLabels(), **settings)
 
 
@@ -47,9 +54,7 @@ def test_refuses_labels_that_cannot_both_train_and_validate(labels, message):
 
 
 def test_refuses_another_class():
-    with pytest.raises(
-        ValueError, match=r"labels: expected one of the 2 classes, got 'wel' for 'a1'\. Did you mean 'well'"
-    ):
+    with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'wel'\. Did you mean 'well'"):
         plan({**FIRST, "a1": "wel"})
 
 
@@ -121,7 +126,7 @@ def test_a_changed_label_stays_in_its_shard():
     labels = {**FIRST, key: "well" if FIRST[key] == "ill" else "ill", "e1": "ill", "f1": "well", "g1": "ill"}
     found, later = plan(labels, given)
     assert later.shards[0] == given.shards[0]
-    items = {item["id"]: item["label"] for item in labeled_items(ITEMS, labels, CLASSES)}
+    items = {item["id"]: item["label"] for item in labeled_items(ITEMS, labels, LabelWords(LabelKind(tuple(CLASSES))))}
     assert items[key] == CLASSES.index(labels[key])
     assert items["h1"] == -1
     assert key in found.stages[1].labeled
@@ -186,7 +191,9 @@ def test_no_group_is_ever_in_two_splits(order, cuts, fraction, seed):
         except ValueError as error:
             assert str(error).startswith("labels: expected")  # noqa: PT017
             continue
-        assert check_plan(found, labeled_items(ITEMS, labels, CLASSES))[1:] == []  # but that there is no test split
+        assert (
+            check_plan(found, labeled_items(ITEMS, labels, LabelWords(LabelKind(tuple(CLASSES)))))[1:] == []
+        )  # but that there is no test split
         for split in ("train", "val"):
             for key in getattr(found, split):
                 if key in labels:

@@ -45,6 +45,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
         given=given,
         labels={key: label for key, label in given.items() if label in CLASSES},
         classes=CLASSES,
+        kind=store.words.kind,
         answers=store.answers,
         label_budget=9,
         budget=dict,
@@ -53,7 +54,8 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
             bundle=SimpleNamespace(root=Path("a") / "bundle"),
             unreadable={"broken": "it is damaged", "gone": "it was damaged"},
             stages=[],
-            live=None,
+            thresholds=None,
+            live_figures=None,
         ),
     )
     found = session_state(session, "bob")

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import pytest
 
 from monai_weckd.annotation import LabelStore
-from monai_weckd.annotation.store import note_export, read_labels, rebuild_labels
+from monai_weckd.annotation.label_files import note_export, read_labels, rebuild_labels
 
 CLASSES = ("ill", "well")
 

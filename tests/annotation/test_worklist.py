@@ -17,8 +17,8 @@ from PIL import Image
 from test_session import QuietChain
 
 from monai_weckd.annotation.worklist import WorklistSession, read_worklist
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.predict.table import PredictionTable, prediction_row
 
 CLASSES = ["ill", "Background"]

@@ -19,11 +19,12 @@ from monai_weckd.audit.audit import Audit, audit_data
 from monai_weckd.audit.findings import KINDS, Finding
 from monai_weckd.bundle import BundleConfig
 from monai_weckd.data import load_datalist
+from monai_weckd.plan.label_kind import LabelKind
 
 
 def test_findings_are_counted_by_kind_in_their_order():
     findings = [Finding("label", (0,), "one"), Finding("quality", (1,), "blank"), Finding("label", (1,), "other")]
-    audit = Audit([], ("a", "b"), findings, {}, 0)
+    audit = Audit([], LabelKind(("a", "b")), findings, {}, 0)
     assert [finding.text for finding in audit.of_kind("label")] == ["one", "other"]
     assert audit.counts == {**dict.fromkeys(KINDS, 0), "label": 2, "quality": 1}
     assert list(audit.counts) == list(KINDS)

@@ -27,7 +27,7 @@ ITEMS = [
 def test_a_row_has_both_files_and_each_kind_is_numbered():
     findings = [
         Finding("exact_duplicate", (0, 1), "same bytes", 1.0),
-        Finding("label", (1,), "contradicted", 0.123456, 0),
+        Finding("label", (1,), "contradicted", 0.123456, "ill"),
         Finding("exact_duplicate", (1, 2), "same bytes"),
     ]
     first, second, third = finding_rows(findings, ITEMS, CLASSES)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_weckd.audit.labels import contradicted_labels, doubted, label_probabilities
+from monai_weckd.audit.labels import contradicted_labels, doubted, judge_labels, label_probabilities
+from monai_weckd.plan.label_kind import LabelKind
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -33,7 +34,7 @@ def clusters(count, seed=0):
 def test_wrong_labels_come_first(seed):
     embeddings, items = clusters(90, seed)
     wrong = {7: 1, 31: 2, 50: 0, 71: 0}
-    right = {place: items[place]["label"] for place in wrong}
+    right = {place: CLASSES[items[place]["label"]] for place in wrong}
     for place in wrong:
         items[place]["label"] = (items[place]["label"] + 1) % 3
     found = contradicted_labels(label_probabilities(embeddings, items, num_classes=3), items, CLASSES)
@@ -48,7 +49,7 @@ def test_no_image_of_a_group_speaks_for_another_one_of_it():
     probabilities = label_probabilities(embeddings, items, num_classes=3)
     found = contradicted_labels(probabilities, items, CLASSES)
     assert {finding.places[0] for finding in found[:2]} == {6, 7}
-    assert {finding.suggested for finding in found[:2]} == {0}
+    assert {finding.suggested for finding in found[:2]} == {"cat"}
 
 
 def test_items_without_a_label_are_not_judged():
@@ -78,8 +79,27 @@ def test_a_finding_tells_both_labels_and_their_probabilities():
     rows = np.array([[0.15, 0.85], [0.6, 0.4], [np.nan, np.nan]])
     items = [{"id": str(i), "group": str(i), "label": 0} for i in range(3)]
     found = contradicted_labels(rows, items, CLASSES)
-    assert [(finding.places, finding.suggested, finding.score) for finding in found] == [((0,), 1, 0.15)]
+    assert [(finding.places, finding.suggested, finding.score) for finding in found] == [((0,), "dog", 0.15)]
     assert found[0].text == "labeled cat (probability 0.15); images of other groups suggest dog (0.85)"
+
+
+def test_each_finding_is_judged_where_it_is_known():
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.rand((120, 3), generator=generator) < 0.5
+    embeddings = 6 * shown.double() @ torch.eye(3, 8).double() + torch.randn((120, 8), generator=generator)
+    labels = shown.float()
+    labels[:30, 1] = -1
+    labels[:, 2] = 1.0  # never absent: there is nothing to tell apart
+    labels[40, 0], labels[50, 1], labels[20, 1] = 1 - labels[40, 0], 1 - labels[50, 1], -1
+    items = [{"id": str(i), "group": f"g{i // 2}", "label": label.numpy()} for i, label in enumerate(labels)]
+    found, judged = judge_labels(embeddings, items, LabelKind(("mass", "edema", "rib"), findings=True))
+    assert judged == 120 + 90
+    assert {(finding.places[0], finding.suggested) for finding in found[:2]} == {
+        (40, f"mass={int(shown[40, 0])}"),
+        (50, f"edema={int(shown[50, 1])}"),
+    }
+    assert not [finding for finding in found if finding.places[0] < 30 and finding.suggested.startswith("edema")]
+    assert found[0].text.startswith("labeled ")
 
 
 def test_one_image_of_each_group_comes_before_further_ones():

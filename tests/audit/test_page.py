@@ -23,6 +23,7 @@ from monai_weckd.audit.audit import Audit
 from monai_weckd.audit.findings import KINDS, Finding
 from monai_weckd.audit.page import prepare_folder, write_audit
 from monai_weckd.audit.results import RunResults, measure_subgroup
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.utils.tables import read_table
 
 NAMES = ["<script>alert(1)</script>.png", "=1+1.png", "a&b\"'.png", "bytes \udcff.png"]
@@ -39,7 +40,7 @@ def make_audit(findings=None, names=NAMES):
     if findings is None:
         findings = [
             Finding("exact_duplicate", (0, 1), "different groups: same bytes", 1.0),
-            Finding("label", (2,), "labeled <b>", 0.1, 1),
+            Finding("label", (2,), "labeled <b>", 0.1, "=well"),
             Finding("quality", (3,), "blank", 0.0),
         ]
     limits = {
@@ -49,7 +50,7 @@ def make_audit(findings=None, names=NAMES):
         "other_kind": {"limit": 0.2, "usual": 0.1},
         "quality": {"contrast": 0.1, "saturated": 0.1, "sharpness": 0.1},
     }
-    return Audit(items, ("<b>", "=well"), findings, limits, 4)
+    return Audit(items, LabelKind(("<b>", "=well")), findings, limits, 4)
 
 
 def written(audit, folder):
@@ -87,7 +88,7 @@ def test_the_table_has_all_findings_and_no_formula(tmp_path):
 
 
 def test_the_page_shows_twenty_of_a_kind_and_counts_the_others(tmp_path):
-    findings = [Finding("label", (place,), "x", 0.1, 1) for place in range(33)]
+    findings = [Finding("label", (place,), "x", 0.1, "=well") for place in range(33)]
     page, table, _ = written(make_audit(findings, [f"{i}.png" for i in range(33)]), tmp_path)
     assert page.count("<img") == 20
     assert "The first 20 of 33." in page
@@ -104,7 +105,7 @@ def test_each_kind_has_a_tile_and_a_section(tmp_path, kind):
 
 def test_a_page_without_findings_says_so(tmp_path):
     page, _, _ = written(make_audit([]), tmp_path)
-    assert "There are no findings." in page
+    assert "There are no suggestions." in page
     assert "Every image is its own group." in page
 
 

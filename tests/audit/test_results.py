@@ -12,10 +12,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score, roc_auc_score
 
 from monai_weckd.audit.results import RunResults, measure_subgroup, read_run
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.plan.chain_plan import ChainPlan
+from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.utils.records import sealed_json
 from monai_weckd.utils.tables import table_text
 
@@ -52,7 +58,7 @@ def test_without_a_test_split_it_is_validation(tmp_path):
         (None, None, "run: expected the output folder of a finished training, got .* without predictions.csv"),
         ([], ("dog", "cat"), "run: expected predictions of test or validation images in .*, got none"),
         ([("x.png", "test", 1.0)], ("dog", "cat"), "run: expected predictions of labeled images .* first 'x.png'"),
-        ([("0.png", "test", 1.0)], ("dog", "cow"), r"run: expected a training on the classes \['cat', 'dog'\]"),
+        ([("0.png", "test", 1.0)], ("dog", "cow"), r"run: expected a training on the class names \['cat', 'dog'\]"),
     ],
 )
 def test_another_folder_is_refused(tmp_path, rows, classes, message):
@@ -103,6 +109,67 @@ def test_a_class_of_one_group_leaves_the_balanced_accuracy_without_an_interval()
     found = measure_subgroup(RunResults("test", {item["id"]: [0.9, 0.1] for item in items}), items)
     assert found["balanced_accuracy"] == {"value": 0.5, "interval": None}
     assert found["accuracy"]["interval"] is not None
+
+
+def finding_run(count=40, *, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([-1, 0, 1], (count, 2), p=[0.2, 0.4, 0.4])
+    probabilities = np.clip(0.5 + 0.2 * (labels > 0) - 0.1 + rng.normal(0, 0.15, labels.shape), 0, 1)
+    items = [{"id": f"{i}", "group": f"g{i // 2}", "label": label.astype(np.float32)} for i, label in enumerate(labels)]
+    found = {item["id"]: row.tolist() for item, row in zip(items, probabilities, strict=True)}
+    return RunResults("test", found, findings=("mass", "edema"), thresholds=[0.4, 0.6]), items, labels, probabilities
+
+
+def test_each_finding_is_measured_where_it_is_known():
+    run, items, labels, probabilities = finding_run()
+    found = measure_subgroup(run, items)
+    for place, (name, limit) in enumerate(zip(run.findings, run.thresholds, strict=True)):
+        weight, truth, scores = labels[:, place] >= 0, labels[:, place] == 1, probabilities[:, place]
+        own = found["classes"][name]
+        assert own["images"] == weight.sum()
+        assert own["groups"] == len({item["group"] for item, known in zip(items, weight, strict=True) if known})
+        assert own["auc"]["value"] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight))
+        assert own["f1"]["value"] == pytest.approx(f1_score(truth, scores >= limit, sample_weight=weight))
+        low, high = own["auc"]["interval"]
+        assert low < own["auc"]["value"] < high
+    mean = np.mean([own["auc"]["value"] for own in found["classes"].values()])
+    assert found["auc"]["value"] == pytest.approx(mean)
+
+
+def test_a_finding_of_one_group_or_ranked_without_fault_has_no_interval():
+    run, items, labels, _ = finding_run()
+    perfect = {item["id"]: (label > 0).astype(float).tolist() for item, label in zip(items, labels, strict=True)}
+    first = next(place for place, label in enumerate(labels) if label[1] == 1)
+    rare = [{**item, "label": np.array([item["label"][0], float(place == first)])} for place, item in enumerate(items)]
+    found = measure_subgroup(replace(run, probabilities=perfect), rare)["classes"]
+    assert found["mass"]["auc"] == {"value": 1.0, "interval": None}
+    assert found["edema"]["auc"]["interval"] is None
+    found = measure_subgroup(run, [item for item in items if item["label"][0] == 1])["classes"]
+    assert found["mass"]["auc"] == {"value": None, "interval": None}
+
+
+def test_findings_are_read_in_the_order_of_the_data_with_their_thresholds(tmp_path):
+    columns = ["id", "group", "split", "label_edema", "label_mass", "probability_edema", "probability_mass"]
+    rows = [dict(zip(columns, ("0.png", "g", "test", 1, "", 0.75, 0.25), strict=True))]
+    (tmp_path / "predictions.csv").write_text(table_text(columns, rows))
+    chain = {"classes": ["edema", "mass"], "findings": True, "final": {"thresholds": [0.4, None]}}
+    (tmp_path / "chain.json").write_text(sealed_json(chain, indent=1))
+    items = [{"id": "0.png", "image": "", "group": "g", "label": np.array([-1.0, 1.0])}]
+    run = read_run(tmp_path, Datalist(items, ("mass", "edema"), findings=True))
+    assert run.probabilities == {"0.png": [0.25, 0.75]}
+    assert (run.findings, run.thresholds) == (("mass", "edema"), [None, 0.4])
+    with pytest.raises(
+        ValueError, match=r"run: expected a training on the class names \['mass', 'edema'\], got the find"
+    ):
+        read_run(tmp_path, Datalist([{**items[0], "label": 0}], ("mass", "edema")))
+
+
+def test_splits_are_those_of_the_plan(tmp_path):
+    write_run(tmp_path, [("0.png", "test", 0.5)])
+    plan = ChainPlan(CLASSES, PlanSettings(), train=("1.png", "2.png"), test=("0.png",))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    run = read_run(tmp_path, Datalist(make_items(4), CLASSES))
+    assert run.splits == {"1.png": "train", "2.png": "train", "0.png": "test"}
 
 
 def test_a_subgroup_that_was_not_tested_has_no_result():

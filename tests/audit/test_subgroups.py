@@ -17,9 +17,10 @@ import warnings
 import numpy as np
 from dicom_files import write_dicom
 
-from monai_weckd.audit.subgroups import count_rows, item_attributes, subgroups
+from monai_weckd.audit.subgroups import count_rows, item_attributes, subgroups, table_columns, table_rows
+from monai_weckd.plan.label_kind import LabelKind
 
-CLASSES = ("cat", "dog")
+KIND = LabelKind(("cat", "dog"))
 
 
 def make_items(count):
@@ -33,13 +34,57 @@ def values(found, attribute):
 def test_images_and_groups_are_counted_by_value_and_class():
     items = make_items(6)
     items[5]["label"] = -1
-    found = subgroups(items, CLASSES, {"site": ["a", "b", "b", "b", "", "b"]})
+    found = subgroups(items, KIND, {"site": ["a", "b", "b", "b", "", "b"]})
     assert values(found, "all") == {"": (0, 1, 2, 3, 4, 5)}
     assert list(values(found, "class").items()) == [("cat", (0, 2, 4)), ("dog", (1, 3)), ("", (5,))]
     assert list(values(found, "site").items()) == [("b", (1, 2, 3, 5)), ("a", (0,)), ("", (4,))]
-    row = next(row for row in count_rows(found, items, CLASSES) if row["value"] == "b")
+    row = next(row for row in count_rows(found, items, KIND) if row["value"] == "b")
     assert (row["images"], row["groups"]) == (4, 3)
     assert row["classes"] == {"cat": {"images": 1, "groups": 1}, "dog": {"images": 2, "groups": 2}}
+
+
+def test_each_finding_is_counted_present_absent_and_unknown():
+    kind = LabelKind(("mass", "edema"), findings=True)
+    labels = [(1, 0), (1, -1), (0, np.nan), (1, 1), (-1, -1)]
+    items = [
+        {"id": f"{i}", "image": f"{i}.png", "group": f"g{i // 2}", "label": np.array(label, dtype=np.float32)}
+        for i, label in enumerate(labels)
+    ]
+    found = subgroups(items, kind, item_attributes(items, {}, {"0": "test", "1": "train", "2": "train"}))
+    assert [(part.attribute, part.value, part.places) for part in found] == [
+        ("all", "", (0, 1, 2, 3, 4)),
+        ("split", "train", (1, 2)),
+        ("split", "test", (0,)),
+        ("split", "", (3, 4)),
+    ]
+    rows = count_rows(found, items, kind)
+    assert rows[0]["classes"] == {
+        "mass": {
+            "present": {"images": 3, "groups": 2},
+            "absent": {"images": 1, "groups": 1},
+            "unknown": {"images": 1, "groups": 1},
+        },
+        "edema": {
+            "present": {"images": 1, "groups": 1},
+            "absent": {"images": 1, "groups": 1},
+            "unknown": {"images": 3, "groups": 3},
+        },
+    }
+    table = list(table_rows([{**row, "result": None} for row in rows], kind))
+    assert len(table) == 4 * 3
+    assert table[1] == {
+        **{"attribute": "all", "value": "", "finding": "mass", "images": 5, "groups": 3},
+        **{"present": 3, "present_groups": 2, "absent": 1, "absent_groups": 1, "unknown": 1, "unknown_groups": 1},
+    }
+    assert all(set(row) <= set(table_columns(kind)) for row in table)
+
+
+def test_splits_of_the_data_list_are_in_their_order():
+    items = [
+        {**item, "split": split} for item, split in zip(make_items(4), ("test", "val", "train", None), strict=True)
+    ]
+    found = subgroups(items, KIND, item_attributes(items, {}))
+    assert list(values(found, "split").items()) == [("train", (2,)), ("val", (1,)), ("test", (0,)), ("", (3,))]
 
 
 def test_ages_are_in_their_order_and_spellings_are_joined():
@@ -50,7 +95,7 @@ def test_ages_are_in_their_order_and_spellings_are_joined():
         "sex": {"0": "f", "1": "Male", "2": "M"},
         "site": {},
     }
-    found = subgroups(items, CLASSES, item_attributes(items, columns))
+    found = subgroups(items, KIND, item_attributes(items, columns))
     assert list(values(found, "age")) == ["0 to 9", "40 to 49", "90 or more", "unborn"]
     assert list(values(found, "sex").items()) == [("female", (0,)), ("male", (1, 2)), ("", (3, 4))]
     assert list(values(found, "scanner")) == ["Ray", "X", ""]

@@ -31,7 +31,16 @@ OTOSCOPY = BUNDLES / "otoscopy_chain_classification"
         ("Dataset", ("data", "transform")),
         (
             "monai_weckd.data.read_datalist",
-            ("dataset_dir", "classes", "split_file", "on_bad_item", "transform", "spatial_dims", "findings"),
+            (
+                "dataset_dir",
+                "classes",
+                "split_file",
+                "on_bad_item",
+                "transform",
+                "spatial_dims",
+                "findings",
+                "item_level",
+            ),
         ),
         ("monai_weckd.engines.ChainOptions", tuple(field.name for field in fields(ChainOptions))),
         # anything goes, or nobody can tell

@@ -261,3 +261,12 @@ def test_a_key_that_is_not_there_has_no_value():
             ValueError, match=r"bundle: expected the key 'plan#shards' in its inference\.json, got none"
         ):
             ask("plan#shards")
+
+
+@pytest.mark.parametrize("command", ["label", "federate", "tune"])
+def test_a_command_for_single_images_refuses_items_of_several(command):
+    options = {"changes": {"datalist#item_level": "patient"}}
+    message = rf"item_level: expected 'image' for `{command}`, which takes single images, got 'patient'\. Train, plan"
+    with pytest.raises(ValueError, match=message):
+        BundleConfig(OTOSCOPY, **options).refuse_several_images(command)
+    BundleConfig(OTOSCOPY).refuse_several_images(command)

@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pydicom
 import pytest
-from bundle_runs import SOLVED, bundle_of, run_bundle, train
+import torch
+from bundle_runs import SCRATCH, SHORT_PROBE, SOLVED, bundle_of, run_bundle, train
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from monai_weckd.annotation import AnnotatedBundle
-from monai_weckd.bundle import trained_network
+from monai_weckd.bundle import BundleConfig, stored_logits
 from monai_weckd.cli.main import main
 from monai_weckd.compare.arms import ARMS, choose_arms
 from monai_weckd.compare.training import ComparedBundle
+from monai_weckd.data import load_datalist
 from monai_weckd.data.phantoms import make_phantom
 from monai_weckd.data.phantoms.chest import CHEST_FINDINGS
 
@@ -69,6 +72,16 @@ def test_it_trains_on_its_phantom_and_the_report_shows_each_finding(output):
     for name in CHEST_FINDINGS:
         assert f"Reliability diagram of {name}." in page
     assert "no test item" not in page
+    limits = dict(zip(CHEST_FINDINGS, chain["final"]["thresholds"], strict=True))
+    rows = {row["id"]: row for row in rows_of_test(output)}
+    errors = json.loads((output / "errors" / "errors.json").read_text())["errors"]
+    assert errors
+    for error in errors:
+        row, name = rows[error["id"]], error["finding"]
+        words = ("absent", "present")
+        assert error["label"] == words[int(row[f"label_{name}"])] != error["predicted"]
+        assert error["predicted"] == words[float(row[f"probability_{name}"]) >= limits[name]]
+        assert f"<strong>{name}</strong> is {error['label']} and was called {error['predicted']}" in page
     estimate = next(s for s in chain["stages"] if s["stage"] == chain["final"]["stage"])["out_of_fold"]["estimate"]
     assert f"the macro AUC of the final model is estimated at {estimate['macro_auc']['value']:.3f}<small>" in page
 
@@ -172,9 +185,18 @@ def test_predict_leaves_open_what_is_not_probable_enough_and_tells_other_kinds(i
     assert [row["file"] for row in rows if row["not_of_this_kind"]] == ["noise.png"]
 
 
-def test_predict_refuses_the_mean_of_findings(images, output, tmp_path, capsys):
-    assert predict(output, images / "images", tmp_path / "out.csv", "--aggregate", "patient") == 1
-    assert "expected no such option for a model of findings" in capsys.readouterr().err
+def test_predict_tells_the_findings_of_a_patient(images, output, tmp_path):
+    assert predict(output, images, tmp_path / "out.csv", "--aggregate", "patient") == 0
+    rows, patients = rows_of(tmp_path / "out.csv"), rows_of(tmp_path / "out.patient.csv")
+    assert {row["patient"] for row in patients} == {row["patient"] for row in rows}
+    limits = json.loads((output / "chain.json").read_text())["final"]["thresholds"]
+    for row in patients:
+        own = [[float(other[key]) for key in PROBABILITIES] for other in rows if other["patient"] == row["patient"]]
+        mean = np.mean(own, axis=0)
+        assert [float(row[key]) for key in PROBABILITIES] == pytest.approx(mean)
+        assert int(row["images"]) == len(own)
+        shown = [name for name, value, limit in zip(CHEST_FINDINGS, mean, limits, strict=True) if value >= limit]
+        assert row["findings"] == "|".join(shown)
 
 
 def test_a_model_of_findings_is_not_taken_for_one_of_classes(images, output, tmp_path, capsys):
@@ -191,18 +213,36 @@ def test_export_gives_the_probabilities_of_findings(output, tmp_path, capsys):
     assert (record["findings"], record["classes"]) == (True, list(CHEST_FINDINGS))
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("tune", ["--output_dir", "out", "--config_file", "scratch.json"]),
-        ("audit", ["--output_dir", "out"]),
-    ],
-)
-def test_other_commands_say_that_they_do_not_offer_findings(command, options, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main([command, "--bundle", str(BUNDLE), "--dataset_dir", str(images), *options]) == 1
-    assert f"`{command}` does not offer several findings yet" in capsys.readouterr().err
-    assert not list(tmp_path.glob("out/*"))
+def test_audit_counts_findings_and_measures_the_training(images, output, tmp_path):
+    places = ["--bundle", str(BUNDLE), "--dataset_dir", str(images), "--output_dir", str(tmp_path)]
+    assert main(["audit", *places, "--run", str(output), "--set", "spatial_size=[64,64]"]) == 0
+    found = {(row["attribute"], row["value"], row["finding"]): row for row in rows_of(tmp_path / "audit_counts.csv")}
+    rows = rows_of(images / "manifest.csv")
+    measured = json.loads((output / "chain.json").read_text())["final"]["test"]
+    for name, own in zip(CHEST_FINDINGS, measured["findings"], strict=True):
+        cells = [row[f"finding:{name}"] for row in rows]
+        row = found["all", "", name]
+        assert [int(row[key]) for key in ("present", "absent", "images")] == [cells.count("1"), cells.count("0"), 60]
+        assert int(row["unknown"]) == 60 - cells.count("1") - cells.count("0")
+        assert float(row["auc"]) == pytest.approx(own["auc"], abs=1e-4)
+        assert float(row["f1"]) == pytest.approx(own["f1"], abs=1e-4)
+        tested = [row[f"finding:{name}"] for row in rows if row["split"] == "test"]
+        assert int(found["split", "test", name]["present"]) == tested.count("1")
+    assert float(found["all", "", ""]["auc"]) == pytest.approx(measured["macro_auc"], abs=1e-4)
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "60 images that may show several of 3 findings" in page
+    assert "Results of the training" in page
+
+
+def test_tune_compares_trials_by_their_macro_auc(images, tmp_path, capsys):
+    small = {"spatial_size": [32, 32], "label_fraction": 0.25, "max_epochs": 3, "iterations_per_epoch": 2}
+    changes = [word for key, value in small.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    places = ["--bundle", str(BUNDLE), "--dataset_dir", str(images), "--output_dir", str(tmp_path)]
+    assert main(["tune", *places, "--config_file", "scratch.json", "--trials", "1", *changes]) == 0
+    assert re.search(r"^best:   val_macro_auc [01]\.\d{4} in trial 0", capsys.readouterr().out, re.MULTILINE)
+    (row,) = rows_of(tmp_path / "trials.csv")
+    assert row["state"] == "completed"
+    assert set(json.loads((tmp_path / "tuned.json").read_text())) >= {"learning_rate", "distillation_weight"}
 
 
 def compare(images, output, *options, arms="chain,solved,single"):
@@ -239,14 +279,32 @@ def test_compare_tells_whether_choosing_helped(images, tmp_path, capsys):
 def test_compare_leaves_out_arms_for_one_class_or_says_why(images, tmp_path, capsys):
     bundle = ComparedBundle(BUNDLE, images)
     names = {arm.name for arm in choose_arms(None, active=True, solved=True, fault=bundle.fault)}
-    left_out = {"paper", "fixmatch", "fixmatch+labels", "compact", "tuned+labels", "two_views"}
+    left_out = {"paper", "fixmatch", "fixmatch+labels"}
     assert set(ARMS) - names == left_out | {"solved+labels"}  # a solved chain ends with the last one
     assert compare(images, tmp_path, arms="chain,fixmatch") == 1
     told = capsys.readouterr().err
     assert "got 'fixmatch': a threshold of the largest probability says nothing about several findings" in told
-    assert compare(images, tmp_path, arms="two_views") == 1
-    assert "chest_xray_chain_classification has no configs/pretrained.json" in capsys.readouterr().err
+    assert compare(images, tmp_path, arms="chain,paper") == 1
+    assert "chest_xray_chain_classification has no configs/paper.json" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_compare_of_single_findings_asks_its_controls_for_as_many(images, tmp_path):
+    words = ["--set", "plan#settings#findings_per_image=1", "--set", "missing_classes=allow", "--folds", "2"]
+    arms = ["chain", "solved", "solved+labels", "solved_everything"]
+    assert compare(images, tmp_path, *words, "--new_splits", arms=",".join(arms)) == 0
+    plans = [json.loads((tmp_path / "runs" / name / "0-0-0.plan.json").read_text()) for name in arms]
+    asked = [
+        {
+            key: places
+            for stage in plan["stages"]
+            for key, places in zip(stage["new"], stage.get("asked", ()), strict=False)
+        }
+        for plan in plans
+    ]
+    assert [set(map(len, found.values())) for found in asked] == [{1}, {1}, {1}, set()]
+    assert asked[0] == asked[2]
+    assert len(asked[0]) == len(asked[1])
 
 
 def test_compare_is_blind_to_the_findings_of_images_that_nobody_asked_for(images, tmp_path):
@@ -279,10 +337,63 @@ def test_compare_is_blind_to_the_findings_of_images_that_nobody_asked_for(images
     assert chain("after") == (before, asked)
 
 
-@pytest.mark.parametrize("overlay", ["two_views.json", "compact.json", "paper.json", "pretrained.json"])
-def test_overlays_for_one_class_are_not_there(overlay, images, tmp_path, capsys):
+def test_two_views_average_the_probabilities_of_each_finding(images, output, tmp_path):
+    options = {"max_epochs": 1, "iterations_per_epoch": 2, "batch_size": 4, **SHORT_PROBE, **SMALL}
+    base = (*SCRATCH, "pretrained", "two_views")
+    chain = train(BUNDLE, images, tmp_path / "both", base=base, teacher_dir=str(output), report=True, **options)
+    assert all(limit is None or 0 <= limit <= 1 for limit in chain["final"]["thresholds"])
+    # without monai_weckd, on some images
+    weights = torch.load(tmp_path / "both" / "model.pt", weights_only=True)
+    places = {"ckpt_path": str(tmp_path / "both" / "model.pt"), **SMALL}
+    config = BundleConfig(BUNDLE, "inference", overlays=["inference_two_views.json"], changes=places)
+    network = config.value("network_def").eval()
+    network.load_state_dict(weights)
+    inputs = torch.randn(3, 1, 64, 64)
+    with torch.no_grad():
+        mean = (torch.sigmoid(network.solved(inputs)) + torch.sigmoid(network.tuned(inputs))) / 2
+        torch.testing.assert_close(torch.sigmoid(network(inputs)), mean)
+    first = torch.load(output / "model.pt", weights_only=True)
+    assert all(torch.equal(weights[f"solved.{name}"], tensor) for name, tensor in first.items())
+    (tmp_path / "new").mkdir()
+    for picture in sorted((images / "images").iterdir())[:4]:
+        shutil.copy(picture, tmp_path / "new")
+    done = predict(
+        tmp_path / "both", tmp_path / "new", tmp_path / "new.csv", "--config_file", "inference_two_views.json"
+    )
+    assert done == 0
+    told = {row["id"].split("/")[-1]: row for row in rows_of(tmp_path / "both" / "predictions.csv")}
+    for row in rows_of(tmp_path / "new.csv"):
+        if row["file"] in told:
+            for key in PROBABILITIES:
+                assert float(row[key]) == pytest.approx(float(told[row["file"]][key]), abs=3e-2)
+
+
+def test_a_small_network_learns_from_a_model_of_findings(images, output, tmp_path):
+    options = {"max_epochs": 2, "iterations_per_epoch": 2, "batch_size": 8, "spatial_size": [32, 32]}
+    base = (*SCRATCH, "compact")
+    chain = train(BUNDLE, images, tmp_path / "out", base=base, teacher_dir=str(output), **options)
+    assert chain["settings"]["network"] == "ResNet"
+    assert chain["final"]["test"]["macro_auc"] is not None
+    epochs = json.loads((tmp_path / "out" / "history.json").read_text())["epochs"]
+    assert all(epoch["distillation_loss"] > 0 for epoch in epochs)
+    datalist = load_datalist(images, findings=True)
+    table = stored_logits(output, datalist.items[3:9], bundle=BUNDLE, classes=datalist.classes)
+    config = BundleConfig(BUNDLE, changes={"dataset_dir": str(images), **SMALL})
+    network, prepare = config.value("network_def").eval(), config.value("train#preprocessing")
+    network.load_state_dict(torch.load(output / "model.pt", weights_only=True))
+    inputs = torch.stack([torch.as_tensor(prepare(dict(item))["image"]) for item in datalist.items[3:9]])
+    with torch.no_grad():  # images are kept in half precision
+        torch.testing.assert_close(torch.sigmoid(table.logits), torch.sigmoid(network(inputs)), rtol=0, atol=2e-2)
+
+
+def test_a_teacher_of_another_kind_is_refused(output):
+    with pytest.raises(ValueError, match=r"^teacher_dir: expected a run with one class an image, as brain_mri_chain_"):
+        stored_logits(output, [], bundle=bundle_of("brain_mri"), classes=CHEST_FINDINGS)
+
+
+def test_the_preset_of_the_paper_is_not_there(images, tmp_path, capsys):
     places = ["--dataset_dir", str(images), "--output_dir", str(tmp_path / "out")]
-    assert main(["compare", "--bundle", str(BUNDLE), *places, "--config_file", overlay]) == 1
+    assert main(["compare", "--bundle", str(BUNDLE), *places, "--config_file", "paper.json"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: config_file: expected a file, or the name of one in")
     assert told.count("\n") == 1
@@ -336,13 +447,3 @@ def test_a_chestmnist_archive_is_a_data_set(tmp_path):
     tested = chain["final"]["test"]["findings"]
     assert [one["present"] for one in tested] == labels.sum(axis=0).tolist()  # those of the last part, test
     assert [one["known"] for one in tested] == [16] * 3
-
-
-def test_the_labeling_program_says_that_it_does_not_offer_findings(images, tmp_path):
-    with pytest.raises(ValueError, match="`label` does not offer several findings yet"):
-        AnnotatedBundle(BUNDLE, images, cache_dir=tmp_path)
-
-
-def test_a_run_of_findings_teaches_no_run_of_classes(output):
-    with pytest.raises(ValueError, match="expected a run with one class an image, got one with several findings"):
-        trained_network(output, bundle=BUNDLE, classes=CHEST_FINDINGS)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, train
+from bundle_runs import BUNDLES, OTOSCOPY, SCRATCH, SMALL_IMAGES, SOLVED, refusal, run_bundle, train
 from monai.bundle import ConfigParser
 
 from monai_weckd.cli.main import main
@@ -175,3 +176,58 @@ def test_a_larger_variant_is_one_key_in_training_predict_and_export(dataset, tmp
         # training keeps images in bytes
         assert [float(found[row["id"]][name]) for name in names] == pytest.approx(expected, abs=2e-2)
     assert main(["export", *model, "--dataset_dir", str(dataset), "--to", str(tmp_path / "model.pt2")]) == 0
+
+
+@pytest.fixture(scope="module")
+def patients(dataset, tmp_path_factory):
+    """Train on the ears of a set, all images of one pooled."""
+    folder = tmp_path_factory.mktemp("patients") / "output"
+    shape = {"spatial_size": [32, 32], "num_stages": 2, "label_fraction": 0.4}
+    train(OTOSCOPY, dataset, folder, base=SOLVED, **shape, **{"datalist#item_level": "patient"})
+    return folder
+
+
+def test_a_chain_trains_on_patients_and_predicts_them(dataset, patients, tmp_path, capsys):
+    chain = json.loads((patients / "chain.json").read_text())
+    assert chain["settings"]["item_level"] == "patient"
+    rows = read_table((dataset / "manifest.csv").read_text())
+    counts = Counter(row["group"] for row in rows)
+    plan = json.loads((patients / "plan.json").read_text())
+    assert {*plan["train"], *plan["val"], *plan["test"]} == set(counts)
+    assert chain["label_budget"]["train"] == len(plan["stages"][-1]["labeled"]) <= len(plan["train"])
+    held_out = read_table((patients / "out_of_fold.csv").read_text())
+    assert {row["id"] for row in held_out} == set(plan["stages"][-1]["labeled"])
+    known = {row["id"]: row for row in read_table((patients / "predictions.csv").read_text())}
+    assert {name: int(row["images"]) for name, row in known.items()} == {name: counts[name] for name in known}
+    assert not (patients / "datalist.json").exists()
+    model = ["--bundle", str(OTOSCOPY), "--ckpt", str(patients / "model.pt"), "--set", "spatial_size=[32,32]"]
+    table = tmp_path / "predictions.csv"
+    assert main(["predict", *model, "--input", str(dataset), "--output", str(table)]) == 0
+    assert f"items   {len(rows)} images in {len(counts)} patients, whose features are pooled" in capsys.readouterr().out
+    found = {row["file"]: row for row in read_table(table.read_text())}
+    assert {name: int(row["images"]) for name, row in found.items()} == counts
+    for name, row in known.items():
+        assert found[name]["patient"] == name
+        columns = [column for column in row if column.startswith("probability_")]
+        expected = [float(row[column]) for column in columns]
+        # training keeps images in bytes
+        assert [float(found[name][column]) for column in columns] == pytest.approx(expected, abs=2e-2)
+    assert main(["export", *model, "--to", str(tmp_path / "model.pt2")]) == 1
+    assert "ckpt: expected a model of single images, got one that pools all images of each patient" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("config", ["inference", "evaluate"])
+def test_stock_monai_refuses_a_model_of_patients(dataset, patients, config):
+    options = {"dataset_dir": str(dataset), "ckpt_path": str(patients / "model.pt")}
+    done = run_bundle(OTOSCOPY, config, **options)
+    assert done.returncode != 0
+    assert "ckpt_path: expected a model of single images, got one that pools all images of each item" in done.stderr
+
+
+def test_a_network_is_not_trained_step_by_step_on_patients(dataset, tmp_path):
+    options = {"dataset_dir": str(dataset), "output_dir": str(tmp_path / "output"), "spatial_size": [16, 16]}
+    shape = {"num_stages": 1, "label_fraction": 1.0, "datalist#item_level": "patient"}
+    line = refusal(OTOSCOPY, **options, **shape)
+    assert line.startswith("item_level: expected 'image' to train a network step by step, got items of several images.")

@@ -254,6 +254,54 @@ def test_rows_carry_patient_study_and_series_and_join_with_their_aggregate(capsy
     assert not any(text in written for text in ("id-0", "id-1"))
 
 
+@pytest.fixture(scope="module")
+def of_studies(tmp_path_factory):
+    return untrained_model(tmp_path_factory.mktemp("output"), spatial_size=[192, 192], item_level="study")
+
+
+def test_a_model_of_studies_gives_a_row_for_each_with_its_images(capsys, monkeypatch, of_studies, tmp_path):
+    pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
+    source, rng = tmp_path / "in", np.random.default_rng(0)
+    source.mkdir()
+    for number in range(5):
+        keys = {"PatientID": "id", "StudyInstanceUID": f"1.{number % 2 + 1}", "SeriesInstanceUID": f"1.{number}.9"}
+        write_dicom(source / f"{number}.dcm", rng.integers(0, 99, (20, 30), dtype=np.uint8), **keys)
+    (source / "4.dcm").write_bytes((source / "4.dcm").read_bytes()[:-400])
+    options = ["--write_sr", tmp_path / "reports"]
+    assert predict(of_studies, source, tmp_path / "out.csv", *options) == 0
+    rows = table(tmp_path / "out.csv")
+    assert [(row["images"], row["bad"]) for row in rows] == [("3", "1"), ("2", "0")]
+    assert all(row["file"] == f"{row['patient']}/{row['study']}" for row in rows)
+    assert [row["series"] for row in rows] == ["", ""]
+    out = capsys.readouterr().out
+    assert "studies 2 read, 0 bad\n" in out
+    assert f"bad     {source / '4.dcm'}: " in out
+    for number, row in enumerate(rows, start=1):
+        (report,) = read_classification_sr(tmp_path / "reports" / f"{number:06}.dcm")
+        assert report.probabilities == {name: float(row[f"probability_{name}"]) for name in CLASSES}
+    assert predict(of_studies, source, tmp_path / "two.csv", "--on_bad_item", "error") == 1
+    assert "4.dcm" in capsys.readouterr().err
+    # of a run that was killed after the first study
+    killed(monkeypatch, of_studies, source, tmp_path / "three.csv", "--batch_size", "1", after=1)
+    assert predict(of_studies, source, tmp_path / "three.csv", "--batch_size", "1", "--resume") == 0
+    assert [row["images"] for row in table(tmp_path / "three.csv")] == ["3", "2"]
+
+
+@pytest.mark.parametrize(
+    ("level", "options", "message"),
+    [
+        ("study", ["--aggregate", "patient"], "aggregate: expected no such option for a model of each study, got pati"),
+        ("study", [], "input: expected images with a known study, as the model is of studies, got none of 6."),
+        ("patient", ["--write_sr", "sr"], "write_sr: expected a model of images, series or studies, got one of patien"),
+    ],
+)
+def test_what_a_model_of_several_images_cannot_do_is_told(capsys, tmp_path, level, options, message):
+    write_pictures(tmp_path / "in")
+    model = untrained_model(tmp_path / "model", spatial_size=[192, 192], item_level=level)
+    assert predict(model, tmp_path / "in", tmp_path / "out.csv", *options) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_rows_have_the_classes_that_an_image_may_have(capsys, tmp_path):
     model = untrained_model(tmp_path / "output")
     write_held_out(model, [(f"p{number}", "normal", 0.2 + number / 100) for number in range(20)])

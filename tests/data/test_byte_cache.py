@@ -332,3 +332,20 @@ def test_a_damaged_row_is_decoded_anew(tmp_path, caplog):
     cache = ByteCacheDataset(items, pipeline(), value_range=(-1, 1), cache_dir=tmp_path / "cache")
     assert torch.equal(cache.gather(range(4)), expected)
     assert "1 of 4 arrays are damaged and made anew" in caplog.text
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_items_of_several_images_give_them_one_by_one(tmp_path, in_file):
+    items = pictures(tmp_path)
+    paths = [item["image"] for item in items]
+    bags = [{"images": tuple(paths[:4]), "id": "a"}, {"images": tuple(paths[4:]), "id": "b"}]
+    options = {"value_range": (0, 255), "cache_dir": tmp_path / "cache" if in_file else None}
+    single, dataset = (ByteCacheDataset(given, [LoadMedicalImaged("image")], **options) for given in (items, bags))
+    assert len(dataset) == 2
+    each = dataset.each_image()
+    assert [item["id"] for item in each.data] == list("aaaabb")
+    assert torch.equal(each.gather(range(6)), single.gather(range(6)))
+    turned = dataset.select([1, 0], bags[::-1]).each_image()
+    assert torch.equal(turned.gather(range(6)), single.gather([4, 5, 0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"^data: expected items of one image, got 6 images in 2 items\. Pool their"):
+        dataset.gather([0])

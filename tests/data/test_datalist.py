@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from monai_weckd import PlanSettings, plan_chain
 from monai_weckd.data.datalist import Datalist, load_datalist, plan_datalist
 from monai_weckd.data.image_files import image_files
+from monai_weckd.data.masks import find_masks
 from monai_weckd.data.names import fold_text, is_missing
 from monai_weckd.utils.enums import UNLABELED
 
@@ -57,6 +58,7 @@ def test_whatever_the_names_are_they_come_back(content, end):
     assume(len({fold_text(label) for label, _ in content.values()}) > 1)
     assume(len({unicodedata.normalize("NFC", stem).casefold() for stem in content}) == len(content))
     assume(not any(is_missing(text) or not fold_text(text) for texts in content.values() for text in texts))
+    assume(not find_masks(f"{stem}.png" for stem in content))
     with tempfile.TemporaryDirectory() as name:
         touch(Path(name), *(f"{stem}.png" for stem in content))
         with open(Path(name) / "manifest.csv", "w", newline="", encoding="utf-8-sig") as file:

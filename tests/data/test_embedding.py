@@ -228,3 +228,55 @@ def test_items_that_are_no_dictionaries_are_refused_before_any_work(item, wrap):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
     with pytest.raises(TypeError, match=r"^dataset: expected dictionaries with 'image' and 'label', got .* as item 0"):
         FrozenBackbone(network).embed(wrap([item]))
+
+
+@pytest.fixture
+def bags(items):
+    """Three items, of one, two and four images."""
+    parts = items[:1], items[1:3], items[3:]
+    return [{"images": tuple(item["image"] for item in part), "label": 0, "id": str(len(part))} for part in parts]
+
+
+def cache(items):
+    return ByteCacheDataset(items, [Lambdad("image", load)], value_range=(0, 255))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_item_of_several_images_has_the_mean_of_their_embeddings(tmp_path, items, bags, calls, in_file):
+    backbone = FrozenBackbone(make_network(), cache_dir=tmp_path / "cache" if in_file else None)
+    rows = backbone.embed(cache(items)).gather(range(7))
+    dataset = backbone.embed(cache(bags))
+    expected = torch.stack([rows[:1].mean(0), rows[1:3].mean(0), rows[3:].mean(0)])
+    torch.testing.assert_close(dataset.gather([0, 1, 2]), expected, rtol=1e-6, atol=1e-6)
+    assert len(dataset) == 3
+    assert dataset[1].keys() == {"image", "label", "id"}
+    torch.testing.assert_close(dataset.moments()[0], expected.double().mean(0), rtol=1e-6, atol=1e-6)
+    assert torch.equal(dataset.select([2, 0], [bags[2], bags[0]]).gather([0, 1]), dataset.gather([2, 0]))
+    assert torch.equal(pickle.loads(pickle.dumps(dataset)).gather([1]), dataset.gather([1]))
+    computed = sum(calls)
+    assert not dataset.fill(backbone.fingerprint())
+    assert sum(calls) == computed
+    assert not in_file or computed == 7 + 2  # a file has the images once; two were asked for the number of features
+
+
+def test_items_of_one_image_have_its_embedding_bit_for_bit(items):
+    backbone = FrozenBackbone(make_network())
+    bags = [{"images": (item["image"],), "label": item["label"], "id": item["id"]} for item in items]
+    single, several = backbone.embed(cache(items)), backbone.embed(cache(bags))
+    assert torch.equal(single.gather(range(7)), several.gather(range(7)))
+    for value, other in zip(single.moments(), several.moments(), strict=True):
+        assert torch.equal(value, other)
+
+
+def test_the_order_of_the_images_of_an_item_does_not_matter(bags):
+    backbone = FrozenBackbone(make_network())
+    turned = [{**bag, "images": bag["images"][::-1]} for bag in bags]
+    found, other = (backbone.embed(cache(given)).gather(range(3)) for given in (bags, turned))
+    torch.testing.assert_close(found, other, rtol=1e-6, atol=1e-6)
+
+
+def test_items_of_several_images_want_a_frozen_backbone_and_a_byte_cache(bags):
+    with pytest.raises(ValueError, match="item_level: expected 'image' to train a network step by step"):
+        FrozenBackbone(make_network(), freeze=False).embed(cache(bags))
+    with pytest.raises(ValueError, match="dataset: expected a ByteCacheDataset for items of several images, got a Dat"):
+        FrozenBackbone(make_network()).embed(Dataset(bags, Lambdad("image", load)))

@@ -124,6 +124,13 @@ def test_what_only_an_audit_uses_is_read_by_name(tmp_path, titles):
     assert found.passed_over.text() == "columns not used: notes"
 
 
+def test_they_are_read_beside_findings(tmp_path):
+    (tmp_path / "manifest.csv").write_text("file,finding:mass,sex\na.png,1,F\nb.png,,M\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    assert manifest_columns(tmp_path, ATTRIBUTES) == {"sex": {"a.png": "F", "b.png": "M"}}
+
+
 def test_columns_that_the_manifest_lacks_are_left_out(tmp_path):
     listed(tmp_path, "file,label,sex,patient_age", *(f"{line},7" for line in six(["M", "nan", "", "F", "F", "F"])))
     assert manifest_columns(tmp_path, ATTRIBUTES) == {

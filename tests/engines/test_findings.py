@@ -32,7 +32,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from monai_weckd import plan_chain, plan_training
 from monai_weckd.data import ByteCacheDataset
-from monai_weckd.engines import ChainDistillationTrainer, ChainOptions, HeadSolver
+from monai_weckd.engines import ChainDistillationTrainer, ChainEvents, ChainOptions, HeadSolver
 from monai_weckd.engines.calibration import HIGHEST, LOWEST, fit_scalings
 from monai_weckd.handlers import ChainCheckpoint, ChainHandler, ChainRecorder, FrozenBackbone, MacroAUC
 from monai_weckd.losses import DistillationLoss
@@ -118,10 +118,10 @@ def make_trained(items, *, loss_function=None, handlers=(), max_epochs=6, plan=N
     )
 
 
-def recorder(folder):
+def recorder(folder, **options):
     folder.mkdir()
     return lambda loaders, evaluator: ChainRecorder(
-        folder, evaluator, val_data_loader=loaders["val"], test_data_loader=loaders["test"]
+        folder, evaluator, val_data_loader=loaders["val"], test_data_loader=loaders["test"], **options
     )
 
 
@@ -195,6 +195,11 @@ def shuffled(items, trainer):
     other = [dict(item) for item in items]
     for place, source in zip(free, order, strict=True):
         other[place]["label"] = items[free[source]]["label"]
+    for key, places in plan.asked.items():  # and those of the asked images that were not asked for
+        label = items[index[key]]["label"].copy()
+        rest = [place for place in range(len(NAMES)) if place not in places]
+        label[rest] = np.where(label[rest] >= 0, 1 - label[rest], 1)
+        other[index[key]]["label"] = label
     changed = sum(not np.array_equal(a["label"], b["label"]) for a, b in zip(items, other, strict=True))
     assert changed > 10
     return other
@@ -208,11 +213,22 @@ def trained(items, plan):
     return make_trained(items, plan=plan, pool_ratio=1)
 
 
-@pytest.mark.parametrize("make", [solved, trained])
-def test_withheld_findings_do_not_change_a_bit(make):
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (solved, {}),
+        (trained, {}),
+        (solved, {"findings_per_image": 1}),
+        (trained, {"findings_per_image": 2}),
+        (trained, {"findings_per_image": 1, "selection": "random", "missing_classes": "allow"}),
+    ],
+)
+def test_withheld_findings_do_not_change_a_bit(make, settings):
     items = make_items()
-    first = make(items, None)
-    before = first.plan  # the split reads all findings, so it is kept
+    stages = 3 if make is solved else 2
+    # the split reads all findings, so it is kept
+    before = plan_of(items, **{"selection": "herding", "stratify": False, "num_stages": stages, **settings})
+    first = make(items, before)
     first.run()
     second = make(shuffled(items, first), before)
     second.run()
@@ -231,6 +247,28 @@ def test_withheld_findings_do_not_change_a_bit(make):
     assert any(not torch.equal(t, third.network.state_dict()[n]) for n, t in first.network.state_dict().items())
 
 
+def test_the_ledger_counts_single_findings_that_were_asked_for():
+    items = make_items()
+    trainer, _ = make_solved(items, plan=plan_of(items, selection="herding", stratify=False, findings_per_image=1))
+    trainer.run()
+    asked, index = trainer.plan.asked, {item["id"]: item["label"] for item in items}
+    lines = [line for line in trainer.oracle.to_dicts() if line["purpose"] == "shard"]
+    for line, stage in zip(lines, trainer.plan.stages, strict=True):
+        assert line["asked"] == line["labels"] == len(stage.labeled)
+        known = np.zeros(len(NAMES), dtype=int)
+        for key in stage.labeled:
+            (place,) = asked[key]
+            known[place] += index[key][place] >= 0
+        assert line["known"] == tuple(known.tolist())
+    told = [line for line in trainer.oracle.to_dicts() if line["purpose"] != "shard"]
+    assert not any("asked" in line for line in told)
+    # what was not asked for is no label of the cross-validation either
+    last = max(stage["stage"] for stage in map(vars, trainer.records))
+    held_out = trainer.walker.state.held_out
+    assert held_out.keys() == set(trainer.plan.stages[last - 1].labeled)
+    assert all(row[place] is None for key, row in held_out.items() for place in range(3) if place not in asked[key])
+
+
 def test_a_chain_trains_step_by_step(tmp_path):
     trainer = make_trained(
         make_items(), handlers=[recorder(tmp_path / "run")], pool_ratio=1, calibrate=True, averaging=0.5, max_epochs=12
@@ -244,6 +282,30 @@ def test_a_chain_trains_step_by_step(tmp_path):
     assert chain["final"]["test"]["macro_auc"] > 0.8
     assert len(chain["final"]["thresholds"]) == 3
     assert [line["known"] for line in chain["ledger"] if line["purpose"] == "validation"]
+
+
+def test_errors_are_those_of_the_final_model_at_its_own_thresholds(tmp_path):
+    trainer = make_trained(make_items(unknown=0.3), handlers=[recorder(tmp_path / "run", target_layer="0")])
+
+    def unlearn(engine):
+        if engine.state.stage == 2:
+            trainer.optimizer.param_groups[0]["lr"] = -0.3
+
+    trainer.add_event_handler(ChainEvents.STAGE_STARTED, unlearn)
+    trainer.run()
+    chain = json.loads((tmp_path / "run" / "chain.json").read_text())
+    assert [stage["accepted"] for stage in chain["stages"]] == [True, False]
+    limits = dict(zip(NAMES, chain["final"]["thresholds"], strict=True))
+    assert list(limits.values()) != chain["stages"][1]["thresholds"]
+    with (tmp_path / "run" / "predictions.csv").open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    errors = json.loads((tmp_path / "run" / "errors" / "errors.json").read_text())["errors"]
+    assert errors
+    for error in errors:
+        row, name = rows[error["id"]], error["finding"]
+        assert error["label"] == {"1": "present", "0": "absent"}[row[f"label_{name}"]]
+        assert (error["predicted"] == "present") == (float(row[f"probability_{name}"]) >= limits[name])
+        assert error["predicted"] != error["label"]
 
 
 @pytest.mark.parametrize("teacher", ["ensemble", "student", "average"])
@@ -294,15 +356,18 @@ def test_the_files_of_a_run(tmp_path):
     assert len(lists["test"]) == sum((index[row["id"]] >= 0).all() for row in rows)
 
 
-def test_a_run_resumes_to_the_bit(tmp_path):
-    once = make_trained(make_items(), max_epochs=4)
+@pytest.mark.parametrize("findings_per_image", [None, 1])
+def test_a_run_resumes_to_the_bit(tmp_path, findings_per_image):
+    items, active = make_items(), {"selection": "herding", "stratify": False, "num_stages": 2}
+    plan = plan_of(items, **active, findings_per_image=findings_per_image)
+    once = make_trained(items, max_epochs=4, plan=plan)
     once.run()
     (tmp_path / "run").mkdir()
 
     def checkpoint(loaders, evaluator):
         return ChainCheckpoint(tmp_path / "run", resume=True)
 
-    first = make_trained(make_items(), max_epochs=4, handlers=[checkpoint])
+    first = make_trained(items, max_epochs=4, plan=plan, handlers=[checkpoint])
 
     def stop(engine):
         if engine.state.epoch == 3:
@@ -311,7 +376,7 @@ def test_a_run_resumes_to_the_bit(tmp_path):
     first.add_event_handler(Events.EPOCH_COMPLETED, stop)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    second = make_trained(make_items(), max_epochs=4, handlers=[checkpoint])
+    second = make_trained(items, max_epochs=4, plan=plan, handlers=[checkpoint])
     second.run()
     for name, tensor in once.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name

@@ -44,6 +44,24 @@ def test_the_probabilities_are_the_mean_of_both():
     np.testing.assert_allclose(np.exp(logits.numpy()), expected, atol=1e-6)
 
 
+def test_the_probabilities_of_findings_are_the_means_of_both():
+    solved, tuned = networks()
+    images = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        logits = TwoViews(solved, tuned, multilabel=True).eval()(images).double().numpy()
+        expected = [1 / (1 + np.exp(-network(images).double().numpy())) for network in (solved, tuned)]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), np.mean(expected, axis=0), atol=1e-6)
+
+
+def test_certain_findings_give_finite_logits():
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2) * 1e4)
+        second.weight.copy_(torch.tensor([[1e4, 0.0], [-1e4, 1e4]]))
+        logits = TwoViews(first, second, multilabel=True).eval()(torch.tensor([[1.0, -1.0]]))
+    np.testing.assert_allclose(logits.numpy(), [[1e4, -1e4]], atol=1)
+
+
 def test_certain_views_give_finite_logits():
     first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     with torch.no_grad():

@@ -110,6 +110,22 @@ def test_ids_that_are_no_utf8():
     assert LabelOracle([{"id": name, "label": 0}]).reveal([name], purpose="shard") == {name: 0}
 
 
+def test_of_some_items_only_the_asked_findings_are_revealed():
+    items = [{"id": name, "label": np.array(label)} for name, label in zip("ab", ([1.0, 0.0, -1.0], [1.0, 1.0, 0.0]))]  # noqa: B905
+    oracle = LabelOracle(items, findings=True)
+    assert oracle.reveal("ab", purpose="split") == {"a": (1, 0, -1), "b": (1, 1, 0)}
+    oracle.ask({"a": (1, 2)})
+    assert oracle.reveal("ab", purpose="shard", stage=1) == {"a": (-1, 0, -1), "b": (1, 1, 0)}
+    split, shard = oracle.to_dicts()
+    assert "asked" not in split
+    assert (shard["labels"], shard["known"], shard["asked"]) == (2, (1, 2, 1), 2)
+    other = LabelOracle([{**items[0], "label": np.array([0.0, 0.0, 1.0])}, items[1]], findings=True)
+    other.ask({"a": (1,)})
+    oracle.ask({"a": (1,)})
+    other.load_state_dict(oracle.state_dict())  # a finding that nobody asked for may change
+    assert other.ledger == oracle.ledger
+
+
 def test_a_ledger_can_be_gone_on_with():
     items = [{"id": name, "label": number} for number, name in enumerate("abc")]
     first, second = LabelOracle(items), LabelOracle(items)

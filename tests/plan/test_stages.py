@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from held_out import held_out
 
@@ -52,6 +53,67 @@ def test_drawn_shards_become_stages(policy, sizes):
     assert [len(stage.labeled) for stage in plan.stages] == expected == [plan.num_labeled(s) for s in (1, 2, 3)]
     assert plan.label_budget == budget
     assert ChainPlan.from_json(plan.to_json()) == plan
+
+
+def finding_plan(**options):
+    rng = np.random.default_rng(0)
+    items = [
+        {"id": f"i{i:03}", "group": f"p{i // 2}", "label": rng.integers(0, 2, 3).astype(np.float32)} for i in range(200)
+    ]
+    return plan_chain(items, held_out(**options), classes=CLASSES, findings=True), items
+
+
+@pytest.mark.parametrize("policy", ["disjoint", "cumulative", "shared"])
+def test_random_shards_ask_for_some_findings_by_chance(policy):
+    plan, items = finding_plan(findings_per_image=2, policy=policy, label_fraction=0.2)
+    assert set(plan.asked) == {key for stage in plan.stages for key in stage.labeled}
+    assert {len(places) for places in plan.asked.values()} == {2}
+    assert ChainPlan.from_json(plan.to_json()) == plan
+    assert ChainPlan.from_json(plan.to_json()).asked == plan.asked
+    assert check_plan(plan, items) == []
+    whole, _ = finding_plan(policy=policy, label_fraction=0.2)
+    assert whole.asked == {}
+    assert [stage.new for stage in whole.stages] == [stage.new for stage in plan.stages]
+
+
+def test_a_teacher_fills_in_what_it_asks_for():
+    plan, _ = finding_plan(findings_per_image=1, selection="margin")
+    for stage in (1, 2):
+        ids = shard(plan, 40 * stage)
+        plan = plan.draw(stage, ids, {key: (place % 3,) for place, key in enumerate(ids)})
+        assert [plan.asked[key] for key in ids] == [(place % 3,) for place in range(len(ids))]
+    assert len(plan.asked) == 2 * plan.shard_size
+    assert ChainPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("stages", [2, 1])
+def test_given_shards_of_a_plan_keep_the_findings_that_were_asked_for(tmp_path, stages):
+    plan, items = finding_plan(findings_per_image=1, num_stages=2, label_fraction=0.3)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    settings = held_out(num_stages=stages)
+    other = plan_chain(items, settings, classes=CLASSES, findings=True, shards=tmp_path / "plan.json", earlier=plan)
+    assert other.asked == plan.asked
+    whole = plan_chain(
+        items, settings, classes=CLASSES, findings=True, shards=[stage.new for stage in plan.stages][:stages]
+    )
+    assert whole.asked == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"findings_per_image": 4}, "findings_per_image: expected at most as many as there are, got 4 of 3 findings"),
+        ({"findings_per_image": 0}, "findings_per_image: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_findings_that_cannot_be_asked_for_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        finding_plan(**options)
+
+
+def test_one_class_an_image_has_no_single_findings():
+    with pytest.raises(ValueError, match="got 1 for labels of one class an image"):
+        plan_chain(ITEMS, held_out(findings_per_image=1), classes=CLASSES)
 
 
 def test_a_shared_shard_is_drawn_once():

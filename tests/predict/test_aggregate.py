@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.predict.aggregate import Aggregate
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.utils.tables import read_table
 
 CLASSES = ("ill", "well")
@@ -73,6 +73,21 @@ def test_a_row_has_the_mean_of_its_images(tmp_path, level, expected):
             assert float(row["confidence"]) == pytest.approx(max(value, 1 - value))
             assert row["predicted"] == ("ill" if value >= 0.5 else "well")
             assert row["reason"] == ""
+
+
+def test_thresholds_of_findings_are_applied_to_the_mean(tmp_path):
+    found = Aggregate("patient", ("mass", "edema", "rib"), thresholds=[0.5, 0.2, None], min_confidence=0.55)
+    for patient, *values in [("p1", 0.9, 0.0, 1.0), ("p1", 0.3, 0.6, 1.0), ("p2", 0.1, 0.1, 0.0), ("p3",)]:
+        row = np.array(values, np.float32) if values else None
+        found.add(ImageKeys("a.png", patient), Prediction("", row, "" if values else "broken"))
+    found.write(tmp_path / "out.csv")
+    first, second, bad = read_table((tmp_path / "out.csv").read_text())
+    assert [float(first[f"probability_{name}"]) for name in ("mass", "edema")] == pytest.approx([0.6, 0.3])
+    # a mean of 0.3 is above its threshold, but too improbable an answer
+    assert (first["findings"], first["undecided"]) == ("mass", "edema|rib")
+    assert (first["images"], first["threshold_edema"], first["threshold_rib"]) == ("2", "0.2", "")
+    assert (second["findings"], second["undecided"]) == ("", "")
+    assert (bad["findings"], bad["probability_mass"], bad["reason"]) == ("", "", "no image can be read")
 
 
 def test_an_uncertain_mean_has_no_class():

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from prediction_models import OTOSCOPY, untrained_model
 
@@ -34,3 +36,24 @@ def test_no_more_than_two_batches_are_in_memory(model, tmp_path):
         assert [item.path for item in batch] == [str(i) for i in range(3 * number, min(3 * number + 3, 20))]
         assert len(asked) <= 3 * number + 6
     assert len(asked) == 20
+
+
+def test_the_features_of_an_items_images_are_pooled(model, tmp_path):
+    bundle = PredictionBundle(OTOSCOPY, model)
+    paths = []
+    for number in range(5):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.linear_gradient("L").rotate(20 * number).convert("RGB").save(paths[-1])
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    items = {"a": paths[:1], "b": [*paths[1:], str(tmp_path / "bad.png")], "c": [str(tmp_path / "bad.png")]}
+    found = [item for batch in images.predict_items(bundle, items, batch_size=2) for item in batch]
+    assert [(item.path, item.images, item.bad) for item in found] == [("a", 1, 0), ("b", 5, 1), ("c", 1, 1)]
+    (single,) = next(images.predict_images(bundle, paths[:1], batch_size=1))
+    np.testing.assert_allclose(found[0].probabilities, single.probabilities, rtol=1e-4)
+    features = bundle.predict_features(torch.stack(list(map(bundle.load, paths[1:]))))[1]
+    expected = bundle.classify(features.mean(dim=0, keepdim=True))[0]
+    np.testing.assert_allclose(found[1].probabilities, expected, rtol=1e-4)
+    assert found[0].fault == ""
+    assert "bad.png" in found[1].fault
+    assert found[2].probabilities is None
+    assert found[2].fault.startswith("no image can be read, first ")

@@ -16,8 +16,8 @@ import csv
 import numpy as np
 import pytest
 
+from monai_weckd.data.keys import ImageKeys
 from monai_weckd.predict.images import Prediction
-from monai_weckd.predict.keys import ImageKeys
 from monai_weckd.predict.table import PredictionTable, prediction_row
 
 CLASSES = ("ill", "well")

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from held_out import held_out
 
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.oracle import LabelOracle
 from monai_weckd.plan.planner import plan_chain
 from monai_weckd.tune.blind import BlindOracle, limit_validation
@@ -44,16 +46,56 @@ def test_a_plan_is_the_same_when_no_test_label_can_be_read():
     shut = [{**item, "label": Shut()} if item["id"] in plan.test else item for item in items]
     with pytest.raises(AssertionError, match="a test label was read"):
         plan_chain(shut, held_out(stratify=False), classes=("a", "b", "c"))
-    oracle = BlindOracle(shut, num_classes=3)
+    oracle = BlindOracle(shut, kind=LabelKind(("a", "b", "c")))
     assert plan_chain(shut, held_out(stratify=False), classes=("a", "b", "c"), oracle=oracle).digest == plan.digest
     assert not oracle.revealed & set(plan.test)
     assert "test" not in [entry.purpose for entry in oracle.ledger]
 
 
+def finding_items(count=300, *, rare=4):
+    rng = np.random.default_rng(0)
+    labels = rng.choice([-1, 0, 1], (count, 2), p=[0.2, 0.5, 0.3]).astype(np.float32)
+    labels[:, 1] = np.where(np.arange(count) % (count // rare) == 3, 1.0, 0.0)
+    return [{"id": f"{i:03}", "group": f"g{i}", "label": label} for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_a_plan_of_findings_is_the_same_whatever_the_test_images_show(stratify):
+    splits = ("train", "train", "train", "val", "test")
+    items = [{**item, "split": splits[place // 7 % 5]} for place, item in enumerate(finding_items(rare=60))]
+    names, settings = ("mass", "edema"), held_out(stratify=stratify)
+    kind = LabelKind(names, findings=True)
+
+    def plan_of(items):
+        return plan_chain(items, settings, classes=names, findings=True, oracle=BlindOracle(items, kind=kind))
+
+    plan = plan_of(items)
+    other = [{**item, "label": 1 - np.abs(item["label"])} if item["id"] in plan.test else item for item in items]
+    assert plan_of(other).digest == plan.digest
+    assert plan.digest == plan_chain(items, settings, classes=names, findings=True).digest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_validation_of_findings_has_every_outcome(seed):
+    items = finding_items()
+    plan = plan_chain(
+        items,
+        held_out(label_fraction=0.05, missing_classes="allow", seed=seed),
+        classes=("mass", "edema"),
+        findings=True,
+    )
+    assert len(plan.val) > plan.shard_size
+    limited = limit_validation(plan, LabelOracle(items, findings=True), seed=seed)
+    assert (len(limited.val), set(limited.val) < set(plan.val)) == (plan.shard_size, True)
+    labels = {item["id"]: tuple(item["label"].astype(int).tolist()) for item in items}
+    found = {outcome for key in limited.val for outcome in plan.kind.outcomes_of(labels[key])}
+    assert found == {0, 1, 2, 3}
+
+
 def test_other_labels_are_revealed():
     items = make_items()
     ids = ["003", "100"]
-    blind, plain = BlindOracle(items, num_classes=3), LabelOracle(items)
+    blind, plain = BlindOracle(items, kind=LabelKind(("a", "b", "c"))), LabelOracle(items)
     assert blind.reveal(ids, purpose="shard", stage=1) == plain.reveal(ids, purpose="shard", stage=1)
     assert blind.ledger == plain.ledger
 

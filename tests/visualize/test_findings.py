@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from monai_weckd.utils.records import label_columns, probability_columns
 from monai_weckd.utils.tables import table_text
-from monai_weckd.visualize.findings import read_findings
+from monai_weckd.visualize.findings import finding_errors, read_findings
 from monai_weckd.visualize.findings import tested_findings as figures_of
 
 NAMES = ("mass", "edema")
@@ -87,3 +87,25 @@ def test_a_table_is_read_as_text_or_refused(rows, tmp_path):
     assert read_findings(path, NAMES) == rows
     with pytest.raises(ValueError, match=r"predictions\.csv: expected the column 'label_nodule', got none"):
         read_findings(path, ("mass", "nodule"))
+
+
+def test_errors_about_a_finding_are_those_that_sorting_finds():
+    rng = np.random.default_rng(0)
+    names, limits = ["mass", "edema"], [0.3, 0.7]
+    probabilities = rng.uniform(size=(40, 2)).round(2)
+    labels = rng.choice([-1, 0, 1], (40, 2))
+    rows = [
+        {
+            "split": "val" if place == 0 else "test",
+            **{f"label_{name}": "" if value < 0 else str(value) for name, value in zip(names, label, strict=True)},
+            **{f"probability_{name}": str(value) for name, value in zip(names, row, strict=True)},
+        }
+        for place, (label, row) in enumerate(zip(labels, probabilities, strict=True))
+    ]
+    found = finding_errors(rows, names, limits, limit=4)
+    for place, limit in enumerate(limits):
+        called = probabilities[:, place] >= limit
+        wrong = (labels[:, place] >= 0) & (called != (labels[:, place] == 1)) & (np.arange(40) > 0)
+        sure = np.where(called, probabilities[:, place], 1 - probabilities[:, place])
+        expected = sorted(np.flatnonzero(wrong), key=lambda one: -sure[one])[:4]
+        assert [position for position, finding in found if finding == place] == expected

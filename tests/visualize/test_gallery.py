@@ -275,3 +275,33 @@ def test_a_wrapped_network_is_unwrapped(spot, tmp_path):
     network, dataset, rows = spot
     save_error_gallery(torch.nn.DataParallel(network), dataset, rows, target_layer="features.relu", output_dir=tmp_path)
     assert (tmp_path / "errors" / "01.png").is_file()
+
+
+def test_errors_about_findings_show_where_the_finding_is_seen(tmp_path):
+    network = Detector().eval()
+    dataset = Dataset([{"image": spot_image((1, 8, 8), (2, 3))}, {"image": torch.zeros(1, 8, 8)}])
+    with torch.no_grad():
+        rows = [torch.sigmoid(network(item["image"][None]))[0].tolist() for item in dataset]
+    columns = [f"{kind}_{name}" for kind in ("label", "probability") for name in CLASSES]
+    labels = [(1, 0), ("", 1)]
+    table = [
+        {"id": f"item{place}", "split": "test", **dict(zip(columns, (*label, *row), strict=True))}
+        for place, (label, row) in enumerate(zip(labels, rows, strict=True))
+    ]
+    path = save_error_gallery(
+        network, dataset, table, target_layer="features.conv", output_dir=tmp_path, thresholds=[None, 0.6]
+    )
+    errors = json.loads(path.read_text())["errors"]
+    # a cat (0.5, but never called present) was missed, a dog (0.65) is a false alarm, another dog (0.5) was missed
+    assert [(error["id"], error["finding"], error["label"], error["predicted"]) for error in errors] == [
+        ("item0", "cat", "present", "absent"),
+        ("item0", "dog", "absent", "present"),
+        ("item1", "dog", "present", "absent"),
+    ]
+    assert [error["probability"] for error in errors] == pytest.approx([rows[0][0], rows[0][1], rows[1][1]])
+    assert all((tmp_path / "errors" / error["file"]).is_file() for error in errors)
+    table[0]["probability_dog"] = 0.95
+    with pytest.raises(ValueError, match=r"dataset: expected for 'item0' the probability 0\.950 of its row"):
+        save_error_gallery(
+            network, dataset, table, target_layer="features.conv", output_dir=tmp_path, thresholds=[None, 0.6]
+        )

@@ -273,6 +273,12 @@ def test_what_was_not_used_is_told(run, whole_page):
     assert "not used:" not in Reader(whole_page).text
 
 
+def test_items_of_several_images_are_told(run, whole_page):
+    run.chain["settings"]["item_level"] = "patient"
+    assert "Each item is all images of one patient" in Reader(run.page()).text
+    assert "Each item is" not in Reader(whole_page).text
+
+
 def test_the_result_is_logged_with_the_place_of_the_page(run, caplog):
     with caplog.at_level("INFO", "monai_weckd.visualize.report"):
         run.page()

@@ -27,11 +27,13 @@ class TwoViews(nn.Module):
 
     A head on frozen features and a network that is fine-tuned as a whole make different errors, so their mean is
     usually better than either. In training, only the second one is called and trained; in evaluation, the logits are
-    the logarithms of the mean probabilities, so that a softmax returns these.
+    the logarithms of the mean probabilities, so that a softmax returns these. Of several findings, they are the logits
+    of the mean probabilities, for a sigmoid.
 
     Args:
         solved: the finished network, such as a :py:class:`PooledClassifier`; it is frozen.
         tuned: the network to train, with as many logits.
+        multilabel: whether an image may show several findings, each with its own logit, default False.
 
     Example::
 
@@ -46,8 +48,9 @@ class TwoViews(nn.Module):
 
     """
 
-    def __init__(self, solved: nn.Module, tuned: nn.Module) -> None:
+    def __init__(self, solved: nn.Module, tuned: nn.Module, *, multilabel: bool = False) -> None:
         super().__init__()
+        self.multilabel = multilabel
         self.solved = solved.requires_grad_(False)
         self.tuned = tuned
 
@@ -58,10 +61,13 @@ class TwoViews(nn.Module):
             image: (B, C, H, W) or (B, C, H, W, D).
 
         Returns:
-            (B, number of classes).
+            (B, number of classes or findings).
 
         """
         if self.training:
             return self.tuned(image)
-        views = [F.log_softmax(network(image), dim=1) for network in (self.solved, self.tuned)]
-        return torch.logaddexp(*views) - math.log(2)
+        first, second = self.solved(image), self.tuned(image)
+        if self.multilabel:
+            present = torch.logaddexp(F.logsigmoid(first), F.logsigmoid(second))
+            return present - torch.logaddexp(F.logsigmoid(-first), F.logsigmoid(-second))
+        return torch.logaddexp(F.log_softmax(first, dim=1), F.log_softmax(second, dim=1)) - math.log(2)

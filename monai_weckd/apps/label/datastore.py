@@ -65,16 +65,16 @@ class FolderDatastore(Datastore):
 
     def description(self) -> str:
         """Return the description."""
-        return "images in a folder, with one class each"
+        return "images in a folder, with a class or findings each"
 
     def set_description(self, description: str) -> None:
         """Refuse a new description: it is fixed."""
         raise ValueError(f"description: expected {self.description()!r}, got {description!r}. Leave it.")
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Return the labeled images, with the indices of their classes."""
-        items, place = self.session.items, self.session.classes.index
-        return [{**items[key], "label": place(label)} for key, label in self.session.labels.items()]
+        """Return the labeled images, with the indices of their classes, or a value for each finding: -1 is unknown."""
+        items, words = self.session.items, self.session.store.words
+        return [{**items[key], "label": words.plain(label)} for key, label in self.session.labels.items()]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Return the label id of an image for each of its tags."""
@@ -109,7 +109,8 @@ class FolderDatastore(Datastore):
         if label_tag == DefaultLabelTag.FINAL and info:
             path = self._file(label_id, "final")
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({**info, "idx": self.session.classes.index(info["label"])}))
+            name = "findings" if self.session.kind.findings else "idx"
+            write_atomically(path, json.dumps({**info, name: self.session.store.words.plain(info["label"])}))
             return str(path)
         path = self._file(label_id, label_tag)
         return str(path) if label_tag != DefaultLabelTag.FINAL and path.is_file() else ""
@@ -142,7 +143,8 @@ class FolderDatastore(Datastore):
         """Return the path of a ZIP archive with the labeled images and a manifest."""
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
-        labels = {row["id"]: self.session.classes[row["label"]] for row in rows}
+        given = self.session.labels
+        labels = {row["id"]: given[row["id"]] for row in rows if row["id"] in given}
         self.session.store.note("export", who=person().name, to=path.name, labels=len(labels))
         part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # two requests at once write two archives
         try:

@@ -10,7 +10,7 @@
 # limitations under the License.
 
 
-"""Serve the labeling page, a client of the routes below ``/weckd``. It loads nothing from other servers."""
+"""Serve the pages, clients of the routes below ``/weckd``. They load nothing from other servers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,27 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 
 
 def make_page() -> APIRouter:
-    """Return the routes of the page: its HTML at ``/``, its other files below ``/page``."""
+    """Return the routes of the pages: ``index.html`` at ``/``, another at its name, other files below ``/page``."""
     router = APIRouter(include_in_schema=False)
     for path in sorted(_FOLDER.iterdir()):
-        router.add_api_route("/" if path.suffix == ".html" else f"/page/{path.name}", _giver(path))
+        router.add_api_route(_route(path), _giver(path))
     return router
+
+
+def _route(path: Path) -> str:
+    if path.suffix != ".html":
+        return f"/page/{path.name}"
+    return "/" if path.stem == "index" else f"/{path.stem}"
 
 
 def _giver(path: Path) -> Callable[[], FileResponse]:

@@ -21,6 +21,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
+from monai_weckd.annotation.alike import confirm_batch, find_batch, related_images, similar_labeled
+from monai_weckd.annotation.labels_in import read_upload, take_incoming
 from monai_weckd.apps.label.guard import person
 
 __all__ = ["make_router"]
@@ -29,9 +31,24 @@ __all__ = ["make_router"]
 class GivenLabel(BaseModel):
     """Body of a request that gives a label."""
 
-    label: str
+    label: str | dict[str, int | None]
     undo: bool = False
     settle: bool = False
+
+
+class ConfirmedBatch(BaseModel):
+    """Body of a request that labels a batch."""
+
+    label: str
+    ids: list[str] = Field(min_length=1, max_length=1000)
+
+
+class Manifest(BaseModel):
+    """Body of a request that shows, or takes, the labels of a manifest."""
+
+    name: str = Field(max_length=255)
+    text: str
+    take: bool = False
 
 
 class Wanted(BaseModel):
@@ -84,6 +101,7 @@ def make_router(session: AnnotationSession) -> APIRouter:
         return session.state()["training"]
 
     _add_images(router, session)
+    _add_sets(router, session)
     return router
 
 
@@ -141,6 +159,39 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:
         return session.predict(session.item(image_id)["image"])
+
+
+def _add_sets(router: APIRouter, session: AnnotationSession) -> None:
+    """Add the routes about several images."""
+
+    @router.get("/batch", response_model=None)
+    def batch(window: str | None = None, count: int = 12) -> dict[str, Any] | JSONResponse:
+        found = find_batch(session, who=person().name, window=window and window[:64], count=min(count, 100))
+        if found is None:
+            text = "batch: expected images that look alike and of which the model is confident, got none yet."
+            return JSONResponse({"detail": f"{text} Label more images one by one."}, status_code=404)
+        images = zip(found.ids, found.probabilities, strict=True)
+        return {"label": found.label, "images": [{"id": key, "probability": value} for key, value in images]}
+
+    @router.put("/batch")
+    def confirm(given: ConfirmedBatch) -> dict[str, Any]:
+        found = confirm_batch(session, given.label, given.ids, who=person().name)
+        return {**found, "label": given.label, "budget": session.budget()}
+
+    @router.get("/related/{image_id:path}")
+    def related(image_id: str) -> list[str]:
+        return related_images(session, image_id)
+
+    @router.get("/similar/{image_id:path}")
+    def similar(image_id: str) -> list[dict[str, Any]]:
+        return similar_labeled(session, image_id, who=person().name)
+
+    @router.post("/labels")
+    def labels(manifest: Manifest) -> dict[str, Any]:
+        found = read_upload(session, manifest.name, manifest.text.encode())
+        if manifest.take:
+            take_incoming(session, found, who=person().name)
+        return {**found.summary(session), "taken": manifest.take}
 
 
 def suggested(one: Suggestion) -> dict[str, Any]:

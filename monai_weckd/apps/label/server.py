@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from monai_weckd.apps.label.compat import (
 )
 from monai_weckd.apps.label.guard import Access, Guard
 
-__all__ = ["make_application", "serve"]
+__all__ = ["make_application", "serve", "set_switching"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ _STATUS = {
     TypeError: 400,
     OSError: 500,  # such as a full disk
 }
+_SWITCH = 0.001  # seconds
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -67,7 +69,13 @@ def serve(session: AnnotationSession, *, host: str, port: int, access: Access) -
     # a server that others can reach has unknown host names, but always a password
     hosts = {*_LOCAL, host} if host in _LOCAL else None
     guard = Guard(application, hosts=hosts, access=access)
+    set_switching()
     uvicorn.run(guard, host=host, port=port, log_level="warning", access_log=False)
+
+
+def set_switching() -> None:
+    """Let an answer go on sooner beside what learns in the background: it waits for the interpreter again and again."""
+    sys.setswitchinterval(_SWITCH)
 
 
 def make_application(session: AnnotationSession) -> Any:
@@ -86,7 +94,7 @@ def make_application(session: AnnotationSession) -> Any:
     try:
         from monailabel.config import settings
     except ImportError as error:
-        raise ImportError(f"monailabel: expected to be installed, got {error}. Run `make label-env`.") from None
+        raise ImportError(f"monailabel: expected to be installed, got {error}. See docs/how-to/label.md.") from None
     register_missing()
     settings.MONAI_LABEL_APP_DIR = str(Path(__file__).parent)
     settings.MONAI_LABEL_STUDIES = str(session.studies)
@@ -95,6 +103,7 @@ def make_application(session: AnnotationSession) -> Any:
     from monailabel.endpoints import activelearning, batch_infer, datastore, infer, info, scoring, train
     from monailabel.interfaces.utils.app import app_instance
 
+    from monai_weckd.apps.label.explore import make_explorer
     from monai_weckd.apps.label.page import make_page
     from monai_weckd.apps.label.routes import make_router
 
@@ -107,6 +116,7 @@ def make_application(session: AnnotationSession) -> Any:
     for endpoint in (info, infer, batch_infer, train, activelearning, scoring, datastore):
         app.include_router(endpoint.router)
     app.include_router(make_router(session))
+    app.include_router(make_explorer(session))
     app.include_router(make_page())
     app.add_middleware(UploadsEnd)
     _answer_errors(app, session)

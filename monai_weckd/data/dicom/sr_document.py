@@ -52,6 +52,7 @@ __all__ = [
     "image_headers",
     "own_run",
     "private_code",
+    "source_files",
     "source_images",
     "tracking",
 ]
@@ -154,7 +155,7 @@ def own_run(source: Source) -> ReportRun:
         source: the image.
 
     """
-    return ReportRun(series_numbers(_files(source)))
+    return ReportRun(series_numbers(source_files(source)))
 
 
 def image_headers(source: Source) -> list[Dataset]:
@@ -167,7 +168,7 @@ def image_headers(source: Source) -> list[Dataset]:
         DicomReadError: When a file is not DICOM, or its header does not say to what study it belongs.
 
     """
-    return list(map(_header, _files(source)))
+    return list(map(_header, source_files(source)))
 
 
 def first_name(source: Source) -> str:
@@ -195,7 +196,13 @@ def check_study(headers: Sequence[Dataset]) -> None:
         raise ValueError(f"images: expected those of one study, got {len(studies)} studies. Write a report for each.")
 
 
-def _files(source: Source) -> list[str]:
+def source_files(source: Source) -> list[str]:
+    """Return the files of an image; those of a DICOM series are in the order of its slices.
+
+    Args:
+        source: the image: a DICOM file, a folder with one series, or the files of a series.
+
+    """
     names = [os.fspath(name) for name in ensure_tuple(source)]
     if len(names) == 1 and not Path(names[0]).is_file():
         return [name for name, _ in read_series(names)]

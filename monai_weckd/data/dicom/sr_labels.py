@@ -13,8 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelSRWriter", "check_verified"]
 
+Label: TypeAlias = str | Mapping[str, int]
+
 _PROGRAM = "monai_weckd label"
 _LONGEST = 64  # characters of a name, and of an organization
 
@@ -49,7 +51,8 @@ _LONGEST = 64  # characters of a name, and of an organization
 class LabelSRWriter:
     """Write the labels that a person gave to images as a DICOM structured report: Comprehensive SR after TID 1500.
 
-    It has a measurement group for each image, whose finding and qualitative evaluation "Labeled class" is the class.
+    It has a measurement group for each image. Its finding and qualitative evaluation "Labeled class" is the class;
+    where the image has findings, each that is known has an evaluation of its own: present or absent.
     Its observer is the person. It is preliminary and unverified, unless somebody verifies it. Needs ``highdicom``.
 
     Args:
@@ -69,11 +72,14 @@ class LabelSRWriter:
             check_verified(*verified)
         self.person, self.verified = person, verified
 
-    def build(self, images: Sequence[tuple[str, Source]], *, run: ReportRun | None = None, number: int = 1) -> Dataset:
+    def build(
+        self, images: Sequence[tuple[Label, Source]], *, run: ReportRun | None = None, number: int = 1
+    ) -> Dataset:
         """Return the report of images of one study.
 
         Args:
-            images: the class of each, and the image: a DICOM file, a folder with one series, or the files of a series.
+            images: the class of each, or whether each known finding is present, by its name; and the image: a DICOM
+                file, a folder with one series, or the files of a series.
             run: the series of the run that the report is part of, default None: it gets a series of its own.
             number: its InstanceNumber, default 1.
 
@@ -83,7 +89,7 @@ class LabelSRWriter:
 
         """
         for label, _ in images:
-            checked_classes([label])
+            checked_classes([label] if isinstance(label, str) else list(label))
         rows = [(label, image_headers(source)) for label, source in images]
         headers = [header for _, own in rows for header in own]
         check_study(headers)
@@ -143,12 +149,17 @@ def _person_name(text: str) -> str:
     return shown.strip()[:_LONGEST]
 
 
-def _group(label: str, headers: Sequence[Dataset]) -> highdicom.sr.MeasurementsAndQualitativeEvaluations:
+def _group(label: Label, headers: Sequence[Dataset]) -> highdicom.sr.MeasurementsAndQualitativeEvaluations:
     """Return the measurement group about an image."""
     hd = highdicom_package()
+    if isinstance(label, str):
+        told = {private_code("Labeled class"): private_code(label)}
+    else:
+        values = codes.cid240.Absent, codes.cid240.Present
+        told = {private_code(name): values[present] for name, present in label.items()}
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(),
-        finding_type=private_code(label),
-        qualitative_evaluations=[hd.sr.QualitativeEvaluation(private_code("Labeled class"), private_code(label))],
+        finding_type=private_code(label) if isinstance(label, str) else None,
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(*pair) for pair in told.items()],
         source_images=source_images(headers),
     )

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Run in .venv-label: import once what a label server needs, then fork one for each line of arguments."""
+"""Import once what a label server needs, then fork one for each line of arguments."""
 
 from __future__ import annotations
 

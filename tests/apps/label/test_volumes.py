@@ -82,8 +82,23 @@ def test_volumes_are_scrolled_and_windowed(forks, tmp_path, browser):
             assert width < values[1]
             page.find("reset").click()
             page.wait(lambda before=before: (page.pixels() == before).all())
+
+            # a preset, and the slices beside this one
+            auto = server.ask("GET", f"/weckd/image/{page.name}").json()["auto"]
+            page.run("document.querySelector('#presets button').click()")
+            page.wait(lambda shows=shows: shows(0))
+            window = page.run("return [Number(center.value), Number(width.value)]")
+            assert window == pytest.approx([auto["center"], auto["width"]])
+            page.wait(lambda: page.run("return after.naturalWidth") > 0)
+            assert (page.find("before").is_displayed(), page.find("after").is_displayed()) == (False, True)
             page.label(0)
         assert page.name == "No image left"
+
+        # a window stays after undo
+        page.key("u")
+        page.wait(lambda: page.is_ready)
+        assert page.run("return [Number(center.value), Number(width.value)]") == window
+        page.wait(lambda: shows(middle))
         assert page.console() == []
 
 

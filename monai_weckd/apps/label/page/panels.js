@@ -12,6 +12,7 @@
 // What the server says of labels and chain, as it is shown beside the image.
 
 import { byId, element, quoted, visible } from "./server.js";
+import { worded } from "./words.js";
 
 const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
 
@@ -19,33 +20,36 @@ function figure(value) {
   return value === null || value === undefined ? "–" : value.toFixed(3);
 }
 
-// Buttons of the classes; `give` is called with the class that is chosen.
-export function makeClasses(names, give) {
+// Buttons of the classes or findings; their values are the names.
+export function makeClasses({ classes: names, findings }) {
   const buttons = names.map((name, index) => {
-    const button = element("button", "", { type: "button", className: "class" });
+    const button = element("button", "", { type: "button", className: "class", value: name });
     const shortcut = index < 9 ? String(index + 1) : "";
     if (shortcut) button.setAttribute("aria-keyshortcuts", shortcut);
     button.append(
       element("span", "", { className: "bar" }),
+      ...(findings ? [element("span", "", { className: "limit" })] : []),
       element("kbd", shortcut || "–"),
       element("bdi", visible(name), { className: "what" }),
       element("span", "", { className: "probability" }),
       element("span", "", { className: "note count" }),
+      ...(findings ? [element("span", "", { className: "said" })] : []),
     );
-    button.addEventListener("click", () => give(name));
     return button;
   });
   byId("classes").replaceChildren(...buttons);
+  byId("label-title").textContent = findings ? "Findings" : "Class";
+  for (const id of ["of-findings", "more-keys"]) byId(id).hidden = !findings;
+  byId("look-alikes").hidden = findings;
 }
 
 // Buttons of what may be said in place of a class; their keys are their first letters.
-export function makeAnswers(names, give) {
+export function makeAnswers(names) {
   byId("answers").replaceChildren(...names.map((name) => {
-    const button = element("button", "", { type: "button", className: "answer" });
+    const button = element("button", "", { type: "button", className: "answer", value: name });
     button.setAttribute("aria-keyshortcuts", name[0]);
     const words = name[0].toUpperCase() + name.slice(1);
     button.append(element("kbd", name[0]), ` ${words} `, element("span", "", { className: "note count" }));
-    button.addEventListener("click", () => give(name));
     return button;
   }));
 }
@@ -71,7 +75,8 @@ export function showClasses({ classes, labels }, current, locked) {
   });
 }
 
-export function showProgress({ images, unreadable: bad, budget, label_budget: told, last_labels: last }, asked, open) {
+export function showProgress(state, asked, open) {
+  const { images, unreadable: bad, budget, label_budget: told, last_labels: last } = state;
   const aside = images.set_aside ? `, ${images.set_aside} set aside` : "";
   const disputed = images.disputed ? `, ${images.disputed} disputed` : "";
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
@@ -85,7 +90,7 @@ export function showProgress({ images, unreadable: bad, budget, label_budget: to
   byId("bad").hidden = bad.length === 0;
   showBad(bad);
   byId("last").hidden = last.length === 0;
-  showLast(last, open);
+  showLast(last, state, open);
 }
 
 function showBad(bad) {
@@ -96,14 +101,14 @@ function showBad(bad) {
   }));
 }
 
-function showLast(last, open) {
+function showLast(last, state, open) {
   const key = JSON.stringify(last);
   const list = byId("last-labels");
   if (list.dataset.shown === key) return; // who has the focus keeps it
   list.dataset.shown = key;
   list.replaceChildren(...last.map(({ id, label, who }) => {
     const button = element("button", "", { type: "button" });
-    button.append(element("bdi", visible(id)), ": ", element("bdi", visible(label)));
+    button.append(element("bdi", visible(id)), ": ", element("bdi", worded(label, state, visible)));
     if (who !== null) button.append(", by ", element("bdi", visible(who)));
     button.addEventListener("click", () => open(id));
     const row = element("li");
@@ -165,9 +170,9 @@ export function ended(before, { stages, training }) {
 }
 
 // What was saved, as a sentence; an overwrite says so.
-export function saved(id, label, previous, known, answers) {
-  const what = label in answers ? `set aside as ${quoted(label)}` : quoted(label);
+export function saved(id, label, previous, known, state) {
+  const what = label in state.answers ? `set aside as ${quoted(label)}` : worded(label, state);
   if (previous === null || previous === label) return `Saved: ${quoted(id)} is ${what}.`;
   const whose = previous === known ? "" : ", given meanwhile elsewhere";
-  return `Saved: ${quoted(id)} is ${what} instead of ${quoted(previous)}${whose}.`;
+  return `Saved: ${quoted(id)} is ${what} instead of ${worded(previous, state)}${whose}.`;
 }

@@ -12,6 +12,7 @@
 // What several readers say: how well they agree, and what is left to settle.
 
 import { byId, element, quoted, visible } from "./server.js";
+import { worded } from "./words.js";
 
 function figure({ kappa, low, high }) {
   if (kappa === null) return "undefined, as all say the same";
@@ -19,27 +20,43 @@ function figure({ kappa, low, high }) {
   return `${kappa.toFixed(2)}${interval}`;
 }
 
-function said({ who, label }, shown) {
-  return `${shown(who ?? "somebody")}: ${shown(label)}`;
+function said({ who, label }, state, shown) {
+  return `${shown(who ?? "somebody")}: ${worded(label, state, shown)}`;
 }
 
-export function showReaders({ agreement, disagreements }, open) {
+function twice({ images, agree }) {
+  return `${images === 1 ? "1 image" : `${images} images`} read twice, ${Math.round(100 * agree)} % alike.`;
+}
+
+function pairs(cohen, of) {
+  return cohen.map((pair) =>
+    element("li", `${of}${pair.readers.map(quoted).join(" and ")}, ${pair.images}: Cohen's kappa ${figure(pair)}`));
+}
+
+// How well readers agree; on findings, on each of them.
+function rows({ of, cohen }) {
+  if (of === undefined) return pairs(cohen, "");
+  return Object.entries(of).flatMap(([name, one]) => [
+    element("li", `${quoted(name)}, ${one.images}: Fleiss' kappa ${figure(one.fleiss)}`),
+    ...pairs(one.cohen, `${quoted(name)}, `),
+  ]);
+}
+
+export function showReaders(state, open) {
+  const { agreement, disagreements } = state;
   const key = JSON.stringify([agreement, disagreements]);
   const box = byId("readers");
   if (box.dataset.shown === key) return; // who has the focus keeps it
   box.dataset.shown = key;
   box.hidden = agreement === null;
   if (agreement === null) return;
-  const { images, agree, fleiss, cohen } = agreement;
-  const count = images === 1 ? "1 image" : `${images} images`;
-  byId("agreement").textContent =
-    `${count} read twice, ${Math.round(100 * agree)} % alike. Fleiss' kappa ${figure(fleiss)}`;
-  byId("pairs").replaceChildren(...cohen.map((pair) => element("li",
-    `${pair.readers.map(quoted).join(" and ")}, ${pair.images}: Cohen's kappa ${figure(pair)}`)));
+  const all = agreement.of === undefined ? ` Fleiss' kappa ${figure(agreement.fleiss)}` : "";
+  byId("agreement").textContent = `${twice(agreement)}${all}`;
+  byId("pairs").replaceChildren(...rows(agreement));
   byId("disputes").hidden = disagreements.length === 0;
   byId("disputes-title").textContent = `Disagreements to settle: ${disagreements.length}`;
   byId("disputes-list").replaceChildren(...disagreements.map(({ id, readings }) => {
-    const [words, plain] = [quoted, String].map((shown) => readings.map((one) => said(one, shown)).join("; "));
+    const [words, plain] = [quoted, String].map((shown) => readings.map((one) => said(one, state, shown)).join("; "));
     const button = element("button", "", { type: "button" });
     button.append(element("bdi", visible(id)), `: ${words}`);
     button.addEventListener("click", () => open(id, `to be settled. ${plain}`, true));

@@ -12,17 +12,20 @@
 // The image: slices, window, and what is drawn.
 
 import { ask, askJson, byId, place } from "./server.js";
+import { forget, keep, showPresets, windowOf } from "./windows.js";
 
 const box = byId("screen");
 const canvas = byId("picture");
 const [slice, center, width] = ["slice", "center", "width"].map(byId);
 const NUMBER = new Intl.NumberFormat("en", { maximumSignificantDigits: 4, useGrouping: false });
+const SETTLED = 250; // milliseconds without another slice or window
 const NOTCH = 40; // pixels that a touchpad scrolls for a slice
 
 let shown = null; // {id, info}
 let drawing = false;
 let wanted = false; // whether another drawing has been asked for since
 let scrolled = 0;
+let timer;
 let failed = () => {};
 
 async function bitmap(id, parameters) {
@@ -52,28 +55,63 @@ export function show({ id, info, picture }) {
   byId("frame").hidden = false;
   paint(picture);
   tell();
+  // the picture was made in the window of the image, not in that of its series
+  if (info.window !== null && windowOf(shown) !== info.window) redraw();
+  showNeighbors();
+}
+
+// The slices before and after this one; they wait until somebody stops.
+function showNeighbors() {
+  clearTimeout(timer);
+  const { id, info } = shown;
+  byId("neighbors").hidden = info.slices < 2;
+  if (info.slices < 2) return;
+  timer = setTimeout(() => {
+    if (shown?.id !== id) return;
+    for (const [name, step] of [["before", -1], ["after", 1]]) {
+      const number = Number(slice.value) - 1 + step;
+      const parameters = { slice: number };
+      if (info.window !== null) Object.assign(parameters, { center: center.value, width: width.value });
+      const picture = byId(name);
+      picture.hidden = number < 0 || number >= info.slices;
+      if (picture.hidden) continue;
+      picture.src = `weckd/image/${place(id)}/png?${new URLSearchParams(parameters)}`;
+      picture.alt = `slice ${number + 1}`;
+    }
+  }, SETTLED);
 }
 
 export function hide(text) {
   shown = null;
   byId("frame").hidden = true;
+  byId("neighbors").hidden = true;
   for (const part of document.querySelectorAll(".volume, .window")) part.hidden = true;
   byId("blank").hidden = false;
   byId("blank").textContent = text;
 }
 
-function setRange({ limits, window }) {
-  const low = Math.min(limits.low, window.center - window.width / 2);
-  const high = Math.max(limits.high, window.center + window.width / 2);
+function setRange({ limits, window, auto }) {
+  const low = Math.min(limits.low, ...[window, auto].map((one) => one.center - one.width / 2));
+  const high = Math.max(limits.high, ...[window, auto].map((one) => one.center + one.width / 2));
   const step = (high - low) / 500;
   Object.assign(center, { min: low, max: high, step: "any" });
   Object.assign(width, { min: step, max: 2 * (high - low), step: "any" });
-  resetWindow();
+  setWindow(windowOf(shown));
+  showPresets(shown, (...values) => {
+    setWindow({ center: values[0], width: values[1] });
+    rewindow();
+  });
 }
 
-function resetWindow() {
-  center.value = shown.info.window.center;
-  width.value = shown.info.window.width;
+function setWindow(window) {
+  center.value = window.center;
+  width.value = window.width;
+}
+
+// Somebody has changed the window: the series keeps it.
+function rewindow() {
+  keep(shown, { center: Number(center.value), width: Number(width.value) });
+  redraw();
 }
 
 function paint(picture) {
@@ -110,6 +148,7 @@ async function redraw() {
       const picture = await bitmap(id, parameters);
       if (shown?.id === id) paint(picture);
     }
+    if (shown) showNeighbors();
     failed(null);
   } catch (error) {
     failed(error, redraw);
@@ -151,15 +190,17 @@ function drag(event) {
   const step = width.max / 1000;
   width.value = Number(width.value) + event.movementX * step;
   center.value = Number(center.value) + event.movementY * step;
-  redraw();
+  rewindow();
 }
 
 // Listen; `report` is called with what went wrong and how to retry, or with null when all is well again.
 export function start(report) {
   failed = report;
-  for (const input of [slice, center, width]) input.addEventListener("input", redraw);
+  slice.addEventListener("input", redraw);
+  for (const input of [center, width]) input.addEventListener("input", rewindow);
   byId("reset").addEventListener("click", () => {
-    resetWindow();
+    forget(shown);
+    setWindow(shown.info.window);
     redraw();
   });
   box.addEventListener("wheel", wheel, { passive: false });

@@ -19,7 +19,7 @@ from PIL import Image
 from monai_weckd.annotation import find_items
 from monai_weckd.data import load_datalist
 from monai_weckd.data.image_files import list_images
-from monai_weckd.predict.keys import ImageKeys, KeyFinder
+from monai_weckd.data.keys import ImageKeys, KeyFinder
 
 PIXELS = np.zeros((8, 8), np.uint16)
 

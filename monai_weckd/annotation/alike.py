@@ -1,0 +1,199 @@
+# Copyright (c) monai_weckd contributors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images that look alike: batches without a label to confirm at once, and labeled ones to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.plan.splits import group_of
+
+__all__ = ["Batch", "confirm_batch", "find_batch", "related_images", "similar_labeled"]
+
+_CONFIDENT = 0.9  # least probability of an image in a batch
+_MOST = 500  # images that are compared with each other
+_LABELED = 2000  # the last labels, with whose images one is compared
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images without a label that look alike, and of which a model is confident.
+
+    Args:
+        label: the class that it gives to all of them.
+        ids: ids of the images, those first that are most like the others.
+        probabilities: of the class, one for each.
+
+    """
+
+    label: str
+    ids: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def find_batch(
+    session: AnnotationSession, *, who: str | None = None, window: str | None = None, count: int = 12
+) -> Batch | None:
+    """Return images without a label that the current head gives one class with a probability of 0.9 or more.
+
+    Of the class with most such images, it is the image with the smallest mean distance to its nearest others, and
+    these. The distance is the cosine distance of standardized features. Images that are read twice, and those that
+    other windows show, are in no batch.
+
+    Args:
+        session: the session, of classes.
+        who: the person, default None: unknown.
+        window: name of the window that asks, default None: none.
+        count: how many images at most, default 12.
+
+    Returns:
+        The batch; None where fewer than two such images are left, or nothing has been learned.
+
+    Raises:
+        ValueError: When images have findings, or the count is below 2.
+
+    """
+    if session.kind.findings:
+        raise ValueError("batch: expected one class an image, got findings. Label these images one by one.")
+    if count < 2:
+        raise ValueError(f"count: expected 2 images or more, got {count}. Pass e.g. 12.")
+    outputs = session.chain.outputs
+    probabilities = outputs.probabilities
+    if probabilities is None:
+        return None
+    items, entries = session.items, session.store.entries
+    elsewhere = session.leases.others(window)
+    left = np.array([key in items and key not in entries and key not in elsewhere for key in outputs.ids], dtype=bool)
+    sure = np.flatnonzero(left & (probabilities.max(axis=1) >= _CONFIDENT))
+    rows = [row for row in sure.tolist() if not session.readers.is_blind(outputs.ids[row], who)]
+    if len(rows) < 2:
+        return None
+    called = probabilities[rows].argmax(axis=1)
+    label = int(np.bincount(called).argmax())
+    mine = [row for row, one in zip(rows, called.tolist(), strict=True) if one == label]
+    if len(mine) < 2:
+        return None
+    mine.sort(key=lambda row: -probabilities[row, label])
+    chosen = _nearest_together(_directions(outputs.features[mine[:_MOST]]), count)
+    found = [mine[place] for place in chosen]
+    return Batch(
+        session.classes[label],
+        tuple(outputs.ids[row] for row in found),
+        tuple(float(probabilities[row, label]) for row in found),
+    )
+
+
+def confirm_batch(
+    session: AnnotationSession, label: str, ids: Sequence[str], *, who: str | None = None
+) -> dict[str, list[str]]:
+    """Label images at once; each line of the log says that it was confirmed in a batch, and of how many images.
+
+    Args:
+        session: the session, of classes.
+        label: the class.
+        ids: ids of the images.
+        who: the person, default None: unknown.
+
+    Returns:
+        The images that are ``labeled`` now, and those that were ``left`` as they are, since they have got a label
+        meanwhile, or are read twice.
+
+    Raises:
+        UnknownImageError: When there is no such image.
+        ValueError: When images have findings, or there is no such class.
+
+    """
+    if session.kind.findings:
+        raise ValueError("batch: expected one class an image, got findings. Label these images one by one.")
+    for key in ids:
+        session.item(key)
+    entries = session.store.entries
+    free = [key for key in ids if key not in entries and not session.readers.is_blind(key, who)]
+    session.store.put_all(dict.fromkeys(free, label), who=who, info={"batch": len(free)})
+    session.learn()
+    return {"labeled": free, "left": [key for key in ids if key not in free]}
+
+
+def similar_labeled(
+    session: AnnotationSession, image_id: str, *, who: str | None = None, count: int = 3
+) -> list[dict[str, Any]]:
+    """Return the labeled images that are most like an image, the nearest first, each with the label that counts.
+
+    Args:
+        session: the session.
+        image_id: id of the image.
+        who: the person, default None: unknown. One who reads the image blind is shown none.
+        count: how many at most, default 3.
+
+    Raises:
+        UnknownImageError: When there is no such image.
+
+    """
+    session.item(image_id)
+    outputs = session.chain.outputs
+    if image_id not in outputs.ids or session.readers.is_blind(image_id, who):
+        return []
+    labels = {
+        key: label
+        for key, label in session.labels.items()
+        if key != image_id and not session.readers.is_blind(key, who)
+    }
+    place = {key: row for row, key in enumerate(outputs.ids)}
+    rows = [place[key] for key in labels if key in place][-_LABELED:]
+    if not rows:
+        return []
+    *unit, own = _directions(outputs.features[[*rows, place[image_id]]])
+    distances = 1 - np.stack(unit) @ own
+    nearest = np.argsort(distances, kind="stable")[:count]
+    return [{"id": key, "label": labels[key]} for key in (outputs.ids[rows[place]] for place in nearest)]
+
+
+def related_images(session: AnnotationSession, image_id: str, *, count: int = 6) -> list[str]:
+    """Return ids of other images of the same group, such as the other views of a patient, those nearest by name first.
+
+    Args:
+        session: the session.
+        image_id: id of the image.
+        count: how many at most, default 6.
+
+    Raises:
+        UnknownImageError: When there is no such image.
+
+    """
+    group = group_of(session.item(image_id))
+    members = [key for key, item in session.items.items() if group_of(item) == group]
+    own = members.index(image_id)
+    nearest = sorted((abs(place - own), place) for place in range(len(members)) if place != own)[:count]
+    return [members[place] for place in sorted(place for _, place in nearest)]
+
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    """Return standardized features of length 1, (N, D); zeros where an image is the mean of all."""
+    deviation = features.std(axis=0)
+    standard = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    unit: np.ndarray = standard / np.where(length > 0, length, 1)
+    return unit
+
+
+def _nearest_together(unit: np.ndarray, count: int) -> list[int]:
+    """Return the rows, (N, D), of the tightest group: a row and its nearest others."""
+    distances = 1 - unit @ unit.T
+    np.fill_diagonal(distances, -1)  # a row is its own nearest
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    means = np.take_along_axis(distances, order[:, 1:], axis=1).mean(axis=1)
+    return order[int(means.argmin())].tolist()
