@@ -330,13 +330,19 @@ def differences(
     lines = [f"| division | arm | minus {control} | 95 % interval |", "|---|---|---|---|"]
     names = {str(place): str(group) for place, group in enumerate(groups)}
     for division in DIVISIONS:
-        rows = [found for found in results if found["division"] == division]
-        for arm in (name for name in ARMS if name != control and rows and name in rows[0]):
+        for arm in (name for name in ARMS if name != control):
+            rows = [found for found in results if found["division"] == division and _told(found, arm, control)]
+            if not rows:
+                continue
             ours, theirs = ([_predictions(found, name, labels) for found in rows] for name in (arm, control))
             one = arm_difference(ours, theirs, groups=names)["balanced_accuracy"]
             low, high = (100 * limit for limit in one.interval or (np.nan, np.nan))
             lines.append(f"| {division} | {arm} | {100 * one.value:+.1f} | {low:+.1f} to {high:+.1f} |")
     return lines
+
+
+def _told(found: Mapping[str, Any], *names: str) -> bool:
+    return all("predicted" in found.get(name, {}) for name in names)
 
 
 def _predictions(found: Mapping[str, Any], arm: str, labels: np.ndarray) -> RunPredictions:

@@ -178,3 +178,24 @@ def test_both_ways_of_several_images_get_the_same_labels_and_an_interval():
     mean, low, high = per_patient.interval(np.array([0.0, 0.2] * 5))
     assert mean == pytest.approx(0.1)
     assert high - low == pytest.approx(2 * 2.2622 * (0.1**2 * 10 / 9 * 0.35) ** 0.5, rel=1e-4)
+
+
+def test_a_chain_over_sites_is_compared_on_the_items_of_its_test():
+    labels, groups = np.arange(120) % 2, np.array([f"g{number // 2}" for number in range(120)])
+    parted = site_chains.folds(labels, groups, inner=False, items=None)
+    assert sorted(np.concatenate([test for _, test in parted])) == list(range(120))
+    for train, test in site_chains.folds(labels, groups, inner=True, items=None):
+        assert set(train) | set(test) == set(parted[0][0])
+    some = site_chains.folds(labels, groups, inner=False, items=60)
+    assert len(some[0][0]) + len(some[0][1]) == 60
+    results = []
+    for number, (_, test) in enumerate(parted):
+        right = "".join(map(str, labels[test]))
+        wrong = "".join(str(1 - label) if place % 4 == 0 else str(label) for place, label in enumerate(labels[test]))
+        arms = {"chain: all": {"predicted": wrong}, "pooled": {"predicted": right}, "averaging": {}}
+        results.append({"division": "even", "fold": number, "seed": 0, "test": test.tolist(), **arms})
+    _, _, row = site_chains.differences(results, labels, groups)  # averaging has no predictions
+    division, arm, points, interval = row.strip("| ").split(" | ")
+    assert (division, arm, float(points)) == ("even", "chain: all", pytest.approx(-25, abs=0.1))
+    low, high = map(float, interval.split(" to "))
+    assert low < -25 < high < 0

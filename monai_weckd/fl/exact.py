@@ -309,10 +309,16 @@ def label_counts(moments: Sums) -> torch.Tensor:
         moments: sums of the first round over all sites.
 
     Raises:
-        ValueError: When fewer than two classes have a label.
+        ValueError: When fewer than two classes have a label, or a number of labels is not whole, as after a filter that
+            clips sums or adds noise.
 
     """
     counts = moments["labels"]
+    if not counts.equal(counts.round().clamp(min=0)):
+        raise ValueError(
+            f"labels: expected whole numbers of labels, got {[round(count, 3) for count in counts.tolist()]} for each "
+            "class. Leave out filters that clip sums or add noise to them."
+        )
     if counts.count_nonzero() < 2:
         raise ValueError(
             f"labels: expected labels of two classes or more over all sites, got {counts.int().tolist()} for each "

@@ -19,7 +19,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from monai_weckd.fl import ExactSite, add_sums, solve_exact
-from monai_weckd.fl.exact import PENALTIES, TEMPERATURES
+from monai_weckd.fl.exact import PENALTIES, TEMPERATURES, label_counts
 from monai_weckd.networks import StandardizedLinear
 
 
@@ -255,3 +255,12 @@ def test_labels_of_one_class_are_refused():
     site = ExactSite(features, labels.clamp(max=0), list(groups), num_classes=4)
     with pytest.raises(ValueError, match=r"labels: expected labels of two classes or more over all sites, got \["):
         site.products(site.moments())
+
+
+@pytest.mark.parametrize("change", [lambda sums: sums.clamp(max=0.01), lambda sums: sums + 0.3, lambda sums: -sums])
+def test_sums_that_a_filter_has_changed_are_refused(change):
+    moments, *_ = rounds({"all": draw()})
+    with pytest.raises(
+        ValueError, match=r"labels: expected whole numbers of labels, got \[.*\] for each class\. Leave"
+    ):
+        label_counts({**moments, "labels": change(moments["labels"])})
