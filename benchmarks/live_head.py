@@ -44,7 +44,7 @@ from monai_weckd.annotation.order import Scores
 from monai_weckd.apps.label import server
 from monai_weckd.apps.label.routes import make_router
 
-IMAGES, LABELS, ROUNDS = 50_000, (200,), 9
+IMAGES, LABELS, ROUNDS = 50_000, (200,), 7
 BUNDLE = ROOT / "bundles" / "otoscopy_chain_classification"
 FEATURES = 3504  # as the bundle's network gives them
 APART = 0.08  # distance of the classes in each feature, in standard deviations
@@ -68,14 +68,18 @@ def served(session: AnnotationSession) -> Iterator[http.client.HTTPConnection]:
     """Serve the routes of a session from a thread, and yield a connection to them."""
     app = FastAPI()
     app.include_router(make_router(session))
-    listener = socket.socket()
+    # asyncio turns off the delay of small packets for sockets that say that they are TCP, as those of the server do
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=100))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    yield http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1])
+    connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1])
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do; else 40 ms are lost
+    yield connection
     running.should_exit = True
     thread.join()
 
