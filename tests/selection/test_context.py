@@ -117,7 +117,9 @@ def test_candidates():
 
 def test_there_is_no_door_for_labels():
     fields = {field.name for field in dataclasses.fields(SelectionContext)}
-    assert fields == {"features", "probabilities", "groups", "labeled", "askable", "seed", "stage", "findings"}
+    known = {"features", "probabilities", "groups", "labeled", "askable", "seed", "stage", "findings", "projected"}
+    assert fields == known
     assert context().findings is False  # whether the probabilities are of findings, and not which there are
+    assert context().projected is False  # whether features are projected, and not by what
     assert context().labeled.dtype == bool  # whether, not what: any other type is refused above
     assert list(inspect.signature(select_items).parameters) == ["strategy", "context", "count"]
