@@ -257,7 +257,7 @@ class AnnotatedChain:
 
     @property
     def live_figures(self) -> dict[str, Any] | None:
-        """How good that head is, see :py:meth:`monai_weckd.annotation.learning.Learning.figures`."""
+        """What is known of that head, with ``summary``, ``estimate`` and ``before``; None without a head."""
         return self._learning.figures(self._scores)
 
     @property
@@ -272,7 +272,7 @@ class AnnotatedChain:
 
     @property
     def outputs(self) -> Outputs:
-        """Features and current probabilities of all images: of the live head, else of the last student."""
+        """Features and current probabilities of all images, by the live head, else by the last student."""
         scores, live = self._scores, self.live
         if live is not None and live.ids == scores.ids:
             return Outputs(scores.ids, scores.features, live.probabilities)

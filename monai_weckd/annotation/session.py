@@ -186,7 +186,7 @@ class AnnotationSession(StageTraining):
 
         Args:
             image_id: id of the image.
-            label: the class, or findings (see :py:meth:`LabelWords.spelled`), or one of ``answers``: the image is then
+            label: the class, or findings, such as ``"effusion=1|nodule=0"``, or one of ``answers``: the image is then
                 set aside, and neither asked for nor trained on.
             who: the person, default None: unknown.
             info: further information to keep with the label.

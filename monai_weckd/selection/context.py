@@ -39,8 +39,8 @@ class SelectionContext:
         seed: non-negative seed of the plan.
         stage: number of the stage, from 1.
         findings: whether the probabilities are those of findings, of which an item may have several, default False.
-        projected: whether the features are results of :py:func:`monai_weckd.selection.projection.main_components`
-            already, which "herding" then takes as they are, default False.
+        projected: whether the features are projected to their main components already, which "herding" then
+            takes as they are, default False.
 
     """
 
