@@ -289,6 +289,7 @@ def test_compare_leaves_out_arms_for_one_class_or_says_why(images, tmp_path, cap
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_compare_of_single_findings_asks_its_controls_for_as_many(images, tmp_path):
     words = ["--set", "plan#settings#findings_per_image=1", "--set", "missing_classes=allow", "--folds", "2"]
     arms = ["chain", "solved", "solved+labels", "solved_everything"]

@@ -159,6 +159,7 @@ def test_twenty_labels_and_nothing_held_out(base, options, dataset, tmp_path):
     assert (output / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_larger_variant_is_one_key_in_training_predict_and_export(dataset, tmp_path, capsys):
     key, output = "network_def#network#variant", tmp_path / "output"
     train(OTOSCOPY, dataset, output, base=SOLVED, **CHAIN, **{key: "lite1"})

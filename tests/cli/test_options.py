@@ -101,12 +101,23 @@ def test_changes_are_parsed():
         parse_changes(["a"])
 
 
+def planned(dataset, *options):
+    """Return the settings of a plan by the command."""
+    path = dataset / "plan.json"
+    assert main(["plan", "--dataset_dir", str(dataset), *options, "--output", str(path)]) == 0
+    return json.loads(path.read_text())["settings"]
+
+
 @pytest.mark.parametrize("item", fields(PlanSettings), ids=lambda item: item.name)
 def test_each_setting_of_a_plan_is_an_option_of_the_command(dataset, item):
+    if item.name == "findings_per_image":
+        lines = (dataset / "manifest.csv").read_text().splitlines()[1:]
+        rows = [f"{file},{place % 2},{place // 2 % 2}" for place, file in enumerate(line.split(",")[0] for line in lines)]
+        (dataset / "manifest.csv").write_text("\n".join(["file,finding:ill,finding:old", *rows]))
+        assert planned(dataset, "--findings", "true", "--findings_per_image", "1")[item.name] == 1
+        return
     text, value = another(item)
-    path = dataset / "plan.json"
-    assert main(["plan", "--dataset_dir", str(dataset), f"--{item.name}", text, "--output", str(path)]) == 0
-    assert json.loads(path.read_text())["settings"][item.name] == value
+    assert planned(dataset, f"--{item.name}", text)[item.name] == value
 
 
 def test_a_new_setting_of_a_plan_needs_no_change_of_the_command(dataset, monkeypatch, capsys):

@@ -202,9 +202,9 @@ def test_after_the_preparation_no_arm_decodes_or_embeds(data, tmp_path, monkeypa
         done.append(("decoded", len(items)))
         return encoded(self, items, shape)
 
-    def note_embedded(self, indices):
+    def note_embedded(self, images, indices):
         done.append(("embedded", len(indices)))
-        return embed(self, indices)
+        return embed(self, images, indices)
 
     monkeypatch.setattr(ByteCacheDataset, "_encoded", note_encoded)
     monkeypatch.setattr(EmbeddingDataset, "_embedded", note_embedded)

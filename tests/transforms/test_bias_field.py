@@ -172,6 +172,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     assert np.array_equal(outs[0], outs[2])
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same():
     data = [{"image": torch.from_numpy(IMAGE * scale)} for scale in (1, 2, 3)]
     correct = BiasFieldCorrectiond("image", **FAST)

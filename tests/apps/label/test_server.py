@@ -306,6 +306,7 @@ def kept_labels(output_dir):
     return json.loads((output_dir / "labels.json").read_text())["labels"]
 
 
+@pytest.mark.slow
 def test_a_stage_is_stopped_and_a_killed_server_comes_back_with_all_labels(studies, tmp_path):
     output_dir = tmp_path / "output"
     with LabelServer(studies, output_dir, settings=SCRATCH) as server:
