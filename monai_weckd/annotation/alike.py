@@ -123,8 +123,7 @@ def confirm_batch(
         session.item(key)
     entries = session.store.entries
     free = [key for key in ids if key not in entries and not session.readers.is_blind(key, who)]
-    session.store.put_all(dict.fromkeys(free, label), who=who, info={"batch": len(free)})
-    session.learn()
+    session.put_labels(dict.fromkeys(free, label), who=who, info={"batch": len(free)})
     return {"labeled": free, "left": [key for key in ids if key not in free]}
 
 

@@ -273,10 +273,11 @@ class AnnotatedChain:
     @property
     def outputs(self) -> Outputs:
         """Features and current probabilities of all images, by the live head, else by the last student."""
-        scores, live = self._scores, self.live
-        if live is not None and live.ids == scores.ids:
-            return Outputs(scores.ids, scores.features, live.probabilities)
-        return Outputs(scores.ids, scores.features, scores.probabilities if scores.probabilities.shape[1] else None)
+        scores = self._scores
+        probabilities = self._learning.guide(scores)
+        if probabilities is None and scores.probabilities.shape[1]:
+            probabilities = scores.probabilities
+        return Outputs(scores.ids, scores.features, probabilities)
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""

@@ -179,8 +179,8 @@ class Explorer:
         Returns:
             ``ids``; ``x`` and ``y``, the first two principal components, from 0 to 9999; ``label``, an index into
             ``words`` (the classes or findings, then the answers); ``predicted``, likewise, into the first
-            ``predictable`` of them; ``disagreement`` in percent. -1 stands
-            for what is not known. A label's prediction is by a head that saw no label of its group.
+            ``predictable`` of them; ``disagreement`` in percent. -1 stands for what is not known. A label's prediction
+            is by a head that saw no label of its group.
 
         """
         session, known = self._session, self._opinions(who)
@@ -300,23 +300,22 @@ class Explorer:
         live = self._session.chain.live
         key = (scores, live, tuple(labeled))
         if self._judged[0] != key:
-            self._judged = key, *_judgments(scores, live, labeled)
+            self._judged = key, *_judge(scores, live, labeled)
         return self._judged[1:]
 
 
-def _judgments(scores: Scores, live: LiveModel | None, labeled: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+def _judge(scores: Scores, live: LiveModel | None, labeled: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
     student = scores.probabilities
-    learns = live is not None and live.ids == scores.ids
-    found = np.array(live.probabilities if learns and live is not None else student, dtype=np.float64)
+    found = np.array(student if live is None else live.probabilities, dtype=np.float64)
     change = np.full(len(scores.ids), np.nan)
-    if learns and student.shape[1]:
+    if live is not None and student.shape[1]:
         distance = np.abs(found - student)
-        change = distance.mean(axis=1) if live is not None and live.kind.findings else 0.5 * distance.sum(axis=1)
+        change = distance.mean(axis=1) if live.kind.findings else 0.5 * distance.sum(axis=1)
     elif scores.disagreement.any():
         change = scores.disagreement.astype(np.float64)
     rows = [row for key in labeled if (row := scores.places.get(key)) is not None]
     found[rows], change[rows] = np.nan, np.nan
-    for key, held_out in (live.held_out if learns and live is not None else {}).items():
+    for key, held_out in ({} if live is None else live.held_out).items():
         found[scores.places[key]] = held_out
     return found, change
 

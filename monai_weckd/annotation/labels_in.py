@@ -106,8 +106,7 @@ def take_incoming(session: AnnotationSession, found: IncomingLabels, *, who: str
         who: the person who brings them, default None: unknown.
 
     """
-    session.store.put_all(found.new, who=who, info={"source": found.source})
-    session.learn()
+    session.put_labels(found.new, who=who, info={"source": found.source})
 
 
 def read_upload(session: AnnotationSession, name: str, content: bytes) -> IncomingLabels:

@@ -101,7 +101,7 @@ class Learning:
 
         """
         model = self.model(scores)
-        return None if model is None or model.ids != scores.ids else model.probabilities
+        return None if model is None else model.probabilities
 
     def figures(self, scores: Scores) -> dict[str, Any] | None:
         """Return what is known of the head: its ``summary``, ``estimate`` and ``before``; None without a head.

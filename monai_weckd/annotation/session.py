@@ -204,6 +204,21 @@ class AnnotationSession(StageTraining):
         self.learn()
         return previous
 
+    def put_labels(self, labels: Mapping[str, str], *, who: str | None = None, info: dict[str, Any]) -> None:
+        """Label images that have no label, all or none of them.
+
+        Args:
+            labels: label of each image by its id.
+            who: the person, default None: unknown.
+            info: further information to keep with each label.
+
+        Raises:
+            ValueError: When there is no such class.
+
+        """
+        self.store.put_all(labels, who=who, info=info)
+        self.learn()
+
     def remove_label(self, image_id: str, *, who: str | None = None) -> None:
         """Withdraw a label.
 

@@ -86,10 +86,10 @@ class ChainRecorder:
     handlers, so that it records an epoch after the epoch's validation. It acts on rank 0 only.
 
     Where an image may show several findings, the tables have the columns ``label_<name>`` (1, 0 or nothing) and
-    ``probability_<name>`` for each, and ``chain.json`` has from which probability on each counts as present. There are
-    no pictures of errors, and ``datalist.json`` leaves out images of which a finding is unknown. Where items have
-    several images (:py:func:`monai_weckd.data.group_images`), ``predictions.csv`` has a row for each item, with the
-    number of its ``images``, and there are neither pictures of errors nor a ``datalist.json``.
+    ``probability_<name>`` for each, and ``chain.json`` has from which probability on each counts as present.
+    ``datalist.json`` leaves out images of which a finding is unknown. Where items have several images
+    (:py:func:`monai_weckd.data.group_images`), ``predictions.csv`` has a row for each item, with the number of its
+    ``images``, and there are neither pictures of errors nor a ``datalist.json``.
 
     Args:
         output_dir: an existing folder.
