@@ -217,6 +217,7 @@ class AnnotationSession(StageTraining):
 
         """
         self.store.put_all(labels, who=who, info=info)
+        self.queues.drop(who, labels)
         self.learn()
 
     def remove_label(self, image_id: str, *, who: str | None = None) -> None:

@@ -42,7 +42,11 @@ def here(tmp_path):
     outputs = Outputs(tuple(NAMES), features.astype(np.float32), np.stack([ill, 1 - ill], axis=1))
     bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
     chain = SimpleNamespace(
-        bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None, outputs=outputs
+        bundle=bundle,
+        output_dir=tmp_path / "output",
+        learn=lambda items, labels: None,
+        outputs=outputs,
+        unreadable={},
     )
     return AnnotationSession(chain, folder)
 
@@ -81,6 +85,12 @@ def test_what_is_confirmed_says_so_in_the_log(here):
     ]
     assert here.store.info("0.png")["batch"] == 3
     assert rebuild_labels(here.store.path)
+
+
+def test_what_is_confirmed_leaves_the_queue_of_the_person(here):
+    here.queue(["0.png", "5.png"], who="Ada")
+    confirm_batch(here, "ill", NAMES[:4], who="Ada")
+    assert here.queues.of("Ada") == ("5.png",)
 
 
 def test_what_is_no_image_or_class_is_refused_before_any_label(here):
