@@ -18,7 +18,9 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
+from monai_weckd.annotation import LabelStore
 from monai_weckd.annotation.reports import label_reports, person_of
+from monai_weckd.data import read_classification_sr
 
 
 def test_a_label_has_a_person_or_none():
@@ -48,3 +50,17 @@ def test_each_label_is_counted(tmp_path):
     (fault,) = faults
     assert "broken.dcm: expected a valid StudyInstanceUID" in fault
     assert len(list((tmp_path / "reports").iterdir())) == 1
+
+
+def test_each_known_finding_is_in_the_report_of_its_image(tmp_path):
+    pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'")
+    images = tmp_path / "images"
+    images.mkdir()
+    write_dicom(images / "0.dcm", np.zeros((4, 4), np.uint8), StudyInstanceUID="1.2.3")
+    store = LabelStore(tmp_path / "labels.json", ("effusion", "nodule", "mass"), findings=True)
+    store.put("0.dcm", {"effusion": 1, "mass": 0}, who="Ada")
+    counts, faults = label_reports(images, store.path, tmp_path / "reports")
+    assert (counts["reported"], faults) == (1, [])
+    (path,) = (tmp_path / "reports").iterdir()
+    (found,) = read_classification_sr(path)
+    assert (found.predicted, found.present, found.person) == ("", {"effusion": True, "mass": False}, "Ada")

@@ -96,7 +96,8 @@ def _read(group: Any, *, verified: bool, person: str) -> ClassificationReport:
     verdict = {item.name.meaning: item.value for item in group.get_qualitative_evaluations()}
     return ClassificationReport(
         predicted="" if group.finding_type is None else group.finding_type.meaning,
-        present={name: verdict[name] == codes.cid240.Present for name in names if name in verdict}
+        # a person's report names no classes: its evaluations are the findings
+        present={name: verdict[name] == codes.cid240.Present for name in names or verdict if name in verdict}
         if group.finding_type is None
         else {},
         probabilities={name: float(values[name]) for name in names},
