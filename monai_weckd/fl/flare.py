@@ -68,12 +68,13 @@ class _Asks(ModelController):
         """
         joint = {} if weights is None else {JOINT: weights}
 
-        def answers(task: str, totals: Mapping[str, Sums], names: Sequence[str]) -> dict[str, SiteAnswer]:
-            found = self.ask(task, {**joint, **totals}, names).items()
-            sums = {site: to_tensors(one.params).get(task, {}) for site, one in found}
-            return {site: SiteAnswer(sums[site], one.meta["identity"], one.meta["fault"]) for site, one in found}
+        def ask(task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> dict[str, SiteAnswer]:
+            return {
+                site: SiteAnswer(to_tensors(one.params).get(task, {}), one.meta["identity"], one.meta["fault"])
+                for site, one in self.ask(task, {**joint, **totals}, sites).items()
+            }
 
-        head, sites = solve_over_sites(answers, sites, on_missing=self.on_missing)
+        head, sites = solve_over_sites(ask, sites, on_missing=self.on_missing)
         self.info(f"head for {head.labels} labels of {', '.join(sites)}: {head.balanced_accuracy} balanced accuracy")
         values: dict[str, Any] = asdict(head)
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
