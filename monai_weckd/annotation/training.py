@@ -30,7 +30,7 @@ from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.embedding import pooled
-from monai_weckd.data.item_level import images_in, refuse_several
+from monai_weckd.data.item_level import check_item_level, images_in, refuse_several
 from monai_weckd.data.prepared import Preparation, load_image
 from monai_weckd.data.verify import find_faults
 from monai_weckd.engines.label_task import task_of
@@ -89,6 +89,7 @@ class AnnotatedBundle:
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
         self.item_level = config.item_level
+        check_item_level(self.item_level)
         if self.item_level != "image" and not config.solves_heads:
             refuse_several([{IMAGES: ()}])
         self.root, self.spatial_dims = config.root, config.spatial_dims

@@ -35,6 +35,7 @@ from monai_weckd.annotation.label_files import labeled_level, rebuild_labels
 from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.order import Scores, digests
 from monai_weckd.annotation.reports import label_reports
+from monai_weckd.annotation.worklist import WorklistSession
 from monai_weckd.cli.main import main
 from monai_weckd.data import read_datalist
 from monai_weckd.data.phantoms import make_phantom
@@ -294,3 +295,32 @@ def test_refuses_a_chain_of_another_level_and_a_training_step_by_step(trained, e
         AnnotatedChain(make_bundle(ears, here.chain.output_dir), here.chain.output_dir)
     with pytest.raises(ValueError, match=r"item_level: expected 'image' to train a network step by step, got"):
         make_bundle(ears, here.chain.output_dir, overlays=["scratch.json"], **{"datalist#item_level": "patient"})
+    with pytest.raises(ValueError, match=r"item_level: expected one of .*, got 'pateint'\. Did you mean 'patient'\?"):
+        make_bundle(ears, here.chain.output_dir, **{"datalist#item_level": "pateint"})
+
+
+def test_an_item_with_more_images_is_scored_anew(trained):
+    here, _, _ = trained
+    first, second, *others = here.items.values()
+    more = [{**first, "images": (*first["images"], *second["images"])}, second, *others]
+    before = here.chain.scores
+    assert here.chain.knows(list(here.items.values()))
+    assert not here.chain.knows(more)
+    here.chain.score(more)
+    after = here.chain.scores
+    assert here.chain.knows(more)
+    rows = [scores.features[scores.places[first["id"]]] for scores in (before, after)]
+    assert not np.allclose(*rows)
+    np.testing.assert_array_equal(*[scores.features[scores.places[second["id"]]] for scores in (before, after)])
+    seen = [before.features[before.places[item["id"]]] for item in (first, second)]
+    counts = [len(here.chain.bundle.examine([item])[0][0]["images"]) for item in (first, second)]
+    np.testing.assert_allclose(rows[1], np.average(seen, axis=0, weights=counts), rtol=1e-4, atol=1e-4)
+
+
+def test_a_worklist_names_items(images, tmp_path):
+    chain = QuietChain(tmp_path / "output")
+    chain.bundle.item_level = "study"
+    here = WorklistSession(chain, images, ["p1/s1", "p9/s9"])
+    assert (list(here.items), here.missing) == (["p1/s1"], 1)
+    with pytest.raises(ValueError, match=r"worklist: expected studies of .*, got none of 1"):
+        WorklistSession(chain, images, ["a.png"])
