@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from monai_weckd.annotation.chain_folder import folder_state, read_given, remove_leftovers, students_of
+from monai_weckd.annotation.chain_folder import check_chain, folder_state, read_given, remove_leftovers, students_of
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveModel
-from monai_weckd.annotation.order import Outputs, Scores, Suggestion
+from monai_weckd.annotation.order import Outputs, Scores, Suggestion, digests
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.upcoming import Upcoming
+from monai_weckd.data.item_level import PLURALS
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain
 
@@ -85,7 +86,7 @@ class AnnotatedChain:
         self.val_fraction = val_fraction
         self.ahead = ahead
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead)
+        self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead, plural=PLURALS[bundle.item_level])
         self._learning = Learning(bundle)
         self._waiting: tuple[Any, Any, list[Mapping[str, Any]]] = (None, None, [])
         self._scores = Scores.empty("")
@@ -140,7 +141,8 @@ class AnnotatedChain:
         The first call starts the chain. In each later stage, the last accepted student is the teacher.
 
         Args:
-            items: all images, dictionaries with ``image`` (a path), ``id`` and, where known, ``group``.
+            items: all images, dictionaries with ``image`` (a path), ``id`` and, where known, ``group``; or all items
+                of several images, with ``images``.
             labels: class of each labeled image by its id, in the order in which they were given.
             progress: called after each epoch with stage, epoch of the stage, and the stage's epochs.
 
@@ -168,8 +170,7 @@ class AnnotatedChain:
         labels: Mapping[str, str],
         progress: Callable[[int, int, int], None] | None,
     ) -> dict[str, Any]:
-        unreadable = self.bundle.find_faults(items)
-        readable = [item for item in items if item["id"] not in unreadable]
+        readable, unreadable = self.bundle.examine(items)
         plan, given = plan_next_stage(
             readable,
             labels,
@@ -197,7 +198,7 @@ class AnnotatedChain:
             )
             write_atomically(part / "given.json", json.dumps(given.to_dict(), indent=1) + "\n")
             # scored here, so that the new student can rank images as soon as it is in place
-            scores = self._look(part, items, unreadable).save(part)
+            scores = self._look(part, readable, unreadable, digests(items)).save(part)
         except Exception:
             shutil.rmtree(part, ignore_errors=True)  # if the disk is full, this leaves room for labels
             raise
@@ -215,7 +216,7 @@ class AnnotatedChain:
         with self._alone():
             self._load()
             folder = self.path.resolve() if self.stages else self.output_dir
-            scores = self._look(folder, items, self.bundle.find_faults(items))
+            scores = self._look(folder, *self.bundle.examine(items), digests(items))
             if scores is not self._scores:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
@@ -283,15 +284,23 @@ class AnnotatedChain:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
         return FileLock(self.output_dir / "compute.lock")
 
-    def _look(self, folder: Path, items: Sequence[Mapping[str, Any]], unreadable: Mapping[str, str]) -> Scores:
-        """Return the scores of items by the last student in a folder; compute them for items that it has not seen."""
+    def _look(
+        self,
+        folder: Path,
+        items: Sequence[Mapping[str, Any]],
+        unreadable: Mapping[str, str],
+        made_of: Mapping[str, int],
+    ) -> Scores:
+        """Return the scores of readable items by a folder's last student; compute those that it does not have."""
         students = students_of(folder)
         made_by = list(students)[-1] if students else ""
         earlier = self._scores
         scores = earlier if earlier.made_by == made_by else Scores.empty(made_by)
+        if changed := scores.changed(made_of):
+            scores = scores.without(changed)
         seen = set(scores.ids)
         unreadable = {key: fault for key, fault in unreadable.items() if key not in seen}
-        new = [item for item in items if item["id"] not in seen and item["id"] not in unreadable]
+        new = [item for item in items if item["id"] not in seen]
         if unreadable != scores.unreadable:
             for key in unreadable.keys() - scores.unreadable.keys():
                 logger.warning("left out %r: %s", key, unreadable[key])
@@ -299,14 +308,14 @@ class AnnotatedChain:
         if not new:
             return scores
         ids = tuple(item["id"] for item in new)
+        digests_of_new = {key: made_of[key] for key in ids if made_of}
+        options: Any = {"findings": self.bundle.kind.findings, "made_of": digests_of_new}
         if earlier.ids != ids or earlier.made_by not in [*students][-2:-1]:
-            return scores.with_more(
-                ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable, findings=self.bundle.kind.findings
-            )
+            return scores.with_more(ids, *self.bundle.embed(new, [*students.values()][-2:]), unreadable, **options)
         # the student before the last one has scored the same images
         features, probabilities = self.bundle.embed(new, [*students.values()][-1:])
         both = np.stack([earlier.probabilities, *probabilities])
-        found = scores.with_more(ids, features, both, unreadable, findings=self.bundle.kind.findings)
+        found = scores.with_more(ids, features, both, unreadable, **options)
         return found.sharing(earlier)
 
     def knows(self, items: Sequence[Mapping[str, Any]]) -> bool:
@@ -319,7 +328,8 @@ class AnnotatedChain:
         scores = self._scores
         listed, scored, others = self._waiting
         if listed is not items or scored is not scores:
-            others = [item for item in items if item["id"] not in scores.places]
+            changed = scores.changed(digests(items))
+            others = [item for item in items if item["id"] not in scores.places or item["id"] in changed]
             self._waiting = items, scores, others
         if any(item["id"] not in scores.unreadable for item in others):
             return False
@@ -357,20 +367,10 @@ class AnnotatedChain:
             if chain is None:
                 raise ValueError(f"output_dir: expected chain.json in {folder}, got none. Restore it from a copy.")
             given = read_given(folder / "given.json")
-            known = tuple(chain["classes"])
-            if bool(chain.get("findings")) != self.bundle.kind.findings:
-                raise ValueError(
-                    f"output_dir: expected a chain of {'findings' if self.bundle.kind.findings else 'classes'}, got "
-                    f"another kind in {self.output_dir}. Pass another folder, or the bundle of that chain."
-                )
-            if known != self.bundle.classes:
-                if known == self.bundle.classes[: len(known)]:
-                    self._grow(folder)
-                    return self._load()
-                raise ValueError(
-                    f"output_dir: expected a chain of the classes {list(self.bundle.classes)}, got {chain['classes']} "
-                    f"in {self.output_dir}. Pass another folder, or the classes of that chain; new ones come last."
-                )
+            check_chain(chain, self.output_dir, self.bundle.kind, item_level=self.bundle.item_level)
+            if tuple(chain["classes"]) != self.bundle.classes:
+                self._grow(folder)
+                return self._load()
         self._take(folder, chain, given, Scores.load(folder, next(reversed(students_of(folder)), "")))
 
     def _grow(self, folder: Path) -> None:

@@ -15,13 +15,47 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.shards import GivenLabels
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["folder_state", "read_given", "remove_leftovers", "students_of"]
+__all__ = ["check_chain", "folder_state", "read_given", "remove_leftovers", "students_of"]
+
+
+def check_chain(chain: Mapping[str, Any], output_dir: Path, kind: LabelKind, *, item_level: str) -> None:
+    """Refuse a chain of another kind than the labels.
+
+    Args:
+        chain: content of its ``chain.json``.
+        output_dir: its folder.
+        kind: names of the classes or findings, which may be more than those of the chain.
+        item_level: what has a label.
+
+    Raises:
+        ValueError: When it is of another kind or level, or its classes are not the first ones.
+
+    """
+    known = tuple(chain["classes"])
+    if bool(chain.get("findings")) != kind.findings:
+        raise ValueError(
+            f"output_dir: expected a chain of {'findings' if kind.findings else 'classes'}, got another kind in "
+            f"{output_dir}. Pass another folder, or the bundle of that chain."
+        )
+    if known != kind.names[: len(known)]:
+        raise ValueError(
+            f"output_dir: expected a chain of the classes {list(kind.names)}, got {chain['classes']} in {output_dir}. "
+            "Pass another folder, or the classes of that chain; new ones come last."
+        )
+    level = chain["settings"].get("item_level", "image")
+    if level != item_level:
+        raise ValueError(
+            f"output_dir: expected a chain of the item_level {item_level!r}, got {level!r} in {output_dir}. Pass "
+            f"another folder, or --set datalist#item_level={level}."
+        )
 
 
 def read_given(path: Path) -> GivenLabels:

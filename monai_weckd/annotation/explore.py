@@ -177,8 +177,8 @@ class Explorer:
             who: the person who asks.
 
         Returns:
-            ``ids``; ``x`` and ``y``, the first two principal components, from 0 to 9999; ``label``, an index into
-            ``words`` (the classes or findings, then the answers); ``predicted``, likewise, into the first
+            ``item_level``; ``ids``; ``x`` and ``y``, the first two principal components, from 0 to 9999; ``label``, an
+            index into ``words`` (the classes or findings, then the answers); ``predicted``, likewise, into the first
             ``predictable`` of them; ``disagreement`` in percent. -1 stands for what is not known. A label's prediction
             is by a head that saw no label of its group.
 
@@ -193,6 +193,7 @@ class Explorer:
         places = ((shown - low) / np.where(high > low, high - low, 1) * (_STEPS - 1)).astype(int)
         percent = np.nan_to_num(np.round(100 * known.disagreement[kept]), nan=-1).astype(int)
         return {
+            "item_level": session.level,
             "words": list(known.names),
             "predictable": len(known.names) - len(session.answers),
             "ids": [known.scores.ids[place] for place in kept],

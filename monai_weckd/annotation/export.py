@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_weckd.annotation.images import find_items
-from monai_weckd.annotation.label_files import labeled_findings, note_export, read_labels
+from monai_weckd.annotation.label_files import labeled_findings, labeled_level, note_export, read_labels
 from monai_weckd.annotation.label_words import known_findings
 from monai_weckd.annotation.readings import readings_of
 from monai_weckd.data.columns import FINDING
+from monai_weckd.data.dicom.patients import image_id
 from monai_weckd.data.dicom.references import folder_of
+from monai_weckd.data.item_level import PLURALS, images_in
+from monai_weckd.data.keys import LEVELS, KeyFinder
 from monai_weckd.data.manifest import FileFinder
 from monai_weckd.utils.files import write_atomically
 
@@ -35,6 +38,9 @@ __all__ = ["export_labels", "labeled_items"]
 
 def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
+
+    Where an item of several images has a label, each of its images has it, and columns ``study`` and ``series`` name
+    the item down to its level.
 
     Its columns are ``file``, ``label`` (or ``finding:<name>`` for each finding: 1, 0, or empty where it is unknown) and
     ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
@@ -50,7 +56,7 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         output: the manifest to write.
 
     Returns:
-        The number of images that are "labeled" and "unlabeled", and of labels "of images that are gone".
+        The number of images (or items) that are "labeled" and "unlabeled", and of labels "of images that are gone".
 
     Raises:
         ValueError: When there are no labels, or no images.
@@ -61,15 +67,23 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
     known = given.keys() & {item["id"] for item in items}
     answers = sum(bool(given[key].get("answer")) for key in known)
     told = sum(bool(given[key]["label"]) for key in known) - answers
-    rows = [_row(item, given.pop(item["id"], {}), names) for item in items]
+    level, root = labeled_level(labels)[0], dataset_dir.absolute()
+    of_level = LEVELS[1 : LEVELS.index(level) + 1] if level in LEVELS else ()
+    keys = KeyFinder(root)
+    rows = []
+    for item in items:
+        entry = given.pop(item["id"], {})
+        for path in images_in(item):
+            above = [getattr(keys.find(path), name) for name in of_level]
+            rows.append(_row({**item, "id": image_id(path, root)}, entry, names, above))
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
     labels_in = [f"{FINDING}{name}" for name in names] or ["label"]
-    header = ["file", *labels_in, "group", "labeled_by", "labeled_at", "answer", "readings"]
+    header = ["file", *labels_in, "group", *of_level, "labeled_by", "labeled_at", "answer", "readings"]
     csv.writer(text).writerows([header, *rows])
     write_atomically(output, text.getvalue())
     note_export(labels, to=output.name, labels=told)
-    counts = {"labeled": told, "unlabeled": len(rows) - told, "of images that are gone": len(given)}
+    counts = {"labeled": told, "unlabeled": len(items) - told, f"of {PLURALS[level]} that are gone": len(given)}
     counts["answers in place of a class"] = answers
     counts["disagreements"] = len(known) - told - answers
     return Counter(counts)
@@ -78,7 +92,8 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
 def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return the images of a folder, and the entries of ``labels.json`` by the ids of their images.
 
-    If any label belongs to a folder, each folder with DICOM files counts as one series.
+    Where items of several images have the labels, these are returned. If any label belongs to a folder, each folder
+    with DICOM files counts as one series.
 
     Args:
         dataset_dir: folder of the images.
@@ -90,6 +105,9 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
     """
     if not labels.is_file():
         raise ValueError(f"labels: expected labels.json of `label`, got no {labels}. Correct the path.")
+    level, spatial_dims = labeled_level(labels)
+    if level != "image":
+        return find_items(dataset_dir, spatial_dims=spatial_dims, item_level=level), read_labels(labels)
     # a Mac may have written the names in another Unicode form
     finder = FileFinder(str(dataset_dir))
     given = {finder.find(key): entry for key, entry in read_labels(labels).items()}
@@ -97,11 +115,11 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
     return find_items(dataset_dir, spatial_dims=3 if series else 2), given
 
 
-def _row(item: Mapping[str, Any], entry: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _row(item: Mapping[str, Any], entry: Mapping[str, Any], names: Sequence[str], of_level: Sequence[str]) -> list[str]:
     ts = entry.get("ts")
     when = datetime.fromtimestamp(ts, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if ts is not None else ""
     label = entry.get("label") or ""
     label, answer = ("", label) if entry.get("answer") else (label, "")
     said = "; ".join(f"{who or 'somebody'}: {reading}" for who, reading in readings_of(entry).items())
     values = [str(known_findings(label).get(name, "")) for name in names] or [label]
-    return [item["id"], *values, item["group"], entry.get("who") or "", when, answer, said]
+    return [item["id"], *values, item["group"], *of_level, entry.get("who") or "", when, answer, said]

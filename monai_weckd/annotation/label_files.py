@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.annotation.label_log import LabelLog, Line, damaged, new_event
+from monai_weckd.annotation.label_log import LabelLog, Line, check_level, damaged, new_event
 from monai_weckd.annotation.label_sum import LabelSum
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import parse_json
@@ -58,6 +58,28 @@ def labeled_findings(path: Path) -> tuple[str, ...]:
     if lines:
         return _summed(lines).findings
     return tuple(_parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8)).get("findings", ()))
+
+
+def labeled_level(path: Path) -> tuple[str, int]:
+    """Return what has a label and, unless it is "image", the spatial dimensions of the images, 2 or 3.
+
+    What has a label is "image", or a level of :py:func:`monai_weckd.data.group_images`.
+
+    Args:
+        path: ``labels.json``; its log counts, if there is one beside it.
+
+    Raises:
+        ValueError: When the log, or a file without one, is damaged.
+
+    """
+    lines = LabelLog(path).read()
+    if lines:
+        found = _summed(lines)
+        return found.item_level, found.spatial_dims
+    content = _parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    level, spatial_dims = content.get("item_level", "image"), content.get("spatial_dims", 2)
+    check_level(path, level, spatial_dims)
+    return level, spatial_dims
 
 
 def rebuild_labels(path: Path) -> bool:

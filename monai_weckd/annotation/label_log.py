@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from monai_weckd.data.item_level import ITEM_LEVELS
 from monai_weckd.utils.files import sync_folder, write_error
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["LabelLog", "Line", "damaged", "new_event"]
+__all__ = ["LabelLog", "Line", "check_level", "damaged", "new_event"]
 
 
 class Line(NamedTuple):
@@ -124,6 +125,8 @@ class LabelLog:
         names = event.get("names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(damaged(self.path, "a line whose names are no list of texts"))
+        if event["what"] == "items":
+            check_level(self.path, event.get("level"), event.get("spatial_dims"))
         for name in ("id", "label"):
             if not isinstance(event.get(name, ""), str):
                 raise ValueError(damaged(self.path, f"a line whose {name} is no text"))
@@ -140,6 +143,22 @@ def new_event(what: str, who: str | None, details: dict[str, Any]) -> dict[str, 
 
     """
     return {"ts": int(time.time()), "who": who, "what": what, **details}
+
+
+def check_level(path: Path, level: Any, spatial_dims: Any) -> None:
+    """Refuse a file that says of its items what none can be.
+
+    Args:
+        path: the file.
+        level: what has a label.
+        spatial_dims: spatial dimensions of an image.
+
+    Raises:
+        ValueError: When there is no such level, or an image has other dimensions.
+
+    """
+    if level not in ITEM_LEVELS or spatial_dims not in (2, 3):
+        raise ValueError(damaged(path, f"items of the level {level!r} with images of {spatial_dims!r} dimensions"))
 
 
 def damaged(path: Path, got: str) -> str:

@@ -21,10 +21,11 @@ from typing import Any
 from monai_weckd.annotation.label_log import Line
 from monai_weckd.annotation.readings import with_reading, without_reading
 
-__all__ = ["FINDINGS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
+__all__ = ["FINDINGS", "ITEMS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
 
 OWN_KEYS = ("label", "who", "ts", "answer", "readings", "settled")  # keys of an entry that no information can take
 FINDINGS = "findings"  # a line that names them, before the first label
+ITEMS = "items"  # a line with their level, before the first label, unless an item is an image
 OF_LABELS = ("label", "correction", "undo", "reading", "settlement")
 
 
@@ -37,6 +38,8 @@ class LabelSum:
         earlier: the entries that corrections have replaced, of each image, the last one last.
         end: bytes of the log up to the last line that is about a label.
         findings: names of the findings; empty where an image has one class.
+        item_level: what has a label, "image" or a level of :py:func:`monai_weckd.data.group_images`.
+        spatial_dims: of the images of such a level, 2 or 3; in 3D, a folder with DICOM files is one.
 
     """
 
@@ -44,6 +47,8 @@ class LabelSum:
     earlier: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     end: int = 0
     findings: tuple[str, ...] = ()
+    item_level: str = "image"
+    spatial_dims: int = 2
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines.
@@ -58,6 +63,8 @@ class LabelSum:
                 self.end = end
             elif event["what"] == FINDINGS:
                 self.findings, self.end = tuple(event["names"]), end
+            elif event["what"] == ITEMS:
+                self.item_level, self.spatial_dims, self.end = event["level"], event["spatial_dims"], end
 
     def _apply(self, event: dict[str, Any]) -> None:
         if event["what"] == "reading" or event.get("reading"):
@@ -109,7 +116,9 @@ class LabelSum:
 
     def content(self) -> bytes:
         """Return what belongs into ``labels.json``."""
-        named = {"findings": self.findings} if self.findings else {}
+        named: dict[str, Any] = {"findings": self.findings} if self.findings else {}
+        if self.item_level != "image":
+            named |= {"item_level": self.item_level, "spatial_dims": self.spatial_dims}
         content = {"format": 2, "log": self.end, **named, "labels": self.entries}
         return f"{json.dumps(content, indent=1)}\n".encode()
 

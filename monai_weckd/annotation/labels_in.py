@@ -21,8 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from monai_weckd.annotation.label_words import agreed
 from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.data.dicom.patients import image_id
 from monai_weckd.data.findings import read_findings
+from monai_weckd.data.item_level import images_in
 from monai_weckd.data.manifest import FileFinder, read_manifest
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.utils.enums import UNLABELED
@@ -143,8 +146,12 @@ def read_incoming(session: AnnotationSession, manifest: str | os.PathLike[str]) 
 
     """
     finder, labels, missing = FileFinder(str(session.studies)), dict[str, str](), []
+    root = session.studies.absolute()
+    # an image stands for its item, and so does the item's own name
+    item_of = {image_id(path, root): key for key, item in session.items.items() for path in images_in(item)}
+    findings = () if session.level == "image" else session.store.findings
     for place, file, label in _rows(session, os.fspath(manifest)):
-        key = finder.find(file)
+        key = item_of.get(finder.find(file), file)
         if key not in session.items:
             missing.append(
                 f"{place}: expected an image in {session.studies.name!r}, got {file!r}.{finder.near(file)} "
@@ -155,8 +162,10 @@ def read_incoming(session: AnnotationSession, manifest: str | os.PathLike[str]) 
             label = session.store.words.spelled(label)
         except ValueError as error:
             raise ValueError(f"{place}: {str(error).removeprefix('label: ')}") from None
-        if labels.setdefault(key, label) != label:
-            raise ValueError(f"{place}: expected one label for {file!r}, got {label!r} and {labels[key]!r}.")
+        both = agreed([labels.get(key, label), label], findings)
+        if both is None:
+            raise ValueError(f"{place}: expected one label for {key!r}, got {label!r} and {labels[key]!r}.")
+        labels[key] = both
     entries = session.store.entries
     known = {key: entries[key]["label"] for key in labels if key in entries}
     differ = tuple((key, has, labels[key]) for key, has in known.items() if has != labels[key])

@@ -17,14 +17,15 @@ import io
 import logging
 import os
 import zlib
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_weckd.data.item_level import has_several, images_in
 from monai_weckd.data.npz import read_array
 from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.splits import group_of
@@ -33,7 +34,7 @@ from monai_weckd.selection.projection import main_components
 from monai_weckd.utils.draws import hash_fraction
 from monai_weckd.utils.files import link_or_copy, write_atomically
 
-__all__ = ["Outputs", "Scores", "Suggestion", "components", "suggest"]
+__all__ = ["Outputs", "Scores", "Suggestion", "components", "digests", "suggest"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Scores:
             (N,); 0 without one.
         unreadable: reason by id for each image that cannot be read.
         file: file that holds the features, None if they are not saved.
+        made_of: digest of the names of an item's images by its id; none where an item is an image.
 
     """
 
@@ -91,6 +93,7 @@ class Scores:
     disagreement: np.ndarray
     unreadable: Mapping[str, str]
     file: Path | None = None
+    made_of: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -115,6 +118,7 @@ class Scores:
         unreadable: Mapping[str, str],
         *,
         findings: bool = False,
+        made_of: Mapping[str, int] | None = None,
     ) -> Scores:
         """Return new scores that also cover further images.
 
@@ -124,6 +128,7 @@ class Scores:
             probabilities: by the last students, the newest last, (number of students, n, C).
             unreadable: reason by id for each image that cannot be read.
             findings: whether the probabilities are those of findings, default False.
+            made_of: of these images, default none.
 
         """
         last = probabilities[-1] if len(probabilities) else np.zeros((len(ids), 0), np.float32)
@@ -135,7 +140,30 @@ class Scores:
         if self.ids:
             parts = [(self.features, features), (self.probabilities, last), (self.disagreement, change)]
             rows, chances, changes = (np.concatenate(pair) for pair in parts)
-        return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, {**self.unreadable, **unreadable})
+        bad, made_of = {**self.unreadable, **unreadable}, {**self.made_of, **(made_of or {})}
+        return Scores(self.made_by, (*self.ids, *ids), rows, chances, changes, bad, made_of=made_of)
+
+    def without(self, ids: Collection[str]) -> Scores:
+        """Return scores without some items.
+
+        Args:
+            ids: ids of these items.
+
+        """
+        rows = [place for place, key in enumerate(self.ids) if key not in ids]
+        kept = tuple(self.ids[place] for place in rows)
+        arrays = (self.features[rows], self.probabilities[rows], self.disagreement[rows])
+        made_of = {key: self.made_of[key] for key in kept if key in self.made_of}
+        return Scores(self.made_by, kept, *arrays, self.unreadable, made_of=made_of)
+
+    def changed(self, made_of: Mapping[str, int]) -> set[str]:
+        """Return the ids of scored items that have other images now.
+
+        Args:
+            made_of: as in the arguments, of the items as they are.
+
+        """
+        return {key for key, digest in made_of.items() if key in self.places and self.made_of.get(key) != digest}
 
     def sharing(self, other: Scores) -> Scores:
         """Return these scores with the features of others if they are the same, so that they are saved once.
@@ -167,6 +195,7 @@ class Scores:
             features_sum=_sum(self.features),
             made_by=self.made_by,
             ids=self.ids,
+            made_of=[self.made_of.get(key, 0) for key in self.ids],
             bad=[*self.unreadable],
             why=[*self.unreadable.values()],
         )
@@ -207,8 +236,22 @@ class Scores:
         if probabilities.ndim != 2 or not len(ids) == len(probabilities) == len(change):
             raise ValueError(f"expected scores of {len(ids)} images, got those of others")
         # the features are written first, so after an interruption they may be of more images
-        known = cls(made_by, ids, features, probabilities, change, bad, file)
+        made_of = {key: digest for key, digest in zip(ids, content("made_of").tolist(), strict=True) if digest}
+        known = cls(made_by, ids, features, probabilities, change, bad, file, made_of)
         return known if len(features) == len(ids) else cls.empty(made_by)
+
+
+def digests(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return a digest of the names of an item's images, above 0, by its id; nothing where an item is an image.
+
+    Args:
+        items: all items.
+
+    """
+    if not has_several(items):
+        return {}
+    names = {item["id"]: "\n".join(map(os.path.basename, images_in(item))) for item in items}
+    return {key: 1 + zlib.crc32(text.encode(errors="surrogateescape")) for key, text in names.items()}
 
 
 def _sum(features: np.ndarray) -> int:
@@ -226,6 +269,7 @@ def suggest(
     seed: int,
     guide: np.ndarray | None = None,
     points: np.ndarray | None = None,
+    plural: str = "images",
 ) -> list[Suggestion]:
     """Choose the images to label next, and put them in order.
 
@@ -243,6 +287,7 @@ def suggest(
         seed: seed of the draws.
         guide: class probabilities to choose by, (N, C), default None: those of the scores.
         points: result of :py:func:`components` for the scores, default None: computed, which takes longest.
+        plural: what the items are called in the reasons, default "images".
 
     """
     by_id = {item["id"]: item for item in items}
@@ -272,12 +317,12 @@ def suggest(
     places = select_items("herding", context, count=min(count, left))
     if not guided:
         chosen = sorted((ids[place] for place in places), key=lambda key: hash_fraction(seed, "herding", key))
-        return unseen + [Suggestion(key, "stands for many images without a label", None) for key in chosen]
+        return unseen + [Suggestion(key, f"stands for many {plural} without a label", None) for key in chosen]
     chosen_rows = sorted(
         (int(rows[place]) for place in places),
         key=lambda row: (-scores.disagreement[row], _margin(scores.probabilities[row], kind)),
     )
-    return unseen + [_reasoned(scores, row, kind) for row in chosen_rows]
+    return unseen + [_reasoned(scores, row, kind, plural) for row in chosen_rows]
 
 
 def components(scores: Scores) -> np.ndarray:
@@ -297,14 +342,14 @@ def _margin(probabilities: np.ndarray, kind: LabelKind) -> float:
     return float(first - second)
 
 
-def _reasoned(scores: Scores, row: int, kind: LabelKind) -> Suggestion:
+def _reasoned(scores: Scores, row: int, kind: LabelKind, plural: str) -> Suggestion:
     probabilities = scores.probabilities[row]
     if kind.findings:
         what = f"{kind.names[int(np.abs(probabilities - 0.5).argmin())]!r} or not"
     else:
         second, first = np.argsort(probabilities, kind="stable")[-2:]
         what = f"{kind.names[first]!r} or {kind.names[second]!r}"
-    reason = f"stands for uncertain images; {what} (margin {_margin(probabilities, kind):.2f})"
+    reason = f"stands for uncertain {plural}; {what} (margin {_margin(probabilities, kind):.2f})"
     if scores.disagreement[row] > 0:
         reason += f"; the last two students differ by {scores.disagreement[row]:.2f}"
     return Suggestion(scores.ids[row], reason, probabilities)

@@ -24,6 +24,7 @@ import torch
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.datalist import Datalist
+from monai_weckd.data.item_level import images_in
 from monai_weckd.data.verify import image_state, known_state
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
@@ -43,12 +44,14 @@ class SharedParts:
         config: the configuration.
         kind: names of the classes or findings.
         settings: settings of the plan.
+        item_level: what an item is, "image" or a level of :py:func:`monai_weckd.data.group_images`.
 
     """
 
-    def __init__(self, config: BundleConfig, kind: LabelKind, settings: PlanSettings) -> None:
+    def __init__(self, config: BundleConfig, kind: LabelKind, settings: PlanSettings, *, item_level: str) -> None:
         self._config = config
         self._kind = kind
+        self._item_level = item_level
         self._settings = settings
         self._lock = Lock()
         self._base: BundleConfig | None = None
@@ -112,7 +115,8 @@ class SharedParts:
         return self._config.copy(changes, datalist=datalist, plan=plan, **self._objects)
 
     def _datalist(self, items: Sequence[Mapping[str, Any]]) -> Datalist:
-        return Datalist([dict(item) for item in items], self._kind.names, findings=self._kind.findings)
+        listed = [dict(item) for item in items]
+        return Datalist(listed, self._kind.names, findings=self._kind.findings, item_level=self._item_level)
 
     def _reset(self) -> None:
         self.network.load_state_dict(self._value("network").state_dict())
@@ -152,10 +156,10 @@ class SharedParts:
             items: the items.
 
         """
-        states = {item["id"]: known_state(item["image"]) for item in items}
+        states = {item["id"]: tuple(map(known_state, images_in(item))) for item in items}
         if any(self._state_of(key) != state for key, state in states.items()):
             others = {key: (state, item) for key, (_, state, item) in self._items.items() if key not in states}
-            kept = {key: found for key, found in others.items() if image_state(found[1]["image"]) == found[0]}
+            kept = {key: one for key, one in others.items() if tuple(map(image_state, images_in(one[1]))) == one[0]}
             found = {**kept, **{item["id"]: (states[item["id"]], item) for item in items}}
             self._images = self._read([item for _, item in found.values()])
             self._items = {key: (place, *rest) for place, (key, rest) in enumerate(found.items())}

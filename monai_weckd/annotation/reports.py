@@ -21,13 +21,15 @@ from typing import Any
 from monai.data.image_reader import is_dicom_path
 
 from monai_weckd.annotation.export import labeled_items
-from monai_weckd.annotation.label_files import labeled_findings
+from monai_weckd.annotation.label_files import labeled_findings, labeled_level
 from monai_weckd.annotation.label_words import known_findings
 from monai_weckd.data.dicom.references import folder_of
+from monai_weckd.data.dicom.sr_document import source_files
 from monai_weckd.data.dicom.sr_folder import DocumentFolder
 from monai_weckd.data.dicom.sr_labels import LabelSRWriter
 from monai_weckd.data.dicom.sr_series import series_numbers
 from monai_weckd.data.image_files import image_files
+from monai_weckd.data.item_level import PLURALS, images_in
 
 __all__ = ["label_reports", "person_of"]
 
@@ -50,11 +52,18 @@ def label_reports(
         could not be written.
 
     Raises:
-        ValueError: When there are no labels, or no images.
+        ValueError: When there are no labels, or no images, or patients have the labels.
         FileExistsError: When the folder is not empty.
         ImportError: When highdicom is not installed.
 
     """
+    level = labeled_level(labels)[0] if labels.is_file() else "image"
+    if level == "patient":
+        raise ValueError(
+            "write_sr: expected labels of images, series or studies, got those of patients. A report is about one "
+            "study; write their manifest with `manifest --labels`."
+        )
+    plural = PLURALS[level]
     writers: dict[str, LabelSRWriter] = {"": LabelSRWriter(verified=verified)}
     items, given = labeled_items(dataset_dir, labels)
     findings = labeled_findings(labels)
@@ -67,18 +76,20 @@ def label_reports(
         if entry.get("answer") or not entry.get("label"):
             counts["without a class"] += 1
             continue
-        if not is_dicom_path(folder_of(item["image"])):
-            counts["of images other than DICOM"] += 1
+        paths = [path for path in images_in(item) if is_dicom_path(folder_of(path))]
+        if not paths:
+            counts[f"of {plural} other than DICOM"] += 1
             continue
+        source = paths[0] if len(paths) == 1 else [file for path in paths for file in source_files(path)]
         person = person_of(entry)
         writer = writers.setdefault(person, LabelSRWriter(person, verified=verified))
         fault = documents.add(
-            writer, known_findings(entry["label"]) if findings else entry["label"], source=item["image"], number=number
+            writer, known_findings(entry["label"]) if findings else entry["label"], source=source, number=number
         )
         counts["reported"] += not fault
         faults += [fault] if fault else []
     faults += documents.finish()
-    counts["of images that are gone"] = len(given)
+    counts[f"of {plural} that are gone"] = len(given)
     return counts, faults
 
 

@@ -35,6 +35,7 @@ from monai_weckd.annotation.status import NoStageError, UnknownImageError
 from monai_weckd.annotation.store import ANSWERS, LabelStore
 from monai_weckd.annotation.summaries import described
 from monai_weckd.annotation.training import ImagePredictor
+from monai_weckd.data.item_level import images_in
 from monai_weckd.data.names import spelled_as
 from monai_weckd.data.passed_over import PassedOver
 from monai_weckd.plan.label_kind import LabelKind
@@ -52,7 +53,8 @@ _PAUSE = 0.1
 class AnnotationSession(StageTraining):
     """The images, labels and chain behind a label server.
 
-    All methods may be called from several threads.
+    All methods may be called from several threads. Where the bundle's ``item_level`` is "series", "study" or "patient",
+    an item with all images of one is in the place of an image: it has one id and one label.
 
     Args:
         chain: the chain; labels are kept in its output folder.
@@ -83,7 +85,11 @@ class AnnotationSession(StageTraining):
         known = [spelled_as(name, ANSWERS) for name in kind.names]
         self.answers = tuple(answer for answer in ANSWERS if answer not in known)
         labels_json = chain.output_dir / "labels.json"
-        super().__init__(chain, LabelStore(labels_json, kind.names, answers=self.answers, findings=kind.findings))
+        self.level: str = chain.bundle.item_level
+        of_items: Any = {"item_level": self.level, "spatial_dims": chain.bundle.spatial_dims}
+        super().__init__(
+            chain, LabelStore(labels_json, kind.names, answers=self.answers, findings=kind.findings, **of_items)
+        )
         self.readers = Readers(self.store, share=read_twice, policy=disagreements, seed=chain.bundle.seed)
         self.leases = Leases()
         self.queues = Queues()
@@ -150,12 +156,13 @@ class AnnotationSession(StageTraining):
         """List the images of the folder again."""
         self._watch.look()
         passed_over = PassedOver()
-        items = find_items(self.studies, spatial_dims=self.chain.bundle.spatial_dims, passed_over=passed_over)
+        spatial_dims = self.chain.bundle.spatial_dims
+        items = find_items(self.studies, spatial_dims=spatial_dims, item_level=self.level, passed_over=passed_over)
         self.passed_over = passed_over
         self._listed = time.monotonic(), {item["id"]: item for item in items}
 
     def item(self, image_id: str) -> dict[str, Any]:
-        """Return an image: its path as ``image``, ``id`` and ``group``.
+        """Return an image: its path as ``image``, ``id`` and ``group``; an item of several has ``images``.
 
         Args:
             image_id: its id.
@@ -167,9 +174,22 @@ class AnnotationSession(StageTraining):
         item = self.items.get(image_id)
         if item is None:
             raise UnknownImageError(
-                f"id: expected an image in {self.studies.name!r}, got {image_id!r}. Ask for the list."
+                f"id: expected {'an' if self.level == 'image' else 'a'} {self.level} in {self.studies.name!r}, got "
+                f"{image_id!r}. Ask for the list."
             )
         return item
+
+    def images(self, image_id: str) -> tuple[str, ...]:
+        """Return the paths of an item's images; of an image its own.
+
+        Args:
+            image_id: id of the item.
+
+        Raises:
+            UnknownImageError: When there is no such item.
+
+        """
+        return images_in(self.item(image_id))
 
     def put_label(
         self,
@@ -332,21 +352,22 @@ class AnnotationSession(StageTraining):
         self.learn()
         self._predictor()
 
-    def predict(self, path: str) -> dict[str, Any]:
+    def predict(self, path: str, *others: str) -> dict[str, Any]:
         """Return the prediction of the last accepted student for an image, as JSON-compatible data.
 
         Args:
             path: a file, or the folder of a DICOM series.
+            others: further images of an item, whose features are pooled; those that cannot be read are left out.
 
         Raises:
             NoStageError: When there is no student yet.
-            ValueError: When the image cannot be read.
+            ValueError: When no image can be read.
 
         """
         predictor = self._predictor()
         if predictor is None:
             raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
-        return described(predictor.predict(path), self.classes, self.chain.thresholds)
+        return described(predictor.predict(path, *others), self.classes, self.chain.thresholds)
 
     def _student_changed(self) -> None:
         self._predictor()

@@ -46,6 +46,7 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
         "bundle": session.chain.bundle.root.name,
         "classes": list(session.classes),
         "findings": session.kind.findings,
+        "item_level": session.level,
         "thresholds": session.chain.thresholds,
         "images": {
             "total": len(items),

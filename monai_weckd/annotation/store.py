@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.annotation.label_files import read_file
+from monai_weckd.annotation.label_files import labeled_level, read_file
 from monai_weckd.annotation.label_log import LabelLog, new_event
-from monai_weckd.annotation.label_sum import FINDINGS, OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.label_sum import FINDINGS, ITEMS, OF_LABELS, OWN_KEYS, LabelSum
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.readings import readings_of
 from monai_weckd.plan.label_kind import LabelKind
@@ -55,9 +55,13 @@ class LabelStore:
         answers: what may be said in place of a class, default: nothing. An entry with such a label has ``answer``.
         findings: whether the classes are findings, of which an image may show several, default False. The log names
             them.
+        item_level: what has a label, default "image". The log names another level of
+            :py:func:`monai_weckd.data.group_images`, with the next argument.
+        spatial_dims: spatial dimensions of an image, default 2.
 
     Raises:
-        ValueError: When the log is damaged, or the file that has none, or a label is of an unknown class.
+        ValueError: When the log is damaged, or the file that has none, or a label is of an unknown class, or of another
+            level.
 
     Example::
 
@@ -77,6 +81,8 @@ class LabelStore:
         *,
         answers: Sequence[str] = (),
         findings: bool = False,
+        item_level: str = "image",
+        spatial_dims: int = 2,
     ) -> None:
         self.path = Path(path)
         self.words = LabelWords(LabelKind(tuple(classes), findings), tuple(answers))
@@ -87,12 +93,16 @@ class LabelStore:
         self._sum.add(self._log.read())
         self._check_findings()
         old = {} if self._sum.end or not self.path.is_file() else read_file(self.path)
+        self._check_level(item_level, labeled_level(self.path)[0] if old else self._sum.item_level, old)
         self._spelled: dict[str, str] = {}
         for entry in [*self._sum.entries.values(), *old.values()]:
             for one in (entry, *entry.get("readings", ())):
                 self._spell(one["label"])
         if self._sum.findings != self.findings:
             self._sum.add(self._log.append(new_event(FINDINGS, None, {"names": list(self.findings)})))
+        level = {"level": item_level, "spatial_dims": spatial_dims}
+        if self._sum.item_level != item_level:
+            self._sum.add(self._log.append(new_event(ITEMS, None, level)))
         if old:
             self._sum.add(self._log.append(*map(_first_event, old.items())))
         if self._sum.end:
@@ -120,6 +130,14 @@ class LabelStore:
             raise ValueError(
                 f"{self.path}: expected findings {list(before)}, of which it has labels, got "
                 f"{list(self.findings) or 'classes'}. Pass another folder, or those findings; new ones come last."
+            )
+
+    def _check_level(self, wanted: str, level: str, old: Mapping[str, Any]) -> None:
+        """Refuse labels of another level."""
+        if level != wanted and (old or self._sum.entries or level != "image"):
+            raise ValueError(
+                f"{self.path}: expected the item_level {level!r}, of which it has labels, got {wanted!r}. Pass another "
+                f"folder, or --set datalist#item_level={level}."
             )
 
     def _spell(self, label: str | None) -> str | None:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Train a bundle one stage at a time as labels come in, and classify single images with its students."""
+"""Train a bundle one stage at a time as labels come in, and classify images with its students."""
 
 from __future__ import annotations
 
@@ -29,25 +29,29 @@ from monai_weckd.annotation.flights import Flights
 from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.data.embedding import pooled
+from monai_weckd.data.item_level import check_item_level, images_in, refuse_several
 from monai_weckd.data.prepared import Preparation, load_image
 from monai_weckd.data.verify import find_faults
 from monai_weckd.engines.label_task import task_of
 from monai_weckd.engines.solver import HeadSolver
 from monai_weckd.handlers.continuation import ChainContinuation
-from monai_weckd.networks.features import extract, find_head, find_module
+from monai_weckd.inferers import HeadInferer
+from monai_weckd.networks.features import HeadHook, extract, find_head, find_module
 from monai_weckd.networks.weights import load_weights
 from monai_weckd.plan.chain_plan import ChainPlan
 from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import divide_epochs
 from monai_weckd.predict.model import class_probabilities, probability_fault
+from monai_weckd.utils.enums import IMAGES
 from monai_weckd.utils.literals import literal
 
 __all__ = ["AnnotatedBundle", "ImagePredictor"]
 
 
 class AnnotatedBundle:
-    """Train a bundle one stage at a time, and apply its network to single images, as ``train.json`` configures it.
+    """Train a bundle one stage at a time, and apply its network to images, as ``train.json`` configures it.
 
     Args:
         bundle: the bundle's folder.
@@ -62,6 +66,7 @@ class AnnotatedBundle:
         root: the bundle's folder.
         kind: names of the classes or findings.
         spatial_dims: 2 for pictures, 3 for volumes.
+        item_level: what has a label: "image", or all images of a "series", "study" or "patient".
         policy: labels that a stage trains on, "cumulative" or "disjoint".
         seed: seed of the chain.
         tolerance: tolerance of the gate; None means 1 / n for n validation images.
@@ -83,7 +88,10 @@ class AnnotatedBundle:
     ) -> None:
         changes = {**(changes or {}), "dataset_dir": literal(str(dataset_dir))}
         self.config = config = BundleConfig(bundle, overlays=overlays, changes=changes)
-        config.refuse_several_images("label")
+        self.item_level = config.item_level
+        check_item_level(self.item_level)
+        if self.item_level != "image" and not config.solves_heads:
+            refuse_several([{IMAGES: ()}])
         self.root, self.spatial_dims = config.root, config.spatial_dims
         names = config.class_names if classes is None else tuple(map(str, classes))
         self.kind = LabelKind(_distinct(names, findings=config.has_findings), config.has_findings)
@@ -100,7 +108,7 @@ class AnnotatedBundle:
         given = PlanSettings(
             seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
-        self._parts = SharedParts(config, self.kind, given)
+        self._parts = SharedParts(config, self.kind, given, item_level=self.item_level)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,13 +116,34 @@ class AnnotatedBundle:
         return self.kind.names
 
     def find_faults(self, items: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Return the ids of the images that training cannot use, each with its fault; see ``data.verify.find_faults``.
+        """Return the ids of the items that training cannot use, each with its fault; see ``data.verify.find_faults``.
 
         Args:
-            items: dictionaries with ``id`` and ``image``.
+            items: dictionaries with ``id`` and ``image``, or ``images``, of which one suffices.
 
         """
-        return find_faults(items, self._preparation)
+        return self.examine(items)[1]
+
+    def examine(self, items: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+        """Return the items that training can use, with the images that it can use, and the faults of the others.
+
+        Args:
+            items: as for :py:meth:`find_faults`.
+
+        """
+        if self.item_level == "image":
+            faults = find_faults(items, self._preparation)
+            return [item for item in items if item["id"] not in faults], faults
+        images = [{"id": path, "image": path} for item in items for path in images_in(item)]
+        bad = find_faults(images, self._preparation)
+        usable, faults = [], {}
+        for item in items:
+            paths = images_in(item)
+            if good := tuple(path for path in paths if path not in bad):
+                usable.append(item if len(good) == len(paths) else {**item, IMAGES: good})
+            else:
+                faults[item["id"]] = f"no image can be read, first {os.path.basename(paths[0])!r}: {bad[paths[0]]}"
+        return usable, faults
 
     @cached_property
     def _preparation(self) -> Preparation:
@@ -245,7 +274,7 @@ class AnnotatedBundle:
 
 
 class ImagePredictor:
-    """Classify single images with a student; several threads may ask at once.
+    """Classify images, or items of several, with a student; several threads may ask at once.
 
     Args:
         network: the student, in eval mode.
@@ -279,18 +308,46 @@ class ImagePredictor:
             found: np.ndarray = class_probabilities(self.network, batch, postprocessing=self.postprocessing)[0]
         return found
 
-    def predict(self, path: str) -> np.ndarray:
-        """Return the class probabilities of an image, (C,).
+    def _features(self, path: str) -> np.ndarray:
+        image = load_image(self.preprocessing, path, self.spatial_dims)
+        with self._lock, HeadHook(self.network) as hook:
+            class_probabilities(self.network, image[None].to(self.device))
+            found: np.ndarray = hook.features.float().cpu().numpy()
+        return found
+
+    def _of_several(self, paths: Sequence[str]) -> np.ndarray:
+        """Return the class probabilities by the mean of the features of images, without those that cannot be read."""
+        rows: list[np.ndarray] = []
+        faults: list[ValueError] = []
+        for path in paths:
+            try:
+                rows.append(self._features(path))
+            except ValueError as error:
+                faults.append(error)
+        if not rows:
+            raise faults[0]
+        features = torch.from_numpy(pooled(np.concatenate(rows), np.arange(len(rows)), [len(rows)])).to(self.device)
+        options: Any = {"inferer": HeadInferer(), "postprocessing": self.postprocessing}
+        with self._lock:
+            found: np.ndarray = class_probabilities(self.network, features, **options)[0]
+        return found
+
+    def predict(self, path: str, *others: str) -> np.ndarray:
+        """Return the class probabilities of an image, (C,), or of an item of several.
 
         Args:
             path: a file, or the folder of a DICOM series.
+            others: further images of the item; those that cannot be read are left out.
 
         Raises:
-            ValueError: When the image cannot be read, has another number of dimensions than the network expects, or
-                yields probabilities that are not finite.
+            ValueError: When no image can be read, or has the number of dimensions that the network expects, or the
+                probabilities are not finite.
 
         """
-        probabilities = self._flights.get(path, lambda: self._probabilities(path))
+        paths = (path, *others)
+        probabilities = self._flights.get(
+            "\0".join(paths), lambda: self._of_several(paths) if others else self._probabilities(path)
+        )
         fault = probability_fault(path, probabilities)
         if fault:
             raise ValueError(fault)

@@ -32,11 +32,12 @@ class Upcoming:
         kind: names of the classes or findings.
         seed: seed of the draws.
         ahead: how many to choose at a time.
+        plural: what the items are called, default "images".
 
     """
 
-    def __init__(self, kind: LabelKind, *, seed: int, ahead: int) -> None:
-        self._kind, self._seed, self._ahead = kind, seed, ahead
+    def __init__(self, kind: LabelKind, *, seed: int, ahead: int, plural: str = "images") -> None:
+        self._kind, self._seed, self._ahead, self._plural = kind, seed, ahead, plural
         self._kept: tuple[Any, list[Suggestion]] = ((), [])
         self._most = 1
         self._present: tuple[Any, frozenset[str]] = (None, frozenset())
@@ -126,6 +127,7 @@ class Upcoming:
             stage=stage,
             seed=self._seed,
             guide=guide(),
+            plural=self._plural,
             points=self.points(scores) if scores.ids else None,
         )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from monai_weckd.annotation.chain import AnnotatedChain
 from monai_weckd.annotation.session import AnnotationSession
+from monai_weckd.data.item_level import PLURALS
 from monai_weckd.predict.table import BELOW_CONFIDENCE
 from monai_weckd.utils.tables import read_table
 
@@ -81,7 +82,7 @@ class WorklistSession(AnnotationSession):
         self.missing = len(self._worklist - self.items.keys())
         if self.missing == len(self._worklist):
             raise ValueError(
-                f"worklist: expected images of {studies}, got none of {self.missing}. "
+                f"worklist: expected {PLURALS[self.level]} of {studies}, got none of {self.missing}. "
                 "Pass the folder that was the --input of predict."
             )
 

@@ -117,6 +117,11 @@ class BundleConfig:
                 f"`{command}` does not offer several findings yet; the other commands do."
             )
 
+    @property
+    def item_level(self) -> str:
+        """What has a label: "image", or all images of a "series", "study" or "patient"."""
+        return str(self.value("datalist#item_level")) if "datalist#item_level" in self else "image"
+
     def refuse_several_images(self, command: str) -> None:
         """Refuse a configuration whose items have several images where a command is for single ones.
 
@@ -127,11 +132,10 @@ class BundleConfig:
             ValueError: When it is such a configuration.
 
         """
-        level = self.value("datalist#item_level") if "datalist#item_level" in self else "image"
-        if level != "image":
+        if self.item_level != "image":
             raise ValueError(
-                f"item_level: expected 'image' for `{command}`, which takes single images, got {level!r}. "
-                "Train, plan, compare, report and predict take others."
+                f"item_level: expected 'image' for `{command}`, which takes single images, got {self.item_level!r}. "
+                "Train, plan, label, compare, report and predict take others."
             )
 
     @property

@@ -69,6 +69,7 @@ def _label(args: argparse.Namespace) -> None:
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, take_labels
     from monai_weckd.annotation.worklist import read_worklist
     from monai_weckd.apps.label.server import serve
+    from monai_weckd.data.item_level import PLURALS
     from monai_weckd.utils.system import limit_threads
 
     limit_threads()
@@ -92,8 +93,8 @@ def _label(args: argparse.Namespace) -> None:
         session = _session(args, chain, studies, worklist)
         if args.labels is not None:
             taken, before = take_labels(session, args.labels)
-            print(f"labels  {taken} taken from {args.labels}, {before} images had one")
-        print(f"images  {len(session.items)} in {studies}, {len(session.labels)} with a label")
+            print(f"labels  {taken} taken from {args.labels}, {before} {PLURALS[session.level]} had one")
+        print(f"{PLURALS[session.level]:7} {len(session.items)} in {studies}, {len(session.labels)} with a label")
         if text := session.passed_over.text():
             print(text)
         print(f"chain   {len(chain.stages)} stages in {output_dir}")
@@ -108,13 +109,14 @@ def _session(
 ) -> AnnotationSession:
     from monai_weckd.annotation import AnnotationSession
     from monai_weckd.annotation.worklist import WorklistSession
+    from monai_weckd.data.item_level import PLURALS
 
     options: Any = {name: getattr(args, name) for name in ("label_budget", "read_twice", "disagreements")}
     if worklist is None:
         return AnnotationSession(chain, studies, **options)
     session = WorklistSession(chain, studies, worklist, **options)
     missing = f", {session.missing} of which are not in {studies}" if session.missing else ""
-    print(f"list    {len(worklist)} images of {args.worklist}{missing}")
+    print(f"list    {len(worklist)} {PLURALS[session.level]} of {args.worklist}{missing}")
     return session
 
 

@@ -45,7 +45,9 @@ def add_label_sr(commands: Any) -> None:
 def _label_sr(args: argparse.Namespace) -> None:
     if (args.verified_by is None) != (args.organization is None):
         raise ValueError("verified_by, organization: expected both, got one. Pass the other, or leave both out.")
+    from monai_weckd.annotation.label_files import labeled_level
     from monai_weckd.annotation.reports import label_reports
+    from monai_weckd.data.item_level import PLURALS
 
     verified = None if args.verified_by is None else (args.verified_by, args.organization)
     counts, faults = label_reports(args.dataset_dir, args.labels, args.write_sr, per=args.sr_per, verified=verified)
@@ -55,6 +57,6 @@ def _label_sr(args: argparse.Namespace) -> None:
         if count:
             print(f"labels  {count} passed over: {reason}")
     told = "unverified" if args.verified_by is None else f"verified by {args.verified_by}"
-    print(f"reports of {reported} images in {args.write_sr}, {told}")
+    print(f"reports of {reported} {PLURALS[labeled_level(args.labels)[0]]} in {args.write_sr}, {told}")
     if not reported:
         raise ValueError(f"labels: expected some of DICOM images, got none in {args.labels}. Look at --dataset_dir.")

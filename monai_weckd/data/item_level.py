@@ -31,6 +31,7 @@ from monai_weckd.utils.messages import nearest
 __all__ = [
     "ITEM_LEVELS",
     "PLURALS",
+    "check_item_level",
     "each_image",
     "group_images",
     "has_several",
@@ -62,9 +63,7 @@ def group_images(datalist: Datalist, item_level: str, dataset_dir: str | os.Path
             splits.
 
     """
-    if item_level not in ITEM_LEVELS:
-        hint = nearest(item_level, ITEM_LEVELS)
-        raise ValueError(f"item_level: expected one of {ITEM_LEVELS}, got {item_level!r}. {hint}")
+    check_item_level(item_level)
     if item_level == "image":
         return datalist
     keys = _item_keys(datalist, item_level, dataset_dir)
@@ -87,6 +86,21 @@ def group_images(datalist: Datalist, item_level: str, dataset_dir: str | os.Path
     items = [_item(name, images) for name, images in bags.items()]
     layout = "; ".join(filter(None, (datalist.layout, _counts(items, item_level))))
     return datalist._replace(items=items, item_level=item_level, layout=layout)
+
+
+def check_item_level(item_level: str) -> None:
+    """Refuse what is no level of items.
+
+    Args:
+        item_level: see :py:func:`group_images`.
+
+    Raises:
+        ValueError: When there is no such level.
+
+    """
+    if item_level not in ITEM_LEVELS:
+        hint = nearest(item_level, ITEM_LEVELS)
+        raise ValueError(f"item_level: expected one of {ITEM_LEVELS}, got {item_level!r}. {hint}")
 
 
 def level_name(names: Iterable[str]) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from monai_weckd.data.prepared import Preparation
 
-__all__ = ["find_faults", "image_state", "known_state", "read_datalist", "verify_images"]
+__all__ = ["find_faults", "has_fault", "image_state", "known_state", "read_datalist", "verify_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,16 @@ def image_state(path: str) -> tuple[Any, ...]:
         return tuple(map(_state, image_files(path))) if os.path.isdir(path) else (_state(path),)
     except OSError as error:
         return (str(error),)
+
+
+def has_fault(path: str) -> bool:
+    """Return whether :py:func:`find_faults` has found a fault of an image, under any transforms; it reads no file.
+
+    Args:
+        path: as for :py:func:`image_state`.
+
+    """
+    return any(_known.get(archive_split(path), ((), {}))[1].values())
 
 
 def known_state(path: str) -> tuple[Any, ...]:

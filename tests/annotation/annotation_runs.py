@@ -59,7 +59,12 @@ class QuietChain:
 
     def __init__(self, output_dir):
         self.bundle = SimpleNamespace(
-            kind=LabelKind(QUIET_CLASSES), spatial_dims=2, root=Path("a_bundle"), policy="cumulative", seed=0
+            kind=LabelKind(QUIET_CLASSES),
+            spatial_dims=2,
+            item_level="image",
+            root=Path("a_bundle"),
+            policy="cumulative",
+            seed=0,
         )
         self.output_dir, self.val_fraction, self.given = output_dir, 0.25, GivenLabels()
         self.stages, self.accepted, self.unreadable, self.thresholds = [], [], {}, None

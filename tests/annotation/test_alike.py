@@ -40,7 +40,9 @@ def here(tmp_path):
     features[:4] = features[0] + 0.01 * random.normal(0, 1, (4, 20))
     ill = np.array([0.95] * 4 + [0.99] * 4 + [0.01] * 3 + [0.4])
     outputs = Outputs(tuple(NAMES), features.astype(np.float32), np.stack([ill, 1 - ill], axis=1))
-    bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
+    bundle = SimpleNamespace(
+        kind=LabelKind(("ill", "well")), spatial_dims=2, item_level="image", root=Path("b"), seed=0
+    )
     chain = SimpleNamespace(
         bundle=bundle,
         output_dir=tmp_path / "output",

@@ -48,6 +48,7 @@ def make(tmp_path, *, share=0.0, findings=False, live=True):
     return SimpleNamespace(
         items={key: {"id": key} for key in ids},
         item=item,
+        level="image",
         classes=kind.names,
         answers=ANSWERS,
         store=store,

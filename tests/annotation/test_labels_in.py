@@ -32,7 +32,9 @@ def here(tmp_path):
     for name in NAMES:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
-    bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
+    bundle = SimpleNamespace(
+        kind=LabelKind(("ill", "well")), spatial_dims=2, item_level="image", root=Path("b"), seed=0
+    )
     chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None)
     return AnnotationSession(chain, tmp_path / "images")
 

@@ -42,6 +42,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
         readers=readers,
         store=store,
         items=items,
+        level="image",
         given=given,
         labels={key: label for key, label in given.items() if label in CLASSES},
         classes=CLASSES,
@@ -51,7 +52,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
         budget=dict,
         training=TrainingStatus(),
         chain=SimpleNamespace(
-            bundle=SimpleNamespace(root=Path("a") / "bundle"),
+            bundle=SimpleNamespace(root=Path("a") / "bundle", item_level="image"),
             unreadable={"broken": "it is damaged", "gone": "it was damaged"},
             stages=[],
             thresholds=None,

@@ -41,9 +41,10 @@ _BY_HAND = "images: expected to be added and removed by hand, in the folder, got
 class FolderDatastore(Datastore):
     """Present the images and labels of a session as a MONAI Label datastore.
 
-    An image's id is its path within the folder. A label with the tag "final" is a class in a JSON file,
-    ``{"label": name}`` or ``{"idx": number}``; the session's store keeps it. Labels with other tags, such as the
-    predictions of a batch, are files in the session's output folder.
+    An image's id is its path within the folder. An item of several images is presented as its first one, under the id
+    of the item. A label with the tag "final" is a class in a JSON file, ``{"label": name}`` or ``{"idx": number}``; the
+    session's store keeps it. Labels with other tags, such as the predictions of a batch, are files in the session's
+    output folder.
 
     Args:
         session: images and labels.
@@ -74,7 +75,8 @@ class FolderDatastore(Datastore):
     def datalist(self) -> list[dict[str, Any]]:
         """Return the labeled images, with the indices of their classes, or a value for each finding: -1 is unknown."""
         items, words = self.session.items, self.session.store.words
-        return [{**items[key], "label": words.plain(label)} for key, label in self.session.labels.items()]
+        labels = self.session.labels.items()
+        return [{**items[key], "image": self.get_image_uri(key), "label": words.plain(label)} for key, label in labels]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Return the label id of an image for each of its tags."""
@@ -96,8 +98,8 @@ class FolderDatastore(Datastore):
         )
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return the path of an image."""
-        return str(self.session.item(image_id)["image"])
+        """Return the path of an image; of an item of several, that of the first one."""
+        return self.session.images(image_id)[0]
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
         """Return the bytes of a label's JSON."""
@@ -119,7 +121,7 @@ class FolderDatastore(Datastore):
         """Return the path, the group and any added information of an image."""
         item = self.session.item(image_id)
         # a copy: MONAI Label changes what it gets, and what is kept must have been checked
-        return {**deepcopy(self._infos.get(image_id, {})), "path": item["image"], "group": item["group"]}
+        return {**deepcopy(self._infos.get(image_id, {})), "path": self.get_image_uri(image_id), "group": item["group"]}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Return the class, the person, the time and any added information of a label."""
@@ -141,6 +143,11 @@ class FolderDatastore(Datastore):
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Return the path of a ZIP archive with the labeled images and a manifest."""
+        if self.session.level != "image":
+            raise ValueError(
+                f"datastore: expected single images for an archive, got all images of each {self.session.level}. Write "
+                "their manifest with `manifest --labels`."
+            )
         path = self.session.chain.output_dir / "dataset.zip"
         rows = self.datalist()[: limit_cases or None]
         given = self.session.labels

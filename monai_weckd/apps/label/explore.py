@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 
 from monai_weckd.annotation import AnnotationSession
 from monai_weckd.annotation.explore import Explorer, Wish
+from monai_weckd.annotation.images import middle_readable
 from monai_weckd.annotation.pictures import thumbnail
 from monai_weckd.annotation.queues import MOST_QUEUED
 from monai_weckd.apps.label.guard import person
@@ -66,7 +67,8 @@ def make_explorer(session: AnnotationSession) -> APIRouter:
 
     @router.get("/thumbnail/{image_id:path}", response_class=Response)
     def small(image_id: str) -> Response:
-        content = thumbnail(session.item(image_id)["image"])
+        paths = session.images(image_id)
+        content = thumbnail(paths[middle_readable(paths)])
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     @router.get("/queue")

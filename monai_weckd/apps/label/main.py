@@ -112,16 +112,16 @@ class ChainLabelApp(MONAILabelApp):
         self.check("infer", request)
         image = request["image"]
         if image in self.session.items:
-            return self._infer(request, self.session.item(image)["image"])
+            return self._infer(request, *self.session.images(image))
         # only uploads: a request must not name any other path of the server
         upload = Path(str(image))
         if upload.parent != self.uploads or not upload.is_file():
             self.session.item(image)
         return self._infer({**request, "save_label": False}, str(upload))
 
-    def _infer(self, request: dict[str, Any], path: str) -> dict[str, Any]:
+    def _infer(self, request: dict[str, Any], *paths: str) -> dict[str, Any]:
         tag = request.get("label_tag", _PREDICTED)[:]  # as text: MONAI Label passes an Enum
-        file, result = self._infers[NAME]({**request, "image": path})
+        file, result = self._infers[NAME]({**request, "image": paths})
         if file is not None:
             try:
                 self.datastore().save_label(request["image"], file, tag, {})

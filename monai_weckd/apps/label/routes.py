@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -22,8 +23,10 @@ from pydantic import BaseModel, Field
 
 from monai_weckd.annotation import AnnotationSession, Suggestion, describe_image, image_png
 from monai_weckd.annotation.alike import confirm_batch, find_batch, related_images, similar_labeled
+from monai_weckd.annotation.images import first_readable, middle_readable
 from monai_weckd.annotation.labels_in import read_upload, take_incoming
 from monai_weckd.apps.label.guard import person
+from monai_weckd.data.dicom.patients import image_id as name_in
 
 __all__ = ["make_router"]
 
@@ -112,6 +115,13 @@ def _answered(suggestions: list[Suggestion]) -> dict[str, Any] | JSONResponse:
     return {**first, "more": others}
 
 
+def _checked(number: int, paths: Sequence[str]) -> int:
+    """Return the place of an image of an item, unless there is none."""
+    if not 0 <= number < len(paths):
+        raise ValueError(f"image: expected a number from 0 to {len(paths) - 1}, got {number}. Pass another.")
+    return number
+
+
 def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     """Add the routes of single images."""
 
@@ -119,21 +129,28 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
     @router.get("/image/{image_id:path}/png", response_class=Response)
     def picture(
         image_id: str,
+        image: int | None = None,
         number: Annotated[int | None, Query(alias="slice")] = None,
         center: float | None = None,
         width: float | None = None,
     ) -> Response:
-        path = session.item(image_id)["image"]
-        content = image_png(path, number=number, center=center, width=width)
+        paths = session.images(image_id)
+        place = middle_readable(paths) if image is None else _checked(image, paths)
+        content = image_png(paths[place], number=number, center=center, width=width)
         return Response(content, media_type="image/png", headers={"Cache-Control": "no-store"})
 
     @router.get("/image/{image_id:path}")
-    def image(image_id: str) -> dict[str, Any]:
+    def described(image_id: str, image: int | None = None) -> dict[str, Any]:
+        paths = session.images(image_id)
+        place = first_readable(paths) if image is None else _checked(image, paths)
         return {
             "id": image_id,
             "label": session.readers.known_to(image_id, person().name),
             "blind": session.readers.is_blind(image_id, person().name),
-            **describe_image(session.item(image_id)["image"]),
+            "image": place,
+            "images": len(paths),
+            "file": name_in(paths[place], session.studies.absolute()),
+            **describe_image(paths[place]),
         }
 
     @router.put("/label/{image_id:path}")
@@ -158,7 +175,7 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
 
     @router.get("/predict/{image_id:path}")
     def predict(image_id: str) -> dict[str, Any]:
-        return session.predict(session.item(image_id)["image"])
+        return session.predict(*session.images(image_id))
 
 
 def _add_sets(router: APIRouter, session: AnnotationSession) -> None:

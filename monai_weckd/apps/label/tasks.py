@@ -58,10 +58,10 @@ class ChainInfer(InferTask):
         """Return the path of a JSON file if the prediction is to be saved (else None), and the prediction.
 
         Args:
-            request: with ``image``, the path of an image.
+            request: with ``image``, the paths of the images of an item, or of one image.
 
         """
-        result = self.session.predict(request["image"])
+        result = self.session.predict(*request["image"])
         if not request.get("save_label"):
             return None, result
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as file:

@@ -15,6 +15,7 @@ import { attempt, desk, locked, remember, remembered, say, WINDOW } from "./desk
 import { next, showFirst } from "./images.js";
 import { poll } from "./poll.js";
 import { askJson, byId, element, place, quoted, visible } from "./server.js";
+import { counted, noun } from "./words.js";
 
 const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
 
@@ -66,7 +67,7 @@ function tell() {
   const rest = images.length - out.size;
   byId("batch-title").textContent = `These ${images.length} look alike. All ${quoted(label)}?`;
   byId("batch-confirm-text").textContent =
-    rest === 0 ? "Take all out" : `Label ${rest === 1 ? "1 image" : `${rest} images`} as ${quoted(label)}`;
+    rest === 0 ? "Take all out" : `Label ${counted(rest)} as ${quoted(label)}`;
   for (const button of byId("batch-images").children) {
     const isOut = out.has(button.value);
     button.setAttribute("aria-pressed", String(isOut));
@@ -97,7 +98,7 @@ export async function confirmBatch() {
     const { labeled, left } = await askJson("PUT", "weckd/batch", { label, ids });
     if (labeled.length > 0) remember("given", [...remembered("given"), { batch: labeled, label }]);
     const rest = left.length > 0 ? ` ${left.length} had got a label meanwhile, and keep it.` : "";
-    say(`Saved: ${labeled.length} images are ${quoted(label)}, confirmed together.${rest}`);
+    say(`Saved: ${labeled.length} ${noun(2)} are ${quoted(label)}, confirmed together.${rest}`);
   }, confirmBatch, "Not saved. ");
   if (!done) return;
   closeBatch();

@@ -14,6 +14,7 @@
 import * as gallery from "./gallery.js";
 import * as chart from "./map.js";
 import { askJson, byId, element, speakAs, visible } from "./server.js";
+import { noun, speakOf } from "./words.js";
 
 const MOST = 1000; // images that the server takes at a time
 const PLAIN = { label: "label", predicted: "prediction", disagreement: "disagreement" };
@@ -77,11 +78,12 @@ function setChosen(points) {
   chart.choose(chosen.length === 0 ? null : points);
   byId("chosen").hidden = chosen.length === 0;
   const some = chosen.length > MOST ? `; the first ${MOST} can be queued` : "";
-  byId("chosen-text").textContent = `${chosen.length} images chosen${some}`;
+  byId("chosen-text").textContent = `${chosen.length} ${noun(2)} chosen${some}`;
 }
 
 async function load() {
   data = await askJson("GET", "weckd/map");
+  speakOf(data.item_level);
   gallery.setWords(data);
   showColors();
   setChosen(new Set());

@@ -12,6 +12,7 @@
 // Lists of images with their thumbnails, some at a time.
 
 import { askJson, byId, element, place, visible } from "./server.js";
+import { counted } from "./words.js";
 
 const A_TIME = 60;
 const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
@@ -45,7 +46,7 @@ export async function showList(more = false) {
   if (more) byId("images").append(...cards);
   else byId("images").replaceChildren(...cards);
   shown = (more ? shown : 0) + cards.length;
-  byId("count").textContent = answer.total === 1 ? "1 image" : `${answer.total} images`;
+  byId("count").textContent = counted(answer.total);
   byId("more").hidden = shown >= answer.total;
   byId("queue-all").disabled = answer.total === 0 || byId("show").value === "unreadable";
 }

@@ -15,6 +15,7 @@ import { attempt, desk, left, locked, remembered, WINDOW } from "./desk.js";
 import { askJson, byId, place, visible } from "./server.js";
 import { hideSimilar, showRelated, showSimilar } from "./similar.js";
 import * as viewer from "./viewer.js";
+import { noun } from "./words.js";
 
 let coming = null; // {id, loaded}: the image after it
 let first = []; // ids that are shown before what the server suggests
@@ -31,7 +32,7 @@ async function display(suggestion) {
   const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
   coming = null;
   viewer.show(loaded);
-  byId("announcement").textContent = `New image: ${visible(id)}`;
+  byId("announcement").textContent = `New ${noun()}: ${visible(id)}`;
   Object.assign(desk.current, { label: loaded.info.label, ready: true });
   showRelated(id, open);
   if (!loaded.info.blind) {
@@ -94,7 +95,7 @@ function idle(skipped) {
   desk.current = null;
   hideSimilar();
   idleAt = left(desk.state);
-  byId("name").textContent = "No image left";
+  byId("name").textContent = `No ${noun()} left`;
   byId("reason").textContent = "";
-  viewer.hide(skipped ? "Only skipped images are left without a label." : "Each image has a label.");
+  viewer.hide(skipped ? `Only skipped ${noun(2)} are left without a label.` : `Each ${noun()} has a label.`);
 }

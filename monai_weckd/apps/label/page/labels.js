@@ -16,7 +16,7 @@ import { findNext, next, open } from "./images.js";
 import { saved } from "./panels.js";
 import { poll } from "./poll.js";
 import { ask, askJson, place, quoted } from "./server.js";
-import { worded } from "./words.js";
+import { noun, worded } from "./words.js";
 
 export async function give(label) {
   if (nameless()) return;
@@ -114,7 +114,7 @@ async function takeBackAll({ batch, label }) {
     else if (now.label) kept += 1;
   }
   const rest = kept > 0 ? ` ${kept} have been changed elsewhere, and stay.` : "";
-  say(`Taken back: ${batch.length - kept} images of a batch have no label.${rest}`);
+  say(`Taken back: ${batch.length - kept} ${noun(2)} of a batch have no label.${rest}`);
 }
 
 async function takeBack({ id, label, previous }) {

@@ -15,7 +15,7 @@ import { attempt, desk, locked, say } from "./desk.js";
 import { next } from "./images.js";
 import { poll } from "./poll.js";
 import { askJson, byId, element, quoted, visible } from "./server.js";
-import { worded } from "./words.js";
+import { counted, noun, worded } from "./words.js";
 
 const SHOWN = 20;
 
@@ -39,8 +39,8 @@ function show(found) {
   const { counts, same, conflicts, missing } = found;
   const rows = Object.entries(counts).map(([name, count]) => `${quoted(name)}: ${count}`);
   byId("manifest-new").textContent =
-    found.new === 0 ? "No image gets a label." : `${found.new} images get a label. ${rows.join(", ")}.`;
-  byId("manifest-same").textContent = same > 0 ? `${same} images have the same label already.` : "";
+    found.new === 0 ? `No ${noun()} gets a label.` : `${found.new} ${noun(2)} get a label. ${rows.join(", ")}.`;
+  byId("manifest-same").textContent = same > 0 ? `${same} ${noun(2)} have the same label already.` : "";
   list("manifest-conflicts", conflicts, "another label, which stays", (one) => [
     element("bdi", visible(one.id)), ": ", element("bdi", worded(one.has ?? "readers differ", desk.state, visible)),
     ", not ", element("bdi", worded(one.manifest, desk.state, visible)),
@@ -54,7 +54,7 @@ function show(found) {
 function list(id, rows, what, parts) {
   const box = byId(id);
   box.hidden = rows.length === 0;
-  box.querySelector("summary").textContent = `Of ${rows.length === 1 ? "1 image" : `${rows.length} images`}: ${what}`;
+  box.querySelector("summary").textContent = `Of ${counted(rows.length)}: ${what}`;
   const more = rows.length > SHOWN ? [element("li", `and ${rows.length - SHOWN} more`)] : [];
   box.querySelector("ul").replaceChildren(...rows.slice(0, SHOWN).map((one) => {
     const row = element("li");

@@ -12,7 +12,7 @@
 // What the server says of labels and chain, as it is shown beside the image.
 
 import { byId, element, quoted, visible } from "./server.js";
-import { worded } from "./words.js";
+import { noun, worded } from "./words.js";
 
 const PERCENT = new Intl.NumberFormat("en", { style: "percent" });
 
@@ -80,7 +80,7 @@ export function showProgress(state, asked, open) {
   const aside = images.set_aside ? `, ${images.set_aside} set aside` : "";
   const disputed = images.disputed ? `, ${images.disputed} disputed` : "";
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
-  byId("labeled-text").textContent = `${images.labeled} of ${images.total} images labeled${aside}${disputed}${unreadable}`;
+  byId("labeled-text").textContent = `${images.labeled} of ${images.total} ${noun(2)} labeled${aside}${disputed}${unreadable}`;
   Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
   const limit = asked ?? told;
   const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;

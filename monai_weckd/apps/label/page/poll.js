@@ -15,7 +15,7 @@ import { desk, say, WINDOW } from "./desk.js";
 import { isNews, next, predict } from "./images.js";
 import { ended, makeAnswers, makeClasses } from "./panels.js";
 import { askJson, quoted, visible } from "./server.js";
-import { worded } from "./words.js";
+import { speakOf, worded } from "./words.js";
 
 let polled = 0;
 let timer;
@@ -24,6 +24,7 @@ function take(found) {
   const before = desk.state;
   desk.state = found;
   if (JSON.stringify(before?.classes) !== JSON.stringify(found.classes)) makeClasses(found);
+  speakOf(found.item_level);
   if (before === null) makeAnswers(Object.keys(found.answers));
   document.title = `Label: ${visible(found.bundle)}`;
   const other = found.last_labels.find(({ id }) => id === desk.current?.id);

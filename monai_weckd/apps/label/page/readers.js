@@ -12,7 +12,7 @@
 // What several readers say: how well they agree, and what is left to settle.
 
 import { byId, element, quoted, visible } from "./server.js";
-import { worded } from "./words.js";
+import { counted, worded } from "./words.js";
 
 function figure({ kappa, low, high }) {
   if (kappa === null) return "undefined, as all say the same";
@@ -25,7 +25,7 @@ function said({ who, label }, state, shown) {
 }
 
 function twice({ images, agree }) {
-  return `${images === 1 ? "1 image" : `${images} images`} read twice, ${Math.round(100 * agree)} % alike.`;
+  return `${counted(images)} read twice, ${Math.round(100 * agree)} % alike.`;
 }
 
 function pairs(cohen, of) {

@@ -9,14 +9,14 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// The image: slices, window, and what is drawn.
+// The image, or the images of an item: slices, window, and what is drawn.
 
-import { ask, askJson, byId, place } from "./server.js";
+import { ask, askJson, byId, place, visible } from "./server.js";
 import { forget, keep, showPresets, windowOf } from "./windows.js";
 
 const box = byId("screen");
 const canvas = byId("picture");
-const [slice, center, width] = ["slice", "center", "width"].map(byId);
+const [image, slice, center, width] = ["image", "slice", "center", "width"].map(byId);
 const NUMBER = new Intl.NumberFormat("en", { maximumSignificantDigits: 4, useGrouping: false });
 const SETTLED = 250; // milliseconds without another slice or window
 const NOTCH = 40; // pixels that a touchpad scrolls for a slice
@@ -24,6 +24,8 @@ const NOTCH = 40; // pixels that a touchpad scrolls for a slice
 let shown = null; // {id, info}
 let drawing = false;
 let wanted = false; // whether another drawing has been asked for since
+let aim = null; // {id, number, start}: another image of the item that is wanted
+let turning = false;
 let scrolled = 0;
 let timer;
 let failed = () => {};
@@ -33,14 +35,20 @@ async function bitmap(id, parameters) {
   return createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
 }
 
-// Ask for an image before it is shown.
-export async function load(id) {
-  const info = await askJson("GET", `weckd/image/${place(id)}`);
-  return { id, info, picture: await bitmap(id, {}) };
+// Ask for an image, or one of an item, before it is shown. A volume starts at its middle slice, or at a given one.
+export async function load(id, { number, start } = {}) {
+  const info = await askJson("GET", `weckd/image/${place(id)}${number === undefined ? "" : `?image=${number}`}`);
+  const first = start === undefined ? Math.floor(info.slices / 2) : start < 0 ? info.slices - 1 : start;
+  return { id, info, first, picture: await bitmap(id, { ...imageOf(info), slice: first }) };
 }
 
-export function show({ id, info, picture }) {
+function imageOf(info) {
+  return info.images > 1 ? { image: info.image } : {};
+}
+
+export function show({ id, info, first, picture }) {
   shown = { id, info };
+  showPlace();
   const [pixelWidth, pixelHeight] = info.pixel;
   byId("frame").style.setProperty("--aspect", (info.shape[0] * pixelWidth) / (info.shape[1] * pixelHeight));
   byId("edge-left").textContent = info.edges?.left ?? "";
@@ -49,7 +57,7 @@ export function show({ id, info, picture }) {
   for (const part of document.querySelectorAll(".window")) part.hidden = info.window === null;
   box.classList.toggle("windowed", info.window !== null);
   slice.max = info.slices;
-  slice.value = Math.floor(info.slices / 2) + 1;
+  slice.value = first + 1;
   if (info.window !== null) setRange(info);
   byId("blank").hidden = true;
   byId("frame").hidden = false;
@@ -58,6 +66,65 @@ export function show({ id, info, picture }) {
   // the picture was made in the window of the image, not in that of its series
   if (info.window !== null && windowOf(shown) !== info.window) redraw();
   showNeighbors();
+}
+
+function showPlace() {
+  const { image: number, images, file } = shown.info;
+  for (const part of document.querySelectorAll(".several")) part.hidden = images < 2;
+  image.max = images;
+  image.value = number + 1;
+  byId("file").textContent = images < 2 ? "" : visible(file);
+  tellPlace();
+}
+
+function tellPlace() {
+  const text = `${image.value} of ${image.max}`;
+  byId("image-text").textContent = text;
+  image.setAttribute("aria-valuetext", text);
+}
+
+// In place of an image of an item that cannot be read.
+function showFault({ id, info }) {
+  shown = { id, info };
+  showPlace();
+  byId("frame").hidden = true;
+  byId("neighbors").hidden = true;
+  for (const part of document.querySelectorAll(".volume, .window")) part.hidden = true;
+  byId("blank").hidden = false;
+  byId("blank").textContent = `This image cannot be read, and is left out. ${visible(info.fault)}`;
+}
+
+// Show another image of the item: one at a time, and only the last wish counts.
+async function turn(number, start) {
+  if (shown === null || number < 0 || number >= shown.info.images) return;
+  aim = { id: shown.id, number, start };
+  image.value = number + 1;
+  tellPlace();
+  if (turning) return;
+  turning = true;
+  try {
+    while (aim !== null) {
+      const mine = aim;
+      const found = await load(mine.id, mine).catch((error) => faulty(mine, error));
+      if (shown?.id !== mine.id) aim = null; // another item has come
+      else if (aim === mine) {
+        aim = null;
+        (found.info.fault ? showFault : show)(found);
+      }
+    }
+    failed(null);
+  } catch (error) {
+    aim = null;
+    failed(error, () => turn(number, start));
+  } finally {
+    turning = false;
+  }
+}
+
+function faulty({ id, number }, error) {
+  if (error.status !== 400) throw error;
+  const { images } = shown.info;
+  return { id, info: { image: number, images, file: "", slices: 1, window: null, fault: error.message } };
 }
 
 // The slices before and after this one; they wait until somebody stops.
@@ -70,7 +137,7 @@ function showNeighbors() {
     if (shown?.id !== id) return;
     for (const [name, step] of [["before", -1], ["after", 1]]) {
       const number = Number(slice.value) - 1 + step;
-      const parameters = { slice: number };
+      const parameters = { ...imageOf(info), slice: number };
       if (info.window !== null) Object.assign(parameters, { center: center.value, width: width.value });
       const picture = byId(name);
       picture.hidden = number < 0 || number >= info.slices;
@@ -85,7 +152,7 @@ export function hide(text) {
   shown = null;
   byId("frame").hidden = true;
   byId("neighbors").hidden = true;
-  for (const part of document.querySelectorAll(".volume, .window")) part.hidden = true;
+  for (const part of document.querySelectorAll(".several, .volume, .window")) part.hidden = true;
   byId("blank").hidden = false;
   byId("blank").textContent = text;
 }
@@ -130,7 +197,9 @@ function tell() {
     input.setAttribute("aria-valuetext", text);
   }
   slice.setAttribute("aria-valuetext", `${slice.value} of ${info.slices}`);
-  canvas.setAttribute("aria-label", info.slices > 1 ? `slice ${slice.value} of ${info.slices}` : "the image");
+  const parts = info.images > 1 ? [`image ${image.value} of ${info.images}`] : [];
+  if (info.slices > 1) parts.push(`slice ${slice.value} of ${info.slices}`);
+  canvas.setAttribute("aria-label", parts.join(", ") || "the image");
 }
 
 // One drawing at a time: while it goes on, only the last wish counts.
@@ -143,10 +212,10 @@ async function redraw() {
     while (wanted && shown) {
       wanted = false;
       const { id, info } = shown;
-      const parameters = { slice: Number(slice.value) - 1 };
+      const parameters = { ...imageOf(info), slice: Number(slice.value) - 1 };
       if (info.window !== null) Object.assign(parameters, { center: center.value, width: width.value });
       const picture = await bitmap(id, parameters);
-      if (shown?.id === id) paint(picture);
+      if (shown?.info === info) paint(picture);
     }
     if (shown) showNeighbors();
     failed(null);
@@ -157,26 +226,30 @@ async function redraw() {
   }
 }
 
+// The next slice, or behind the last one the next image of the item; backwards likewise.
 function move(steps) {
   const before = slice.value;
-  slice.value = Number(slice.value) + steps;
+  if (shown.info.slices > 1) slice.value = Number(slice.value) + steps;
   if (slice.value !== before) redraw();
+  else turn(Number(image.value) - 1 + Math.sign(steps), steps > 0 ? 0 : -1);
 }
 
-function isVolume() {
-  return shown !== null && shown.info.slices > 1;
+function moves() {
+  return shown !== null && (shown.info.slices > 1 || shown.info.images > 1);
 }
 
-// Arrow keys; returns whether the key was one of them.
+// Arrow keys, and the keys of whole images; returns whether the key was one of them.
 export function key(name) {
   const steps = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1 }[name];
-  if (steps === undefined || !isVolume()) return false;
-  move(steps);
+  const images = { PageUp: -1, PageDown: 1 }[name];
+  if (!moves() || (steps ?? images) === undefined || (images !== undefined && shown.info.images < 2)) return false;
+  if (steps !== undefined) move(steps);
+  else turn(Number(image.value) - 1 + images);
   return true;
 }
 
 function wheel(event) {
-  if (!isVolume() || event.ctrlKey) return;
+  if (!moves() || event.ctrlKey) return;
   event.preventDefault();
   scrolled += event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? event.deltaY : NOTCH * Math.sign(event.deltaY);
   const steps = Math.trunc(scrolled / NOTCH);
@@ -196,6 +269,7 @@ function drag(event) {
 // Listen; `report` is called with what went wrong and how to retry, or with null when all is well again.
 export function start(report) {
   failed = report;
+  image.addEventListener("input", () => turn(Number(image.value) - 1));
   slice.addEventListener("input", redraw);
   for (const input of [center, width]) input.addEventListener("input", rewindow);
   byId("reset").addEventListener("click", () => {

@@ -9,9 +9,32 @@
 // See the License for the specific language governing permissions and
 // limitations under the License.
 
-// Labels in words. A label of findings has those that are known, such as effusion=1|nodule=0.
+// Labels, and what has one, in words. A label of findings has those that are known, such as effusion=1|nodule=0.
 
 import { quoted } from "./server.js";
+
+const NOUNS = {
+  image: ["image", "images"], series: ["series", "series"], study: ["study", "studies"], patient: ["patient", "patients"],
+};
+let nouns = NOUNS.image;
+
+// From now on, speak of the items of a level; texts of the page that have `data-noun` do, too.
+export function speakOf(level) {
+  if (nouns === NOUNS[level]) return;
+  nouns = NOUNS[level];
+  for (const part of document.querySelectorAll("[data-noun]")) {
+    const word = nouns[Number(part.dataset.noun === "many")];
+    part.textContent = /^[A-Z]/.test(part.textContent) ? word[0].toUpperCase() + word.slice(1) : word;
+  }
+}
+
+export function noun(count = 1) {
+  return nouns[Number(count !== 1)];
+}
+
+export function counted(count) {
+  return `${count} ${noun(count)}`;
+}
 
 export function findingsOf(label) {
   if (!label?.includes("=")) return {};
