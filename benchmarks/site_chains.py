@@ -341,21 +341,31 @@ def score(found: Mapping[str, Any], arm: str) -> float:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return rows: means and standard errors over runs, in points.
+    """Return rows: means and standard errors over runs, in points, of the arms that all runs of a division have.
 
     Args:
-        results: figures of runs, each with all arms.
+        results: figures of runs, each with every site and pooled images.
 
     """
-    lines = ["| division | runs | " + " | ".join(ARMS) + " |", "|---" * (len(ARMS) + 2) + "|"]
+    lines = ["| division | arm | runs | points | minus best site | minus pooled |", "|---|---|---|---|---|---|"]
     for division in DIVISIONS:
         rows = [found for found in results if found["division"] == division]
-        if len(rows) > 1:
-            points = 100 * np.array([[score(found, arm) for arm in ARMS] for found in rows])
-            errors = points.std(axis=0, ddof=1) / len(rows) ** 0.5
-            cells = [f"{mean:.1f} ± {error:.1f}" for mean, error in zip(points.mean(axis=0), errors, strict=True)]
-            lines.append(f"| {division} | {len(rows)} | {' | '.join(cells)} |")
+        if len(rows) < 2:
+            continue
+        best, pooled = (_points(rows, arm) for arm in ("best site", "pooled"))
+        for arm in (name for name in ARMS if name.endswith(" site") or all(name in found for found in rows)):
+            points = _points(rows, arm)
+            cells = (_mean(points), _mean(points - best), _mean(points - pooled))
+            lines.append(f"| {division} | {arm} | {len(rows)} | {' | '.join(cells)} |")
     return lines
+
+
+def _points(rows: Sequence[Mapping[str, Any]], arm: str) -> np.ndarray:
+    return 100 * np.array([score(found, arm) for found in rows])
+
+
+def _mean(points: np.ndarray) -> str:
+    return f"{points.mean():+.1f} ± {points.std(ddof=1) / len(points) ** 0.5:.1f}"
 
 
 def differences(
@@ -467,12 +477,10 @@ def main() -> None:
             print(number, division, seed, arm, f"{found[arm]['balanced_accuracy']:.3f}", flush=True)
             content = json.dumps({**about, "results": list(kept.values())}, separators=(",", ":")) + "\n"
             write_atomically(options.output, content)
-    if options.arms is None:
-        whole = list(kept.values())
-        print(
-            f"\n{options.bundle}, {SITES} sites\n\n"
-            + "\n".join([*table(whole), "", *differences(whole, labels, groups)])
-        )
+    whole = list(kept.values())
+    print(
+        f"\n{options.bundle}, {SITES} sites\n\n" + "\n".join([*table(whole), "", *differences(whole, labels, groups)])
+    )
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_devices_show_an_image_differently():
     assert 0 < blurred[16, 7].max() < 100 < blurred[16, 16].min() <= 130
 
 
-def test_a_division_is_a_row_of_means_over_its_runs():
+def test_a_row_has_the_means_of_an_arm_over_the_runs_of_a_division():
     def run(division, value):
         arms = {arm: {"balanced_accuracy": value} for arm in site_chains.ARMS if not arm.endswith(" site")}
         alone = {f"site_{place}": {"balanced_accuracy": value - 0.1 * place} for place in range(sites.SITES)}
@@ -148,9 +148,13 @@ def test_a_division_is_a_row_of_means_over_its_runs():
     results = [run("even", 0.5), run("even", 0.7), run("skewed", 0.6)]
     assert site_chains.score(results[0], "best site") == 0.5
     assert site_chains.score(results[0], "mean site") == pytest.approx(0.4)
-    header, _, row = site_chains.table(results)
-    assert row.split(" | ")[:3] == ["| even", "2", "60.0 ± 10.0"]
-    assert header.count("|") == row.count("|")
+    del results[0]["averaging"]
+    header, _, *rows = site_chains.table(results)
+    cells = {row.strip("| ").split(" | ")[1]: row.strip("| ").split(" | ")[2:] for row in rows}
+    assert cells["chain: all"] == ["2", "+60.0 ± 10.0", "+0.0 ± 0.0", "+0.0 ± 0.0"]
+    assert cells["mean site"] == ["2", "+50.0 ± 10.0", "-10.0 ± 0.0", "-10.0 ± 0.0"]
+    assert {header.count("|")} == {row.count("|") for row in rows}
+    assert set(cells) == set(site_chains.ARMS) - {"averaging"}
 
 
 def test_patients_with_two_labels_are_left_out_and_the_others_pooled():
