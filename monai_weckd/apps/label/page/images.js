@@ -28,7 +28,7 @@ async function display(suggestion) {
   byId("reason").textContent = `Why this one: ${visible(reason)}`;
   viewer.hide("Loading …");
   hideSimilar();
-  const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
+  const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id).catch(told));
   coming = null;
   viewer.show(loaded);
   byId("announcement").textContent = `New image: ${visible(id)}`;
@@ -38,6 +38,11 @@ async function display(suggestion) {
     if (!desk.current.probabilities) predict();
     showSimilar(id, desk.state, open);
   }
+}
+
+function told(error) {
+  if (error.status === 400) error.message += " Skip it to go on."; // it cannot be read: retrying is of no use
+  throw error;
 }
 
 // The last student's opinion, where it did not come with the image; without it, there is no bar.
@@ -78,7 +83,12 @@ export async function findNext() {
     if (error.status !== 404) throw error; // 404: none is left
   }
   if (found.length === 0) {
-    idle(skipped.length);
+    desk.current = null;
+    hideSimilar();
+    idleAt = left(desk.state);
+    byId("name").textContent = "No image left";
+    byId("reason").textContent = "";
+    viewer.hide("");
     return;
   }
   await display(found[0]);
@@ -90,11 +100,15 @@ export function isNews(state) {
   return left(state) !== idleAt;
 }
 
-function idle(skipped) {
-  desk.current = null;
-  hideSimilar();
-  idleAt = left(desk.state);
-  byId("name").textContent = "No image left";
-  byId("reason").textContent = "";
-  viewer.hide(skipped ? "Only skipped images are left without a label." : "Each image has a label.");
+// Whether nothing is shown because nothing is left.
+export function idle() {
+  return desk.current === null && idleAt !== null && !desk.busy;
+}
+
+// Why nothing is left, as far as the server has said.
+export function tellIdle({ images }, onlySkipped) {
+  if (!idle()) return;
+  const all = images.labeled === images.total;
+  const rest = all ? "Each image has a label." : "No image waits for your label: the counts under Labels say why.";
+  byId("blank").textContent = onlySkipped ? "Only skipped images are left without a label." : rest;
 }
