@@ -18,6 +18,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -441,6 +442,41 @@ def test_long_names_stay_in_their_place(forks, tmp_path, browser):
                 const box = one.closest('#chart, #list').getBoundingClientRect(), own = one.getBoundingClientRect();
                 return own.width > 0 && own.right > box.right + 1; }).map((one) => one.outerHTML.slice(0, 80))"""
             assert browser.execute_script(too_wide) == [], width
+
+
+def test_a_copy_of_a_window_is_another_window(server, browser):
+    page = Page(browser, server.url)
+    shown, first = page.name, browser.current_window_handle
+    page.run("window.open(location.href)")  # with what the browser keeps of the window, as "Duplicate" does
+    browser.switch_to.window(next(one for one in browser.window_handles if one != first))
+    page.wait(lambda: page.is_ready)
+    assert page.name != shown
+    page.label(0)
+    page.run("location.reload()")
+    page.wait(lambda: page.is_ready and page.status == "")
+    page.key("u")
+    page.wait(lambda: page.status.startswith("Taken back"))
+    browser.close()
+    browser.switch_to.window(first)
+    page.key("u")
+    assert page.status == "Nothing to undo in this window."
+    page.run("location.reload()")
+    page.wait(lambda: page.is_ready and page.status == "")
+    assert page.name == shown
+
+
+def test_an_address_with_a_password_opens_the_page(forks, ears, tmp_path, browser):
+    people = tmp_path / "people"
+    people.write_text("Zoë Müller:pass wörd 1\nBéla:pass word 2")
+    people.chmod(0o600)
+    options = ["--password_file", people]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        address = server.url.replace("://", f"://{quote('Zoë Müller')}:{quote('pass wörd 1')}@")
+        page = Page(browser, address, who=None)
+        assert page.error == ""
+        page.label(0)
+        log = (tmp_path / "output" / "labels.log").read_text(encoding="utf-8")
+        assert [json.loads(line)["who"] for line in log.splitlines()] == ["Zoë Müller"]
 
 
 @pytest.mark.slow  # a folder is listed anew after some seconds
