@@ -21,8 +21,8 @@ import { worded } from "./words.js";
 export async function give(label) {
   if (nameless()) return;
   if (desk.busy || !desk.current?.ready) {
-    const reason = idle() ? "No image is shown: no label was given." : "Too early: no label was given. Wait until the image is shown.";
-    if (desk.pending === null) say(reason);
+    const early = "Too early: no label was given. Wait until the image is shown.";
+    if (desk.pending === null) say(idle() ? "No image is shown: no label was given." : early);
     return;
   }
   await save(desk.current, label);
