@@ -62,7 +62,7 @@ def find_items(
     root = Path(folder).absolute()
     groups = known_groups(root, passed_over)
     items: list[dict[str, Any]] = []
-    for path in list_images(root, spatial_dims=spatial_dims, passed_over=passed_over):
+    for path in list_images(root, spatial_dims=spatial_dims, passed_over=passed_over, name="images"):
         key = image_id(path, root)
         if key == ".":  # cannot be part of a URL
             raise ValueError(

@@ -91,6 +91,18 @@ class Readers:
         readings = readings_of(entry)
         return readings.get(who) if readings or entry.get("who") != who else entry.get("label")
 
+    def is_own(self, image_id: str, who: str | None) -> bool:
+        """Return whether the label that a person may know is their own.
+
+        Args:
+            image_id: id of the image.
+            who: the person.
+
+        """
+        entry = self.store.info(image_id)
+        readings = {} if entry.get("settled") else readings_of(entry)
+        return bool(entry) and who in (readings or [entry.get("who")])
+
     def put(
         self, image_id: str, label: str | Mapping[str, Any], *, who: str | None, settle: bool, **options: Any
     ) -> str | None:

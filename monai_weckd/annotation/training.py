@@ -359,6 +359,9 @@ def _device(network: torch.nn.Module) -> torch.device:
 
 
 def _distinct(classes: tuple[str, ...], *, findings: bool) -> tuple[str, ...]:
+    for name in classes:
+        if not name.strip():
+            raise ValueError(f"classes: expected names, got {name!r}. Name the classes to distinguish.")
     if findings:
         if not classes or len(set(classes)) < len(classes) or any("|" in name for name in classes):
             raise ValueError(

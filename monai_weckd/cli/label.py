@@ -17,6 +17,7 @@ import argparse
 import gc
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def add_label(commands: Any) -> None:
 
 def _label(args: argparse.Namespace) -> None:
     access = _access(args)
+    _check_port(args.host, args.port)
     studies = _studies(args)
     changes = parse_changes(args.set)
     from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, take_labels
@@ -102,6 +104,21 @@ def _label(args: argparse.Namespace) -> None:
         # objects created so far live until the end, so garbage collection after each stage can skip them
         gc.freeze()
         serve(session, host=args.host, port=args.port, access=access)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that cannot be had, before the page of somebody else at its address is taken for this one."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port: expected a number from 1 to 65535, got {port}. Pass e.g. 8000.")
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, number) as free:
+            if os.name == "posix":  # as the server does it: elsewhere this would take the port of another
+                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(address)
+    except OSError as error:
+        reason = f"({(error.strerror or str(error)).lower()})"
+        raise ValueError(f"port: expected a free one of {host}, got {port} {reason}. Pass another.") from None
 
 
 def _session(

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -60,9 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if isinstance(error, TypeError) and not is_refusal(error):
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_line(error)}\n")
         return 1
     return 0
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says; one of the operating system says which path it is about, and what to do."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    text = f"{error.filename}: expected a file or folder to use, got {error.strerror[:1].lower()}{error.strerror[1:]}."
+    hints = {
+        errno.EACCES: "Change its rights, or pass another.",
+        errno.EROFS: "Pass another.",
+        errno.ENOSPC: "Make room.",
+    }
+    return f"{text} {hints.get(error.errno or 0, 'Correct the path.')}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,7 +64,9 @@ def _is_image(path: str) -> bool:
     return head[128:] == b"DICM" or (kind_of(path) == "no suffix" and is_picture(head))
 
 
-def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None = None) -> list[str]:
+def list_images(
+    path: Path, *, spatial_dims: int, passed_over: PassedOver | None = None, name: str = "input"
+) -> list[str]:
     """Return the images at a path, sorted; for volumes, see ``data.series_items.volumes``.
 
     Masks beside images, as ``data.masks.find_masks`` finds them, are passed over.
@@ -73,6 +75,7 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
         path: an image, or a folder that is searched with its subfolders.
         spatial_dims: 2 for pictures, 3 for volumes.
         passed_over: counts the other files and the masks, default None.
+        name: what the path is called in errors, default "input".
 
     Raises:
         FileNotFoundError: When there is nothing at the path.
@@ -80,7 +83,7 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
 
     """
     if not path.exists():
-        raise FileNotFoundError(f"input: expected a file or folder, got nothing at {path}. Correct the path.")
+        raise FileNotFoundError(f"{name}: expected a file or folder, got nothing at {path}. Correct the path.")
     if not path.is_dir():
         return [str(path)]
     passed_over = PassedOver() if passed_over is None else passed_over
@@ -92,5 +95,5 @@ def list_images(path: Path, *, spatial_dims: int, passed_over: PassedOver | None
     images = volumes(found, passed_over) if spatial_dims == 3 else found
     if not images:
         told = f" ({passed_over.text()})" if passed_over.files else ""
-        raise ValueError(f"input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none{told}.")
+        raise ValueError(f"{name}: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below {path}, got none{told}.")
     return images

@@ -76,17 +76,19 @@ def _labels(reports: Path, instances: dict[str, list[str]], *, unverified: bool)
         except DicomReadError:
             counts["of another kind"] += 1
             continue
+        reasons = set()  # a report of a study is one
         for report in found:
             series = series_of.get(report.images[0]) if report.images else None
             if series is None:
-                counts["of other images"] += 1
+                reasons.add("of other images")
             elif not report.predicted:
-                counts["of findings"] += 1
+                reasons.add("of findings")
             elif not (report.verified or unverified):
-                counts["unverified"] += 1
+                reasons.add("unverified")
             else:
                 item = series if len(report.images) > 1 else f"{series}/{report.images[0]}.dcm"
                 _set(verified if report.verified else others, item, report.predicted)
+        counts.update(reasons)
     return {**others, **verified}, counts
 
 

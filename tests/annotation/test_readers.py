@@ -115,6 +115,21 @@ def test_a_disagreement_is_settled_and_that_is_taken_back(store):
     assert rebuild_labels(store.path)
 
 
+def test_whose_label_it_is(store):
+    store.put("b", "ill", who="Ada")
+    store.put("b", "ill", who="Cy")  # who says the same, and later
+    readers = readers_of(store, share=0)
+    assert [readers.is_own("b", who) for who in ("Ada", "Cy", None)] == [False, True, False]
+    store.put("c", "ill")
+    assert [readers.is_own("c", who) for who in ("Ada", None)] == [False, True]
+    assert not readers.is_own("d", None)
+    readers = readers_of(store)
+    put(readers, "a", Ada="ill", Cy="well")
+    assert [readers.is_own("a", who) for who in ("Ada", "Cy", "Eve")] == [True, True, False]
+    readers.put("a", "ill", who="Eve", settle=True)
+    assert [readers.is_own("a", who) for who in ("Ada", "Cy", "Eve")] == [False, False, True]
+
+
 def test_somebody_who_sees_all_corrects_and_does_not_read(store):
     readers = readers_of(store)
     put(readers, "a", Ada="ill", Cy="ill")

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -46,6 +47,21 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
         (["--bundle", "none"], "bundle: expected configs/train.json in 'none', got none. Pass a bundle."),
         (["--val_fraction", "1"], "val_fraction: expected a fraction in [0, 1), got 1.0. Pass e.g. 0.25."),
         (["--worklist", "none.csv"], "worklist: expected a CSV of `predict`, got no none.csv. Correct the path."),
+        (
+            ["--labels", "none.csv"],
+            "none.csv: expected a file or folder to use, got no such file or directory. Correct",
+        ),
+        (["--labels", "images"], "images: expected a file or folder to use, got is a directory. Correct the path."),
+        (
+            ["--password_file", "none"],
+            "none: expected a file or folder to use, got no such file or directory. Correct the ",
+        ),
+        (["--output_dir", "short"], "short: expected a file or folder to use, got file exists. Correct the path."),
+        (["--studies", "empty"], "images: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below "),
+        (["--classes", "ill", " "], "classes: expected names, got ' '. Name the classes to distinguish."),
+        (["--user_header", "X User"], "user_header: expected the name of an HTTP header, got 'X User'. Pass e.g. X-Re"),
+        (["--port", "65536"], "port: expected a number from 1 to 65535, got 65536. Pass e.g. 8000."),
+        (["--port", "0"], "port: expected a number from 1 to 65535, got 0. Pass e.g. 8000."),
         (["--worklist", "list.csv"], "worklist: expected images of images, got none of 1. Pass the folder that was"),
         (["--set", "sed=1"], "set: expected a key of"),
         ([], "monailabel: expected to be installed, got No module named 'monailabel"),
@@ -54,12 +70,30 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
 def test_errors_are_one_line_without_traceback(copy_ears, capsys, monkeypatch, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "list.csv").write_text("file,predicted,reason\r\nother.png,,below min_confidence\r\n")
     copy_ears(tmp_path / "images", 12)
     monkeypatch.setitem(sys.modules, "monailabel", None)
-    command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", *options]
+    command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", "--port", free_port(), *options]
     assert main(command) == 1
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_a_port_that_is_taken_is_refused_before_its_address_is_printed(capsys, tmp_path):
+    (tmp_path / "images").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        command = ["label", "--bundle", str(OTOSCOPY), "--studies", str(tmp_path / "images"), "--port", port]
+        assert main(command) == 1
+    told = capsys.readouterr()
+    assert re.fullmatch(rf"error: port: expected a free one of 127.0.0.1, got {port} \(.*\). Pass another.\n", told.err)
+    assert told.out == ""
 
 
 def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypatch, tmp_path):
@@ -69,7 +103,7 @@ def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypat
     output_dir = tmp_path / "output"
     output_dir.mkdir()
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", str(tmp_path / "images")]
-    command += ["--output_dir", str(output_dir)]
+    command += ["--output_dir", str(output_dir), "--port", free_port()]
     with FileLock(output_dir / "server.lock"):
         assert main(command) == 1
     assert f"error: output_dir: expected one server at a time on {output_dir}, got another." in capsys.readouterr().err

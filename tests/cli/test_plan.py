@@ -51,13 +51,16 @@ def rows(text: str) -> dict[str, list[str]]:
         (["--policy", "comulative"], "error: policy: expected one of"),
         (["--num_stages", "0"], "error: num_stages: expected an integer of at least 1, got 0."),
         (["--label_fraction", "1.5"], "error: label_fraction: expected a fraction in (0, 1], got 1.5."),
-        (["--shards", "/no/such/plan.json"], "error: [Errno 2] No such file or directory"),
+        (
+            ["--shards", "/no/such/plan.json"],
+            "error: /no/such/plan.json: expected a file or folder to use, got no such",
+        ),
         (["--label_fraction", "0.001"], "error: label_fraction: expected a label of each of 2 classes"),
         (
             ["--dataset_dir", "/no/such/folder"],
             "error: dataset_dir: expected an existing folder, got '/no/such/folder'.",
         ),
-        (["--output", "/no/such/folder/plan.json"], "error: [Errno 2] No such file or directory"),
+        (["--output", "/no/such/folder/plan.json"], "error: /no/such/folder/plan.json: expected a file"),
     ],
 )
 def test_errors_are_one_line_without_traceback(capsys, dataset, options, message):

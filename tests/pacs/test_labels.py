@@ -132,6 +132,15 @@ def test_series_are_labeled(archive, capsys):
     assert len(load_datalist(archive.images).items) == 3
 
 
+def test_a_report_of_a_study_is_one(archive, capsys):
+    folder = archive.series(3)
+    archive.report(files(folder)[0], "ill", verified=True)
+    writer = ClassificationSRWriter(CLASSES, model="m", version="1", bundle="b")
+    writer.build([([0.5, 0.5], path) for path in files(folder)]).save_as(archive.reports / "study.dcm")
+    assert archive.manifest() == 0
+    assert "reports 1 passed over: unverified\n" in capsys.readouterr().out
+
+
 def test_two_reports_that_differ_are_told(archive, capsys):
     folder = archive.series(1)
     archive.report(files(folder)[0], "ill")

@@ -35,6 +35,8 @@ pytest.importorskip("highdicom", reason="structured reports want the extra 'sr'"
 import highdicom
 import orthanc_server
 
+from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession
+from monai_weckd.annotation.worklist import WorklistSession, read_worklist
 from monai_weckd.cli.main import main
 from monai_weckd.data import load_datalist, read_classification_sr, verify_images
 from monai_weckd.pacs.server import DicomwebServer
@@ -217,6 +219,69 @@ def test_labels_of_a_person_come_back_as_labels(pacs, tmp_path):
     assert run("manifest", "--dataset_dir", images, "--reports", tmp_path / "back") == 0
     rows = read_table((images / "manifest.csv").read_text())
     assert {row["file"]: row["label"] for row in rows if row["label"]} == given
+
+
+def given_by_people(chain, images):
+    """Label some images as two people do, train a stage, and return what they said."""
+    session, said = AnnotationSession(chain, images), {}
+    for number, key in enumerate(sorted(session.items)[:10]):
+        said[key] = "cannot tell" if number == 3 else session.classes[number % 4]
+        session.put_label(key, said[key], who=("Ada", "Béla")[number // 3 % 2])
+    session.train()
+    assert session.training.error is None
+    return said
+
+
+@pytest.mark.slow
+def test_people_and_a_model_answer_what_was_asked(pacs, tmp_path):
+    for content in pictures(15, per_series=3, patients=5, SeriesNumber=2).values():
+        pacs.put(content)
+    before, images = series_of(pacs), tmp_path / "images"
+    assert fetch(pacs, images) == 0
+    bundle = AnnotatedBundle(OTOSCOPY, images, changes={"spatial_size": [64, 64]}, cache_dir=tmp_path / "cache")
+    chain = AnnotatedChain(bundle, images / ".weckd")
+    given = given_by_people(chain, images)
+
+    # two runs of the model, and what the people say, verified
+    options = [
+        "--bundle",
+        OTOSCOPY,
+        "--set",
+        "spatial_size=[64,64]",
+        "--ckpt",
+        images / ".weckd" / "chain" / "model.pt",
+    ]
+    options += ["--input", images]
+    for per in ("image", "study"):
+        output = ["--output", tmp_path / f"{per}.csv", "--write_sr", tmp_path / per, "--sr_per", per]
+        assert run("predict", *options, *output) == 0
+        assert run("send", "--url", pacs.url, "--input", tmp_path / per) == 0
+    people = ["--dataset_dir", images, "--labels", images / ".weckd" / "labels.json", "--write_sr", tmp_path / "people"]
+    reader = ["--verified_by", "Doe^Jane", "--organization", "Clinic"]
+    assert run("label_sr", *people, "--sr_per", "study", *reader) == 0
+    assert run("send", "--url", pacs.url, "--input", tmp_path / "people") == 0
+
+    stored = pacs.contents()
+    for study, rows in series_of(pacs).items():
+        new = [row for row in rows if row not in before[study]]
+        assert len({number for _, number, *_ in new}) == len(new) <= 3
+        assert sum(description == "Labels by people" for _, _, description, _ in new) <= 1
+    for file in (path for part in ("image", "study", "people") for path in (tmp_path / part).glob("*.dcm")):
+        assert errors_of_dciodvfy(file) == []
+        assert stored[dcmread(file).SOPInstanceUID] == file.read_bytes()
+        groups = highdicom.sr.srread(file).content.get_image_measurement_groups()
+        assert {image.referenced_sop_instance_uid for group in groups for image in group.source_images} <= set(stored)
+    # what the model left open comes back as a worklist, and what people said as labels
+    assert run("predict", *options, "--output", tmp_path / "open.csv", "--min_confidence", "1") == 0
+    worklist = read_worklist(tmp_path / "open.csv")
+    asked = {one.id for one in WorklistSession(chain, images, worklist).next(count=20)}
+    assert asked == set(worklist) - given.keys()
+    assert fetch(pacs, tmp_path / "back", "SR") == 0
+    assert run("manifest", "--dataset_dir", images, "--reports", tmp_path / "back") == 0
+    rows = read_table((images / "manifest.csv").read_text())
+    assert {row["file"]: row["label"] for row in rows if row["label"]} == {
+        key: label for key, label in given.items() if label != "cannot tell"
+    }
 
 
 def killing(monkeypatch, pacs, name, number, *, after=False, then=lambda: None):

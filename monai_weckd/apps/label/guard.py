@@ -38,6 +38,7 @@ _HEADERS = {
 
 _HOST = re.compile(r"\[([0-9a-f:.]+)\](?::\d+)?|([^\[\]:/@]+)(?::\d+)?", re.IGNORECASE)
 
+_TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, 5.6.2
 _MOST_BODY = 2**20  # bytes, but for uploads
 
 _LONGEST_NAME = 64
@@ -58,7 +59,7 @@ class Access:
             has neither people nor this header believes the name that the page has asked for.
 
     Raises:
-        ValueError: When there are both people and a header.
+        ValueError: When there are both people and a header, or the header's name is none.
 
     """
 
@@ -71,6 +72,10 @@ class Access:
             raise ValueError(
                 f"user_header: expected one source of names, got {self.user_header!r} beside a password file with "
                 "names. Give that file one password, without a name."
+            )
+        if self.user_header is not None and not _TOKEN.fullmatch(self.user_header):
+            raise ValueError(
+                f"user_header: expected the name of an HTTP header, got {self.user_header!r}. Pass e.g. X-Remote-User."
             )
 
 

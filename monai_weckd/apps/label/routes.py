@@ -146,6 +146,7 @@ def _add_images(router: APIRouter, session: AnnotationSession) -> None:
         return {
             "id": image_id,
             "label": session.readers.known_to(image_id, person().name),
+            "mine": session.readers.is_own(image_id, person().name),
             "blind": session.readers.is_blind(image_id, person().name),
             "image": place,
             "images": len(paths),

@@ -25,6 +25,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
+from pydicom.valuerep import DA, TM
 
 from monai_weckd import __version__
 from monai_weckd.data.dicom.codestream import open_dicom
@@ -78,6 +79,8 @@ _PATIENT_AND_STUDY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
+# dates and times, with the mark that DICOM (PS3.5, 6.2) has readers accept in them
+_MARKED = {"PatientBirthDate": (DA, "."), "StudyDate": (DA, "."), "StudyTime": (TM, ":")}
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -219,8 +222,21 @@ def _header(name: str) -> Dataset:
                 raise DicomReadError(f"expected a valid {keyword}, to refer to the image, got none. Repair the header.")
             setattr(header, keyword, uid)
         for keyword in _PATIENT_AND_STUDY:
-            setattr(header, keyword, found.get(keyword) or "")
+            setattr(header, keyword, _repeated(found, keyword))
     return header
+
+
+def _repeated(found: Dataset, keyword: str) -> Any:
+    """Return an element that a report repeats, a date or time without the marks that were usual before DICOM."""
+    value = found.get(keyword) or ""
+    if keyword not in _MARKED or not value:
+        return value
+    kind, mark = _MARKED[keyword]
+    try:
+        return str(kind(str(value).strip().replace(mark, "")))
+    except ValueError:
+        text = f"expected a valid {keyword}, to refer to the image, got another. Repair the header."
+        raise DicomReadError(text) from None
 
 
 def source_images(headers: Sequence[Dataset]) -> list[Any]:

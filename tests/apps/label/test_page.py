@@ -18,6 +18,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -327,6 +328,15 @@ def test_two_windows_get_different_images_and_do_not_lose_each_others_labels(ser
     second.key("u")
     second.wait(lambda: second.name == other and second.is_ready)
     assert second.status == f"{other} stays as it is: its label has been changed elsewhere."
+    # nor the same class, given by somebody else
+    again = second.name
+    second.key("2")
+    second.wait(lambda: second.name != again and second.is_ready)
+    say(again, CLASSES[0])
+    say(again, CLASSES[1])
+    second.key("u")
+    second.wait(lambda: second.name == again and second.is_ready)
+    assert second.status == f"{again} stays as it is: its label is now that of somebody else."
     browser.switch_to.window(window)
     assert first.name == shown
     say(shown, CLASSES[0])
@@ -334,6 +344,7 @@ def test_two_windows_get_different_images_and_do_not_lose_each_others_labels(ser
     # "given meanwhile elsewhere", unless the page has already asked for news
     assert first.status.startswith(f"Saved: {shown} is {CLASSES[1]} instead of {CLASSES[0]}")
     assert stored(server) == {shown: CLASSES[1], other: CLASSES[1]}
+    assert again == other
     browser.switch_to.window(next(one for one in browser.window_handles if one != window))
     browser.close()
     browser.switch_to.window(window)
@@ -367,6 +378,105 @@ def test_hostile_names_are_text(forks, tmp_path, browser):
         )
         assert page.run("return document.title") == "Label: bundle"
         assert page.console() == []
+
+
+def test_an_image_that_cannot_be_read_is_told_and_no_way_blocked(forks, tmp_path, browser):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    rows = ["file,label,group"]
+    for number in range(2):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(studies / f"{number}.png")
+    (studies / "bad.png").write_bytes(b"no picture")
+    (studies / "manifest.csv").write_text("\n".join([*rows, *(f"{name}.png,,one" for name in ("0", "1", "bad"))]))
+    with ForkedServer(forks, studies, tmp_path / "output", settings=SMALL) as server:
+        page = Page(browser, server.url)
+        page.wait(lambda: server.state()["images"]["unreadable"] == 1)
+        if page.name == "bad.png":  # it came before the server had looked
+            page.key("s")
+            page.wait(lambda: page.is_ready)
+        # beside an image stand others that can be shown, and no broken one
+        related = "return [...document.querySelectorAll('#related-images .cell')].map((one) => one.textContent)"
+        page.wait(lambda: page.run(related) == [f"{1 - int(page.name[0])}.png"])
+        # who opens it is told how to go on
+        page.driver.get(f"{server.url}/explore")
+        assert server.ask("POST", "/weckd/queue", json={"ids": ["bad.png"]}).json() == {"queued": 0}
+        page = Page(browser, server.url)
+        page.run("""const ask = window.fetch;
+            window.fetch = async (address, options) => address === "weckd/next"
+              ? new Response(JSON.stringify({ id: "bad.png", reason: "", probabilities: null, more: [] }))
+              : ask(address, options);
+            window.heal = () => { window.fetch = ask; };""")
+        page.key("1")
+        page.wait(lambda: page.error)
+        assert page.error.endswith(" Skip it to go on."), page.error
+        page.run("window.heal()")
+        page.key("s")
+        page.wait(lambda: page.is_ready)
+        assert page.error == ""
+        page.label(0)
+        assert page.name == "No image left"
+        page.wait(lambda: page.text("blank") == "No image waits for your label: the counts under Labels say why.")
+        page.key("1")
+        assert page.status == "No image is shown: no label was given."
+
+
+def test_long_names_stay_in_their_place(forks, tmp_path, browser):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(studies / "0.png")
+    long = ["x" * 120, "a long name of many words, more than fit into a line " * 2]
+    options = ["--classes", *long]
+    with ForkedServer(forks, studies, tmp_path / "output", settings=SMALL, options=options) as server:
+        assert server.ask("PUT", "/weckd/label/0.png", json={"label": long[0]}).status_code == 200
+        while server.ask("GET", "/weckd/map").json()["ids"] != ["0.png"]:
+            time.sleep(0.05)
+        for width in (1280, 400):
+            browser.set_window_size(width, 800)
+            browser.get(f"{server.url}/explore")
+            legend = (
+                "return document.getElementById('legend').textContent + document.getElementById('filters').textContent"
+            )
+            while browser.execute_script(legend).count(long[0]) < 3:
+                time.sleep(0.05)
+            too_wide = """return [...document.querySelectorAll('#chart *, #list *')].filter((one) => {
+                const box = one.closest('#chart, #list').getBoundingClientRect(), own = one.getBoundingClientRect();
+                return own.width > 0 && own.right > box.right + 1; }).map((one) => one.outerHTML.slice(0, 80))"""
+            assert browser.execute_script(too_wide) == [], width
+
+
+def test_a_copy_of_a_window_is_another_window(server, browser):
+    page = Page(browser, server.url)
+    shown, first = page.name, browser.current_window_handle
+    page.run("window.open(location.href)")  # with what the browser keeps of the window, as "Duplicate" does
+    browser.switch_to.window(next(one for one in browser.window_handles if one != first))
+    page.wait(lambda: page.is_ready)
+    assert page.name != shown
+    page.label(0)
+    page.run("location.reload()")
+    page.wait(lambda: page.is_ready and page.status == "")
+    page.key("u")
+    page.wait(lambda: page.status.startswith("Taken back"))
+    browser.close()
+    browser.switch_to.window(first)
+    page.key("u")
+    assert page.status == "Nothing to undo in this window."
+    page.run("location.reload()")
+    page.wait(lambda: page.is_ready and page.status == "")
+    assert page.name == shown
+
+
+def test_an_address_with_a_password_opens_the_page(forks, ears, tmp_path, browser):
+    people = tmp_path / "people"
+    people.write_text("Zoë Müller:pass wörd 1\nBéla:pass word 2")
+    people.chmod(0o600)
+    options = ["--password_file", people]
+    with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
+        address = server.url.replace("://", f"://{quote('Zoë Müller')}:{quote('pass wörd 1')}@")
+        page = Page(browser, address, who=None)
+        assert page.error == ""
+        page.label(0)
+        log = (tmp_path / "output" / "labels.log").read_text(encoding="utf-8")
+        assert [json.loads(line)["who"] for line in log.splitlines()] == ["Zoë Müller"]
 
 
 @pytest.mark.slow  # a folder is listed anew after some seconds

@@ -61,10 +61,23 @@ def test_an_image_that_cannot_be_referred_to(tmp_path):
     with pytest.raises(DicomReadError, match="PatientSex") as error:
         writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
     assert "secret" not in str(error.value)
+    for keyword in ("StudyDate", "StudyTime", "PatientBirthDate"):
+        path = write_image(tmp_path, **{keyword: "secret"})
+        with pytest.raises(
+            DicomReadError, match=f"image.dcm: expected a valid {keyword}, to refer to the image, got an"
+        ):
+            writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
     (tmp_path / "text.dcm").write_text("text")
     with pytest.raises(DicomReadError, match=r"text\.dcm: expected a DICOM file"):
         writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=tmp_path / "text.dcm")
     assert not (tmp_path / "sr.dcm").exists()
+
+
+def test_dates_of_before_dicom_are_read(tmp_path):
+    path = write_image(tmp_path, StudyDate="1994.11.05", StudyTime="11:20:00.5", PatientBirthDate="")
+    writer().write(tmp_path / "sr.dcm", PROBABILITIES, source=path)
+    found = dcmread(tmp_path / "sr.dcm")
+    assert (found.StudyDate, found.StudyTime, found.PatientBirthDate) == ("19941105", "112000.5", "")
 
 
 def test_a_report_keeps_classes_probabilities_and_where_they_are_from(tmp_path):

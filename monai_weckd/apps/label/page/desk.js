@@ -16,6 +16,11 @@ import { byId, visible } from "./server.js";
 
 const KEPT = 200;
 
+// A copy of an open window, as "Duplicate" makes it, has what the browser keeps of that window: it is one of its own.
+if (sessionStorage.open) for (const name of ["window", "skipped", "given"]) sessionStorage.removeItem(name);
+window.addEventListener("pageshow", () => (sessionStorage.open = "yes"));
+window.addEventListener("pagehide", () => sessionStorage.removeItem("open"));
+
 export const WINDOW = (sessionStorage.window ??=
   Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-"));
 

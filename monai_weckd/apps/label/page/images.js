@@ -29,7 +29,7 @@ async function display(suggestion) {
   byId("reason").textContent = `Why this one: ${visible(reason)}`;
   viewer.hide("Loading …");
   hideSimilar();
-  const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id));
+  const loaded = (coming?.id === id ? await coming.loaded : null) ?? (await viewer.load(id).catch(told));
   coming = null;
   viewer.show(loaded);
   byId("announcement").textContent = `New ${noun()}: ${visible(id)}`;
@@ -39,6 +39,11 @@ async function display(suggestion) {
     if (!desk.current.probabilities) predict();
     showSimilar(id, desk.state, open);
   }
+}
+
+function told(error) {
+  if (error.status === 400) error.message += " Skip it to go on."; // it cannot be read: retrying is of no use
+  throw error;
 }
 
 // The last student's opinion, where it did not come with the image; without it, there is no bar.
@@ -79,7 +84,12 @@ export async function findNext() {
     if (error.status !== 404) throw error; // 404: none is left
   }
   if (found.length === 0) {
-    idle(skipped.length);
+    desk.current = null;
+    hideSimilar();
+    idleAt = left(desk.state);
+    byId("name").textContent = `No ${noun()} left`;
+    byId("reason").textContent = "";
+    viewer.hide("");
     return;
   }
   await display(found[0]);
@@ -91,11 +101,15 @@ export function isNews(state) {
   return left(state) !== idleAt;
 }
 
-function idle(skipped) {
-  desk.current = null;
-  hideSimilar();
-  idleAt = left(desk.state);
-  byId("name").textContent = `No ${noun()} left`;
-  byId("reason").textContent = "";
-  viewer.hide(skipped ? `Only skipped ${noun(2)} are left without a label.` : `Each ${noun()} has a label.`);
+// Whether nothing is shown because nothing is left.
+export function idle() {
+  return desk.current === null && idleAt !== null && !desk.busy;
+}
+
+// Why nothing is left, as far as the server has said.
+export function tellIdle({ images }, onlySkipped) {
+  if (!idle()) return;
+  const all = images.labeled === images.total;
+  const rest = all ? `Each ${noun()} has a label.` : `No ${noun()} waits for your label: the counts under Labels say why.`;
+  byId("blank").textContent = onlySkipped ? `Only skipped ${noun(2)} are left without a label.` : rest;
 }

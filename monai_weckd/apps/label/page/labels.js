@@ -12,7 +12,7 @@
 // What somebody says of an image: labels, skips, and taking them back.
 
 import { attempt, desk, locked, nameless, remember, remembered, say } from "./desk.js";
-import { findNext, next, open } from "./images.js";
+import { findNext, idle, next, open } from "./images.js";
 import { saved } from "./panels.js";
 import { poll } from "./poll.js";
 import { ask, askJson, place, quoted } from "./server.js";
@@ -21,7 +21,8 @@ import { noun, worded } from "./words.js";
 export async function give(label) {
   if (nameless()) return;
   if (desk.busy || !desk.current?.ready) {
-    if (desk.pending === null) say("Too early: no label was given. Wait until the image is shown.");
+    const early = "Too early: no label was given. Wait until the image is shown.";
+    if (desk.pending === null) say(idle() ? "No image is shown: no label was given." : early);
     return;
   }
   await save(desk.current, label);
@@ -110,7 +111,7 @@ async function takeBackAll({ batch, label }) {
       if (error.status !== 404) throw error;
       return {};
     });
-    if (now.label === label) await ask("DELETE", `weckd/label/${place(id)}`);
+    if (now.label === label && now.mine) await ask("DELETE", `weckd/label/${place(id)}`);
     else if (now.label) kept += 1;
   }
   const rest = kept > 0 ? ` ${kept} have been changed elsewhere, and stay.` : "";
@@ -124,6 +125,8 @@ async function takeBack({ id, label, previous }) {
   });
   if (now.label !== label) {
     say(`${quoted(id)} stays as it is: its label has been changed elsewhere.`);
+  } else if (label && !now.mine) {
+    say(`${quoted(id)} stays as it is: its label is now that of somebody else.`);
   } else if (previous === null) {
     await ask("DELETE", `weckd/label/${place(id)}`);
     say(`Taken back: ${quoted(id)} has no label.`);

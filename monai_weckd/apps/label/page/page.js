@@ -16,7 +16,7 @@ import { desk, left, remembered, unnamed } from "./desk.js";
 import { batchKey, closeBatch, confirmBatch, isOpen, openBatch } from "./batch.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
 import { showEstimate } from "./estimate.js";
-import { open } from "./images.js";
+import { open, tellIdle } from "./images.js";
 import { give, skip, undo } from "./labels.js";
 import { preview, takeManifest } from "./manifest.js";
 import { showAnswers, showChain, showClasses, showProgress } from "./panels.js";
@@ -57,6 +57,7 @@ function render() {
   showReaders(desk.state, openAgain);
   showChain(desk.state);
   const onlySkipped = desk.current === null && remembered("skipped").length > 0 && left(desk.state) > 0;
+  tellIdle(desk.state, onlySkipped);
   byId("skip-text").textContent = onlySkipped ? "Show skipped again" : desk.current?.label ? "Next" : "Skip";
 }
 

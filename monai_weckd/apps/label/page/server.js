@@ -18,6 +18,9 @@ export class Refusal extends Error {
   }
 }
 
+// A page whose address holds a password may not ask for anything. The browser knows the password by now.
+if (new URL(document.baseURI).username && location.href !== document.baseURI) location.replace(location.href);
+
 let person = null; // the name that somebody gave on this page
 
 export function speakAs(name) {

@@ -39,6 +39,10 @@ async function fill(name, id, described, open) {
     const [other, words] = described(one);
     const button = element("button", "", { type: "button", className: "cell" });
     const picture = element("img", "", { src: `weckd/image/${place(other)}/png`, alt: visible(other) });
+    picture.addEventListener("error", () => {
+      button.remove(); // it cannot be read
+      byId(name).hidden = byId(`${name}-images`).children.length === 0;
+    });
     button.append(picture, element("bdi", words, { className: "what" }));
     button.addEventListener("click", () => open(other));
     return button;
