@@ -119,7 +119,7 @@ class BundleConfig:
 
     @property
     def item_level(self) -> str:
-        """What has a label: "image", or all images of a "series", "study" or "patient"."""
+        """The level of what has a label, "image", "series", "study" or "patient"."""
         return str(self.value("datalist#item_level")) if "datalist#item_level" in self else "image"
 
     def refuse_several_images(self, command: str) -> None:
