@@ -24,7 +24,7 @@ from typing import Any
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.label_files import labeled_findings, note_export, read_labels
 from monai_weckd.annotation.label_words import known_findings
-from monai_weckd.annotation.readings import readings_of
+from monai_weckd.annotation.readings import check_policy, decision, readings_of, shares_of
 from monai_weckd.data.columns import FINDING
 from monai_weckd.data.dicom.references import folder_of
 from monai_weckd.data.manifest import FileFinder
@@ -33,13 +33,14 @@ from monai_weckd.utils.files import write_atomically
 __all__ = ["export_labels", "labeled_items"]
 
 
-def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]:
+def export_labels(dataset_dir: Path, labels: Path, output: Path, *, policy: str = "settle") -> Counter[str]:
     """Write a manifest of all images in a folder with the labels given so far, and return counts.
 
     Its columns are ``file``, ``label`` (or ``finding:<name>`` for each finding: 1, 0, or empty where it is unknown) and
     ``group``, then ``labeled_by`` and ``labeled_at``: the person, and the time
     in UTC, ``answer``: what somebody said in place of a class, and ``readings``: what each of several readers says. The
-    label is empty where they differ and nobody has settled it. The log of the labels gets a line.
+    label is empty where they differ and nothing has decided between them. By "soft" it is the class with the largest
+    share, and a column ``shares`` has all of them. The log of the labels gets a line.
 
     Groups come from the folder's ``manifest.csv``, or from fetched series. If any label belongs to a folder, each
     folder with DICOM files counts as one series.
@@ -48,24 +49,31 @@ def export_labels(dataset_dir: Path, labels: Path, output: Path) -> Counter[str]
         dataset_dir: folder of the images.
         labels: ``labels.json`` of :py:class:`~monai_weckd.annotation.AnnotationSession`.
         output: the manifest to write.
+        policy: what becomes of disagreements, "settle", "majority" or "soft", default "settle".
 
     Returns:
         The number of images that are "labeled" and "unlabeled", and of labels "of images that are gone".
 
     Raises:
-        ValueError: When there are no labels, or no images.
+        ValueError: When there are no labels, or no images, or no such policy for these labels.
 
     """
     items, given = labeled_items(dataset_dir, labels)
     names = labeled_findings(labels)
+    check_policy(policy, findings=names)
+    given = {key: _decided(entry, policy, names) for key, entry in given.items()}
     known = given.keys() & {item["id"] for item in items}
     answers = sum(bool(given[key].get("answer")) for key in known)
     told = sum(bool(given[key]["label"]) for key in known) - answers
-    rows = [_row(item, given.pop(item["id"], {}), names) for item in items]
+    entries = [given.pop(item["id"], {}) for item in items]
+    rows = [_row(item, entry, names) for item, entry in zip(items, entries, strict=True)]
     text = io.StringIO(newline="")
     # no escaping of spreadsheet formulas: the manifest is read back, so values must stay as they are
     labels_in = [f"{FINDING}{name}" for name in names] or ["label"]
     header = ["file", *labels_in, "group", "labeled_by", "labeled_at", "answer", "readings"]
+    if policy == "soft":
+        header.append("shares")
+        rows = [[*row, _shares(entry)] for row, entry in zip(rows, entries, strict=True)]
     csv.writer(text).writerows([header, *rows])
     write_atomically(output, text.getvalue())
     note_export(labels, to=output.name, labels=told)
@@ -95,6 +103,18 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
     given = {finder.find(key): entry for key, entry in read_labels(labels).items()}
     series = any((dataset_dir / folder_of(dataset_dir / key)).is_dir() for key in given)
     return find_items(dataset_dir, spatial_dims=3 if series else 2), given
+
+
+def _decided(entry: dict[str, Any], policy: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return an entry with the label that counts where readers differ."""
+    label = decision(entry, policy, findings=names)
+    said = next((one for one in entry.get("readings", ()) if one["label"] == label), {})
+    answer = entry.get("answer") or said.get("answer")
+    return {**entry, "label": label, **({"answer": True} if answer else {}), "shares": shares_of(entry)}
+
+
+def _shares(entry: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {share:.3f}" for name, share in entry.get("shares", {}).items())
 
 
 def _row(item: Mapping[str, Any], entry: Mapping[str, Any], names: Sequence[str]) -> list[str]:

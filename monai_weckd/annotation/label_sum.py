@@ -21,10 +21,11 @@ from typing import Any
 from monai_weckd.annotation.label_log import Line
 from monai_weckd.annotation.readings import with_reading, without_reading
 
-__all__ = ["FINDINGS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
+__all__ = ["CLASSES", "FINDINGS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
 
 OWN_KEYS = ("label", "who", "ts", "answer", "readings", "settled")  # keys of an entry that no information can take
-FINDINGS = "findings"  # a line that names them, before the first label
+FINDINGS = "findings"  # a line that names them, before the first label and whenever one is added
+CLASSES = "classes"  # a line that names all of them, whenever one is added
 OF_LABELS = ("label", "correction", "undo", "reading", "settlement")
 
 
@@ -37,6 +38,7 @@ class LabelSum:
         earlier: the entries that corrections have replaced, of each image, the last one last.
         end: bytes of the log up to the last line that is about a label.
         findings: names of the findings; empty where an image has one class.
+        classes: names of the classes once somebody has added one, else empty.
 
     """
 
@@ -44,6 +46,7 @@ class LabelSum:
     earlier: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     end: int = 0
     findings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines.
@@ -56,8 +59,9 @@ class LabelSum:
             if event["what"] in OF_LABELS and "id" in event:
                 self._apply(event)
                 self.end = end
-            elif event["what"] == FINDINGS:
-                self.findings, self.end = tuple(event["names"]), end
+            elif event["what"] in (FINDINGS, CLASSES):
+                setattr(self, event["what"], tuple(event["names"]))
+                self.end = end
 
     def _apply(self, event: dict[str, Any]) -> None:
         if event["what"] == "reading" or event.get("reading"):
@@ -109,7 +113,7 @@ class LabelSum:
 
     def content(self) -> bytes:
         """Return what belongs into ``labels.json``."""
-        named = {"findings": self.findings} if self.findings else {}
+        named = {name: names for name in (FINDINGS, CLASSES) if (names := getattr(self, name))}
         content = {"format": 2, "log": self.end, **named, "labels": self.entries}
         return f"{json.dumps(content, indent=1)}\n".encode()
 

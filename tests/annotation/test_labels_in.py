@@ -33,7 +33,7 @@ def here(tmp_path):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / name)
     bundle = SimpleNamespace(kind=LabelKind(("ill", "well")), spatial_dims=2, root=Path("a_bundle"), seed=0)
-    chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None)
+    chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda *given: None)
     return AnnotationSession(chain, tmp_path / "images")
 
 
