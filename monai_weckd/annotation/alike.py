@@ -13,15 +13,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from monai_weckd.annotation.order import Scores
 from monai_weckd.annotation.session import AnnotationSession
 
-__all__ = ["Batch", "confirm_batch", "find_batch", "likeness", "related_images", "similar_labeled"]
+__all__ = ["Batch", "confirm_batch", "find_batch", "most_alike", "related_images", "similar_labeled"]
 
 _CONFIDENT = 0.9  # least probability of an image in a batch
 _MOST = 500  # images that are compared with each other
@@ -144,30 +145,42 @@ def similar_labeled(
 
     """
     session.item(image_id)
-    scores = session.chain.scores
-    place = scores.places.get(image_id)
-    if place is None or session.readers.is_blind(image_id, who):
+    scores, readers, entries = session.chain.scores, session.readers, session.store.entries
+    if image_id not in scores.places or readers.is_blind(image_id, who):
         return []
-    labels = {
-        key: label
-        for key, label in session.labels.items()
-        if key != image_id and not session.readers.is_blind(key, who)
-    }
-    rows = np.array(sorted(scores.places[key] for key in labels if key in scores.places), dtype=int)
-    nearest = rows[np.argsort(-likeness(session.chain.points, place)[rows], kind="stable")[:count]]
-    return [{"id": key, "label": labels[key]} for key in (scores.ids[row] for row in nearest)]
+    found: list[dict[str, Any]] = []
+    for key in most_alike(scores, session.chain.points, image_id, among=entries):
+        if key == image_id or key not in session.items or readers.is_blind(key, who):
+            continue
+        label = readers.known_to(key, who)
+        if label is not None and label not in session.answers:
+            found.append({"id": key, "label": label})
+        if len(found) == count:
+            break
+    return found
 
 
-def likeness(points: np.ndarray, place: int) -> np.ndarray:
-    """Return how alike each image is to one of them, (N,): the cosine of their points.
+def most_alike(
+    scores: Scores, points: np.ndarray, image_id: str, *, among: Collection[str] | None = None
+) -> Iterator[str]:
+    """Return the ids of scored images by the cosine of their points to that of one, which comes first itself.
 
     Args:
-        points: unit vectors, (N, D), see :py:func:`monai_weckd.annotation.order.components`.
-        place: row of the one.
+        scores: scores of N images.
+        points: their points, (N, D), see :py:func:`monai_weckd.annotation.order.components`.
+        image_id: id of the one.
+        among: ids of the images, scored or not, default None: all that are scored.
 
     """
-    cosine: np.ndarray = points @ points[place]
-    return cosine
+    place = scores.places[image_id]
+    cosine = points @ points[place]
+    cosine[place] = 2  # before copies of itself
+    if among is None or 4 * len(among) > len(cosine):  # to look for many takes longer than to put all in order
+        rows = np.arange(len(cosine))
+    else:
+        rows = np.array(sorted(scores.places[key] for key in among if key in scores.places), dtype=int)
+    ordered = (scores.ids[row] for row in rows[np.argsort(-cosine[rows], kind="stable")])
+    return ordered if among is None else (key for key in ordered if key in among)
 
 
 def related_images(session: AnnotationSession, image_id: str, *, count: int = 6) -> list[str]:

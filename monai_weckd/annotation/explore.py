@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_weckd.annotation.alike import likeness
+from monai_weckd.annotation.alike import most_alike
 from monai_weckd.annotation.label_words import LabelWords, known_findings
 from monai_weckd.annotation.live import LiveModel
 from monai_weckd.annotation.order import Scores
@@ -225,7 +225,7 @@ class Explorer:
         return {"total": len(keys), "people": people, "images": images}
 
     def alike(self, image_id: str, who: str | None, *, count: int = 60) -> dict[str, Any]:
-        """Return the images that are most like one, by :py:func:`monai_weckd.annotation.alike.likeness`, itself first.
+        """Return the images most like one, itself first, see :py:func:`monai_weckd.annotation.alike.most_alike`.
 
         Args:
             image_id: its id.
@@ -238,15 +238,12 @@ class Explorer:
 
         """
         self._session.item(image_id)
-        known, points = self._opinions(who), self._session.chain.points
-        row = known.scores.places.get(image_id)
-        if row is None:
+        known = self._opinions(who)
+        if image_id not in known.scores.places:
             raise ValueError(
                 f"id: expected an image that the network has seen, got {image_id!r}. Wait, or see why it is unreadable."
             )
-        cosine = likeness(points, row)
-        cosine[row] = 2  # before copies of itself
-        ordered = (known.scores.ids[place] for place in np.argsort(-cosine, kind="stable"))
+        ordered = most_alike(known.scores, self._session.chain.points, image_id)
         keys = list(islice((key for key in ordered if key in self._session.items), count))
         return {"total": len(keys), "images": [self._described(key, known) for key in keys]}
 

@@ -108,7 +108,7 @@ def labeled_items(dataset_dir: Path, labels: Path) -> tuple[list[dict[str, Any]]
 def _decided(entry: dict[str, Any], policy: str, names: Sequence[str]) -> dict[str, Any]:
     """Return an entry with the label that counts where readers differ."""
     label = decision(entry, policy, findings=names)
-    said = next((one for one in entry.get("readings", ()) if one["label"] == label), {})
+    said: Mapping[str, Any] = next((one for one in entry.get("readings", ()) if one["label"] == label), {})
     answer = entry.get("answer") or said.get("answer")
     return {**entry, "label": label, **({"answer": True} if answer else {}), "shares": shares_of(entry)}
 
