@@ -40,7 +40,7 @@ $(SPHINX): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
-test: $(STAMP) lint ## Check style, types and imports, then run the tests (about twenty minutes)
+test: $(STAMP) lint ## Check style, types and imports, then run the tests (about twelve minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 
 # as on a processor without AVX: other kernels of torch, oneDNN and MKL, which round otherwise
@@ -53,6 +53,7 @@ test-next: ## Run the tests with the newest torch and the weekly build of MONAI
 	rm -rf $(NEXT)
 	$(PYTHON) -m venv $(NEXT)
 	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel
 	$(NEXT)/bin/python -m pip uninstall --quiet --yes monai
 	$(NEXT)/bin/python -m pip install --quiet --disable-pip-version-check --pre monai-weekly
 	OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -m "not slow and not faults" -n 2 --dist loadfile --no-loadscope-reorder

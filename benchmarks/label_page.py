@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.label_order import arguments
-from benchmarks.label_user import UserAtTheScreen, repeat
+from benchmarks.label_user import UserAtTheScreen, repeat, user_arguments
 
 __all__ = ["UserInABrowser"]
 
@@ -63,8 +62,8 @@ class UserInABrowser(UserAtTheScreen):
 
 def main() -> None:
     """Print a line for each stage of each seed, and the means."""
-    args = arguments(__doc__).parse_args()
-    sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "apps")]
+    args = user_arguments(__doc__).parse_args()
+    sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "apps" / "label")]
     from label_browser import Page, open_browser
 
     driver = open_browser()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ import requests
 from benchmarks.label_order import arguments, hold_out
 from monai_weckd.metrics import classification_metrics
 
-__all__ = ["UserAtTheScreen", "put_images", "repeat", "summary"]
+__all__ = ["UserAtTheScreen", "put_images", "repeat", "summary", "user_arguments"]
 
 
 def put_images(items: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -115,6 +116,14 @@ def walk(user: UserAtTheScreen, test: Sequence[Mapping[str, Any]], *, labels: in
     return found
 
 
+def user_arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of benchmarks that label through a server."""
+    parser = arguments(description)
+    parser.add_argument("--cache_dir", type=Path, help="where embeddings are kept from one run to the next")
+    parser.add_argument("--output", type=Path, help="JSON with the balanced accuracy after each stage, by seed")
+    return parser
+
+
 def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], UserAtTheScreen]) -> None:
     """Simulate a user on a separate server for each seed, which holds out other groups, and print the means.
 
@@ -132,7 +141,9 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
         with tempfile.TemporaryDirectory() as folder:
             studies = Path(folder, "images")
             put_images(items, studies)
-            settings = ("--set", f"seed={seed}")
+            settings = ["--set", f"seed={seed}"]
+            if args.cache_dir is not None:
+                settings += ["--set", f"cache_dir={args.cache_dir}"]
             with LabelServer(studies, Path(folder, "output"), settings=settings, bundle=bundle) as server:
                 began = time.perf_counter()
                 UserAtTheScreen(server.url, truth).ask("POST", "/scoring/chain", params={"run_sync": "true"})
@@ -142,6 +153,8 @@ def repeat(args: argparse.Namespace, come: Callable[[str, Mapping[str, str]], Us
                 )
                 rows.append(walk(come(server.url, truth), test, labels=args.labels, stages=args.stages))
                 print(f"memory {server.memory_mb():.0f} MiB")
+            if args.output is not None:
+                args.output.write_text(json.dumps(rows) + "\n", encoding="utf-8")
     print(summary(rows))
 
 
@@ -166,7 +179,7 @@ def summary(rows: Sequence[Sequence[float]]) -> str:
 
 def main() -> None:
     """Print a line for each stage of each seed, and the means."""
-    repeat(arguments(__doc__).parse_args(), UserAtTheScreen)
+    repeat(user_arguments(__doc__).parse_args(), UserAtTheScreen)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import argparse
 import csv
 import itertools
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,11 +39,18 @@ from monai_weckd.compare.statistics import RunPredictions, arm_difference
 from monai_weckd.data import load_datalist
 from monai_weckd.fl.average_rounds import AverageParty
 from monai_weckd.fl.chain_rounds import ChainParty, StageAnswer, Student, run_over_sites
+from monai_weckd.fl.exact import Sums
+from monai_weckd.fl.exact_rounds import ExactParty, SiteAnswer, solve_over_sites
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.files import write_atomically
 
-ARMS = ("chain: last", "chain: all", "chain: there and back", "averaging", "best site", "mean site", "pooled")
+HEAD = ", exact head"
+WITH_HEAD = ("chain: all", "averaging", "pooled")
+ARMS = (
+    *("chain: last", "chain: all", "chain: there and back", "averaging", "best site", "mean site", "pooled"),
+    *(f"{arm}{HEAD}" for arm in WITH_HEAD),
+)
 DIVISIONS = ("even", "skewed", "devices")
 SIDE = 128  # pixels of the copies of the images; the networks see 64
 ROUNDS = 4
@@ -156,7 +164,7 @@ class Trial:
         recalls = [float((predicted[labels == c] == c).mean()) for c in range(len(self.classes))]
         return {
             **{"balanced_accuracy": float(tested["balanced_accuracy"]), "recalls": recalls},
-            "predicted": digits(predicted),
+            **{"ece": float(tested["ece"]), "predicted": digits(predicted)},
         }
 
     def chain(self, sites: Sequence[str], arm: str, **options: Any) -> dict[str, torch.Tensor]:
@@ -204,6 +212,26 @@ class Trial:
             self.bytes += 2 * sum(value.nbytes for answer in answers for value in answer.weights.values())
         return weights
 
+    def exact_head(self, weights: Mapping[str, torch.Tensor], sites: Sequence[str], arm: str) -> Mapping[str, Any]:
+        """Return the weights of a network with the head that the sites solve for the labels of all.
+
+        Args:
+            weights: those of the network.
+            sites: names of the folders.
+            arm: name of the arm.
+
+        """
+        parties = {site: ExactParty(self.settings(site, arm), dict(weights)) for site in sites}
+
+        def ask(task: str, totals: Mapping[str, Sums], names: Sequence[str]) -> dict[str, SiteAnswer]:
+            answers = {site: parties[site].answer(task, totals) for site in names}
+            self.bytes += sum(value.nbytes for answer in answers.values() for value in answer.sums.values())
+            return answers
+
+        head, _ = solve_over_sites(ask, sites)
+        bundle = parties[sites[0]].bundle
+        return torch.load(bundle.write(head, self.folder / arm / "joint"), weights_only=True)
+
     def alone(self, site: str, arm: str) -> dict[str, torch.Tensor]:
         """Return the weights of one site, or of pooled images.
 
@@ -223,13 +251,27 @@ def arms(trial: Trial) -> dict[str, Callable[[str], Mapping[str, torch.Tensor]]]
 
     """
     names = [f"site_{place}" for place in range(SITES)]
-    return {
+    kept: dict[str, Mapping[str, torch.Tensor]] = {}
+
+    def once(base: str, arm: str) -> Mapping[str, torch.Tensor]:
+        kept[base] = kept[base] if base in kept else plain[base](arm)
+        return kept[base]
+
+    plain: dict[str, Callable[[str], Mapping[str, torch.Tensor]]] = {
         "chain: last": lambda arm: trial.chain(names, arm),
         "chain: all": lambda arm: trial.chain(names, arm, teachers="all"),
         "chain: there and back": lambda arm: trial.chain(names, arm, teachers="all", there_and_back=True),
         "averaging": lambda arm: trial.average(names, arm),
         **{name: lambda arm, name=name: trial.alone(name, arm) for name in names},
         "pooled": lambda arm: trial.alone("pooled_images", arm),
+    }
+    sites = {base: ["pooled_images"] if base == "pooled" else names for base in WITH_HEAD}
+    return {
+        **{base: lambda arm, base=base: once(base, arm) for base in plain},
+        **{
+            f"{base}{HEAD}": lambda arm, base=base: trial.exact_head(once(base, f"{arm}_trained"), sites[base], arm)
+            for base in WITH_HEAD
+        },
     }
 
 
@@ -274,10 +316,11 @@ def measure(
         return
     for name, (rows, devices) in parts.items():
         trial.copy([items[row] for row in rows], name, devices)
+    ways = arms(trial)
     for arm in chosen:
         if arm not in found:
             trial.bytes, began = 0, time.process_time()
-            figures = trial.score(arms(trial)[arm](arm.replace(": ", "_").replace(" ", "_")))
+            figures = trial.score(ways[arm](re.sub(r"\W+", "_", arm)))
             found[arm] = {**figures, "seconds": round(time.process_time() - began, 1), "bytes": trial.bytes}
             yield arm
     shutil.rmtree(trial.folder)

@@ -27,8 +27,8 @@ MODES = ("exact", "chain", "average")
 # options of one mode, with their defaults
 OPTIONS: dict[str, dict[str, Any]] = {
     "exact": {},
-    "chain": {"teachers": "last", "there_and_back": False, "server_dir": None},
-    "average": {"rounds": 4},
+    "chain": {"teachers": "last", "there_and_back": False, "exact_head": False, "server_dir": None},
+    "average": {"rounds": 4, "exact_head": False},
 }
 
 
@@ -56,6 +56,12 @@ def add_federate(commands: Any) -> None:
     add("--on_missing", default="stop", help="a site without a usable answer: stop or skip (default: %(default)s)")
     add("--teachers", help="chain: who teaches, last or all earlier sites (default: last)")
     add("--there_and_back", action="store_true", default=None, help="chain: return to the first site by the same way")
+    add(
+        "--exact_head",
+        action="store_true",
+        default=None,
+        help="chain, average: at the end, solve the joint network's head for the labels of all sites",
+    )
     add("--server_dir", help="chain: the server's folder for finished stages (default with --simulate: in --job_dir)")
     add("--rounds", type=int, help="average: how often weights are averaged (default: 4)")
     add_changes(parser)
@@ -98,10 +104,10 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the mode, or refuse those of another."""
     from monai_weckd.fl.chain_rounds import TEACHERS
 
-    for mode, names in OPTIONS.items():
-        for name in names:
-            if mode != args.mode and getattr(args, name) is not None:
-                raise ValueError(f"{name}: expected it with --mode {mode} alone, got {args.mode}. Leave it out.")
+    for name in {name for names in OPTIONS.values() for name in names}.difference(OPTIONS[args.mode]):
+        if getattr(args, name) is not None:
+            modes = " or ".join(mode for mode, names in OPTIONS.items() if name in names)
+            raise ValueError(f"{name}: expected it with --mode {modes} alone, got {args.mode}. Leave it out.")
     given = {name: getattr(args, name) for name in OPTIONS[args.mode]}
     options = {name: OPTIONS[args.mode][name] if value is None else value for name, value in given.items()}
     if options.get("teachers", "last") not in TEACHERS:

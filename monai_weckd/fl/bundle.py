@@ -27,6 +27,8 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.fl.exact import ExactHead, ExactSite
+from monai_weckd.networks import StandardizedLinear
+from monai_weckd.networks.features import find_head, find_module
 from monai_weckd.utils.files import state_bytes, write_atomically
 from monai_weckd.utils.literals import literal
 from monai_weckd.utils.records import json_digest, sealed_json
@@ -35,16 +37,17 @@ __all__ = ["SiteBundle", "check_trained", "shared_config", "without_images", "wr
 
 
 class SiteBundle:
-    """A bundle with a frozen network, as several sites use it.
+    """A bundle whose network is frozen, or has been trained by the sites, as they use it for a joint head.
 
     Args:
         bundle: the bundle's folder.
         classes: class names in the order of their indices, the same at all sites; default None: those of its metadata.
         overlays: configuration files to merge into ``train.json``.
         changes: values to set in the configuration, by key.
+        weights: ``state_dict`` of the network that the sites have trained, default None: the network is frozen.
 
     Raises:
-        ValueError: When the bundle trains its network.
+        ValueError: When the bundle trains its network and there are no weights, or the other way round.
 
     Example::
 
@@ -60,9 +63,17 @@ class SiteBundle:
         classes: Sequence[str] | None = None,
         overlays: Sequence[str | os.PathLike[str]] = (),
         changes: Mapping[str, Any] | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.config, self.classes = shared_config(bundle, classes=classes, overlays=overlays, changes=changes)
-        check_frozen(self.config)
+        self.weights = weights
+        if weights is None:
+            check_frozen(self.config)
+            return
+        check_trained(self.config)
+        network = without_images(self.config, self.classes).value("network")
+        network.load_state_dict(weights)
+        self.config = self.config.copy({"backbone#freeze": True}, network=network)
 
     @cached_property
     def identity(self) -> str:
@@ -87,14 +98,23 @@ class SiteBundle:
         items = [item for item in datalist.items if item.get("split", "train") == "train"]
         features = embedded_images(config, datalist._replace(items=items)).gather(range(len(items)))
         labels = torch.tensor([item["label"] for item in items])
-        return ExactSite(features, labels, [item["group"] for item in items], num_classes=len(self.classes))
+        groups = [item["group"] for item in items]
+        return ExactSite(features, labels, groups, num_classes=len(self.classes), bounded=self.bounded)
 
-    def write(self, head: ExactHead, output_dir: str | os.PathLike[str]) -> Path:
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether the network's head bounds its input, see :py:class:`~monai_weckd.fl.ExactSite`."""
+        return isinstance(_head_of(without_images(self.config, self.classes).value("network")), StandardizedLinear)
+
+    def write(
+        self, head: ExactHead, output_dir: str | os.PathLike[str], stages: Sequence[Mapping[str, Any]] = ()
+    ) -> Path:
         """Write ``model.pt``, which the bundle's ``inference.json`` runs, and ``chain.json`` with the head's figures.
 
         Args:
             head: the head for the labels of all sites.
             output_dir: the folder; created if absent.
+            stages: records of the stages that have trained the network.
 
         Returns:
             The path of the model.
@@ -103,7 +123,8 @@ class SiteBundle:
             FileExistsError: When there is a model already.
 
         """
-        return write_model(self.config, self.classes, output_dir, [_stage(head)], head=head)
+        records = [*stages, _stage(head, len(stages) + 1)]
+        return write_model(self.config, self.classes, output_dir, records, head=head, weights=self.weights)
 
 
 def shared_config(
@@ -197,7 +218,7 @@ def write_model(
     if weights is not None:
         network.load_state_dict(weights)
     if head is not None:
-        head.write(network.classifier)
+        head.write(_head_of(network))
     content = state_bytes(network.state_dict())
     write_atomically(path, content)
     about = {
@@ -212,7 +233,11 @@ def write_model(
     return path
 
 
-def _stage(head: ExactHead) -> dict[str, Any]:
-    """Return the record of the only stage."""
+def _head_of(network: torch.nn.Module) -> Any:
+    return find_module(network, find_head(network))
+
+
+def _stage(head: ExactHead, number: int) -> dict[str, Any]:
+    """Return the record of a stage that is a head."""
     found = {"labels": head.held_out, "penalty": head.penalty, "balanced_accuracy": head.balanced_accuracy}
-    return {"stage": 1, "labeled": head.labels, "temperature": head.temperature, "out_of_fold": found}
+    return {"stage": number, "labeled": head.labels, "temperature": head.temperature, "out_of_fold": found}

@@ -71,6 +71,7 @@ class ExactHead:
         labels: number of labels.
         held_out: number of labels by which penalty and temperature were chosen.
         balanced_accuracy: on these, by heads that saw no label of their group; None if there are none.
+        bounded: see :py:class:`ExactSite`.
 
     """
 
@@ -83,27 +84,34 @@ class ExactHead:
     labels: int
     held_out: int
     balanced_accuracy: float | None
+    bounded: bool = True
 
     @torch.no_grad()
-    def write(self, layer: StandardizedLinear) -> None:
-        """Put the head into a layer.
+    def write(self, layer: torch.nn.Linear) -> None:
+        """Put the head into a layer. One without a bound standardizes nothing: its weights do.
 
         Args:
-            layer: D features, C classes.
+            layer: D features, C classes; a :py:class:`~monai_weckd.networks.StandardizedLinear` for a bounded head.
 
         Raises:
-            ValueError: When the layer has another shape, or does not standardize its input.
+            ValueError: When the layer has another shape or type.
 
         """
+        kind = StandardizedLinear if self.bounded else torch.nn.Linear
         found = tuple(layer.weight.shape)
-        if not isinstance(layer, StandardizedLinear) or found != tuple(self.weight.shape):
+        if type(layer) is not kind or found != tuple(self.weight.shape):
             raise ValueError(
-                f"layer: expected a StandardizedLinear with weights {tuple(self.weight.shape)}, got "
-                f"{type(layer).__name__} with {found}. Pass the classifier of the PooledClassifier of all sites."
+                f"layer: expected a {kind.__name__} with weights {tuple(self.weight.shape)}, got "
+                f"{type(layer).__name__} with {found}. Pass the head of the network of all sites."
             )
-        layer.fit(self.mean, self.deviation)
-        layer.weight.copy_(self.weight)
-        layer.bias.copy_(self.bias)
+        weight, bias = self.weight, self.bias
+        if isinstance(layer, StandardizedLinear):
+            layer.fit(self.mean, self.deviation)
+        else:
+            weight = torch.where(self.deviation > 0, weight / self.deviation, 0)
+            bias = bias - weight @ self.mean
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
 
 
 class ExactSite:
@@ -114,6 +122,8 @@ class ExactSite:
         labels: class of each, -1 without a label, (N,).
         groups: group of each, N names. All images of a group must be at one site.
         num_classes: number of classes, C, the same at all sites; a site may lack some, or labels altogether.
+        bounded: whether the head bounds the standardized features, as a
+            :py:class:`~monai_weckd.networks.StandardizedLinear` does, default True. A ``torch.nn.Linear`` does not.
 
     Raises:
         ValueError: When a feature is not finite, or a label is out of range.
@@ -121,9 +131,16 @@ class ExactSite:
     """
 
     def __init__(
-        self, features: torch.Tensor, labels: torch.Tensor, groups: Sequence[str], *, num_classes: int
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        groups: Sequence[str],
+        *,
+        num_classes: int,
+        bounded: bool = True,
     ) -> None:
         _check(features, labels, groups, num_classes)
+        self._bounded = bounded
         self._features, self._labels = features.double(), labels.long()
         self._groups = np.unique(np.asarray(list(groups), dtype=object).astype(str), return_inverse=True)[1]
         self._classes = num_classes
@@ -132,14 +149,16 @@ class ExactSite:
         """Return the sums of the first round.
 
         Returns:
-            ``images``, their number, (1,); ``sum`` and ``squares`` of each feature over all images, (D,); ``labels``
-            of each class, (C,); ``groups`` with a label of each class, (C,); all float64.
+            ``images``, their number, (1,), and how many have ``bounded`` features, (1,): all or none; ``sum`` and
+            ``squares`` of each feature over all images, (D,); ``labels`` of each class, (C,); ``groups`` with a label
+            of each class, (C,); all float64.
 
         """
         known = self._labels >= 0
         pairs = np.unique(np.stack([self._groups, self._labels.numpy()])[:, known.numpy()], axis=1)
+        images = torch.tensor([float(len(self._labels))], dtype=torch.float64)
         return {
-            "images": torch.tensor([float(len(self._labels))], dtype=torch.float64),
+            **{"images": images, "bounded": images * self._bounded},
             "sum": self._features.sum(dim=0),
             "squares": self._features.square().sum(dim=0),
             "labels": self._count(self._labels[known]),
@@ -200,12 +219,17 @@ class ExactSite:
         known = self._labels >= 0
         labels, counts = self._labels[known], label_counts(moments)
         weight = (counts.sum() / (counts.count_nonzero() * counts.clamp(min=1)))[labels]
-        layer = StandardizedLinear(self._features.shape[1], 1).double()
-        layer.fit(*_standardization(moments))
-        inputs = layer.standardize(self._features[known])
+        inputs = self._inputs(self._features[known], *_standardization(moments))
         target = torch.nn.functional.one_hot(labels, self._classes).double()
         root = weight.sqrt()[:, None]
         return torch.cat([inputs, torch.ones_like(root)], dim=1) * root, target * root, weight
+
+    def _inputs(self, features: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+        if not self._bounded:
+            return torch.where(deviation > 0, (features - mean) / deviation, 0)
+        layer = StandardizedLinear(features.shape[1], 1).double()
+        layer.fit(mean, deviation)
+        return layer.standardize(features)
 
     def _confusion(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         pairs = labels * self._classes + scores.argmax(dim=1)
@@ -274,6 +298,7 @@ def solve_exact(moments: Sums, products: Sums, held_out: Sums) -> ExactHead:
         labels=int(counts.sum()),
         held_out=judged,
         balanced_accuracy=float(recalls.mean()) if judged else None,
+        bounded=bool(moments["bounded"] > 0),
     )
 
 

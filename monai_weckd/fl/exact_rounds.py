@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from monai_weckd.bundle.output import check_output_dir
@@ -58,12 +59,13 @@ class ExactParty:
 
     Args:
         settings: ``bundle``, ``dataset_dir``, ``output_dir``, and the arguments of
-            :py:class:`~monai_weckd.fl.SiteBundle`.
+            :py:class:`~monai_weckd.fl.SiteBundle`; others have no effect.
+        weights: of a network that the sites have trained, default None: the bundle's network is frozen.
 
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, settings: Mapping[str, Any], weights: Sums | None = None) -> None:
+        self._settings, self._weights = settings, weights
         self._bundle: SiteBundle | None = None
         self._site: ExactSite | None = None
 
@@ -77,30 +79,43 @@ class ExactParty:
         """
         try:
             if self._site is None:
-                check_output_dir(self._settings["output_dir"])
+                if self._weights is None:  # else the folder has what the site's training has left
+                    check_output_dir(self._settings["output_dir"])
                 self._site = self.bundle.site(self._settings["dataset_dir"])
             return SiteAnswer(getattr(self._site, task)(*totals.values()), self.bundle.identity)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("%s failed", task)
             return SiteAnswer({}, fault=f"{type(error).__name__}, see its log")
 
-    def write(self, head: ExactHead, sites: Sequence[str]) -> None:
+    def write(
+        self,
+        head: ExactHead,
+        sites: Sequence[str],
+        *,
+        stages: Sequence[Mapping[str, Any]] = (),
+        again: bool = False,
+    ) -> None:
         """Write the model of all sites into ``output_dir``.
 
         Args:
             head: the head.
             sites: the sites whose labels it has seen.
+            stages: records of the stages that have trained the network.
+            again: whether to replace the model, which an earlier server may have sent.
 
         """
-        path = self.bundle.write(head, self._settings["output_dir"])
+        if again:
+            Path(self._settings["output_dir"], "model.pt").unlink(missing_ok=True)
+        path = self.bundle.write(head, self._settings["output_dir"], stages)
         logger.info("written %s, the head for the labels of %s", path, ", ".join(sites))
 
     @property
     def bundle(self) -> SiteBundle:
         """The bundle."""
         if self._bundle is None:
-            given = {name: value for name, value in self._settings.items() if not name.endswith("_dir")}
-            self._bundle = SiteBundle(given.pop("bundle"), **given)
+            given = {name: self._settings.get(name) for name in ("classes", "changes")}
+            overlays = self._settings.get("overlays", ())
+            self._bundle = SiteBundle(self._settings["bundle"], overlays=overlays, **given, weights=self._weights)
         return self._bundle
 
 

@@ -27,7 +27,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
-from monai_weckd.fl.site import AVERAGE, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.site import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 __all__ = ["AverageController", "ChainController", "ExactController"]
 
@@ -36,6 +36,7 @@ class _Asks(ModelController):
     """Ask sites, and wait for their answers; :py:mod:`monai_weckd.fl.site` answers."""
 
     hours: float
+    on_missing: str
 
     @property
     def seconds(self) -> int:
@@ -55,6 +56,30 @@ class _Asks(ModelController):
         data = FLModel(params=to_arrays(totals), params_type=ParamsType.FULL, meta={"round": task, **meta})
         found = self.send_model_and_wait(data=data, targets=list(targets), timeout=self.seconds)
         return {one.meta["client_name"]: one for one in found}
+
+    def send_head(self, sites: Sequence[str], weights: Sums | None = None, **meta: Any) -> None:
+        """Solve the head for the labels of all sites, and send the model to each.
+
+        Args:
+            sites: names of the sites.
+            weights: of the network that the sites have trained, default None: that of the bundle is frozen.
+            meta: remarks for the sites.
+
+        """
+        joint = {} if weights is None else {JOINT: weights}
+
+        def ask(task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> dict[str, SiteAnswer]:
+            return {
+                site: SiteAnswer(to_tensors(one.params).get(task, {}), one.meta["identity"], one.meta["fault"])
+                for site, one in self.ask(task, {**joint, **totals}, sites).items()
+            }
+
+        head, sites = solve_over_sites(ask, sites, on_missing=self.on_missing)
+        self.info(f"head for {head.labels} labels of {', '.join(sites)}: {head.balanced_accuracy} balanced accuracy")
+        values: dict[str, Any] = asdict(head)
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        figures = {name: value for name, value in values.items() if name not in tensors}
+        self.ask(WRITE, {**joint, WRITE: tensors}, sites, figures=figures, sites=list(sites), **meta)
 
 
 class _SitesController(_Asks):
@@ -80,18 +105,7 @@ class ExactController(_SitesController):
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
-        head, sites = solve_over_sites(self._answers, self.sites, on_missing=self.on_missing)
-        self.info(f"head for {head.labels} labels of {', '.join(sites)}: {head.balanced_accuracy} balanced accuracy")
-        values: dict[str, Any] = asdict(head)
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        figures = {name: value for name, value in values.items() if name not in tensors}
-        self.ask(WRITE, {WRITE: tensors}, sites, figures=figures, sites=list(sites))
-
-    def _answers(self, task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> dict[str, SiteAnswer]:
-        return {
-            site: SiteAnswer(to_tensors(one.params).get(task, {}), one.meta["identity"], one.meta["fault"])
-            for site, one in self.ask(task, totals, sites).items()
-        }
+        self.send_head(self.sites)
 
 
 class ChainController(_SitesController):
@@ -104,6 +118,7 @@ class ChainController(_SitesController):
         teachers: see :py:func:`~monai_weckd.fl.chain_rounds.run_over_sites`.
         there_and_back: see :py:func:`~monai_weckd.fl.chain_rounds.route`.
         kept: file that keeps the stages until the end, default None: nowhere.
+        exact_head: whether the sites solve the head of the last student anew, for the labels of all.
 
     """
 
@@ -115,8 +130,10 @@ class ChainController(_SitesController):
         teachers: str = "last",
         there_and_back: bool = False,
         kept: str | None = None,
+        exact_head: bool = False,
     ) -> None:
         super().__init__(sites, hours, on_missing)
+        self.exact_head = exact_head
         self.teachers = teachers
         self.there_and_back = there_and_back
         self.kept = kept
@@ -135,7 +152,10 @@ class ChainController(_SitesController):
         for stage in stages:
             self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
         sites = sorted({stage["site"] for stage in stages})
-        self.ask(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
+        if self.exact_head:
+            self.send_head(sites, weights, stages=stages, again=progress.again)
+        else:
+            self.ask(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
         progress.remove()
 
     def _answer(self, students: Sequence[Student], site: str, visit: int, again: bool) -> StageAnswer | None:
@@ -153,10 +173,13 @@ class AverageController(_Asks, FedAvg):
         hours: how long to wait for an answer.
         on_missing: "stop", or "skip" for the average of the others.
         rounds: number of rounds.
+        exact_head: whether the sites solve the head of the last average anew, for the labels of all.
 
     """
 
-    def __init__(self, sites: Sequence[str], hours: float, on_missing: str, rounds: int) -> None:
+    def __init__(
+        self, sites: Sequence[str], hours: float, on_missing: str, rounds: int, exact_head: bool = False
+    ) -> None:
         super().__init__(
             num_clients=len(sites), num_rounds=rounds, persistor_id="", save_filename=None, ignore_result_error=True
         )
@@ -164,20 +187,22 @@ class AverageController(_Asks, FedAvg):
         self.hours = hours
         self.on_missing = on_missing
         self.rounds = rounds
+        self.exact_head = exact_head
         self._faults: dict[str, str] = {}
         self._average: FLModel | None = None
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
         super().run()
-        if self._average is not None:
-            totals = to_tensors(self._average.params)
-            self.ask(
-                WRITE,
-                {WRITE: totals[AVERAGE]},
-                list(self._site_metric_weights),
-                sites=sorted(self._site_metric_weights),
-            )
+        if self._average is None:
+            return
+        weights = to_tensors(self._average.params)[AVERAGE]
+        sites = list(self._site_metric_weights)
+        if self.exact_head:
+            stages = [{"stage": 1, "rounds": self.rounds, "sites": sorted(sites)}]
+            self.send_head(sites, weights, stages=stages, again=False)
+        else:
+            self.ask(WRITE, {WRITE: weights}, sites, sites=sorted(sites))
 
     def load_model(self) -> FLModel:
         """Return a model without weights: the sites start from the bundle's seed."""

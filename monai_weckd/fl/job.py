@@ -73,10 +73,10 @@ def write_job(
     given = (list(sites), hours, on_missing)
     if settings["mode"] == "chain":
         name = f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt"
-        kept = None if server_dir is None else str(server_dir / name)
-        job.to_server(ChainController(*given, settings["teachers"], settings["there_and_back"], kept))
+        options = {key: settings[key] for key in ("teachers", "there_and_back", "exact_head")}
+        job.to_server(ChainController(*given, **options, kept=None if server_dir is None else str(server_dir / name)))
     elif settings["mode"] == "average":
-        job.to_server(AverageController(*given, settings["rounds"]))
+        job.to_server(AverageController(*given, settings["rounds"], settings["exact_head"]))
     else:
         job.to_server(ExactController(*given))
     with _script(job_dir):

@@ -26,9 +26,9 @@ from monai_weckd.fl.chain_rounds import ChainParty, Student
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
 
-__all__ = ["AVERAGE", "STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
+__all__ = ["AVERAGE", "JOINT", "STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
 
-AVERAGE, STAGE, WRITE = "average", "stage", "write"
+AVERAGE, JOINT, STAGE, WRITE = "average", "joint", "stage", "write"
 Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
 _EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
 
@@ -55,24 +55,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _exact(settings: Mapping[str, Any]) -> Respond:
-    party = ExactParty(settings)
+    party: ExactParty | None = None
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        nonlocal party
+        tensors = to_tensors(arrays)
+        weights = tensors.pop(JOINT, None)
+        party = party or ExactParty(settings, weights)
         if meta["round"] == WRITE:
-            tensors: dict[str, Any] = to_tensors(arrays)[WRITE]
-            party.write(ExactHead(**tensors, **meta["figures"]), meta["sites"])
+            head: dict[str, Any] = tensors[WRITE]
+            stages = {"stages": meta["stages"], "again": meta["again"]} if weights else {}
+            party.write(ExactHead(**head, **meta["figures"]), meta["sites"], **stages)
             return to_arrays({}), {}
-        answer = party.answer(meta["round"], to_tensors(arrays))
+        answer = party.answer(meta["round"], tensors)
         return to_arrays({meta["round"]: answer.sums}), {"identity": answer.identity, "fault": answer.fault}
 
     return respond
 
 
 def _chain(settings: Mapping[str, Any]) -> Respond:
+    exact = _exact(settings)
     party = ChainParty(settings)
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors = to_tensors(arrays)
+        if JOINT in tensors:
+            return exact(arrays, meta)
         if meta["round"] == WRITE:
             party.write(tensors[WRITE], meta["stages"], again=meta["again"])
             return to_arrays({}), {}
@@ -84,12 +92,15 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
 
 
 def _average(settings: Mapping[str, Any]) -> Respond:
+    exact = _exact(settings)
     from monai_weckd.fl.average_rounds import AverageParty  # here, since MONAI's client is needed for nothing else
 
     party = AverageParty(settings)
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors = to_tensors(arrays)
+        if JOINT in tensors:
+            return exact(arrays, meta)
         if meta["round"] == WRITE:
             party.write(tensors[WRITE], meta["sites"])
             return to_arrays({}), {}

@@ -33,6 +33,10 @@ OPTIONS = {
         ({"mode": "chains"}, "mode: expected one of ('exact', 'chain', 'average'), got 'chains'. Did you mean"),
         ({"teachers": "all"}, "teachers: expected it with --mode chain alone, got exact. Leave it out."),
         ({"there_and_back": None}, "there_and_back: expected it with --mode chain alone, got exact. Leave it out."),
+        (
+            {"exact_head": None},
+            "exact_head: expected it with --mode chain or average alone, got exact. Leave it out.",
+        ),
         ({"mode": "chain", "rounds": "3"}, "rounds: expected it with --mode average alone, got chain. Leave it out."),
         ({"mode": "chain", "teachers": "both"}, "teachers: expected one of ('last', 'all'), got 'both'."),
         ({"mode": "average", "rounds": "0"}, "rounds: expected 1 or more, got 0."),

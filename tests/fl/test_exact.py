@@ -41,25 +41,27 @@ def divide(data, sites, *, seed=1):
     return {f"site {number}": tuple(part[place == number] for part in data) for number in range(sites)}
 
 
-def rounds(parts, classes=4):
+def rounds(parts, classes=4, **options):
     """Return the sums of all rounds over all sites."""
-    sites = {name: ExactSite(*data[:2], list(data[2]), num_classes=classes) for name, data in parts.items()}
+    sites = {name: ExactSite(*data[:2], list(data[2]), num_classes=classes, **options) for name, data in parts.items()}
     moments = add_sums({name: site.moments() for name, site in sites.items()})
     products = add_sums({name: site.products(moments) for name, site in sites.items()})
     return moments, products, add_sums({name: site.held_out(moments, products) for name, site in sites.items()})
 
 
-def pooled(data, classes=4):
-    return solve_exact(*rounds({"all": data}, classes))
+def pooled(data, classes=4, **options):
+    return solve_exact(*rounds({"all": data}, classes, **options))
 
 
 class Oracle:
     """Ridge regressions of scikit-learn on all images at once, written without the code under test."""
 
-    def __init__(self, features, labels, groups):
+    def __init__(self, features, labels, groups, bounded=True):
         x = features.numpy()
-        z = np.tanh((x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), np.inf))
-        z *= math.sqrt(z.shape[1]) / np.linalg.norm(z, axis=1, keepdims=True)
+        z = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), np.inf)
+        if bounded:
+            z = np.tanh(z)
+            z *= math.sqrt(z.shape[1]) / np.linalg.norm(z, axis=1, keepdims=True)
         known = labels.numpy() >= 0
         self.z, self.all, self.labels, self.groups = z[known], z, labels.numpy()[known], groups[known]
         of_class = dict(zip(*np.unique(self.labels, return_counts=True), strict=True))
@@ -185,10 +187,13 @@ def test_all_labels_in_one_patient_are_enough():
     assert pooled((features, labels, np.array(["a"] * len(labels)))).held_out == 0
 
 
-def test_a_layer_gives_the_probabilities_of_the_head():
+@pytest.mark.parametrize("kind", [StandardizedLinear, torch.nn.Linear])
+def test_a_layer_gives_the_probabilities_of_the_head(kind):
+    bounded = kind is StandardizedLinear
     data = draw()
-    head, oracle = pooled(data), Oracle(*data)
-    layer = StandardizedLinear(12, 4)
+    data[0][:, 3] = 5.0  # a constant feature
+    head, oracle = solve_exact(*rounds(divide(data, 3), bounded=bounded)), Oracle(*data, bounded=bounded)
+    layer = kind(12, 4)
     head.write(layer)
     scores = oracle.fit(head.penalty, np.ones(len(oracle.labels), dtype=bool)).predict(oracle.all)
     expected = torch.softmax(torch.from_numpy(scores / head.temperature), dim=1)
@@ -200,8 +205,10 @@ def test_another_layer_is_refused():
     head = pooled(draw())
     with pytest.raises(ValueError, match=r"layer: expected a StandardizedLinear with weights \(4, 12\), got Linear"):
         head.write(torch.nn.Linear(12, 4))
-    with pytest.raises(ValueError, match=r"got StandardizedLinear with \(3, 12\)\. Pass the classifier"):
+    with pytest.raises(ValueError, match=r"got StandardizedLinear with \(3, 12\)\. Pass the head of the network"):
         head.write(StandardizedLinear(12, 3))
+    with pytest.raises(ValueError, match=r"expected a Linear with weights \(4, 12\), got StandardizedLinear"):
+        pooled(draw(), bounded=False).write(StandardizedLinear(12, 4))
 
 
 def test_only_sums_leave_a_site():
@@ -212,6 +219,7 @@ def test_only_sums_leave_a_site():
         sums = moments | products | site.held_out(moments, products)
         assert {name: tuple(value.shape) for name, value in sums.items()} == {
             "images": (1,),
+            "bounded": (1,),
             "sum": (12,),
             "squares": (12,),
             "labels": (4,),

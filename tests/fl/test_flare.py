@@ -17,7 +17,7 @@ from test_exact import assert_same, divide, draw, pooled
 from test_exact_rounds import Sites
 
 from monai_weckd.fl.exact import ExactHead
-from monai_weckd.fl.site import STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.site import JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
 
@@ -104,3 +104,30 @@ def test_a_stage_runs_at_each_site_in_turn(connected):
     assert totals[WRITE]["w"].tolist() == [2.0]
     assert [stage["site"] for stage in meta["stages"]] == ["north", "south"]
     assert said == ["stage 1 at north: 1 labels, None", "stage 2 at south: 2 labels, None"]
+
+
+def test_the_last_student_gets_the_head_of_all_sites(connected):
+    from monai_weckd.fl.flare import ChainController
+
+    data = draw()
+    sites = Sites(divide(data, 2))
+    controller = ChainController([*sites.sites], 1.0, "stop", exact_head=True)
+
+    def answer(task, totals, site):
+        if task == WRITE:
+            return {}, {}
+        if task == STAGE:
+            record = {"labeled": 1, "classes": {"ill": 1}, "value": None}
+            return {STAGE: {"w": torch.ones(1)}}, {"record": record, "fault": ""}
+        totals = dict(totals)
+        assert totals.pop(JOINT)["w"].tolist() == [1.0]
+        found = sites(task, totals, [site])[site]
+        return {task: found.sums}, {"identity": found.identity, "fault": found.fault}
+
+    asked, _ = connected(controller, answer)
+    controller.run()
+    meta, totals, targets, _ = asked[-1]
+    assert totals[JOINT]["w"].tolist() == [1.0]
+    assert_same(ExactHead(**totals[WRITE], **meta["figures"]), pooled(data))
+    assert [stage["site"] for stage in meta["stages"]] == targets == list(sites.sites)
+    assert (meta["round"], meta["again"]) == (WRITE, False)

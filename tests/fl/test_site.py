@@ -21,7 +21,7 @@ import torch
 from monai_weckd.fl import site
 from monai_weckd.fl.chain_rounds import StageAnswer
 from monai_weckd.fl.exact_rounds import ROUNDS, SiteAnswer
-from monai_weckd.fl.site import STAGE, WRITE, pack, to_arrays, to_tensors, unpack
+from monai_weckd.fl.site import JOINT, STAGE, WRITE, pack, to_arrays, to_tensors, unpack
 
 
 def test_settings_are_one_word_and_name_their_site():
@@ -79,8 +79,8 @@ def test_a_site_answers_the_rounds_of_the_exact_head_and_writes_it(served, monke
     written = []
 
     class Party:
-        def __init__(self, settings):
-            assert settings == {"dataset_dir": "data/north"}
+        def __init__(self, settings, weights):
+            assert (settings, weights) == ({"dataset_dir": "data/north"}, None)
 
         def answer(self, task, totals):
             return SiteAnswer({"sum": totals["moments"]["sum"] + 1}, identity="network", fault=task)
@@ -133,3 +133,36 @@ def test_a_site_trains_a_stage_and_writes_the_last_student(served, monkeypatch):
         ({}, {}),
     ]
     assert written == [({"w": torch.tensor(9)}, [{"site": "north"}], True)]
+
+
+@pytest.mark.parametrize("mode", ["chain", "average"])
+def test_a_site_solves_the_head_of_the_joint_network(mode, served, monkeypatch):
+    written = []
+
+    class Party:
+        def __init__(self, settings, weights):
+            self.weights = weights
+
+        def answer(self, task, totals):
+            return SiteAnswer({"sum": self.weights["w"] + len(totals)}, identity=task)
+
+        def write(self, head, sites, *, stages, again):
+            written.append((head.penalty, sites, stages, again))
+
+    monkeypatch.setattr(site, "ExactParty", Party)
+    joint = {JOINT: {"w": torch.tensor(7)}}
+    tensors = {name: torch.ones(2) for name in ("mean", "deviation", "weight", "bias")}
+    figures = {"penalty": 0.5, "temperature": 1.0, "labels": 3, "held_out": 2, "balanced_accuracy": None}
+    remarks = {"figures": figures, "sites": ["north"], "stages": [{"stage": 1}], "again": True}
+    answers = served(
+        {"mode": mode},
+        (joint, {"round": "moments"}),
+        ({**joint, "moments": {"sum": torch.tensor(1)}}, {"round": "products"}),
+        ({**joint, WRITE: tensors}, {"round": WRITE, **remarks}),
+    )
+    assert answers == [
+        ({"moments": {"sum": torch.tensor(7)}}, {"identity": "moments", "fault": ""}),
+        ({"products": {"sum": torch.tensor(8)}}, {"identity": "products", "fault": ""}),
+        ({}, {}),
+    ]
+    assert written == [(0.5, ["north"], [{"stage": 1}], True)]
