@@ -431,6 +431,7 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
         "skip",
         "undo",
         "look-alikes",
+        "adding-title",
         "manifest-title",
         "train",
         "change",
