@@ -14,8 +14,8 @@
 python -m benchmarks.live_head
 
 The embeddings are random, of four classes that overlap; the files of the images are empty, since only their names are
-read. Requests go through HTTP on this machine, as the page sends them: a label, at once the next images and
-the state, and again half a second after the new order is there.
+read. Requests go through HTTP on this machine, as the page sends them: a label, at once the next images,
+the state and what stands beside an image, and the next images again half a second after the new order is there.
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ class Window:
         self.ask("answer to the label", "PUT", f"label/{key}", {"label": self.truth[key]})
         self.next("next image, at once")
         self.ask("state", "GET", "state?window=a")
+        self.ask("labeled images that are most like it", "GET", f"similar/{key}")
+        self.ask("other images of its group", "GET", f"related/{key}")
         wait(lambda: chain.live is not None and chain.live.summary["labels"] >= count)
         self.note("new model, after the label", begin)
         wait(lambda: chain.live_figures["estimate"] is not None)

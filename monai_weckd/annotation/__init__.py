@@ -13,13 +13,13 @@
 
 from __future__ import annotations
 
-from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.chain import AnnotatedChain
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.labels_in import take_labels
 from monai_weckd.annotation.order import Suggestion
 from monai_weckd.annotation.pictures import describe_image, image_png
 from monai_weckd.annotation.session import AnnotationSession
-from monai_weckd.annotation.status import NoStageError, StageStoppedError, UnknownImageError
+from monai_weckd.annotation.status import NoStageError, StageRunningError, StageStoppedError, UnknownImageError
 from monai_weckd.annotation.store import LabelStore, class_of
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 

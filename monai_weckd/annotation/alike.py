@@ -13,20 +13,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from monai_weckd.annotation.order import Scores
 from monai_weckd.annotation.session import AnnotationSession
-from monai_weckd.plan.splits import group_of
 
-__all__ = ["Batch", "confirm_batch", "find_batch", "related_images", "similar_labeled"]
+__all__ = ["Batch", "confirm_batch", "find_batch", "most_alike", "related_images", "similar_labeled"]
 
 _CONFIDENT = 0.9  # least probability of an image in a batch
 _MOST = 500  # images that are compared with each other
-_LABELED = 2000  # the last labels, with whose images one is compared
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ def find_batch(
     """Return images without a label that the current head gives one class with a probability of 0.9 or more.
 
     Of the class with most such images, it is the image with the smallest mean distance to its nearest others, and
-    these. The distance is the cosine distance of standardized features. Images that are read twice, and those that
-    other windows show, are in no batch.
+    these. The distance is one minus the cosine of the images' points
+    (:py:func:`monai_weckd.annotation.order.components`). Images that are read twice, and those that other windows
+    show, are in no batch.
 
     Args:
         session: the session, of classes.
@@ -88,7 +88,7 @@ def find_batch(
     if len(mine) < 2:
         return None
     mine.sort(key=lambda row: -probabilities[row, label])
-    chosen = _nearest_together(_directions(outputs.features[mine[:_MOST]]), count)
+    chosen = _nearest_together(outputs.points[mine[:_MOST]], count)
     found = [mine[place] for place in chosen]
     return Batch(
         session.classes[label],
@@ -132,6 +132,8 @@ def similar_labeled(
 ) -> list[dict[str, Any]]:
     """Return the labeled images that are most like an image, the nearest first, each with the label that counts.
 
+    They are the first labeled ones of :py:meth:`monai_weckd.annotation.explore.Explorer.alike`.
+
     Args:
         session: the session.
         image_id: id of the image.
@@ -143,22 +145,42 @@ def similar_labeled(
 
     """
     session.item(image_id)
-    outputs = session.chain.outputs
-    if image_id not in outputs.ids or session.readers.is_blind(image_id, who):
+    scores, readers, entries = session.chain.scores, session.readers, session.store.entries
+    if image_id not in scores.places or readers.is_blind(image_id, who):
         return []
-    labels = {
-        key: label
-        for key, label in session.labels.items()
-        if key != image_id and not session.readers.is_blind(key, who)
-    }
-    place = {key: row for row, key in enumerate(outputs.ids)}
-    rows = [place[key] for key in labels if key in place][-_LABELED:]
-    if not rows:
-        return []
-    *unit, own = _directions(outputs.features[[*rows, place[image_id]]])
-    distances = 1 - np.stack(unit) @ own
-    nearest = np.argsort(distances, kind="stable")[:count]
-    return [{"id": key, "label": labels[key]} for key in (outputs.ids[rows[place]] for place in nearest)]
+    found: list[dict[str, Any]] = []
+    for key in most_alike(scores, session.chain.points, image_id, among=entries):
+        if key == image_id or key not in session.items or readers.is_blind(key, who):
+            continue
+        label = readers.known_to(key, who)
+        if label is not None and label not in session.answers:
+            found.append({"id": key, "label": label})
+        if len(found) == count:
+            break
+    return found
+
+
+def most_alike(
+    scores: Scores, points: np.ndarray, image_id: str, *, among: Collection[str] | None = None
+) -> Iterator[str]:
+    """Return the ids of scored images by the cosine of their points to that of one, which comes first itself.
+
+    Args:
+        scores: scores of N images.
+        points: their points, (N, D), see :py:func:`monai_weckd.annotation.order.components`.
+        image_id: id of the one.
+        among: ids of the images, scored or not, default None: all that are scored.
+
+    """
+    place = scores.places[image_id]
+    cosine = points @ points[place]
+    cosine[place] = 2  # before copies of itself
+    if among is None or 4 * len(among) > len(cosine):  # to look for many takes longer than to put all in order
+        rows = np.arange(len(cosine))
+    else:
+        rows = np.array(sorted(scores.places[key] for key in among if key in scores.places), dtype=int)
+    ordered = (scores.ids[row] for row in rows[np.argsort(-cosine[rows], kind="stable")])
+    return ordered if among is None else (key for key in ordered if key in among)
 
 
 def related_images(session: AnnotationSession, image_id: str, *, count: int = 6) -> list[str]:
@@ -173,20 +195,11 @@ def related_images(session: AnnotationSession, image_id: str, *, count: int = 6)
         UnknownImageError: When there is no such image.
 
     """
-    group = group_of(session.item(image_id))
-    members = [key for key, item in session.items.items() if group_of(item) == group]
+    session.item(image_id)
+    members = session.groups.members(image_id, session.items)
     own = members.index(image_id)
     nearest = sorted((abs(place - own), place) for place in range(len(members)) if place != own)[:count]
     return [members[place] for place in sorted(place for _, place in nearest)]
-
-
-def _directions(features: np.ndarray) -> np.ndarray:
-    """Return standardized features of length 1, (N, D); zeros where an image is the mean of all."""
-    deviation = features.std(axis=0)
-    standard = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    length = np.linalg.norm(standard, axis=1, keepdims=True)
-    unit: np.ndarray = standard / np.where(length > 0, length, 1)
-    return unit
 
 
 def _nearest_together(unit: np.ndarray, count: int) -> list[int]:

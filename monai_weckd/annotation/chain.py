@@ -27,25 +27,23 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from monai_weckd.annotation.chain_folder import check_chain, folder_state, read_given, remove_leftovers, students_of
-from monai_weckd.annotation.growth import grow_chain
+from monai_weckd.annotation.growth import grow_scored
+from monai_weckd.annotation.label_files import known_names
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.learning import Learning
 from monai_weckd.annotation.live import LiveModel
 from monai_weckd.annotation.order import Outputs, Scores, Suggestion, digests
 from monai_weckd.annotation.shards import GivenLabels, labeled_items, plan_next_stage
+from monai_weckd.annotation.status import StageRunningError
 from monai_weckd.annotation.training import AnnotatedBundle, ImagePredictor
 from monai_weckd.annotation.upcoming import Upcoming
 from monai_weckd.data.item_level import PLURALS
 from monai_weckd.utils.files import sync_folder, write_atomically
 from monai_weckd.utils.records import model_chain
 
-__all__ = ["AnnotatedChain", "StageRunningError"]
+__all__ = ["AnnotatedChain"]
 
 logger = logging.getLogger(__name__)
-
-
-class StageRunningError(RuntimeError):
-    """A stage of the same chain is already in training."""
 
 
 class AnnotatedChain:
@@ -54,7 +52,7 @@ class AnnotatedChain:
     ``output_dir/chain`` is the output folder of the whole chain: ``chain.json``, ``model.pt``, the students of all
     stages. A new stage is trained in a folder beside it, which replaces it in one step at the end: an interruption
     leaves the chain unchanged. ``given.json`` in it lists the labels that the stages have used. If the bundle has more
-    classes than the chain, those of the chain first, the heads of the students grow.
+    classes than the chain, those of the chain first, or people have added some, the heads of the students grow.
 
     Args:
         bundle: how to train.
@@ -80,12 +78,12 @@ class AnnotatedChain:
             raise ValueError(f"val_fraction: expected a fraction in [0, 1), got {val_fraction}. Pass e.g. 0.25.")
         if ahead < 1:
             raise ValueError(f"ahead: expected 1 image or more, got {ahead}. Pass e.g. 24.")
-        self.bundle = bundle
-        self.words = LabelWords(bundle.kind)
         self.output_dir = Path(output_dir)
         self.val_fraction = val_fraction
         self.ahead = ahead
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.bundle = bundle = bundle.with_names(known_names(self.output_dir / "labels.json", bundle.kind))
+        self.words = LabelWords(bundle.kind)
         self._upcoming = Upcoming(bundle.kind, seed=bundle.seed, ahead=ahead, plural=PLURALS[bundle.item_level])
         self._learning = Learning(bundle)
         self._waiting: tuple[Any, Any, list[Mapping[str, Any]]] = (None, None, [])
@@ -135,6 +133,7 @@ class AnnotatedChain:
         labels: Mapping[str, str],
         *,
         progress: Callable[[int, int, int], None] | None = None,
+        shares: Mapping[str, Mapping[str, float]] | None = None,
     ) -> dict[str, Any]:
         """Train a stage on the labels given since the last one, and add it to the chain.
 
@@ -145,6 +144,8 @@ class AnnotatedChain:
                 of several images, with ``images``.
             labels: class of each labeled image by its id, in the order in which they were given.
             progress: called after each epoch with stage, epoch of the stage, and the stage's epochs.
+            shares: share of each class by id of the images whose readers differ, default None: none. Such an image
+                counts once, under its label; a solved head takes its shares.
 
         Returns:
             The record of the stage, as in ``chain.json``; ``accepted`` says whether its student is now the model.
@@ -162,13 +163,14 @@ class AnnotatedChain:
             ) from None
         with held, self._alone():
             self._load()  # another process may have added a stage
-            return self._append(items, labels, progress)
+            return self._append(items, labels, progress, shares)
 
     def _append(
         self,
         items: Sequence[Mapping[str, Any]],
         labels: Mapping[str, str],
         progress: Callable[[int, int, int], None] | None,
+        shares: Mapping[str, Mapping[str, float]] | None,
     ) -> dict[str, Any]:
         readable, unreadable = self.bundle.examine(items)
         plan, given = plan_next_stage(
@@ -189,7 +191,7 @@ class AnnotatedChain:
         part.mkdir()
         try:
             self.bundle.train(
-                labeled_items(readable, labels, self.words),
+                labeled_items(readable, labels, self.words, shares=shares),
                 plan,
                 part,
                 previous=self.path if self.stages else None,
@@ -220,7 +222,12 @@ class AnnotatedChain:
             if scores is not self._scores:
                 self._take(folder, self._chain, self.given, scores.save(folder))
 
-    def learn(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
+    def learn(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        labels: Mapping[str, str],
+        shares: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Solve the head for the labels so far; :py:meth:`renew` then chooses by its probabilities.
 
         The model stays that of the last stage, whose predictions are shown and served.
@@ -231,9 +238,10 @@ class AnnotatedChain:
         Args:
             items: all images.
             labels: class of each labeled image by its id.
+            shares: as in :py:meth:`append_stage`.
 
         """
-        self._learning.solve(self._scores, items, labels)
+        self._learning.solve(self._scores, items, labels, shares)
 
     def renew(self, items: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> None:
         """Choose the next images anew, and estimate how good the head of the last :py:meth:`learn` is.
@@ -273,12 +281,17 @@ class AnnotatedChain:
 
     @property
     def outputs(self) -> Outputs:
-        """Features and current probabilities of all images, by the live head, else by the last student."""
+        """Points and current probabilities of all images, by the live head, else by the last student."""
         scores = self._scores
         probabilities = self._learning.guide(scores)
         if probabilities is None and scores.probabilities.shape[1]:
             probabilities = scores.probabilities
-        return Outputs(scores.ids, scores.features, probabilities)
+        points = self._upcoming.points(scores) if scores.ids else np.zeros((0, 0), np.float32)
+        return Outputs(scores.ids, points, probabilities)
+
+    def again(self) -> AnnotatedChain:
+        """Return the chain as a new process would find it, with the classes that people have added."""
+        return AnnotatedChain(self.bundle, self.output_dir, val_fraction=self.val_fraction, ahead=self.ahead)
 
     def _alone(self) -> FileLock:
         """Return the lock for computation: only one task runs at a time, so that others cannot affect a stage."""
@@ -376,12 +389,7 @@ class AnnotatedChain:
     def _grow(self, folder: Path) -> None:
         """Replace the chain by one whose students have all classes of the bundle."""
         part = self.output_dir / f"chain_of_{len(self.bundle.classes)}"
-        shutil.rmtree(part, ignore_errors=True)  # an interruption may have left it
-        try:
-            grow_chain(folder, part, self.bundle.classes, head=self.bundle.head)
-        except Exception:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        grow_scored(folder, part, self.bundle)
         self._replace(part)
 
     def _take(self, folder: Path, chain: dict[str, Any] | None, given: GivenLabels, scores: Scores) -> None:

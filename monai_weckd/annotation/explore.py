@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_weckd.annotation.alike import most_alike
 from monai_weckd.annotation.label_words import LabelWords, known_findings
 from monai_weckd.annotation.live import LiveModel
 from monai_weckd.annotation.order import Scores
@@ -225,7 +226,7 @@ class Explorer:
         return {"total": len(keys), "people": people, "images": images}
 
     def alike(self, image_id: str, who: str | None, *, count: int = 60) -> dict[str, Any]:
-        """Return the images that are most like one, by the cosine of their principal components, itself first.
+        """Return the images most like one, itself first, see :py:func:`monai_weckd.annotation.alike.most_alike`.
 
         Args:
             image_id: its id.
@@ -238,15 +239,12 @@ class Explorer:
 
         """
         self._session.item(image_id)
-        known, points = self._opinions(who), self._session.chain.points
-        row = known.scores.places.get(image_id)
-        if row is None:
+        known = self._opinions(who)
+        if image_id not in known.scores.places:
             raise ValueError(
                 f"id: expected an image that the network has seen, got {image_id!r}. Wait, or see why it is unreadable."
             )
-        cosine = points @ points[row]
-        cosine[row] = 2  # before copies of itself
-        ordered = (known.scores.ids[place] for place in np.argsort(-cosine, kind="stable"))
+        ordered = most_alike(known.scores, self._session.chain.points, image_id)
         keys = list(islice((key for key in ordered if key in self._session.items), count))
         return {"total": len(keys), "images": [self._described(key, known) for key in keys]}
 
@@ -283,22 +281,25 @@ class Explorer:
 
     def _opinions(self, who: str | None) -> _Opinions:
         session = self._session
-        readers, scores, entries = session.readers, session.chain.scores, session.store.entries
+        readers, entries = session.readers, session.store.entries
+        chain = session.chain  # after the labels, whose classes it knows
+        scores = chain.scores
         given = {}
         for key, entry in entries.items():
             if (label := readers.known_to(key, who)) is not None:
                 given[key] = label, who if readers.is_blind(key, who) else entry.get("who")
-        probabilities, change = self._judgments(scores, entries)
+        probabilities, change = self._judgments(scores, chain.live, entries)
         blind = [place for place, key in enumerate(scores.ids) if readers.is_blind(key, who)] if readers.share else []
         if blind:
             probabilities, change = probabilities.copy(), change.copy()
             probabilities[blind], change[blind] = np.nan, np.nan
-        words = LabelWords(session.chain.bundle.kind, session.answers)
+        words = LabelWords(chain.bundle.kind, session.answers)
         return _Opinions(scores, words, given, probabilities, change)
 
-    def _judgments(self, scores: Scores, labeled: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _judgments(
+        self, scores: Scores, live: LiveModel | None, labeled: Collection[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions of all images, each by a model that has not seen its label, and how they changed."""
-        live = self._session.chain.live
         key = (scores, live, tuple(labeled))
         if self._judged[0] != key:
             self._judged = key, *_judge(scores, live, labeled)

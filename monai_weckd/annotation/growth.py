@@ -18,19 +18,28 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from monai_weckd.annotation.chain_folder import students_of
+from monai_weckd.annotation.order import Scores
+from monai_weckd.annotation.status import StageRunningError
+from monai_weckd.annotation.training import AnnotatedBundle
 from monai_weckd.utils.files import load_tensors, state_bytes, write_atomically
 from monai_weckd.utils.records import OUT_OF_FOLD, label_columns, probability_columns, sealed_json
 
-__all__ = ["grow_chain"]
+__all__ = ["computing_waits", "grow_chain", "grow_scored"]
 
 _FAR = 5.0  # how far the bias of a new class is below 0 and the least of the others, in logits
 _RECORDS = ("chain.json", "plan.json")
+_PATIENCE = 10.0  # seconds
+_OLD = ("scores.npz", "features.npy")  # made by the students as they were
 
 
 def grow_chain(source: Path, target: Path, classes: Sequence[str], *, head: str) -> None:
@@ -51,9 +60,7 @@ def grow_chain(source: Path, target: Path, classes: Sequence[str], *, head: str)
     """
     chain = json.loads((source / "chain.json").read_text(encoding="utf-8"))
     added = list(classes[len(chain["classes"]) :])
-    shutil.copytree(source, target)
-    for name in ("scores.npz", "features.npy"):
-        (target / name).unlink(missing_ok=True)  # made by the students as they were
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_OLD))
     digests = {}
     for path in sorted(target.rglob("model.pt")):
         content = path.read_bytes()
@@ -69,6 +76,52 @@ def grow_chain(source: Path, target: Path, classes: Sequence[str], *, head: str)
         if path.is_file():
             told = dict.fromkeys(label_columns(added), "") if chain.get("findings") else {}
             _add_columns(path, {**told, **dict.fromkeys(probability_columns(added), "0")})
+
+
+def grow_scored(source: Path, target: Path, bundle: AnnotatedBundle) -> None:
+    """Write a copy of a chain with all classes of a bundle, see :py:func:`grow_chain`, and of its scores.
+
+    Args:
+        source: output folder of the chain.
+        target: the new folder; what an interruption has left there is replaced.
+        bundle: the bundle.
+
+    Raises:
+        ValueError: When the head of a student cannot grow.
+
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        grow_chain(source, target, bundle.classes, head=bundle.head)
+        scores, students = Scores.load(source, next(reversed(students_of(source)), "")), students_of(target)
+        if students and scores.ids:
+            digest, student = [*students.items()][-1]
+            probabilities = bundle.classify(scores.features, student)
+            replace(scores, made_by=digest, probabilities=probabilities).save(target)
+    except Exception:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def computing_waits(output_dir: Path) -> Iterator[None]:
+    """Keep a chain's computations waiting; those that run are waited for, for some seconds.
+
+    Args:
+        output_dir: folder of the chain.
+
+    Raises:
+        StageRunningError: When they take longer.
+
+    """
+    try:
+        held = FileLock(output_dir / "compute.lock").acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise StageRunningError(
+            "class: expected no images that are being examined, got some. Add it again in a while."
+        ) from None
+    with held:
+        yield
 
 
 def _grown(state: dict[str, torch.Tensor], head: str, before: int, more: int) -> dict[str, torch.Tensor]:

@@ -21,10 +21,11 @@ from typing import Any
 
 from monai_weckd.annotation.label_log import LabelLog, Line, check_level, damaged, new_event
 from monai_weckd.annotation.label_sum import LabelSum
+from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.utils.files import write_atomically
 from monai_weckd.utils.records import parse_json
 
-__all__ = ["labeled_findings", "note_export", "read_file", "read_labels", "rebuild_labels"]
+__all__ = ["known_names", "labeled_findings", "note_export", "read_file", "read_labels", "rebuild_labels"]
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Any]]:
@@ -80,6 +81,25 @@ def labeled_level(path: Path) -> tuple[str, int]:
     level, spatial_dims = content.get("item_level", "image"), content.get("spatial_dims", 2)
     check_level(path, level, spatial_dims)
     return level, spatial_dims
+
+
+def known_names(path: Path, kind: LabelKind) -> tuple[str, ...]:
+    """Return the names of classes or findings with those that people have added since, which come last.
+
+    Args:
+        path: ``labels.json``; its log counts.
+        kind: the names that a session begins with.
+
+    Returns:
+        The names of the log if they begin with these, else these.
+
+    Raises:
+        ValueError: When the log is damaged.
+
+    """
+    found = _summed(LabelLog(path).read())
+    later = found.findings if kind.findings else found.classes
+    return later if later[: len(kind.names)] == kind.names else kind.names
 
 
 def rebuild_labels(path: Path) -> bool:

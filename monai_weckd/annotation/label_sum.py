@@ -21,10 +21,11 @@ from typing import Any
 from monai_weckd.annotation.label_log import Line
 from monai_weckd.annotation.readings import with_reading, without_reading
 
-__all__ = ["FINDINGS", "ITEMS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
+__all__ = ["CLASSES", "FINDINGS", "ITEMS", "OF_LABELS", "OWN_KEYS", "LabelSum"]
 
 OWN_KEYS = ("label", "who", "ts", "answer", "readings", "settled")  # keys of an entry that no information can take
-FINDINGS = "findings"  # a line that names them, before the first label
+FINDINGS = "findings"  # a line that names them, before the first label and whenever one is added
+CLASSES = "classes"  # a line that names all of them, whenever one is added
 ITEMS = "items"  # a line with their level, before the first label, unless an item is an image
 OF_LABELS = ("label", "correction", "undo", "reading", "settlement")
 
@@ -40,6 +41,7 @@ class LabelSum:
         findings: names of the findings; empty where an image has one class.
         item_level: what has a label, "image" or a level of :py:func:`monai_weckd.data.group_images`.
         spatial_dims: of the images of such a level, 2 or 3; in 3D, a folder with DICOM files is one.
+        classes: names of the classes once somebody has added one, else empty.
 
     """
 
@@ -49,6 +51,7 @@ class LabelSum:
     findings: tuple[str, ...] = ()
     item_level: str = "image"
     spatial_dims: int = 2
+    classes: tuple[str, ...] = ()
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines.
@@ -61,8 +64,9 @@ class LabelSum:
             if event["what"] in OF_LABELS and "id" in event:
                 self._apply(event)
                 self.end = end
-            elif event["what"] == FINDINGS:
-                self.findings, self.end = tuple(event["names"]), end
+            elif event["what"] in (FINDINGS, CLASSES):
+                setattr(self, event["what"], tuple(event["names"]))
+                self.end = end
             elif event["what"] == ITEMS:
                 self.item_level, self.spatial_dims, self.end = event["level"], event["spatial_dims"], end
 
@@ -116,7 +120,7 @@ class LabelSum:
 
     def content(self) -> bytes:
         """Return what belongs into ``labels.json``."""
-        named: dict[str, Any] = {"findings": self.findings} if self.findings else {}
+        named: dict[str, Any] = {name: names for name in (FINDINGS, CLASSES) if (names := getattr(self, name))}
         if self.item_level != "image":
             named |= {"item_level": self.item_level, "spatial_dims": self.spatial_dims}
         content = {"format": 2, "log": self.end, **named, "labels": self.entries}

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_weckd.data.names import spelled_as
+from monai_weckd.data.names import clean_text, fold_text, is_missing, is_unlabeled, spelled_as
 from monai_weckd.plan.label_kind import LabelKind
 from monai_weckd.utils.enums import UNLABELED
 from monai_weckd.utils.messages import nearest
@@ -28,6 +29,8 @@ from monai_weckd.utils.messages import nearest
 __all__ = ["LabelWords", "agreed", "known_findings", "majority"]
 
 _BETWEEN = "|"
+_LONGEST = 64  # characters of a name
+_NEAR = 0.8  # similarity of two names from which on one may be the other, mistyped
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,42 @@ class LabelWords:
             )
         return _composed(found, self.kind.names)
 
+    def new_name(self, text: str, *, sure: bool = False) -> str:
+        """Return how a class or finding that somebody wants to add is spelled; one that exists keeps its spelling.
+
+        Args:
+            text: its name.
+            sure: whether a name that is nearly one that exists is meant, default False.
+
+        Raises:
+            ValueError: When it is no name, an answer, or nearly another name.
+
+        Example::
+
+            >>> words = LabelWords(LabelKind(("Normal", "wax")))
+            >>> words.new_name(" normal"), words.new_name("polyp")
+            ('Normal', 'polyp')
+
+        """
+        name, what = clean_text(text), self.kind.word
+        for known in self.kind.names:
+            if fold_text(known) == fold_text(name):
+                return known
+        taken = is_missing(name) or is_unlabeled(name) or spelled_as(name, self.answers) in self.answers
+        if taken or len(name) > _LONGEST or not name.isprintable() or _BETWEEN in name:
+            raise ValueError(
+                f"{what}: expected a name of at most {_LONGEST} characters that says what an image shows, without "
+                f"{_BETWEEN!r}, got {name[: 2 * _LONGEST]!r}. Choose another."
+            )
+        folded = {fold_text(known): known for known in self.kind.names}
+        near = difflib.get_close_matches(fold_text(name), folded, n=1, cutoff=_NEAR)
+        if near and not sure:
+            raise ValueError(
+                f"{what}: expected a name unlike those that exist, got {name!r}, which is nearly {folded[near[0]]!r}. "
+                f"Add it once more if it is another {what}."
+            )
+        return name
+
     def value(self, label: str | None) -> Any:
         """Return a label as in a data list: a class index, or an array of 1, 0 and -1, (F,).
 
@@ -115,6 +154,15 @@ class LabelWords:
         """
         value = self.value(label)
         return tuple(map(int, value)) if self.kind.findings else value
+
+    def shares(self, shares: Mapping[str, float]) -> list[float]:
+        """Return the share of each class, in the order of the classes.
+
+        Args:
+            shares: share by name.
+
+        """
+        return [shares.get(name, 0.0) for name in self.kind.names]
 
     def outcomes(self, label: str) -> tuple[str, ...]:
         """Return the outcomes of a label: its class, or each finding with 1 or 0.

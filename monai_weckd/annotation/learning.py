@@ -43,7 +43,13 @@ class Learning:
         self._groups: tuple[Any, dict[str, str]] = (None, {})
         self._estimates = Estimates()
 
-    def solve(self, scores: Scores, items: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
+    def solve(
+        self,
+        scores: Scores,
+        items: Sequence[Mapping[str, Any]],
+        labels: Mapping[str, str],
+        shares: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Solve the head. One thread may call it at a time.
 
         Nothing happens if the bundle's stages solve no head, before the images are scored, and while fewer than two
@@ -53,6 +59,7 @@ class Learning:
             scores: scores of the images.
             items: all images.
             labels: label of each labeled image by its id.
+            shares: share of each class by id of the images whose readers differ, default None: none.
 
         """
         if not scores.ids:
@@ -62,7 +69,8 @@ class Learning:
         head = self._head[1]
         if head is not None:
             given = {key: self._words.plain(label) for key, label in labels.items()}
-            self._model = scores.features, head.solve(given, self._groups_of(items))
+            parts = {key: self._words.shares(one) for key, one in (shares or {}).items()}
+            self._model = scores.features, head.solve(given, self._groups_of(items), parts)
 
     def estimate(self, scores: Scores, items: Sequence[Mapping[str, Any]]) -> None:
         """Estimate how good the head is. One thread may call it at a time, beside one that calls :py:meth:`solve`.

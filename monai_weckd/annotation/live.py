@@ -25,11 +25,12 @@ import torch
 
 from monai_weckd.data.embedding import feature_moments
 from monai_weckd.engines.label_task import task_of
+from monai_weckd.engines.shares import shared_target
 from monai_weckd.engines.solver import estimate_layer, fit_layer, layer_inputs, solve_finding_layer, solve_layer
 from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
 from monai_weckd.networks import SolvedHead, StandardizedLinear
 from monai_weckd.plan.label_kind import Label, LabelKind
-from monai_weckd.utils.enums import UNLABELED
+from monai_weckd.utils.enums import SHARES, UNLABELED
 
 __all__ = ["Estimates", "LiveHead", "LiveModel"]
 
@@ -51,6 +52,7 @@ class LiveModel:
         head: the solved head, before calibration.
         labeled: indices of the labeled images, n, in the order of the head's ``out_of_fold``.
         target: class of each, (n,), or findings, (n, C).
+        wanted: what the head was solved for: the target, or the share of each class, (n, C), if readers differ.
         judged: probabilities of each by a head that saw no label of its group, (n, C), NaN where there is none.
 
     """
@@ -63,6 +65,7 @@ class LiveModel:
     head: SolvedHead
     labeled: tuple[int, ...]
     target: torch.Tensor
+    wanted: torch.Tensor
     judged: np.ndarray
 
     @cached_property
@@ -126,12 +129,18 @@ class LiveHead:
             for part, out in zip(rows.split(_CHUNK), self._inputs.split(_CHUNK), strict=True):
                 out.copy_(layer_inputs(layer, part))
 
-    def solve(self, labels: Mapping[str, Label], groups: Mapping[str, str]) -> LiveModel | None:
+    def solve(
+        self,
+        labels: Mapping[str, Label],
+        groups: Mapping[str, str],
+        shares: Mapping[str, Sequence[float]] | None = None,
+    ) -> LiveModel | None:
         """Return the head for some labels, None while fewer than two classes, or no finding on both sides, have one.
 
         Args:
             labels: class of each labeled image by its id, or a value for each finding; other images are passed over.
             groups: group of each of them.
+            shares: share of each class, C numbers, by id of the images whose readers differ, default None: none.
 
         """
         places = sorted(self._place[key] for key in labels if key in self._place)  # in the order of a stage
@@ -139,7 +148,9 @@ class LiveHead:
         target = task_of(self._kind).target([labels[key] for key in known])
         if not _is_enough(target):
             return None
-        given = self._inputs[places], target, [groups[key] for key in known], self._scaling
+        parts = [{SHARES: shares[key]} if shares and key in shares else {} for key in known]
+        wanted = shared_target(target, parts, len(self._kind.names))
+        given = self._inputs[places], wanted, [groups[key] for key in known], self._scaling
         if self._kind.findings:
             head, calibration = solve_finding_layer(self._layer, *given)
             judged = torch.sigmoid(calibration.of_logits(head.out_of_fold))
@@ -148,7 +159,8 @@ class LiveHead:
             # not minus infinity, which a class without a label has
             judged = torch.softmax(head.out_of_fold.clamp(min=-1e4) / temperature, dim=1)
         weight, bias = self._layer.weight.detach().clone(), self._layer.bias.detach().clone()
-        return LiveModel(self.ids, self._kind, self._inputs, weight, bias, head, tuple(places), target, judged.numpy())
+        solved = self.ids, self._kind, self._inputs, weight, bias, head
+        return LiveModel(*solved, tuple(places), target, wanted, judged.numpy())
 
     def estimate(self, model: LiveModel, groups: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the estimate of :py:func:`monai_weckd.engines.estimate.estimate_accuracy` for a model's head.
@@ -169,7 +181,7 @@ class LiveHead:
             return None
         some = others[:: math.ceil(len(others) / _SAMPLE)]
         known, unknown = (([groups[self.ids[place]] for place in part]) for part in (model.labeled, some))
-        told = self._inputs[[*model.labeled]], model.target, known
+        told = self._inputs[[*model.labeled]], model.wanted, known
         sample = self._inputs[some], unknown
         return estimate_layer(model.head, told, [sample], self._scaling, share=len(others) / len(some))
 

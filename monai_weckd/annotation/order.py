@@ -59,13 +59,13 @@ class Outputs(NamedTuple):
 
     Args:
         ids: ids of the images.
-        features: input of the head, (N, D).
+        points: unit vectors whose cosine says how alike two images are, see :py:func:`components`, (N, min(D, 64)).
         probabilities: (N, C); None before anything is learned.
 
     """
 
     ids: tuple[str, ...]
-    features: np.ndarray
+    points: np.ndarray
     probabilities: np.ndarray | None
 
 
@@ -327,6 +327,8 @@ def suggest(
 
 def components(scores: Scores) -> np.ndarray:
     """Return the points between which "herding" measures distances, (N, min(D, 64)): they depend on no label.
+
+    All that says how alike images are takes the cosine of these unit vectors, the main components.
 
     Args:
         scores: scores of N images.

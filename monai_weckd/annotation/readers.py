@@ -18,12 +18,11 @@ from typing import Any
 
 from monai_weckd.annotation.label_words import agreed, known_findings
 from monai_weckd.annotation.order import Suggestion
-from monai_weckd.annotation.readings import POLICIES, decision, is_wanted, readings_of
+from monai_weckd.annotation.readings import check_policy, decision, is_wanted, readings_of, shares_of
 from monai_weckd.annotation.store import LabelStore
 from monai_weckd.metrics import agreement
 from monai_weckd.plan.splits import group_of
 from monai_weckd.utils.draws import hash_fraction
-from monai_weckd.utils.messages import nearest
 
 __all__ = ["Readers"]
 
@@ -41,20 +40,18 @@ class Readers:
         store: the labels.
         share: share of the images that are read twice, in [0, 1].
         policy: what becomes of disagreements: "settle" lists them for people to settle; "majority" has a third person
-            read them first.
+            read them first; "soft", for classes, too, and the image trains with the shares of its readings.
         seed: seed of the draw.
 
     Raises:
-        ValueError: When the share is out of range, or there is no such policy.
+        ValueError: When the share is out of range, there is no such policy, or it is "soft" and images have findings.
 
     """
 
     def __init__(self, store: LabelStore, *, share: float, policy: str, seed: int) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"read_twice: expected a share in [0, 1], got {share}. Pass e.g. 0.1.")
-        if policy not in POLICIES:
-            hint = nearest(policy, POLICIES)
-            raise ValueError(f"disagreements: expected one of {POLICIES}, got {policy!r}. {hint}")
+        check_policy(policy, findings=store.findings)
         self.store, self.share, self.policy, self.seed = store, share, policy, seed
         self._agreement: tuple[Any, dict[str, Any] | None] = (None, None)
 
@@ -124,6 +121,13 @@ class Readers:
         """Return the label of each image that counts, in the order in which they were given."""
         found = {key: self._decision(entry) for key, entry in self.store.entries.items()}
         return {key: label for key, label in found.items() if label is not None}
+
+    def shared(self) -> dict[str, dict[str, float]]:
+        """Return the share of each class in the readings of images that train with them, by policy "soft"."""
+        if self.policy != "soft":
+            return {}
+        found = {key: shares_of(entry) for key, entry in self.store.entries.items() if "readings" in entry}
+        return {key: shares for key, shares in found.items() if len(shares) > 1}
 
     def waiting(self, images: Iterable[str], who: str | None) -> list[str]:
         """Return the images that somebody else has read, and that wait for a reading of this person.

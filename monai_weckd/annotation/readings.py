@@ -13,15 +13,46 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_weckd.annotation.label_words import agreed, majority
+from monai_weckd.utils.messages import nearest
 
-__all__ = ["POLICIES", "decision", "is_wanted", "readings_of", "with_reading", "without_reading"]
+__all__ = [
+    "POLICIES",
+    "check_policy",
+    "decision",
+    "is_wanted",
+    "readings_of",
+    "shares_of",
+    "with_reading",
+    "without_reading",
+]
 
-POLICIES = ("settle", "majority")
+POLICIES = ("settle", "majority", "soft")
+_THREE = ("majority", "soft")  # where two differ, these have a third person read the image
 _READERS = 2
+
+
+def check_policy(policy: str, *, findings: Sequence[str] = ()) -> None:
+    """Refuse what is no policy for disagreements, or none for findings.
+
+    Args:
+        policy: one of ``POLICIES``.
+        findings: names of the findings, default none: labels are classes.
+
+    Raises:
+        ValueError: When it is another.
+
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"disagreements: expected one of {POLICIES}, got {policy!r}. {nearest(policy, POLICIES)}")
+    if policy == "soft" and findings:
+        raise ValueError(
+            "disagreements: expected 'settle' or 'majority' for findings, got 'soft'. Only a class can be shared."
+        )
 
 
 def readings_of(entry: Mapping[str, Any]) -> dict[str | None, str]:
@@ -82,12 +113,12 @@ def _summed(
 def is_wanted(entry: Mapping[str, Any], who: str | None, policy: str, *, findings: Sequence[str] = ()) -> bool:
     """Return whether a person may give a blind reading of an image that is read twice, or change their own.
 
-    By "majority", a third person reads an image on which the first two differ.
+    By "majority" and "soft", a third person reads an image on which the first two differ.
 
     Args:
         entry: the entry, {} without one.
         who: the person.
-        policy: what becomes of disagreements, "settle" or "majority".
+        policy: what becomes of disagreements, one of ``POLICIES``.
         findings: names of the findings, default none: labels are classes.
 
     """
@@ -95,7 +126,7 @@ def is_wanted(entry: Mapping[str, Any], who: str | None, policy: str, *, finding
     if entry.get("settled"):
         return False
     differ = bool(readings) and agreed([*readings.values()], findings) is None
-    return who in readings or len(readings) < _READERS + (policy == "majority" and differ)
+    return who in readings or len(readings) < _READERS + (policy in _THREE and differ)
 
 
 def decision(entry: Mapping[str, Any], policy: str, *, findings: Sequence[str] = ()) -> str | None:
@@ -103,11 +134,37 @@ def decision(entry: Mapping[str, Any], policy: str, *, findings: Sequence[str] =
 
     Args:
         entry: the entry.
-        policy: "settle" or "majority", which more than half of the readings make.
+        policy: "settle"; "majority", which more than half of the readings make; or "soft": the class with the largest
+            share, of equal ones that of the first reading.
         findings: names of the findings, default none: labels are classes.
 
     """
-    if entry["label"] is None and policy == "majority":
-        return majority([*readings_of(entry).values()], findings)
     label: str | None = entry["label"]
-    return label
+    if label is not None or policy not in _THREE:
+        return label
+    if policy == "soft" and (shares := shares_of(entry)):
+        return max(shares, key=shares.__getitem__)
+    return majority([*readings_of(entry).values()], findings)
+
+
+def shares_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the share of each class in what readers who differ say, in the order of the readings.
+
+    Readings that name no class, such as "cannot tell", count for none; where they are half of all or more, there are no
+    shares.
+
+    Args:
+        entry: the entry, whose label nothing has settled.
+
+    Example::
+
+        >>> said = [{"who": "Ada", "label": "ill"}, {"who": "Bob", "label": "well"}, {"who": "Cy", "label": "well"}]
+        >>> shares_of({"label": None, "readings": said[:2]}), len(shares_of({"label": None, "readings": said}))
+        ({'ill': 0.5, 'well': 0.5}, 2)
+
+    """
+    readings = entry.get("readings", ())
+    told = Counter(one["label"] for one in readings if not one.get("answer"))
+    if entry.get("label") is not None or 2 * told.total() <= len(readings):
+        return {}
+    return {label: count / told.total() for label, count in told.items()}

@@ -24,6 +24,7 @@ from typing import Any
 from monai_weckd.annotation.background import Background
 from monai_weckd.annotation.chain import AnnotatedChain
 from monai_weckd.annotation.folders import FolderWatch
+from monai_weckd.annotation.groups import Groups
 from monai_weckd.annotation.images import find_items
 from monai_weckd.annotation.leases import Leases
 from monai_weckd.annotation.order import Suggestion
@@ -61,10 +62,11 @@ class AnnotationSession(StageTraining):
         studies: the folder of the images; new images are found within seconds.
         label_budget: planned number of labels, default None: unknown. It is reported, not enforced.
         read_twice: share of the images that two people read, default 0.
-        disagreements: what becomes of those, ``"settle"`` or ``"majority"``.
+        disagreements: what becomes of those on which they differ: ``"settle"``, ``"majority"``, or ``"soft"``, by which
+            they train with the shares of their readings.
 
     Raises:
-        ValueError: When there is no image, or a label budget below 1.
+        ValueError: When there is no image, a label budget below 1, or "soft" without a solved head.
 
     """
 
@@ -79,6 +81,11 @@ class AnnotationSession(StageTraining):
     ) -> None:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
+        if disagreements == "soft" and not chain.bundle.solves_head:
+            raise ValueError(
+                "disagreements: expected 'settle' or 'majority' where a stage is trained step by step, got 'soft'. "
+                "Only a solved head takes shares: leave scratch.json out."
+            )
         self.label_budget = label_budget
         self.studies = Path(studies)
         kind = chain.bundle.kind
@@ -104,6 +111,7 @@ class AnnotationSession(StageTraining):
         )
         self._ordering = Background(self._order, name="order", failed="the next images could not be chosen")
         self._usable_of: tuple[Any, list[dict[str, Any]]] = (None, [])
+        self.groups = Groups()
         self._listed: tuple[float, dict[str, dict[str, Any]]] = (-_LISTED_FOR, {})
         self._model: tuple[Any, ImagePredictor | None] = (None, None)
         self.refresh()
@@ -139,6 +147,12 @@ class AnnotationSession(StageTraining):
     def labels(self) -> dict[str, str]:
         """Class of each labeled image that is in the folder, in the order in which the labels were given."""
         return {key: label for key, label in self.given.items() if label not in self.answers}
+
+    @property
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Share of each class, by id of the images that train with what each of their readers says."""
+        items = self.items
+        return {key: shares for key, shares in self.readers.shared().items() if key in items}
 
     @property
     def _usable(self) -> list[dict[str, Any]]:
@@ -307,7 +321,8 @@ class AnnotationSession(StageTraining):
 
     def _learn(self) -> None:
         time.sleep(_PAUSE)
-        self.chain.learn(self._usable, self.labels)
+        usable, labels, shares = self._usable, self.labels, self.shares
+        self.chain.learn(usable, labels, shares)  # a chain that knows the class of each of these labels
         self._ordering.start()
 
     def _order(self) -> None:
@@ -350,7 +365,7 @@ class AnnotationSession(StageTraining):
     def _look(self) -> None:
         self.chain.score(list(self.items.values()))
         self.learn()
-        self._predictor()
+        self._student_changed()
 
     def predict(self, path: str, *others: str) -> dict[str, Any]:
         """Return the prediction of the last accepted student for an image, as JSON-compatible data.
@@ -364,20 +379,21 @@ class AnnotationSession(StageTraining):
             ValueError: When no image can be read.
 
         """
-        predictor = self._predictor()
+        chain = self.chain
+        predictor = self._predictor(chain)
         if predictor is None:
             raise NoStageError("model: expected a chain with a stage, got none yet. Label images and train first.")
-        return described(predictor.predict(path, *others), self.classes, self.chain.thresholds)
+        return described(predictor.predict(path, *others), chain.bundle.kind.names, chain.thresholds)
 
     def _student_changed(self) -> None:
-        self._predictor()
+        self._predictor(self.chain)
 
-    def _predictor(self) -> ImagePredictor | None:
-        accepted = self.chain.accepted
-        key = accepted[-1]["stage"] if accepted else None
+    def _predictor(self, chain: AnnotatedChain) -> ImagePredictor | None:
+        accepted = chain.accepted
+        key = (chain.bundle.kind, accepted[-1]["stage"]) if accepted else None
         with self._lock:
             if self._model[0] != key:
-                self._model = key, self.chain.predictor()
+                self._model = key, chain.predictor()
             return self._model[1]
 
     def budget(self) -> int:

@@ -26,6 +26,7 @@ from monai_weckd.plan.settings import PlanSettings
 from monai_weckd.plan.splits import group_of
 from monai_weckd.plan.stages import plan_stages
 from monai_weckd.utils.draws import hash_fraction
+from monai_weckd.utils.enums import SHARES
 
 __all__ = ["GivenLabels", "plan_next_stage"]
 
@@ -167,7 +168,11 @@ def plan_next_stage(
 
 
 def labeled_items(
-    items: Sequence[Mapping[str, Any]], labels: Mapping[str, str], words: LabelWords
+    items: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, str],
+    words: LabelWords,
+    *,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return items in the form of a data list, with their ``label`` or ``UNLABELED``.
 
@@ -175,9 +180,14 @@ def labeled_items(
         items: dictionaries with ``id``.
         labels: label by id.
         words: what labels mean.
+        shares: share of each class by id of the images whose readers differ, kept as ``shares``; default None: none.
 
     """
-    return [{**item, "group": group_of(item), "label": words.value(labels.get(item["id"]))} for item in items]
+    found = [{**item, "group": group_of(item), "label": words.value(labels.get(item["id"]))} for item in items]
+    for item in found:
+        if shares and item["id"] in shares:
+            item[SHARES] = words.shares(shares[item["id"]])
+    return found
 
 
 def _of_groups(

@@ -16,12 +16,14 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from typing import Any
 
-from monai_weckd.annotation.chain import AnnotatedChain, StageRunningError
+from monai_weckd.annotation.chain import AnnotatedChain
+from monai_weckd.annotation.growth import computing_waits
 from monai_weckd.annotation.shards import plan_next_stage
-from monai_weckd.annotation.status import StageStoppedError, TrainingStatus
+from monai_weckd.annotation.status import StageRunningError, StageStoppedError, TrainingStatus
 from monai_weckd.annotation.store import LabelStore
 
 __all__ = ["StageTraining"]
@@ -51,6 +53,11 @@ class StageTraining(ABC):
 
     @property
     @abstractmethod
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Share of each class, by id of the images that train with what each of their readers says."""
+
+    @property
+    @abstractmethod
     def _usable(self) -> list[dict[str, Any]]:
         """The images that nobody has set aside."""
 
@@ -70,10 +77,7 @@ class StageTraining(ABC):
             ValueError: When there are too few labels.
 
         """
-        if self.training.running:
-            raise StageRunningError(
-                f"stage: expected none in training, got stage {self.training.stage}. Wait until it is done."
-            )
+        self._refuse_running()
         chain = self.chain
         plan_next_stage(
             self._usable,
@@ -84,6 +88,45 @@ class StageTraining(ABC):
             val_fraction=chain.val_fraction,
             seed=chain.bundle.seed,
         )
+
+    def _refuse_running(self) -> None:
+        if self.training.running:
+            raise StageRunningError(
+                f"stage: expected none in training, got stage {self.training.stage}. Wait until it is done."
+            )
+
+    def add_class(self, name: str, *, who: str | None = None, sure: bool = False) -> tuple[str, bool]:
+        """Add a class or finding, which comes last; labels stay, and the heads of the students get one more output.
+
+        Args:
+            name: its name.
+            who: the person, default None: unknown.
+            sure: whether a name that is nearly one that exists is meant, default False.
+
+        Returns:
+            The name as it is spelled, and whether it is new.
+
+        Raises:
+            StageRunningError: When a stage is in training.
+            ValueError: When it is no name, or nearly one that exists, or the head of the students cannot grow.
+
+        """
+        with self._reserving:
+            words = self.store.words
+            name = words.new_name(name, sure=sure)
+            if name in words.kind.names:
+                return name, False
+            self._refuse_running()
+            chain = self.chain
+            chain.bundle.check_growth()
+            with computing_waits(chain.output_dir) if chain.stages else nullcontext():
+                self.store.add_name(name, who=who)  # from here on, a restart knows it, too
+                self.chain = chain.again()
+            # no label has the new class before the chain knows it
+            self.store.words = replace(words, kind=self.chain.bundle.kind)
+        self._student_changed()
+        self.learn()
+        return name, True
 
     def reserve(self, *, who: str | None = None) -> None:
         """Mark a stage as running before :py:meth:`train` starts in another thread.
@@ -124,7 +167,7 @@ class StageTraining(ABC):
             self.reserve()
         outcome: dict[str, Any] = {}
         try:
-            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress)
+            done = self.chain.append_stage(self._usable, self.labels, progress=self._progress, shares=self.shares)
             outcome["accepted"] = done.get("accepted")
             self._student_changed()
             return done

@@ -54,6 +54,7 @@ def session_state(session: Any, who: str | None) -> dict[str, Any]:
             "set_aside": len(given) - len(labels),
             "unlabeled": len(items) - len(entries) - sum(key not in entries for key in unreadable),
             "disputed": len(entries) - len(given),
+            "shared": len(session.shares),
             "waiting": len(readers.waiting(items, who)),
             "unreadable": len(unreadable),
         },

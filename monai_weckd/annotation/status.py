@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NoStageError", "StageStoppedError", "TrainingStatus", "UnknownImageError"]
+__all__ = ["NoStageError", "StageRunningError", "StageStoppedError", "TrainingStatus", "UnknownImageError"]
 
 
 class NoStageError(RuntimeError):
     """A prediction was requested before the first student exists."""
+
+
+class StageRunningError(RuntimeError):
+    """A stage of the same chain is already in training."""
 
 
 class StageStoppedError(RuntimeError):

@@ -24,7 +24,7 @@ from typing import Any
 
 from monai_weckd.annotation.label_files import labeled_level, read_file
 from monai_weckd.annotation.label_log import LabelLog, new_event
-from monai_weckd.annotation.label_sum import FINDINGS, ITEMS, OF_LABELS, OWN_KEYS, LabelSum
+from monai_weckd.annotation.label_sum import CLASSES, FINDINGS, ITEMS, OF_LABELS, OWN_KEYS, LabelSum
 from monai_weckd.annotation.label_words import LabelWords
 from monai_weckd.annotation.readings import readings_of
 from monai_weckd.plan.label_kind import LabelKind
@@ -91,7 +91,7 @@ class LabelStore:
         self._sum = LabelSum()
         self._written = _Written()
         self._sum.add(self._log.read())
-        self._check_findings()
+        self._check_names()
         old = {} if self._sum.end or not self.path.is_file() else read_file(self.path)
         self._check_level(item_level, labeled_level(self.path)[0] if old else self._sum.item_level, old)
         self._spelled: dict[str, str] = {}
@@ -123,14 +123,18 @@ class LabelStore:
         """Names of the findings; empty where an image has one class."""
         return self.classes if self.words.kind.findings else ()
 
-    def _check_findings(self) -> None:
-        """Refuse a log whose findings are others."""
-        before = self._sum.findings
-        if before != self.findings[: len(before)]:
-            raise ValueError(
-                f"{self.path}: expected findings {list(before)}, of which it has labels, got "
-                f"{list(self.findings) or 'classes'}. Pass another folder, or those findings; new ones come last."
-            )
+    def _check_names(self) -> None:
+        """Refuse a log whose findings, or classes, are others."""
+        for what, before, now in (
+            ("findings", self._sum.findings, self.findings),
+            ("classes", self._sum.classes, () if self.findings else self.classes),
+        ):
+            if before != now[: len(before)]:
+                other = "classes" if self.findings == () else "findings"
+                raise ValueError(
+                    f"{self.path}: expected {what} {list(before)}, of which it has labels, got "
+                    f"{list(now) or other}. Pass another folder, or those {what}; new ones come last."
+                )
 
     def _check_level(self, wanted: str, level: str, old: Mapping[str, Any]) -> None:
         """Refuse labels of another level."""
@@ -241,6 +245,16 @@ class LabelStore:
             self._sum.add(self._log.append(*events) if events else ())
             if events:
                 self._write_file()
+
+    def add_name(self, name: str, *, who: str | None = None) -> None:
+        """Log that somebody adds a class or finding; labels may have it once ``words`` do.
+
+        Args:
+            name: the name, which comes last.
+            who: the person, default None: unknown.
+
+        """
+        self.note(FINDINGS if self.findings else CLASSES, who=who, names=[*self.classes, name])
 
     def remove(self, image_id: str, *, who: str | None = None) -> None:
         """Withdraw a label; of an image with several readings what settled it, or else a person's own reading.

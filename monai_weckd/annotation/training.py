@@ -105,10 +105,10 @@ class AnnotatedBundle:
         self.policy, self.seed = _own_labels(settings.policy), settings.seed
         self.tolerance = chain.tolerance if "chain#tolerance" in config else None
         self.stage_epochs = divide_epochs(config.value("max_epochs"), settings.num_stages, chain.stage_epochs)
-        given = PlanSettings(
+        self._given = PlanSettings(
             seed=self.seed, num_stages=1, label_fraction=1.0, policy=self.policy, stratify=False, selection="given"
         )
-        self._parts = SharedParts(config, self.kind, given, item_level=self.item_level)
+        self._parts = SharedParts(config, self.kind, self._given, item_level=self.item_level)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -148,6 +148,34 @@ class AnnotatedBundle:
     @cached_property
     def _preparation(self) -> Preparation:
         return Preparation(self._parts.preprocessing, self.spatial_dims)
+
+    def with_names(self, names: Sequence[str]) -> AnnotatedBundle:
+        """Return the bundle with further classes or findings; this one stays as it is.
+
+        Args:
+            names: all names, those of the bundle first.
+
+        """
+        if tuple(names) == self.kind.names:
+            return self
+        other = copy.copy(self)
+        other.kind = LabelKind(_distinct(tuple(names), findings=self.kind.findings), self.kind.findings)
+        other._parts = SharedParts(self.config, other.kind, self._given, item_level=self.item_level)
+        return other
+
+    def check_growth(self) -> None:
+        """Refuse a head that cannot have further outputs.
+
+        Raises:
+            ValueError: When it is no linear layer.
+
+        """
+        layer = find_module(self._parts.new_network(), self.head)
+        if not isinstance(layer, torch.nn.Linear):
+            raise ValueError(
+                f"class: expected a student whose head {self.head!r} is linear, got {type(layer).__name__}. "
+                "Begin a chain with all classes in another output folder."
+            )
 
     def epochs_of(self, stage: int) -> int:
         """Return the epochs of a stage; stages beyond the configured chain take those of its last stage.
@@ -234,9 +262,32 @@ class AnnotatedBundle:
         features = self._parts.embeddings(dataset)
         if features is None:
             return extract(network, dataset, head_layer=head_layer)
-        with torch.no_grad():
-            logits = find_module(network, find_head(network, head_layer))(features.to(_device(network)))
-        return features, logits.float().cpu()
+        return features, _head_logits(network, features, head_layer)
+
+    def classify(self, features: np.ndarray, student: str | os.PathLike[str]) -> np.ndarray:
+        """Return the probabilities that a student's head gives to features, (N, C).
+
+        Args:
+            features: features of :py:meth:`embed`, (N, D).
+            student: file with the student's weights.
+
+        """
+        network = self._parts.new_network()
+        load_weights(network, student, name="student")
+        logits = _head_logits(network, torch.from_numpy(features), self.config.value("chain").head_layer)
+        found: np.ndarray = task_of(self.kind).probabilities(logits).numpy()
+        return found
+
+    @property
+    def _solver(self) -> HeadSolver | None:
+        place = "train#trainer#iteration_update"
+        solver = self.config.value(place) if place in self.config else None
+        return solver if isinstance(solver, HeadSolver) else None
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether a stage solves the head, in place of training step by step."""
+        return self._solver is not None
 
     def live_head(self, ids: Sequence[str], features: np.ndarray) -> LiveHead | None:
         """Return a :py:class:`~monai_weckd.annotation.live.LiveHead` to solve after each answer.
@@ -248,8 +299,8 @@ class AnnotatedBundle:
             features: features of :py:meth:`embed`, (N, D).
 
         """
-        place = "train#trainer#iteration_update"
-        if place not in self.config or not isinstance(solver := self.config.value(place), HeadSolver):
+        solver = self._solver
+        if solver is None:
             return None
         network = self._parts.new_network()
         layer = copy.deepcopy(find_module(network, find_head(network, solver.head_layer))).cpu()
@@ -356,6 +407,12 @@ class ImagePredictor:
 
 def _device(network: torch.nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+@torch.no_grad()
+def _head_logits(network: torch.nn.Module, features: torch.Tensor, head_layer: str | None) -> torch.Tensor:
+    logits: torch.Tensor = find_module(network, find_head(network, head_layer))(features.to(_device(network)))
+    return logits.float().cpu()
 
 
 def _distinct(classes: tuple[str, ...], *, findings: bool) -> tuple[str, ...]:

@@ -9,12 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Label the images to which a model gave no class."""
+"""Label the images of which a model left the answer open."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ __all__ = ["WorklistSession", "read_worklist"]
 
 
 def read_worklist(predictions: Path) -> list[str]:
-    """Return the ids of the images below ``--min_confidence`` in the table of ``predict``.
+    """Return the ids of the images of which the table of ``predict`` leaves the answer open.
+
+    These are the images below ``--min_confidence``, or with a finding that is undecided. If there are none, they are
+    those whose set of ``--coverage`` has several classes, or both answers for a finding.
 
     Args:
         predictions: the CSV.
@@ -41,16 +44,26 @@ def read_worklist(predictions: Path) -> list[str]:
         raise ValueError(f"worklist: expected a CSV of `predict`, got no {predictions}. Correct the path.")
     try:
         # a spreadsheet may have added a byte order mark
-        rows = read_table(predictions.read_text(encoding="utf-8-sig"), ["file", "predicted", "reason"])
+        rows = read_table(predictions.read_text(encoding="utf-8-sig"), ["file", "reason"])
+        if rows and not {"predicted", "undecided"} & rows[0].keys():
+            raise ValueError("expected the column 'predicted' or 'undecided', got neither. Write the file again.")
     except ValueError as error:
         raise ValueError(f"worklist: expected a CSV of `predict` in {predictions}: {error}") from error
-    found = [row["file"] for row in rows if row["reason"] == BELOW_CONFIDENCE]
+    found = [row["file"] for row in rows if row["reason"] == BELOW_CONFIDENCE or row.get("undecided")]
+    found = found or [row["file"] for row in rows if _has_several(row)]
     if not found:
         raise ValueError(
             f"worklist: expected images {BELOW_CONFIDENCE} in {predictions}, got none in {len(rows)} rows. "
-            "Run predict with --min_confidence, or leave --worklist out."
+            "Run predict with --min_confidence or --coverage, or leave --worklist out."
         )
     return found
+
+
+def _has_several(row: Mapping[str, str]) -> bool:
+    """Return whether a set of ``--coverage`` leaves an answer open."""
+    # a set of classes has one column, whose name no finding can have
+    sets = [row["set"]] if "set" in row else [value for name, value in row.items() if name.startswith("set_")]
+    return any("|" in value for value in sets)
 
 
 class WorklistSession(AnnotationSession):

@@ -61,6 +61,7 @@ def add_pacs(commands: Any) -> None:
     source.add_argument("--reports", type=Path, help="folder of fetched reports")
     parser.add_argument("--unverified", action="store_true", help="also use reports that no person has verified")
     parser.add_argument("--rebuild", action="store_true", help="first write labels.json anew from labels.log")
+    parser.add_argument("--disagreements", default="settle", help="as of `label`: settle, majority or soft (--labels)")
     parser.add_argument("--output", type=Path, help="the manifest (default: manifest.csv in the folder of the images)")
 
 
@@ -153,7 +154,7 @@ def _manifest(args: argparse.Namespace) -> None:
             same = "it was what labels.log adds up to, to the byte"
             said = same if rebuild_labels(args.labels) else "it was not what labels.log adds up to"
             print(f"rebuilt {args.labels}: {said}")
-        counts = export_labels(args.dataset_dir, args.labels, output)
+        counts = export_labels(args.dataset_dir, args.labels, output, policy=args.disagreements)
     else:
         from monai_weckd.pacs.labels import write_manifest
 

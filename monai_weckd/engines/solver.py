@@ -23,9 +23,10 @@ from monai.engines import IterationEvents
 from monai.utils import CommonKeys
 
 from monai_weckd.data.embedding import EmbeddingDataset
-from monai_weckd.engines.calibration import fit_scalings, fit_temperature
+from monai_weckd.engines.calibration import fit_scalings, fit_temperatures
 from monai_weckd.engines.estimate import estimate_accuracy, estimate_findings, represented
 from monai_weckd.engines.label_task import Scalings, label_task
+from monai_weckd.engines.shares import in_parts, shared_target
 from monai_weckd.metrics import classification_metrics, finding_metrics, finding_thresholds
 from monai_weckd.networks.features import find_head, find_module, unwrap
 from monai_weckd.networks.pooled import StandardizedLinear
@@ -57,6 +58,9 @@ class HeadSolver:
     were chosen and not drawn at random, these figures are mostly too low. ``estimate``, beside them, is the result of
     :py:func:`monai_weckd.engines.estimate.estimate_accuracy`, None once more images have a label than lack one, or
     while some class has labels in fewer than two groups.
+
+    An image whose readers differ may have the share of each class as ``shares``: the head, its calibration and the
+    estimate take them, and the metrics its most frequent class.
 
     The teacher of a stage chooses its labels, but a head learns nothing from an earlier head on the same features:
     there is no distillation loss.
@@ -111,7 +115,8 @@ class HeadSolver:
             chain.state.keep_out_of_fold(found, dict(zip((item["id"] for item in items), given, strict=True)))
             self._solved = features, target
             return self._output(engine, features, target)
-        head, temperature = solve_layer(layer, inputs, target, groups, scaling)
+        wanted = shared_target(target, items, layer.out_features)
+        head, temperature = solve_layer(layer, inputs, wanted, groups, scaling)
         known = ~head.out_of_fold.isnan().any(dim=1)
         held_out, told = _finite(head.out_of_fold[known]), target[known]
         found = _metrics(held_out / temperature, told, head.penalty)
@@ -122,7 +127,7 @@ class HeadSolver:
             parts = _parts(others)
             unseen = (layer_inputs(layer, dataset.gather(part)) for part in parts)
             names = ([chain.state.items[place]["group"] for place in part] for part in parts)
-            labeled = inputs, target, groups
+            labeled = inputs, wanted, groups
             found["estimate"] = estimate_layer(head, labeled, zip(unseen, names, strict=True), scaling)
         rows = torch.softmax(_finite(head.out_of_fold) / temperature, dim=1).tolist()
         given = [row if seen else None for row, seen in zip(rows, known.tolist(), strict=True)]
@@ -245,7 +250,7 @@ def solve_layer(
     Args:
         layer: its weights are set.
         inputs: results of :py:func:`layer_inputs` for the labeled images, (N, D).
-        target: class of each, (N,).
+        target: class of each, (N,), or the share of each class in it, (N, C).
         groups: group of each, N names.
         scaling: result of :py:func:`fit_layer`.
 
@@ -254,8 +259,10 @@ def solve_layer(
 
     """
     head = solve_head(inputs, target, groups, num_classes=layer.out_features, mean=scaling[0], scale=scaling[1])
-    known = ~head.out_of_fold.isnan().any(dim=1)
-    temperature = fit_temperature(_finite(head.out_of_fold[known]), target[known]) if known.any() else 1.0
+    known, temperature = ~head.out_of_fold.isnan().any(dim=1), 1.0
+    if known.any():
+        rows, classes, shares = in_parts(target[known])
+        temperature = float(fit_temperatures(_finite(head.out_of_fold[known])[rows], classes, shares[None]))
     with torch.no_grad():
         layer.weight.copy_(head.weight / temperature)
         layer.bias.copy_(head.bias / temperature)
@@ -319,7 +326,7 @@ def estimate_layer(
 
     Args:
         head: the head before calibration.
-        labeled: inputs, classes and groups of the labeled images.
+        labeled: inputs, classes or shares of classes, and groups of the labeled images.
         others: inputs and groups of parts of the others.
         scaling: result of :py:func:`fit_layer`.
         share: how many images each of the others stands for, default 1.
@@ -333,7 +340,15 @@ def estimate_layer(
         weights += share * represented(points, _standard(part, scaling))
         logits.append(head.unseen_logits(part, its_names))
         names += its_names
-    return estimate_accuracy(_finite(head.out_of_fold), target, groups, torch.cat(logits), names, weights=weights)
+    rows, classes, shares = in_parts(target)
+    return estimate_accuracy(
+        _finite(head.out_of_fold)[rows],
+        classes,
+        [groups[row] for row in rows.tolist()],
+        torch.cat(logits),
+        names,
+        weights=weights[rows] * shares,
+    )
 
 
 def _represented(inputs: torch.Tensor, others: Iterable[torch.Tensor], scaling: Scaling) -> torch.Tensor:

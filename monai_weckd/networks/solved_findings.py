@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from monai_weckd.networks.logistic import minimize
 from monai_weckd.networks.solved_head import (
     COARSE,
     DEFAULT_PENALTY,
@@ -25,7 +26,6 @@ from monai_weckd.networks.solved_head import (
     PENALTIES,
     SolvedHead,
     check_features,
-    minimize,
     outcome_folds,
     principal_axes,
 )

@@ -13,17 +13,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from monai_weckd.networks.logistic import Problem, SharedProblem
+
 __all__ = [
     "SolvedHead",
     "check_features",
     "group_folds",
-    "minimize",
     "outcome_folds",
     "principal_axes",
     "solve_head",
@@ -103,16 +104,19 @@ def solve_head(
     lowest class-balanced cross-entropy in cross-validation, whose folds hold whole groups. Where there are more
     features than items, the problem is solved in the coordinates of the items' principal axes, which changes nothing.
 
+    An item whose readers differ may belong to several classes in part. It counts as it would if it were repeated once
+    for each of them, with its share as its weight: N is the number of items, and N_label the sum of the shares.
+
     Args:
         features: features of the labeled items, (N, D).
-        labels: class of each, (N,).
+        labels: class of each, (N,), or the share of each class in it, (N, C), whose rows have the sum 1.
         groups: group of each, N names, default None: each item is a group.
         num_classes: number of classes; one without a label gets a logit below the others.
         mean: mean of each feature, (D,), default None: that of the labeled items.
         scale: standard deviation of each feature, (D,), default None: that of the labeled items.
 
     Raises:
-        ValueError: When there is no label, or a feature is not finite.
+        ValueError: When there is no label, or a feature is not finite, or shares do not have the sum 1.
 
     Example::
 
@@ -122,18 +126,18 @@ def solve_head(
         [0, 0, 1, 1]
 
     """
-    features, labels = features.double(), labels.long()
+    features = features.double()
     check_features(features, labels)
-    present, index = torch.unique(labels, return_inverse=True)
+    present, told = _told(labels)
     mean = features.mean(dim=0) if mean is None else mean.double()
     scale = features.std(dim=0, correction=0) if scale is None else scale.double()
     # a constant feature carries no information
     scale = torch.where(scale > 0, scale, torch.inf)
     standard = (features - mean) / scale
     points, axes = principal_axes(standard)
-    problem = _Problem(points, index, len(present))
+    problem = Problem(points, told, len(present)) if told.ndim == 1 else SharedProblem(points, told)
     names = list(map(str, range(len(labels)))) if groups is None else list(groups)
-    folds = torch.from_numpy(group_folds(labels.numpy(), names))
+    folds = torch.from_numpy(outcome_folds(problem.target.numpy(), names))
     numbers = torch.unique(folds, return_inverse=True)[1]
     penalty, known, start = _cross_validate(problem, numbers)
     first = None if start is None else start.mean(dim=1, keepdim=True)
@@ -152,6 +156,18 @@ def solve_head(
     out_of_fold[known.isnan().all(dim=1)] = torch.nan
     fold_of = dict(zip(names, numbers.tolist(), strict=True))
     return SolvedHead(weight[0], bias[0], penalty, out_of_fold, fold_of, weight[1:], bias[1:])
+
+
+def _told(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classes that occur, (K,), and the place of each label among them, (N,), or their shares, (N, K)."""
+    if labels.ndim == 1:
+        present, index = torch.unique(labels.long(), return_inverse=True)
+        return present, index
+    shares = labels.double()
+    if bool((shares < 0).any()) or not torch.allclose(shares.sum(dim=1), torch.ones(len(shares)).double(), atol=1e-6):
+        raise ValueError("labels: expected shares of at least 0 with the sum 1, got others. Divide by their sum.")
+    present = shares.any(dim=0).nonzero()[:, 0]
+    return present, shares[:, present]
 
 
 def group_folds(labels: np.ndarray, groups: Sequence[str], count: int = FOLDS) -> np.ndarray:
@@ -200,111 +216,6 @@ def outcome_folds(outcomes: np.ndarray, groups: Sequence[str], count: int = FOLD
     return folds
 
 
-class _Problem:
-    """Logistic regressions on the same points, each with some of the labels.
-
-    Args:
-        points: coordinates, (N, R), along axes that are orthogonal where R is the number of points.
-        labels: class of each point, (N,), from 0.
-        classes: number of classes.
-
-    """
-
-    def __init__(self, points: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
-        self.points = points
-        self.labels = labels
-        self.target = torch.nn.functional.one_hot(labels, classes).double()
-
-    def logits(self, solutions: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all points, (N, F, C); minus infinity for a class without a label in a regression."""
-        found = torch.addmm(solutions[-1].flatten(), self.points, solutions[:-1].flatten(1))
-        missing = self.missing(kept)
-        return found.view(len(self.points), *missing.shape).masked_fill(missing, -torch.inf)
-
-    def missing(self, kept: torch.Tensor) -> torch.Tensor:
-        """Return which classes have no label in a regression, (F, C)."""
-        return kept.double() @ self.target == 0
-
-    def solve(
-        self, kept: torch.Tensor, penalty: float, *, tolerance: float, start: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the weights and, last, the biases of F regressions, (R + 1, F, C).
-
-        Args:
-            kept: labels that each of them sees, (F, N), bool.
-            penalty: strength of the L2 penalty.
-            tolerance: largest entry of the gradient times the penalty.
-            start: where to begin, (R + 1, F, C), default None: zeros.
-
-        """
-        counts = kept.double() @ self.target
-        weight = kept / (counts[:, self.labels] * (counts > 0).sum(dim=1, keepdim=True)).clamp(min=1)
-        weight = (weight * kept.sum(dim=1, keepdim=True))[:, None] / penalty
-        missing, target, own = (counts == 0)[:, :, None], self.target.T, self.labels.expand(len(kept), 1, -1)
-
-        def losses(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            # the sums over classes are fast where the items lie side by side
-            logs = torch.log_softmax(logits.masked_fill(missing, -torch.inf), dim=1)
-            return -(logs.gather(1, own).nan_to_num(neginf=0) * weight).sum(), (logs.exp() - target) * weight
-
-        heads = (len(kept), len(self.target.T))
-        return minimize(losses, self.points, heads, penalty, curvature=0.5, tolerance=tolerance, start=start)
-
-
-def minimize(
-    losses: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    points: torch.Tensor,
-    heads: tuple[int, int],
-    penalty: float,
-    *,
-    curvature: float,
-    tolerance: float,
-    start: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the weights and, last, the biases of K heads with C logits, (R + 1, K, C), with the least penalized loss.
-
-    All heads are solved together by L-BFGS.
-
-    Args:
-        losses: takes logits, (K, C, N), and returns the sum of the losses and its derivative by them, both divided by
-            the penalty.
-        points: coordinates, (N, R), float64.
-        heads: K and C.
-        penalty: strength of the L2 penalty.
-        curvature: an upper bound of the second derivative of an item's loss, without its weight.
-        tolerance: largest entry of the gradient times the penalty.
-        start: where to begin, (R + 1, K, C), default None: zeros.
-
-    """
-    # in these units the curvature is at most about 1 along each axis, so that L-BFGS needs few steps
-    unit = 1 / torch.sqrt(1 + curvature * points.square().sum(dim=0) / penalty)
-    units = torch.cat([unit, torch.ones(1, dtype=torch.float64)])[:, None, None]
-    solution = torch.zeros((len(units), *heads), dtype=torch.float64) if start is None else start / units
-    points = points * unit
-    shrink = torch.cat([unit.square(), torch.zeros(1, dtype=torch.float64)])[:, None, None]
-
-    @torch.no_grad()
-    def closure() -> torch.Tensor:
-        logits = torch.addmm(solution[-1].flatten()[:, None], solution[:-1].flatten(1).T, points.T)
-        loss, error = losses(logits.view(*heads, -1))
-        pull = shrink * solution
-        solution.grad = pull.clone()
-        solution.grad[:-1] += (points.T @ error.flatten(0, 1).T).view_as(pull[:-1])
-        solution.grad[-1] = error.sum(dim=2)
-        return 0.5 * (pull * solution).sum() + loss
-
-    optimizer = torch.optim.LBFGS(
-        [solution],
-        max_iter=500,
-        tolerance_grad=tolerance / penalty,
-        tolerance_change=1e-15,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    optimizer.step(closure)
-    return solution * units
-
-
 def principal_axes(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return points, (N, D), in the coordinates of R <= N axes, and these axes as sums of points, (N, R).
 
@@ -322,7 +233,7 @@ def principal_axes(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | N
     return vectors * lengths, vectors / lengths
 
 
-def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+def _cross_validate(problem: Problem, place: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor | None]:
     """Return the penalty with the lowest class-balanced cross-entropy on held out labels.
 
     Args:
@@ -334,16 +245,15 @@ def _cross_validate(problem: _Problem, place: torch.Tensor) -> tuple[float, torc
 
     """
     kept = place != torch.arange(int(place.max()) + 1)[:, None]
-    known = ~problem.missing(kept)[place, problem.labels]  # the class has labels outside of the fold
+    known = problem.known(kept, place)  # the class has labels outside of the fold
     held_out = torch.full_like(problem.target, torch.nan)
     if not known.any():
         return DEFAULT_PENALTY, held_out, None
-    weight = 1 / torch.bincount(problem.labels[known], minlength=problem.target.shape[1])[problem.labels[known]]
     best, chosen, start, solutions = torch.inf, DEFAULT_PENALTY, None, None
     for penalty in PENALTIES:
         start = problem.solve(kept, penalty, tolerance=COARSE, start=start)
         logs = torch.log_softmax(problem.logits(start, kept), dim=2)[torch.arange(len(place)), place]
-        loss = float(-(logs[known, problem.labels[known]] * weight).sum())
+        loss = problem.held_out_loss(logs, known)
         if loss >= best:
             break  # past the minimum: weaker penalties would take longer and overfit more
         best, chosen, held_out = loss, penalty, logs.where(known[:, None], torch.nan)

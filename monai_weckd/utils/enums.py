@@ -13,13 +13,16 @@
 
 from __future__ import annotations
 
-__all__ = ["IMAGES", "INDEX", "UNLABELED", "VIEW", "DistillationKeys"]
+__all__ = ["IMAGES", "INDEX", "SHARES", "UNLABELED", "VIEW", "DistillationKeys"]
 
 # the label of an item whose label has not been revealed
 UNLABELED = -1
 
 # key of an item of several images: their paths, in place of the path of one under "image"
 IMAGES = "images"
+
+# key of an item whose readers differ: the share of each class in what they say
+SHARES = "shares"
 
 # keys of a batch: the indices of its items, and the seeds of their views
 INDEX, VIEW = "index", "view"

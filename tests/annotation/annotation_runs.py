@@ -70,7 +70,7 @@ class QuietChain:
         self.stages, self.accepted, self.unreadable, self.thresholds = [], [], {}, None
         self.go, self.error, self.looked = threading.Event(), None, threading.Event()
 
-    def append_stage(self, items, labels, *, progress):
+    def append_stage(self, items, labels, *, progress, shares):
         progress(1, 2, 3)
         assert self.go.wait(200)
         if self.error is not None:
@@ -93,7 +93,7 @@ class QuietChain:
     def budget(self, labels):
         return len(labels)
 
-    def learn(self, items, labels):
+    def learn(self, items, labels, shares=None):
         pass
 
     renew = learn

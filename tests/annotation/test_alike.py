@@ -21,8 +21,9 @@ from PIL import Image
 
 from monai_weckd.annotation import AnnotationSession, UnknownImageError
 from monai_weckd.annotation.alike import confirm_batch, find_batch, related_images, similar_labeled
+from monai_weckd.annotation.explore import Explorer
 from monai_weckd.annotation.label_files import rebuild_labels
-from monai_weckd.annotation.order import Outputs
+from monai_weckd.annotation.order import Outputs, Scores, components
 from monai_weckd.plan.label_kind import LabelKind
 
 NAMES = [f"{number}.png" for number in range(12)]
@@ -39,15 +40,20 @@ def here(tmp_path):
     features = random.normal(0, 1, (12, 20))
     features[:4] = features[0] + 0.01 * random.normal(0, 1, (4, 20))
     ill = np.array([0.95] * 4 + [0.99] * 4 + [0.01] * 3 + [0.4])
-    outputs = Outputs(tuple(NAMES), features.astype(np.float32), np.stack([ill, 1 - ill], axis=1))
+    scores = Scores("", tuple(NAMES), features.astype(np.float32), np.zeros((12, 0)), np.zeros(12), {})
+    points = components(scores)
+    outputs = Outputs(scores.ids, points, np.stack([ill, 1 - ill], axis=1))
     bundle = SimpleNamespace(
         kind=LabelKind(("ill", "well")), spatial_dims=2, item_level="image", root=Path("b"), seed=0
     )
     chain = SimpleNamespace(
         bundle=bundle,
         output_dir=tmp_path / "output",
-        learn=lambda items, labels: None,
+        learn=lambda *given: None,
         outputs=outputs,
+        scores=scores,
+        points=points,
+        live=None,
         unreadable={},
     )
     return AnnotationSession(chain, folder)
@@ -131,15 +137,12 @@ def test_the_most_similar_labeled_images_come_first(here):
     found = similar_labeled(here, "0.png")
     assert len(found) == 3
     assert found[0] == {"id": "3.png", "label": "ill"}
-    rows = [0, 3, 5, 6, 7, 8]
-    unit = here.chain.outputs.features[rows]
-    unit = (unit - unit.mean(axis=0)) / unit.std(axis=0)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    nearest = [rows[place] for place in sorted(range(1, 6), key=lambda one: -float(unit[one] @ unit[0]))][:3]
-    assert [one["id"] for one in found] == [NAMES[row] for row in nearest]
+    # in the order of "more like this"
+    ordered = [one["id"] for one in Explorer(here).alike("0.png", None)["images"]]
+    assert [one["id"] for one in found] == [key for key in ordered if key in here.labels and key != "0.png"][:3]
     with pytest.raises(UnknownImageError):
         similar_labeled(here, "none")
-    here.chain.outputs = Outputs((), np.zeros((0, 0)), None)
+    here.chain.scores = Scores.empty("")
     assert similar_labeled(here, "0.png") == []
 
 
@@ -151,3 +154,7 @@ def test_other_images_of_a_group_are_those_nearest_by_name(here):
     assert related_images(here, "3.png", count=2) == [order[own - 1], order[own + 1]]
     assert related_images(here, "3.png") == [key for key in order if key != "3.png"]
     assert related_images(here, "7.png") == []
+    # the index of groups is that of the last list
+    (here.studies / "2.png").unlink()
+    here.refresh()
+    assert related_images(here, "3.png") == []

@@ -23,6 +23,7 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from monai_weckd.annotation import LabelStore
+from monai_weckd.annotation.export import export_labels
 from monai_weckd.annotation.label_files import rebuild_labels
 from monai_weckd.annotation.readers import Readers
 from monai_weckd.cli.main import main
@@ -173,3 +174,12 @@ def test_a_manifest_tells_what_each_reader_says(images, tmp_path, capsys):
         ["ill", "Ada", "Ada: ill"],
         ["", "", ""],
     ]
+    # the class with the largest share, or the first one; it is read back as one label
+    again = images.parent / "soft.csv"
+    assert export_labels(images, readers.store.path, again, policy="soft")["labeled"] == 4
+    found = {row["file"]: (row["label"], row["shares"]) for row in rows_of(again)}
+    assert found[NAMES[1]] == ("ill", "ill: 0.500; well: 0.500")
+    assert {found[name] for name in NAMES if name != NAMES[1]} == {("ill", ""), ("well", ""), ("", "")}
+    assert export_labels(images, readers.store.path, again, policy="majority")["disagreements"] == 1
+    assert export(images, readers.store.path, "--disagreements", "sofd", "--output", again.with_name("2")) == 1
+    assert "disagreements: expected one of" in capsys.readouterr().err

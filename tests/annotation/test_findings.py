@@ -143,3 +143,19 @@ def test_validation_keeps_both_sides_of_a_finding_in_training(images, truth, tmp
     for key in sorted(here.items):
         here.put_label(key, truth[key])
     here.check_training()
+
+
+def test_a_finding_is_added_while_people_label_and_is_unknown_in_earlier_labels(images, truth, tmp_path):
+    here = session_in(tmp_path / "output", images, CHEST_FINDINGS[:2])
+    first, second = sorted(here.items)[:2]
+    here.put_label(first, dict.fromkeys(CHEST_FINDINGS[:2], 0))
+    assert here.add_class("fracture", who="Ada") == ("fracture", True)
+    here.put_label(second, {"fracture": 1})
+    assert here.labels == {first: "|".join(f"{name}=0" for name in CHEST_FINDINGS[:2]), second: "fracture=1"}
+    state = session_in(tmp_path / "output", images, CHEST_FINDINGS[:2]).state()
+    assert (state["classes"], state["labels"]["fracture"]) == ([*CHEST_FINDINGS[:2], "fracture"], 1)
+    lines = map(json.loads, (tmp_path / "output" / "labels.log").read_text().splitlines())
+    assert [(line["who"], len(line["names"])) for line in lines if line["what"] == "findings"] == [
+        (None, 2),
+        ("Ada", 3),
+    ]

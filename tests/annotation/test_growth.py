@@ -15,13 +15,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 import torch
 from annotation_runs import OTOSCOPY, SMALL, class_of
 
-from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, find_items
+from monai_weckd.annotation import AnnotatedBundle, AnnotatedChain, AnnotationSession, StageRunningError, find_items
 from monai_weckd.annotation.growth import grow_chain
 from monai_weckd.cli.main import main
 from monai_weckd.utils.records import model_chain
@@ -115,3 +116,87 @@ def test_students_grow_by_rows_of_zeros_and_a_low_bias(output_dir, tmp_path):
     assert torch.equal(new["classifier.bias"][3:], (old["classifier.bias"].min() - 5).expand(2))
     assert all(torch.equal(value, new[name]) for name, value in old.items() if not name.startswith("classifier"))
     assert json.loads((tmp_path / "new" / "plan.json").read_text())["classes"] == [*CLASSES, "other"]
+
+
+def lines_about(output_dir, what):
+    lines = (output_dir / "labels.log").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["what"] == what]
+
+
+def test_a_class_is_added_while_people_label(studies, begun, output_dir, monkeypatch):
+    monkeypatch.setattr(AnnotationSession, "learn", lambda self: None)  # the test itself has it learn
+    here = AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies)
+    for key, label in begun[1].items():
+        here.put_label(key, label, who="Bob")
+    before, items = here.chain.scores, list(here.items.values())
+    assert here.add_class(" normal ", who="Ada") == ("normal", True)
+    assert here.add_class("Normal", who="Bob") == ("normal", False)
+    [line] = lines_about(output_dir, "classes")
+    assert (line["who"], line["names"]) == ("Ada", CLASSES)
+    assert here.state()["classes"] == CLASSES
+    # what the network has seen is not seen again, and the head that has grown says what a new look would
+    assert here.chain.knows(items)
+    assert here.chain.scores.ids == before.ids
+    student = output_dir / "chain" / "model.pt"
+    _, [looked] = here.chain.bundle.embed(items, [student])
+    by_id = dict(zip(here.chain.scores.ids, here.chain.scores.probabilities, strict=True))
+    np.testing.assert_allclose(np.stack([by_id[item["id"]] for item in items]), looked, atol=1e-5)
+    assert len(here.predict(items[0]["image"])["prediction"]) == 4
+    # the order, the head of all labels and the next stage take it up
+    normal = [item["id"] for item in items if class_of(item["id"]) == "normal"]
+    for key in normal[:6]:
+        here.put_label(key, "normal", who="Bob")
+    here.chain.learn(items, here.labels)
+    assert here.chain.live.probabilities.shape == (len(here.chain.live.ids), 4)
+    assert here.next()[0].probabilities.shape == (4,)
+    here.train()
+    assert here.predict(here.items[normal[0]]["image"])["label"] == "normal"
+    # a restart with the old command knows it
+    again = AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies)
+    assert (again.classes, len(again.chain.stages)) == (tuple(CLASSES), 2)
+
+
+def test_a_kill_right_after_a_class_was_logged_loses_nothing(studies, output_dir, monkeypatch):
+    here = AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies)
+    with monkeypatch.context() as patch:
+        patch.setattr(AnnotatedChain, "again", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            here.add_class("normal")
+    assert here.classes == tuple(CLASSES[:3])  # nothing has changed here, and it can be added once more
+    assert AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies).classes == tuple(CLASSES)
+
+
+def test_two_windows_add_at_once(studies, tmp_path):
+    here = AnnotationSession(chain_of(CLASSES[:2], studies, tmp_path / "output"), studies)
+    barrier, found = threading.Barrier(4), []
+
+    def add(name):
+        barrier.wait()
+        found.append(here.add_class(name, who=name))
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in ("normal", "Normal", "polyp", "normal")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(name.lower() for name, added in found if added) == ["normal", "polyp"]
+    assert sorted(map(str.lower, here.classes[2:])) == ["normal", "polyp"]
+    assert lines_about(tmp_path / "output", "classes")[-1]["names"] == list(here.classes)
+    assert here.put_label(next(iter(here.items)), "polyp") is None
+
+
+def test_a_class_waits_for_images_that_are_being_examined(studies, output_dir, monkeypatch):
+    here = AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies)
+    monkeypatch.setattr("monai_weckd.annotation.growth._PATIENCE", 0.01)
+    with here.chain._alone(), pytest.raises(StageRunningError, match="class: expected no images that are being exam"):
+        here.add_class("normal")
+    assert not (output_dir / "labels.log").exists()
+    assert here.add_class("normal") == ("normal", True)
+
+
+def test_a_head_that_cannot_grow_is_refused_before_anything_is_logged(studies, output_dir, monkeypatch):
+    here = AnnotationSession(chain_of(CLASSES[:3], studies, output_dir), studies)
+    monkeypatch.setattr(AnnotatedBundle, "head", "")  # the whole network
+    with pytest.raises(ValueError, match="class: expected a student whose head '' is linear, got"):
+        here.add_class("normal")
+    assert not (output_dir / "labels.log").exists()

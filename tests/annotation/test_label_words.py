@@ -88,3 +88,22 @@ def test_classes_are_as_they_were():
 def test_readers_agree_who_do_not_contradict_each_other(labels, names, both, most):
     assert agreed(labels, names) == both
     assert majority(labels, names) == most
+
+
+@pytest.mark.parametrize("name", ["", " ", "nan", "not labeled", "a\nb", "a|b", "x" * 65, "Cannot tell"])
+def test_what_is_no_name_of_a_class_is_refused(name):
+    words = LabelWords(LabelKind(("ill", "well")), ("cannot tell",))
+    with pytest.raises(ValueError, match="class: expected a name of at most 64 characters that says what an image"):
+        words.new_name(name, sure=True)
+
+
+@pytest.mark.parametrize("name", ["ear wax", "earwax plugs", "EARWAX-PLUG"])
+def test_a_name_that_is_nearly_another_is_taken_when_somebody_is_sure(name):
+    words = LabelWords(LabelKind(("earwax_plug", "normal")))
+    if name != "ear wax":
+        with pytest.raises(
+            ValueError, match=r"class: expected a name unlike .* nearly 'earwax_plug'\. Add it once more"
+        ):
+            words.new_name(name)
+    assert words.new_name(name, sure=True) == name
+    assert words.new_name(" Earwax Plug") == "earwax_plug"

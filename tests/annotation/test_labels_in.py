@@ -35,7 +35,7 @@ def here(tmp_path):
     bundle = SimpleNamespace(
         kind=LabelKind(("ill", "well")), spatial_dims=2, item_level="image", root=Path("b"), seed=0
     )
-    chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda items, labels: None)
+    chain = SimpleNamespace(bundle=bundle, output_dir=tmp_path / "output", learn=lambda *given: None)
     return AnnotationSession(chain, tmp_path / "images")
 
 

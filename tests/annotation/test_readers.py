@@ -177,3 +177,18 @@ def test_agreement_is_that_of_others_by_pairs(store):
         assert one["kappa"] == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
     assert readers.agreement({}) is None
     assert Counter(readers.decided().values()).total() == found["agree"] * 40
+
+
+def test_readings_are_shared_by_one_policy_alone_and_not_of_findings(store, tmp_path):
+    readers = readers_of(store, policy="soft")
+    put(readers, "a.png", ada="ill", bob="well", eve="well")
+    put(readers, "b.png", ada="ill", bob="ill")
+    put(readers, "c.png", ada="ill", bob="cannot tell", eve="ill")
+    assert readers.shared() == {"a.png": {"ill": 1 / 3, "well": 2 / 3}}
+    assert readers.decided() == {"a.png": "well", "b.png": "ill", "c.png": "ill"}
+    assert readers.disagreements([*IMAGES, "a.png", "b.png", "c.png"], "tom") == []
+    assert readers_of(store, policy="majority").shared() == {}
+    readers.put("a.png", "ill", who="ada", settle=True)
+    assert (readers.shared(), readers.decided()["a.png"]) == ({}, "ill")
+    with pytest.raises(ValueError, match="disagreements: expected 'settle' or 'majority' for findings, got 'soft'"):
+        readers_of(LabelStore(tmp_path / "other.json", ["a", "b"], findings=True), policy="soft")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_weckd.annotation.readings import decision, is_wanted, readings_of, with_reading, without_reading
+from monai_weckd.annotation.readings import decision, is_wanted, readings_of, shares_of, with_reading, without_reading
 
 
 def entry_of(*said):
@@ -53,6 +53,7 @@ def test_a_reading_is_withdrawn():
         ((("ada", "ill"), ("bob", "well")), "eve", "settle", False),
         ((("ada", "ill"), ("bob", "well")), "eve", "majority", True),
         ((("ada", "ill"), ("bob", "ill")), "eve", "majority", False),
+        ((("ada", "ill"), ("bob", "well")), "eve", "soft", True),
         ((("ada", "ill"), ("bob", "well"), ("eve", "ill")), "tom", "majority", False),
     ],
 )
@@ -68,3 +69,26 @@ def test_a_majority_is_more_than_half():
     assert [decision(entry, "majority") for entry in (two, three)] == [None, "well"]
     assert decision(three, "settle") is None
     assert decision({"label": "ill"}, "majority") == "ill"
+
+
+@pytest.mark.parametrize(
+    ("said", "shares", "counts"),
+    [
+        (("ill", "well"), {"ill": 1 / 2, "well": 1 / 2}, "ill"),  # of equal shares, the first reading's
+        (("well", "ill"), {"well": 1 / 2, "ill": 1 / 2}, "well"),
+        (("well", "ill", "ill"), {"well": 1 / 3, "ill": 2 / 3}, "ill"),
+        (("well", "cannot tell", "ill"), {"well": 1 / 2, "ill": 1 / 2}, "well"),
+        (("well", "cannot tell", "well"), {"well": 1}, "well"),
+        (("cannot tell", "cannot tell", "well"), {}, "cannot tell"),
+        (("ill", "cannot tell"), {}, None),  # until a third person reads it
+        (("ill", "ill"), {}, "ill"),
+    ],
+)
+def test_readings_that_differ_share_the_image(said, shares, counts):
+    entry = {}
+    for who, label in enumerate(said):
+        answer = {"answer": True} if label == "cannot tell" else {}
+        entry = with_reading(entry, {"who": str(who), "label": label, "ts": 0, **answer})
+    assert list(shares_of(entry).items()) == list(shares.items())
+    assert decision(entry, "soft") == counts
+    assert shares_of({**entry, "label": "ill", "settled": True}) == {}

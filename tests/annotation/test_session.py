@@ -32,7 +32,7 @@ from monai_weckd.plan.label_kind import LabelKind
 
 
 def counts(**known):
-    names = ("total", "labeled", "set_aside", "unlabeled", "disputed", "waiting", "unreadable")
+    names = ("total", "labeled", "set_aside", "unlabeled", "disputed", "shared", "waiting", "unreadable")
     return {**dict.fromkeys(names, 0), **known}
 
 
@@ -48,7 +48,7 @@ def test_refuses_another_class_and_a_folder_without_images(here, tmp_path):
     with pytest.raises(ValueError, match=r"label: expected one of the 2 classes, got 'backgrund'\. Did you mean"):
         here.put_label("g0/ear.png", "backgrund")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="input: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"):
+    with pytest.raises(ValueError, match="images: expected PNG, JPEG, TIFF, BMP, NIfTI or DICOM files below"):
         AnnotationSession(here.chain, tmp_path / "empty")
 
 
@@ -98,6 +98,7 @@ def test_new_images_are_found_and_those_gone_are_forgotten(here, images, monkeyp
         "set_aside": 0,
         "unlabeled": 5,
         "disputed": 0,
+        "shared": 0,
         "waiting": 0,
         "unreadable": 0,
     }
@@ -140,7 +141,7 @@ def test_the_log_has_all_that_was_done(here):
 
 def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(here):
     seen = []
-    here.chain.learn = lambda items, labels: seen.append(({item["id"] for item in items}, set(labels)))
+    here.chain.learn = lambda items, labels, shares: seen.append(({item["id"] for item in items}, set(labels)))
     label_all(here)
     for number, answer in enumerate(("cannot tell", "bad quality", "Cannot tell")):
         here.put_label(f"g{number}/ear.png", answer, who="Ada")
@@ -151,6 +152,7 @@ def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(he
         "set_aside": 3,
         "unlabeled": 0,
         "disputed": 0,
+        "shared": 0,
         "waiting": 0,
         "unreadable": 0,
     }
@@ -167,7 +169,7 @@ def test_an_answer_in_place_of_a_class_is_kept_and_counted_and_trains_nothing(he
     assert [one.id for one in here.next(count=6)] == ["g0/ear.png", "g3/ear.png"]
     given = []
     here.chain.val_fraction = 0
-    here.chain.append_stage = lambda items, labels, progress: given.append((items, labels)) or {"stage": 1}
+    here.chain.append_stage = lambda items, labels, **options: given.append((items, labels)) or {"stage": 1}
     here.train()
     assert {item["id"] for item in given[0][0]} == {f"g{number}/ear.png" for number in (0, 3, 4, 5)}
     assert set(given[0][1]) == {"g4/ear.png", "g5/ear.png"}

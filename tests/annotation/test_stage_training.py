@@ -12,11 +12,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from annotation_runs import label_all
+import torch
+from annotation_runs import SCRATCH, class_of, label_all, make_annotated, make_bundle
+from sklearn.linear_model import LogisticRegression
 
-from monai_weckd.annotation import StageRunningError, StageStoppedError
+from monai_weckd.annotation import AnnotatedChain, AnnotationSession, StageRunningError, StageStoppedError
 
 
 def test_one_stage_at_a_time(here):
@@ -80,3 +84,50 @@ def test_a_stage_that_cannot_be_logged_does_not_begin(here):
     log.rmdir()
     kept.rename(log)
     here.reserve()
+
+
+def test_no_class_is_added_during_a_stage(here):
+    here.training = replace(here.training, running=True, stage=2)
+    with pytest.raises(StageRunningError, match="stage: expected none in training, got stage 2"):
+        here.add_class("polyp")
+    assert here.add_class("Ill") == ("ill", False)
+
+
+def test_a_stage_and_the_live_head_train_on_what_each_reader_says(studies, tmp_path, monkeypatch):
+    monkeypatch.setattr(AnnotationSession, "learn", lambda self: None)  # the test itself has it learn
+    chain, items = make_annotated(studies, tmp_path / "output", val_fraction=0)
+    here = AnnotationSession(chain, studies, read_twice=1.0, disagreements="soft")
+    chain.score(items)
+    names, counts = list(here.classes), {}
+    for place, key in enumerate(chain.scores.ids[::2]):
+        own = class_of(key)
+        other = names[(names.index(own) + 1) % 4]
+        said = [own, own] if place % 3 else [other, own, own] if place % 2 else [own, other]
+        for reader, label in enumerate(said):
+            here.put_label(key, label, who=f"reader {reader}")
+        counts[key] = [said.count(name) / len(said) for name in names]
+    divided = {key for key, shares in counts.items() if max(shares) < 1}
+    assert here.shares.keys() == divided
+    assert 4 < len(divided) < len(counts)
+    assert here.labels == {key: class_of(key) for key in here.labels}  # the most frequent one, or the first
+    chain.learn(items, here.labels, here.shares)
+    live = chain.live
+    shares = np.array([counts[live.ids[place]] for place in live.labeled])
+    rows, classes = shares.nonzero()
+    inputs = live.inputs.double().numpy()
+    weights = (shares * len(shares) / (4 * shares.sum(axis=0)))[rows, classes]
+    oracle = LogisticRegression(C=1 / live.head.penalty, max_iter=20_000, tol=1e-10)
+    oracle.fit(inputs[[*live.labeled]][rows], classes, sample_weight=weights)
+    logits = live.inputs.double() @ live.head.weight.T + live.head.bias
+    np.testing.assert_allclose(torch.softmax(logits, dim=1), oracle.predict_proba(inputs), atol=1e-4)
+    # an image counts once, and the stage solves what the live head has solved
+    assert (here.budget(), here.state()["images"]["labeled"]) == (len(counts), len(counts))
+    assert here.state()["images"]["shared"] == len(divided)
+    assert here.train()["labeled"] == len(counts)
+    np.testing.assert_allclose(chain.scores.probabilities, live.probabilities, atol=1e-4)
+
+
+def test_readings_are_not_shared_where_a_stage_is_trained_step_by_step(images, tmp_path):
+    chain = AnnotatedChain(make_bundle(images, tmp_path, **SCRATCH), tmp_path)
+    with pytest.raises(ValueError, match="disagreements: expected 'settle' or 'majority' where a stage is trained st"):
+        AnnotationSession(chain, images, disagreements="soft")

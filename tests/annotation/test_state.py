@@ -48,6 +48,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
         classes=CLASSES,
         kind=store.words.kind,
         answers=store.answers,
+        shares={"alike": {}},
         label_budget=9,
         budget=dict,
         training=TrainingStatus(),
@@ -66,6 +67,7 @@ def test_images_are_counted_by_what_became_of_them(tmp_path):
         "set_aside": 1,
         "unlabeled": 1,  # new
         "disputed": 1,
+        "shared": 1,
         "waiting": 1,  # once, which bob has not read
         "unreadable": 1,
     }

@@ -20,6 +20,7 @@ from monai_weckd.annotation.worklist import WorklistSession, read_worklist
 from monai_weckd.data.keys import ImageKeys
 from monai_weckd.predict.images import Prediction
 from monai_weckd.predict.table import PredictionTable, prediction_row
+from monai_weckd.utils.tables import read_table, table_text
 
 CLASSES = ["ill", "Background"]
 CONFIDENCE = {"=a.png": 0.6, "b.png": 0.9, "c/d.png": 0.55, "bad.png": None}
@@ -53,11 +54,48 @@ def test_those_without_a_class_are_the_worklist(predictions):
     assert read_worklist(predictions) == ["=a.png", "c/d.png"]
 
 
+FINDINGS = ["effusion", "mass"]
+
+
+def table_of_findings(folder, *, min_confidence=0.0, sets=()):
+    """Write a table of findings; ``sets`` are their sets, image by image."""
+    rows = []
+    for place, (name, value) in enumerate(CONFIDENCE.items()):
+        chances = None if value is None else np.array([value, 0.1])
+        prediction = Prediction(name, chances, "" if value else "cannot be decoded")
+        options = {"min_confidence": min_confidence, "thresholds": [0.5, 0.5]}
+        row = prediction_row(prediction, ImageKeys(name), FINDINGS, **options)
+        rows.append({**row, **(dict(zip(("set_effusion", "set_mass"), sets[place], strict=True)) if sets else {})})
+    (folder / "findings.csv").write_text(table_text(list(rows[0]), rows), encoding="utf-8")
+    return folder / "findings.csv"
+
+
+def test_those_with_an_undecided_finding_are_the_worklist(tmp_path):
+    assert read_worklist(table_of_findings(tmp_path, min_confidence=0.8)) == ["=a.png", "c/d.png"]
+    with pytest.raises(ValueError, match=r"^worklist: expected images below min_confidence in .*, got none in 4 rows"):
+        read_worklist(table_of_findings(tmp_path))
+
+
+def test_sets_count_where_no_confidence_leaves_an_answer_open(tmp_path, predictions):
+    sets = [("present", "absent"), ("present|absent", "absent"), ("present", "absent|present"), ("", "")]
+    assert read_worklist(table_of_findings(tmp_path, sets=sets)) == ["b.png", "c/d.png"]
+    assert read_worklist(table_of_findings(tmp_path, sets=sets, min_confidence=0.8)) == ["=a.png", "c/d.png"]
+    text = predictions.read_text().replace("below min_confidence", "")
+    rows = [{**row, "set": "ill|Background" if row["file"] == "b.png" else "ill"} for row in read_table(text)]
+    predictions.write_text(table_text(list(rows[0]), rows))
+    assert read_worklist(predictions) == ["b.png"]
+
+
 def test_what_is_no_worklist_is_told(predictions, tmp_path):
     with pytest.raises(ValueError, match=r"^worklist: expected a CSV of `predict`, got no .*none\.csv. Correct"):
         read_worklist(tmp_path / "none.csv")
     (tmp_path / "other.csv").write_text("id,label\r\n1,2\r\n")
     with pytest.raises(ValueError, match=r"^worklist: expected a CSV of `predict` in .*: expected the column 'file'"):
+        read_worklist(tmp_path / "other.csv")
+    (tmp_path / "other.csv").write_text("file,reason\r\n1,2\r\n")
+    with pytest.raises(
+        ValueError, match=r"^worklist: expected a CSV .*: expected the column 'predicted' or 'undecided'"
+    ):
         read_worklist(tmp_path / "other.csv")
     (tmp_path / "other.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"^worklist: expected a CSV of `predict` in "):

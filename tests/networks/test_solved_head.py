@@ -184,3 +184,61 @@ def test_a_class_that_a_fold_misses_is_below_the_others_there():
     fold = head.fold_of["patient 9"]
     assert (head.fold_weight[fold, 2] == 0).all()
     assert head.fold_bias[fold, 2] < -20
+
+
+def shared(items, classes, *, seed=0):
+    """Return shares of classes, (N, C): every third item has two or three classes."""
+    rng = np.random.default_rng(seed)
+    shares = np.eye(classes)[np.arange(items) % classes]
+    for item in range(0, items, 3):
+        shares[item] = rng.multinomial(3, np.full(classes, 1 / classes)) / 3
+    return torch.from_numpy(shares)
+
+
+def repeated(points, shares):
+    """Return the rows of scikit-learn: each item once for each of its classes, with balanced weights."""
+    rows, classes = shares.nonzero()
+    balance = len(shares) / (len(np.unique(classes)) * shares.sum(axis=0))
+    return points[rows], classes, shares[rows, classes] * balance[classes]
+
+
+@pytest.mark.parametrize(("items", "features"), [(40, 90), (90, 12)])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_an_item_with_shares_counts_as_if_it_were_repeated_with_weights(items, features, classes):
+    points, _ = draw(items, features, classes)
+    shares, mean, scale = shared(items, classes), points.mean(0) + 0.1, 1.2 * points.std(0)
+    head = solve_head(points, shares, num_classes=classes + 1, mean=mean, scale=scale)
+    standardized = ((points - mean) / scale).numpy()
+    rows, told, weights = repeated(standardized, shares.numpy())
+    oracle = LogisticRegression(C=(2 if classes == 2 else 1) / head.penalty, max_iter=20_000, tol=1e-12)
+    expected = oracle.fit(rows, told, sample_weight=weights).predict_proba(standardized)
+    np.testing.assert_allclose(probabilities(head, points)[:, :classes], expected, atol=2e-5)
+
+
+def test_held_out_shares_come_from_other_groups():
+    points, _ = draw(60, 20, 3)
+    shares, groups = shared(60, 3), [f"patient {place // 4}" for place in range(60)]
+    head = solve_head(points, shares, groups, num_classes=3)
+    standardized = ((points - points.mean(0)) / points.std(0, correction=0)).numpy()
+    fold_of = np.array([head.fold_of[group] for group in groups])
+    assert len(set(fold_of)) == 10
+    for fold in range(10):
+        rows, told, weights = repeated(standardized[fold_of != fold], shares.numpy()[fold_of != fold])
+        oracle = LogisticRegression(C=1 / head.penalty, max_iter=20_000, tol=1e-10).fit(rows, told, weights)
+        found = head.out_of_fold[torch.from_numpy(fold_of == fold)].exp().numpy()
+        np.testing.assert_allclose(found, oracle.predict_proba(standardized[fold_of == fold]), atol=0.02)
+
+
+def test_whole_shares_are_labels():
+    points, labels = draw(50, 12, 3)
+    one, other = (
+        solve_head(points, told, num_classes=3) for told in (labels, torch.nn.functional.one_hot(labels, 3) * 1.0)
+    )
+    assert one.penalty == other.penalty
+    np.testing.assert_allclose(one.weight, other.weight, atol=1e-7)
+    np.testing.assert_allclose(one.out_of_fold, other.out_of_fold, atol=1e-7)
+
+
+def test_refuses_shares_that_are_none():
+    with pytest.raises(ValueError, match=r"labels: expected shares of at least 0 with the sum 1, got others\. Divide"):
+        solve_head(torch.randn(3, 2), torch.ones(3, 2), num_classes=2)

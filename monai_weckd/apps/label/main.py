@@ -99,6 +99,7 @@ class ChainLabelApp(MONAILabelApp):
 
     def info(self) -> dict[str, Any]:
         """Return MONAI Label's description of the app, and the state of the session as ``chain``."""
+        self.labels = list(self.session.classes)  # of which people may have added some
         return {**super().info(), "chain": self.session.state(who=person().name)}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

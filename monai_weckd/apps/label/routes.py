@@ -46,6 +46,13 @@ class ConfirmedBatch(BaseModel):
     ids: list[str] = Field(min_length=1, max_length=1000)
 
 
+class NewClass(BaseModel):
+    """Body of a request that adds a class or finding."""
+
+    name: str = Field(max_length=1000)
+    sure: bool = False
+
+
 class Manifest(BaseModel):
     """Body of a request that shows, or takes, the labels of a manifest."""
 
@@ -90,6 +97,11 @@ def make_router(session: AnnotationSession) -> APIRouter:
             count=wanted.count, who=person().name, window=wanted.window, without=frozenset(wanted.without)
         )
         return _answered(found)
+
+    @router.post("/class")
+    def add_class(new: NewClass) -> dict[str, Any]:
+        name, added = session.add_class(new.name, who=person().name, sure=new.sure)
+        return {"name": name, "added": added, "classes": list(session.classes)}
 
     @router.post("/train", status_code=202)
     def train() -> dict[str, Any]:

@@ -44,11 +44,15 @@ class ChainInfer(InferTask):
     def __init__(self, session: AnnotationSession) -> None:
         super().__init__(
             type=InferType.CLASSIFICATION,
-            labels={name: index for index, name in enumerate(session.classes)},
+            labels={},
             dimension=session.chain.bundle.spatial_dims,
             description=f"the last accepted student of {session.chain.bundle.root.name}",
         )
         self.session = session
+
+    def info(self) -> dict[str, Any]:
+        """Return MONAI Label's description of the model, with the indices of the classes that there are now."""
+        return {**super().info(), "labels": {name: index for index, name in enumerate(self.session.classes)}}
 
     def is_valid(self) -> bool:
         """Return True: the task is always listed, since the first stage will bring a student."""

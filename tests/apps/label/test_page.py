@@ -541,6 +541,7 @@ def test_it_works_by_keyboard_alone_and_tells_what_it_is(server, browser):
         "skip",
         "undo",
         "look-alikes",
+        "adding-title",
         "manifest-title",
         "train",
         "change",
@@ -694,14 +695,29 @@ def test_what_cannot_be_told_is_set_aside_and_a_class_is_added_later(forks, ears
         assert page.status == f"Saved: {aside} is {CLASSES[1]} instead of cannot tell."
         page.find("train").click()
         page.wait(lambda: page.status == "Stage 1 accepted.")
-    options = ["--classes", *CLASSES]
+        # nearly another name: the second time, it is meant
+        page.find("adding").find_element("tag name", "summary").click()
+        page.find("new-class").send_keys("normale", "\n")
+        page.wait(lambda: page.status == "Added: normale, key 4.")
+        page.find("new-class").send_keys(CLASSES[3], "\n")
+        page.wait(lambda: page.status.startswith(f"class: expected a name unlike those that exist, got '{CLASSES[3]}'"))
+        page.find("new-class").send_keys("\n")
+        page.wait(lambda: page.status == f"Added: {CLASSES[3]}, key 5.")
+        page.wait(lambda: [name for name, *_ in page.classes()] == [*CLASSES[:3], "normale", CLASSES[3]])
+        last = page.label(4)
+        assert page.status == f"Saved: {last} is {CLASSES[3]}."
+        who, names = [(line["who"], line["names"]) for line in log_of(server) if line["what"] == "classes"][-1]
+        assert (who, names) == ("Ada", [*CLASSES[:3], "normale", CLASSES[3]])
+        assert server.ask("GET", "/info/").json()["labels"] == names
+        assert list(server.ask("GET", "/info/").json()["models"]["chain"]["labels"]) == names
+    # killed, and started by the same command
     with ForkedServer(forks, ears, tmp_path / "output", settings=SMALL, options=options) as server:
         page = Page(browser, server.url)
-        assert [name for name, *_ in page.classes()] == CLASSES
-        assert stored(server) == {first: CLASSES[0], aside: CLASSES[1]}
+        assert [name for name, *_ in page.classes()] == [*CLASSES[:3], "normale", CLASSES[3]]
+        assert stored(server) == {first: CLASSES[0], aside: CLASSES[1], last: CLASSES[3]}
         page.wait(lambda: page.classes()[0][1])
-        assert int(page.classes()[3][1].rstrip("%")) <= 1
-        page.label(3)
+        assert int(page.classes()[4][1].rstrip("%")) <= 1
+        page.label(4)
         page.find("train").click()
         page.wait(lambda: page.status == "Stage 2 accepted.")
         assert page.console() == []

@@ -214,7 +214,16 @@ def test_images_are_shown(server, studies):
 def test_stages_are_told_in_state_and_info(trained):
     state = trained.state()
     assert state["classes"] == CLASSES
-    counts = {"total": 51, "labeled": 28, "set_aside": 0, "unlabeled": 22, "disputed": 0, "waiting": 0, "unreadable": 1}
+    counts = {
+        "total": 51,
+        "labeled": 28,
+        "set_aside": 0,
+        "unlabeled": 22,
+        "disputed": 0,
+        "shared": 0,
+        "waiting": 0,
+        "unreadable": 1,
+    }
     assert state["images"] == counts
     assert sum(state["labels"].values()) == state["budget"] == 28
     first, second = state["stages"]

@@ -12,6 +12,7 @@
 // The page: one image after the other. All that it knows comes from /weckd/state and /weckd/next, but for what has
 // been skipped and given in this window.
 
+import { addClass } from "./adding.js";
 import { desk, left, remembered, unnamed } from "./desk.js";
 import { batchKey, closeBatch, confirmBatch, isOpen, openBatch } from "./batch.js";
 import { confirm, normal, restAbsent, showFindings, toggle } from "./findings.js";
@@ -82,7 +83,7 @@ function chosen(name) {
 
 function onKey(event) {
   const { key, target } = event;
-  if (target === byId("person")) return;
+  if (target === byId("person") || target === byId("new-class")) return;
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key.toLowerCase() === "z") {
     event.preventDefault();
     if (!event.repeat) undoHere();
@@ -123,6 +124,7 @@ for (const [id, act] of [["look-alikes", openBatch], ["batch-confirm", confirmBa
 byId("manifest").addEventListener("change", preview);
 byId("manifest-take").addEventListener("click", takeManifest);
 byId("ask").addEventListener("submit", onName);
+byId("add-class").addEventListener("submit", addClass);
 byId("change").addEventListener("click", onChange);
 byId("skip").addEventListener("click", skip);
 byId("undo").addEventListener("click", undo);

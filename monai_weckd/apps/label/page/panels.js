@@ -39,6 +39,7 @@ export function makeClasses({ classes: names, findings }) {
   });
   byId("classes").replaceChildren(...buttons);
   byId("label-title").textContent = findings ? "Findings" : "Class";
+  byId("adding-title").textContent = findings ? "Add a finding" : "Add a class";
   for (const id of ["of-findings", "more-keys"]) byId(id).hidden = !findings;
   byId("look-alikes").hidden = findings;
 }
@@ -79,8 +80,9 @@ export function showProgress(state, asked, open) {
   const { images, unreadable: bad, budget, label_budget: told, last_labels: last } = state;
   const aside = images.set_aside ? `, ${images.set_aside} set aside` : "";
   const disputed = images.disputed ? `, ${images.disputed} disputed` : "";
+  const shared = images.shared ? `, ${images.shared} with shares of several classes` : "";
   const unreadable = images.unreadable ? `, ${images.unreadable} cannot be read` : "";
-  byId("labeled-text").textContent = `${images.labeled} of ${images.total} ${noun(2)} labeled${aside}${disputed}${unreadable}`;
+  byId("labeled-text").textContent = `${images.labeled} of ${images.total} ${noun(2)} labeled${shared}${aside}${disputed}${unreadable}`;
   Object.assign(byId("labeled"), { max: images.total, value: images.labeled });
   const limit = asked ?? told;
   const rest = limit === null ? "" : budget < limit ? ` of ${limit}` : ` of ${limit}: all used`;
