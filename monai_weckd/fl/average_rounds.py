@@ -78,11 +78,11 @@ class AverageParty:
         try:
             if self._client is None:
                 self._client = self._make_client()
-            incoming = dict(weights) or self._client.get_weights().weights
+            # copies, since PyTorch refuses to load a tensor of one channel in memory format channels_last into itself
+            incoming = dict(weights) or _copied(self._client.get_weights())
             self._client.train(ExchangeObject(weights=incoming))
             found = self._client.get_weights()
-            state = {name: torch.as_tensor(value).detach().cpu().clone() for name, value in found.weights.items()}
-            return AverageAnswer(state, found.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS])
+            return AverageAnswer(_copied(found), found.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS])
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("the round failed")
             self._client = None
@@ -135,3 +135,7 @@ class AverageParty:
         )
         client.initialize()
         return client
+
+
+def _copied(found: ExchangeObject) -> Weights:
+    return {name: torch.as_tensor(value).detach().cpu().clone() for name, value in found.weights.items()}

@@ -61,6 +61,12 @@ def test_sites_begin_alike_and_go_on_from_the_average(settings):
         assert json.load(file)["stages"] == [{"stage": 1, "rounds": 2, "sites": ["north", "south"]}]
 
 
+def test_sites_begin_with_gray_images(settings):
+    given = settings("north", "gray")
+    party = AverageParty({**given, "changes": {**given["changes"], "channels": 1}})
+    assert party.answer({}).fault == ""
+
+
 def test_what_is_wrong_at_a_site_stays_in_its_log(settings, caplog):
     party = AverageParty(settings("north", "odd", rounds=3))
     assert party.answer({}).fault == "ValueError, see its log"
