@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -56,6 +57,15 @@ def key_of_pseudonyms(tmp_path_factory: pytest.TempPathFactory) -> Generator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MONAI_WECKD_PSEUDONYM_KEY", str(path))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_thread_at_exit() -> Generator[None, None, None]:
+    """Wait for what labeling sessions do in the background: Python aborts if it ends while PyTorch computes there."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name in {"list", "look", "learn", "order"}:
+            thread.join(timeout=60)
 
 
 @pytest.fixture
