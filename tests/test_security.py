@@ -119,6 +119,8 @@ def test_no_source_runs_what_it_reads():
     assert set(found.pop(ROOT / "monai_weckd" / "fl" / "site.py")) == {"urllib.parse"}
     # a name in a header is quoted, since headers hold no other letters
     assert set(found.pop(ROOT / "monai_weckd" / "apps" / "label" / "guard.py")) == {"urllib.parse"}
+    # it asks whether a port is free, and connects to nothing
+    assert set(found.pop(ROOT / "monai_weckd" / "cli" / "label.py")) == {"socket"}
     assert {str(path.relative_to(ROOT)): names for path, names in found.items() if names} == {}
 
 

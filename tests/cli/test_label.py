@@ -28,6 +28,14 @@ from monai_weckd.cli.main import main
 OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_classification"
 
 
+@pytest.fixture
+def no_monailabel(monkeypatch):
+    """Hide MONAI Label, of which another test may have imported parts."""
+    for name in [name for name in sys.modules if name.startswith("monailabel.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "monailabel", None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -67,13 +75,14 @@ OTOSCOPY = Path(__file__).resolve().parents[2] / "bundles" / "otoscopy_chain_cla
         ([], "monailabel: expected to be installed, got No module named 'monailabel"),
     ],
 )
-def test_errors_are_one_line_without_traceback(copy_ears, capsys, monkeypatch, tmp_path, options, message):
+def test_errors_are_one_line_without_traceback(
+    copy_ears, capsys, monkeypatch, no_monailabel, tmp_path, options, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.csv").write_text("file,predicted,reason\r\nother.png,,below min_confidence\r\n")
     copy_ears(tmp_path / "images", 12)
-    monkeypatch.setitem(sys.modules, "monailabel", None)
     command = ["label", "--bundle", str(OTOSCOPY), "--studies", "images", "--port", free_port(), *options]
     assert main(command) == 1
     assert f"error: {message}" in capsys.readouterr().err
@@ -96,8 +105,7 @@ def test_a_port_that_is_taken_is_refused_before_its_address_is_printed(capsys, t
     assert told.out == ""
 
 
-def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "monailabel", None)
+def test_refuses_a_second_server_on_the_same_labels(copy_ears, capsys, no_monailabel, tmp_path):
     copy_ears(tmp_path / "images", 12)
     (tmp_path / "images" / "notes.txt").touch()
     output_dir = tmp_path / "output"
