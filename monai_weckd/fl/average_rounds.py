@@ -137,5 +137,6 @@ class AverageParty:
         return client
 
 
-def _copied(found: ExchangeObject) -> Weights:
+def _copied(found: Any) -> Weights:
+    """Return copies of the weights in an :py:class:`ExchangeObject`."""
     return {name: torch.as_tensor(value).detach().cpu().clone() for name, value in found.weights.items()}
