@@ -55,10 +55,7 @@ def labeled_findings(path: Path) -> tuple[str, ...]:
         ValueError: When the log, or a file without one, is damaged.
 
     """
-    lines = LabelLog(path).read()
-    if lines:
-        return _summed(lines).findings
-    return tuple(_parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8)).get("findings", ()))
+    return _told(path).findings
 
 
 def labeled_level(path: Path) -> tuple[str, int]:
@@ -73,14 +70,8 @@ def labeled_level(path: Path) -> tuple[str, int]:
         ValueError: When the log, or a file without one, is damaged.
 
     """
-    lines = LabelLog(path).read()
-    if lines:
-        found = _summed(lines)
-        return found.item_level, found.spatial_dims
-    content = _parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    level, spatial_dims = content.get("item_level", "image"), content.get("spatial_dims", 2)
-    check_level(path, level, spatial_dims)
-    return level, spatial_dims
+    found = _told(path)
+    return found.item_level, found.spatial_dims
 
 
 def known_names(path: Path, kind: LabelKind) -> tuple[str, ...]:
@@ -128,6 +119,17 @@ def _end_of(old: bytes) -> int:
         return int(json.loads(old)["log"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
+
+
+def _told(path: Path) -> LabelSum:
+    """Return what the log says, or of a file without one what it says of its labels."""
+    lines = LabelLog(path).read()
+    if lines:
+        return _summed(lines)
+    content = _parsed(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    level, spatial_dims = content.get("item_level", "image"), content.get("spatial_dims", 2)
+    check_level(path, level, spatial_dims)
+    return LabelSum(findings=tuple(content.get("findings", ())), item_level=level, spatial_dims=spatial_dims)
 
 
 def _summed(lines: Iterable[Line]) -> LabelSum:

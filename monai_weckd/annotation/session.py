@@ -81,7 +81,7 @@ class AnnotationSession(StageTraining):
     ) -> None:
         if label_budget is not None and label_budget < 1:
             raise ValueError(f"label_budget: expected 1 label or more, got {label_budget}. Pass e.g. 48.")
-        if disagreements == "soft" and not chain.bundle.solves_head:
+        if disagreements == "soft" and not chain.bundle.config.solves_heads:
             raise ValueError(
                 "disagreements: expected 'settle' or 'majority' where a stage is trained step by step, got 'soft'. "
                 "Only a solved head takes shares: leave scratch.json out."

@@ -30,7 +30,7 @@ from monai_weckd.annotation.live import LiveHead
 from monai_weckd.annotation.parts import SharedParts
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.data.embedding import pooled
-from monai_weckd.data.item_level import check_item_level, images_in, refuse_several
+from monai_weckd.data.item_level import STEP_BY_STEP, check_item_level, images_in
 from monai_weckd.data.prepared import Preparation, load_image
 from monai_weckd.data.verify import find_faults
 from monai_weckd.engines.label_task import task_of
@@ -91,7 +91,7 @@ class AnnotatedBundle:
         self.item_level = config.item_level
         check_item_level(self.item_level)
         if self.item_level != "image" and not config.solves_heads:
-            refuse_several([{IMAGES: ()}])
+            raise ValueError(STEP_BY_STEP)
         self.root, self.spatial_dims = config.root, config.spatial_dims
         names = config.class_names if classes is None else tuple(map(str, classes))
         self.kind = LabelKind(_distinct(names, findings=config.has_findings), config.has_findings)
@@ -278,17 +278,6 @@ class AnnotatedBundle:
         found: np.ndarray = task_of(self.kind).probabilities(logits).numpy()
         return found
 
-    @property
-    def _solver(self) -> HeadSolver | None:
-        place = "train#trainer#iteration_update"
-        solver = self.config.value(place) if place in self.config else None
-        return solver if isinstance(solver, HeadSolver) else None
-
-    @property
-    def solves_head(self) -> bool:
-        """Whether a stage solves the head, in place of training step by step."""
-        return self._solver is not None
-
     def live_head(self, ids: Sequence[str], features: np.ndarray) -> LiveHead | None:
         """Return a :py:class:`~monai_weckd.annotation.live.LiveHead` to solve after each answer.
 
@@ -299,8 +288,8 @@ class AnnotatedBundle:
             features: features of :py:meth:`embed`, (N, D).
 
         """
-        solver = self._solver
-        if solver is None:
+        place = "train#trainer#iteration_update"
+        if place not in self.config or not isinstance(solver := self.config.value(place), HeadSolver):
             return None
         network = self._parts.new_network()
         layer = copy.deepcopy(find_module(network, find_head(network, solver.head_layer))).cpu()

@@ -31,6 +31,7 @@ from monai_weckd.utils.messages import nearest
 __all__ = [
     "ITEM_LEVELS",
     "PLURALS",
+    "STEP_BY_STEP",
     "check_item_level",
     "each_image",
     "group_images",
@@ -41,6 +42,10 @@ __all__ = [
 ]
 
 ITEM_LEVELS = ("image", *reversed(LEVELS))
+STEP_BY_STEP = (
+    "item_level: expected 'image' to train a network step by step, got items of several images. Solve heads, as "
+    "train.json does, or give each image its label, and pass --aggregate to predict."
+)
 PLURALS = {"image": "images", "series": "series", "study": "studies", "patient": "patients"}
 
 
@@ -175,10 +180,7 @@ def refuse_several(items: Any) -> None:
 
     """
     if has_several(items):
-        raise ValueError(
-            "item_level: expected 'image' to train a network step by step, got items of several images. Solve heads, "
-            "as train.json does, or give each image its label, and pass --aggregate to predict."
-        )
+        raise ValueError(STEP_BY_STEP)
 
 
 def _item_keys(datalist: Datalist, level: str, dataset_dir: str | os.PathLike[str]) -> list[tuple[str, ...]]:

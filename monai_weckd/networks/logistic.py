@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Problem", "SharedProblem", "minimize"]
+__all__ = ["Problem", "SharedProblem", "logits_at", "minimize"]
 
 
 class Problem:
@@ -37,9 +37,7 @@ class Problem:
 
     def logits(self, solutions: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """Return the logits of all points, (N, F, C); minus infinity for a class without a label in a regression."""
-        found = torch.addmm(solutions[-1].flatten(), self.points, solutions[:-1].flatten(1))
-        missing = self.missing(kept)
-        return found.view(len(self.points), *missing.shape).masked_fill(missing, -torch.inf)
+        return logits_at(self.points, solutions).masked_fill(self.missing(kept), -torch.inf)
 
     def missing(self, kept: torch.Tensor) -> torch.Tensor:
         """Return which classes have no label in a regression, (F, C)."""
@@ -134,6 +132,18 @@ class SharedProblem(Problem):
         target = self.target[known]
         weight = target / target.sum(dim=0).where(target.any(dim=0), torch.ones(target.shape[1]).double())
         return float(-(logs[known].masked_fill(target == 0, 0) * weight).sum())
+
+
+def logits_at(points: torch.Tensor, solutions: torch.Tensor) -> torch.Tensor:
+    """Return the logits of points, (N, K, C).
+
+    Args:
+        points: coordinates, (N, R).
+        solutions: weights and, last, biases of K heads, (R + 1, K, C).
+
+    """
+    found = torch.addmm(solutions[-1].flatten(), points, solutions[:-1].flatten(1))
+    return found.view(len(points), *solutions.shape[1:])
 
 
 def minimize(

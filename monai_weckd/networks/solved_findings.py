@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from monai_weckd.networks.logistic import minimize
+from monai_weckd.networks.logistic import logits_at, minimize
 from monai_weckd.networks.solved_head import (
     COARSE,
     DEFAULT_PENALTY,
@@ -140,8 +140,7 @@ class _Regressions:
 
     def logits(self, solutions: torch.Tensor) -> torch.Tensor:
         """Return the logits of all points, (N, K, F)."""
-        found = torch.addmm(solutions[-1].flatten(), self.points, solutions[:-1].flatten(1))
-        return found.view(len(self.points), *solutions.shape[1:])
+        return logits_at(self.points, solutions)
 
     def solve(
         self, kept: torch.Tensor, penalty: float, *, tolerance: float, start: torch.Tensor | None = None
