@@ -37,10 +37,12 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.cli.options import parse_changes
 from monai_weckd.compare.statistics import RunPredictions, arm_difference
 from monai_weckd.data import load_datalist
-from monai_weckd.fl.average_rounds import AverageParty
-from monai_weckd.fl.chain_rounds import ChainParty, StageAnswer, Student, run_over_sites
+from monai_weckd.fl.average_party import AverageParty
+from monai_weckd.fl.chain_party import ChainParty
+from monai_weckd.fl.chain_rounds import StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
-from monai_weckd.fl.exact_rounds import ExactParty, SiteAnswer, solve_over_sites
+from monai_weckd.fl.exact_party import ExactParty
+from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
 from monai_weckd.metrics import classification_metrics
 from monai_weckd.predict.model import PredictionBundle
 from monai_weckd.utils.files import write_atomically

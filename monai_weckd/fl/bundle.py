@@ -26,7 +26,8 @@ from monai_weckd.audit.embedding import check_frozen, embedded_images
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.identity import describe_transforms
 from monai_weckd.data.datalist import Datalist
-from monai_weckd.fl.exact import ExactHead, ExactSite
+from monai_weckd.fl.exact import ExactHead
+from monai_weckd.fl.exact_site import ExactSite
 from monai_weckd.networks import StandardizedLinear
 from monai_weckd.networks.features import find_head, find_module
 from monai_weckd.utils.files import state_bytes, write_atomically

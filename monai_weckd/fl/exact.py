@@ -18,6 +18,7 @@ temperature. Sums of sites add up, and what a site gets is the sums of all, so a
 
 Example::
 
+    >>> from monai_weckd.fl import ExactSite
     >>> draw = torch.Generator().manual_seed(0)
     >>> labels = torch.arange(40) % 2
     >>> features = torch.randn(40, 3, generator=draw) + 2 * labels[:, None]
@@ -38,12 +39,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from monai_weckd.networks.pooled import StandardizedLinear
-
-__all__ = ["ExactHead", "ExactSite", "Sums", "add_sums", "label_counts", "solve_exact"]
+__all__ = ["ExactHead", "Sums", "add_sums", "heads", "label_counts", "solve_exact", "standardization"]
 
 Sums = dict[str, torch.Tensor]
 
@@ -71,7 +69,7 @@ class ExactHead:
         labels: number of labels.
         held_out: number of labels by which penalty and temperature were chosen.
         balanced_accuracy: on these, by heads that saw no label of their group; None if there are none.
-        bounded: see :py:class:`ExactSite`.
+        bounded: see :py:class:`~monai_weckd.fl.ExactSite`.
 
     """
 
@@ -97,6 +95,8 @@ class ExactHead:
             ValueError: When the layer has another shape or type.
 
         """
+        from monai_weckd.networks import StandardizedLinear  # here: a server that solves a head needs no MONAI
+
         kind = StandardizedLinear if self.bounded else torch.nn.Linear
         found = tuple(layer.weight.shape)
         if type(layer) is not kind or found != tuple(self.weight.shape):
@@ -112,128 +112,6 @@ class ExactHead:
             bias = bias - weight @ self.mean
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
-
-
-class ExactSite:
-    """What a site computes on its own images. Only sums leave it, and it keeps nothing between the rounds.
-
-    Args:
-        features: features of all training images, with a label or not, (N, D).
-        labels: class of each, -1 without a label, (N,).
-        groups: group of each, N names. All images of a group must be at one site.
-        num_classes: number of classes, C, the same at all sites; a site may lack some, or labels altogether.
-        bounded: whether the head bounds the standardized features, as a
-            :py:class:`~monai_weckd.networks.StandardizedLinear` does, default True. A ``torch.nn.Linear`` does not.
-
-    Raises:
-        ValueError: When a feature is not finite, or a label is out of range.
-
-    """
-
-    def __init__(
-        self,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        groups: Sequence[str],
-        *,
-        num_classes: int,
-        bounded: bool = True,
-    ) -> None:
-        _check(features, labels, groups, num_classes)
-        self._bounded = bounded
-        self._features, self._labels = features.double(), labels.long()
-        self._groups = np.unique(np.asarray(list(groups), dtype=object).astype(str), return_inverse=True)[1]
-        self._classes = num_classes
-
-    def moments(self) -> Sums:
-        """Return the sums of the first round.
-
-        Returns:
-            ``images``, their number, (1,), and how many have ``bounded`` features, (1,): all or none; ``sum`` and
-            ``squares`` of each feature over all images, (D,); ``labels`` of each class, (C,); ``groups`` with a label
-            of each class, (C,); all float64.
-
-        """
-        known = self._labels >= 0
-        pairs = np.unique(np.stack([self._groups, self._labels.numpy()])[:, known.numpy()], axis=1)
-        images = torch.tensor([float(len(self._labels))], dtype=torch.float64)
-        return {
-            **{"images": images, "bounded": images * self._bounded},
-            "sum": self._features.sum(dim=0),
-            "squares": self._features.square().sum(dim=0),
-            "labels": self._count(self._labels[known]),
-            "groups": self._count(torch.from_numpy(pairs[1])),
-        }
-
-    def products(self, moments: Sums) -> Sums:
-        """Return the sums of the second round, over labeled images with weights that balance the classes.
-
-        Args:
-            moments: sums of the first round over all sites.
-
-        Returns:
-            ``gram``, products of inputs, of which the last is 1, (D + 1, D + 1); ``cross``, products of inputs and
-            classes, (D + 1, C).
-
-        """
-        rows, target, _ = self._weighted(moments)
-        return {"gram": rows.T @ rows, "cross": rows.T @ target}
-
-    def held_out(self, moments: Sums, products: Sums) -> Sums:
-        """Return the sums of the third round: how well heads that saw no label of a group predict the group.
-
-        A head without a group follows from the head with it: ``y - p = (1 - H)^-1 (y - f)`` for the group's labels y,
-        the predictions f and p with and without it, and its block H of the hat matrix. The weights of the labels and
-        the standardization stay. Labels of classes that no other group has are left out.
-
-        Args:
-            moments: sums of the first round over all sites.
-            products: sums of the second round over all sites.
-
-        Returns:
-            ``errors``, the weighted sum of squared errors with each penalty, (P,); ``surprise``, the sum of
-            ``-log p(label)`` at each temperature, (P, T); ``confusion``, labels of a class (rows) that were predicted
-            as another (columns), (P, C, C).
-
-        """
-        rows, target, weight = self._weighted(moments)
-        known = self._labels >= 0
-        labels, groups = self._labels[known], self._groups[known.numpy()]
-        judged = (moments["groups"] > 1)[labels]
-        parts = [torch.from_numpy(np.flatnonzero(groups == group)) for group in np.unique(groups)]
-        parts = [part for part in parts if judged[part].any()]
-        errors = [_errors(rows, target, parts, *head) for head in _heads(products, PENALTIES)]
-        # to their own scale, where a label is 1
-        scores = [(target - error) / weight.sqrt()[:, None] for error in errors]
-        return {
-            "errors": torch.stack([error[judged].square().sum() for error in errors]),
-            "surprise": torch.stack([_surprise(score[judged], labels[judged]) for score in scores]),
-            "confusion": torch.stack([self._confusion(score[judged], labels[judged]) for score in scores]),
-        }
-
-    def _count(self, labels: torch.Tensor) -> torch.Tensor:
-        return torch.bincount(labels, minlength=self._classes).double()
-
-    def _weighted(self, moments: Sums) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return inputs, (N, D + 1), and classes, (N, C), of the labels, times the roots of their weights, (N,)."""
-        known = self._labels >= 0
-        labels, counts = self._labels[known], label_counts(moments)
-        weight = (counts.sum() / (counts.count_nonzero() * counts.clamp(min=1)))[labels]
-        inputs = self._inputs(self._features[known], *_standardization(moments))
-        target = torch.nn.functional.one_hot(labels, self._classes).double()
-        root = weight.sqrt()[:, None]
-        return torch.cat([inputs, torch.ones_like(root)], dim=1) * root, target * root, weight
-
-    def _inputs(self, features: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-        if not self._bounded:
-            return torch.where(deviation > 0, (features - mean) / deviation, 0)
-        layer = StandardizedLinear(features.shape[1], 1).double()
-        layer.fit(mean, deviation)
-        return layer.standardize(features)
-
-    def _confusion(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        pairs = labels * self._classes + scores.argmax(dim=1)
-        return torch.bincount(pairs, minlength=self._classes**2).double().view(self._classes, -1)
 
 
 def add_sums(sums: Mapping[str, Sums]) -> Sums:
@@ -282,12 +160,12 @@ def solve_exact(moments: Sums, products: Sums, held_out: Sums) -> ExactHead:
     chosen = int(held_out["errors"].argmin()) if judged else DEFAULT_PENALTY
     heat = TEMPERATURES[int(held_out["surprise"][chosen].argmin()) if judged else DEFAULT_TEMPERATURE]
     penalty = PENALTIES[chosen]
-    _, solution = next(_heads(products, [penalty]))
+    _, solution = next(heads(products, [penalty]))
     weight, bias = solution[:-1].T / heat, solution[-1] / heat
     bias = torch.where(counts > 0, bias, bias[counts > 0].min() + ABSENT)
     seen = matrix[chosen].sum(dim=1) > 0
     recalls = (matrix[chosen].diagonal() / matrix[chosen].sum(dim=1))[seen]
-    mean, deviation = _standardization(moments)
+    mean, deviation = standardization(moments)
     return ExactHead(
         mean,
         deviation,
@@ -302,29 +180,13 @@ def solve_exact(moments: Sums, products: Sums, held_out: Sums) -> ExactHead:
     )
 
 
-def _heads(products: Sums, penalties: Sequence[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def heads(products: Sums, penalties: Sequence[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the Cholesky factor of the penalized products, (D + 1, D + 1), and the solution, (D + 1, C)."""
     for penalty in penalties:
         system = products["gram"].clone()
         system.diagonal()[:-1] += penalty * (len(system) - 1)  # not that of the bias
         factor = torch.linalg.cholesky(system)
         yield factor, torch.cholesky_solve(products["cross"], factor)
-
-
-def _errors(
-    rows: torch.Tensor,
-    target: torch.Tensor,
-    parts: Sequence[torch.Tensor],
-    factor: torch.Tensor,
-    solution: torch.Tensor,
-) -> torch.Tensor:
-    """Return the errors of heads that saw no label of a group, (N, C), times the roots of the weights."""
-    errors = target - rows @ solution
-    half = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
-    for part in parts:
-        left = torch.eye(len(part), dtype=torch.float64) - half[part] @ half[part].T
-        errors[part] = torch.linalg.solve(left, errors[part])
-    return errors
 
 
 def label_counts(moments: Sums) -> torch.Tensor:
@@ -352,31 +214,12 @@ def label_counts(moments: Sums) -> torch.Tensor:
     return counts
 
 
-def _standardization(moments: Sums) -> tuple[torch.Tensor, torch.Tensor]:
+def standardization(moments: Sums) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of each feature; 0 where the deviation is within rounding."""
     mean, square = moments["sum"] / moments["images"], moments["squares"] / moments["images"]
     variance = square - mean.square()
     return mean, torch.where(variance > ROUNDING * square, variance, 0).sqrt()
 
 
-def _surprise(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    logs = (torch.log_softmax(scores / temperature, dim=1) for temperature in TEMPERATURES)
-    return torch.stack([-one.gather(1, labels[:, None]).sum() for one in logs])
-
-
 def _shapes(sums: Sums) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in sums.items()}
-
-
-def _check(features: torch.Tensor, labels: torch.Tensor, groups: Sequence[str], num_classes: int) -> None:
-    sizes = len(features), len(labels), len(groups)
-    if len(set(sizes)) > 1:
-        raise ValueError(f"labels: expected as many features, labels and groups, got {sizes}. Pass one for each image.")
-    if not features.isfinite().all():
-        bad = int((~features.isfinite()).any(dim=1).nonzero()[0, 0])
-        raise ValueError(f"features: expected finite numbers, got others in row {bad}. Look for a broken image.")
-    if len(labels) and not (int(labels.min()) >= -1 and int(labels.max()) < num_classes):
-        raise ValueError(
-            f"labels: expected classes from 0 to {num_classes - 1}, or -1, got {int(labels.min())} to "
-            f"{int(labels.max())}. Pass num_classes of all sites."
-        )

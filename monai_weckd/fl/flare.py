@@ -27,7 +27,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
-from monai_weckd.fl.site import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.messages import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 __all__ = ["AverageController", "ChainController", "ExactController"]
 

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.fl.site import pack
+from monai_weckd.fl.messages import pack
 from monai_weckd.utils.records import json_digest
 
 __all__ = ["simulate", "write_job"]
@@ -30,6 +30,7 @@ has_nvflare = find_spec("nvflare") is not None
 
 NAME = "federation"
 SCRIPT = "site.py"  # what a job carries to the sites, where the package is installed
+POLLING = 0.5  # seconds between two questions of a site whether there is a task; by default FLARE waits 2 each time
 _LINES = "from monai_weckd.fl.site import main\n\nmain()\n"
 
 
@@ -45,7 +46,7 @@ def write_job(
     """Write a job that a server of NVIDIA FLARE takes, and return it, a ``nvflare.job_config.api.FedJob``.
 
     Args:
-        settings: see :py:func:`monai_weckd.fl.site.pack`.
+        settings: see :py:func:`monai_weckd.fl.messages.pack`.
         sites: names of the sites.
         job_dir: gets the folder of the job.
         hours: how long to wait for a site's answer.
@@ -70,6 +71,7 @@ def write_job(
 
     job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
+    job.to_server({"server": {"task_request_interval": POLLING}})
     given = (list(sites), hours, on_missing)
     if settings["mode"] == "chain":
         name = f"{json_digest({**settings, 'sites': list(sites)})[:16]}.pt"

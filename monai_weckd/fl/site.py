@@ -13,31 +13,29 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
 
 import numpy as np
-import torch
 
-from monai_weckd.fl.chain_rounds import ChainParty, Student
-from monai_weckd.fl.exact import ExactHead, Sums
-from monai_weckd.fl.exact_rounds import ROUNDS, ExactParty
+from monai_weckd.fl.chain_party import ChainParty
+from monai_weckd.fl.chain_rounds import Student
+from monai_weckd.fl.exact import ExactHead
+from monai_weckd.fl.exact_party import ExactParty
+from monai_weckd.fl.messages import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
 
-__all__ = ["AVERAGE", "JOINT", "STAGE", "WRITE", "main", "pack", "to_arrays", "to_tensors", "unpack"]
+__all__ = ["main"]
 
-AVERAGE, JOINT, STAGE, WRITE = "average", "joint", "stage", "write"
 Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
-_EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Answer the server until the job ends.
 
     Args:
-        argv: one argument, the settings as :py:func:`pack` writes them; default None: those of the process.
+        argv: one argument, the settings as :py:func:`~monai_weckd.fl.messages.pack` writes them, default None: that of
+            the process.
 
     """
     import nvflare.client as flare
@@ -93,7 +91,7 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
 
 def _average(settings: Mapping[str, Any]) -> Respond:
     exact = _exact(settings)
-    from monai_weckd.fl.average_rounds import AverageParty  # here, since MONAI's client is needed for nothing else
+    from monai_weckd.fl.average_party import AverageParty  # here, since MONAI's client is needed for nothing else
 
     party = AverageParty(settings)
 
@@ -108,61 +106,6 @@ def _average(settings: Mapping[str, Any]) -> Respond:
         return to_arrays({AVERAGE: answer.weights}), {"fault": answer.fault, "NUM_STEPS_CURRENT_ROUND": answer.steps}
 
     return respond
-
-
-def pack(settings: Mapping[str, Any]) -> str:
-    """Return settings as one word, because NVIDIA FLARE splits the arguments of a script at spaces.
-
-    Args:
-        settings: ``mode``, "exact", "chain" or "average", and the settings of
-            :py:class:`~monai_weckd.fl.exact_rounds.ExactParty`, :py:class:`~monai_weckd.fl.chain_rounds.ChainParty` or
-            :py:class:`~monai_weckd.fl.average_rounds.AverageParty`; in a text, ``{site}`` stands for the site's name.
-
-    """
-    return quote(json.dumps(settings), safe="/{}:,")
-
-
-def unpack(packed: str, site: str) -> dict[str, Any]:
-    """Return the settings at a site.
-
-    Args:
-        packed: result of :py:func:`pack`.
-        site: name of the site.
-
-    Example::
-
-        >>> unpack(pack({"dataset_dir": "my data/{site}"}), "north")
-        {'dataset_dir': 'my data/north'}
-
-    """
-    settings: dict[str, Any] = json.loads(unquote(packed).replace("{site}", site))
-    return settings
-
-
-def to_arrays(totals: Mapping[str, Sums]) -> dict[str, np.ndarray]:
-    """Return what travels as arrays, each named ``round/name``.
-
-    Args:
-        totals: sums, or weights, by round.
-
-    """
-    found = {f"{task}/{name}": value.numpy() for task, sums in totals.items() for name, value in sums.items()}
-    return found or {_EMPTY: np.zeros(1)}
-
-
-def to_tensors(arrays: Mapping[str, Any]) -> dict[str, Sums]:
-    """Return what travelled by round, those of the exact head in their order.
-
-    Args:
-        arrays: result of :py:func:`to_arrays`.
-
-    """
-    found: dict[str, Sums] = {}
-    for key, value in arrays.items():
-        task, _, name = key.partition("/")
-        if key != _EMPTY:
-            found.setdefault(task, {})[name] = torch.as_tensor(value)
-    return {task: found[task] for task in (*ROUNDS, *found) if task in found}
 
 
 if __name__ == "__main__":

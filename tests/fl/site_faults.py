@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from monai_weckd.fl import average_rounds, chain_rounds, exact_rounds
+from monai_weckd.fl import average_party, chain_party, exact_party
 
 
 @functools.cache  # a configuration is evaluated several times
@@ -32,9 +32,9 @@ def strike(site: str) -> None:
     if site == "dies":
         os._exit(9)
     if site == "nan":
-        exact_rounds.SiteAnswer = _spoilt(exact_rounds.SiteAnswer)
-        chain_rounds.StageAnswer = _spoilt(chain_rounds.StageAnswer)
-        average_rounds.AverageAnswer = _spoilt(average_rounds.AverageAnswer)
+        exact_party.SiteAnswer = _spoilt(exact_party.SiteAnswer)
+        chain_party.StageAnswer = _spoilt(chain_party.StageAnswer)
+        average_party.AverageAnswer = _spoilt(average_party.AverageAnswer)
 
 
 def _spoilt(kind: type) -> Callable[..., Any]:

@@ -211,27 +211,6 @@ def test_another_layer_is_refused():
         pooled(draw(), bounded=False).write(StandardizedLinear(12, 4))
 
 
-def test_only_sums_leave_a_site():
-    few, many = (ExactSite(*draw(items=items)[:2], list(map(str, range(items))), num_classes=4) for items in (50, 80))
-    for site in (few, many):
-        moments = site.moments()
-        products = site.products(moments)
-        sums = moments | products | site.held_out(moments, products)
-        assert {name: tuple(value.shape) for name, value in sums.items()} == {
-            "images": (1,),
-            "bounded": (1,),
-            "sum": (12,),
-            "squares": (12,),
-            "labels": (4,),
-            "groups": (4,),
-            "gram": (13, 13),
-            "cross": (13, 4),
-            "errors": (len(PENALTIES),),
-            "surprise": (len(PENALTIES), len(TEMPERATURES)),
-            "confusion": (len(PENALTIES), 4, 4),
-        }
-
-
 def test_sums_of_another_network_or_class_list_name_their_site():
     north, south = (ExactSite(*draw(features=count)[:2], ["a"] * 90, num_classes=4).moments() for count in (12, 13))
     with pytest.raises(ValueError, match=r"sums: expected those of south to have the shapes of north, .*Use the same"):
@@ -245,17 +224,6 @@ def test_sums_that_are_not_finite_name_their_site():
         add_sums({"north": moments, "south": broken})
     with pytest.raises(ValueError, match=r"sums: expected those of a site or more, got none\. Wait for a site\."):
         add_sums({})
-
-
-def test_a_site_refuses_what_it_cannot_use():
-    features, labels, groups = draw()
-    with pytest.raises(ValueError, match=r"labels: expected as many features, labels and groups, got \(90, 90, 1\)"):
-        ExactSite(features, labels, ["a"], num_classes=4)
-    with pytest.raises(ValueError, match=r"labels: expected classes from 0 to 1, or -1, got -1 to 3\. Pass"):
-        ExactSite(features, labels, list(groups), num_classes=2)
-    features[7, 0] = math.inf
-    with pytest.raises(ValueError, match=r"features: expected finite numbers, got others in row 7\. Look for a broken"):
-        ExactSite(features, labels, list(groups), num_classes=4)
 
 
 def test_labels_of_one_class_are_refused():

@@ -18,8 +18,8 @@ import pytest
 from test_exact import assert_same, divide, draw, pooled, rounds
 
 from monai_weckd.fl import ExactSite, solve_exact
-from monai_weckd.fl.exact_rounds import ExactParty, SiteAnswer, check_settings, solve_over_sites
-from monai_weckd.fl.site import to_arrays, to_tensors
+from monai_weckd.fl.exact_rounds import SiteAnswer, check_settings, solve_over_sites
+from monai_weckd.fl.messages import to_arrays, to_tensors
 
 
 class Sites:
@@ -111,20 +111,6 @@ def test_labels_of_one_class_stop_the_rounds_before_a_site_computes_more():
     with pytest.raises(ValueError, match=r"labels: expected labels of two classes or more over all sites, got \["):
         solve_over_sites(sites, list(parts), on_missing="skip")
     assert len(sites.asked) == 1
-
-
-def test_what_is_wrong_at_a_site_stays_in_its_log(tmp_path, caplog):
-    party = ExactParty(
-        {
-            "bundle": "bundles/otoscopy_chain_classification",
-            "dataset_dir": str(tmp_path / "patient Smith"),
-            "output_dir": str(tmp_path / "out"),
-        }
-    )
-    answer = party.answer("moments", {})
-    assert answer.fault == "ValueError, see its log"
-    assert not answer.sums
-    assert "patient Smith" in caplog.text
 
 
 def test_settings_are_checked():

@@ -11,15 +11,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_exact import assert_same, divide, draw, pooled
 from test_exact_rounds import Sites
 
 from monai_weckd.fl.exact import ExactHead
-from monai_weckd.fl.site import JOINT, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.messages import JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
+
+
+def test_a_server_starts_without_monai():
+    code = "import sys, monai_weckd.fl.flare; print({'monai', 'ignite', 'torch'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "{'torch'}\n"
 
 
 @pytest.fixture

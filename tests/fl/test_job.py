@@ -23,12 +23,12 @@ import pytest
 import torch
 from bundle_runs import OTOSCOPY
 from test_bundle import SMALL
-from test_chain_rounds import SMALL as SMALL_CHAIN
+from test_chain_party import SMALL as SMALL_CHAIN
 
 from monai_weckd.__main__ import main
 from monai_weckd.data import load_datalist
 from monai_weckd.fl import SiteBundle
-from monai_weckd.fl.average_rounds import AverageParty
+from monai_weckd.fl.average_party import AverageParty
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")

@@ -14,42 +14,13 @@ from __future__ import annotations
 import sys
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from monai_weckd.fl import site
 from monai_weckd.fl.chain_rounds import StageAnswer
-from monai_weckd.fl.exact_rounds import ROUNDS, SiteAnswer
-from monai_weckd.fl.site import JOINT, STAGE, WRITE, pack, to_arrays, to_tensors, unpack
-
-
-def test_settings_are_one_word_and_name_their_site():
-    settings = {"mode": "exact", "dataset_dir": 'data of "all"/{site}', "changes": {"{site}": [1, None, "ä\n"]}}
-    packed = pack(settings)
-    assert packed.split() == [packed]
-    assert unpack(packed, "north") == {
-        "mode": "exact",
-        "dataset_dir": 'data of "all"/north',
-        "changes": {"north": [1, None, "ä\n"]},
-    }
-
-
-def test_sums_arrive_as_they_were_in_the_order_of_the_rounds():
-    first, second, *_ = ROUNDS
-    totals = {second: {"a": torch.eye(2)}, first: {"a/b": torch.arange(3), "c": torch.tensor(0.5)}}
-    arrays = to_arrays(totals)
-    assert all(isinstance(value, np.ndarray) for value in arrays.values())
-    found = to_tensors(arrays)
-    assert list(found) == [first, second]
-    for task, sums in totals.items():
-        assert found[task].keys() == sums.keys()
-        assert all(torch.equal(found[task][name], value) for name, value in sums.items())
-
-
-def test_nothing_travels_as_an_array_that_is_none():
-    assert len(to_arrays({})) == 1
-    assert to_tensors(to_arrays({})) == {}
+from monai_weckd.fl.exact_rounds import SiteAnswer
+from monai_weckd.fl.messages import JOINT, STAGE, WRITE, pack, to_arrays, to_tensors
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.fl.bundle import check_trained, shared_config, write_model
-from monai_weckd.fl.chain_rounds import ALL_LABELS
+from monai_weckd.fl.chain_party import ALL_LABELS
 from monai_weckd.utils.literals import literal
 
 __all__ = ["AverageAnswer", "AverageParty"]

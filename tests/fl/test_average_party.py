@@ -17,9 +17,9 @@ import logging
 import pytest
 import torch
 from bundle_runs import OTOSCOPY
-from test_chain_rounds import SMALL
+from test_chain_party import SMALL
 
-from monai_weckd.fl.average_rounds import AverageParty
+from monai_weckd.fl.average_party import AverageParty
 
 pytestmark = pytest.mark.filterwarnings("ignore:executing the bundle config")
 
