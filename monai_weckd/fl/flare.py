@@ -27,7 +27,7 @@ from nvflare.app_common.workflows.model_controller import ModelController
 from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
-from monai_weckd.fl.messages import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 __all__ = ["AverageController", "ChainController", "ExactController"]
 
@@ -69,9 +69,10 @@ class _Asks(ModelController):
         joint = {} if weights is None else {JOINT: weights}
 
         def ask(task: str, totals: Mapping[str, Sums], sites: Sequence[str]) -> dict[str, SiteAnswer]:
+            first = {} if totals else joint  # a site keeps the network for the rounds that follow
             return {
                 site: SiteAnswer(to_tensors(one.params).get(task, {}), one.meta["identity"], one.meta["fault"])
-                for site, one in self.ask(task, {**joint, **totals}, sites).items()
+                for site, one in self.ask(task, {**first, **totals}, sites).items()
             }
 
         head, sites = solve_over_sites(ask, sites, on_missing=self.on_missing)
@@ -79,7 +80,7 @@ class _Asks(ModelController):
         values: dict[str, Any] = asdict(head)
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         figures = {name: value for name, value in values.items() if name not in tensors}
-        self.ask(WRITE, {**joint, WRITE: tensors}, sites, figures=figures, sites=list(sites), **meta)
+        self.ask(HEAD, {HEAD: tensors}, sites, figures=figures, sites=list(sites), **meta)
 
 
 class _SitesController(_Asks):

@@ -24,9 +24,9 @@ import torch
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import ROUNDS
 
-__all__ = ["AVERAGE", "JOINT", "STAGE", "WRITE", "pack", "to_arrays", "to_tensors", "unpack"]
+__all__ = ["AVERAGE", "HEAD", "JOINT", "STAGE", "WRITE", "pack", "to_arrays", "to_tensors", "unpack"]
 
-AVERAGE, JOINT, STAGE, WRITE = "average", "joint", "stage", "write"
+AVERAGE, HEAD, JOINT, STAGE, WRITE = "average", "head", "joint", "stage", "write"
 _EMPTY = "none"  # NVIDIA FLARE refuses a message without an array
 
 

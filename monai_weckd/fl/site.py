@@ -23,7 +23,8 @@ from monai_weckd.fl.chain_party import ChainParty
 from monai_weckd.fl.chain_rounds import Student
 from monai_weckd.fl.exact import ExactHead
 from monai_weckd.fl.exact_party import ExactParty
-from monai_weckd.fl.messages import AVERAGE, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
+from monai_weckd.fl.exact_rounds import ROUNDS
+from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
 
 __all__ = ["main"]
 
@@ -58,11 +59,11 @@ def _exact(settings: Mapping[str, Any]) -> Respond:
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         nonlocal party
         tensors = to_tensors(arrays)
-        weights = tensors.pop(JOINT, None)
+        weights = tensors.pop(JOINT, None)  # in the first round, if the sites have trained a network
         party = party or ExactParty(settings, weights)
-        if meta["round"] == WRITE:
-            head: dict[str, Any] = tensors[WRITE]
-            stages = {"stages": meta["stages"], "again": meta["again"]} if weights else {}
+        if meta["round"] == HEAD:
+            head: dict[str, Any] = tensors[HEAD]
+            stages = {name: meta[name] for name in ("stages", "again") if name in meta}
             party.write(ExactHead(**head, **meta["figures"]), meta["sites"], **stages)
             return to_arrays({}), {}
         answer = party.answer(meta["round"], tensors)
@@ -77,7 +78,7 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors = to_tensors(arrays)
-        if JOINT in tensors:
+        if meta["round"] in (*ROUNDS, HEAD):
             return exact(arrays, meta)
         if meta["round"] == WRITE:
             party.write(tensors[WRITE], meta["stages"], again=meta["again"])
@@ -97,7 +98,7 @@ def _average(settings: Mapping[str, Any]) -> Respond:
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors = to_tensors(arrays)
-        if JOINT in tensors:
+        if meta["round"] in (*ROUNDS, HEAD):
             return exact(arrays, meta)
         if meta["round"] == WRITE:
             party.write(tensors[WRITE], meta["sites"])

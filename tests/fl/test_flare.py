@@ -20,7 +20,7 @@ from test_exact import assert_same, divide, draw, pooled
 from test_exact_rounds import Sites
 
 from monai_weckd.fl.exact import ExactHead
-from monai_weckd.fl.messages import JOINT, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.messages import HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
 
@@ -64,7 +64,7 @@ def test_the_head_of_all_sites_is_solved_and_sent_to_each(connected):
     controller = ExactController([*sites.sites, "late"], 0.5, "skip")
 
     def answer(task, totals, site):
-        if task == WRITE or site == "late":
+        if task == HEAD or site == "late":
             return {}, {}
         found = sites(task, totals, [site])[site]
         return {task: found.sums}, {"identity": found.identity, "fault": found.fault}
@@ -72,9 +72,9 @@ def test_the_head_of_all_sites_is_solved_and_sent_to_each(connected):
     asked, said = connected(controller, answer)
     controller.run()
     meta, totals, targets, timeout = asked[-1]
-    assert (meta["round"], meta["sites"], timeout) == (WRITE, list(sites.sites), 1800)
+    assert (meta["round"], meta["sites"], timeout) == (HEAD, list(sites.sites), 1800)
     assert targets == list(sites.sites)
-    assert_same(ExactHead(**totals[WRITE], **meta["figures"]), pooled(data))
+    assert_same(ExactHead(**totals[HEAD], **meta["figures"]), pooled(data))
     assert said[0].startswith("head for ")
     assert "site 0, site 1" in said[0]
 
@@ -123,20 +123,22 @@ def test_the_last_student_gets_the_head_of_all_sites(connected):
     controller = ChainController([*sites.sites], 1.0, "stop", exact_head=True)
 
     def answer(task, totals, site):
-        if task == WRITE:
+        if task == HEAD:
             return {}, {}
         if task == STAGE:
             record = {"labeled": 1, "classes": {"ill": 1}, "value": None}
             return {STAGE: {"w": torch.ones(1)}}, {"record": record, "fault": ""}
         totals = dict(totals)
-        assert totals.pop(JOINT)["w"].tolist() == [1.0]
+        joint = totals.pop(JOINT, None)
+        assert (joint is None) == (task != "moments")  # it travels once
         found = sites(task, totals, [site])[site]
         return {task: found.sums}, {"identity": found.identity, "fault": found.fault}
 
     asked, _ = connected(controller, answer)
     controller.run()
     meta, totals, targets, _ = asked[-1]
-    assert totals[JOINT]["w"].tolist() == [1.0]
-    assert_same(ExactHead(**totals[WRITE], **meta["figures"]), pooled(data))
+    network = next(totals[JOINT] for meta, totals, *_ in asked if meta["round"] == "moments")
+    assert network["w"].tolist() == [1.0]
+    assert_same(ExactHead(**totals[HEAD], **meta["figures"]), pooled(data))
     assert [stage["site"] for stage in meta["stages"]] == targets == list(sites.sites)
-    assert (meta["round"], meta["again"]) == (WRITE, False)
+    assert (meta["round"], meta["again"]) == (HEAD, False)

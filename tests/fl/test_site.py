@@ -20,7 +20,7 @@ import torch
 from monai_weckd.fl import site
 from monai_weckd.fl.chain_rounds import StageAnswer
 from monai_weckd.fl.exact_rounds import SiteAnswer
-from monai_weckd.fl.messages import JOINT, STAGE, WRITE, pack, to_arrays, to_tensors
+from monai_weckd.fl.messages import HEAD, JOINT, STAGE, WRITE, pack, to_arrays, to_tensors
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_site_answers_the_rounds_of_the_exact_head_and_writes_it(served, monke
     answers = served(
         {"mode": "exact", "dataset_dir": "data/{site}"},
         ({"moments": {"sum": torch.tensor(1)}}, {"round": "products"}),
-        ({WRITE: tensors}, {"round": WRITE, "figures": figures, "sites": ["north", "south"]}),
+        ({HEAD: tensors}, {"round": HEAD, "figures": figures, "sites": ["north", "south"]}),
     )
     assert answers == [
         ({"products": {"sum": torch.tensor(2)}}, {"identity": "network", "fault": "products"}),
@@ -128,8 +128,8 @@ def test_a_site_solves_the_head_of_the_joint_network(mode, served, monkeypatch):
     answers = served(
         {"mode": mode},
         (joint, {"round": "moments"}),
-        ({**joint, "moments": {"sum": torch.tensor(1)}}, {"round": "products"}),
-        ({**joint, WRITE: tensors}, {"round": WRITE, **remarks}),
+        ({"moments": {"sum": torch.tensor(1)}}, {"round": "products"}),
+        ({HEAD: tensors}, {"round": HEAD, **remarks}),
     )
     assert answers == [
         ({"moments": {"sum": torch.tensor(7)}}, {"identity": "moments", "fault": ""}),
