@@ -21,7 +21,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,18 @@ from monai_weckd.utils.files import write_atomically
 
 HEAD = ", exact head"
 WITH_HEAD = ("chain: all", "averaging", "pooled")
+FROZEN = f"frozen{HEAD}"  # of the bundle's default, without an overlay
+# what a chain with all teachers lacks
+ABLATED = {
+    "chain: all, plain loss, full rate": {"balance", "rate"},
+    "chain: all, plain loss": {"balance"},
+    "chain: all, full rate": {"rate"},
+    "chain: all, fading teachers": {"teachers"},
+}
 ARMS = (
-    *("chain: last", "chain: all", "chain: there and back", "averaging", "best site", "mean site", "pooled"),
+    *("chain: last", *ABLATED, "chain: all", "chain: there and back", "averaging", "best site", "mean site", "pooled"),
     *(f"{arm}{HEAD}" for arm in WITH_HEAD),
+    FROZEN,
 )
 DIVISIONS = ("even", "skewed", "devices")
 SIDE = 128  # pixels of the copies of the images; the networks see 64
@@ -74,6 +83,29 @@ def device(image: Image.Image, number: int) -> Image.Image:
     if number == 2:
         return ImageEnhance.Brightness(image).enhance(1.3).filter(ImageFilter.GaussianBlur(SIDE / 64))
     return image
+
+
+class AblatedParty(ChainParty):
+    """A site of a chain with all teachers that lacks a part of what counters forgetting.
+
+    Args:
+        settings: see :py:class:`~monai_weckd.fl.chain_party.ChainParty`.
+        lacks: a value of ``ABLATED``.
+
+    """
+
+    def __init__(self, settings: Mapping[str, Any], lacks: Set[str] = frozenset()) -> None:
+        super().__init__(settings)
+        self._lacks = lacks
+
+    def _balance(self, config: BundleConfig) -> None:
+        if "balance" not in self._lacks:
+            super()._balance(config)
+
+    def _gentle(self, config: BundleConfig) -> dict[str, Any]:
+        kept = {"rate": "learning_rate", "teachers": "distillation_weight_end"}
+        left_out = {key for part, key in kept.items() if part in self._lacks}
+        return {key: value for key, value in super()._gentle(config).items() if key not in left_out}
 
 
 class Trial:
@@ -103,7 +135,7 @@ class Trial:
         self.overlays, self.changes = list(overlays), dict(changes or {})
         self.mode = "RGB" if BundleConfig(bundle)["channels"] == 3 else "L"
         self.classes: tuple[str, ...] = ()
-        self.test: tuple[torch.Tensor, np.ndarray] | None = None
+        self.test: dict[bool, tuple[torch.Tensor, np.ndarray]] = {}
         self.bytes = 0
 
     def copy(self, items: Sequence[Mapping[str, Any]], name: str, devices: np.ndarray) -> None:
@@ -142,11 +174,12 @@ class Trial:
             **{"classes": self.classes, "overlays": self.overlays, "changes": given},
         }
 
-    def score(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def score(self, weights: Mapping[str, torch.Tensor], *, frozen: bool = False) -> dict[str, Any]:
         """Return the figures of a network on the test items.
 
         Args:
             weights: its ``state_dict``.
+            frozen: whether it is the bundle's default, whose images are prepared otherwise.
 
         """
         path = self.folder / "scored.pt"
@@ -154,12 +187,13 @@ class Trial:
         shape = {
             name: value for name, value in self.changes.items() if name.startswith(("network_def", "spatial_size"))
         }
-        model = PredictionBundle(self.bundle, path, overlays=[f"inference_{self.overlays[-1]}"], changes=shape)
-        if self.test is None:
+        given = {} if frozen else {"overlays": [f"inference_{self.overlays[-1]}"], "changes": shape}
+        model = PredictionBundle(self.bundle, path, **given)
+        if frozen not in self.test:
             items = load_datalist(self.folder / "test").items
             images = torch.stack([torch.as_tensor(model.load(item["image"])) for item in items])
-            self.test = images, np.array([item["label"] for item in items])
-        images, labels = self.test
+            self.test[frozen] = images, np.array([item["label"] for item in items])
+        images, labels = self.test[frozen]
         probabilities = np.concatenate([model.predict(part) for part in images.split(64)])
         tested = classification_metrics(probabilities, labels)
         predicted = probabilities.argmax(axis=1)
@@ -169,12 +203,15 @@ class Trial:
             **{"ece": float(tested["ece"]), "predicted": digits(predicted)},
         }
 
-    def chain(self, sites: Sequence[str], arm: str, **options: Any) -> dict[str, torch.Tensor]:
+    def chain(
+        self, sites: Sequence[str], arm: str, *, lacks: Set[str] = frozenset(), **options: Any
+    ) -> dict[str, torch.Tensor]:
         """Return the weights of a chain over sites.
 
         Args:
             sites: names of the folders.
             arm: name of the arm.
+            lacks: a value of ``ABLATED``, default: nothing is left out.
             options: see :py:func:`run_over_sites`.
 
         """
@@ -185,7 +222,8 @@ class Trial:
         parties: dict[str, ChainParty] = {}
 
         def ask(students: Sequence[Student], site: str, visit: int, again: bool) -> StageAnswer:
-            party = parties.setdefault(site, ChainParty({**self.settings(site, arm, max_epochs=epochs), **teachers}))
+            settings = {**self.settings(site, arm, max_epochs=epochs), **teachers}
+            party = parties.setdefault(site, AblatedParty(settings, lacks))
             self.bytes += sum(value.nbytes for student in students for value in student.weights.values())
             answer = party.answer(students, visit=visit, again=again)
             self.bytes += sum(value.nbytes for value in answer.weights.values())
@@ -214,16 +252,19 @@ class Trial:
             self.bytes += 2 * sum(value.nbytes for answer in answers for value in answer.weights.values())
         return weights
 
-    def exact_head(self, weights: Mapping[str, torch.Tensor], sites: Sequence[str], arm: str) -> Mapping[str, Any]:
+    def exact_head(
+        self, weights: Mapping[str, torch.Tensor] | None, sites: Sequence[str], arm: str
+    ) -> Mapping[str, Any]:
         """Return the weights of a network with the head that the sites solve for the labels of all.
 
         Args:
-            weights: those of the network.
+            weights: those of the network, None for the bundle's default, which is frozen.
             sites: names of the folders.
             arm: name of the arm.
 
         """
-        parties = {site: ExactParty(self.settings(site, arm), dict(weights)) for site in sites}
+        own = {"overlays": [], "changes": {}} if weights is None else {}
+        parties = {site: ExactParty({**self.settings(site, arm), **own}, weights and dict(weights)) for site in sites}
 
         def ask(task: str, totals: Mapping[str, Sums], names: Sequence[str]) -> dict[str, SiteAnswer]:
             answers = {site: parties[site].answer(task, totals) for site in names}
@@ -262,6 +303,10 @@ def arms(trial: Trial) -> dict[str, Callable[[str], Mapping[str, torch.Tensor]]]
     plain: dict[str, Callable[[str], Mapping[str, torch.Tensor]]] = {
         "chain: last": lambda arm: trial.chain(names, arm),
         "chain: all": lambda arm: trial.chain(names, arm, teachers="all"),
+        **{
+            name: lambda arm, lacks=lacks: trial.chain(names, arm, lacks=lacks, teachers="all")
+            for name, lacks in ABLATED.items()
+        },
         "chain: there and back": lambda arm: trial.chain(names, arm, teachers="all", there_and_back=True),
         "averaging": lambda arm: trial.average(names, arm),
         **{name: lambda arm, name=name: trial.alone(name, arm) for name in names},
@@ -274,6 +319,7 @@ def arms(trial: Trial) -> dict[str, Callable[[str], Mapping[str, torch.Tensor]]]
             f"{base}{HEAD}": lambda arm, base=base: trial.exact_head(once(base, f"{arm}_trained"), sites[base], arm)
             for base in WITH_HEAD
         },
+        FROZEN: lambda arm: trial.exact_head(None, names, arm),
     }
 
 
@@ -322,7 +368,7 @@ def measure(
     for arm in chosen:
         if arm not in found:
             trial.bytes, began = 0, time.process_time()
-            figures = trial.score(ways[arm](re.sub(r"\W+", "_", arm)))
+            figures = trial.score(ways[arm](re.sub(r"\W+", "_", arm)), frozen=arm == FROZEN)
             found[arm] = {**figures, "seconds": round(time.process_time() - began, 1), "bytes": trial.bytes}
             yield arm
     shutil.rmtree(trial.folder)
@@ -442,7 +488,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="trainings of each fold and division")
     parser.add_argument("--folds", type=int, nargs="+", default=range(5), help="numbers of folds (default: all)")
     parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=DIVISIONS)
-    parser.add_argument("--arms", nargs="+", default=None, help="default: all")
+    parser.add_argument("--arms", nargs="+", default=None, help="default: all but those that lack a part")
     parser.add_argument("--items", type=int, help="about how many items to use (default: all)")
     parser.add_argument("--inner", action="store_true", help="test on groups of the training items of the first fold")
     parser.add_argument("--overlays", nargs="+", default=["scratch.json"], help="of the training")
@@ -475,7 +521,8 @@ def main() -> None:
         }
         found = {"fold": number, "division": division, "seed": seed, "labels": counts, "test": test.tolist()}
         found = kept.setdefault((seed, number, division), found)
-        for arm in measure(trial, datalist.items, parts, options.arms or list(arms(trial)), found):
+        chosen = options.arms or [arm for arm in arms(trial) if arm not in ABLATED]
+        for arm in measure(trial, datalist.items, parts, chosen, found):
             print(number, division, seed, arm, f"{found[arm]['balanced_accuracy']:.3f}", flush=True)
             content = json.dumps({**about, "results": list(kept.values())}, separators=(",", ":")) + "\n"
             write_atomically(options.output, content)

@@ -17,7 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_runs import OTOSCOPY
 from PIL import Image
+
+from monai_weckd.bundle.config import BundleConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -155,6 +158,24 @@ def test_a_row_has_the_means_of_an_arm_over_the_runs_of_a_division():
     assert cells["mean site"] == ["2", "+50.0 ± 10.0", "-10.0 ± 0.0", "-10.0 ± 0.0"]
     assert {header.count("|")} == {row.count("|") for row in rows}
     assert set(cells) == set(site_chains.ARMS) - {"averaging"}
+
+
+def test_an_ablated_site_lacks_one_part():
+    config = BundleConfig(OTOSCOPY, overlays=["scratch.json"])
+    left = {}
+    for arm, lacks in {**site_chains.ABLATED, "whole": frozenset()}.items():
+        party = site_chains.AblatedParty({"changes": {}}, lacks)
+        left[arm] = set(party._gentle(config))
+    assert left.pop("whole") == {"learning_rate", "distillation_weight_end"}
+    assert left == {
+        "chain: all, plain loss, full rate": {"distillation_weight_end"},
+        "chain: all, plain loss": {"learning_rate", "distillation_weight_end"},
+        "chain: all, full rate": {"distillation_weight_end"},
+        "chain: all, fading teachers": {"learning_rate"},
+    }
+    for lacks in site_chains.ABLATED.values():
+        if "balance" in lacks:  # the configuration is not touched
+            site_chains.AblatedParty({"changes": {}}, lacks)._balance(None)
 
 
 def test_patients_with_two_labels_are_left_out_and_the_others_pooled():

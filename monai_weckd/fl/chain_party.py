@@ -123,10 +123,13 @@ class ChainParty:
         config = config.copy(changes, **objects)
         trainer = config.trainer()
         if everyone:
-            config.value("loss_function").task_loss = BalancedCrossEntropy(
-                _labels(objects["datalist"], objects["plan"])
-            )
+            self._balance(config)
         return trainer
+
+    def _balance(self, config: BundleConfig) -> None:
+        """Take the site's class frequencies out of the task loss."""
+        labels = _labels(config.value("datalist"), config.value("plan"))
+        config.value("loss_function").task_loss = BalancedCrossEntropy(labels)
 
     def _gentle(self, config: BundleConfig) -> dict[str, Any]:
         """Return the changes of a stage that others came before."""
