@@ -203,8 +203,8 @@ def label_counts(moments: Sums) -> torch.Tensor:
     counts = moments["labels"]
     if not counts.equal(counts.round().clamp(min=0)):
         raise ValueError(
-            f"labels: expected whole numbers of labels, got {[round(count, 3) for count in counts.tolist()]} for each "
-            "class. Leave out filters that clip sums or add noise to them."
+            f"labels: expected whole numbers of labels, got {', '.join(f'{count:.3g}' for count in counts.tolist())} "
+            "for each class. Leave out filters that clip sums or add noise to them."
         )
     if counts.count_nonzero() < 2:
         raise ValueError(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -77,6 +78,32 @@ def test_the_head_of_all_sites_is_solved_and_sent_to_each(connected):
     assert_same(ExactHead(**totals[HEAD], **meta["figures"]), pooled(data))
     assert said[0].startswith("head for ")
     assert "site 0, site 1" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("percentile_privacy", "PercentilePrivacy"), ("svt_privacy", "SVTPrivacy")]
+)
+def test_sums_behind_a_privacy_filter_end_the_job(module, name, connected):
+    from nvflare.apis.dxo import DXO, DataKind
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.apis.shareable import Shareable
+
+    from monai_weckd.fl.flare import ExactController
+
+    sites = Sites(divide(draw(), 2))
+    make = getattr(importlib.import_module(f"nvflare.app_common.filters.{module}"), name)
+
+    def answer(task, totals, site):
+        found = sites(task, totals, [site])[site]
+        sent = DXO(DataKind.WEIGHTS, data=to_arrays({task: found.sums}), meta={"NUM_STEPS_CURRENT_ROUND": 1})
+        filtered = make().process_dxo(sent, Shareable(), FLContext())
+        return to_tensors(filtered.data), {"identity": found.identity, "fault": found.fault}
+
+    controller = ExactController([*sites.sites], 1.0, "stop")
+    asked, _ = connected(controller, answer)
+    with pytest.raises(ValueError, match=r"labels: expected (whole numbers of labels|labels of two classes)"):
+        controller.run()
+    assert [meta["round"] for meta, *_ in asked] == ["moments"]
 
 
 def test_an_error_of_the_rounds_ends_the_job(connected):
