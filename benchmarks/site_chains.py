@@ -389,27 +389,30 @@ def score(found: Mapping[str, Any], arm: str) -> float:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return rows: means and standard errors over runs, in points, of the arms that all runs of a division have.
+    """Return rows: means and standard errors over folds, in points, of the arms that all runs of a division have.
+
+    A fold's figure is the mean over its trainings, because these share their test items.
 
     Args:
         results: figures of runs, each with every site and pooled images.
 
     """
-    lines = ["| division | arm | runs | points | minus best site | minus pooled |", "|---|---|---|---|---|---|"]
+    lines = ["| division | arm | folds | points | minus best site | minus pooled |", "|---|---|---|---|---|---|"]
     for division in DIVISIONS:
         rows = [found for found in results if found["division"] == division]
-        if len(rows) < 2:
+        if len({found["fold"] for found in rows}) < 2:
             continue
         best, pooled = (_points(rows, arm) for arm in ("best site", "pooled"))
         for arm in (name for name in ARMS if name.endswith(" site") or all(name in found for found in rows)):
             points = _points(rows, arm)
             cells = (_mean(points), _mean(points - best), _mean(points - pooled))
-            lines.append(f"| {division} | {arm} | {len(rows)} | {' | '.join(cells)} |")
+            lines.append(f"| {division} | {arm} | {len(points)} | {' | '.join(cells)} |")
     return lines
 
 
 def _points(rows: Sequence[Mapping[str, Any]], arm: str) -> np.ndarray:
-    return 100 * np.array([score(found, arm) for found in rows])
+    folds = sorted({found["fold"] for found in rows})
+    return np.array([np.mean([100 * score(found, arm) for found in rows if found["fold"] == one]) for one in folds])
 
 
 def _mean(points: np.ndarray) -> str:
