@@ -59,6 +59,18 @@ def root(copy_ears, tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("mode", ["exact", "chain", "average"])
+def test_a_job_names_the_sites_and_how_often_they_ask(mode, tmp_path):
+    folders = ("--bundle=/bundle", "--dataset_dir=/data", "--output_dir=/output", f"--job_dir={tmp_path}")
+    assert main(["federate", "--sites=north,south", "--hours=2", f"--mode={mode}", *folders]) == 0
+    config = json.loads((tmp_path / "federation" / "app" / "config" / "config_fed_server.json").read_text())
+    assert config["server"] == {"task_request_interval": 0.5}
+    (workflow,) = config["workflows"]
+    assert workflow["path"] == f"monai_weckd.fl.flare.{mode.capitalize()}Controller"
+    given = workflow["args"]
+    assert (given["sites"], given["hours"], given["on_missing"]) == (["north", "south"], 2.0, "stop")
+
+
 def test_sites_get_the_head_that_their_sums_give(root):
     assert federate(root, "north,south") == 0
     states = [torch.load(path, weights_only=True) for path in sorted(root.glob("out/*/model.pt"))]
