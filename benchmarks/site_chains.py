@@ -362,6 +362,7 @@ def measure(
     """
     if found.keys() >= set(chosen):
         return
+    shutil.rmtree(trial.folder, ignore_errors=True)  # of a run that was stopped
     for name, (rows, devices) in parts.items():
         trial.copy([items[row] for row in rows], name, devices)
     ways = arms(trial)

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from monai.fl.utils.constants import FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_weckd.bundle.config import BundleConfig
+from monai_weckd.bundle.output import check_output_dir
 from monai_weckd.fl.bundle import check_trained, shared_config, write_model
 from monai_weckd.fl.chain_party import ALL_LABELS
 from monai_weckd.utils.literals import literal
@@ -46,12 +48,14 @@ class AverageAnswer:
     Args:
         weights: the network's ``state_dict``, empty after a fault.
         steps: iterations of the round, the weight of the site in the average.
+        classes: names of the classes in the order of their indices.
         fault: why there are no weights; it names no image.
 
     """
 
     weights: Weights
     steps: int = 0
+    classes: tuple[str, ...] = ()
     fault: str = ""
 
 
@@ -67,6 +71,7 @@ class AverageParty:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._client: MonaiAlgo | None = None
+        self._begun = False
 
     def answer(self, weights: Mapping[str, torch.Tensor]) -> AverageAnswer:
         """Train a round. An error stays in the site's log, because it may name an image.
@@ -82,7 +87,8 @@ class AverageParty:
             incoming = dict(weights) or _copied(self._client.get_weights())
             self._client.train(ExchangeObject(weights=incoming))
             found = self._client.get_weights()
-            return AverageAnswer(_copied(found), found.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS])
+            steps = found.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS]
+            return AverageAnswer(_copied(found), steps, self._config()[1])
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("the round failed")
             self._client = None
@@ -118,6 +124,11 @@ class AverageParty:
                 f"rounds: expected a divisor of the {epochs} epochs, got {rounds}. Pass --set max_epochs={rounds}."
             )
         output = Path(self._settings["output_dir"], "rounds")
+        if self._begun:  # a round has failed, and the next one begins anew
+            shutil.rmtree(output, ignore_errors=True)
+        else:
+            check_output_dir(self._settings["output_dir"])
+        self._begun = True
         changes = {
             **ONE_STAGE,
             **self._settings["changes"],

@@ -29,6 +29,7 @@ from monai_weckd.losses import BalancedCrossEntropy
 from monai_weckd.networks import ClassExperts, freeze
 from monai_weckd.plan import ChainPlan
 from monai_weckd.utils.literals import literal
+from monai_weckd.utils.records import json_digest
 
 __all__ = ["ChainParty"]
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 # unless the settings say otherwise, a stage has all labels of its site, which may lack a class
 ALL_LABELS = {"label_fraction": 1.0, "selection": "random", "missing_classes": "allow"}
+MARK = "job.txt"  # tells the stages of this job from those of another in the same folder
 LATER = 0.2  # share of the learning rate in the stages after the first one
 
 
@@ -88,6 +90,8 @@ class ChainParty:
         return shared_config(self._settings["bundle"], **given, changes={**ALL_LABELS, **self._settings["changes"]})
 
     def _train(self, students: Sequence[Student], visit: int, again: bool) -> StageAnswer:
+        mark, job = Path(self._settings["output_dir"], MARK), json_digest(dict(self._settings))
+        again = again and mark.is_file() and mark.read_text(encoding="utf-8") == job
         if visit == 1 and not again:
             check_output_dir(self._settings["output_dir"])
         config, classes = self._config()
@@ -100,6 +104,7 @@ class ChainParty:
         config.leave_out("train#monitors")
         trainer = self._trainer(config, students)
         prepare_output_dir(output, overwrite=again)
+        mark.write_text(job, encoding="utf-8")
         trainer.run()
         labels = trainer.state.chain.state.reveal(1).values()
         counts = {name: sum(label == place for label in labels) for place, name in enumerate(classes)}

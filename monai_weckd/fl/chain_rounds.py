@@ -28,6 +28,7 @@ __all__ = ["TEACHERS", "AskSite", "ChainProgress", "StageAnswer", "Student", "ro
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("last", "all")
+LATE, OTHER = "no answer in time", "weights of another network or class list"
 Weights = dict[str, torch.Tensor]
 
 
@@ -196,14 +197,14 @@ def run_over_sites(
 
 def _fault(answer: StageAnswer | None, progress: ChainProgress) -> str:
     if answer is None:
-        return "no answer in time"
+        return LATE
     if answer.fault:
         return answer.fault
     for student in progress.students.values():
         if _shapes(answer.weights) != _shapes(student.weights):
-            return "weights of another network or class list"
+            return OTHER
     if progress.records and list(answer.record["classes"]) != list(progress.records[0]["classes"]):
-        return "weights of another network or class list"
+        return OTHER
     if not all(value.isfinite().all() for value in answer.weights.values()):
         return "weights that are not finite"
     return ""

@@ -24,7 +24,7 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
+from monai_weckd.fl.chain_rounds import LATE, OTHER, ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
 from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
@@ -55,10 +55,44 @@ class _Asks(ModelController):
         """
         data = FLModel(params=to_arrays(totals), params_type=ParamsType.FULL, meta={"round": task, **meta})
         found = self.send_model_and_wait(data=data, targets=list(targets), timeout=self.seconds)
+        self.check_running()
         return {one.meta["client_name"]: one for one in found}
 
-    def send_head(self, sites: Sequence[str], weights: Sums | None = None, **meta: Any) -> None:
-        """Solve the head for the labels of all sites, and send the model to each.
+    def check_running(self) -> None:
+        """Refuse to take the end of a job for sites that are late.
+
+        Raises:
+            RuntimeError: When the job was aborted.
+
+        """
+        if self.abort_signal.triggered:
+            raise RuntimeError("job: expected to go on, got a signal to abort it. Submit the job again.")
+
+    def hand_out(self, task: str, totals: Mapping[str, Sums], targets: Sequence[str], **meta: Any) -> bool:
+        """Let sites write the joint model, and return whether all did.
+
+        Args:
+            task: name of the message.
+            totals: the head or the weights.
+            targets: names of the sites.
+            meta: remarks for the sites.
+
+        Raises:
+            ValueError: When a site did not write it and ``on_missing`` is "stop", or none did.
+
+        """
+        answers = self.ask(task, totals, targets, **meta)
+        found = {site: answers[site].meta["fault"] if site in answers else LATE for site in targets}
+        faults = {site: fault for site, fault in found.items() if fault}
+        text = "; ".join(f"{site}: {fault}" for site, fault in faults.items())
+        if faults and (self.on_missing == "stop" or len(faults) == len(targets)):
+            raise ValueError(f"model: expected it at all sites, got none at {text}. Mend it, and submit the job again.")
+        if faults:
+            self.warning(f"no model at {text}")
+        return not faults
+
+    def send_head(self, sites: Sequence[str], weights: Sums | None = None, **meta: Any) -> bool:
+        """Solve the head for the labels of all sites, send the model to each, and return whether all wrote it.
 
         Args:
             sites: names of the sites.
@@ -80,7 +114,7 @@ class _Asks(ModelController):
         values: dict[str, Any] = asdict(head)
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         figures = {name: value for name, value in values.items() if name not in tensors}
-        self.ask(HEAD, {HEAD: tensors}, sites, figures=figures, sites=list(sites), **meta)
+        return self.hand_out(HEAD, {HEAD: tensors}, sites, figures=figures, sites=list(sites), **meta)
 
 
 class _SitesController(_Asks):
@@ -152,12 +186,14 @@ class ChainController(_SitesController):
         )
         for stage in stages:
             self.info(f"stage {stage['stage']} at {stage['site']}: {stage['labeled']} labels, {stage['value']}")
-        sites = sorted({stage["site"] for stage in stages})
+        took_part = {stage["site"] for stage in stages}
+        sites = [site for site in self.sites if site in took_part]
         if self.exact_head:
-            self.send_head(sites, weights, stages=stages, again=progress.again)
+            written = self.send_head(sites, weights, stages=stages, again=progress.again)
         else:
-            self.ask(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
-        progress.remove()
+            written = self.hand_out(WRITE, {WRITE: weights}, sites, stages=stages, again=progress.again)
+        if written:  # else the same job goes on from here
+            progress.remove()
 
     def _answer(self, students: Sequence[Student], site: str, visit: int, again: bool) -> StageAnswer | None:
         weights = {str(place): student.weights for place, student in enumerate(students)}
@@ -189,21 +225,22 @@ class AverageController(_Asks, FedAvg):
         self.on_missing = on_missing
         self.rounds = rounds
         self.exact_head = exact_head
-        self._faults: dict[str, str] = {}
+        self._answers: dict[str, FLModel] = {}
+        self._took_part: list[str] = []
         self._average: FLModel | None = None
 
     def run(self) -> None:
         """Run the job; an error of it ends the job and is its message."""
         super().run()
+        self.check_running()
         if self._average is None:
             return
-        weights = to_tensors(self._average.params)[AVERAGE]
-        sites = list(self._site_metric_weights)
+        weights, sites = to_tensors(self._average.params)[AVERAGE], self._took_part
         if self.exact_head:
-            stages = [{"stage": 1, "rounds": self.rounds, "sites": sorted(sites)}]
+            stages = [{"stage": 1, "rounds": self.rounds, "sites": sites}]
             self.send_head(sites, weights, stages=stages, again=False)
         else:
-            self.ask(WRITE, {WRITE: weights}, sites, sites=sorted(sites))
+            self.hand_out(WRITE, {WRITE: weights}, sites, sites=sites)
 
     def load_model(self) -> FLModel:
         """Return a model without weights: the sites start from the bundle's seed."""
@@ -225,19 +262,17 @@ class AverageController(_Asks, FedAvg):
             options: see NVIDIA FLARE.
 
         """
-        self._faults = dict.fromkeys(self.sites, "no answer in time")
+        self._answers = {}
         options["data"].meta["round"] = AVERAGE
         super().send_model(**{**options, "targets": self.sites, "timeout": self.seconds})
 
     def _aggregate_one_result(self, result: FLModel) -> bool:
-        fault = result.meta["fault"]
-        if not fault and not all(np.isfinite(value).all() for value in result.params.values()):
-            fault = "weights that are not finite"
-        self._faults[result.meta["client_name"]] = fault
-        return not fault and super()._aggregate_one_result(result)
+        self._answers[result.meta["client_name"]] = result  # added when all are there, in the order of the sites
+        return True
 
     def _get_aggregated_result(self) -> FLModel:
-        faults = {site: fault for site, fault in self._faults.items() if fault}
+        self.check_running()
+        faults = _faults({site: self._answers.get(site) for site in self.sites})
         for site, fault in faults.items():
             if self.on_missing == "stop":
                 raise ValueError(
@@ -245,6 +280,26 @@ class AverageController(_Asks, FedAvg):
                     "Mend it, or pass --on_missing skip."
                 )
             self.warning(f"left out {site}: {fault}")
-        if len(faults) == len(self.sites):
+        self._took_part = [site for site in self.sites if site not in faults]
+        if not self._took_part:
             raise ValueError("sites: expected weights of one site or more, got none. Look at the logs of the sites.")
+        for site in self._took_part:
+            super()._aggregate_one_result(self._answers[site])
         return super()._get_aggregated_result()
+
+
+def _faults(answers: Mapping[str, FLModel | None]) -> dict[str, str]:
+    """Return what is wrong with weights, by site."""
+    faults: dict[str, str] = {}
+    first = None
+    for site, answer in answers.items():
+        if answer is None or answer.meta["fault"]:
+            faults[site] = LATE if answer is None else answer.meta["fault"]
+        elif not all(np.isfinite(value).all() for value in answer.params.values()):
+            faults[site] = "weights that are not finite"
+        else:
+            kind = answer.meta["classes"], {name: value.shape for name, value in answer.params.items()}
+            first = first or kind
+            if kind != first:
+                faults[site] = OTHER
+    return faults

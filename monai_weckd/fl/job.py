@@ -69,7 +69,12 @@ def write_job(
 
     from monai_weckd.fl.flare import AverageController, ChainController, ExactController
 
-    job = FedJob(name=NAME, min_clients=len(sites) if on_missing == "stop" else 1)
+    all_of_them = on_missing == "stop"
+    job = FedJob(
+        name=NAME,
+        min_clients=len(sites) if all_of_them else 1,
+        mandatory_clients=list(sites) if all_of_them else None,
+    )
     job.set_app_packages(["monai_weckd"])  # not sent to the sites
     job.to_server({"server": {"task_request_interval": POLLING}})
     given = (list(sites), hours, on_missing)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from monai_weckd.fl.exact_rounds import ROUNDS
 from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
 
 __all__ = ["main"]
+
+logger = logging.getLogger(__name__)
 
 Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
 
@@ -53,27 +56,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         flare.send(flare.FLModel(params=arrays, meta=meta))
 
 
-def _exact(settings: Mapping[str, Any]) -> Respond:
+def _exact(settings: Mapping[str, Any], *, trained: bool = False) -> Respond:
     party: ExactParty | None = None
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         nonlocal party
         tensors = to_tensors(arrays)
         weights = tensors.pop(JOINT, None)  # in the first round, if the sites have trained a network
-        party = party or ExactParty(settings, weights)
+        if trained and party is None and weights is None:
+            return to_arrays({}), {"identity": "", "fault": "no joint network, since its process has started anew"}
+        joint = party = party or ExactParty(settings, weights)
         if meta["round"] == HEAD:
             head: dict[str, Any] = tensors[HEAD]
             stages = {name: meta[name] for name in ("stages", "again") if name in meta}
-            party.write(ExactHead(**head, **meta["figures"]), meta["sites"], **stages)
-            return to_arrays({}), {}
-        answer = party.answer(meta["round"], tensors)
+            return _written(lambda: joint.write(ExactHead(**head, **meta["figures"]), meta["sites"], **stages))
+        answer = joint.answer(meta["round"], tensors)
         return to_arrays({meta["round"]: answer.sums}), {"identity": answer.identity, "fault": answer.fault}
 
     return respond
 
 
 def _chain(settings: Mapping[str, Any]) -> Respond:
-    exact = _exact(settings)
+    exact = _exact(settings, trained=True)
     party = ChainParty(settings)
 
     def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -81,8 +85,7 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
         if meta["round"] in (*ROUNDS, HEAD):
             return exact(arrays, meta)
         if meta["round"] == WRITE:
-            party.write(tensors[WRITE], meta["stages"], again=meta["again"])
-            return to_arrays({}), {}
+            return _written(lambda: party.write(tensors[WRITE], meta["stages"], again=meta["again"]))
         students = [Student(tensors[str(place)], labels) for place, labels in enumerate(meta["labels"])]
         answer = party.answer(students, visit=meta["visit"], again=meta["again"])
         return to_arrays({STAGE: answer.weights}), {"record": answer.record, "fault": answer.fault}
@@ -91,7 +94,7 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
 
 
 def _average(settings: Mapping[str, Any]) -> Respond:
-    exact = _exact(settings)
+    exact = _exact(settings, trained=True)
     from monai_weckd.fl.average_party import AverageParty  # here, since MONAI's client is needed for nothing else
 
     party = AverageParty(settings)
@@ -101,12 +104,22 @@ def _average(settings: Mapping[str, Any]) -> Respond:
         if meta["round"] in (*ROUNDS, HEAD):
             return exact(arrays, meta)
         if meta["round"] == WRITE:
-            party.write(tensors[WRITE], meta["sites"])
-            return to_arrays({}), {}
+            return _written(lambda: party.write(tensors[WRITE], meta["sites"]))
         answer = party.answer(tensors.get(AVERAGE, {}))
-        return to_arrays({AVERAGE: answer.weights}), {"fault": answer.fault, "NUM_STEPS_CURRENT_ROUND": answer.steps}
+        about = {"fault": answer.fault, "classes": list(answer.classes), "NUM_STEPS_CURRENT_ROUND": answer.steps}
+        return to_arrays({AVERAGE: answer.weights}), about
 
     return respond
+
+
+def _written(write: Callable[[], None]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Write a model. An error stays in the site's log, because it may name a folder."""
+    try:
+        write()
+    except Exception as error:  # any: the server must learn that this site has no model
+        logger.exception("no model was written")
+        return to_arrays({}), {"fault": f"{type(error).__name__}, see its log"}
+    return to_arrays({}), {"fault": ""}
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ OPTIONS = {
             "server_dir: expected an absolute path where the job runs, got 'kept'",
         ),
         ({"output_dir": "/output", "simulate": None}, "output_dir: expected {site} in it with --simulate, got"),
+        ({"job_dir": "/my job", "simulate": None}, "job_dir: expected a path without spaces, since NVIDIA FLARE's"),
     ],
 )
 def test_what_cannot_work_is_refused(changes, message, tmp_path, capsys):

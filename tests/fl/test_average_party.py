@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,23 @@ def test_sites_begin_with_gray_images(settings):
     given = settings("north", "gray")
     party = AverageParty({**given, "changes": {**given["changes"], "channels": 1}})
     assert party.answer({}).fault == ""
+
+
+def test_a_folder_in_use_is_refused_before_the_first_round(settings, caplog):
+    given = settings("north", "used")
+    Path(given["output_dir"]).mkdir(parents=True)
+    Path(given["output_dir"], "model.pt").touch()
+    assert AverageParty(given).answer({}).fault == "FileExistsError, see its log"
+    assert "output_dir: expected an empty folder" in caplog.text
+
+
+def test_a_site_that_failed_in_a_round_takes_part_in_the_next(settings):
+    party = AverageParty(settings("north", "failed"))
+    weights = party.answer({}).weights
+    assert party.answer({"fc.weight": torch.zeros(9, 9)}).fault
+    answer = party.answer(weights)
+    assert (answer.fault, answer.steps) == ("", 2)
+    assert answer.classes == ("chronic_otitis_media", "earwax_plug", "myringosclerosis", "normal")
 
 
 def test_what_is_wrong_at_a_site_stays_in_its_log(settings, caplog):

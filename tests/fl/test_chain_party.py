@@ -104,6 +104,15 @@ def test_an_interrupted_stage_is_removed_only_when_it_is_asked_again(chain):
     assert (root / "out" / "south" / "stage_1" / "plan.json").stat().st_mtime_ns != old
 
 
+def test_stages_of_another_job_are_not_removed(chain):
+    parties, _, root, _, _ = chain
+    plan = root / "out" / "south" / "stage_1" / "plan.json"
+    old = plan.stat().st_mtime_ns
+    other = ChainParty({**parties["south"]._settings, "changes": {**SMALL, "seed": 7}})
+    assert other.answer([], again=True).fault == "FileExistsError, see its log"
+    assert plan.stat().st_mtime_ns == old
+
+
 LEARNS = {**SMALL, "max_epochs": 20, "iterations_per_epoch": 10, "batch_size": 16, "learning_rate": 0.003}
 LEARNS |= {"network_def#block_inplanes": [8, 8, 16, 16], "val_fraction": 0}
 

@@ -21,7 +21,7 @@ from test_exact import assert_same, divide, draw, pooled
 from test_exact_rounds import Sites
 
 from monai_weckd.fl.exact import ExactHead
-from monai_weckd.fl.messages import HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
+from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
 
@@ -35,6 +35,7 @@ def test_a_server_starts_without_monai():
 @pytest.fixture
 def connected(monkeypatch):
     """Return a function that gives a controller answers of sites in memory, and returns what it asks and says."""
+    from nvflare.apis.signal import Signal
     from nvflare.app_common.abstract.fl_model import FLModel
 
     def connect(controller, answer):
@@ -50,6 +51,7 @@ def connected(monkeypatch):
                 if site != "late"
             ]
 
+        controller.abort_signal = Signal()
         monkeypatch.setattr(controller, "send_model_and_wait", send)
         monkeypatch.setattr(controller, "info", said.append)
         return asked, said
@@ -66,7 +68,7 @@ def test_the_head_of_all_sites_is_solved_and_sent_to_each(connected):
 
     def answer(task, totals, site):
         if task == HEAD or site == "late":
-            return {}, {}
+            return {}, {"fault": ""}
         found = sites(task, totals, [site])[site]
         return {task: found.sums}, {"identity": found.identity, "fault": found.fault}
 
@@ -116,6 +118,51 @@ def test_an_error_of_the_rounds_ends_the_job(connected):
     assert [timeout for *_, timeout in asked] == [1]  # a second at least
 
 
+@pytest.mark.parametrize("on_missing", ["stop", "skip"])
+@pytest.mark.parametrize("silent", ["south", "late"])
+def test_a_model_that_a_site_did_not_write_is_kept(silent, on_missing, connected, tmp_path):
+    from monai_weckd.fl.flare import ChainController
+
+    kept = tmp_path / "kept.pt"
+    last = [False]  # whether sites are late or fail with the last message
+
+    def answer(task, totals, site):
+        if task == WRITE:
+            last[0] = True
+            return {}, {"fault": "disk full" if site == "south" else ""}
+        record = {"labeled": 1, "classes": {"ill": 1}, "value": None}
+        return {STAGE: {"w": torch.ones(1)}}, {"record": record, "fault": ""}
+
+    controller = ChainController(["north", silent], 1.0, on_missing, kept=str(kept))
+    connected(controller, answer)
+    if on_missing == "stop":
+        reason = "student of late" if silent == "late" else "at all sites, got none at south: disk full"
+        with pytest.raises(ValueError, match=reason):
+            controller.run()
+    else:
+        controller.run()
+    assert kept.exists() == (silent == "south" or on_missing == "stop")  # who is left out gets no model
+
+
+def test_a_job_that_is_aborted_leaves_no_site_out(connected, tmp_path):
+    from monai_weckd.fl.flare import ChainController
+
+    kept = tmp_path / "kept.pt"
+    controller = ChainController(["north", "south", "west"], 1.0, "skip", kept=str(kept))
+
+    def answer(task, totals, site):
+        if site == "south":
+            controller.abort_signal.trigger("by the administrator")
+        record = {"labeled": 1, "classes": {"ill": 1}, "value": None}
+        return {STAGE: {"w": torch.ones(1)}}, {"record": record, "fault": ""}
+
+    asked, _ = connected(controller, answer)
+    with pytest.raises(RuntimeError, match="got a signal to abort it"):
+        controller.run()
+    assert [site for *_, (site,), _ in asked] == ["north", "south"]
+    assert torch.load(kept, weights_only=True)["done"] == 1
+
+
 def test_a_stage_runs_at_each_site_in_turn(connected):
     from monai_weckd.fl.flare import ChainController
 
@@ -123,7 +170,7 @@ def test_a_stage_runs_at_each_site_in_turn(connected):
 
     def answer(task, totals, site):
         if task == WRITE:
-            return {}, {}
+            return {}, {"fault": ""}
         weight = totals.get("0", {}).get("w", torch.tensor([0.0])) + 1
         record = {"labeled": int(weight), "classes": {"ill": int(weight)}, "value": None}
         return {STAGE: {"w": weight}}, {"record": record, "fault": ""}
@@ -151,7 +198,7 @@ def test_the_last_student_gets_the_head_of_all_sites(connected):
 
     def answer(task, totals, site):
         if task == HEAD:
-            return {}, {}
+            return {}, {"fault": ""}
         if task == STAGE:
             record = {"labeled": 1, "classes": {"ill": 1}, "value": None}
             return {STAGE: {"w": torch.ones(1)}}, {"record": record, "fault": ""}
@@ -169,3 +216,61 @@ def test_the_last_student_gets_the_head_of_all_sites(connected):
     assert_same(ExactHead(**totals[HEAD], **meta["figures"]), pooled(data))
     assert [stage["site"] for stage in meta["stages"]] == targets == list(sites.sites)
     assert (meta["round"], meta["again"]) == (HEAD, False)
+
+
+@pytest.fixture
+def averaged(monkeypatch):
+    """Return a function that averages answers of sites, each its weights and class names, and says what was written."""
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.apis.signal import Signal
+    from nvflare.app_common.abstract.fl_model import FLModel
+    from nvflare.app_common.workflows.model_controller import ModelController
+
+    from monai_weckd.fl.flare import AverageController
+
+    def average(answers, on_missing):
+        controller, written = AverageController([*answers], 1.0, on_missing, rounds=1), []
+
+        def send(self, *, callback, targets, **_):
+            for site in reversed(targets):  # in any order
+                weights, classes, fault = answers[site]
+                about = {"client_name": site, "fault": fault, "classes": classes, "NUM_STEPS_CURRENT_ROUND": 2}
+                callback(FLModel(params=to_arrays({AVERAGE: weights}), meta=about))
+
+        def write(*, data, targets, timeout):
+            written.append((to_tensors(data.params)[WRITE], targets))
+            return [FLModel(params=to_arrays({}), meta={"client_name": site, "fault": ""}) for site in targets]
+
+        controller.abort_signal, controller.fl_ctx = Signal(), FLContext()
+        monkeypatch.setattr(ModelController, "send_model", send)
+        monkeypatch.setattr(controller, "send_model_and_wait", write)
+        monkeypatch.setattr(controller, "sample_clients", lambda count: controller.sites)
+        monkeypatch.setattr(controller, "get_num_standing_tasks", lambda: 0)
+        for name in ("event", "fire_event_with_data", "info", "warning"):
+            monkeypatch.setattr(controller, name, lambda *args, **options: None)
+        controller.run()
+        return written
+
+    return average
+
+
+FOUR, OTHERS = ["a", "b", "c", "d"], ["b", "a", "c", "d"]
+ODD = {
+    "other shapes": ({"w": torch.ones(3)}, FOUR, ""),
+    "other names": ({"v": torch.ones(2)}, FOUR, ""),
+    "other order": ({"w": torch.ones(2)}, OTHERS, ""),
+    "not finite": ({"w": torch.full((2,), torch.nan)}, FOUR, ""),
+    "failed": ({}, FOUR, "KeyError, see its log"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_cannot_be_averaged_is_named_or_left_out(odd, averaged):
+    answers = {"north": ({"w": torch.ones(2)}, FOUR, ""), "odd": ODD[odd], "south": ({"w": torch.zeros(2)}, FOUR, "")}
+    with pytest.raises(ValueError, match=r"sites: expected weights of all sites, got none of odd: "):
+        averaged(answers, "stop")
+    ((weights, targets),) = averaged(answers, "skip")
+    assert weights["w"].tolist() == [0.5, 0.5]
+    assert targets == ["north", "south"]
+    with pytest.raises(ValueError, match=r"sites: expected weights of one site or more, got none"):
+        averaged({"odd": ODD["failed"], "other": ODD["not finite"]}, "skip")

@@ -30,6 +30,7 @@ from monai_weckd.data import load_datalist
 from monai_weckd.fl import SiteBundle
 from monai_weckd.fl.average_party import AverageParty
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
+from monai_weckd.fl.messages import unpack
 
 pytest.importorskip("nvflare", reason="federations want the extra 'flare'")
 
@@ -62,13 +63,28 @@ def root(copy_ears, tmp_path):
 @pytest.mark.parametrize("mode", ["exact", "chain", "average"])
 def test_a_job_names_the_sites_and_how_often_they_ask(mode, tmp_path):
     folders = ("--bundle=/bundle", "--dataset_dir=/data", "--output_dir=/output", f"--job_dir={tmp_path}")
-    assert main(["federate", "--sites=north,south", "--hours=2", f"--mode={mode}", *folders]) == 0
+    assert main(["federate", "--sites=north, south", "--hours=2", f"--mode={mode}", *folders]) == 0
     config = json.loads((tmp_path / "federation" / "app" / "config" / "config_fed_server.json").read_text())
     assert config["server"] == {"task_request_interval": 0.5}
     (workflow,) = config["workflows"]
     assert workflow["path"] == f"monai_weckd.fl.flare.{mode.capitalize()}Controller"
     given = workflow["args"]
     assert (given["sites"], given["hours"], given["on_missing"]) == (["north", "south"], 2.0, "stop")
+    about = json.loads((tmp_path / "federation" / "meta.json").read_text())
+    assert (about["min_clients"], about["mandatory_clients"]) == (2, ["north", "south"])
+    assert main(["federate", "--sites=north,south", "--on_missing=skip", f"--mode={mode}", *folders]) == 0
+    about = json.loads((tmp_path / "federation" / "meta.json").read_text())
+    assert (about["min_clients"], about.get("mandatory_clients", [])) == (1, [])
+
+
+def test_overlays_of_the_user_are_found_wherever_the_job_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("{}")
+    folders = ("--bundle=/bundle", "--dataset_dir=/data", "--output_dir=/output", "--job_dir=job")
+    assert main(["federate", "--sites=a,b", *folders, "--config_file", "scratch.json", "mine.json"]) == 0
+    config = json.loads((tmp_path / "job" / "federation" / "app" / "config" / "config_fed_client.json").read_text())
+    packed = config["executors"][0]["executor"]["args"]["task_script_args"]
+    assert unpack(packed, "a")["overlays"] == ["scratch.json", str(tmp_path / "mine.json")]
 
 
 def test_sites_get_the_head_that_their_sums_give(root):

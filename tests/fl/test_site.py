@@ -69,7 +69,7 @@ def test_a_site_answers_the_rounds_of_the_exact_head_and_writes_it(served, monke
     )
     assert answers == [
         ({"products": {"sum": torch.tensor(2)}}, {"identity": "network", "fault": "products"}),
-        ({}, {}),
+        ({}, {"fault": ""}),
     ]
     ((head, sites),) = written
     assert torch.equal(head.weight, tensors["weight"])
@@ -101,7 +101,7 @@ def test_a_site_trains_a_stage_and_writes_the_last_student(served, monkeypatch):
     assert answers == [
         ({STAGE: {"w": torch.tensor(1)}}, {"record": {"labeled": []}, "fault": "again False"}),
         ({STAGE: {"w": torch.tensor(11)}}, {"record": {"labeled": [[1, 0], [0, 2]]}, "fault": "again True"}),
-        ({}, {}),
+        ({}, {"fault": ""}),
     ]
     assert written == [({"w": torch.tensor(9)}, [{"site": "north"}], True)]
 
@@ -134,6 +134,27 @@ def test_a_site_solves_the_head_of_the_joint_network(mode, served, monkeypatch):
     assert answers == [
         ({"moments": {"sum": torch.tensor(7)}}, {"identity": "moments", "fault": ""}),
         ({"products": {"sum": torch.tensor(8)}}, {"identity": "products", "fault": ""}),
-        ({}, {}),
+        ({}, {"fault": ""}),
     ]
     assert written == [(0.5, ["north"], [{"stage": 1}], True)]
+
+
+@pytest.mark.parametrize("mode", ["chain", "average"])
+def test_a_site_says_that_it_lacks_the_joint_network(mode, served):
+    ((sums, about),) = served({"mode": mode, "output_dir": "out"}, ({}, {"round": "products"}))
+    assert not sums
+    assert about["fault"] == "no joint network, since its process has started anew"
+
+
+def test_a_model_that_cannot_be_written_is_a_fault(served, monkeypatch, caplog):
+    class Party:
+        def __init__(self, settings):
+            """Take the settings."""
+
+        def write(self, weights, stages, *, again):
+            raise OSError("no space left for patient Smith")
+
+    monkeypatch.setattr(site, "ChainParty", Party)
+    message = ({WRITE: {"w": torch.tensor(9)}}, {"round": WRITE, "stages": [], "again": False})
+    assert served({"mode": "chain"}, message) == [({}, {"fault": "OSError, see its log"})]
+    assert "patient Smith" in caplog.text
