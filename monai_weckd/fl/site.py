@@ -22,7 +22,7 @@ import numpy as np
 
 from monai_weckd.fl.chain_party import ChainParty
 from monai_weckd.fl.chain_rounds import Student
-from monai_weckd.fl.exact import ExactHead
+from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_party import ExactParty
 from monai_weckd.fl.exact_rounds import ROUNDS
 from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
@@ -31,7 +31,8 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-Respond = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[dict[str, np.ndarray], dict[str, Any]]]
+Answer = tuple[dict[str, np.ndarray], dict[str, Any]]
+Respond = Callable[[dict[str, Sums], Mapping[str, Any]], Answer]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,21 +48,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     (packed,) = sys.argv[1:] if argv is None else argv
     flare.init()
     settings = unpack(packed, flare.get_site_name())
-    respond = {"exact": _exact, "chain": _chain, "average": _average}[settings.pop("mode")](settings)
+    mode = settings.pop("mode")
+    exact = _exact(settings, trained=mode != "exact")
+    train = {"chain": _chain, "average": _average}[mode](settings) if mode != "exact" else exact
     while flare.is_running():
         message = flare.receive()
         if message is None:
             break
-        arrays, meta = respond(message.params, message.meta)
+        respond = exact if message.meta["round"] in (*ROUNDS, HEAD) else train
+        arrays, meta = respond(to_tensors(message.params), message.meta)
         flare.send(flare.FLModel(params=arrays, meta=meta))
 
 
-def _exact(settings: Mapping[str, Any], *, trained: bool = False) -> Respond:
+def _exact(settings: Mapping[str, Any], *, trained: bool) -> Respond:
     party: ExactParty | None = None
 
-    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def respond(tensors: dict[str, Sums], meta: Mapping[str, Any]) -> Answer:
         nonlocal party
-        tensors = to_tensors(arrays)
         weights = tensors.pop(JOINT, None)  # in the first round, if the sites have trained a network
         if trained and party is None and weights is None:
             return to_arrays({}), {"identity": "", "fault": "no joint network, since its process has started anew"}
@@ -77,13 +80,9 @@ def _exact(settings: Mapping[str, Any], *, trained: bool = False) -> Respond:
 
 
 def _chain(settings: Mapping[str, Any]) -> Respond:
-    exact = _exact(settings, trained=True)
     party = ChainParty(settings)
 
-    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        tensors = to_tensors(arrays)
-        if meta["round"] in (*ROUNDS, HEAD):
-            return exact(arrays, meta)
+    def respond(tensors: dict[str, Sums], meta: Mapping[str, Any]) -> Answer:
         if meta["round"] == WRITE:
             return _written(lambda: party.write(tensors[WRITE], meta["stages"], again=meta["again"]))
         students = [Student(tensors[str(place)], labels) for place, labels in enumerate(meta["labels"])]
@@ -94,15 +93,11 @@ def _chain(settings: Mapping[str, Any]) -> Respond:
 
 
 def _average(settings: Mapping[str, Any]) -> Respond:
-    exact = _exact(settings, trained=True)
     from monai_weckd.fl.average_party import AverageParty  # here, since MONAI's client is needed for nothing else
 
     party = AverageParty(settings)
 
-    def respond(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        tensors = to_tensors(arrays)
-        if meta["round"] in (*ROUNDS, HEAD):
-            return exact(arrays, meta)
+    def respond(tensors: dict[str, Sums], meta: Mapping[str, Any]) -> Answer:
         if meta["round"] == WRITE:
             return _written(lambda: party.write(tensors[WRITE], meta["sites"]))
         answer = party.answer(tensors.get(AVERAGE, {}))
@@ -112,7 +107,7 @@ def _average(settings: Mapping[str, Any]) -> Respond:
     return respond
 
 
-def _written(write: Callable[[], None]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _written(write: Callable[[], None]) -> Answer:
     """Write a model. An error stays in the site's log, because it may name a folder."""
     try:
         write()
