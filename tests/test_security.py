@@ -116,7 +116,7 @@ def test_no_source_runs_what_it_reads():
     connecting = {name for path in DICOMWEB.glob("*.py") for name in found.pop(path)}
     assert connecting == {"dicomweb_client", "requests", "urllib.parse"}
     # quoting keeps the arguments of a job in one word
-    assert set(found.pop(ROOT / "monai_weckd" / "fl" / "site.py")) == {"urllib.parse"}
+    assert set(found.pop(ROOT / "monai_weckd" / "fl" / "messages.py")) == {"urllib.parse"}
     # a name in a header is quoted, since headers hold no other letters
     assert set(found.pop(ROOT / "monai_weckd" / "apps" / "label" / "guard.py")) == {"urllib.parse"}
     # it asks whether a port is free, and connects to nothing
