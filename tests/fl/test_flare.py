@@ -166,7 +166,7 @@ def test_a_job_that_is_aborted_leaves_no_site_out(connected, tmp_path):
 def test_a_stage_runs_at_each_site_in_turn(connected):
     from monai_weckd.fl.flare import ChainController
 
-    controller = ChainController(["north", "late", "south"], 1.0, "skip")
+    controller = ChainController(["south", "late", "north"], 1.0, "skip")
 
     def answer(task, totals, site):
         if task == WRITE:
@@ -178,15 +178,15 @@ def test_a_stage_runs_at_each_site_in_turn(connected):
     asked, said = connected(controller, answer)
     controller.run()
     assert [(meta["round"], targets) for meta, _, targets, _ in asked] == [
-        (STAGE, ["north"]),
-        (STAGE, ["late"]),
         (STAGE, ["south"]),
-        (WRITE, ["north", "south"]),
+        (STAGE, ["late"]),
+        (STAGE, ["north"]),
+        (WRITE, ["south", "north"]),
     ]
     meta, totals, *_ = asked[-1]
     assert totals[WRITE]["w"].tolist() == [2.0]
-    assert [stage["site"] for stage in meta["stages"]] == ["north", "south"]
-    assert said == ["stage 1 at north: 1 labels, None", "stage 2 at south: 2 labels, None"]
+    assert [stage["site"] for stage in meta["stages"]] == ["south", "north"]
+    assert said == ["stage 1 at south: 1 labels, None", "stage 2 at north: 2 labels, None"]
 
 
 def test_the_last_student_gets_the_head_of_all_sites(connected):
