@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monai_weckd.utils.lazy import lazy_names
 
 from .shipped import bundle_names, copy_bundle
 
@@ -61,14 +62,5 @@ _HOMES = {
     "unused_keys": "checks",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import modules that need MONAI on first use (PEP 562), so that the command line starts without it."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the lazily imported names as well."""
-    return sorted({*globals(), *__all__})
+# modules that need MONAI: the command line starts without it
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_weckd.cli.options import add_changes, parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes, parse_names
 
 if TYPE_CHECKING:
     from monai_weckd.compare.running import ArmRun
@@ -80,7 +80,7 @@ def _compare(args: argparse.Namespace) -> None:
     changes = _changes(args)
     refuse_overwritten(changes)
     bundle = ComparedBundle(args.bundle, args.dataset_dir, overlays=args.config_file, changes=changes)
-    names = None if args.arms is None else [name.strip() for name in args.arms.split(",")]
+    names = None if args.arms is None else parse_names(args.arms)
     active = bundle.size.plan.selection != "random"
     arms = choose_arms(names, active=active, solved=bundle.solved, fault=bundle.fault)
     if args.reference not in [arm.name for arm in arms]:

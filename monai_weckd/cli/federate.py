@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from monai_weckd.cli.options import add_changes, parse_changes
+from monai_weckd.cli.options import add_changes, parse_changes, parse_names
 from monai_weckd.utils.messages import nearest
 
 __all__ = ["add_federate"]
@@ -71,12 +71,13 @@ def _federate(args: argparse.Namespace) -> None:
     from monai_weckd.fl.exact_rounds import check_settings
     from monai_weckd.fl.job import simulate, write_job
 
-    sites = _names(args.sites)
+    sites = parse_names(args.sites)
     check_settings(sites, args.on_missing, args.hours)
-    if args.simulate and len(os.path.abspath(args.job_dir).split()) > 1:
+    job_dir = os.path.abspath(args.job_dir)
+    if args.simulate and len(job_dir.split()) > 1:
         raise ValueError(
-            f"job_dir: expected a path without spaces, since NVIDIA FLARE's simulator splits it, got "
-            f"{os.path.abspath(args.job_dir)!r}. Pass another one."
+            f"job_dir: expected a path without spaces, since NVIDIA FLARE's simulator splits it, got {job_dir!r}. "
+            "Pass another one."
         )
     if args.mode not in MODES:
         raise ValueError(f"mode: expected one of {MODES}, got {args.mode!r}. {nearest(args.mode, MODES)}")
@@ -90,7 +91,7 @@ def _federate(args: argparse.Namespace) -> None:
             name: _absolute(name, getattr(args, name), args.simulate)
             for name in ("bundle", "dataset_dir", "output_dir")
         },
-        "classes": None if args.classes is None else _names(args.classes),
+        "classes": None if args.classes is None else parse_names(args.classes),
         "overlays": [os.path.abspath(path) if os.path.isfile(path) else path for path in args.config_file],
         "changes": parse_changes(args.set),
         **options,
@@ -103,10 +104,6 @@ def _federate(args: argparse.Namespace) -> None:
         for site in sites:
             model = Path(args.output_dir.replace("{site}", site), "model.pt")
             print(f"{site}: {model if model.exists() else 'no model, see its log'}")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

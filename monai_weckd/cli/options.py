@@ -22,7 +22,16 @@ from typing import Any, get_type_hints
 
 from monai_weckd.utils.options import option_names, option_rows
 
-__all__ = ["add_changes", "add_fields", "add_model", "given_fields", "parse_changes", "parse_value", "split_assignment"]
+__all__ = [
+    "add_changes",
+    "add_fields",
+    "add_model",
+    "given_fields",
+    "parse_changes",
+    "parse_names",
+    "parse_value",
+    "split_assignment",
+]
 
 
 def add_changes(parser: argparse.ArgumentParser, name: str = "train.json") -> None:
@@ -95,6 +104,21 @@ def parse_changes(assignments: Sequence[str]) -> dict[str, Any]:
 
     """
     return {key: parse_value(text) for key, text in map(split_assignment, assignments)}
+
+
+def parse_names(text: str) -> list[str]:
+    """Return names that commas separate.
+
+    Args:
+        text: of the command line.
+
+    Example::
+
+        >>> parse_names("north, south")
+        ['north', 'south']
+
+    """
+    return [name.strip() for name in text.split(",")]
 
 
 def split_assignment(text: str) -> tuple[str, str]:

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monai_weckd.utils.lazy import lazy_names
 
 from .datalist import Datalist, load_datalist, plan_datalist
 from .item_level import group_images
@@ -56,19 +57,9 @@ _HOMES = {
     "EmbeddingDataset": "embedding",
     "StageBatchSampler": "stage",
     "StageDataset": "stage",
+    "phantoms": "phantoms",
     "read_classification_sr": "dicom.sr_reading",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import modules that need torch on first use (PEP 562), because reading a data list does not need it."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name == "phantoms":
-        return importlib.import_module(f"{__name__}.phantoms")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the lazily imported names as well."""
-    return sorted({*globals(), *__all__})
+# modules that need torch: reading a data list does not
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -13,10 +13,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from monai_weckd.fl.exact import ExactHead, add_sums, solve_exact
+from monai_weckd.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_weckd.fl.bundle import SiteBundle
@@ -26,14 +26,5 @@ __all__ = ["ExactHead", "ExactSite", "SiteBundle", "add_sums", "solve_exact"]
 
 _HOMES = {"ExactSite": "exact_site", "SiteBundle": "bundle"}
 
-
-def __getattr__(name: str) -> Any:
-    """Import modules that need MONAI on first use (PEP 562), so that a server starts without it."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the lazily imported names as well."""
-    return sorted({*globals(), *__all__})
+# modules that need MONAI: a server starts without it
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -30,6 +30,7 @@ from monai_weckd.bundle.config import BundleConfig
 from monai_weckd.bundle.output import check_output_dir
 from monai_weckd.fl.bundle import check_trained, shared_config, write_model
 from monai_weckd.fl.chain_party import ALL_LABELS
+from monai_weckd.fl.faults import fault_of
 from monai_weckd.utils.literals import literal
 
 __all__ = ["AverageAnswer", "AverageParty"]
@@ -72,6 +73,7 @@ class AverageParty:
         self._settings = settings
         self._client: MonaiAlgo | None = None
         self._begun = False
+        self._classes: tuple[str, ...] = ()
 
     def answer(self, weights: Mapping[str, torch.Tensor]) -> AverageAnswer:
         """Train a round. An error stays in the site's log, because it may name an image.
@@ -88,11 +90,11 @@ class AverageParty:
             self._client.train(ExchangeObject(weights=incoming))
             found = self._client.get_weights()
             steps = found.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS]
-            return AverageAnswer(_copied(found), steps, self._config()[1])
+            return AverageAnswer(_copied(found), steps, self._classes)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("the round failed")
             self._client = None
-            return AverageAnswer({}, fault=f"{type(error).__name__}, see its log")
+            return AverageAnswer({}, fault=fault_of(error))
 
     def write(self, weights: Mapping[str, torch.Tensor], sites: list[str]) -> None:
         """Write the model into ``output_dir``.
@@ -128,7 +130,7 @@ class AverageParty:
             shutil.rmtree(output, ignore_errors=True)
         else:
             check_output_dir(self._settings["output_dir"])
-        self._begun = True
+        self._begun, self._classes = True, classes
         changes = {
             **ONE_STAGE,
             **self._settings["changes"],

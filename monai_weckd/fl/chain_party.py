@@ -25,6 +25,7 @@ from monai_weckd.bundle.output import check_output_dir, prepare_output_dir
 from monai_weckd.data.datalist import Datalist
 from monai_weckd.fl.bundle import check_trained, shared_config, write_model
 from monai_weckd.fl.chain_rounds import StageAnswer, Student, Weights
+from monai_weckd.fl.faults import fault_of
 from monai_weckd.losses import BalancedCrossEntropy
 from monai_weckd.networks import ClassExperts, freeze
 from monai_weckd.plan import ChainPlan
@@ -68,7 +69,7 @@ class ChainParty:
             return self._train(students, visit, again)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("the stage failed")
-            return StageAnswer({}, {}, fault=f"{type(error).__name__}, see its log")
+            return StageAnswer({}, {}, fault=fault_of(error))
 
     def write(self, weights: Weights, stages: Sequence[Mapping[str, Any]], *, again: bool = False) -> None:
         """Write the model into ``output_dir``.

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
+from monai_weckd.fl.faults import LATE, NOT_FINITE, OTHER
 from monai_weckd.utils.files import state_bytes, write_atomically
 
 __all__ = ["TEACHERS", "AskSite", "ChainProgress", "StageAnswer", "Student", "route", "run_over_sites"]
@@ -28,7 +29,6 @@ __all__ = ["TEACHERS", "AskSite", "ChainProgress", "StageAnswer", "Student", "ro
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("last", "all")
-LATE, OTHER = "no answer in time", "weights of another network or class list"
 Weights = dict[str, torch.Tensor]
 
 
@@ -206,7 +206,7 @@ def _fault(answer: StageAnswer | None, progress: ChainProgress) -> str:
     if progress.records and list(answer.record["classes"]) != list(progress.records[0]["classes"]):
         return OTHER
     if not all(value.isfinite().all() for value in answer.weights.values()):
-        return "weights that are not finite"
+        return NOT_FINITE
     return ""
 
 

@@ -23,6 +23,7 @@ from monai_weckd.fl.bundle import SiteBundle
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer
 from monai_weckd.fl.exact_site import ExactSite
+from monai_weckd.fl.faults import fault_of
 
 __all__ = ["ExactParty"]
 
@@ -60,7 +61,7 @@ class ExactParty:
             return SiteAnswer(getattr(self._site, task)(*totals.values()), self.bundle.identity)
         except Exception as error:  # any: the server must learn that this site has failed
             logger.exception("%s failed", task)
-            return SiteAnswer({}, fault=f"{type(error).__name__}, see its log")
+            return SiteAnswer({}, fault=fault_of(error))
 
     def write(
         self,

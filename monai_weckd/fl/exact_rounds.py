@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from monai_weckd.fl.exact import ExactHead, Sums, add_sums, label_counts, solve_exact
+from monai_weckd.fl.faults import LATE
 
 __all__ = ["ON_MISSING", "ROUNDS", "AskSites", "SiteAnswer", "check_settings", "solve_over_sites"]
 
@@ -117,7 +118,7 @@ def _faults(answers: Mapping[str, SiteAnswer | None]) -> dict[str, str]:
     first: tuple[str, SiteAnswer] | None = None
     for site, answer in answers.items():
         if answer is None:
-            faults[site] = "no answer in time"
+            faults[site] = LATE
         elif answer.fault:
             faults[site] = answer.fault
         elif first is not None and answer.identity != first[1].identity:

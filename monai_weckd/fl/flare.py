@@ -24,9 +24,10 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from monai_weckd.fl.chain_rounds import LATE, OTHER, ChainProgress, StageAnswer, Student, run_over_sites
+from monai_weckd.fl.chain_rounds import ChainProgress, StageAnswer, Student, run_over_sites
 from monai_weckd.fl.exact import Sums
 from monai_weckd.fl.exact_rounds import SiteAnswer, solve_over_sites
+from monai_weckd.fl.faults import LATE, NOT_FINITE, OTHER
 from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors
 
 __all__ = ["AverageController", "ChainController", "ExactController"]
@@ -296,7 +297,7 @@ def _faults(answers: Mapping[str, FLModel | None]) -> dict[str, str]:
         if answer is None or answer.meta["fault"]:
             faults[site] = LATE if answer is None else answer.meta["fault"]
         elif not all(np.isfinite(value).all() for value in answer.params.values()):
-            faults[site] = "weights that are not finite"
+            faults[site] = NOT_FINITE
         else:
             kind = answer.meta["classes"], {name: value.shape for name, value in answer.params.items()}
             first = first or kind

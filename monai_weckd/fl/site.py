@@ -25,6 +25,7 @@ from monai_weckd.fl.chain_rounds import Student
 from monai_weckd.fl.exact import ExactHead, Sums
 from monai_weckd.fl.exact_party import ExactParty
 from monai_weckd.fl.exact_rounds import ROUNDS
+from monai_weckd.fl.faults import fault_of
 from monai_weckd.fl.messages import AVERAGE, HEAD, JOINT, STAGE, WRITE, to_arrays, to_tensors, unpack
 
 __all__ = ["main"]
@@ -113,7 +114,7 @@ def _written(write: Callable[[], None]) -> Answer:
         write()
     except Exception as error:  # any: the server must learn that this site has no model
         logger.exception("no model was written")
-        return to_arrays({}), {"fault": f"{type(error).__name__}, see its log"}
+        return to_arrays({}), {"fault": fault_of(error)}
     return to_arrays({}), {"fault": ""}
 
 

@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monai_weckd.utils.lazy import lazy_names
 
 from .report import write_report
 
@@ -22,16 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["confident_errors", "save_error_gallery", "write_report"]
 
+_HOMES = {"confident_errors": "gallery", "save_error_gallery": "gallery"}
 
-def __getattr__(name: str) -> Any:
-    """Import modules that need torch on first use (PEP 562), because writing a report does not need it."""
-    if name in ("confident_errors", "save_error_gallery"):
-        from . import gallery
-
-        return getattr(gallery, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the lazily imported names as well."""
-    return sorted({*globals(), *__all__})
+# modules that need torch: writing a report does not
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
